@@ -1,0 +1,434 @@
+//! Where do the slots lie? The layout is data: it is chosen at training, rests in the model and is checked when loaded.
+//!
+//! Masked by default, because it names a host or a flow and not what the stream is: addresses (but for multicast groups,
+//! which name a protocol), IP identification, checksums, TCP sequence and acknowledgement numbers, TCP timestamp values.
+
+use serde::{Deserialize, Serialize};
+
+use super::{SILENT, Volley};
+
+/// The most slots a layout may have: one volley stays within four cache lines.
+pub const MAX_SLOTS: usize = 128;
+/// The most inputs that one volley may activate (every slot and every coincidence): 256 weights of at most 127 sum within an i16.
+pub const MAX_ACTIVE: usize = 256;
+/// The most coincidence inputs, as a power of two.
+const MAX_COINCIDENCE_BITS: u32 = 20;
+
+/// The header that a slot's offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Not a header octet but what the decoder or the stream knows; the offset names it.
+    Derived,
+    Ipv4,
+    /// The destination, where it is a multicast group.
+    Ipv4Group,
+    Ipv6,
+    Ipv6Group,
+    Arp,
+    Tcp,
+    TcpOption,
+    Udp,
+    Sctp,
+    Icmp,
+    Icmpv6,
+    Igmp,
+    Payload,
+}
+
+const PLACES: usize = 14;
+
+/// Slots that are silenced together: by slot dropout in training, by `--without` when reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Group {
+    Link,
+    Network,
+    Ttl,
+    Ports,
+    Transport,
+    Options,
+    Length,
+    Payload,
+    Context,
+}
+
+impl Group {
+    /// Every group, in the order of the header.
+    pub const ALL: [Group; 9] = [
+        Group::Link,
+        Group::Network,
+        Group::Ttl,
+        Group::Ports,
+        Group::Transport,
+        Group::Options,
+        Group::Length,
+        Group::Payload,
+        Group::Context,
+    ];
+
+    /// The word that `--without` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Link => "link",
+            Group::Network => "network",
+            Group::Ttl => "ttl",
+            Group::Ports => "ports",
+            Group::Transport => "transport",
+            Group::Options => "options",
+            Group::Length => "length",
+            Group::Payload => "payload",
+            Group::Context => "context",
+        }
+    }
+}
+
+/// One header octet at a known place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// The field's name as Wireshark users know it, with the octet within the field where it has several.
+    pub name: String,
+    pub place: Place,
+    /// Octets from the start of the place.
+    pub offset: u16,
+    pub group: Group,
+}
+
+/// How a slot's value becomes inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Coding {
+    /// One input neuron a value: 256 a slot.
+    OneHot,
+    /// Two input neurons a bit, most significant first: input 2i spikes for 0, 2i + 1 for 1 (Davies et al. 2025, section 3).
+    DualRail,
+}
+
+/// As it rests in a model file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayoutData {
+    coding: Coding,
+    slots: Vec<Slot>,
+    /// Pairs of slots whose joint value excites one of `2^coincidence_bits` coincidence inputs, chosen by a hash.
+    coincidences: Vec<(u16, u16)>,
+    coincidence_bits: u32,
+}
+
+/// What a user may choose about a layout.
+#[derive(Clone, Debug)]
+pub struct LayoutOptions {
+    pub coding: Coding,
+    /// Payload octets seen, 0 to 64.
+    pub payload: u16,
+    pub coincidence_bits: u32,
+}
+
+impl Default for LayoutOptions {
+    fn default() -> Self {
+        Self { coding: Coding::OneHot, payload: 8, coincidence_bits: 16 }
+    }
+}
+
+/// Why a layout is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    #[error("the layout has {0} slots; between 1 and {MAX_SLOTS} are allowed")]
+    Slots(usize),
+    #[error("coincidence {0} names slot {1}, which the layout does not have")]
+    Coincidence(usize, u16),
+    #[error("the layout has {0} coincidences; at most {1} are allowed")]
+    Coincidences(usize, usize),
+    #[error("the layout asks for 2^{0} coincidence inputs; at most 2^{MAX_COINCIDENCE_BITS} are allowed")]
+    Bits(u32),
+    #[error("no slot group or field is called '{0}'; there are {1}")]
+    Unknown(String, String),
+}
+
+/// A checked layout, ready to encode.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "LayoutData", into = "LayoutData")]
+pub struct Layout {
+    data: LayoutData,
+    /// For each place its (slot, offset) pairs.
+    places: [Vec<(u16, u16)>; PLACES],
+    silenced: Vec<u16>,
+}
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        self.data == other.data
+    }
+}
+
+impl TryFrom<LayoutData> for Layout {
+    type Error = LayoutError;
+
+    fn try_from(data: LayoutData) -> Result<Self, LayoutError> {
+        let slots = data.slots.len();
+        if slots == 0 || slots > MAX_SLOTS {
+            return Err(LayoutError::Slots(slots));
+        }
+        let room = MAX_ACTIVE - slots;
+        if data.coincidences.len() > room {
+            return Err(LayoutError::Coincidences(data.coincidences.len(), room));
+        }
+        if data.coincidence_bits > MAX_COINCIDENCE_BITS {
+            return Err(LayoutError::Bits(data.coincidence_bits));
+        }
+        for (i, &(a, b)) in data.coincidences.iter().enumerate() {
+            if let Some(&bad) = [a, b].iter().find(|&&s| s as usize >= slots) {
+                return Err(LayoutError::Coincidence(i, bad));
+            }
+        }
+        let mut places: [Vec<(u16, u16)>; PLACES] = Default::default();
+        for (i, slot) in data.slots.iter().enumerate() {
+            places[slot.place as usize].push((i as u16, slot.offset));
+        }
+        Ok(Self { data, places, silenced: Vec::new() })
+    }
+}
+
+impl From<Layout> for LayoutData {
+    fn from(layout: Layout) -> Self {
+        layout.data
+    }
+}
+
+impl Layout {
+    /// The header layout of this program, as the options ask.
+    pub fn headers(options: &LayoutOptions) -> Self {
+        let mut b = Builder::default();
+        b.add(Place::Derived, Group::Link, "eth.type", &[0, 1]);
+        b.add(Place::Derived, Group::Link, "frame.receiver", &[2]);
+        b.add(Place::Ipv4, Group::Network, "ip.ihl", &[0]);
+        b.add(Place::Ipv4, Group::Network, "ip.tos", &[1]);
+        b.add(Place::Ipv4, Group::Length, "ip.len", &[2, 3]);
+        b.add(Place::Ipv4, Group::Network, "ip.flags", &[6, 7]);
+        b.add(Place::Ipv4, Group::Ttl, "ip.ttl", &[8]);
+        b.add(Place::Ipv4, Group::Network, "ip.proto", &[9]);
+        b.add(Place::Ipv4Group, Group::Network, "ip.group", &[0, 1, 2, 3]);
+        b.add(Place::Ipv6, Group::Network, "ipv6.class", &[0, 1]);
+        b.add(Place::Ipv6, Group::Length, "ipv6.plen", &[4, 5]);
+        b.add(Place::Ipv6, Group::Network, "ipv6.nxt", &[6]);
+        b.add(Place::Ipv6, Group::Ttl, "ipv6.hlim", &[7]);
+        b.add(Place::Ipv6Group, Group::Network, "ipv6.group", &[1, 14, 15]);
+        b.add(Place::Arp, Group::Network, "arp.opcode", &[6, 7]);
+        b.add(Place::Tcp, Group::Ports, "tcp.srcport", &[0, 1]);
+        b.add(Place::Tcp, Group::Ports, "tcp.dstport", &[2, 3]);
+        b.add(Place::Tcp, Group::Transport, "tcp.hdr_len", &[12]);
+        b.add(Place::Tcp, Group::Transport, "tcp.flags", &[13]);
+        b.add(Place::Tcp, Group::Transport, "tcp.window", &[14, 15]);
+        b.add(Place::Tcp, Group::Transport, "tcp.urgent", &[19]);
+        b.add(Place::TcpOption, Group::Options, "tcp.options", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19]);
+        b.add(Place::Udp, Group::Ports, "udp.srcport", &[0, 1]);
+        b.add(Place::Udp, Group::Ports, "udp.dstport", &[2, 3]);
+        b.add(Place::Udp, Group::Length, "udp.length", &[4, 5]);
+        b.add(Place::Sctp, Group::Ports, "sctp.srcport", &[0, 1]);
+        b.add(Place::Sctp, Group::Ports, "sctp.dstport", &[2, 3]);
+        b.add(Place::Sctp, Group::Transport, "sctp.chunk", &[12, 13]);
+        b.add(Place::Icmp, Group::Transport, "icmp.type", &[0]);
+        b.add(Place::Icmp, Group::Transport, "icmp.code", &[1]);
+        b.add(Place::Icmpv6, Group::Transport, "icmpv6.type", &[0]);
+        b.add(Place::Icmpv6, Group::Transport, "icmpv6.code", &[1]);
+        b.add(Place::Igmp, Group::Transport, "igmp.type", &[0]);
+        b.add(Place::Derived, Group::Length, "payload.len", &[5, 6]);
+        b.add(Place::Derived, Group::Length, "payload.size", &[7]);
+        let payload: Vec<u16> = (0..options.payload.min(64)).collect();
+        b.add(Place::Payload, Group::Payload, "payload", &payload);
+        b.add(Place::Derived, Group::Context, "stream.direction", &[3]);
+        b.add(Place::Derived, Group::Context, "stream.position", &[4]);
+        b.add(Place::Derived, Group::Context, "stream.previous", &[8]);
+        let slots = b.slots;
+        let mut coincidences = Vec::new();
+        if options.coding == Coding::OneHot && options.coincidence_bits > 0 {
+            let find = |name: &str| slots.iter().position(|s| s.name == name).map(|i| i as u16);
+            for i in 1..slots.len() {
+                // Neighbouring octets of one header.
+                if slots[i].place == slots[i - 1].place && slots[i].place != Place::Derived {
+                    coincidences.push((i as u16 - 1, i as u16));
+                }
+            }
+            for (a, b) in PAIRS {
+                if let (Some(a), Some(b)) = (find(a), find(b)) {
+                    coincidences.push((a, b));
+                }
+            }
+        }
+        let data = LayoutData { coding: options.coding, slots, coincidences, coincidence_bits: options.coincidence_bits };
+        Layout::try_from(data).expect("the built-in layout keeps its own limits")
+    }
+
+    /// The founding paper's layout: one word of `bits` bits, most significant first, in dual-rail coding. Encoded with [`Layout::word`].
+    pub fn paper_word() -> Self {
+        let mut b = Builder::default();
+        b.add(Place::Payload, Group::Payload, "word", &[0, 1]);
+        let data = LayoutData { coding: Coding::DualRail, slots: b.slots, coincidences: Vec::new(), coincidence_bits: 0 };
+        Layout::try_from(data).expect("two slots are within the limits")
+    }
+
+    /// The slots, in input order.
+    pub fn slots(&self) -> &[Slot] {
+        &self.data.slots
+    }
+
+    /// How slot values become inputs.
+    pub fn coding(&self) -> Coding {
+        self.data.coding
+    }
+
+    /// Pairs of slots that have coincidence inputs.
+    pub fn coincidences(&self) -> &[(u16, u16)] {
+        &self.data.coincidences
+    }
+
+    /// The (slot, offset) pairs of a place.
+    pub(super) fn places(&self, place: Place) -> &[(u16, u16)] {
+        &self.places[place as usize]
+    }
+
+    /// Slots that [`Layout::without`] silenced.
+    pub(super) fn silenced(&self) -> &[u16] {
+        &self.silenced
+    }
+
+    /// Inputs that a slot has.
+    fn slot_inputs(&self) -> usize {
+        match self.data.coding {
+            Coding::OneHot => 256,
+            Coding::DualRail => 16,
+        }
+    }
+
+    /// All inputs: slots, then coincidences.
+    pub fn input_count(&self) -> usize {
+        let coincidences = if self.data.coincidences.is_empty() { 0 } else { 1 << self.data.coincidence_bits };
+        self.data.slots.len() * self.slot_inputs() + coincidences
+    }
+
+    /// The slots of a group.
+    pub fn group(&self, group: Group) -> impl Iterator<Item = u16> + '_ {
+        (0u16..).zip(self.slots()).filter(move |(_, s)| s.group == group).map(|(i, _)| i)
+    }
+
+    /// Silences a group ("ports"), a field ("tcp.window") or a header ("ipv6") from now on. It does not change what rests in a model.
+    ///
+    /// # Errors
+    /// [`LayoutError::Unknown`] where no slot bears that name.
+    pub fn without(&mut self, name: &str) -> Result<(), LayoutError> {
+        let before = self.silenced.len();
+        for (i, slot) in (0u16..).zip(&self.data.slots) {
+            let field = slot.name.split('[').next().unwrap_or(&slot.name);
+            if slot.group.name() == name || field == name || field.split('.').next() == Some(name) {
+                self.silenced.push(i);
+            }
+        }
+        if self.silenced.len() == before {
+            let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
+            return Err(LayoutError::Unknown(name.into(), groups.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// Writes the volley's active inputs into `active`, returns how many.
+    pub fn inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let mut n = 0;
+        match self.data.coding {
+            Coding::OneHot => {
+                for (i, &value) in volley.slots[..self.data.slots.len()].iter().enumerate() {
+                    active[n] = (i as u32) << 8 | u32::from(value & 0xff);
+                    n += usize::from(value != SILENT);
+                }
+                let base = (self.data.slots.len() as u32) << 8;
+                let shift = 32 - self.data.coincidence_bits;
+                for (i, &(a, b)) in self.data.coincidences.iter().enumerate() {
+                    let (va, vb) = (volley.slots[a as usize], volley.slots[b as usize]);
+                    active[n] = base + (coincidence_hash(i as u32, va, vb) >> shift);
+                    n += usize::from(va != SILENT && vb != SILENT);
+                }
+            }
+            Coding::DualRail => {
+                for (i, &value) in volley.slots[..self.data.slots.len()].iter().enumerate() {
+                    if value != SILENT {
+                        for bit in 0..8 {
+                            active[n] = (i as u32) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
+                            n += 1;
+                        }
+                    }
+                }
+            }
+        }
+        n
+    }
+
+    /// What an input stands for: one slot with its value, or the coincidences hashed to it.
+    pub fn input_name(&self, input: u32) -> String {
+        let per = self.slot_inputs() as u32;
+        let slot = (input / per) as usize;
+        match self.data.slots.get(slot) {
+            Some(s) => match self.data.coding {
+                Coding::OneHot => format!("{}={}", s.name, input % per),
+                Coding::DualRail => format!("{} bit {}={}", s.name, 7 - (input % per) / 2, input & 1),
+            },
+            None => format!("coincidence {}", input - self.data.slots.len() as u32 * per),
+        }
+    }
+}
+
+/// Multiplicative mixing of a pair's number and its two values; the top bits are used.
+#[inline]
+fn coincidence_hash(pair: u32, a: u16, b: u16) -> u32 {
+    let x = pair << 16 | u32::from(a & 0xff) << 8 | u32::from(b & 0xff);
+    let x = (x ^ 0x9e37_79b9).wrapping_mul(0x85eb_ca6b);
+    (x ^ x >> 15).wrapping_mul(0xc2b2_ae35)
+}
+
+/// Coincidences across headers, beside neighbouring octets.
+const PAIRS: [(&str, &str); 30] = [
+    ("ip.ttl", "tcp.window[0]"),
+    ("ip.proto", "ip.ttl"),
+    ("ip.flags[0]", "ip.ttl"),
+    ("tcp.flags", "payload.size"),
+    ("tcp.flags", "tcp.window[0]"),
+    ("tcp.flags", "stream.position"),
+    ("payload[0]", "payload[2]"),
+    ("payload[0]", "payload[3]"),
+    ("payload[1]", "payload[3]"),
+    ("payload[2]", "payload[4]"),
+    ("payload[3]", "payload[5]"),
+    ("payload[0]", "payload.size"),
+    ("payload[1]", "payload.size"),
+    ("payload[0]", "ip.proto"),
+    ("payload[0]", "ipv6.nxt"),
+    ("payload[0]", "udp.dstport[1]"),
+    ("payload[0]", "udp.srcport[1]"),
+    ("payload[0]", "tcp.dstport[1]"),
+    ("payload[0]", "tcp.srcport[1]"),
+    ("payload.len[0]", "payload.len[1]"),
+    ("payload.len[1]", "payload[1]"),
+    ("payload.len[1]", "payload[2]"),
+    ("payload.len[1]", "payload[3]"),
+    ("payload.len[1]", "payload[4]"),
+    ("payload.size", "stream.position"),
+    ("payload.size", "stream.direction"),
+    ("payload.size", "stream.previous"),
+    ("payload[0]", "stream.direction"),
+    ("payload[0]", "stream.previous"),
+    ("stream.direction", "stream.position"),
+];
+
+#[derive(Default)]
+struct Builder {
+    slots: Vec<Slot>,
+}
+
+impl Builder {
+    /// One slot an offset; several octets of one field are numbered.
+    fn add(&mut self, place: Place, group: Group, name: &str, offsets: &[u16]) {
+        let many = offsets.len() > 1 || place == Place::Payload;
+        for (i, &offset) in offsets.iter().enumerate() {
+            let name = if many { format!("{name}[{i}]") } else { name.to_string() };
+            self.slots.push(Slot { name, place, offset, group });
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What does the network say, and how does it learn?
+//!
+//! Input: the active inputs of a volley. Output: membrane potentials. Knows no packets, files, settings or metrics.
+
+mod kernel;
+mod network;
+mod stdp;
+
+pub use network::{Network, Potentials};
+pub use stdp::{Presentations, Stdp, train};

@@ -1,0 +1,131 @@
+//! The network as it scores: one int8 row of weights an input, one output neuron a column.
+//!
+//! With all spikes of a volley simultaneous, one step of a current-based leaky integrate-and-fire neuron from rest is the
+//! sum of the weights of its active synapses, so a membrane potential is exactly that sum.
+
+use super::kernel;
+
+/// Columns are padded to a whole number of 64-byte vectors.
+const LANE: usize = 64;
+
+/// Membrane potentials of every neuron for one volley, in weight units (multiply by [`Network::gain`]).
+pub type Potentials = Vec<i16>;
+
+/// Independent output neurons over shared inputs, with int8 weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    neurons: usize,
+    inputs: usize,
+    stride: usize,
+    weights: Vec<i8>,
+    gain: Vec<f32>,
+}
+
+impl Network {
+    /// Quantises trained weights, `weights[input * neurons + neuron]`, to int8 with one gain a neuron.
+    pub fn quantise(weights: &[f32], neurons: usize) -> Self {
+        let inputs = weights.len() / neurons.max(1);
+        let mut largest = vec![0f32; neurons];
+        for row in weights.chunks_exact(neurons.max(1)) {
+            for (l, w) in largest.iter_mut().zip(row) {
+                *l = l.max(w.abs());
+            }
+        }
+        let gain: Vec<f32> = largest.iter().map(|l| if *l > 0.0 { l / 127.0 } else { 1.0 / 127.0 }).collect();
+        let mut int8 = Vec::with_capacity(weights.len());
+        for row in weights.chunks_exact(neurons.max(1)) {
+            int8.extend(row.iter().zip(&gain).map(|(w, g)| (w / g).round().clamp(-127.0, 127.0) as i8));
+        }
+        Self::from_parts(inputs, neurons, &int8, gain)
+    }
+
+    /// A network from int8 weights, `weights[input * neurons + neuron]`, and one gain a neuron.
+    pub fn from_parts(inputs: usize, neurons: usize, weights: &[i8], gain: Vec<f32>) -> Self {
+        assert_eq!(weights.len(), inputs * neurons);
+        assert_eq!(gain.len(), neurons);
+        let stride = neurons.div_ceil(LANE).max(1) * LANE;
+        let mut padded = vec![0i8; inputs * stride];
+        for (to, from) in padded.chunks_exact_mut(stride).zip(weights.chunks_exact(neurons.max(1))) {
+            to[..neurons].copy_from_slice(from);
+        }
+        Self { neurons, inputs, stride, weights: padded, gain }
+    }
+
+    pub fn neurons(&self) -> usize {
+        self.neurons
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Length of a potentials buffer: the neurons, padded.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Potential units a weight unit, for each neuron.
+    pub fn gain(&self) -> &[f32] {
+        &self.gain
+    }
+
+    /// The weight of one synapse, in units of the neuron's gain.
+    pub fn weight(&self, input: usize, neuron: usize) -> i8 {
+        self.weights[input * self.stride + neuron]
+    }
+
+    /// The int8 weights without padding, `[input * neurons + neuron]`.
+    pub fn packed_weights(&self) -> Vec<i8> {
+        self.weights.chunks_exact(self.stride).flat_map(|row| &row[..self.neurons]).copied().collect()
+    }
+
+    /// A buffer for [`Network::potentials`].
+    pub fn buffer(&self) -> Potentials {
+        vec![0; self.stride]
+    }
+
+    /// Sums the rows of the active inputs. At most 256 inputs may be active, so that no sum leaves an i16.
+    ///
+    /// # Panics
+    /// Where an input lies outside the network: layouts and networks are checked against each other when a model is loaded.
+    #[inline]
+    pub fn potentials(&self, active: &[u32], out: &mut [i16]) {
+        debug_assert!(active.len() <= 256);
+        kernel::sum_rows(&self.weights, self.stride, active, out);
+    }
+
+    /// Asks the cache for the rows of the active inputs.
+    #[inline]
+    pub fn prefetch(&self, active: &[u32]) {
+        kernel::prefetch_rows(&self.weights, self.stride, active);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_kernel_equals_the_plain_loop(neurons in 1usize..200, seed: u64, active in prop::collection::vec(0u32..50, 0..256)) {
+            let mut x = seed;
+            let weights: Vec<i8> = (0..50 * neurons).map(|_| {
+                x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                ((x >> 56) as i8).max(-127)
+            }).collect();
+            let network = Network::from_parts(50, neurons, &weights, vec![1.0; neurons]);
+            let mut got = network.buffer();
+            network.potentials(&active, &mut got);
+            for neuron in 0..neurons {
+                let want: i32 = active.iter().map(|&i| i32::from(weights[i as usize * neurons + neuron])).sum();
+                prop_assert_eq!(i32::from(got[neuron]), want);
+            }
+            for sum in [kernel::sum_rows_portable as fn(&[i8], usize, &[u32], &mut [i16])] {
+                let mut again = network.buffer();
+                sum(&network.weights, network.stride, &active, &mut again);
+                prop_assert_eq!(&again, &got);
+            }
+        }
+    }
+}
