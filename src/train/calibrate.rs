@@ -1,0 +1,297 @@
+//! From a corpus to a model: cross-fitting, homeostasis, confidence, stop rule.
+//!
+//! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
+//!    class and one that is never taught a part of the classes. Their potentials on the fold, which they never saw, are the
+//!    calibration streams: taught ones and untaught ones.
+//! 2. Homeostasis: each neuron's threshold is raised until it fires for few foreign packets, lowered while it misses its own.
+//! 3. Confidence: logistic regression of "the leader is right" on the leader's lead and evidence.
+//! 4. Acceptance: for each class the confidence from which false alarms are below the target.
+//! 5. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
+//! 6. The network that is kept is trained on everything.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::encode::{MAX_ACTIVE, Volley};
+use crate::snn::{self, Network};
+use crate::stream::{Decision, FEATURES, Leader};
+
+use super::{Corpus, FLOW_PACKETS, Settings, Teacher};
+use crate::packet::KeyKind;
+
+/// Share of the classes that the second network of a fold is never taught.
+const UNTAUGHT: usize = 5;
+
+/// A stream's packets as a network that never saw it felt them.
+struct Felt {
+    stream: usize,
+    /// Potentials times gain, `[packet * classes + class]`; untaught classes are at -infinity.
+    potentials: Vec<f32>,
+    packets: usize,
+    taught: bool,
+}
+
+/// Trains on the streams that `chosen` admits. Returns the network and its calibrated decision.
+pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> (Network, Decision) {
+    let classes = corpus.classes.len();
+    let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
+    let fold_of = folds(corpus, &streams, settings.folds, settings.seed);
+    let mut felt = Vec::new();
+    for fold in 0..settings.folds {
+        for open in [false, true] {
+            let untaught = |class: u16| open && (class as usize + fold) % UNTAUGHT == 0;
+            if open && classes < UNTAUGHT {
+                continue;
+            }
+            let teacher = Teacher::new(corpus, classes, settings.seed ^ 1, |i| {
+                let stream = &corpus.streams[i];
+                (fold_of[i] != Some(fold) && fold_of[i].is_some() && !untaught(stream.class)).then_some(stream.class)
+            });
+            if teacher.is_empty() {
+                continue;
+            }
+            let network = train(corpus, settings, &teacher, tick);
+            for &i in streams.iter().filter(|&&i| fold_of[i] == Some(fold)) {
+                let class = corpus.streams[i].class;
+                // Taught streams count from the network that knows every class, untaught ones from the other.
+                if open == untaught(class) {
+                    felt.push(feel(corpus, &network, i, settings.packets_per_stream, &untaught, open));
+                }
+            }
+        }
+    }
+    let teacher = Teacher::new(corpus, classes, settings.seed, |i| fold_of[i].map(|_| corpus.streams[i].class));
+    let network = train(corpus, settings, &teacher, tick);
+    let decision = calibrate(corpus, settings, &felt);
+    (network, decision)
+}
+
+fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
+    let classes = corpus.classes.len();
+    let weights = snn::train(settings.rule, corpus.layout.input_count(), classes, settings.threads, teacher, tick);
+    Network::quantise(&weights, classes)
+}
+
+/// Deals captures into folds, each class's captures spread evenly; streams where a class has one capture only.
+pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64) -> Vec<Option<usize>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(u64::MAX);
+    let mut captures: Vec<u32> = streams.iter().map(|&i| corpus.streams[i].capture).collect();
+    captures.sort_unstable();
+    captures.dedup();
+    let mut held: Vec<Vec<u32>> = vec![Vec::new(); corpus.captures.len().max(1)];
+    let mut captures_of = vec![0u32; corpus.classes.len()];
+    for &i in streams {
+        let s = &corpus.streams[i];
+        held[s.capture as usize].push(u32::from(s.class));
+    }
+    for classes in &mut held {
+        classes.sort_unstable();
+        classes.dedup();
+        for &mut class in classes {
+            captures_of[class as usize] += 1;
+        }
+    }
+    // Rarest classes choose first: their captures go to the fold that has fewest of the class.
+    let mut order: Vec<(u32, u32, u32)> = captures
+        .iter()
+        .map(|&c| (held[c as usize].iter().map(|&k| captures_of[k as usize]).min().unwrap_or(0), random.next_u32(), c))
+        .collect();
+    order.sort_unstable();
+    let mut load = vec![vec![0u32; corpus.classes.len()]; folds];
+    let mut size = vec![0u32; folds];
+    let mut fold_of_capture = vec![0usize; corpus.captures.len().max(1)];
+    for (_, _, capture) in order {
+        let classes = &held[capture as usize];
+        let rarest = classes.iter().min_by_key(|&&k| captures_of[k as usize]).copied().unwrap_or(0);
+        let fold = (0..folds).min_by_key(|&f| (load[f][rarest as usize], size[f], f)).unwrap_or(0);
+        for &k in classes {
+            load[fold][k as usize] += 1;
+        }
+        size[fold] += 1;
+        fold_of_capture[capture as usize] = fold;
+    }
+    let mut fold_of = vec![None; corpus.streams.len()];
+    let mut within = vec![0usize; corpus.classes.len()];
+    for &i in streams {
+        let s = &corpus.streams[i];
+        let class = s.class as usize;
+        fold_of[i] = Some(if captures_of[class] < 2 {
+            within[class] += 1;
+            within[class] % folds
+        } else {
+            fold_of_capture[s.capture as usize]
+        });
+    }
+    fold_of
+}
+
+fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught: &dyn Fn(u16) -> bool, open: bool) -> Felt {
+    let classes = corpus.classes.len();
+    let s = &corpus.streams[stream];
+    let packets = s.kept.min(most);
+    let mut potentials = Vec::with_capacity(packets * classes);
+    let mut buffer = network.buffer();
+    let mut active = [0u32; MAX_ACTIVE];
+    let mut volley = Volley::default();
+    for v in s.first..s.first + packets {
+        let slots = corpus.volley(v);
+        volley.slots[..slots.len()].copy_from_slice(slots);
+        let n = corpus.layout.inputs(&volley, &mut active);
+        network.potentials(&active[..n], &mut buffer);
+        for class in 0..classes {
+            let u = f32::from(buffer[class]) * network.gain()[class];
+            potentials.push(if untaught(class as u16) { f32::NEG_INFINITY } else { u });
+        }
+    }
+    Felt { stream, potentials, packets, taught: !open }
+}
+
+/// Homeostasis, confidence, acceptance and stop rule from calibration streams.
+fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> Decision {
+    let classes = corpus.classes.len();
+    let theta = vec![settings.rule.theta; classes];
+    let mut decision = Decision {
+        theta,
+        clip: CLIP,
+        confidence: vec![0.0; FEATURES],
+        accept: vec![1.0; classes],
+        stop: 2.0,
+        give_up: settings.packets_per_stream as u32,
+    };
+    // The leader after each packet of each calibration stream.
+    let leaders: Vec<(usize, bool, Vec<Leader>)> = felt
+        .iter()
+        .map(|f| {
+            let mut evidence = vec![0f32; classes];
+            let trail = (0..f.packets)
+                .filter_map(|p| {
+                    let row = &f.potentials[p * classes..][..classes];
+                    for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
+                        *e += if u.is_finite() { (u - theta).clamp(CLIP.0, CLIP.1) } else { f32::NEG_INFINITY };
+                    }
+                    decision.leader(&evidence, p as u32 + 1)
+                })
+                .collect();
+            (f.stream, f.taught, trail)
+        })
+        .collect();
+    let right = |stream: usize, taught: bool, leader: &Leader| taught && leader.class == corpus.streams[stream].class;
+    // A stream counts once, over the packets at which it might be asked.
+    let mut examples = Vec::new();
+    for (stream, taught, trail) in &leaders {
+        let asked = trail.len().min(FLOW_PACKETS);
+        for leader in trail.iter().take(asked).chain(trail.last()) {
+            examples.push((leader.features(), right(*stream, *taught, leader), 1.0 / (asked + 1) as f32));
+        }
+    }
+    decision.confidence = logistic(&examples);
+    // Acceptance: walk down from the surest stream; the lowest confidence at which false alarms are below the target.
+    let ends: Vec<(f32, usize, bool, bool)> = leaders
+        .iter()
+        .filter_map(|(stream, taught, trail)| {
+            let last = trail.last()?;
+            Some((decision.confidence(last), last.class as usize, right(*stream, *taught, last), *taught))
+        })
+        .collect();
+    let accept = acceptance(&ends, settings.false_alarms);
+    decision.accept = vec![accept; classes];
+    for class in 0..classes {
+        let own: Vec<_> = ends.iter().filter(|e| e.1 == class).copied().collect();
+        // A neuron that claims too many foreign streams even so is raised further by itself.
+        let false_claims = own.iter().filter(|e| e.0 >= accept && !e.2).count();
+        let claims = own.iter().filter(|e| e.0 >= accept).count();
+        if claims >= 20 && false_claims * 5 > claims {
+            decision.accept[class] = acceptance(&own, settings.false_alarms * 10.0).max(accept);
+        }
+    }
+    if corpus.key == KeyKind::Flow {
+        decision.stop = stop_rule(corpus, settings, &decision, &leaders);
+    }
+    decision
+}
+
+/// Bounds of one packet's margin.
+const CLIP: (f32, f32) = (-4.0, 4.0);
+
+/// The lowest confidence from which at most `target` of the streams that are not what was claimed are claimed.
+fn acceptance(ends: &[(f32, usize, bool, bool)], target: f64) -> f32 {
+    let untaught: Vec<f32> = ends.iter().filter(|e| !e.3).map(|e| e.0).collect();
+    let wrong: Vec<f32> = ends.iter().filter(|e| !e.2).map(|e| e.0).collect();
+    let level = |mut scores: Vec<f32>, share: f64| {
+        scores.sort_by(|a, b| b.total_cmp(a));
+        let allowed = (scores.len() as f64 * share) as usize;
+        scores.get(allowed).map_or(0.0, |s| s + 1e-4)
+    };
+    if untaught.is_empty() {
+        return level(wrong, target * 10.0).clamp(0.5, 0.98);
+    }
+    level(untaught, target * 3.0).clamp(0.5, 0.98)
+}
+
+/// The lowest confidence at which stopping early loses no more than allowed.
+fn stop_rule(corpus: &Corpus, settings: &Settings, decision: &Decision, leaders: &[(usize, bool, Vec<Leader>)]) -> f32 {
+    let taught: Vec<_> = leaders.iter().filter(|l| l.1 && !l.2.is_empty()).collect();
+    let accuracy = |stop: f32| {
+        let right = taught.iter().filter(|(stream, _, trail)| {
+            let at = trail.iter().find(|l| decision.confidence(l) >= stop).or(trail.last());
+            at.is_some_and(|l| l.class == corpus.streams[*stream].class)
+        });
+        right.count() as f64 / taught.len().max(1) as f64
+    };
+    let whole = accuracy(2.0);
+    let candidates = [0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999];
+    candidates.into_iter().find(|&stop| accuracy(stop) >= whole - settings.stop_loss).unwrap_or(0.9995)
+}
+
+/// Weighted logistic regression by Newton's method with a small ridge.
+fn logistic(examples: &[([f32; FEATURES], bool, f32)]) -> Vec<f32> {
+    let mut w = [0f64; FEATURES];
+    for _ in 0..25 {
+        let mut gradient = [0f64; FEATURES];
+        let mut hessian = [[0f64; FEATURES]; FEATURES];
+        for (x, right, weight) in examples {
+            let z: f64 = w.iter().zip(x).map(|(w, &x)| w * f64::from(x)).sum();
+            let p = 1.0 / (1.0 + (-z).exp());
+            let (residual, curvature) = (f64::from(u8::from(*right)) - p, p * (1.0 - p));
+            for i in 0..FEATURES {
+                gradient[i] += f64::from(*weight) * residual * f64::from(x[i]);
+                for j in 0..FEATURES {
+                    hessian[i][j] += f64::from(*weight) * curvature * f64::from(x[i]) * f64::from(x[j]);
+                }
+            }
+        }
+        for i in 0..FEATURES {
+            hessian[i][i] += 1.0;
+            gradient[i] -= w[i];
+        }
+        let step = solve(hessian, gradient);
+        for (w, s) in w.iter_mut().zip(step) {
+            *w += s.clamp(-2.0, 2.0);
+        }
+    }
+    w.iter().map(|&w| w as f32).collect()
+}
+
+/// Gaussian elimination; the ridge keeps the matrix regular.
+fn solve(mut a: [[f64; FEATURES]; FEATURES], mut b: [f64; FEATURES]) -> [f64; FEATURES] {
+    for column in 0..FEATURES {
+        let pivot = (column..FEATURES).max_by(|&i, &j| a[i][column].abs().total_cmp(&a[j][column].abs())).unwrap_or(column);
+        a.swap(column, pivot);
+        b.swap(column, pivot);
+        for row in column + 1..FEATURES {
+            let factor = a[row][column] / a[column][column];
+            for k in column..FEATURES {
+                a[row][k] -= factor * a[column][k];
+            }
+            b[row] -= factor * b[column];
+        }
+    }
+    for row in (0..FEATURES).rev() {
+        for k in row + 1..FEATURES {
+            b[row] -= a[row][k] * b[k];
+        }
+        b[row] /= a[row][row];
+    }
+    b
+}

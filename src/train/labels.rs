@@ -1,0 +1,162 @@
+//! What did the teacher say? Label files, as CSV.
+//!
+//! Columns `capture,proto,src_ip,src_port,dst_ip,dst_port,label` label one bidirectional stream a row; columns
+//! `capture,host,label` label all that a host sends and receives. The key of the model follows from the columns.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::packet::{KeyKind, StreamKey};
+
+/// Why a label file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelError {
+    #[error("{path}: can't read the label file: {source}")]
+    Read { path: PathBuf, source: csv::Error },
+    #[error(
+        "{path}: column '{column}' is missing; a label file has the columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)"
+    )]
+    Column { path: PathBuf, column: &'static str },
+    #[error("{path}, line {line}: {what}")]
+    Row { path: PathBuf, line: u64, what: String },
+    #[error("{path}: labels {this}, but an earlier label file labels {other}; train the two kinds apart")]
+    Mixed { path: PathBuf, this: &'static str, other: &'static str },
+    #[error("the label files hold no row")]
+    Empty,
+}
+
+/// The name of a stream as label files give it: independent of direction and VLAN.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StreamName {
+    Flow { proto: String, a: (String, u16), b: (String, u16) },
+    Host(String),
+}
+
+impl StreamName {
+    fn flow(proto: &str, a: (String, u16), b: (String, u16)) -> Self {
+        let mut proto = proto.to_ascii_uppercase();
+        if matches!(proto.as_str(), "ICMPV6" | "IPV6-ICMP" | "ICMP6") {
+            proto = "ICMP".into();
+        }
+        let ported = matches!(proto.as_str(), "TCP" | "UDP" | "SCTP");
+        let end = |(address, port): (String, u16)| (canonical(&address), if ported { port } else { 0 });
+        let (a, b) = (end(a), end(b));
+        let (a, b) = if a <= b { (a, b) } else { (b, a) };
+        Self::Flow { proto, a, b }
+    }
+
+    /// The name under which a label file knows the stream of `key`.
+    pub fn of(key: &StreamKey) -> Self {
+        match key.host() {
+            Some(host) => Self::Host(canonical(&host)),
+            None => Self::flow(&key.proto_name(), (key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())),
+        }
+    }
+}
+
+impl std::fmt::Display for StreamName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flow { proto, a, b } => write!(f, "{proto} {}:{} {}:{}", a.0, a.1, b.0, b.1),
+            Self::Host(host) => write!(f, "host {host}"),
+        }
+    }
+}
+
+fn canonical(address: &str) -> String {
+    let bare = address.split('%').next().unwrap_or(address);
+    bare.parse::<IpAddr>().map_or_else(|_| bare.to_ascii_lowercase(), |ip| ip.to_string())
+}
+
+/// All rows of the label files.
+#[derive(Debug)]
+pub struct Labels {
+    pub key: KeyKind,
+    /// Class names, sorted.
+    pub classes: Vec<String>,
+    /// For each capture, as the files name it: its streams and their classes. Captures in file order.
+    pub captures: Vec<(String, HashMap<StreamName, u16>)>,
+    pub rows: usize,
+    /// Rows that name a stream that an earlier row labelled otherwise: the earlier one holds.
+    pub conflicts: usize,
+}
+
+/// Reads label files of one kind.
+///
+/// # Errors
+/// A file that can't be read, lacks a column or has a row without sense; files of both kinds together; no row at all.
+pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
+    let mut key = None;
+    let mut rows: Vec<(String, StreamName, String)> = Vec::new();
+    for path in files {
+        let kind = read_file(path, &mut rows)?;
+        let word = |k| if k == KeyKind::Host { "hosts" } else { "streams" };
+        match key {
+            Some(other) if other != kind => {
+                return Err(LabelError::Mixed { path: path.clone(), this: word(kind), other: word(other) });
+            }
+            _ => key = Some(kind),
+        }
+    }
+    let mut classes: Vec<String> = rows.iter().map(|r| r.2.clone()).collect();
+    classes.sort();
+    classes.dedup();
+    let mut captures: Vec<(String, HashMap<StreamName, u16>)> = Vec::new();
+    let mut place: HashMap<String, usize> = HashMap::new();
+    let mut conflicts = 0;
+    let count = rows.len();
+    for (capture, name, label) in rows {
+        let at = *place.entry(capture.clone()).or_insert_with(|| {
+            captures.push((capture, HashMap::new()));
+            captures.len() - 1
+        });
+        let class = classes.binary_search(&label).unwrap_or(0) as u16;
+        let was = *captures[at].1.entry(name).or_insert(class);
+        conflicts += usize::from(was != class);
+    }
+    Ok(Labels { key: key.filter(|_| count > 0).ok_or(LabelError::Empty)?, classes, captures, rows: count, conflicts })
+}
+
+fn read_file(path: &Path, rows: &mut Vec<(String, StreamName, String)>) -> Result<KeyKind, LabelError> {
+    let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(broken)?;
+    let header = reader.headers().map_err(broken)?.clone();
+    let column = |name: &'static str| {
+        let missing = || LabelError::Column { path: path.to_path_buf(), column: name };
+        header.iter().position(|c| c.eq_ignore_ascii_case(name)).ok_or_else(missing)
+    };
+    let (capture, label) = (column("capture")?, column("label")?);
+    let host = column("host").ok();
+    let flow = match host {
+        Some(_) => [0; 5],
+        None => [column("proto")?, column("src_ip")?, column("src_port")?, column("dst_ip")?, column("dst_port")?],
+    };
+    for record in reader.records() {
+        let record = record.map_err(broken)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let cell = |i: usize| record.get(i).unwrap_or("");
+        let port = |i: usize| match cell(i) {
+            "" => Ok(0),
+            text => text.parse().map_err(|_| LabelError::Row {
+                path: path.to_path_buf(),
+                line,
+                what: format!("'{text}' is no port number (0 to 65535)"),
+            }),
+        };
+        if cell(label).is_empty() || cell(capture).is_empty() {
+            let what = "the capture or the label is empty".into();
+            return Err(LabelError::Row { path: path.to_path_buf(), line, what });
+        }
+        let name = match host {
+            Some(i) => StreamName::Host(canonical(cell(i))),
+            None => StreamName::flow(
+                cell(flow[0]),
+                (cell(flow[1]).into(), port(flow[2])?),
+                (cell(flow[3]).into(), port(flow[4])?),
+            ),
+        };
+        rows.push((cell(capture).into(), name, cell(label).into()));
+    }
+    Ok(if host.is_some() { KeyKind::Host } else { KeyKind::Flow })
+}

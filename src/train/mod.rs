@@ -1,0 +1,51 @@
+//! How is a network made? Labels and captures become a corpus of volleys, the teacher shows it, thresholds are calibrated.
+//!
+//! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. See [`fit`] for the steps.
+
+mod calibrate;
+mod corpus;
+pub mod labels;
+mod teacher;
+
+pub use calibrate::fit;
+pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
+pub use teacher::Teacher;
+
+use crate::snn::Stdp;
+
+/// What a user may choose about training.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub seed: u64,
+    pub threads: usize,
+    pub rule: Stdp,
+    /// Packets of one stream that are shown: a flow shows what it is in its first packets, a host over many.
+    pub packets_per_stream: usize,
+    /// Folds of the cross-fitting that calibration rests on.
+    pub folds: usize,
+    /// Target share of foreign and untaught streams that any neuron may claim.
+    pub false_alarms: f64,
+    /// Largest loss of accuracy that stopping early may cost on the calibration streams.
+    pub stop_loss: f64,
+}
+
+/// Packets of a flow that are scored at most before it is given up.
+pub const FLOW_PACKETS: usize = 16;
+/// Packets of a host that are scored at most.
+pub const HOST_PACKETS: usize = 2048;
+
+impl Settings {
+    /// The defaults for a kind of stream.
+    pub fn new(key: crate::packet::KeyKind, seed: u64) -> Self {
+        let host = key == crate::packet::KeyKind::Host;
+        Self {
+            seed,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            rule: Stdp::default(),
+            packets_per_stream: if host { HOST_PACKETS } else { FLOW_PACKETS },
+            folds: 4,
+            false_alarms: 0.01,
+            stop_loss: 0.002,
+        }
+    }
+}
