@@ -1,1 +1,19 @@
-//! spiked.
+//! A network packet classifier: each packet's header octets become one simultaneous spike pattern, and spiking neurons that
+//! learned classes of streams say which streams they know.
+//!
+//! ```text
+//! frames ──> capture ──> packet ──> encode ──> snn ──> stream ──> export
+//! ```
+//! Everything flows one way; a stage knows the types before it and nothing after it. [`train`] is the same way with a teacher.
+
+pub mod capture;
+pub mod cli;
+pub mod encode;
+pub mod engine;
+pub mod evaluate;
+pub mod export;
+pub mod model;
+pub mod packet;
+pub mod snn;
+pub mod stream;
+pub mod train;

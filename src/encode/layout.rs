@@ -288,7 +288,7 @@ impl Layout {
     }
 
     /// Slots that [`Layout::without`] silenced.
-    pub(super) fn silenced(&self) -> &[u16] {
+    pub fn silenced(&self) -> &[u16] {
         &self.silenced
     }
 

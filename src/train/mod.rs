@@ -7,7 +7,7 @@ mod corpus;
 pub mod labels;
 mod teacher;
 
-pub use calibrate::fit;
+pub use calibrate::{fit, folds};
 pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
 pub use teacher::Teacher;
 

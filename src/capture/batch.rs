@@ -1,0 +1,91 @@
+//! How do frames travel? In batches, recycled; frames lie in the batch's own buffer or in a shared memory map.
+
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::{LinkType, Nanos};
+
+/// One captured frame, borrowed from a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    pub timestamp: Nanos,
+    pub link: LinkType,
+    /// Octets on the wire; the capture may hold fewer.
+    pub wire_len: u32,
+    pub bytes: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    timestamp: Nanos,
+    at: usize,
+    len: u32,
+    wire_len: u32,
+    link: LinkType,
+}
+
+/// Frames on their way.
+#[derive(Debug, Default)]
+pub struct FrameBatch {
+    records: Vec<Record>,
+    bytes: Vec<u8>,
+    map: Option<Arc<Mmap>>,
+}
+
+impl FrameBatch {
+    /// Frames that a batch holds: enough to make a hand-over cheap, few enough to stay in the cache.
+    pub const CAPACITY: usize = 256;
+    /// Octets after which a batch is full whatever the number of frames.
+    const MAX_BYTES: usize = 1 << 20;
+
+    pub fn new() -> Self {
+        Self { records: Vec::with_capacity(Self::CAPACITY), ..Self::default() }
+    }
+
+    /// Empties the batch and keeps its allocations.
+    pub fn clear(&mut self) {
+        self.records.clear();
+        self.bytes.clear();
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.records.len() >= Self::CAPACITY || self.bytes.len() >= Self::MAX_BYTES
+    }
+
+    /// Copies a frame into the batch.
+    pub fn push(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, bytes: &[u8]) {
+        self.map = None;
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.records.push(Record { timestamp, at, len: bytes.len() as u32, wire_len, link });
+    }
+
+    /// From now on frames lie in `map`.
+    pub(super) fn set_map(&mut self, map: &Arc<Mmap>) {
+        self.map = Some(Arc::clone(map));
+    }
+
+    /// Adds the frame at `at..at + len` of the map.
+    pub(super) fn push_mapped(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, at: usize, len: u32) {
+        self.records.push(Record { timestamp, at, len, wire_len, link });
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
+        let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);
+        self.records.iter().map(move |r| Frame {
+            timestamp: r.timestamp,
+            link: r.link,
+            wire_len: r.wire_len,
+            bytes: &bytes[r.at..r.at + r.len as usize],
+        })
+    }
+}

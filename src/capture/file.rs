@@ -1,0 +1,208 @@
+//! How is a capture file read? Plain files are memory-mapped, gzip and zstd and standard input are streamed through a window.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::format::{Format, Step};
+use super::{CaptureError, FrameBatch, Source};
+
+/// Octets a stream's window grows by.
+const CHUNK: usize = 256 << 10;
+/// zstd windows above 128 MiB are refused: a small file must not ask for all memory.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Where and why a capture ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Frames before it, all read.
+    pub after: u64,
+    pub reason: String,
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cut after packet {}: {}", self.after, self.reason)
+    }
+}
+
+enum Input {
+    Map { map: Arc<Mmap>, at: usize },
+    Stream { reader: Box<dyn Read + Send>, window: Vec<u8>, at: usize, ended: bool },
+}
+
+/// A capture file as a source of frames.
+pub struct CaptureFile {
+    name: String,
+    input: Input,
+    format: Format,
+    frames: u64,
+    cut: Option<Cut>,
+    done: bool,
+}
+
+impl CaptureFile {
+    /// Opens a capture; `-` is standard input.
+    ///
+    /// # Errors
+    /// Where the file can't be opened, is empty or is no capture.
+    pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        let name = path.display().to_string();
+        if name == "-" {
+            return Self::from_reader(io::stdin(), "-".into());
+        }
+        let broken = |source| CaptureError::Open { path: name.clone(), source };
+        let file = File::open(path).map_err(broken)?;
+        let metadata = file.metadata().map_err(broken)?;
+        if metadata.is_dir() {
+            return Err(broken(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        if metadata.is_file() && metadata.len() > 0 {
+            // SAFETY: the map is only read. A file that another process cuts meanwhile ends this one with SIGBUS, as it does
+            // every program that maps files; captures still being written belong to `-` or the watched folder.
+            let map = unsafe { Mmap::map(&file) }.map_err(broken)?;
+            if let Some((format, at)) = Format::detect(&map) {
+                let input = Input::Map { map: Arc::new(map), at };
+                return Ok(Self { name, input, format, frames: 0, cut: None, done: false });
+            }
+        }
+        Self::from_reader(file, name)
+    }
+
+    /// Reads a capture from a stream.
+    ///
+    /// # Errors
+    /// Where the stream is empty or is no capture.
+    pub fn from_reader(mut reader: impl Read + Send + 'static, name: String) -> Result<Self, CaptureError> {
+        let broken = |source| CaptureError::Read { path: name.clone(), source };
+        let mut start = Vec::new();
+        reader.by_ref().take(24).read_to_end(&mut start).map_err(broken)?;
+        if start.is_empty() {
+            return Err(CaptureError::Empty { path: name });
+        }
+        let not_a_capture = |start: &[u8]| CaptureError::NotACapture {
+            path: name.clone(),
+            begins: start.iter().take(8).map(|b| format!("{b:02x}")).collect(),
+        };
+        let whole = io::Cursor::new(start.clone()).chain(reader);
+        let mut reader: Box<dyn Read + Send> = match start[..] {
+            [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                let mut decoder = zstd::stream::read::Decoder::new(whole).map_err(broken)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(broken)?;
+                Box::new(decoder)
+            }
+            _ => Box::new(whole),
+        };
+        let mut window = Vec::new();
+        reader.by_ref().take(24).read_to_end(&mut window).map_err(broken)?;
+        let (format, at) = Format::detect(&window).ok_or_else(|| not_a_capture(&window))?;
+        let input = Input::Stream { reader, window, at, ended: false };
+        Ok(Self { name, input, format, frames: 0, cut: None, done: false })
+    }
+
+    /// The path as given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Frames read so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Where reading ended early, once it has.
+    pub fn cut(&self) -> Option<&Cut> {
+        self.cut.as_ref()
+    }
+
+    fn end(&mut self, reason: Option<String>) {
+        self.done = true;
+        self.cut = reason.map(|reason| Cut { after: self.frames, reason });
+    }
+}
+
+impl Source for CaptureFile {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        while !self.done && !batch.is_full() {
+            match &mut self.input {
+                Input::Map { map, at } => {
+                    batch.set_map(map);
+                    let mut reason = None;
+                    while !batch.is_full() {
+                        let window = &map[*at..];
+                        if window.is_empty() {
+                            self.done = true;
+                            break;
+                        }
+                        match self.format.next(window) {
+                            Step::Frame { consumed, timestamp, link, wire_len, at: place, len } => {
+                                batch.push_mapped(timestamp, link, wire_len, *at + place, len);
+                                *at += consumed;
+                                self.frames += 1;
+                            }
+                            Step::Skip(consumed) => *at += consumed,
+                            Step::NeedMore(_) => {
+                                reason = Some("the file ends in the middle of the next".to_string());
+                                break;
+                            }
+                            Step::Damaged(why) => {
+                                reason = Some(why);
+                                break;
+                            }
+                        }
+                    }
+                    if reason.is_some() {
+                        self.end(reason);
+                    }
+                }
+                Input::Stream { reader, window, at, ended } => {
+                    let need = match window.len() - *at {
+                        0 => 1,
+                        _ => match self.format.next(&window[*at..]) {
+                            Step::Frame { consumed, timestamp, link, wire_len, at: place, len } => {
+                                let start = *at + place;
+                                batch.push(timestamp, link, wire_len, &window[start..start + len as usize]);
+                                *at += consumed;
+                                self.frames += 1;
+                                continue;
+                            }
+                            Step::Skip(consumed) => {
+                                *at += consumed;
+                                continue;
+                            }
+                            Step::NeedMore(octets) => octets,
+                            Step::Damaged(why) => {
+                                self.end(Some(why));
+                                continue;
+                            }
+                        },
+                    };
+                    if *ended {
+                        let cut = window.len() > *at;
+                        self.end(cut.then(|| "the file ends in the middle of the next".to_string()));
+                        continue;
+                    }
+                    window.drain(..*at);
+                    *at = 0;
+                    let before = window.len();
+                    let want = CHUNK.max(need.saturating_sub(before)) as u64;
+                    match reader.by_ref().take(want).read_to_end(window) {
+                        Ok(read) => *ended = (read as u64) < want,
+                        Err(error) => {
+                            // What was read before the error is still good.
+                            if window.len() == before {
+                                self.end(Some(format!("the file can't be read or unpacked any further: {error}")));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(!batch.is_empty())
+    }
+}

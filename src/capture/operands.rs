@@ -1,0 +1,70 @@
+//! Which captures did the user name? Files as they are, folders with all that is in them.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::CaptureError;
+use super::format::Format;
+
+/// Folders are followed this deep: symbolic links may form circles.
+const MAX_DEPTH: usize = 32;
+
+/// The captures that operands name.
+#[derive(Debug, Default)]
+pub struct Expanded {
+    pub captures: Vec<PathBuf>,
+    /// Files in named folders that are no captures.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// Expands operands: files and `-` as they are, folders into their captures, sorted by name.
+///
+/// # Errors
+/// Where a folder can't be read or holds no capture.
+pub fn expand(operands: &[PathBuf]) -> Result<Expanded, CaptureError> {
+    let mut expanded = Expanded::default();
+    for operand in operands {
+        if operand.is_dir() {
+            let before = expanded.captures.len();
+            walk(operand, MAX_DEPTH, &mut expanded)?;
+            if expanded.captures.len() == before {
+                return Err(CaptureError::EmptyFolder { path: operand.display().to_string() });
+            }
+        } else {
+            expanded.captures.push(operand.clone());
+        }
+    }
+    Ok(expanded)
+}
+
+fn walk(folder: &Path, depth: usize, expanded: &mut Expanded) -> Result<(), CaptureError> {
+    let broken = |source| CaptureError::Open { path: folder.display().to_string(), source };
+    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(broken)?.map(|e| e.map(|e| e.path())).collect();
+    let mut entries = entries.map_err(broken)?;
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            if depth > 0 {
+                walk(&path, depth - 1, expanded)?;
+            }
+        } else if path.is_file() && looks_like_a_capture(&path) {
+            expanded.captures.push(path);
+        } else {
+            expanded.skipped.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// By the first octets, or by the name where the file is compressed or empty.
+fn looks_like_a_capture(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = fs::File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    if Format::is_capture(&start[..read]) {
+        return true;
+    }
+    let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
+    [".pcap", ".pcapng", ".cap", ".ntar", ".dmp"].iter().any(|ending| name.ends_with(ending))
+}

@@ -1,0 +1,262 @@
+//! How does a network rest on disk? A safetensors file: int8 weights and gains as tensors, the rest as JSON in its metadata.
+//!
+//! Readable from Python with the safetensors package alone: tensors `weights` (inputs x neurons, I8) and `gain` (neurons, F32);
+//! metadata `format`, `version`, `checksum` (CRC-32 of both tensors' octets, weights first) and `model` (JSON).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::encode::Layout;
+use crate::packet::KeyKind;
+use crate::snn::Network;
+use crate::stream::{Decision, FEATURES};
+
+/// Written into every model; a file with a higher one is refused.
+const VERSION: u32 = 1;
+const FORMAT: &str = "spiked-model";
+/// Larger files are refused before they are read: 2^20 coincidence inputs for 4,000 classes.
+const MAX_FILE: u64 = 4 << 30;
+/// Classes of one model at most.
+pub const MAX_CLASSES: usize = 16_384;
+
+/// The protocols model that ships with the program.
+const PROTOCOLS: &[u8] = include_bytes!("../../config/models/protocols.safetensors");
+
+/// Where a model comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of the program that trained it.
+    pub trained_with: String,
+    pub seed: u64,
+    /// Label files, by name.
+    pub labels: Vec<String>,
+    pub captures: usize,
+    /// Streams and packets taught for each class.
+    pub streams: Vec<u64>,
+    pub packets: Vec<u64>,
+    /// Share of the calibration streams of each class that was named rightly.
+    pub note: String,
+}
+
+/// A trained classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// The file's name without its ending: what events call it.
+    pub name: String,
+    pub key: KeyKind,
+    pub classes: Vec<String>,
+    pub layout: Layout,
+    pub network: Network,
+    pub decision: Decision,
+    pub provenance: Provenance,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    key: KeyKind,
+    classes: Vec<String>,
+    layout: Layout,
+    decision: Decision,
+    provenance: Provenance,
+}
+
+/// Why a model file is refused or can't be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{path}: can't read the model: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: not a safetensors file, or a damaged one ({what}); train it anew or fetch it again")]
+    Damaged { path: PathBuf, what: String },
+    #[error("{path}: a safetensors file, but not a model of spiked (metadata 'format' is not '{FORMAT}')")]
+    Foreign { path: PathBuf },
+    #[error("{path}: model version {version} is newer than this program knows ({VERSION}); upgrade spiked")]
+    Newer { path: PathBuf, version: String },
+    #[error("{path}: the model contradicts itself: {what}")]
+    Inconsistent { path: PathBuf, what: String },
+    #[error("{path}: can't write the model: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+}
+
+struct Tensor<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: &'a [u8],
+}
+
+impl View for Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.data.into()
+    }
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
+
+impl Model {
+    /// The protocols model built into the program.
+    ///
+    /// # Errors
+    /// Where the program was built with a damaged model.
+    pub fn built_in() -> Result<Self, ModelError> {
+        Self::from_bytes(PROTOCOLS, Path::new("protocols"))
+    }
+
+    /// Reads a model file.
+    ///
+    /// # Errors
+    /// A file that can't be read, or is damaged, foreign, newer or inconsistent.
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let broken = |source| ModelError::Read { path: path.into(), source };
+        let size = std::fs::metadata(path).map_err(broken)?.len();
+        if size > MAX_FILE {
+            return Err(ModelError::Damaged { path: path.into(), what: format!("{size} octets are more than any model has") });
+        }
+        Self::from_bytes(&std::fs::read(path).map_err(broken)?, path)
+    }
+
+    /// Reads a model from a file's octets; `path` is for messages and gives the model its name.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
+        let damaged = |what: String| ModelError::Damaged { path: path.into(), what };
+        let wrong = |what: String| ModelError::Inconsistent { path: path.into(), what };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
+        let empty = HashMap::new();
+        let metadata = header.metadata().as_ref().unwrap_or(&empty);
+        let entry = |name: &str| metadata.get(name).map_or("", String::as_str);
+        if entry("format") != FORMAT {
+            return Err(ModelError::Foreign { path: path.into() });
+        }
+        match entry("version").parse::<u32>() {
+            Ok(version) if version <= VERSION => {}
+            _ => return Err(ModelError::Newer { path: path.into(), version: entry("version").into() }),
+        }
+        let tensor = |name: &str, dtype| match tensors.tensor(name) {
+            Ok(t) if t.dtype() == dtype => Ok(t),
+            _ => Err(damaged(format!("tensor '{name}' is missing or of another type"))),
+        };
+        let (weights, gain) = (tensor("weights", Dtype::I8)?, tensor("gain", Dtype::F32)?);
+        if checksum(weights.data(), gain.data(), entry("model")) != entry("checksum") {
+            return Err(damaged("its checksum is wrong".into()));
+        }
+        let d: Description = serde_json::from_str(entry("model")).map_err(|e| damaged(format!("its description: {e}")))?;
+        let (classes, inputs) = (d.classes.len(), d.layout.input_count());
+        if classes == 0 || classes > MAX_CLASSES {
+            return Err(wrong(format!("it has {classes} classes; 1 to {MAX_CLASSES} are allowed")));
+        }
+        if weights.shape() != [inputs, classes] || gain.shape() != [classes] {
+            return Err(wrong(format!(
+                "its layout asks for {inputs} inputs x {classes} neurons, its weights are {:?}, its gains {:?}",
+                weights.shape(),
+                gain.shape()
+            )));
+        }
+        if d.decision.theta.len() != classes || d.decision.accept.len() != classes || d.decision.confidence.len() != FEATURES {
+            return Err(wrong("its thresholds do not match its classes".into()));
+        }
+        let numbers: Vec<f32> = gain.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let decided = d.decision.theta.iter().chain(&d.decision.accept).chain(&d.decision.confidence);
+        if numbers.iter().chain(decided).any(|x| !x.is_finite()) || d.decision.clip.0 > d.decision.clip.1 {
+            return Err(wrong("a gain or threshold is not a finite number".into()));
+        }
+        let int8: Vec<i8> = weights.data().iter().map(|&b| (b as i8).max(-127)).collect();
+        let name = path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        Ok(Self {
+            name,
+            key: d.key,
+            classes: d.classes,
+            layout: d.layout,
+            network: Network::from_parts(inputs, classes, &int8, numbers),
+            decision: d.decision,
+            provenance: d.provenance,
+        })
+    }
+
+    /// The octets of the model's file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let weights: Vec<u8> = self.network.packed_weights().iter().map(|&w| w as u8).collect();
+        let gain: Vec<u8> = self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect();
+        let description = Description {
+            key: self.key,
+            classes: self.classes.clone(),
+            layout: self.layout.clone(),
+            decision: self.decision.clone(),
+            provenance: self.provenance.clone(),
+        };
+        let description = serde_json::to_string(&description).expect("a description has only string keys");
+        // One metadata entry, so that the file is the same bit for bit: safetensors keeps metadata in a hash map.
+        let metadata: HashMap<String, String> = [
+            ("format".to_string(), FORMAT.to_string()),
+            ("version".into(), VERSION.to_string()),
+            ("checksum".into(), checksum(&weights, &gain, &description)),
+            ("model".into(), description),
+        ]
+        .into();
+        let tensors = [
+            ("gain", Tensor { dtype: Dtype::F32, shape: vec![self.classes.len()], data: &gain }),
+            ("weights", Tensor { dtype: Dtype::I8, shape: vec![self.network.inputs(), self.classes.len()], data: &weights }),
+        ];
+        let bytes = safetensors::serialize(tensors, Some(metadata)).expect("the shapes follow from the data");
+        sort_header(bytes)
+    }
+
+    /// Writes the model whole or not at all: a temporary file in the same folder, mode 0644, synced, renamed.
+    ///
+    /// # Errors
+    /// Where the folder can't be written; the old file is then as it was.
+    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
+        let broken = |source| ModelError::Write { path: path.into(), source };
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(broken)?;
+        file.write_all(&self.to_bytes()).map_err(broken)?;
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(broken)?;
+        file.as_file().sync_all().map_err(broken)?;
+        file.persist(path).map_err(|e| broken(e.error))?;
+        std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(broken)
+    }
+}
+
+fn checksum(weights: &[u8], gain: &[u8], description: &str) -> String {
+    let mut crc = crc32fast::Hasher::new();
+    for part in [weights, gain, description.as_bytes()] {
+        crc.update(part);
+    }
+    format!("{:08x}", crc.finalize())
+}
+
+/// Rewrites the JSON header with sorted keys: the serializer's hash map would put them in another order each time.
+fn sort_header(bytes: Vec<u8>) -> Vec<u8> {
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight octets")) as usize;
+    let header: std::collections::BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(&bytes[8..8 + length]).expect("the serializer writes JSON");
+    let sorted: std::collections::BTreeMap<_, _> = header
+        .into_iter()
+        .map(|(key, value)| match value {
+            serde_json::Value::Object(o) => {
+                let o: std::collections::BTreeMap<_, _> = o.into_iter().collect();
+                (key, serde_json::to_value(o).expect("string keys"))
+            }
+            other => (key, other),
+        })
+        .collect();
+    let mut text = serde_json::to_vec(&sorted).expect("string keys");
+    text.resize(text.len().div_ceil(8) * 8, b' ');
+    let mut out = (text.len() as u64).to_le_bytes().to_vec();
+    out.extend(text);
+    out.extend(&bytes[8 + length..]);
+    out
+}
