@@ -125,6 +125,7 @@ impl Layout {
         match headers.transport {
             Transport::Tcp => {
                 at(transport, self.places(Place::Tcp), end, slots);
+                mask_ephemeral(frame, transport, self.places(Place::Tcp), slots);
                 let options = self.places(Place::TcpOption);
                 if !options.is_empty() && frame.len() > transport + 20 {
                     let stop = (headers.payload_at as usize).min(end);
@@ -132,7 +133,10 @@ impl Layout {
                     mask_timestamps(&frame[transport + 20..stop.max(transport + 20)], options, slots);
                 }
             }
-            Transport::Udp => at(transport, self.places(Place::Udp), end, slots),
+            Transport::Udp => {
+                at(transport, self.places(Place::Udp), end, slots);
+                mask_ephemeral(frame, transport, self.places(Place::Udp), slots);
+            }
             Transport::Sctp => at(transport, self.places(Place::Sctp), end, slots),
             Transport::Icmp => at(transport, self.places(Place::Icmp), end, slots),
             Transport::Icmpv6 => at(transport, self.places(Place::Icmpv6), end, slots),
@@ -143,6 +147,19 @@ impl Layout {
             at(headers.payload_at as usize, self.places(Place::Payload), payload_end, slots);
         }
         for &slot in self.silenced() {
+            slots[slot as usize] = SILENT;
+        }
+    }
+}
+
+/// Ports from here on are handed out by operating systems: Linux's default `net.ipv4.ip_local_port_range` begins here, the range
+/// of RFC 6335 section 6 lies within.
+const EPHEMERAL: u8 = 0x80;
+
+/// Silences the low octet of ephemeral ports: it names a flow.
+fn mask_ephemeral(frame: &[u8], transport: usize, places: &[(u16, u16)], slots: &mut [u16]) {
+    for &(slot, offset) in places.iter().filter(|p| p.1 == 1 || p.1 == 3) {
+        if frame.get(transport + offset as usize - 1).is_some_and(|&high| high >= EPHEMERAL) {
             slots[slot as usize] = SILENT;
         }
     }

@@ -35,7 +35,7 @@ struct Felt {
 pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> (Network, Decision) {
     let classes = corpus.classes.len();
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
-    let fold_of = folds(corpus, &streams, settings.folds, settings.seed);
+    let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let mut felt = Vec::new();
     for fold in 0..settings.folds {
         for open in [false, true] {
@@ -43,7 +43,7 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
             if open && classes < UNTAUGHT {
                 continue;
             }
-            let teacher = Teacher::new(corpus, classes, settings.seed ^ 1, |i| {
+            let teacher = Teacher::new(corpus, settings, settings.seed ^ 1, |i| {
                 let stream = &corpus.streams[i];
                 (fold_of[i] != Some(fold) && fold_of[i].is_some() && !untaught(stream.class)).then_some(stream.class)
             });
@@ -60,7 +60,7 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
             }
         }
     }
-    let teacher = Teacher::new(corpus, classes, settings.seed, |i| fold_of[i].map(|_| corpus.streams[i].class));
+    let teacher = Teacher::new(corpus, settings, settings.seed, |i| fold_of[i].map(|_| corpus.streams[i].class));
     let network = train(corpus, settings, &teacher, tick);
     let decision = calibrate(corpus, settings, &felt);
     (network, decision)
@@ -72,8 +72,9 @@ fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dy
     Network::quantise(&weights, classes)
 }
 
-/// Deals captures into folds, each class's captures spread evenly; streams where a class has one capture only.
-pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64) -> Vec<Option<usize>> {
+/// Deals captures into folds, each class's captures spread evenly. Unless `strict`, a class that has one capture only is dealt
+/// by streams, so that every class is in every part.
+pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64, strict: bool) -> Vec<Option<usize>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(u64::MAX);
     let mut captures: Vec<u32> = streams.iter().map(|&i| corpus.streams[i].capture).collect();
@@ -116,7 +117,7 @@ pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64) -> Vec
     for &i in streams {
         let s = &corpus.streams[i];
         let class = s.class as usize;
-        fold_of[i] = Some(if captures_of[class] < 2 {
+        fold_of[i] = Some(if captures_of[class] < 2 && !strict {
             within[class] += 1;
             within[class] % folds
         } else {

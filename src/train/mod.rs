@@ -21,6 +21,8 @@ pub struct Settings {
     pub rule: Stdp,
     /// Packets of one stream that are shown: a flow shows what it is in its first packets, a host over many.
     pub packets_per_stream: usize,
+    /// Power of (mean packets a class / packets of the class) by which a rare class learns more from each of its own packets.
+    pub balance: f32,
     /// Folds of the cross-fitting that calibration rests on.
     pub folds: usize,
     /// Target share of foreign and untaught streams that any neuron may claim.
@@ -43,6 +45,7 @@ impl Settings {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             rule: Stdp::default(),
             packets_per_stream: if host { HOST_PACKETS } else { FLOW_PACKETS },
+            balance: 0.25,
             folds: 4,
             false_alarms: 0.01,
             stop_loss: 0.002,

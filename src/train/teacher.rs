@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::encode::{Group, MAX_ACTIVE, SILENT, Volley};
 use crate::snn::Presentations;
 
-use super::Corpus;
+use super::{Corpus, Settings};
 
 /// Groups that are silenced together, one set a presentation.
 const DROPOUT: [&[Group]; 6] = [
@@ -33,7 +33,8 @@ pub struct Teacher<'a> {
 
 impl<'a> Teacher<'a> {
     /// `shown` gives the class that the teacher forces for a stream, or `None` to leave the stream out.
-    pub fn new(corpus: &'a Corpus, classes: usize, seed: u64, mut shown: impl FnMut(usize) -> Option<u16>) -> Self {
+    pub fn new(corpus: &'a Corpus, settings: &Settings, seed: u64, mut shown: impl FnMut(usize) -> Option<u16>) -> Self {
+        let classes = corpus.classes.len();
         let mut packets = Vec::new();
         let mut streams = vec![0u32; classes];
         for (i, stream) in corpus.streams.iter().enumerate() {
@@ -55,7 +56,7 @@ impl<'a> Teacher<'a> {
         for &(_, class) in &packets {
             shown_packets[class as usize] += 1;
         }
-        let gains = shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(0.25).clamp(0.5, 4.0), 1.0)).collect();
+        let gains = shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
         Self { corpus, packets, silent, gains, seed }
     }
 
