@@ -25,6 +25,14 @@ struct Record {
     link: LinkType,
 }
 
+impl Record {
+    #[inline]
+    fn frame<'a>(&self, bytes: &'a [u8]) -> Frame<'a> {
+        let bytes = &bytes[self.at..self.at + self.len as usize];
+        Frame { timestamp: self.timestamp, link: self.link, wire_len: self.wire_len, bytes }
+    }
+}
+
 /// Frames on their way.
 #[derive(Debug, Default)]
 pub struct FrameBatch {
@@ -79,13 +87,25 @@ impl FrameBatch {
         self.records.push(Record { timestamp, at, len, wire_len, link });
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
+    /// Keeps the frames that `admit` admits; returns how many it did not.
+    pub(super) fn retain(&mut self, mut admit: impl FnMut(Frame<'_>) -> bool) -> u64 {
+        let before = self.len();
         let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);
-        self.records.iter().map(move |r| Frame {
-            timestamp: r.timestamp,
-            link: r.link,
-            wire_len: r.wire_len,
-            bytes: &bytes[r.at..r.at + r.len as usize],
-        })
+        self.records.retain(|r| admit(r.frame(bytes)));
+        (before - self.len()) as u64
+    }
+
+    /// The frame at `number`.
+    ///
+    /// # Panics
+    /// Where the batch does not hold so many.
+    #[inline]
+    pub fn frame(&self, number: usize) -> Frame<'_> {
+        let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);
+        self.records[number].frame(bytes)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
+        (0..self.len()).map(|number| self.frame(number))
     }
 }

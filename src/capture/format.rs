@@ -14,7 +14,14 @@ const MAX_INTERFACES: usize = 65_536;
 /// One step through the window.
 pub(super) enum Step {
     /// A frame at `at..at + len` of the window; then go on after `consumed` octets.
-    Frame { consumed: usize, timestamp: Nanos, link: LinkType, wire_len: u32, at: usize, len: u32 },
+    Frame {
+        consumed: usize,
+        timestamp: Nanos,
+        link: LinkType,
+        wire_len: u32,
+        at: usize,
+        len: u32,
+    },
     Skip(usize),
     /// The record needs a window of so many octets.
     NeedMore(usize),
@@ -53,7 +60,14 @@ fn u32_at(w: &[u8], at: usize, big: bool) -> u32 {
 impl Format {
     /// Whether the first octets are a capture's.
     pub(super) fn is_capture(start: &[u8]) -> bool {
-        matches!(start.get(..4), Some([0xa1, 0xb2, 0xc3 | 0x3c | 0xcd, 0xd4 | 0x4d | 0x34] | [0xd4 | 0x4d | 0x34, 0xc3 | 0x3c | 0xcd, 0xb2, 0xa1] | [0x0a, 0x0d, 0x0d, 0x0a]))
+        matches!(
+            start.get(..4),
+            Some(
+                [0xa1, 0xb2, 0xc3 | 0x3c | 0xcd, 0xd4 | 0x4d | 0x34]
+                    | [0xd4 | 0x4d | 0x34, 0xc3 | 0x3c | 0xcd, 0xb2, 0xa1]
+                    | [0x0a, 0x0d, 0x0d, 0x0a]
+            )
+        )
     }
 
     /// The format by the file's first octets, and how many of them belong to its header. `None`: not a capture (or cut in the header).

@@ -4,11 +4,13 @@
 
 mod batch;
 mod file;
+mod filter;
 mod format;
 mod operands;
 
 pub use batch::{Frame, FrameBatch};
 pub use file::{CaptureFile, Cut};
+pub use filter::{Filter, Filtered};
 pub use operands::{Expanded, expand};
 
 use std::io;
@@ -53,6 +55,8 @@ pub enum CaptureError {
     Empty { path: String },
     #[error("{path}: begins with {begins}: not a pcap, pcapng, gzip or zstd file")]
     NotACapture { path: String, begins: String },
+    #[error("the filter '{expression}' is no BPF expression: {why}; `man pcap-filter` has the syntax")]
+    Filter { expression: String, why: String },
     #[error("{path}: the folder holds no capture")]
     EmptyFolder { path: String },
     #[error("{path}: can't read on: {source}")]
@@ -61,7 +65,7 @@ pub enum CaptureError {
 
 /// Where frames come from.
 pub trait Source: Send {
-    /// Fills `batch`, which it clears first. `Ok(false)`: the source has ended and the batch is empty.
+    /// Fills `batch`, which it clears first. `Ok(false)`: the source has ended. A batch may be empty before that.
     ///
     /// # Errors
     /// Where nothing more can be had and nothing was had at all; what ends a source early is not an error but a [`Cut`].

@@ -1,1 +1,101 @@
-//! todo
+//! How is it asked? One file a command.
+//!
+//! Exit codes, the same for every command: 0 all went well, 1 done but something was cut, unreadable or empty, 2 nothing could
+//! be done.
+
+mod eval;
+mod model;
+mod read;
+mod train;
+mod volleys;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Everything went well.
+const FINE: u8 = 0;
+/// Done, but something was cut, unreadable or empty; what was good was used.
+const PARTLY: u8 = 1;
+/// Nothing could be done.
+const FAILED: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "spiked",
+    version,
+    about = "Names the streams in network traffic with a spiking neural network that learned them from labelled captures",
+    after_help = "Exit codes: 0 fine; 1 done, but something was cut, unreadable or empty; 2 nothing could be done.\n\
+                  `spiked COMMAND --help` shows examples.",
+    propagate_version = true,
+    max_term_width = 110
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Read(read::Args),
+    Train(train::Args),
+    Eval(eval::Args),
+    Model(model::Args),
+    Volleys(volleys::Args),
+}
+
+/// Runs the command line; errors go to standard error, one line a cause.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Read(args) => read::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Model(args) => model::run(&args),
+        Command::Volleys(args) => volleys::run(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if broken_pipe(&error) => ExitCode::from(FINE),
+        Err(error) => {
+            eprintln!("spiked: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Whether the reader of our output has gone, as `head` does: no error of ours.
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// A bar on standard error for work of `length` steps, where a person looks; else nothing.
+fn progress(quiet: bool, length: u64, what: &'static str) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Names at most so many of a longer list.
+const NAMED: usize = 5;
+
+/// Tells on standard error what was found wrong with the input and not used: how many, and the first few.
+fn complain(what: &str, list: &[String]) {
+    if !list.is_empty() {
+        eprintln!("spiked: {} {what}:", list.len());
+        for line in list.iter().take(NAMED) {
+            eprintln!("  {line}");
+        }
+        if list.len() > NAMED {
+            eprintln!("  and {} more", list.len() - NAMED);
+        }
+    }
+}

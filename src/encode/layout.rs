@@ -9,6 +9,8 @@ use super::{SILENT, Volley};
 
 /// The most slots a layout may have: one volley stays within four cache lines.
 pub const MAX_SLOTS: usize = 128;
+/// The most payload octets that the built-in layout has room for.
+pub const MAX_PAYLOAD: u16 = 48;
 /// The most inputs that one volley may activate (every slot and every coincidence): 256 weights of at most 127 sum within an i16.
 pub const MAX_ACTIVE: usize = 256;
 /// The most coincidence inputs, as a power of two.
@@ -119,7 +121,7 @@ struct LayoutData {
 #[derive(Clone, Debug)]
 pub struct LayoutOptions {
     pub coding: Coding,
-    /// Payload octets seen, 0 to 64.
+    /// Payload octets seen, 0 to [`MAX_PAYLOAD`].
     pub payload: u16,
     pub coincidence_bits: u32,
 }
@@ -139,7 +141,7 @@ pub enum LayoutError {
     Coincidence(usize, u16),
     #[error("the layout has {0} coincidences; at most {1} are allowed")]
     Coincidences(usize, usize),
-    #[error("the layout asks for 2^{0} coincidence inputs; at most 2^{MAX_COINCIDENCE_BITS} are allowed")]
+    #[error("the layout asks for 2^{0} coincidence inputs; between 2^1 and 2^{MAX_COINCIDENCE_BITS} are allowed")]
     Bits(u32),
     #[error("no slot group or field is called '{0}'; there are {1}")]
     Unknown(String, String),
@@ -170,10 +172,13 @@ impl TryFrom<LayoutData> for Layout {
             return Err(LayoutError::Slots(slots));
         }
         let room = MAX_ACTIVE - slots;
+        if data.coding == Coding::DualRail && slots * 8 > MAX_ACTIVE {
+            return Err(LayoutError::Slots(slots));
+        }
         if data.coincidences.len() > room {
             return Err(LayoutError::Coincidences(data.coincidences.len(), room));
         }
-        if data.coincidence_bits > MAX_COINCIDENCE_BITS {
+        if data.coincidence_bits > MAX_COINCIDENCE_BITS || (data.coincidence_bits == 0 && !data.coincidences.is_empty()) {
             return Err(LayoutError::Bits(data.coincidence_bits));
         }
         for (i, &(a, b)) in data.coincidences.iter().enumerate() {
@@ -234,7 +239,7 @@ impl Layout {
         b.add(Place::Igmp, Group::Transport, "igmp.type", &[0]);
         b.add(Place::Derived, Group::Length, "payload.len", &[5, 6]);
         b.add(Place::Derived, Group::Length, "payload.size", &[7]);
-        let payload: Vec<u16> = (0..options.payload.min(64)).collect();
+        let payload: Vec<u16> = (0..options.payload.min(MAX_PAYLOAD)).collect();
         b.add(Place::Payload, Group::Payload, "payload", &payload);
         b.add(Place::Derived, Group::Context, "stream.direction", &[3]);
         b.add(Place::Derived, Group::Context, "stream.position", &[4]);
@@ -331,29 +336,33 @@ impl Layout {
     }
 
     /// Writes the volley's active inputs into `active`, returns how many.
+    #[inline]
     pub fn inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let mut n = self.slot_inputs_of(volley, active);
+        for (i, &(a, b)) in self.data.coincidences.iter().enumerate() {
+            let (va, vb) = (volley.slots[a as usize], volley.slots[b as usize]);
+            active[n] = self.coincidence_input(i, va, vb);
+            n += usize::from(va != SILENT && vb != SILENT);
+        }
+        n
+    }
+
+    #[inline]
+    fn slot_inputs_of(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = 0;
+        let values = volley.slots[..self.data.slots.len()].iter().enumerate();
         match self.data.coding {
             Coding::OneHot => {
-                for (i, &value) in volley.slots[..self.data.slots.len()].iter().enumerate() {
+                for (i, &value) in values {
                     active[n] = (i as u32) << 8 | u32::from(value & 0xff);
                     n += usize::from(value != SILENT);
                 }
-                let base = (self.data.slots.len() as u32) << 8;
-                let shift = 32 - self.data.coincidence_bits;
-                for (i, &(a, b)) in self.data.coincidences.iter().enumerate() {
-                    let (va, vb) = (volley.slots[a as usize], volley.slots[b as usize]);
-                    active[n] = base + (coincidence_hash(i as u32, va, vb) >> shift);
-                    n += usize::from(va != SILENT && vb != SILENT);
-                }
             }
             Coding::DualRail => {
-                for (i, &value) in volley.slots[..self.data.slots.len()].iter().enumerate() {
-                    if value != SILENT {
-                        for bit in 0..8 {
-                            active[n] = (i as u32) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
-                            n += 1;
-                        }
+                for (i, &value) in values.filter(|(_, v)| **v != SILENT) {
+                    for bit in 0..8 {
+                        active[n] = (i as u32) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
+                        n += 1;
                     }
                 }
             }
@@ -361,16 +370,49 @@ impl Layout {
         n
     }
 
-    /// What an input stands for: one slot with its value, or the coincidences hashed to it.
-    pub fn input_name(&self, input: u32) -> String {
-        let per = self.slot_inputs() as u32;
-        let slot = (input / per) as usize;
-        match self.data.slots.get(slot) {
-            Some(s) => match self.data.coding {
-                Coding::OneHot => format!("{}={}", s.name, input % per),
-                Coding::DualRail => format!("{} bit {}={}", s.name, 7 - (input % per) / 2, input & 1),
-            },
-            None => format!("coincidence {}", input - self.data.slots.len() as u32 * per),
+    /// The input that the values of coincidence `pair` share with whatever else hashes to it.
+    #[inline]
+    fn coincidence_input(&self, pair: usize, a: u16, b: u16) -> u32 {
+        let base = (self.data.slots.len() * self.slot_inputs()) as u32;
+        base + (coincidence_hash(pair as u32, a, b) >> (32 - self.data.coincidence_bits))
+    }
+
+    /// All that may add to a potential, by name: the slots, then the coincidences. For [`Layout::inputs_of`].
+    pub fn contributors(&self) -> impl Iterator<Item = (String, usize)> + '_ {
+        let name = |i: u16| self.data.slots[i as usize].name.as_str();
+        let pairs = self.data.coincidences.iter().map(move |&(a, b)| format!("{} & {}", name(a), name(b)));
+        self.data.slots.iter().map(|s| s.name.clone()).chain(pairs).enumerate().map(|(i, name)| (name, i))
+    }
+
+    /// The inputs that contributor `at` activates for a volley.
+    pub fn inputs_of(&self, volley: &Volley, at: usize) -> Vec<u32> {
+        let slots = self.data.slots.len();
+        let mut only = Volley::default();
+        let pair = at.checked_sub(slots).map(|c| self.data.coincidences[c]);
+        let (a, b) = pair.unwrap_or((at as u16, at as u16));
+        for slot in [a, b] {
+            only.slots[slot as usize] = volley.slots[slot as usize];
+        }
+        match pair {
+            None => {
+                let mut active = [0; MAX_ACTIVE];
+                let n = self.slot_inputs_of(&only, &mut active);
+                active[..n].to_vec()
+            }
+            Some(_) if only.slots[a as usize] == SILENT || only.slots[b as usize] == SILENT => Vec::new(),
+            Some(_) => vec![self.coincidence_input(at - slots, only.slots[a as usize], only.slots[b as usize])],
+        }
+    }
+
+    /// The value that contributor `at` has in a volley, for people; `None` where it is silent.
+    pub fn value_of(&self, volley: &Volley, at: usize) -> Option<String> {
+        let value = |slot: u16| Some(volley.slots[slot as usize]).filter(|&v| v != SILENT);
+        match at.checked_sub(self.data.slots.len()) {
+            None => value(at as u16).map(|v| v.to_string()),
+            Some(c) => {
+                let (a, b) = self.data.coincidences[c];
+                Some(format!("{}&{}", value(a)?, value(b)?))
+            }
         }
     }
 }

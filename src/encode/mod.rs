@@ -5,7 +5,7 @@
 
 mod layout;
 
-pub use layout::{Coding, Group, Layout, LayoutError, LayoutOptions, MAX_ACTIVE, MAX_SLOTS, Place, Slot};
+pub use layout::{Coding, Group, Layout, LayoutError, LayoutOptions, MAX_ACTIVE, MAX_PAYLOAD, MAX_SLOTS, Place, Slot};
 
 use crate::packet::{Headers, Network, Transport};
 

@@ -4,4 +4,4 @@ mod metrics;
 mod validate;
 
 pub use metrics::{ClassReport, Outcome, Report};
-pub use validate::{cross_validate, outcomes};
+pub use validate::{cross_validate, held_out, outcomes};

@@ -2,8 +2,8 @@
 
 use crate::encode::{Layout, MAX_ACTIVE, SILENT, Volley};
 use crate::snn::Network;
-use crate::stream::Decision;
-use crate::train::{self, Corpus, Settings};
+use crate::stream::{Decision, Leader};
+use crate::train::{self, Corpus, Fitted, Settings};
 
 use super::Outcome;
 
@@ -52,6 +52,20 @@ pub fn outcomes(
         .collect()
 }
 
+/// What calibration said of the streams that it held out.
+pub fn held_out(corpus: &Corpus, fitted: &Fitted) -> Vec<Outcome> {
+    let name = |class: u16| corpus.classes[class as usize].clone();
+    let outcome = |&(stream, taught, leader): &(usize, bool, Leader)| Outcome {
+        label: name(corpus.streams[stream].class),
+        known: taught,
+        class: fitted.decision.class(&leader).map(name),
+        best: Some(name(leader.class)),
+        confidence: fitted.decision.confidence(&leader),
+        scored: leader.packets,
+    };
+    fitted.calibration.iter().map(outcome).collect()
+}
+
 /// Trains on all folds but one and tests on that, for each fold.
 ///
 /// `fold_of` gives each stream's fold. With `untaught`, fold k is also never taught the classes c with c mod K = k, and is
@@ -69,7 +83,7 @@ pub fn cross_validate(
     for fold in 0..folds {
         let class_out = |class: u16| untaught && class as usize % folds == fold;
         let taught = |i: usize| fold_of[i].is_some_and(|f| f != fold) && !class_out(corpus.streams[i].class);
-        let (network, decision) = train::fit(corpus, settings, &taught, tick);
+        let Fitted { network, decision, .. } = train::fit(corpus, settings, &taught, tick);
         let mut known: Vec<bool> = vec![false; corpus.classes.len()];
         for (i, stream) in corpus.streams.iter().enumerate() {
             known[stream.class as usize] |= taught(i);

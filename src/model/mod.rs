@@ -40,8 +40,6 @@ pub struct Provenance {
     /// Streams and packets taught for each class.
     pub streams: Vec<u64>,
     pub packets: Vec<u64>,
-    /// Share of the calibration streams of each class that was named rightly.
-    pub note: String,
 }
 
 /// A trained classifier.
@@ -57,8 +55,9 @@ pub struct Model {
     pub provenance: Provenance,
 }
 
+/// What a model file says beside its tensors.
 #[derive(Serialize, Deserialize)]
-struct Description {
+pub struct Description {
     key: KeyKind,
     classes: Vec<String>,
     layout: Layout,
@@ -186,18 +185,22 @@ impl Model {
         })
     }
 
-    /// The octets of the model's file.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let weights: Vec<u8> = self.network.packed_weights().iter().map(|&w| w as u8).collect();
-        let gain: Vec<u8> = self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect();
-        let description = Description {
+    /// All but the weights.
+    pub fn description(&self) -> Description {
+        Description {
             key: self.key,
             classes: self.classes.clone(),
             layout: self.layout.clone(),
             decision: self.decision.clone(),
             provenance: self.provenance.clone(),
-        };
-        let description = serde_json::to_string(&description).expect("a description has only string keys");
+        }
+    }
+
+    /// The octets of the model's file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let weights: Vec<u8> = self.network.packed_weights().iter().map(|&w| w as u8).collect();
+        let gain: Vec<u8> = self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect();
+        let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
         // One metadata entry, so that the file is the same bit for bit: safetensors keeps metadata in a hash map.
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),

@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 use super::{Headers, NO_VLAN, Network};
 
 /// What a model's streams are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
     /// 5-tuple, both directions, with the VLAN where tagged; non-IP frames by EtherType and addresses.
@@ -28,7 +28,7 @@ pub enum Direction {
 }
 
 /// What the addresses of a key are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Family {
     Ipv4,
     Ipv6,
@@ -37,7 +37,7 @@ enum Family {
 }
 
 /// The identity of a stream; the smaller endpoint comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey {
     a: [u8; 16],
     b: [u8; 16],
@@ -62,8 +62,12 @@ impl StreamKey {
     pub fn flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
         let at = usize::from(h.network_at);
         let (family, src, dst, proto) = match h.network {
-            Network::Ipv4 => (Family::Ipv4, wide(&frame[at + 12..at + 16]), wide(&frame[at + 16..at + 20]), u16::from(h.ip_protocol)),
-            Network::Ipv6 => (Family::Ipv6, wide(&frame[at + 8..at + 24]), wide(&frame[at + 24..at + 40]), u16::from(h.ip_protocol)),
+            Network::Ipv4 => {
+                (Family::Ipv4, wide(&frame[at + 12..at + 16]), wide(&frame[at + 16..at + 20]), u16::from(h.ip_protocol))
+            }
+            Network::Ipv6 => {
+                (Family::Ipv6, wide(&frame[at + 8..at + 24]), wide(&frame[at + 24..at + 40]), u16::from(h.ip_protocol))
+            }
             _ => match (h.src_mac(frame), h.dst_mac(frame)) {
                 (None, None) => (Family::None, [0; 16], [0; 16], h.ether_type),
                 (src, dst) => (Family::Mac, wide(&src.unwrap_or_default()), wide(&dst.unwrap_or_default()), h.ether_type),
@@ -91,6 +95,23 @@ impl StreamKey {
         };
         let (sender, receiver) = (h.src_mac(frame), h.dst_mac(frame));
         [of(sender, h.src_addr(frame)), of(receiver, h.dst_addr(frame).filter(|_| sender.is_none()))]
+    }
+
+    /// What the key names.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The streams that a packet belongs to, with the direction it goes in each: its flow, or its sender's and its receiver's host.
+    #[inline]
+    pub fn of(kind: KeyKind, h: &Headers, frame: &[u8]) -> [Option<(Self, Direction)>; 2] {
+        match kind {
+            KeyKind::Flow => [Some(Self::flow(h, frame)), None],
+            KeyKind::Host => {
+                let [sender, receiver] = Self::hosts(h, frame);
+                [sender.map(|k| (k, Direction::Forward)), receiver.map(|k| (k, Direction::Backward))]
+            }
+        }
     }
 
     fn address(&self, octets: &[u8; 16]) -> String {
@@ -162,6 +183,21 @@ impl StreamKey {
             (_, other) => return format!("0x{other:04x}"),
         };
         name.to_string()
+    }
+
+    /// A number that tells this stream from others of the same key that begin at another time; the same on every run.
+    /// 53 bits, so that every JSON reader holds it.
+    pub fn flow_id(&self, first: u64) -> u64 {
+        let mut hash = Sha1::new();
+        hash.update(self.a);
+        hash.update(self.b);
+        for part in [self.port_a, self.port_b, self.vlan, self.proto] {
+            hash.update(part.to_be_bytes());
+        }
+        hash.update([self.family as u8, self.kind as u8]);
+        hash.update(first.to_be_bytes());
+        let digest = hash.finalize();
+        digest.iter().take(8).fold(0u64, |id, &octet| id << 8 | u64::from(octet)) >> 11
     }
 
     /// Community ID, version 1. For ICMP the type and code that the specification maps to ports are not part of a stream here,

@@ -132,6 +132,22 @@ impl Headers {
         }
     }
 
+    /// TCP flags, 0 where the packet is not TCP.
+    fn tcp_flags(&self, frame: &[u8]) -> u8 {
+        let at = usize::from(self.transport_at) + 13;
+        if self.transport == Transport::Tcp { frame.get(at).copied().unwrap_or(0) } else { 0 }
+    }
+
+    /// 1 where the packet carries a TCP FIN.
+    pub fn tcp_closes(&self, frame: &[u8]) -> u8 {
+        self.tcp_flags(frame) & 1
+    }
+
+    /// 1 where the packet is a TCP reset.
+    pub fn tcp_resets(&self, frame: &[u8]) -> u8 {
+        self.tcp_flags(frame) >> 2 & 1
+    }
+
     /// The captured payload.
     pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         frame.get(self.payload_at as usize..self.payload_end as usize).unwrap_or(&[])

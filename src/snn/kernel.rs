@@ -67,9 +67,7 @@ unsafe fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut
         for &input in active {
             for (part, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller keeps input * stride + stride within `weights`; column + 64 <= stride.
-                let row = unsafe {
-                    _mm_loadu_si128(weights.as_ptr().add(input as usize * stride + column + part * 16).cast())
-                };
+                let row = unsafe { _mm_loadu_si128(weights.as_ptr().add(input as usize * stride + column + part * 16).cast()) };
                 *sum = _mm256_add_epi16(*sum, _mm256_cvtepi8_epi16(row));
             }
         }

@@ -37,7 +37,14 @@ pub trait Presentations: Sync {
 /// Trains `classes` neurons over `inputs` inputs with `threads` threads.
 ///
 /// Returns the weights averaged over all presentations, `[input * classes + class]`.
-pub fn train(rule: Stdp, inputs: usize, classes: usize, threads: usize, shown: &dyn Presentations, tick: &(dyn Fn() + Sync)) -> Vec<f32> {
+pub fn train(
+    rule: Stdp,
+    inputs: usize,
+    classes: usize,
+    threads: usize,
+    shown: &dyn Presentations,
+    tick: &(dyn Fn() + Sync),
+) -> Vec<f32> {
     let threads = threads.clamp(1, classes.max(1));
     let orders: Vec<Vec<u32>> = (0..rule.passes).map(|pass| shown.order(pass)).collect();
     let bounds: Vec<usize> = (0..=threads).map(|t| t * classes / threads).collect();

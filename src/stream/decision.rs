@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::snn::Network;
 
-/// Summed margins of each class.
-pub type Evidence = Vec<f32>;
-
 /// The calibrated part of a model: thresholds, confidence, stop rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

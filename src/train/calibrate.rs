@@ -31,8 +31,23 @@ struct Felt {
     taught: bool,
 }
 
-/// Trains on the streams that `chosen` admits. Returns the network and its calibrated decision.
-pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> (Network, Decision) {
+/// What training made.
+pub struct Fitted {
+    pub network: Network,
+    pub decision: Decision,
+    /// For each calibration stream, which the network that felt it had not been taught: its number in the corpus, whether its
+    /// class had been taught, and the leader when scoring stopped.
+    pub calibration: Vec<(usize, bool, Leader)>,
+}
+
+/// Passes over the corpus that [`fit`] makes, as its `tick` counts them: one a thread.
+pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
+    let trainings = settings.folds * if corpus.classes.len() < UNTAUGHT { 1 } else { 2 } + 1;
+    (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
+}
+
+/// Trains on the streams that `chosen` admits.
+pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> Fitted {
     let classes = corpus.classes.len();
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
@@ -62,8 +77,8 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     }
     let teacher = Teacher::new(corpus, settings, settings.seed, |i| fold_of[i].map(|_| corpus.streams[i].class));
     let network = train(corpus, settings, &teacher, tick);
-    let decision = calibrate(corpus, settings, &felt);
-    (network, decision)
+    let (decision, calibration) = calibrate(corpus, settings, &felt);
+    Fitted { network, decision, calibration }
 }
 
 fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
@@ -127,6 +142,20 @@ pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64, strict
     fold_of
 }
 
+/// Deals streams into folds, each class's streams spread evenly.
+pub fn folds_by_stream(corpus: &Corpus, folds: usize, seed: u64) -> Vec<Option<usize>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(u64::MAX);
+    let mut order: Vec<(u16, u32, usize)> =
+        corpus.streams.iter().enumerate().map(|(i, s)| (s.class, random.next_u32(), i)).collect();
+    order.sort_unstable();
+    let mut fold_of = vec![None; corpus.streams.len()];
+    for (place, (_, _, stream)) in order.into_iter().enumerate() {
+        fold_of[stream] = Some(place % folds);
+    }
+    fold_of
+}
+
 fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught: &dyn Fn(u16) -> bool, open: bool) -> Felt {
     let classes = corpus.classes.len();
     let s = &corpus.streams[stream];
@@ -149,7 +178,7 @@ fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught
 }
 
 /// Homeostasis, confidence, acceptance and stop rule from calibration streams.
-fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> Decision {
+fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, Vec<(usize, bool, Leader)>) {
     let classes = corpus.classes.len();
     let theta = vec![settings.rule.theta; classes];
     let mut decision = Decision {
@@ -209,7 +238,9 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> Decision {
     if corpus.key == KeyKind::Flow {
         decision.stop = stop_rule(corpus, settings, &decision, &leaders);
     }
-    decision
+    let stopped = |trail: &[Leader]| trail.iter().find(|l| decision.settled(l)).or(trail.last()).copied();
+    let calibration = leaders.iter().filter_map(|(stream, taught, trail)| Some((*stream, *taught, stopped(trail)?))).collect();
+    (decision, calibration)
 }
 
 /// Bounds of one packet's margin.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{CaptureError, CaptureFile, FrameBatch, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Decoder, KeyKind};
-use crate::stream::Streams;
+use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::stream::{Limits, StreamTable};
 
 use super::labels::{Labels, StreamName};
 
@@ -79,7 +79,7 @@ impl Corpus {
             slots: Vec::new(),
         };
         let mut gathered = Gathered::default();
-        for (capture, names) in &labels.captures {
+        for (capture, known) in &labels.captures {
             tick();
             let mut file = match CaptureFile::open(&folder.join(capture)) {
                 Ok(file) => file,
@@ -92,16 +92,15 @@ impl Corpus {
             corpus.captures.push(capture.clone());
             let mut found = std::collections::HashSet::new();
             corpus.read_capture(&mut file, number, packets_per_stream, decoder, &mut |name| {
-                let class = names.get(name).copied();
-                if class.is_some() {
+                if known.streams.contains_key(name) {
                     found.insert(name.clone());
                 }
-                class
+                known.class_of(name)
             })?;
             if let Some(cut) = file.cut() {
                 gathered.cut.push(format!("{capture}: {cut}"));
             }
-            let mut missing: Vec<_> = names.keys().filter(|n| !found.contains(n)).collect();
+            let mut missing: Vec<_> = known.streams.keys().filter(|n| !found.contains(n)).collect();
             missing.sort();
             gathered.missing.extend(missing.iter().map(|name| format!("{capture}: no stream {name}")));
         }
@@ -134,30 +133,30 @@ impl Corpus {
             slots: Vec<u16>,
         }
         let width = self.layout.slots().len();
-        let mut streams: Streams<Open> = Streams::new(self.key);
+        let mut streams: StreamTable<Open> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
         let mut batch = FrameBatch::new();
         let mut volley = Volley::default();
+        let mut number = 0;
         while source.fill(&mut batch)? {
             for frame in batch.iter() {
+                number += 1;
                 let Ok(headers) = decoder.decode(frame.link.0, frame.bytes) else { continue };
-                streams.packet(
-                    &headers,
-                    &frame,
-                    |key| {
-                        let name = StreamName::of(key);
+                for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
+                    let open = || {
+                        let name = StreamName::of(&key);
                         Open { class: class_of(&name), name, slots: Vec::new() }
-                    },
-                    |stream, context| {
-                        let open = &mut stream.state;
-                        if open.class.is_some() && open.slots.len() < packets_per_stream * width {
-                            self.layout.encode(&headers, frame.bytes, context, &mut volley);
-                            open.slots.extend_from_slice(&volley.slots[..width]);
-                        }
-                    },
-                );
+                    };
+                    let hash = streams.hash(&key);
+                    let seen = streams.packet(&key, hash, direction, number, &headers, &frame, |_| true, open);
+                    let open = &mut streams.get_mut(seen.at).state;
+                    if open.class.is_some() && open.slots.len() < packets_per_stream * width {
+                        self.layout.encode(&headers, frame.bytes, seen.context, &mut volley);
+                        open.slots.extend_from_slice(&volley.slots[..width]);
+                    }
+                }
             }
         }
-        for stream in streams.into_ended() {
+        for stream in streams.drain() {
             if let Some(class) = stream.state.class {
                 self.streams.push(LabelledStream {
                     capture,
@@ -174,14 +173,34 @@ impl Corpus {
         Ok(())
     }
 
+    /// Leaves out classes with fewer than `streams` streams; returns their names.
+    pub fn keep_classes(&mut self, streams: usize) -> Vec<String> {
+        let mut count = vec![0; self.classes.len()];
+        self.streams.iter().for_each(|s| count[s.class as usize] += 1);
+        let mut place = Vec::new();
+        let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+        for (class, count) in std::mem::take(&mut self.classes).into_iter().zip(count) {
+            place.push((count >= streams.max(1)).then_some(kept.len() as u16));
+            if count >= streams.max(1) { kept.push(class) } else { left_out.push(class) }
+        }
+        self.classes = kept;
+        self.streams.retain_mut(|s| {
+            place[s.class as usize].is_some_and(|new| {
+                s.class = new;
+                true
+            })
+        });
+        left_out
+    }
+
     /// The slot values of one volley.
     pub fn volley(&self, index: usize) -> &[u16] {
         let width = self.layout.slots().len();
         &self.slots[index * width..][..width]
     }
 
-    /// All volleys.
+    /// All volleys of the streams.
     pub fn volleys(&self) -> usize {
-        self.slots.len() / self.layout.slots().len()
+        self.streams.iter().map(|s| s.kept).sum()
     }
 }

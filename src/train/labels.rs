@@ -18,6 +18,8 @@ pub enum LabelError {
         "{path}: column '{column}' is missing; a label file has the columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)"
     )]
     Column { path: PathBuf, column: &'static str },
+    #[error("{path}: column '{column}' is missing; a file of names has the columns label,class")]
+    Rename { path: PathBuf, column: &'static str },
     #[error("{path}, line {line}: {what}")]
     Row { path: PathBuf, line: u64, what: String },
     #[error("{path}: labels {this}, but an earlier label file labels {other}; train the two kinds apart")]
@@ -69,14 +71,30 @@ fn canonical(address: &str) -> String {
     bare.parse::<IpAddr>().map_or_else(|_| bare.to_ascii_lowercase(), |ip| ip.to_string())
 }
 
+/// What the labels say of one capture.
+#[derive(Debug, Default)]
+pub struct CaptureLabels {
+    /// Classes of named streams.
+    pub streams: HashMap<StreamName, u16>,
+    /// The class of every other stream.
+    pub every: Option<u16>,
+}
+
+impl CaptureLabels {
+    /// The class of a stream, if it has one.
+    pub fn class_of(&self, name: &StreamName) -> Option<u16> {
+        self.streams.get(name).copied().or(self.every)
+    }
+}
+
 /// All rows of the label files.
 #[derive(Debug)]
 pub struct Labels {
     pub key: KeyKind,
     /// Class names, sorted.
     pub classes: Vec<String>,
-    /// For each capture, as the files name it: its streams and their classes. Captures in file order.
-    pub captures: Vec<(String, HashMap<StreamName, u16>)>,
+    /// For each capture, as the files name it, what is known of it. Captures in file order.
+    pub captures: Vec<(String, CaptureLabels)>,
     pub rows: usize,
     /// Rows that name a stream that an earlier row labelled otherwise: the earlier one holds.
     pub conflicts: usize,
@@ -102,20 +120,80 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = rows.iter().map(|r| r.2.clone()).collect();
     classes.sort();
     classes.dedup();
-    let mut captures: Vec<(String, HashMap<StreamName, u16>)> = Vec::new();
+    let mut captures: Vec<(String, CaptureLabels)> = Vec::new();
     let mut place: HashMap<String, usize> = HashMap::new();
     let mut conflicts = 0;
     let count = rows.len();
     for (capture, name, label) in rows {
         let at = *place.entry(capture.clone()).or_insert_with(|| {
-            captures.push((capture, HashMap::new()));
+            captures.push((capture, CaptureLabels::default()));
             captures.len() - 1
         });
         let class = classes.binary_search(&label).unwrap_or(0) as u16;
-        let was = *captures[at].1.entry(name).or_insert(class);
+        let was = *captures[at].1.streams.entry(name).or_insert(class);
         conflicts += usize::from(was != class);
     }
     Ok(Labels { key: key.filter(|_| count > 0).ok_or(LabelError::Empty)?, classes, captures, rows: count, conflicts })
+}
+
+/// Labels that give every stream of a capture one class: (class, capture) pairs.
+///
+/// # Errors
+/// Where there is no pair.
+pub fn whole(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
+    let mut classes: Vec<String> = pairs.iter().map(|p| p.0.clone()).collect();
+    classes.sort();
+    classes.dedup();
+    let captures = pairs
+        .iter()
+        .map(|(class, capture)| {
+            let every = classes.binary_search(class).ok().map(|c| c as u16);
+            (capture.display().to_string(), CaptureLabels { every, ..CaptureLabels::default() })
+        })
+        .collect();
+    if pairs.is_empty() {
+        return Err(LabelError::Empty);
+    }
+    Ok(Labels { key: KeyKind::Flow, classes, captures, rows: pairs.len(), conflicts: 0 })
+}
+
+impl Labels {
+    /// Teaches labels under other names: a CSV file with columns `label,class`; an empty class leaves the label out.
+    ///
+    /// # Errors
+    /// A file that can't be read or lacks a column.
+    pub fn rename(&mut self, path: &Path) -> Result<(), LabelError> {
+        let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(broken)?;
+        let header = reader.headers().map_err(broken)?.clone();
+        let column = |name: &'static str| {
+            let missing = || LabelError::Rename { path: path.to_path_buf(), column: name };
+            header.iter().position(|c| c.eq_ignore_ascii_case(name)).ok_or_else(missing)
+        };
+        let (from, to) = (column("label")?, column("class")?);
+        let mut names: HashMap<String, String> = HashMap::new();
+        for record in reader.records() {
+            let record = record.map_err(broken)?;
+            names.insert(record.get(from).unwrap_or("").into(), record.get(to).unwrap_or("").into());
+        }
+        let renamed: Vec<&str> = self.classes.iter().map(|c| names.get(c).unwrap_or(c).as_str()).collect();
+        let mut classes: Vec<String> = renamed.iter().filter(|c| !c.is_empty()).map(ToString::to_string).collect();
+        classes.sort();
+        classes.dedup();
+        let place: Vec<Option<u16>> = renamed.iter().map(|&c| classes.iter().position(|k| k == c).map(|c| c as u16)).collect();
+        for (_, labels) in &mut self.captures {
+            labels.every = labels.every.and_then(|c| place[c as usize]);
+            labels.streams.retain(|_, class| {
+                place[*class as usize].is_some_and(|new| {
+                    *class = new;
+                    true
+                })
+            });
+        }
+        self.captures.retain(|(_, labels)| labels.every.is_some() || !labels.streams.is_empty());
+        self.classes = classes;
+        Ok(())
+    }
 }
 
 fn read_file(path: &Path, rows: &mut Vec<(String, StreamName, String)>) -> Result<KeyKind, LabelError> {
@@ -150,11 +228,9 @@ fn read_file(path: &Path, rows: &mut Vec<(String, StreamName, String)>) -> Resul
         }
         let name = match host {
             Some(i) => StreamName::Host(canonical(cell(i))),
-            None => StreamName::flow(
-                cell(flow[0]),
-                (cell(flow[1]).into(), port(flow[2])?),
-                (cell(flow[3]).into(), port(flow[4])?),
-            ),
+            None => {
+                StreamName::flow(cell(flow[0]), (cell(flow[1]).into(), port(flow[2])?), (cell(flow[3]).into(), port(flow[4])?))
+            }
         };
         rows.push((cell(capture).into(), name, cell(label).into()));
     }

@@ -7,7 +7,7 @@ mod corpus;
 pub mod labels;
 mod teacher;
 
-pub use calibrate::{fit, folds};
+pub use calibrate::{Fitted, fit, folds, folds_by_stream, passes};
 pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
 pub use teacher::Teacher;
 

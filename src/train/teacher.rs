@@ -56,7 +56,8 @@ impl<'a> Teacher<'a> {
         for &(_, class) in &packets {
             shown_packets[class as usize] += 1;
         }
-        let gains = shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
+        let gains =
+            shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
         Self { corpus, packets, silent, gains, seed }
     }
 

@@ -1,0 +1,190 @@
+//! `spiked model`: looks into a model.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::capture::{CaptureFile, FrameBatch, Source};
+use crate::encode::{MAX_ACTIVE, Volley};
+use crate::model::Model;
+use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::stream::{Leader, Limits, StreamTable};
+use crate::train::labels::StreamName;
+
+use super::FINE;
+
+/// Looks into a model file
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What a model knows and where it comes from
+    Show {
+        /// Model file
+        file: PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Which header bytes made the nearest neuron spike, stream by stream
+    Explain {
+        /// Model file
+        file: PathBuf,
+        /// Capture
+        capture: PathBuf,
+        /// Only streams whose description holds this text: an address, a port ("10.0.0.1:5432"), a protocol
+        stream: Option<String>,
+        /// Streams explained at most
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        most: usize,
+        /// Fields shown for each stream
+        #[arg(long, value_name = "N", default_value_t = 12)]
+        fields: usize,
+    },
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    match &args.command {
+        Command::Show { file, json } => show(&Model::load(file)?, *json),
+        Command::Explain { file, capture, stream, most, fields } => {
+            explain(&Model::load(file)?, capture, stream.as_deref(), *most, *fields)
+        }
+    }
+}
+
+fn show(model: &Model, json: bool) -> Result<u8> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&model.description())?);
+        return Ok(FINE);
+    }
+    let p = &model.provenance;
+    let key = if model.key == KeyKind::Host { "hosts" } else { "flows" };
+    println!("{:<18} {}", "model", model.name);
+    println!("{:<18} {key}", "names");
+    println!("{:<18} {} neurons over {} inputs", "network", model.network.neurons(), model.network.inputs());
+    println!("{:<18} {} slots, {} coincidences", "layout", model.layout.slots().len(), model.layout.coincidences().len());
+    println!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
+    println!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
+    println!("{:<18} {} captures, {}", "taught from", p.captures, p.labels.join(", "));
+    println!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "threshold", "accepted");
+    for (i, class) in model.classes.iter().enumerate() {
+        let (theta, accept) = (model.decision.theta[i], model.decision.accept[i]);
+        println!("{class:<28} {:>8} {:>8} {theta:>10.3} {accept:>10.3}", p.streams[i], p.packets[i]);
+    }
+    println!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
+    Ok(FINE)
+}
+
+/// What is kept of a stream to explain it.
+struct Explained {
+    evidence: Vec<f32>,
+    volleys: Vec<Volley>,
+    leader: Option<Leader>,
+}
+
+fn explain(model: &Model, capture: &std::path::Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<u8> {
+    let mut source = CaptureFile::open(capture)?;
+    let mut table: StreamTable<Explained> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
+    let (mut batch, mut buffer, mut active) = (FrameBatch::new(), model.network.buffer(), [0; MAX_ACTIVE]);
+    let mut number = 0;
+    let classes = model.classes.len();
+    while source.fill(&mut batch)? {
+        for frame in batch.iter() {
+            number += 1;
+            let Ok(headers) = Decoder::default().decode(frame.link.0, frame.bytes) else { continue };
+            for (key, direction) in StreamKey::of(model.key, &headers, frame.bytes).into_iter().flatten() {
+                let open = || Explained { evidence: vec![0.0; classes], volleys: Vec::new(), leader: None };
+                let seen = table.packet(&key, table.hash(&key), direction, number, &headers, &frame, |_| true, open);
+                let state = &mut table.get_mut(seen.at).state;
+                if state.leader.is_some_and(|l| model.decision.settled(&l)) {
+                    continue;
+                }
+                let mut volley = Volley::default();
+                model.layout.encode(&headers, frame.bytes, seen.context, &mut volley);
+                let n = model.layout.inputs(&volley, &mut active);
+                model.network.potentials(&active[..n], &mut buffer);
+                model.decision.add(&model.network, &buffer, &mut state.evidence);
+                state.volleys.push(volley);
+                state.leader = model.decision.leader(&state.evidence, state.volleys.len() as u32);
+            }
+        }
+    }
+    let mut shown = 0;
+    for stream in table.drain() {
+        let name = StreamName::of(&stream.key).to_string();
+        let Some(leader) = stream.state.leader.filter(|_| wanted.is_none_or(|w| name.contains(w))) else { continue };
+        if shown == most {
+            println!("further streams are not shown (--most)");
+            break;
+        }
+        shown += 1;
+        let class = &model.classes[leader.class as usize];
+        let verdict = if model.decision.class(&leader).is_some() { class.as_str() } else { "unknown" };
+        let rival = rival(&stream.state.evidence, leader.class);
+        println!("{name}");
+        println!(
+            "  {verdict}; nearest class {class}, confidence {:.3}, evidence {:.2} over {} of {} packets; next: {}",
+            model.decision.confidence(&leader),
+            leader.evidence,
+            leader.packets,
+            stream.packets,
+            rival.map_or("none", |r| model.classes[r].as_str()),
+        );
+        table_of_fields(model, &stream.state.volleys, leader.class as usize, rival, fields);
+        println!();
+    }
+    if shown == 0 {
+        match wanted {
+            Some(wanted) => bail!("{}: no stream holds '{wanted}'", capture.display()),
+            None => bail!("{}: no stream could be decoded", capture.display()),
+        }
+    }
+    Ok(FINE)
+}
+
+/// The class with the most evidence but `leader`.
+fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
+    (0..evidence.len()).filter(|&c| c != leader as usize).max_by(|&a, &b| evidence[a].total_cmp(&evidence[b]))
+}
+
+/// What each slot added to the leader's potential, and to its lead over the rival, with the values that it had.
+fn table_of_fields(model: &Model, volleys: &[Volley], leader: usize, rival: Option<usize>, fields: usize) {
+    let layout = &model.layout;
+    let packets = volleys.len() as f32;
+    let mut rows: Vec<(String, String, f32, f32)> = Vec::new();
+    let weight = |input: u32, class: usize| f32::from(model.network.weight(input as usize, class)) * model.network.gain()[class];
+    for (name, at) in layout.contributors() {
+        let (mut own, mut lead) = (0.0, 0.0);
+        let mut values: Vec<String> = Vec::new();
+        for volley in volleys {
+            for input in layout.inputs_of(volley, at) {
+                let w = weight(input, leader);
+                own += w / packets;
+                lead += (w - rival.map_or(0.0, |r| weight(input, r))) / packets;
+            }
+            if let Some(value) = layout.value_of(volley, at) {
+                if !values.contains(&value) {
+                    values.push(value);
+                }
+            }
+        }
+        if !values.is_empty() {
+            let more = if values.len() > 4 { " ..." } else { "" };
+            values.truncate(4);
+            rows.push((name, format!("{}{more}", values.join(" ")), own, lead));
+        }
+    }
+    rows.sort_by(|a, b| b.3.abs().total_cmp(&a.3.abs()));
+    println!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
+    for (name, values, own, lead) in rows.iter().take(fields) {
+        println!("  {name:<34} {values:<26} {own:>+10.3} {lead:>+10.3}");
+    }
+    let total: f32 = rows.iter().map(|r| r.2).sum();
+    let lead: f32 = rows.iter().map(|r| r.3).sum();
+    println!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, a packet", "");
+}

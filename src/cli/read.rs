@@ -1,0 +1,163 @@
+//! `spiked read`: names every stream of captures.
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+
+use crate::capture::{self, CaptureError, CaptureFile, Filtered};
+use crate::engine::{self, Event, Settings};
+use crate::export::{self, Summary};
+use crate::model::Model;
+use crate::packet::Decoder;
+
+use super::{FINE, PARTLY};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people: per class its streams, packets and bytes
+    Table,
+    /// For programs: one JSON object a line, in the manner of Suricata's EVE
+    Jsonl,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Events {
+    /// One event for each stream that was given a class, as soon as it is decided
+    Detections,
+    /// One event for each stream that ended, decided or not
+    Streams,
+}
+
+/// Names the streams in captures
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    spiked read capture.pcap                         what is in there, by class\n  \
+    spiked read --format jsonl captures/ > eve.json  every detection of a folder's captures\n  \
+    spiked read --events streams --format jsonl x.pcap | jq 'select(.spiked.class == null)'\n  \
+    tcpdump -w - | spiked read -                     from standard input\n  \
+    spiked read --without ports x.pcap               what the headers say when the ports are silent")]
+pub struct Args {
+    /// Captures (pcap, pcapng; plain, gzip, zstd), folders of them, or - for standard input
+    #[arg(required = true, value_name = "CAPTURE")]
+    captures: Vec<PathBuf>,
+    /// Model file; repeat it to read with several [default: the built-in protocols model]
+    #[arg(long, short, value_name = "FILE")]
+    model: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// Which events --format jsonl writes
+    #[arg(long, value_enum, default_value = "detections")]
+    events: Events,
+    /// Only packets that this BPF expression admits, as tcpdump takes it
+    #[arg(long, short, value_name = "BPF")]
+    filter: Option<String>,
+    /// Silence these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
+    #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
+    without: Vec<String>,
+    /// Do not look into GRE, VXLAN and IP-in-IP tunnels
+    #[arg(long)]
+    no_tunnels: bool,
+    /// Most streams remembered at once, for each model
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    streams: usize,
+    /// Worker threads [default: one for each CPU allowed]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Score every packet, also of streams that are decided
+    #[arg(long)]
+    every_packet: bool,
+    /// No messages but errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let mut models = Vec::new();
+    for path in &args.model {
+        models.push(Model::load(path)?);
+    }
+    if models.is_empty() {
+        models.push(Model::built_in()?);
+    }
+    for model in &mut models {
+        for name in &args.without {
+            model.layout.without(name).with_context(|| format!("--without {name}"))?;
+        }
+    }
+    let mut settings = Settings::new(models.into_iter().map(Arc::new).collect());
+    settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
+    settings.limits.streams = args.streams.max(1);
+    settings.every_packet = args.every_packet;
+    if let Some(workers) = args.workers {
+        if workers == 0 {
+            bail!("--workers 0: at least one worker is needed");
+        }
+        settings.workers = workers;
+    }
+    read(args, &settings)
+}
+
+fn read(args: &Args, settings: &Settings) -> Result<u8> {
+    let operands = capture::expand(&args.captures)?;
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut summary = Summary::new(settings.models.iter().map(Arc::as_ref));
+    let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
+    let mut partly = false;
+    let mut read = 0;
+    for path in &operands.captures {
+        let mut source = match open(args, path) {
+            Ok(source) => source,
+            Err(error) => {
+                partly = true;
+                eprintln!("spiked: {error:#}");
+                continue;
+            }
+        };
+        let name = path.display().to_string();
+        let mut written = Ok(());
+        let tally = engine::run(settings, &mut source, &mut |verdict| {
+            let model = &settings.models[verdict.model];
+            summary.count(verdict, model);
+            if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
+                let line = export::event(verdict, export::Context { model, capture: Some(&name) });
+                written = writeln!(out, "{line}");
+            }
+        });
+        written?;
+        match tally {
+            Ok(tally) => summary.capture(&tally),
+            Err(error) => {
+                partly = true;
+                eprintln!("spiked: {error}");
+            }
+        }
+        read += 1;
+        if let Some(cut) = source.cut() {
+            partly = true;
+            summary.note(format!("{name}: {cut}"));
+        }
+        if source.refused() > 0 {
+            summary.note(format!("{name}: {} packets not admitted by the filter", source.refused()));
+        }
+    }
+    if read == 0 {
+        bail!("no capture could be read");
+    }
+    for path in &operands.skipped {
+        summary.note(format!("skipped: {}: not a capture", path.display()));
+    }
+    match args.format {
+        Format::Table => write!(out, "{summary}")?,
+        Format::Jsonl if args.quiet => {}
+        Format::Jsonl => summary.notes().iter().for_each(|note| eprintln!("spiked: {note}")),
+    }
+    out.flush()?;
+    Ok(if partly { PARTLY } else { FINE })
+}
+
+fn open(args: &Args, path: &std::path::Path) -> Result<Filtered<CaptureFile>, CaptureError> {
+    Filtered::new(CaptureFile::open(path)?, args.filter.as_deref())
+}

@@ -1,0 +1,282 @@
+//! `spiked train`: a model from labelled captures.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::Args as ClapArgs;
+
+use crate::encode::{Group, Layout, LayoutOptions, MAX_PAYLOAD};
+use crate::evaluate::{self, Report};
+use crate::model::{Model, Provenance};
+use crate::packet::{Decoder, KeyKind};
+use crate::train::{self, Corpus, Gathered, Settings, labels};
+
+use super::{FINE, PARTLY, complain, progress};
+
+/// Where labelled streams come from; the same for training, evaluation and export
+#[derive(ClapArgs, Clone)]
+pub struct Source {
+    /// Label file(s): columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)
+    #[arg(long, value_name = "CSV", num_args = 1.., required_unless_present = "class")]
+    labels: Vec<PathBuf>,
+    /// Folder that the captures in label files are relative to
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    captures: PathBuf,
+    /// The quick way: every stream of CAPTURE is of class NAME; may be repeated
+    #[arg(long, value_name = "NAME=CAPTURE", conflicts_with = "labels")]
+    class: Vec<String>,
+    /// CSV with columns label,class: labels are taught under another name, or left out where the class is empty
+    #[arg(long, value_name = "CSV")]
+    rename: Option<PathBuf>,
+    /// Leave out classes with fewer streams
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    min_streams: usize,
+    /// Do not look into GRE, VXLAN and IP-in-IP tunnels
+    #[arg(long)]
+    no_tunnels: bool,
+    /// No messages but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// How volleys are made and neurons trained; the same for training and cross-validation
+#[derive(ClapArgs, Clone)]
+pub struct Choices {
+    /// First payload octets that the network sees
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    payload: u16,
+    /// Packets of a stream that are shown at most [default: 16 for flows, 2048 for hosts]
+    #[arg(long, value_name = "N")]
+    packets: Option<usize>,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Training threads [default: one for each CPU allowed]; the model does not depend on it
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Trains a model on labelled captures
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    spiked train --labels labels.csv --captures captures/ --out mine.safetensors\n  \
+    spiked train --class web=web.pcap --class database=db.pcap --out two.safetensors")]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    choices: Choices,
+    /// Model file to write
+    #[arg(long, short, value_name = "FILE", default_value = "model.safetensors")]
+    out: PathBuf,
+}
+
+impl Choices {
+    pub fn layout(&self) -> Result<Layout> {
+        if self.payload > MAX_PAYLOAD {
+            bail!("--payload {}: at most {MAX_PAYLOAD} octets", self.payload);
+        }
+        Ok(Layout::headers(&LayoutOptions { payload: self.payload, ..LayoutOptions::default() }))
+    }
+
+    pub fn settings(&self, key: KeyKind) -> Result<Settings> {
+        let mut settings = Settings::new(key, self.seed);
+        if let Some(packets) = self.packets {
+            settings.packets_per_stream = packets;
+        }
+        if let Some(threads) = self.threads {
+            settings.threads = threads;
+        }
+        if settings.packets_per_stream == 0 || settings.threads == 0 {
+            bail!("--packets and --threads must be at least 1");
+        }
+        Ok(settings)
+    }
+}
+
+impl Source {
+    /// The labels, renamed and sifted.
+    pub fn read_labels(&self) -> Result<labels::Labels> {
+        let mut labels = if self.class.is_empty() {
+            labels::read(&self.labels)?
+        } else {
+            let pairs: Result<Vec<_>> = self
+                .class
+                .iter()
+                .map(|pair| match pair.split_once('=') {
+                    Some((name, capture)) if !name.is_empty() && !capture.is_empty() => {
+                        Ok((name.to_string(), PathBuf::from(capture)))
+                    }
+                    _ => bail!("--class {pair}: give it as NAME=CAPTURE"),
+                })
+                .collect();
+            labels::whole(&pairs?)?
+        };
+        if let Some(path) = &self.rename {
+            labels.rename(path)?;
+        }
+        Ok(labels)
+    }
+
+    /// The corpus of all labelled streams, classes with too few left out. Tells what could not be used.
+    pub fn gather(&self, labels: &labels::Labels, layout: Layout, packets: usize) -> Result<(Corpus, Gathered)> {
+        let bar = progress(self.quiet, labels.captures.len() as u64, "captures");
+        let decoder = Decoder { open_tunnels: !self.no_tunnels };
+        let (mut corpus, gathered) = Corpus::gather(labels, &self.captures, layout, packets, &decoder, &|| bar.inc(1))?;
+        bar.finish_and_clear();
+        complain("captures could not be read; their labels are not used", &gathered.unreadable);
+        complain("captures are cut; what is before the cut is used", &gathered.cut);
+        complain("labelled streams are not in their capture; the rest is used", &gathered.missing);
+        if labels.conflicts > 0 {
+            eprintln!("spiked: {} rows label a stream otherwise than an earlier row; the earlier one holds", labels.conflicts);
+        }
+        let left_out = corpus.keep_classes(self.min_streams);
+        if !left_out.is_empty() && !self.quiet {
+            eprintln!("spiked: {} classes with fewer than {} streams are left out", left_out.len(), self.min_streams);
+        }
+        Ok((corpus, gathered))
+    }
+
+    fn label_names(&self) -> Vec<String> {
+        let name = |p: &PathBuf| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
+        if self.labels.is_empty() { self.class.clone() } else { self.labels.iter().map(name).collect() }
+    }
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let labels = args.source.read_labels()?;
+    let settings = args.choices.settings(labels.key)?;
+    let (corpus, gathered) = args.source.gather(&labels, args.choices.layout()?, settings.packets_per_stream)?;
+    if corpus.classes.len() < 2 {
+        bail!(
+            "only the class '{}' is left to learn; a class is learned against others, so at least two are needed",
+            corpus.classes.join("")
+        );
+    }
+    let bar = progress(args.source.quiet, train::passes(&corpus, &settings), "training");
+    let fitted = train::fit(&corpus, &settings, &|_| true, &|| bar.inc(1));
+    bar.finish_and_clear();
+    let (mut streams, mut packets) = (vec![0; corpus.classes.len()], vec![0; corpus.classes.len()]);
+    for stream in &corpus.streams {
+        streams[stream.class as usize] += 1;
+        packets[stream.class as usize] += stream.kept as u64;
+    }
+    let held_out = Report::new(&evaluate::held_out(&corpus, &fitted));
+    let model = Model {
+        name: name_of(&args.out),
+        key: corpus.key,
+        classes: corpus.classes.clone(),
+        layout: corpus.layout.clone(),
+        network: fitted.network,
+        decision: fitted.decision,
+        provenance: Provenance {
+            trained_with: env!("CARGO_PKG_VERSION").into(),
+            seed: settings.seed,
+            labels: args.source.label_names(),
+            captures: corpus.captures.len(),
+            streams,
+            packets,
+        },
+    };
+    model.save(&args.out)?;
+    if !args.source.quiet {
+        summary(&corpus, &model, &held_out);
+        println!("\nwritten: {}", args.out.display());
+    }
+    let all = gathered.unreadable.is_empty() && gathered.cut.is_empty() && gathered.missing.is_empty();
+    Ok(if all { FINE } else { PARTLY })
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
+}
+
+/// Streams below which a class is said to have too few.
+const FEW: u64 = 5;
+/// Share of a class's streams given to one other from which the two are said not to be told apart.
+const CONFUSED: f64 = 0.25;
+
+/// What was learned, per class, and what a person should know about it.
+fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
+    let recall = |layout: &Layout| {
+        let all = evaluate::outcomes(
+            corpus,
+            &model.network,
+            &model.decision,
+            &model.classes,
+            layout,
+            &|_| true,
+            0..corpus.streams.len(),
+        );
+        recalls(&all)
+    };
+    let trained = recall(&model.layout);
+    let by_class: BTreeMap<&str, _> = held_out.classes.iter().map(|c| (c.class.as_str(), c)).collect();
+    println!("{:<24} {:>8} {:>8} {:>9} {:>21}", "", "", "", "trained", "held out (calibration)");
+    println!("{:<24} {:>8} {:>8} {:>9} {:>11} {:>9}", "class", "streams", "packets", "recall", "precision", "recall");
+    for (i, class) in model.classes.iter().enumerate() {
+        let (streams, packets) = (model.provenance.streams[i], model.provenance.packets[i]);
+        let trained = trained.get(class).copied().unwrap_or(0.0);
+        match by_class.get(class.as_str()) {
+            Some(c) => println!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11.3} {:>9.3}", c.precision, c.recall),
+            None => println!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11} {:>9}", "-", "-"),
+        }
+    }
+    println!(
+        "\n{} classes, {} streams, {} packets; held out: {:.2} % of streams right, macro-F1 {:.3}; named {:.2} %, of those right {:.2} %, untaught named {:.2} %",
+        model.classes.len(),
+        corpus.streams.len(),
+        corpus.volleys(),
+        held_out.accuracy * 100.0,
+        held_out.macro_f1,
+        held_out.recall * 100.0,
+        held_out.precision * 100.0,
+        held_out.false_alarms * 100.0,
+    );
+    let mut warnings = Vec::new();
+    for (class, &streams) in model.classes.iter().zip(&model.provenance.streams).filter(|(_, s)| **s < FEW) {
+        warnings.push(format!("{class}: only {streams} stream{}; teach it more", if streams == 1 { "" } else { "s" }));
+    }
+    for (truth, best, count) in &held_out.confusions {
+        let streams = by_class.get(truth.as_str()).map_or(0, |c| c.streams);
+        if streams as u64 >= FEW && *count as f64 >= CONFUSED * streams as f64 {
+            warnings
+                .push(format!("{truth}: cannot well be told from {best} ({count} of {streams} held-out streams taken for it)"));
+        }
+    }
+    for field in ["ip.ttl", "ipv6.hlim", "ports", "tcp.window", "payload", "options", "context", "length"] {
+        let mut layout = model.layout.clone();
+        if layout.without(field).is_err() {
+            continue;
+        }
+        for (class, without) in recall(&layout) {
+            if trained.get(&class).is_some_and(|&with| with >= 0.8 && without <= with * 0.25) {
+                warnings.push(format!(
+                    "{class}: rests on {field} alone (with it silent {:.0} % of its streams are known)",
+                    without * 100.0
+                ));
+            }
+        }
+    }
+    if !warnings.is_empty() {
+        println!("\nto know:");
+        warnings.iter().for_each(|w| println!("  {w}"));
+    }
+    let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
+    println!("\n`spiked eval --without SLOTS` shows what rests on what; groups: {}", groups.join(", "));
+}
+
+/// The share of each class's streams whose nearest class is right.
+fn recalls(outcomes: &[evaluate::Outcome]) -> BTreeMap<String, f64> {
+    Report::new(outcomes).classes.into_iter().map(|c| (c.class, c.recall)).collect()
+}
+
+/// Refuses labels whose kind is not the model's.
+pub fn same_kind(model: &Model, labels: &labels::Labels, path: &Path) -> Result<()> {
+    let word = |k| if k == KeyKind::Host { "hosts" } else { "streams" };
+    if model.key != labels.key {
+        bail!("the labels name {}, but {} knows {}", word(labels.key), path.display(), word(model.key));
+    }
+    Ok(())
+}

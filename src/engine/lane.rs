@@ -1,0 +1,306 @@
+//! What does one model say of the packets of one shard? Its streams, their evidence, its verdicts.
+
+use std::sync::Arc;
+
+use crate::capture::{FrameBatch, Nanos};
+use crate::encode::{Context, MAX_ACTIVE, Volley};
+use crate::model::Model;
+use crate::packet::{Direction, Headers, StreamKey};
+use crate::snn::Potentials;
+use crate::stream::{Ended, Leader, Limits, Stream, StreamTable};
+
+use super::Tally;
+
+/// What a verdict tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    /// A stream has been given a class; once a stream.
+    Detection,
+    /// A stream has ended.
+    Stream,
+}
+
+/// What a model says of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    pub event: Event,
+    /// Index into [`super::Settings::models`].
+    pub model: usize,
+    pub key: StreamKey,
+    /// Number of the stream's first packet.
+    pub number: u64,
+    /// Number of the packet that brought the verdict about; `u64::MAX` at the end of the source.
+    pub packet: u64,
+    /// When: the packet's time for a detection, the stream's last for its end.
+    pub timestamp: Nanos,
+    pub first: Nanos,
+    pub last: Nanos,
+    pub packets: u64,
+    pub bytes: u64,
+    pub first_direction: Direction,
+    /// The class in front, where any packet was scored.
+    pub leader: Option<Leader>,
+    /// The class, where it has earned its threshold.
+    pub class: Option<u16>,
+    pub confidence: f32,
+}
+
+impl Verdict {
+    /// Total order: by packet, stream, model, then the detection before the end.
+    pub(super) fn order(&self) -> (u64, u64, StreamKey, usize, Event) {
+        (self.packet, self.number, self.key, self.model, self.event)
+    }
+}
+
+/// A packet on its way to the worker that owns its stream.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub key: StreamKey,
+    pub hash: u64,
+    pub headers: Headers,
+    /// Index into the batch.
+    pub frame: u32,
+    pub direction: Direction,
+}
+
+/// No evidence row: the stream is decided, or was given up.
+const NO_ROW: u32 = u32::MAX;
+/// Packets whose weights are prefetched before the first of them is scored.
+const AHEAD: usize = 8;
+/// Undecided streams that keep evidence at once, as a share of all.
+const ROWS_SHARE: usize = 16;
+/// Records looked at for timeouts, a batch.
+const EXPIRE: usize = 64;
+
+/// What a lane keeps of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scored {
+    leader: Option<Leader>,
+    row: u32,
+    told: bool,
+}
+
+/// Evidence of the undecided streams: one row of sums a stream, as many rows as were ever needed at once, bounded.
+struct Rows {
+    width: usize,
+    most: usize,
+    sums: Vec<f32>,
+    /// The record that owns each row.
+    owner: Vec<u32>,
+    free: Vec<u32>,
+    hand: usize,
+}
+
+impl Rows {
+    fn row(&mut self, row: u32) -> &mut [f32] {
+        &mut self.sums[row as usize * self.width..][..self.width]
+    }
+
+    /// A cleared row for the record `owner`, and whose row it was where none was free.
+    fn take(&mut self, owner: u32) -> (u32, Option<u32>) {
+        let (row, robbed) = if let Some(row) = self.free.pop() {
+            (row, None)
+        } else if self.owner.len() < self.most {
+            self.owner.push(0);
+            self.sums.resize(self.owner.len() * self.width, 0.0);
+            (self.owner.len() as u32 - 1, None)
+        } else {
+            self.hand = (self.hand + 1) % self.most;
+            (self.hand as u32, Some(self.owner[self.hand]))
+        };
+        self.owner[row as usize] = owner;
+        self.row(row).fill(0.0);
+        (row, robbed)
+    }
+
+    fn release(&mut self, row: u32) {
+        if row != NO_ROW {
+            self.free.push(row);
+        }
+    }
+}
+
+struct Pending {
+    at: usize,
+    /// The stream's number, to know it again: a full table may have given its record to another.
+    number: u64,
+    packet: u64,
+    timestamp: Nanos,
+    inputs: usize,
+}
+
+/// One model within one shard.
+pub(super) struct Lane {
+    model: Arc<Model>,
+    number: usize,
+    every_packet: bool,
+    table: StreamTable<Scored>,
+    rows: Rows,
+    volley: Volley,
+    active: Vec<[u32; MAX_ACTIVE]>,
+    pending: Vec<Pending>,
+    potentials: Potentials,
+}
+
+impl Lane {
+    pub fn new(
+        model: Arc<Model>,
+        number: usize,
+        limits: Limits,
+        every_packet: bool,
+        hasher: foldhash::fast::RandomState,
+    ) -> Self {
+        let width = model.classes.len();
+        let most = (limits.streams / ROWS_SHARE).clamp(64, NO_ROW as usize - 1);
+        Self {
+            number,
+            every_packet,
+            table: StreamTable::new(limits, hasher),
+            rows: Rows { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 },
+            volley: Volley::default(),
+            active: vec![[0; MAX_ACTIVE]; AHEAD],
+            pending: Vec::with_capacity(AHEAD),
+            potentials: model.network.buffer(),
+            model,
+        }
+    }
+
+    pub fn live(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Handles a shard's packets of one batch, whose first has the number `first`.
+    pub fn packets(&mut self, batch: &FrameBatch, first: u64, items: &[Item], tally: &mut Tally, out: &mut Vec<Verdict>) {
+        for item in items {
+            self.table.prefetch_index(item.hash);
+        }
+        for item in items {
+            self.table.prefetch_record(item.hash);
+        }
+        let mut now = Nanos(0);
+        for item in items {
+            let frame = batch.frame(item.frame as usize);
+            now = now.max(frame.timestamp);
+            let packet = first + u64::from(item.frame);
+            let new = || Scored { leader: None, row: NO_ROW, told: false };
+            let keep = |s: &Scored| s.told || s.row != NO_ROW;
+            let seen = self.table.packet(&item.key, item.hash, item.direction, packet, &item.headers, &frame, keep, new);
+            if let Some((stream, why)) = seen.ended {
+                match why {
+                    Ended::Timeout => tally.timed_out += 1,
+                    Ended::Evicted => tally.evicted += 1,
+                }
+                self.end(stream, packet, out);
+            }
+            let stream = self.table.get_mut(seen.at);
+            if seen.context.position == 0 && stream.number == packet {
+                tally.opened += 1;
+            } else if stream.state.row == NO_ROW {
+                continue;
+            }
+            if stream.state.row == NO_ROW {
+                let (row, robbed) = self.rows.take(seen.at as u32);
+                stream.state.row = row;
+                if let Some(robbed) = robbed.filter(|&r| r as usize != seen.at) {
+                    self.table.get_mut(robbed as usize).state.row = NO_ROW;
+                    tally.hurried += 1;
+                }
+            }
+            self.encode(seen.at, seen.context, &item.headers, frame.bytes, packet, frame.timestamp);
+            if self.pending.len() == AHEAD {
+                self.score(tally, out);
+            }
+        }
+        self.score(tally, out);
+        self.expire(now, first, tally, out);
+    }
+
+    fn encode(&mut self, at: usize, context: Context, headers: &Headers, frame: &[u8], packet: u64, timestamp: Nanos) {
+        self.model.layout.encode(headers, frame, context, &mut self.volley);
+        let active = &mut self.active[self.pending.len()];
+        let inputs = self.model.layout.inputs(&self.volley, active);
+        self.model.network.prefetch(&active[..inputs]);
+        self.pending.push(Pending { at, number: self.table.get(at).number, packet, timestamp, inputs });
+    }
+
+    fn score(&mut self, tally: &mut Tally, out: &mut Vec<Verdict>) {
+        let decision = &self.model.decision;
+        for (pending, active) in self.pending.iter().zip(&self.active) {
+            let stream = self.table.get_mut(pending.at);
+            if stream.number != pending.number || stream.state.row == NO_ROW {
+                continue;
+            }
+            tally.scored += 1;
+            self.model.network.potentials(&active[..pending.inputs], &mut self.potentials);
+            let evidence = self.rows.row(stream.state.row);
+            decision.add(&self.model.network, &self.potentials, evidence);
+            let packets = stream.state.leader.map_or(1, |l| l.packets + 1);
+            stream.state.leader = decision.leader(evidence, packets);
+            if !stream.state.leader.is_some_and(|l| decision.settled(&l)) {
+                continue;
+            }
+            if !self.every_packet {
+                self.rows.release(stream.state.row);
+                stream.state.row = NO_ROW;
+            }
+            let verdict = verdict(&self.model, self.number, Event::Detection, stream, pending.packet, pending.timestamp);
+            if verdict.class.is_some() && !stream.state.told {
+                stream.state.told = true;
+                out.push(verdict);
+            }
+        }
+        self.pending.clear();
+    }
+
+    fn expire(&mut self, now: Nanos, packet: u64, tally: &mut Tally, out: &mut Vec<Verdict>) {
+        let mut ended = Vec::new();
+        let rows = &mut self.rows;
+        let moved = |state: &mut Scored, at: usize| {
+            if state.row != NO_ROW {
+                rows.owner[state.row as usize] = at as u32;
+            }
+        };
+        self.table.expire(now, EXPIRE, |stream| ended.push(stream), moved);
+        for stream in ended {
+            tally.timed_out += 1;
+            self.end(stream, packet, out);
+        }
+    }
+
+    fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Vec<Verdict>) {
+        self.rows.release(stream.state.row);
+        let end = verdict(&self.model, self.number, Event::Stream, &stream, packet, stream.last);
+        if end.class.is_some() && !stream.state.told {
+            out.push(Verdict { event: Event::Detection, ..end.clone() });
+        }
+        out.push(end);
+    }
+
+    /// Ends all streams.
+    pub fn finish(&mut self, out: &mut Vec<Verdict>) {
+        let streams: Vec<_> = self.table.drain().collect();
+        for stream in streams {
+            self.end(stream, u64::MAX, out);
+        }
+    }
+}
+
+fn verdict(model: &Model, number: usize, event: Event, stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Verdict {
+    let leader = stream.state.leader;
+    Verdict {
+        event,
+        model: number,
+        key: stream.key,
+        number: stream.number,
+        packet,
+        timestamp,
+        first: stream.first,
+        last: stream.last,
+        packets: stream.packets,
+        bytes: stream.bytes,
+        first_direction: stream.first_direction,
+        leader,
+        class: leader.and_then(|l| model.decision.class(&l)),
+        confidence: leader.map_or(0.0, |l| model.decision.confidence(&l)),
+    }
+}

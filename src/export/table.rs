@@ -1,0 +1,125 @@
+//! What was found, for people: a line a class, and below it what was unknown, skipped or cut.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::capture::LinkType;
+use crate::engine::{Event, Tally, Verdict};
+use crate::model::Model;
+use crate::packet::Undecodable;
+
+/// Streams, packets, octets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    streams: u64,
+    packets: u64,
+    bytes: u64,
+}
+
+/// What one or more captures held, by class.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// For each model its name, whether its streams are hosts, and its classes; `None` is unknown.
+    models: Vec<(String, BTreeMap<Option<String>, Sum>)>,
+    captures: u64,
+    tally: Tally,
+    notes: Vec<String>,
+}
+
+impl Summary {
+    pub fn new<'a>(models: impl Iterator<Item = &'a Model>) -> Self {
+        Self { models: models.map(|m| (m.name.clone(), BTreeMap::new())).collect(), ..Self::default() }
+    }
+
+    /// Counts an ended stream.
+    pub fn count(&mut self, verdict: &Verdict, model: &Model) {
+        if verdict.event == Event::Stream {
+            let class = verdict.class.map(|c| model.classes[c as usize].clone());
+            let sum = self.models[verdict.model].1.entry(class).or_default();
+            sum.streams += 1;
+            sum.packets += verdict.packets;
+            sum.bytes += verdict.bytes;
+        }
+    }
+
+    /// Adds what one capture's run counted.
+    pub fn capture(&mut self, tally: &Tally) {
+        self.captures += 1;
+        self.tally.add(tally);
+    }
+
+    /// Adds a line about something skipped or cut.
+    pub fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// What was skipped or cut, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether any stream was counted.
+    pub fn is_empty(&self) -> bool {
+        self.models.iter().all(|m| m.1.is_empty())
+    }
+}
+
+/// 1234567 as "1,234,567".
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, classes)) in self.models.iter().enumerate() {
+            if self.models.len() > 1 {
+                writeln!(f, "{}model {name}", if i > 0 { "\n" } else { "" })?;
+            }
+            let width = classes.keys().flatten().map(|c| c.chars().count()).max().unwrap_or(0).max(16);
+            writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
+            let mut known: Vec<_> = classes.iter().filter_map(|(class, sum)| Some((class.as_ref()?, sum))).collect();
+            known.sort_by(|a, b| b.1.streams.cmp(&a.1.streams).then_with(|| a.0.cmp(b.0)));
+            let unknown = classes.get(&None).copied().unwrap_or_default();
+            let mut line = |class: &str, sum: &Sum| {
+                let (streams, packets, bytes) = (grouped(sum.streams), grouped(sum.packets), grouped(sum.bytes));
+                writeln!(f, "{class:<width$} {streams:>10} {packets:>12} {bytes:>16}")
+            };
+            for (class, sum) in known {
+                line(class, sum)?;
+            }
+            line("unknown", &unknown)?;
+        }
+        let tally = &self.tally;
+        let captures = if self.captures == 1 { "1 capture".into() } else { format!("{} captures", grouped(self.captures)) };
+        writeln!(f, "\n{} packets, {} bytes in {captures}", grouped(tally.frames), grouped(tally.bytes))?;
+        for (reason, &count) in &tally.undecodable {
+            let what = match reason {
+                Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", LinkType(*link)),
+                Undecodable::Truncated => "cut before the end of the link header".into(),
+            };
+            writeln!(f, "skipped: {} packets: {what}", grouped(count))?;
+        }
+        for (count, what) in [
+            (tally.evicted, "streams ended early: the stream table was full (--streams)"),
+            (tally.hurried, "streams given up early: too many were undecided at once (--streams)"),
+            (tally.lost_streams, "streams lost: a worker failed; please report it"),
+            (tally.lost_packets, "packets lost: a worker failed; please report it"),
+        ] {
+            if count > 0 {
+                writeln!(f, "{} {what}", grouped(count))?;
+            }
+        }
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! Which streams live? A bounded hash table of records, made for look-ups that are prefetched a batch ahead.
+//!
+//! Records lie in one vector; an open-addressed index of (hash tag, record) pairs finds them, eight to a cache line. Hashing
+//! is seeded by the process, so chosen addresses can't be made to collide.
+
+use std::hash::BuildHasher;
+
+use crate::capture::{Frame, Nanos};
+use crate::encode::Context;
+use crate::packet::{Direction, Headers, StreamKey};
+
+use super::Stream;
+
+/// Bounds of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most streams at once.
+    pub streams: usize,
+    /// Nanoseconds without a packet after which a stream has ended.
+    pub idle: u64,
+    /// Nanoseconds after which a stream has ended however lively it is.
+    pub active: u64,
+    /// Nanoseconds without a packet after which a TCP stream that both sides have closed has ended.
+    pub closed: u64,
+}
+
+impl Limits {
+    /// No bound at all: what training reads is given by the labels.
+    pub const NONE: Self = Self { streams: EMPTY as usize, idle: u64::MAX, active: u64::MAX, closed: u64::MAX };
+
+    fn over<T>(&self, stream: &Stream<T>, now: Nanos) -> bool {
+        let quiet = now.0.saturating_sub(stream.last.0);
+        quiet > self.idle || now.0.saturating_sub(stream.first.0) > self.active || (stream.closed == 3 && quiet > self.closed)
+    }
+}
+
+/// What a packet found.
+#[derive(Debug)]
+pub struct Seen<T> {
+    /// Record of its stream, good until the next [`StreamTable::expire`].
+    pub at: usize,
+    pub context: Context,
+    /// The stream that had to make room: ended by a timeout (same key) or evicted.
+    pub ended: Option<(Stream<T>, Ended)>,
+}
+
+/// Why a stream has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Timeout,
+    Evicted,
+}
+
+const EMPTY: u32 = u32::MAX;
+/// Records looked at to find one to evict.
+const SAMPLE: usize = 24;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    tag: u32,
+    record: u32,
+}
+
+/// The streams of one model within one shard.
+pub struct StreamTable<T> {
+    limits: Limits,
+    hasher: foldhash::fast::RandomState,
+    index: Vec<Entry>,
+    records: Vec<Stream<T>>,
+    hand: usize,
+}
+
+impl<T> StreamTable<T> {
+    /// An empty table. Tables that share `hasher` agree on [`StreamTable::hash`].
+    pub fn new(limits: Limits, hasher: foldhash::fast::RandomState) -> Self {
+        let index = vec![Entry { tag: 0, record: EMPTY }; 1024];
+        Self { limits, hasher, index, records: Vec::new(), hand: 0 }
+    }
+
+    pub fn hash(&self, key: &StreamKey) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Octets that one stream costs, its share of the index included.
+    pub const fn octets_per_stream() -> usize {
+        size_of::<Stream<T>>() + 2 * size_of::<Entry>()
+    }
+
+    pub fn get(&self, at: usize) -> &Stream<T> {
+        &self.records[at]
+    }
+
+    pub fn get_mut(&mut self, at: usize) -> &mut Stream<T> {
+        &mut self.records[at]
+    }
+
+    /// Asks the cache for the index entry of `hash`.
+    #[inline]
+    pub fn prefetch_index(&self, hash: u64) {
+        prefetch(&self.index[self.home(hash)]);
+    }
+
+    /// Asks the cache for the record that `hash` most likely has.
+    #[inline]
+    pub fn prefetch_record(&self, hash: u64) {
+        let entry = self.index[self.home(hash)];
+        if let Some(record) = self.records.get(entry.record as usize) {
+            prefetch(record);
+        }
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        hash as usize & (self.index.len() - 1)
+    }
+
+    #[inline]
+    fn tag(hash: u64) -> u32 {
+        (hash >> 32) as u32
+    }
+
+    /// The index slot of the key, or the empty slot where it belongs.
+    #[inline]
+    fn find(&self, key: &StreamKey, hash: u64) -> Result<usize, usize> {
+        let mask = self.index.len() - 1;
+        let mut slot = self.home(hash);
+        loop {
+            let entry = self.index[slot];
+            if entry.record == EMPTY {
+                return Err(slot);
+            }
+            if entry.tag == Self::tag(hash) && self.records[entry.record as usize].key == *key {
+                return Ok(slot);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// Files a packet under its stream, which it opens where it is new.
+    ///
+    /// Where the table is full a stream makes room: of some records looked at in turn one of a single packet, else one that
+    /// `keep` does not hold to be worth keeping, else the one that has been quiet longest.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "each is one plain fact about the packet")]
+    pub fn packet(
+        &mut self,
+        key: &StreamKey,
+        hash: u64,
+        direction: Direction,
+        number: u64,
+        headers: &Headers,
+        frame: &Frame<'_>,
+        keep: impl Fn(&T) -> bool,
+        open: impl FnOnce() -> T,
+    ) -> Seen<T> {
+        let mut ended = None;
+        let at = match self.find(key, hash) {
+            Ok(slot) => {
+                let at = self.index[slot].record as usize;
+                if self.limits.over(&self.records[at], frame.timestamp) {
+                    let new = Stream::open(*key, direction, frame, number, open());
+                    ended = Some((std::mem::replace(&mut self.records[at], new), Ended::Timeout));
+                }
+                at
+            }
+            Err(slot) => {
+                let new = Stream::open(*key, direction, frame, number, open());
+                if self.records.len() < self.limits.streams.max(1) {
+                    self.records.push(new);
+                    let at = self.records.len() - 1;
+                    self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
+                    if self.records.len() * 2 > self.index.len() {
+                        self.grow();
+                    }
+                    at
+                } else {
+                    let at = self.victim(keep);
+                    self.unlink(at);
+                    let old = std::mem::replace(&mut self.records[at], new);
+                    ended = Some((old, Ended::Evicted));
+                    // Unlinking may have moved entries: look for the place anew.
+                    let slot = self.find(key, hash).unwrap_or_else(|slot| slot);
+                    self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
+                    at
+                }
+            }
+        };
+        let context = self.records[at].step(headers, frame, direction);
+        Seen { at, context, ended }
+    }
+
+    fn grow(&mut self) {
+        let size = self.index.len() * 2;
+        self.index.clear();
+        self.index.resize(size, Entry { tag: 0, record: EMPTY });
+        for at in 0..self.records.len() {
+            self.link(at);
+        }
+    }
+
+    fn link(&mut self, at: usize) {
+        let hash = self.hasher.hash_one(self.records[at].key);
+        let mask = self.index.len() - 1;
+        let mut slot = self.home(hash);
+        while self.index[slot].record != EMPTY {
+            slot = (slot + 1) & mask;
+        }
+        self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
+    }
+
+    /// Takes a record out of the index; later entries of the run move up, so that no tombstone is needed.
+    fn unlink(&mut self, at: usize) {
+        let hash = self.hasher.hash_one(self.records[at].key);
+        let mask = self.index.len() - 1;
+        let mut hole = self.home(hash);
+        while self.index[hole].record != at as u32 {
+            hole = (hole + 1) & mask;
+        }
+        let mut slot = hole;
+        loop {
+            slot = (slot + 1) & mask;
+            let entry = self.index[slot];
+            if entry.record == EMPTY {
+                break;
+            }
+            let home = self.home(self.hasher.hash_one(self.records[entry.record as usize].key));
+            // The entry may fill the hole where its home does not lie behind the hole.
+            if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
+                self.index[hole] = entry;
+                hole = slot;
+            }
+        }
+        self.index[hole].record = EMPTY;
+    }
+
+    fn victim(&mut self, keep: impl Fn(&T) -> bool) -> usize {
+        let worth = |s: &Stream<T>| (s.packets > 1, keep(&s.state), s.last);
+        let mut best = self.hand % self.records.len();
+        for step in 0..SAMPLE.min(self.records.len()) {
+            let at = (self.hand + step) % self.records.len();
+            if worth(&self.records[at]) < worth(&self.records[best]) {
+                best = at;
+            }
+        }
+        self.hand = (self.hand + SAMPLE) % self.records.len();
+        best
+    }
+
+    /// Looks at the next `count` records and hands those whose time is over to `ended`.
+    pub fn expire(&mut self, now: Nanos, count: usize, mut ended: impl FnMut(Stream<T>), mut moved: impl FnMut(&mut T, usize)) {
+        for _ in 0..count.min(self.records.len()) {
+            if self.hand >= self.records.len() {
+                self.hand = 0;
+            }
+            let at = self.hand;
+            if !self.limits.over(&self.records[at], now) {
+                self.hand += 1;
+                continue;
+            }
+            self.unlink(at);
+            let last = self.records.len() - 1;
+            if at != last {
+                let hash = self.hasher.hash_one(self.records[last].key);
+                let mask = self.index.len() - 1;
+                let mut slot = self.home(hash);
+                while self.index[slot].record != last as u32 {
+                    slot = (slot + 1) & mask;
+                }
+                self.index[slot].record = at as u32;
+            }
+            ended(self.records.swap_remove(at));
+            if let Some(stream) = self.records.get_mut(at) {
+                moved(&mut stream.state, at);
+            }
+        }
+    }
+
+    /// Ends all streams; the table is empty afterwards.
+    pub fn drain(&mut self) -> impl Iterator<Item = Stream<T>> + '_ {
+        self.index.fill(Entry { tag: 0, record: EMPTY });
+        self.hand = 0;
+        self.records.drain(..)
+    }
+}
+
+/// A hint that changes nothing but what the cache holds.
+#[inline]
+fn prefetch<P>(at: &P) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the address is that of a reference, and a prefetch reads nothing architecturally.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
