@@ -133,7 +133,7 @@ fn pcapng_block(window: &[u8], big: &mut bool, interfaces: &mut Vec<InterfaceSlo
         interfaces.clear();
     }
     let (kind, length) = (u32_at(window, 0, *big), u32_at(window, 4, *big) as usize);
-    if length < 12 || length > MAX_RECORD {
+    if !(12..=MAX_RECORD).contains(&length) {
         return Step::Damaged(format!("its block claims {length} octets"));
     }
     let consumed = length.div_ceil(4) * 4;

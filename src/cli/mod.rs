@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Everything went well.
+/// All went well.
 const FINE: u8 = 0;
 /// Done, but something was cut, unreadable or empty; what was good was used.
 const PARTLY: u8 = 1;
@@ -50,6 +50,11 @@ enum Command {
 /// Runs the command line; errors go to standard error, one line a cause.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // SAFETY: called before any thread is started, with the system's own handler. A reader of our output that has gone, as `head`
+    // does, ends the program silently, as users of other commands expect.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
     let result = match cli.command {
         Command::Read(args) => read::run(&args),
         Command::Train(args) => train::run(&args),
@@ -59,17 +64,11 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) if broken_pipe(&error) => ExitCode::from(FINE),
         Err(error) => {
             eprintln!("spiked: {error:#}");
             ExitCode::from(FAILED)
         }
     }
-}
-
-/// Whether the reader of our output has gone, as `head` does: no error of ours.
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// A bar on standard error for work of `length` steps, where a person looks; else nothing.

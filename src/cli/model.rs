@@ -167,10 +167,10 @@ fn table_of_fields(model: &Model, volleys: &[Volley], leader: usize, rival: Opti
                 own += w / packets;
                 lead += (w - rival.map_or(0.0, |r| weight(input, r))) / packets;
             }
-            if let Some(value) = layout.value_of(volley, at) {
-                if !values.contains(&value) {
-                    values.push(value);
-                }
+            if let Some(value) = layout.value_of(volley, at)
+                && !values.contains(&value)
+            {
+                values.push(value);
             }
         }
         if !values.is_empty() {

@@ -100,11 +100,11 @@ impl<'a> Worker<'a> {
             if batches == Some(next) {
                 break;
             }
-            if batches.is_none() {
-                if let Ok(routed) = self.pool.1.try_recv() {
-                    self.pull(feed, routed);
-                    continue;
-                }
+            if batches.is_none()
+                && let Ok(routed) = self.pool.1.try_recv()
+            {
+                self.pull(feed, routed);
+                continue;
             }
             match self.inbox.recv() {
                 Ok(message) => receive(message, &mut ready, &mut batches),
@@ -206,7 +206,7 @@ fn route(routed: &mut Routed, decoder: &Decoder, kinds: &[KeyKind], hasher: &fol
             for (key, direction) in StreamKey::of(kind, &headers, frame.bytes).into_iter().flatten() {
                 let hash = hasher.hash_one(key);
                 // The high half of a 32 x 32 bit product shares the hash range out evenly.
-                let shard = ((hash >> 32) * workers >> 32) as usize;
+                let shard = (((hash >> 32) * workers) >> 32) as usize;
                 items[shard][place].push(Item { key, hash, headers, frame: number, direction });
             }
         }

@@ -1,7 +1,9 @@
 //! How does a network rest on disk? A safetensors file: int8 weights and gains as tensors, the rest as JSON in its metadata.
 //!
-//! Readable from Python with the safetensors package alone: tensors `weights` (inputs x neurons, I8) and `gain` (neurons, F32);
-//! metadata `format`, `version`, `checksum` (CRC-32 of both tensors' octets, weights first) and `model` (JSON).
+//! Readable from Python with the safetensors package alone. Most weights are zero, so they rest as compressed sparse rows: `start`
+//! (inputs + 1, U32) says where each input's row begins in `neuron` (U16) and `weight` (I8); `gain` (neurons, F32) is the
+//! potential that one unit of a neuron's weights is worth. Metadata: `format`, `version`, `checksum` (CRC-32 of the octets of
+//! `start`, `neuron`, `weight`, `gain` and `model`, in this order) and `model` (JSON).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,6 +26,9 @@ const FORMAT: &str = "spiked-model";
 const MAX_FILE: u64 = 4 << 30;
 /// Classes of one model at most.
 pub const MAX_CLASSES: usize = 16_384;
+
+/// Synapses of one model at most: a gigaoctet.
+const MAX_SYNAPSES: usize = 1 << 30;
 
 /// The protocols model that ships with the program.
 const PROTOCOLS: &[u8] = include_bytes!("../../config/models/protocols.safetensors");
@@ -148,8 +153,9 @@ impl Model {
             Ok(t) if t.dtype() == dtype => Ok(t),
             _ => Err(damaged(format!("tensor '{name}' is missing or of another type"))),
         };
-        let (weights, gain) = (tensor("weights", Dtype::I8)?, tensor("gain", Dtype::F32)?);
-        if checksum(weights.data(), gain.data(), entry("model")) != entry("checksum") {
+        let [start, neuron] = [tensor("start", Dtype::U32)?, tensor("neuron", Dtype::U16)?];
+        let [weight, gain] = [tensor("weight", Dtype::I8)?, tensor("gain", Dtype::F32)?];
+        if checksum(&[start.data(), neuron.data(), weight.data(), gain.data(), entry("model").as_bytes()]) != entry("checksum") {
             return Err(damaged("its checksum is wrong".into()));
         }
         let d: Description = serde_json::from_str(entry("model")).map_err(|e| damaged(format!("its description: {e}")))?;
@@ -157,12 +163,14 @@ impl Model {
         if classes == 0 || classes > MAX_CLASSES {
             return Err(wrong(format!("it has {classes} classes; 1 to {MAX_CLASSES} are allowed")));
         }
-        if weights.shape() != [inputs, classes] || gain.shape() != [classes] {
+        if start.shape() != [inputs + 1] || gain.shape() != [classes] {
+            let (start, gain) = (start.shape(), gain.shape());
             return Err(wrong(format!(
-                "its layout asks for {inputs} inputs x {classes} neurons, its weights are {:?}, its gains {:?}",
-                weights.shape(),
-                gain.shape()
+                "its layout asks for {inputs} inputs x {classes} neurons; it has starts {start:?}, gains {gain:?}"
             )));
+        }
+        if inputs * classes > MAX_SYNAPSES {
+            return Err(wrong(format!("{inputs} inputs x {classes} neurons; at most {MAX_SYNAPSES} synapses are allowed")));
         }
         if d.decision.theta.len() != classes || d.decision.accept.len() != classes || d.decision.confidence.len() != FEATURES {
             return Err(wrong("its thresholds do not match its classes".into()));
@@ -172,14 +180,18 @@ impl Model {
         if numbers.iter().chain(decided).any(|x| !x.is_finite()) || d.decision.clip.0 > d.decision.clip.1 {
             return Err(wrong("a gain or threshold is not a finite number".into()));
         }
-        let int8: Vec<i8> = weights.data().iter().map(|&b| (b as i8).max(-127)).collect();
+        let start: Vec<u32> = start.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let neuron: Vec<u16> = neuron.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+        let weight: Vec<i8> = weight.data().iter().map(|&b| (b as i8).max(-127)).collect();
+        let network = Network::from_sparse(&start, &neuron, &weight, numbers)
+            .ok_or_else(|| wrong("its weights are out of order".into()))?;
         let name = path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
         Ok(Self {
             name,
             key: d.key,
             classes: d.classes,
             layout: d.layout,
-            network: Network::from_parts(inputs, classes, &int8, numbers),
+            network,
             decision: d.decision,
             provenance: d.provenance,
         })
@@ -198,20 +210,25 @@ impl Model {
 
     /// The octets of the model's file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let weights: Vec<u8> = self.network.packed_weights().iter().map(|&w| w as u8).collect();
+        let (start, neuron, weight) = self.network.sparse();
+        let start: Vec<u8> = start.iter().flat_map(|s| s.to_le_bytes()).collect();
+        let neuron: Vec<u8> = neuron.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let weight: Vec<u8> = weight.iter().map(|&w| w as u8).collect();
         let gain: Vec<u8> = self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect();
         let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
         // One metadata entry, so that the file is the same bit for bit: safetensors keeps metadata in a hash map.
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),
             ("version".into(), VERSION.to_string()),
-            ("checksum".into(), checksum(&weights, &gain, &description)),
+            ("checksum".into(), checksum(&[&start, &neuron, &weight, &gain, description.as_bytes()])),
             ("model".into(), description),
         ]
         .into();
         let tensors = [
             ("gain", Tensor { dtype: Dtype::F32, shape: vec![self.classes.len()], data: &gain }),
-            ("weights", Tensor { dtype: Dtype::I8, shape: vec![self.network.inputs(), self.classes.len()], data: &weights }),
+            ("neuron", Tensor { dtype: Dtype::U16, shape: vec![weight.len()], data: &neuron }),
+            ("start", Tensor { dtype: Dtype::U32, shape: vec![self.network.inputs() + 1], data: &start }),
+            ("weight", Tensor { dtype: Dtype::I8, shape: vec![weight.len()], data: &weight }),
         ];
         let bytes = safetensors::serialize(tensors, Some(metadata)).expect("the shapes follow from the data");
         sort_header(bytes)
@@ -233,11 +250,9 @@ impl Model {
     }
 }
 
-fn checksum(weights: &[u8], gain: &[u8], description: &str) -> String {
+fn checksum(parts: &[&[u8]]) -> String {
     let mut crc = crc32fast::Hasher::new();
-    for part in [weights, gain, description.as_bytes()] {
-        crc.update(part);
-    }
+    parts.iter().for_each(|part| crc.update(part));
     format!("{:08x}", crc.finalize())
 }
 

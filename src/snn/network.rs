@@ -74,9 +74,37 @@ impl Network {
         self.weights[input * self.stride + neuron]
     }
 
-    /// The int8 weights without padding, `[input * neurons + neuron]`.
-    pub fn packed_weights(&self) -> Vec<i8> {
-        self.weights.chunks_exact(self.stride).flat_map(|row| &row[..self.neurons]).copied().collect()
+    /// The weights other than zero as compressed sparse rows: where each input's row begins (and the last ends), then the
+    /// neurons and weights.
+    pub fn sparse(&self) -> (Vec<u32>, Vec<u16>, Vec<i8>) {
+        let (mut start, mut neuron, mut weight) = (vec![0], Vec::new(), Vec::new());
+        for row in self.weights.chunks_exact(self.stride) {
+            for (n, &w) in (0u16..).zip(&row[..self.neurons]).filter(|(_, w)| **w != 0) {
+                neuron.push(n);
+                weight.push(w);
+            }
+            start.push(weight.len() as u32);
+        }
+        (start, neuron, weight)
+    }
+
+    /// A network from what [`Network::sparse`] gave, with one gain a neuron; `None` where the parts contradict each other.
+    pub fn from_sparse(start: &[u32], neuron: &[u16], weight: &[i8], gain: Vec<f32>) -> Option<Self> {
+        let neurons = gain.len();
+        let inputs = start.len().checked_sub(1)?;
+        let stride = neurons.div_ceil(LANE).max(1) * LANE;
+        let whole = start[0] == 0 && start[inputs] as usize == weight.len() && neuron.len() == weight.len();
+        let mut weights = vec![0i8; inputs * stride];
+        if !whole || !start.is_sorted() {
+            return None;
+        }
+        for (row, span) in weights.chunks_exact_mut(stride).zip(start.windows(2)) {
+            let span = span[0] as usize..span[1] as usize;
+            for (&n, &w) in neuron[span.clone()].iter().zip(&weight[span]) {
+                *row[..neurons].get_mut(n as usize)? = w;
+            }
+        }
+        Some(Self { neurons, inputs, stride, weights, gain })
     }
 
     /// A buffer for [`Network::potentials`].
@@ -121,7 +149,8 @@ mod tests {
                 let want: i32 = active.iter().map(|&i| i32::from(weights[i as usize * neurons + neuron])).sum();
                 prop_assert_eq!(i32::from(got[neuron]), want);
             }
-            for sum in [kernel::sum_rows_portable as fn(&[i8], usize, &[u32], &mut [i16])] {
+            {
+                let sum = kernel::sum_rows_portable as fn(&[i8], usize, &[u32], &mut [i16]);
                 let mut again = network.buffer();
                 sum(&network.weights, network.stride, &active, &mut again);
                 prop_assert_eq!(&again, &got);

@@ -56,7 +56,7 @@ impl<T> Stream<T> {
         self.packets += 1;
         self.bytes += u64::from(frame.wire_len);
         self.last = self.last.max(frame.timestamp);
-        self.closed |= headers.tcp_closes(frame.bytes) << way | headers.tcp_resets(frame.bytes) * 3;
+        self.closed |= (headers.tcp_closes(frame.bytes) << way) | (headers.tcp_resets(frame.bytes) * 3);
         context
     }
 }

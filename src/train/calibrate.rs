@@ -54,7 +54,7 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     let mut felt = Vec::new();
     for fold in 0..settings.folds {
         for open in [false, true] {
-            let untaught = |class: u16| open && (class as usize + fold) % UNTAUGHT == 0;
+            let untaught = |class: u16| open && (class as usize + fold).is_multiple_of(UNTAUGHT);
             if open && classes < UNTAUGHT {
                 continue;
             }
