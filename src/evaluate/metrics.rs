@@ -49,11 +49,19 @@ pub struct Report {
     pub risk_coverage: Vec<(f64, f64)>,
     /// (truth, best, streams), most frequent first.
     pub confusions: Vec<(String, String, usize)>,
+    /// (untaught truth, class that it was given, streams), most frequent first.
+    pub alarms: Vec<(String, String, usize)>,
     pub classes: Vec<ClassReport>,
 }
 
 fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
+}
+
+fn ranked(counts: BTreeMap<(&str, &str), usize>) -> Vec<(String, String, usize)> {
+    let mut list: Vec<_> = counts.into_iter().map(|((a, b), n)| (a.to_string(), b.to_string(), n)).collect();
+    list.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.cmp(b)));
+    list
 }
 
 impl Report {
@@ -105,8 +113,12 @@ impl Report {
             })
             .collect();
         let steps = risks.len().div_ceil(20).max(1);
-        let mut confusions: Vec<_> = confusion.into_iter().map(|((t, b), n)| (t.to_string(), b.to_string(), n)).collect();
-        confusions.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.cmp(b)));
+        let mut alarms: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for &o in &untaught {
+            if let Some(class) = &o.class {
+                *alarms.entry((&o.label, class)).or_default() += 1;
+            }
+        }
         Self {
             streams: outcomes.len(),
             accuracy: share(known.iter().filter(|o| right(o)).count(), known.len()),
@@ -119,7 +131,8 @@ impl Report {
             packets_used: outcomes.iter().map(|o| f64::from(o.scored)).sum::<f64>() / outcomes.len().max(1) as f64,
             calibration_error,
             risk_coverage: risks.into_iter().skip(steps - 1).step_by(steps).collect(),
-            confusions,
+            confusions: ranked(confusion),
+            alarms: ranked(alarms),
             classes,
         }
     }
@@ -132,12 +145,16 @@ impl std::fmt::Display for Report {
             writeln!(f, "{:<20} {:>8} {:>10.3} {:>8.3} {:>8.3}", c.class, c.streams, c.precision, c.recall, c.f1)?;
         }
         writeln!(f)?;
-        if !self.confusions.is_empty() {
-            writeln!(f, "most confused (truth -> nearest class):")?;
-            for (truth, best, n) in self.confusions.iter().take(12) {
-                writeln!(f, "  {n:>5}  {truth} -> {best}")?;
+        for (what, list) in
+            [("most confused (truth -> nearest class):", &self.confusions), ("untaught, but named (truth -> class):", &self.alarms)]
+        {
+            if !list.is_empty() {
+                writeln!(f, "{what}")?;
+                for (truth, best, n) in list.iter().take(12) {
+                    writeln!(f, "  {n:>5}  {truth} -> {best}")?;
+                }
+                writeln!(f)?;
             }
-            writeln!(f)?;
         }
         writeln!(f, "risk against coverage:")?;
         for target in [0.25, 0.5, 0.75, 0.9, 1.0] {

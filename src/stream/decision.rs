@@ -19,7 +19,7 @@ pub struct Decision {
     pub confidence: Vec<f32>,
     /// For each class the confidence that its streams must earn to be named.
     pub accept: Vec<f32>,
-    /// Confidence at which scoring stops before `give_up` packets.
+    /// Confidence at which scoring stops before `give_up` packets, where the class's own threshold is not higher.
     pub stop: f32,
     /// Packets after which scoring stops.
     pub give_up: u32,
@@ -77,9 +77,9 @@ impl Decision {
         1.0 / (1.0 + (-z).exp())
     }
 
-    /// Whether the stream needs no further packet.
+    /// Whether the stream needs no further packet: it has earned its class beyond doubt, or has had its chance.
     pub fn settled(&self, leader: &Leader) -> bool {
-        leader.packets >= self.give_up || self.confidence(leader) >= self.stop
+        leader.packets >= self.give_up || self.confidence(leader) >= self.stop.max(self.accept[leader.class as usize])
     }
 
     /// The class, where it has earned its threshold.

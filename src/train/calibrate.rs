@@ -244,7 +244,7 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
 }
 
 /// Bounds of one packet's margin.
-const CLIP: (f32, f32) = (-4.0, 4.0);
+const CLIP: (f32, f32) = (-0.1, 1.5);
 
 /// The lowest confidence from which at most `target` of the streams that are not what was claimed are claimed.
 fn acceptance(ends: &[(f32, usize, bool, bool)], target: f64) -> f32 {
@@ -258,7 +258,7 @@ fn acceptance(ends: &[(f32, usize, bool, bool)], target: f64) -> f32 {
     if untaught.is_empty() {
         return level(wrong, target * 10.0).clamp(0.5, 0.98);
     }
-    level(untaught, target * 3.0).clamp(0.5, 0.98)
+    level(untaught, target).clamp(0.5, 0.98)
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.
