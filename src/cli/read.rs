@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::capture::{self, CaptureError, CaptureFile, Filtered};
+use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
 use crate::engine::{self, Event, Settings};
 use crate::export::{self, Summary};
 use crate::model::Model;
@@ -101,6 +101,9 @@ pub fn run(args: &Args) -> Result<u8> {
 }
 
 fn read(args: &Args, settings: &Settings) -> Result<u8> {
+    if let Some(expression) = &args.filter {
+        Filter::new(expression)?;
+    }
     let operands = capture::expand(&args.captures)?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut summary = Summary::new(settings.models.iter().map(Arc::as_ref));

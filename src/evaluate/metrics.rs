@@ -145,9 +145,10 @@ impl std::fmt::Display for Report {
             writeln!(f, "{:<20} {:>8} {:>10.3} {:>8.3} {:>8.3}", c.class, c.streams, c.precision, c.recall, c.f1)?;
         }
         writeln!(f)?;
-        for (what, list) in
-            [("most confused (truth -> nearest class):", &self.confusions), ("untaught, but named (truth -> class):", &self.alarms)]
-        {
+        for (what, list) in [
+            ("most confused (truth -> nearest class):", &self.confusions),
+            ("untaught, but named (truth -> class):", &self.alarms),
+        ] {
             if !list.is_empty() {
                 writeln!(f, "{what}")?;
                 for (truth, best, n) in list.iter().take(12) {

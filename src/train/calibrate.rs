@@ -217,22 +217,24 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
     }
     decision.confidence = logistic(&examples);
     // Acceptance: walk down from the surest stream; the lowest confidence at which false alarms are below the target.
-    let ends: Vec<(f32, usize, bool, bool)> = leaders
+    let ends: Vec<End> = leaders
         .iter()
         .filter_map(|(stream, taught, trail)| {
             let last = trail.last()?;
-            Some((decision.confidence(last), last.class as usize, right(*stream, *taught, last), *taught))
+            let (leader, truth) = (last.class as usize, corpus.streams[*stream].class as usize);
+            Some(End { confidence: decision.confidence(last), leader, truth, taught: *taught })
         })
         .collect();
-    let accept = acceptance(&ends, settings.false_alarms);
-    decision.accept = vec![accept; classes];
+    decision.accept = vec![acceptance(&ends, classes, settings.false_alarm_cost); classes];
     for class in 0..classes {
-        let own: Vec<_> = ends.iter().filter(|e| e.1 == class).copied().collect();
         // A neuron that claims too many foreign streams even so is raised further by itself.
-        let false_claims = own.iter().filter(|e| e.0 >= accept && !e.2).count();
-        let claims = own.iter().filter(|e| e.0 >= accept).count();
-        if claims >= 20 && false_claims * 5 > claims {
-            decision.accept[class] = acceptance(&own, settings.false_alarms * 10.0).max(accept);
+        let claims = |level: f32| ends.iter().filter(move |e| e.leader == class && e.confidence >= level);
+        while decision.accept[class] < SUREST {
+            let (all, foreign) = claims(decision.accept[class]).fold((0, 0), |(a, f), e| (a + 1, f + usize::from(!e.right())));
+            if all < 20 || foreign * 5 <= all {
+                break;
+            }
+            decision.accept[class] += 0.01;
         }
     }
     if corpus.key == KeyKind::Flow {
@@ -246,19 +248,49 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
 /// Bounds of one packet's margin.
 const CLIP: (f32, f32) = (-0.1, 1.5);
 
-/// The lowest confidence from which at most `target` of the streams that are not what was claimed are claimed.
-fn acceptance(ends: &[(f32, usize, bool, bool)], target: f64) -> f32 {
-    let untaught: Vec<f32> = ends.iter().filter(|e| !e.3).map(|e| e.0).collect();
-    let wrong: Vec<f32> = ends.iter().filter(|e| !e.2).map(|e| e.0).collect();
-    let level = |mut scores: Vec<f32>, share: f64| {
-        scores.sort_by(|a, b| b.total_cmp(a));
-        let allowed = (scores.len() as f64 * share) as usize;
-        scores.get(allowed).map_or(0.0, |s| s + 1e-4)
-    };
-    if untaught.is_empty() {
-        return level(wrong, target * 10.0).clamp(0.5, 0.98);
+/// How a calibration stream ended.
+struct End {
+    confidence: f32,
+    leader: usize,
+    truth: usize,
+    taught: bool,
+}
+
+impl End {
+    fn right(&self) -> bool {
+        self.taught && self.leader == self.truth
     }
-    level(untaught, target).clamp(0.5, 0.98)
+}
+
+/// No class is asked for more confidence than this.
+const SUREST: f32 = 0.98;
+
+/// The confidence from which streams are named: where the share of taught streams named rightly, less `cost` times the share
+/// of foreign ones named, is largest. Foreign are untaught streams, each class counting once so that a flood or a twin of one
+/// class does not decide for all; where no class was left untaught, the taught streams whose leader is wrong.
+fn acceptance(ends: &[End], classes: usize, cost: f64) -> f32 {
+    let open = ends.iter().any(|e| !e.taught);
+    let mut of_class = vec![0usize; classes];
+    let foreign = |e: &End| if open { !e.taught } else { !e.right() };
+    ends.iter().filter(|e| foreign(e)).for_each(|e| of_class[e.truth] += 1);
+    let foreign_classes = of_class.iter().filter(|n| **n > 0).count().max(1) as f64;
+    let taught = ends.iter().filter(|e| e.taught).count().max(1) as f64;
+    let mut sorted: Vec<&End> = ends.iter().collect();
+    sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    let (mut worth, mut best, mut level) = (0.0, f64::MIN, SUREST);
+    for (i, end) in sorted.iter().enumerate() {
+        if end.right() {
+            worth += 1.0 / taught;
+        }
+        if foreign(end) {
+            worth -= cost / (of_class[end.truth] as f64 * foreign_classes);
+        }
+        // Streams of one confidence are admitted together.
+        if worth > best && sorted.get(i + 1).is_none_or(|next| next.confidence < end.confidence) {
+            (best, level) = (worth, end.confidence);
+        }
+    }
+    level.clamp(0.5, SUREST)
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.

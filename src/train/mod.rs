@@ -25,8 +25,8 @@ pub struct Settings {
     pub balance: f32,
     /// Folds of the cross-fitting that calibration rests on.
     pub folds: usize,
-    /// Target share of foreign and untaught streams that any neuron may claim.
-    pub false_alarms: f64,
+    /// How many rightly named streams one falsely named stream outweighs, when the acceptance threshold is chosen.
+    pub false_alarm_cost: f64,
     /// Largest loss of accuracy that stopping early may cost on the calibration streams.
     pub stop_loss: f64,
 }
@@ -47,7 +47,7 @@ impl Settings {
             packets_per_stream: if host { HOST_PACKETS } else { FLOW_PACKETS },
             balance: 0.25,
             folds: 4,
-            false_alarms: 0.01,
+            false_alarm_cost: 2.0,
             stop_loss: 0.002,
         }
     }

@@ -1,0 +1,363 @@
+//! The commands, as a user runs them: what they print, what they refuse and why, with which exit code.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{fixture, json_lines, pcap, shared_data, spiked, udp};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+/// A folder of one test, and a model trained on the first round of fixtures, made once.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Labels of the fixtures whose capture name `chosen` admits.
+fn labels(folder: &Path, name: &str, chosen: impl Fn(&str) -> bool) -> PathBuf {
+    let all = std::fs::read_to_string(fixture("labels.csv")).unwrap();
+    let kept: Vec<&str> =
+        all.lines().filter(|line| line.starts_with("capture,") || chosen(line.split(',').next().unwrap())).collect();
+    let path = folder.join(name);
+    std::fs::write(&path, kept.join("\n") + "\n").unwrap();
+    path
+}
+
+fn train(labels: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
+    spiked().args(["train", "--captures", "fixtures", "--labels"]).arg(labels).arg("--out").arg(out).args(more).assert()
+}
+
+#[test]
+fn the_built_in_model_names_the_streams_of_a_capture() {
+    let said = spiked().args(["read", "fixtures/captures/mixed.pcapng"]).assert().code(0);
+    let table = String::from_utf8(said.get_output().stdout.clone()).unwrap();
+    for class in ["class", "dns", "snmp", "ssh", "http", "mqtt", "ntp", "unknown"] {
+        assert!(table.lines().any(|line| line.split_whitespace().next() == Some(class)), "no line {class} in\n{table}");
+    }
+}
+
+#[test]
+fn events_have_the_promised_fields() {
+    let said =
+        spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/http-2.pcap"]).assert().code(0);
+    let events = json_lines(&said.get_output().stdout);
+    assert_eq!(events.len(), 12);
+    let event = &events[0];
+    for field in [
+        "timestamp",
+        "event_type",
+        "flow_id",
+        "src_ip",
+        "src_port",
+        "dest_ip",
+        "dest_port",
+        "proto",
+        "community_id",
+        "pcap_filename",
+    ] {
+        assert!(!event[field].is_null(), "{field} is missing in {event}");
+    }
+    assert_eq!((&event["event_type"], &event["proto"], &event["dest_port"]), (&"stream".into(), &"TCP".into(), &80.into()));
+    assert_eq!(event["pcap_filename"], "fixtures/captures/http-2.pcap");
+    let spiked = event["spiked"].as_object().unwrap();
+    let fields: Vec<&str> = spiked.keys().map(String::as_str).collect();
+    assert_eq!(fields, ["class", "best", "confidence", "evidence", "packets", "bytes", "scored", "model"]);
+    assert!((0.0..=1.0).contains(&spiked["confidence"].as_f64().unwrap()));
+    assert!(event["timestamp"].as_str().unwrap().ends_with("+0000"));
+}
+
+#[test]
+fn a_stream_is_detected_once_and_ends_once() {
+    let events = |kind: &str| {
+        let said =
+            spiked().args(["read", "--format", "jsonl", "--events", kind, "fixtures/captures/dns-1.pcap"]).assert().code(0);
+        json_lines(&said.get_output().stdout)
+    };
+    let ids = |events: &[serde_json::Value]| {
+        let mut ids: Vec<u64> = events.iter().map(|e| e["flow_id"].as_u64().unwrap()).collect();
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "a stream came twice");
+        ids
+    };
+    let (detections, streams) = (events("detections"), events("streams"));
+    let named: Vec<_> = streams.iter().filter(|e| !e["spiked"]["class"].is_null()).cloned().collect();
+    assert_eq!(ids(&detections), ids(&named));
+    assert_eq!(streams.len(), 26);
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_workers() {
+    let read = |workers: &str| {
+        let model = ["--model", "config/models/protocols.safetensors", "--model", "config/models/devices.safetensors"];
+        let what = ["--format", "jsonl", "--events", "streams", "--workers", workers, "fixtures/captures"];
+        spiked().arg("read").args(model).args(what).assert().code(0).get_output().stdout.clone()
+    };
+    let one = read("1");
+    assert!(one.len() > 10_000);
+    assert!(one == read("2") && one == read("5"), "the events differ");
+}
+
+#[test]
+fn folders_standard_input_and_compressed_captures_are_read() {
+    let plain = std::fs::read(fixture("captures/dns-2.pcap")).unwrap();
+    spiked().args(["read", "-"]).write_stdin(plain).assert().code(0).stdout(contains("dns"));
+    spiked()
+        .args(["read", "fixtures/captures/dns-2.pcap.gz", "fixtures/captures/redis-2.pcap.zst"])
+        .assert()
+        .code(0)
+        .stdout(contains("2 captures"));
+    let said = spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures"]).assert().code(0);
+    let events = json_lines(&said.get_output().stdout);
+    assert!(events.iter().any(|e| e["pcap_filename"] == "fixtures/captures/ssh-1.pcap"));
+}
+
+#[test]
+fn a_filter_admits_a_part() {
+    spiked()
+        .args(["read", "--filter", "udp port 53", "fixtures/captures/mixed.pcapng"])
+        .assert()
+        .code(0)
+        .stdout(contains("dns").and(contains("snmp").not()).and(contains("not admitted by the filter")));
+    spiked()
+        .args(["read", "--filter", "udp prot 53", "fixtures/captures/dns-1.pcap"])
+        .assert()
+        .code(2)
+        .stderr(contains("'udp prot 53'"));
+}
+
+#[test]
+fn silent_slots_are_named_or_refused() {
+    spiked().args(["read", "--without", "ports", "fixtures/captures/dns-1.pcap"]).assert().code(0);
+    spiked()
+        .args(["read", "--without", "prots", "fixtures/captures/dns-1.pcap"])
+        .assert()
+        .code(2)
+        .stderr(contains("'prots'").and(contains("ports")));
+}
+
+#[test]
+fn bad_captures_are_named_and_the_rest_is_read() {
+    let folder = folder();
+    let write = |name: &str, octets: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, octets).unwrap();
+        path
+    };
+    let text = write("notes.txt", b"no capture at all");
+    let empty = write("empty.pcap", b"");
+    let whole = pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[0; 30])]);
+    let cut = write("cut.pcap", &whole[..whole.len() - 5]);
+    let radio = write("radio.pcap", &pcap(105, &[vec![0; 60], vec![0; 60]]));
+    spiked().arg("read").arg(&text).assert().code(2).stderr(contains("notes.txt").and(contains("not a pcap")));
+    spiked().arg("read").arg(&empty).assert().code(2).stderr(contains("empty.pcap: the file is empty"));
+    spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: cut after packet 0"));
+    spiked()
+        .arg("read")
+        .arg(&radio)
+        .assert()
+        .code(0)
+        .stdout(contains("skipped: 2 packets: link type 802.11 (105) is not supported"));
+    let good = fixture("captures/dns-1.pcap");
+    spiked().arg("read").args([&text, &good]).assert().code(1).stdout(contains("dns")).stderr(contains("notes.txt"));
+}
+
+#[test]
+fn training_learns_the_fixtures_and_knows_them_in_other_captures() {
+    let folder = folder();
+    let (first, second) = (
+        labels(folder.path(), "first.csv", |c| c.ends_with("-1.pcap")),
+        labels(folder.path(), "second.csv", |c| c.ends_with("-2.pcap") || c.ends_with("-oddport.pcap")),
+    );
+    let model = folder.path().join("m.safetensors");
+    train(&first, &model, &[]).code(0).stdout(contains("redis").and(contains("icmp: only 2 streams")));
+    let said = spiked()
+        .args(["eval", "--json", "--captures", "fixtures", "--labels"])
+        .arg(&second)
+        .arg("--model")
+        .arg(&model)
+        .assert()
+        .code(0);
+    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert!(report["accuracy"].as_f64().unwrap() > 0.98, "{report}");
+    assert!(report["macro_f1"].as_f64().unwrap() > 0.95, "{report}");
+    spiked().args(["model", "show"]).arg(&model).assert().code(0).stdout(contains("postgresql"));
+    spiked()
+        .args(["model", "explain"])
+        .arg(&model)
+        .args(["fixtures/captures/ssh-2.pcap", ":22"])
+        .assert()
+        .code(0)
+        .stdout(contains("ssh; nearest class ssh").and(contains("all fields, a packet")));
+    spiked().args(["model", "explain"]).arg(&model).args(["fixtures/captures/ssh-2.pcap", "9.9.9.9"]).assert().code(2);
+}
+
+#[test]
+fn a_model_is_the_same_bit_for_bit_on_any_number_of_threads() {
+    let folder = folder();
+    let few = labels(folder.path(), "few.csv", |c| ["dns-1", "ntp-1", "ssh-1", "icmp-1"].iter().any(|n| c.contains(n)));
+    let model = |threads: &str| {
+        let out = folder.path().join("same.safetensors");
+        train(&few, &out, &["--threads", threads, "--seed", "7", "--quiet"]).code(0);
+        std::fs::read(out).unwrap()
+    };
+    let one = model("1");
+    assert!(one == model("2") && one == model("3"));
+}
+
+#[test]
+fn whole_captures_teach_the_quick_way() {
+    let folder = folder();
+    let out = folder.path().join("quick.safetensors");
+    let classes = ["--class", "names=fixtures/captures/dns-1.pcap", "--class", "store=fixtures/captures/redis-1.pcap"];
+    spiked().arg("train").args(classes).arg("--out").arg(&out).assert().code(0).stdout(contains("store"));
+    spiked()
+        .arg("read")
+        .arg("--model")
+        .arg(&out)
+        .arg("fixtures/captures/redis-2.pcap")
+        .assert()
+        .code(0)
+        .stdout(contains("store"));
+    spiked().args(["train", "--class", "nonsense"]).assert().code(2).stderr(contains("NAME=CAPTURE"));
+    spiked().args(["train", "--class", "one=fixtures/captures/dns-1.pcap"]).assert().code(2).stderr(contains("at least two"));
+}
+
+#[test]
+fn mistakes_in_labels_are_named_and_the_rest_is_used() {
+    let folder = folder();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let out = folder.path().join("m.safetensors");
+    let columns = "capture,proto,src_ip,src_port,dst_ip,dst_port,label\n";
+    let missing = write("missing.csv", "capture,proto,src_ip,src_port,dst_ip,label\n");
+    train(&missing, &out, &[]).code(2).stderr(contains("missing.csv: column 'dst_port' is missing"));
+    let port = write("port.csv", &format!("{columns}captures/dns-1.pcap,UDP,10.11.1.21,many,10.11.1.1,53,dns\n"));
+    train(&port, &out, &[]).code(2).stderr(contains("port.csv, line 2: 'many' is no port"));
+    let nothing = write("nothing.csv", columns);
+    train(&nothing, &out, &[]).code(2).stderr(contains("no row"));
+    let good =
+        std::fs::read_to_string(labels(folder.path(), "good.csv", |c| c.contains("dns-1") || c.contains("ssh-1"))).unwrap();
+    let odd = format!("{good}captures/none.pcap,TCP,1.1.1.1,1,2.2.2.2,2,dns\ncaptures/dns-1.pcap,UDP,9.9.9.9,9,8.8.8.8,8,dns\n");
+    let odd = write("odd.csv", &odd);
+    train(&odd, &out, &[])
+        .code(1)
+        .stderr(contains("none.pcap").and(contains("captures/dns-1.pcap: no stream UDP 8.8.8.8:8 9.9.9.9:9")))
+        .stdout(contains("written"));
+    let hosts = write("hosts.csv", "capture,host,label\ncaptures/dns-1.pcap,02:00:00:00:00:01,x\n");
+    spiked()
+        .args(["train", "--captures", "fixtures", "--labels"])
+        .arg(&hosts)
+        .arg(folder.path().join("good.csv"))
+        .assert()
+        .code(2)
+        .stderr(contains("two kinds"));
+    spiked()
+        .args(["eval", "--captures", "fixtures", "--model"])
+        .arg(&out)
+        .arg("--labels")
+        .arg(&hosts)
+        .assert()
+        .code(2)
+        .stderr(contains("the labels name hosts"));
+}
+
+#[test]
+fn classes_that_cannot_be_told_apart_and_single_streams_are_warned_of() {
+    let folder = folder();
+    let mut text = String::from("capture,proto,src_ip,src_port,dst_ip,dst_port,label\n");
+    let all = std::fs::read_to_string(fixture("labels.csv")).unwrap();
+    for (number, line) in all.lines().filter(|l| l.starts_with("captures/redis-1") || l.starts_with("captures/dns-1")).enumerate()
+    {
+        let twin = if number / 4 % 2 == 0 { "left" } else { "right" };
+        text += &line.replace(",redis", &format!(",{twin}"));
+        text.push('\n');
+    }
+    let once = all.lines().find(|l| l.starts_with("captures/ssh-1")).unwrap();
+    text += once;
+    let twins = folder.path().join("twins.csv");
+    std::fs::write(&twins, text).unwrap();
+    train(&twins, &folder.path().join("m.safetensors"), &[])
+        .code(0)
+        .stdout(contains("cannot well be told from").and(contains("ssh: only 1 stream;")));
+}
+
+#[test]
+fn a_model_that_is_damaged_foreign_or_newer_is_refused_with_the_reason() {
+    let folder = folder();
+    let good = std::fs::read("config/models/devices.safetensors").unwrap();
+    let path = folder.path().join("m.safetensors");
+    let refused = |octets: &[u8], why: &str| {
+        std::fs::write(&path, octets).unwrap();
+        spiked().args(["model", "show"]).arg(&path).assert().code(2).stderr(contains("m.safetensors").and(contains(why)));
+    };
+    refused(b"", "damaged");
+    refused(&good[..good.len() / 2], "damaged");
+    let mut flipped = good.clone();
+    let last = flipped.len() - 1;
+    flipped[last] ^= 1;
+    refused(&flipped, "checksum");
+    let swap = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let at = good.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
+        let mut octets = good.clone();
+        octets[at..at + to.len()].copy_from_slice(to.as_bytes());
+        octets
+    };
+    refused(&swap("spiked-model", "another-one!"), "not a model of spiked");
+    refused(&swap("\"version\":\"1\"", "\"version\":\"9\""), "newer");
+    refused(&swap("\\\"offset\\\":13", "\\\"offset\\\":14"), "checksum");
+    spiked()
+        .args(["read", "--model"])
+        .arg(folder.path().join("none"))
+        .arg("fixtures/captures/dns-1.pcap")
+        .assert()
+        .code(2)
+        .stderr(contains("none"));
+}
+
+#[test]
+fn a_saved_model_is_readable_by_all_and_never_half_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let out = folder.path().join("m.safetensors");
+    let model = spiked::model::Model::built_in().unwrap();
+    model.save(&out).unwrap();
+    assert_eq!(std::fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(spiked::model::Model::load(&out).unwrap().to_bytes(), model.to_bytes());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file was left");
+    let nowhere = model.save(&folder.path().join("no/such/m.safetensors"));
+    assert!(nowhere.unwrap_err().to_string().contains("can't write"));
+}
+
+#[test]
+fn streams_of_other_captures_of_the_shared_task_are_named() {
+    let Some(data) = shared_data() else { return };
+    let folder = folder();
+    let out = folder.path().join("p.safetensors");
+    let labels = |name: &str| data.join("tasks").join(name);
+    spiked()
+        .args(["train", "--quiet", "--captures"])
+        .arg(&data)
+        .arg("--labels")
+        .arg(labels("protocol-train.csv"))
+        .arg("--out")
+        .arg(&out)
+        .assert()
+        .code(1);
+    let said = spiked()
+        .args(["eval", "--json", "--quiet", "--captures"])
+        .arg(&data)
+        .arg("--labels")
+        .arg(labels("protocol-test.csv"))
+        .arg("--model")
+        .arg(&out)
+        .assert();
+    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    println!("protocol-test: accuracy {}, macro-F1 {}", report["accuracy"], report["macro_f1"]);
+    assert!(report["accuracy"].as_f64().unwrap() >= 0.978 && report["macro_f1"].as_f64().unwrap() >= 0.951);
+}

@@ -1,0 +1,57 @@
+//! What the tests share: the program, its fixtures, the shared captures, small captures made by hand.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+
+/// The program under test, run in the project's folder.
+pub fn spiked() -> Command {
+    let mut command = Command::cargo_bin("spiked").expect("the program is built with the tests");
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+/// The shared captures, where they are; a test that wants them passes without, saying so.
+pub fn shared_data() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("skipped: ../shared/data is absent");
+    None
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// A UDP packet in an Ethernet frame.
+pub fn udp(source: [u8; 4], sport: u16, destination: [u8; 4], dport: u16, payload: &[u8]) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4(source, destination, 64)
+        .udp(sport, dport);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).expect("a vector takes all octets");
+    frame
+}
+
+/// A little-endian microsecond pcap file of frames a second apart.
+pub fn pcap(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65535, link] {
+        file.extend(word.to_le_bytes());
+    }
+    for (second, frame) in (1_700_000_000_u32..).zip(frames) {
+        for word in [second, 0, frame.len() as u32, frame.len() as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    file
+}
+
+/// The lines of JSON that a command printed.
+pub fn json_lines(output: &[u8]) -> Vec<serde_json::Value> {
+    String::from_utf8_lossy(output).lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}

@@ -1,0 +1,213 @@
+//! The decoder finds what etherparse finds, in all captures at hand, and never panics on foreign octets.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{fixture, shared_data, udp};
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use spiked::capture::{CaptureFile, FrameBatch, Source};
+use spiked::packet::{Decoder, Headers, KeyKind, NO_VLAN, Network, StreamKey, Transport};
+
+const CLOSED: Decoder = Decoder { open_tunnels: false };
+
+/// What both decoders say of a frame: IP version, protocol, transport protocol, ports.
+type Said = (u8, u8, &'static str, (u16, u16));
+
+fn ours(headers: &Headers, frame: &[u8]) -> Said {
+    let version = match headers.network {
+        Network::Ipv4 => 4,
+        Network::Ipv6 => 6,
+        _ => 0,
+    };
+    let transport = match headers.transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+        Transport::Icmp => "icmp",
+        Transport::Icmpv6 => "icmpv6",
+        Transport::Igmp => "igmp",
+        _ => "",
+    };
+    let ports = if matches!(transport, "tcp" | "udp") { headers.ports(frame) } else { (0, 0) };
+    (version, headers.ip_protocol, transport, ports)
+}
+
+fn theirs(link: u16, frame: &[u8]) -> Option<Said> {
+    let packet = match link {
+        1 => LaxSlicedPacket::from_ethernet(frame).ok()?,
+        12 | 14 | 101 | 228 | 229 => LaxSlicedPacket::from_ip(frame).ok()?,
+        _ => return None,
+    };
+    let (version, protocol) = match packet.net.as_ref()? {
+        LaxNetSlice::Ipv4(ip) => (4, ip.payload().ip_number.0),
+        LaxNetSlice::Ipv6(ip) => (6, ip.payload().ip_number.0),
+        LaxNetSlice::Arp(_) => return Some((0, 0, "", (0, 0))),
+    };
+    let (transport, ports) = match packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => ("tcp", (tcp.source_port(), tcp.destination_port())),
+        Some(TransportSlice::Udp(udp)) => ("udp", (udp.source_port(), udp.destination_port())),
+        Some(TransportSlice::Icmpv4(_)) => ("icmp", (0, 0)),
+        Some(TransportSlice::Icmpv6(_)) => ("icmpv6", (0, 0)),
+        Some(TransportSlice::Igmp(_)) => ("igmp", (0, 0)),
+        None => ("", (0, 0)),
+    };
+    Some((version, protocol, transport, ports))
+}
+
+fn captures(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of captures").map(|e| e.expect("an entry").path()) {
+        if entry.is_dir() { captures(&entry, found) } else { found.push(entry) }
+    }
+}
+
+/// Frames of a capture compared at most.
+const MOST: usize = 5_000;
+
+/// Compares all frames below `folder`; returns how many, and a line for each difference.
+fn compare(folder: &Path) -> (usize, Vec<String>) {
+    let (mut files, mut compared, mut differences) = (Vec::new(), 0, Vec::new());
+    captures(folder, &mut files);
+    files.sort();
+    let mut batch = FrameBatch::new();
+    for path in files {
+        let Ok(mut source) = CaptureFile::open(&path) else { continue };
+        let mut number = 0;
+        while number < MOST && source.fill(&mut batch).expect("what was opened can be read") {
+            for frame in batch.iter() {
+                number += 1;
+                let Some(want) = theirs(frame.link.0, frame.bytes) else { continue };
+                let got = CLOSED.decode(frame.link.0, frame.bytes).ok();
+                let said = got.map(|h| ours(&h, frame.bytes));
+                compared += 1;
+                // A transport header that the capture cuts: etherparse gives none, here its place and what is left of it count.
+                let cut = want.2.is_empty() && said.is_some_and(|s| (s.0, s.1) == (want.0, want.1));
+                if said != Some(want) && !cut {
+                    differences.push(format!("{} packet {number}: {said:?}, etherparse says {want:?}", path.display()));
+                }
+            }
+        }
+    }
+    (compared, differences)
+}
+
+#[test]
+fn fixtures_decode_as_etherparse_decodes_them() {
+    let (compared, differences) = compare(&fixture("captures"));
+    assert!(compared > 3_000);
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+#[test]
+fn shared_captures_decode_as_etherparse_decodes_them() {
+    let Some(data) = shared_data() else { return };
+    let (compared, differences) = compare(&data);
+    println!("{compared} frames compared, {} differ", differences.len());
+    for line in differences.iter().take(40) {
+        println!("{line}");
+    }
+    assert!(compared > 400_000);
+    assert!(differences.len() * 10_000 <= compared, "{} of {compared} frames differ", differences.len());
+}
+
+/// What decoding promises whatever the octets.
+fn sound(link: u16, frame: &[u8]) {
+    for open_tunnels in [false, true] {
+        let Ok(headers) = (Decoder { open_tunnels }).decode(link, frame) else { continue };
+        assert!(headers.payload_at as usize <= frame.len() || headers.payload(frame).is_empty());
+        for kind in [KeyKind::Flow, KeyKind::Host] {
+            for (key, _) in StreamKey::of(kind, &headers, frame).into_iter().flatten() {
+                let _ = (key.addr_a(), key.addr_b(), key.proto_name(), key.community_id(0), key.flow_id(0));
+            }
+        }
+        assert!(headers.payload(frame).len() <= frame.len());
+    }
+}
+
+const LINKS: [u16; 8] = [0, 1, 9, 101, 108, 113, 276, 147];
+
+proptest! {
+    #[test]
+    fn any_octets_are_decoded_or_refused(link in 0..LINKS.len(), frame in prop::collection::vec(any::<u8>(), 0..200)) {
+        sound(LINKS[link], &frame);
+    }
+
+    #[test]
+    fn damaged_frames_are_decoded_or_refused(at in 0usize..60, value: u8, length in 0usize..70) {
+        let mut frame = udp([10, 0, 0, 1], 5353, [224, 0, 0, 251], 4789, &[8; 40]);
+        frame[at] = value;
+        frame.truncate(length);
+        LINKS.iter().for_each(|&link| sound(link, &frame));
+    }
+}
+
+fn decode(link: u16, frame: &[u8]) -> Headers {
+    Decoder::default().decode(link, frame).expect("a frame with its link header")
+}
+
+fn flow(link: u16, frame: &[u8]) -> String {
+    let (key, _) = StreamKey::flow(&decode(link, frame), frame);
+    format!("{} {}:{} {}:{} {:?}", key.proto_name(), key.addr_a(), key.port_a(), key.addr_b(), key.port_b(), key.vlan())
+}
+
+const WANT: &str = "UDP 10.0.0.1:1000 10.0.0.2:53 None";
+
+fn plain() -> Vec<u8> {
+    udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"payload")
+}
+
+#[test]
+fn both_directions_are_one_flow() {
+    let back = udp([10, 0, 0, 2], 53, [10, 0, 0, 1], 1000, b"answer");
+    assert_eq!(flow(1, &plain()), WANT);
+    assert_eq!(flow(1, &back), WANT);
+}
+
+#[test]
+fn link_headers_and_tags_lead_to_the_same_packet() {
+    let frame = plain();
+    let (macs, ip) = (&frame[..12], &frame[14..]);
+    let with = |tags: &[u8]| [macs, tags, ip].concat();
+    assert_eq!(flow(1, &with(&[0x81, 0, 0, 7, 8, 0])), WANT.replace("None", "Some(7)"));
+    assert_eq!(flow(1, &with(&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 7, 8, 0])), WANT.replace("None", "Some(5)"), "QinQ");
+    assert_eq!(flow(1, &with(&[0x88, 0x47, 0, 1, 0x00, 64, 0, 2, 0x11, 64])), WANT, "two MPLS labels");
+    let length = (ip.len() + 2) as u8;
+    assert_eq!(flow(1, &with(&[0x88, 0x64, 0x11, 0, 0, 1, 0, length, 0, 0x21])), WANT, "PPPoE");
+    assert_eq!(flow(101, ip), WANT, "raw IP");
+    assert_eq!(flow(0, &[&[2, 0, 0, 0], ip].concat()), WANT, "loopback");
+    assert_eq!(flow(113, &[&[0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0], ip].concat()), WANT, "cooked v1");
+    let second = [8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0];
+    assert_eq!(flow(276, &[&second, ip].concat()), WANT, "cooked v2");
+    assert_eq!(decode(1, &frame).vlan, NO_VLAN);
+}
+
+#[test]
+fn a_tunnel_is_opened_unless_told_otherwise() {
+    let inner = plain();
+    let vxlan = udp([1, 1, 1, 1], 9999, [2, 2, 2, 2], 4789, &[&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat());
+    let around = |protocol: u8, header: &[u8]| {
+        let mut frame = Vec::new();
+        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([1, 1, 1, 1], [2, 2, 2, 2], 64);
+        builder.write(&mut frame, etherparse::IpNumber(protocol), &[header, &inner[14..]].concat()).unwrap();
+        frame
+    };
+    for frame in [vxlan, around(47, &[0, 0, 8, 0]), around(4, &[])] {
+        assert_eq!(flow(1, &frame), WANT);
+        let (outer, _) = StreamKey::flow(&CLOSED.decode(1, &frame).unwrap(), &frame);
+        assert_eq!((outer.addr_a().as_str(), outer.addr_b().as_str()), ("1.1.1.1", "2.2.2.2"));
+    }
+}
+
+#[test]
+fn a_later_fragment_has_no_ports_and_extension_headers_are_passed() {
+    let mut frame = plain();
+    frame[20] = 0;
+    frame[21] = 10;
+    assert_eq!(flow(1, &frame), "UDP 10.0.0.1:0 10.0.0.2:0 None");
+    let mut extended = vec![0x60, 0, 0, 0, 0, 16, 0, 64];
+    extended.extend([0xfd; 16]);
+    extended.extend([0xfe; 16]);
+    extended.extend([17, 0, 0, 0, 0, 0, 0, 0, 3, 232, 0, 53, 0, 8, 0, 0]);
+    assert!(flow(101, &extended).starts_with("UDP fdfd"), "{}", flow(101, &extended));
+    assert!(flow(101, &extended).contains(":1000 "));
+}
