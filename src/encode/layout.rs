@@ -264,7 +264,7 @@ impl Layout {
         Layout::try_from(data).expect("the built-in layout keeps its own limits")
     }
 
-    /// The founding paper's layout: one word of `bits` bits, most significant first, in dual-rail coding. Encoded with [`Layout::word`].
+    /// The founding paper's layout: one word of `bits` bits, most significant first, in dual-rail coding.
     pub fn paper_word() -> Self {
         let mut b = Builder::default();
         b.add(Place::Payload, Group::Payload, "word", &[0, 1]);

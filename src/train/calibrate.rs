@@ -169,9 +169,8 @@ fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught
         volley.slots[..slots.len()].copy_from_slice(slots);
         let n = corpus.layout.inputs(&volley, &mut active);
         network.potentials(&active[..n], &mut buffer);
-        for class in 0..classes {
-            let u = f32::from(buffer[class]) * network.gain()[class];
-            potentials.push(if untaught(class as u16) { f32::NEG_INFINITY } else { u });
+        for ((class, &u), gain) in (0u16..).zip(&buffer).zip(network.gain()) {
+            potentials.push(if untaught(class) { f32::NEG_INFINITY } else { f32::from(u) * gain });
         }
     }
     Felt { stream, potentials, packets, taught: !open }
@@ -345,9 +344,8 @@ fn solve(mut a: [[f64; FEATURES]; FEATURES], mut b: [f64; FEATURES]) -> [f64; FE
         b.swap(column, pivot);
         for row in column + 1..FEATURES {
             let factor = a[row][column] / a[column][column];
-            for k in column..FEATURES {
-                a[row][k] -= factor * a[column][k];
-            }
+            let pivot = a[column];
+            a[row].iter_mut().zip(pivot).skip(column).for_each(|(to, from)| *to -= factor * from);
             b[row] -= factor * b[column];
         }
     }
