@@ -6,5 +6,6 @@ mod kernel;
 mod network;
 mod stdp;
 
+pub(crate) use kernel::prefetch;
 pub use network::{Network, Potentials};
 pub use stdp::{Presentations, Stdp, train};

@@ -53,7 +53,7 @@ pub fn train(
             .windows(2)
             .map(|w| {
                 let (from, to, orders) = (w[0], w[1], &orders);
-                scope.spawn(move || train_shard(rule, inputs, from, to, shown, orders, tick))
+                scope.spawn(move || train_shard(&Shard { rule, inputs, from, to, shown, orders, tick }))
             })
             .collect();
         handles.into_iter().map(|h| h.join().expect("a training thread panicked")).collect()
@@ -68,66 +68,125 @@ pub fn train(
     weights
 }
 
-/// Trains the neurons `from..to`; returns `[input * (to - from) + neuron - from]`.
-fn train_shard(
+/// What one thread trains: the neurons `from..to`.
+struct Shard<'a> {
     rule: Stdp,
     inputs: usize,
     from: usize,
     to: usize,
-    shown: &dyn Presentations,
-    orders: &[Vec<u32>],
-    tick: &(dyn Fn() + Sync),
-) -> Vec<f32> {
+    shown: &'a dyn Presentations,
+    orders: &'a [Vec<u32>],
+    tick: &'a (dyn Fn() + Sync),
+}
+
+/// Trains a shard with the widest vectors that the CPU has. Sums are made neuron by neuron in the order of the inputs and never
+/// fused, so the weights are the same whatever the width.
+fn train_shard(shard: &Shard<'_>) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the CPU has what the function is compiled for.
+            return unsafe { train_shard_avx512(shard) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: as above.
+            return unsafe { train_shard_avx2(shard) };
+        }
+    }
+    train_shard_with(shard)
+}
+
+/// # Safety
+/// The CPU has AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn train_shard_avx512(shard: &Shard<'_>) -> Vec<f32> {
+    train_shard_with(shard)
+}
+
+/// # Safety
+/// The CPU has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn train_shard_avx2(shard: &Shard<'_>) -> Vec<f32> {
+    train_shard_with(shard)
+}
+
+/// Neurons whose weights lie side by side: one AVX-512 vector.
+const LANE: usize = 16;
+
+/// Returns `[input * (to - from) + neuron - from]`.
+#[inline(always)]
+fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
+    let &Shard { rule, inputs, from, to, shown, orders, tick } = shard;
     let width = to - from;
-    let stride = width.div_ceil(16) * 16;
-    let mut weights = vec![0f32; inputs * stride];
-    // The average over presentations is w - moment/presentations, with moment the sum of time times change (Daumé's lazy averaging).
-    let mut moment = vec![0f32; inputs * stride];
-    let mut potential = vec![0f32; stride];
-    let mut active = [0u32; crate::encode::MAX_ACTIVE];
+    let blocks = width.div_ceil(LANE);
+    let mut weights = vec![[0f32; LANE]; inputs * blocks];
+    // The average over presentations is w - moment, with moment the sum of time times change (Daumé's lazy averaging).
+    let mut moments = vec![[0f32; LANE]; inputs * blocks];
     let gains: Vec<(f32, f32)> = (from..to).map(|c| shown.gain(c as u16)).collect();
     let total: usize = orders.iter().map(Vec::len).sum();
     let mut time = 0usize;
+    // One presentation is prepared, and its weights fetched, while the one before it is learned.
+    let (mut active, mut ahead) = ([0u32; crate::encode::MAX_ACTIVE], [0u32; crate::encode::MAX_ACTIVE]);
     for (pass, order) in orders.iter().enumerate() {
         let progress = pass as f32 / (rule.passes.max(2) - 1) as f32;
         let eta = rule.eta * (1.0 - 0.9 * progress);
-        for &index in order {
-            let (n, class) = shown.present(index, &mut active);
+        let Some(&first) = order.first() else { continue };
+        let mut coming = shown.present(first, &mut ahead);
+        for place in 0..order.len() {
+            std::mem::swap(&mut active, &mut ahead);
+            let (n, class) = coming;
+            if let Some(&next) = order.get(place + 1) {
+                coming = shown.present(next, &mut ahead);
+                for &input in &ahead[..coming.0] {
+                    weights[input as usize * blocks..][..blocks].iter().for_each(super::kernel::prefetch);
+                }
+            }
             time += 1;
             if n == 0 {
                 continue;
             }
-            potential.fill(0.0);
-            for &input in &active[..n] {
-                let row = &weights[input as usize * stride..][..stride];
-                for (u, w) in potential.iter_mut().zip(row) {
-                    *u += w;
-                }
-            }
             let when = time as f32 / total as f32;
-            for neuron in 0..width {
-                let forced = from + neuron == class as usize;
-                let u = potential[neuron];
-                let (step, target) = if forced && u < rule.theta + rule.margin {
-                    (eta / n as f32 * gains[neuron].0, 1.0)
-                } else if !forced && u > rule.theta - rule.margin {
-                    (eta / n as f32 * gains[neuron].1, -1.0)
-                } else {
-                    continue;
-                };
+            let (low, high) = (rule.theta - rule.margin, rule.theta + rule.margin);
+            for block in 0..blocks {
+                let mut potential = [0f32; LANE];
                 for &input in &active[..n] {
-                    let at = input as usize * stride + neuron;
-                    let change = step * (target - weights[at]);
-                    weights[at] += change;
-                    moment[at] += when * change;
+                    let row = &weights[input as usize * blocks + block];
+                    for lane in 0..LANE {
+                        potential[lane] += row[lane];
+                    }
+                }
+                let own = (class as usize).checked_sub(from + block * LANE).filter(|&lane| lane < LANE);
+                // Most blocks have nothing to learn: one test for all their neurons.
+                if own.is_none() && !potential.iter().fold(false, |any, &u| any | (u > low)) {
+                    continue;
+                }
+                for lane in 0..LANE.min(width - block * LANE) {
+                    let forced = own == Some(lane);
+                    let u = potential[lane];
+                    let gain = gains[block * LANE + lane];
+                    let (step, target) = if forced && u < high {
+                        (eta / n as f32 * gain.0, 1.0)
+                    } else if !forced && u > low {
+                        (eta / n as f32 * gain.1, -1.0)
+                    } else {
+                        continue;
+                    };
+                    for &input in &active[..n] {
+                        let at = input as usize * blocks + block;
+                        let change = step * (target - weights[at][lane]);
+                        weights[at][lane] += change;
+                        moments[at][lane] += when * change;
+                    }
                 }
             }
         }
         tick();
     }
     let mut out = Vec::with_capacity(inputs * width);
-    for (w, m) in weights.chunks_exact(stride).zip(moment.chunks_exact(stride)) {
-        out.extend(w.iter().zip(m).take(width).map(|(w, m)| w - m));
+    for (row, moved) in weights.chunks_exact(blocks).zip(moments.chunks_exact(blocks)) {
+        out.extend(row.as_flattened().iter().zip(moved.as_flattened()).take(width).map(|(w, m)| w - m));
     }
     out
 }

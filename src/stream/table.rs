@@ -8,6 +8,7 @@ use std::hash::BuildHasher;
 use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::packet::{Direction, Headers, StreamKey};
+use crate::snn::prefetch;
 
 use super::Stream;
 
@@ -289,16 +290,4 @@ impl<T> StreamTable<T> {
         self.hand = 0;
         self.records.drain(..)
     }
-}
-
-/// A hint that changes nothing but what the cache holds.
-#[inline]
-fn prefetch<P>(at: &P) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the address is that of a reference, and a prefetch reads nothing architecturally.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(at).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }

@@ -1,0 +1,164 @@
+//! What each stage costs, with the packet as the unit: `cargo bench`. Runs on the fixtures and the built-in model.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use spiked::capture::{CaptureFile, FrameBatch, Source};
+use spiked::encode::{Context, MAX_ACTIVE, Volley};
+use spiked::engine::{self, Settings};
+use spiked::model::Model;
+use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
+use spiked::snn::{self, Network, Presentations, Stdp};
+
+const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
+
+fn frames() -> Vec<(u16, Vec<u8>)> {
+    let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
+    let (mut batch, mut frames) = (FrameBatch::new(), Vec::new());
+    while source.fill(&mut batch).expect("a whole capture") {
+        frames.extend(batch.iter().map(|f| (f.link.0, f.bytes.to_vec())));
+    }
+    frames
+}
+
+fn stages(c: &mut Criterion) {
+    let model = Model::built_in().expect("the built-in model");
+    let frames = frames();
+    let decoder = Decoder::default();
+    let headers: Vec<Headers> = frames.iter().map(|(link, f)| decoder.decode(*link, f).expect("a good frame")).collect();
+    let volleys: Vec<Volley> = frames
+        .iter()
+        .zip(&headers)
+        .map(|((_, frame), headers)| {
+            let mut volley = Volley::default();
+            model.layout.encode(headers, frame, Context::first(0), &mut volley);
+            volley
+        })
+        .collect();
+    let active: Vec<Vec<u32>> = volleys
+        .iter()
+        .map(|volley| {
+            let mut active = [0; MAX_ACTIVE];
+            let n = model.layout.inputs(volley, &mut active);
+            active[..n].to_vec()
+        })
+        .collect();
+    let mut group = c.benchmark_group("packets");
+    group.throughput(Throughput::Elements(frames.len() as u64));
+    group.bench_function("decode", |b| {
+        b.iter(|| frames.iter().filter(|(link, f)| decoder.decode(*link, black_box(f)).is_ok()).count());
+    });
+    group.bench_function("key", |b| {
+        b.iter(|| {
+            frames.iter().zip(&headers).map(|((_, f), h)| StreamKey::of(KeyKind::Flow, h, f)).filter(|k| k[0].is_some()).count()
+        });
+    });
+    group.bench_function("encode", |b| {
+        let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+        b.iter(|| {
+            let encode = |((_, frame), headers): (&(u16, Vec<u8>), &Headers)| {
+                model.layout.encode(headers, black_box(frame), Context::first(0), &mut volley);
+                model.layout.inputs(&volley, &mut active)
+            };
+            frames.iter().zip(&headers).map(encode).sum::<usize>()
+        });
+    });
+    group.bench_function("score", |b| {
+        let mut potentials = model.network.buffer();
+        b.iter(|| {
+            for inputs in &active {
+                model.network.potentials(black_box(inputs), &mut potentials);
+            }
+            potentials[0]
+        });
+    });
+    group.bench_function("decide", |b| {
+        let mut potentials = model.network.buffer();
+        model.network.potentials(&active[0], &mut potentials);
+        let mut evidence = vec![0.0; model.classes.len()];
+        b.iter(|| {
+            let settled = (0..active.len()).filter(|&i| {
+                model.decision.add(&model.network, black_box(&potentials), &mut evidence);
+                model.decision.leader(&evidence, i as u32 + 1).is_some_and(|l| model.decision.settled(&l))
+            });
+            settled.count()
+        });
+    });
+    let model = Arc::new(model);
+    for workers in [1, 2] {
+        group.bench_function(format!("pipeline, {workers} workers"), |b| {
+            let settings = Settings { workers, ..Settings::new(vec![Arc::clone(&model)]) };
+            b.iter(|| {
+                let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
+                engine::run(&settings, &mut source, &mut |verdict| {
+                    black_box(verdict);
+                })
+                .map(|tally| tally.frames)
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Synthetic volleys of 41 active inputs: 100 classes that share most of their slots' values.
+struct Synthetic {
+    active: Vec<Vec<u32>>,
+}
+
+const CLASSES: usize = 100;
+const SLOTS: usize = 41;
+
+impl Presentations for Synthetic {
+    fn order(&self, _: u32) -> Vec<u32> {
+        (0..self.active.len() as u32).collect()
+    }
+    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> (usize, u16) {
+        active[..SLOTS].copy_from_slice(&self.active[index as usize]);
+        (SLOTS, (index as usize % CLASSES) as u16)
+    }
+    fn gain(&self, _: u16) -> (f32, f32) {
+        (1.0, 1.0)
+    }
+}
+
+fn learning(c: &mut Criterion) {
+    let mut state = 1u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) * below) >> 31
+    };
+    // A third of the slots carry the class, the others are alike or random.
+    let active = (0..20_000u64)
+        .map(|i| {
+            let value = |slot: u64, random: &mut dyn FnMut(u64) -> u64| match slot % 3 {
+                0 => (i % CLASSES as u64) * 7 % 251,
+                1 => random(4),
+                _ => random(256),
+            };
+            (0..SLOTS as u64).map(|slot| (slot * 256 + value(slot, &mut random)) as u32).collect()
+        })
+        .collect();
+    let shown = Synthetic { active };
+    let mut group = c.benchmark_group("learning");
+    group.sample_size(10);
+    let rule = Stdp::default();
+    group.throughput(Throughput::Elements(shown.active.len() as u64 * u64::from(rule.passes)));
+    group.bench_function("100 classes, 41 active inputs, one core", |b| {
+        b.iter(|| snn::train(rule, SLOTS * 256, CLASSES, 1, &shown, &|| ()));
+    });
+    group.finish();
+    let weights = snn::train(rule, SLOTS * 256, CLASSES, 1, &shown, &|| ());
+    let network = Network::quantise(&weights, CLASSES);
+    let mut potentials = network.buffer();
+    let best = |i: usize, potentials: &mut Vec<i16>| {
+        network.potentials(&shown.active[i], potentials);
+        (0..CLASSES).max_by_key(|&c| potentials[c]).unwrap_or(0)
+    };
+    let right = (0..shown.active.len()).filter(|&i| best(i, &mut potentials) == i % CLASSES).count();
+    assert!(right * 100 > shown.active.len() * 99, "the network learned nothing: {right}");
+}
+
+criterion_group!(benches, stages, learning);
+criterion_main!(benches);
