@@ -5,6 +5,7 @@
 
 mod eval;
 mod model;
+mod paper;
 mod read;
 mod train;
 mod volleys;
@@ -44,6 +45,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Model(model::Args),
+    Paper(paper::Args),
     Volleys(volleys::Args),
 }
 
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Model(args) => model::run(&args),
+        Command::Paper(args) => paper::run(&args),
         Command::Volleys(args) => volleys::run(&args),
     };
     match result {

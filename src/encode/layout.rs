@@ -94,6 +94,20 @@ pub struct Slot {
     /// Octets from the start of the place.
     pub offset: u16,
     pub group: Group,
+    /// Bits of the octet, counted from the lowest, that dual-rail coding codes.
+    #[serde(default = "all_bits", skip_serializing_if = "is_all_bits")]
+    pub bits: u8,
+}
+
+const ALL_BITS: u8 = 8;
+
+fn all_bits() -> u8 {
+    ALL_BITS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_all_bits(bits: &u8) -> bool {
+    *bits == ALL_BITS
 }
 
 /// How a slot's value becomes inputs.
@@ -264,10 +278,12 @@ impl Layout {
         Layout::try_from(data).expect("the built-in layout keeps its own limits")
     }
 
-    /// The founding paper's layout: one word of `bits` bits, most significant first, in dual-rail coding.
-    pub fn paper_word() -> Self {
+    /// The founding paper's layout: one word of `bits` bits, at most 16, in dual-rail coding.
+    pub fn paper_word(bits: u8) -> Self {
         let mut b = Builder::default();
         b.add(Place::Payload, Group::Payload, "word", &[0, 1]);
+        b.slots[0].bits = bits.saturating_sub(ALL_BITS);
+        b.slots[1].bits = bits.min(ALL_BITS);
         let data = LayoutData { coding: Coding::DualRail, slots: b.slots, coincidences: Vec::new(), coincidence_bits: 0 };
         Layout::try_from(data).expect("two slots are within the limits")
     }
@@ -360,7 +376,7 @@ impl Layout {
             }
             Coding::DualRail => {
                 for (i, &value) in values.filter(|(_, v)| **v != SILENT) {
-                    for bit in 0..8 {
+                    for bit in u32::from(ALL_BITS - self.data.slots[i].bits.min(ALL_BITS))..8 {
                         active[n] = (i as u32) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
                         n += 1;
                     }
@@ -470,7 +486,7 @@ impl Builder {
         let many = offsets.len() > 1 || place == Place::Payload;
         for (i, &offset) in offsets.iter().enumerate() {
             let name = if many { format!("{name}[{i}]") } else { name.to_string() };
-            self.slots.push(Slot { name, place, offset, group });
+            self.slots.push(Slot { name, place, offset, group, bits: ALL_BITS });
         }
     }
 }

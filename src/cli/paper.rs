@@ -1,0 +1,245 @@
+//! `spiked paper`: the founding paper, reproduced.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args as ClapArgs;
+
+use crate::encode::{Layout, MAX_ACTIVE, SILENT, Volley};
+use crate::snn::OneShot;
+
+use super::{FINE, PARTLY};
+
+/// Reproduces the founding paper's experiments with its own one-shot rule
+#[derive(ClapArgs)]
+#[command(after_help = "The paper: Davies, Gait, Rowley, Di Nuovo, Neurocomputing 611 (2025) 128650, arXiv 2312.02659.\n\n\
+    Examples:\n  \
+    spiked paper                             its table: two patterns on one neuron, by Hamming distance\n  \
+    spiked paper --plot paper.svg            the same as a plot\n  \
+    spiked paper --compare decisions.csv     word by word against what a machine decided; exit code 1 on a difference that is no tie\n\n\
+    The file has columns trained_patterns (words joined by +), homeostatic_factor, fired_words_hex (bit k from the left: word k).")]
+pub struct Args {
+    /// Compare with the decisions in this file
+    #[arg(long, value_name = "CSV")]
+    compare: Option<PathBuf>,
+    /// Write the table as a plot
+    #[arg(long, value_name = "SVG", conflicts_with = "compare")]
+    plot: Option<PathBuf>,
+}
+
+/// Bits of the paper's words.
+const BITS: u8 = 10;
+const WORDS: u16 = 1 << BITS;
+/// The paper's first pattern: five ones, five zeros.
+const PATTERN: u16 = 0b11_1110_0000;
+/// Larger factors are the machine's overflow, not homeostasis: its weights have 16 bits.
+const OVERFLOW: f64 = 128.0;
+
+pub fn run(args: &Args) -> Result<u8> {
+    match &args.compare {
+        Some(path) => compare(path),
+        None => table(args.plot.as_deref()),
+    }
+}
+
+/// The active inputs of each word, through the encoder's dual-rail layout.
+fn words() -> (usize, Vec<Vec<u32>>) {
+    let layout = Layout::paper_word(BITS);
+    let mut active = [0; MAX_ACTIVE];
+    let encode = |word: u16| {
+        let mut volley = Volley { slots: [SILENT; _] };
+        volley.slots[0] = word >> 8;
+        volley.slots[1] = word & 0xff;
+        let n = layout.inputs(&volley, &mut active);
+        active[..n].to_vec()
+    };
+    let words = (0..WORDS).map(encode).collect();
+    (layout.input_count(), words)
+}
+
+/// Accuracy, precision, sensitivity, specificity over all words, the trained ones being positive.
+struct Figures {
+    distance: u32,
+    fired: usize,
+    factor: Option<f64>,
+    values: [f64; 4],
+}
+
+fn figures(inputs: usize, words: &[Vec<u32>], distance: u32) -> Figures {
+    let second = PATTERN ^ ((1u16 << distance) - 1);
+    let trained = [PATTERN, second];
+    let neuron = OneShot::teach(inputs, &trained.map(|p| words[p as usize].clone()));
+    let (mut hit, mut alarm, mut missed, mut quiet) = (0.0, 0.0, 0.0, 0.0);
+    for (word, active) in (0..WORDS).zip(words) {
+        match (trained.contains(&word), neuron.fires(active)) {
+            (true, true) => hit += 1.0,
+            (false, true) => alarm += 1.0,
+            (true, false) => missed += 1.0,
+            (false, false) => quiet += 1.0,
+        }
+    }
+    let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+    Figures {
+        distance,
+        fired: (hit + alarm) as usize,
+        factor: neuron.factor(),
+        values: [
+            share(hit + quiet, f64::from(WORDS)),
+            share(hit, hit + alarm),
+            share(hit, hit + missed),
+            share(quiet, quiet + alarm),
+        ],
+    }
+}
+
+const NAMES: [&str; 4] = ["accuracy", "precision", "sensitivity", "specificity"];
+
+fn table(plot: Option<&Path>) -> Result<u8> {
+    let (inputs, words) = words();
+    let rows: Vec<Figures> = (0..=u32::from(BITS)).map(|distance| figures(inputs, &words, distance)).collect();
+    println!(
+        "two patterns on one neuron, {PATTERN} and one at a Hamming distance from it; all {WORDS} words of {BITS} bits shown\n"
+    );
+    println!(
+        "{:>8} {:>10} {:>8} {:>10} {:>10} {:>12} {:>12}",
+        "distance", "factor", "fired", NAMES[0], NAMES[1], NAMES[2], NAMES[3]
+    );
+    for row in &rows {
+        let factor = row.factor.map_or_else(|| "none".into(), |f| format!("{f:.4}"));
+        let [accuracy, precision, sensitivity, specificity] = row.values;
+        println!(
+            "{:>8} {factor:>10} {:>8} {accuracy:>10.4} {precision:>10.4} {sensitivity:>12.4} {specificity:>12.4}",
+            row.distance, row.fired
+        );
+    }
+    if let Some(path) = plot {
+        std::fs::write(path, svg(&rows)).with_context(|| format!("{}: can't write the plot", path.display()))?;
+        println!("\nwritten: {}", path.display());
+    }
+    Ok(FINE)
+}
+
+/// The table as a line plot.
+fn svg(rows: &[Figures]) -> String {
+    const COLOURS: [&str; 4] = ["#1b6ca8", "#c8553d", "#3a7d44", "#7b4b94"];
+    let (x, y) = (|d: f64| 70.0 + d * 50.0, |v: f64| 340.0 - v * 280.0);
+    let mut out = String::from(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 400\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"720\" height=\"400\" fill=\"white\"/>\n\
+         <text x=\"70\" y=\"30\" font-size=\"16\">Two patterns on one neuron blur as they differ</text>\n",
+    );
+    let mut line = |text: String| out.push_str(&(text + "\n"));
+    for tick in 0..=5 {
+        let (v, at) = (f64::from(tick) / 5.0, y(f64::from(tick) / 5.0));
+        line(format!(
+            "<line x1=\"70\" x2=\"570\" y1=\"{at}\" y2=\"{at}\" stroke=\"#ddd\"/><text x=\"40\" y=\"{}\">{v:.1}</text>",
+            at + 4.0
+        ));
+    }
+    for row in rows {
+        line(format!("<text x=\"{}\" y=\"360\" text-anchor=\"middle\">{}</text>", x(f64::from(row.distance)), row.distance));
+    }
+    line("<text x=\"320\" y=\"385\" text-anchor=\"middle\">Hamming distance of the two patterns</text>".into());
+    for (i, (name, colour)) in NAMES.iter().zip(COLOURS).enumerate() {
+        let mut points = String::new();
+        for row in rows {
+            let _ = write!(points, "{:.1},{:.1} ", x(f64::from(row.distance)), y(row.values[i]));
+        }
+        // Dashes tell lines apart that lie on each other.
+        let dash = ["none", "8 4", "2 3", "12 3 2 3"][i];
+        line(format!(
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\" stroke-dasharray=\"{dash}\"/>"
+        ));
+        let at = 90 + i * 24;
+        line(format!(
+            "<line x1=\"590\" x2=\"620\" y1=\"{at}\" y2=\"{at}\" stroke=\"{colour}\" stroke-width=\"2.5\" stroke-dasharray=\"{dash}\"/>"
+        ));
+        line(format!("<text x=\"628\" y=\"{}\">{name}</text>", at + 4));
+    }
+    out + "</svg>\n"
+}
+
+/// One row of a file of decisions.
+struct Decisions {
+    name: String,
+    patterns: Vec<u16>,
+    factor: f64,
+    /// One character a word, `1` where it fired.
+    fired: Vec<bool>,
+}
+
+fn decisions(path: &Path) -> Result<Vec<Decisions>> {
+    let mut reader = csv::Reader::from_path(path).with_context(|| format!("{}: can't read the decisions", path.display()))?;
+    let header = reader.headers()?.clone();
+    let column = |name: &str| match header.iter().position(|c| c == name) {
+        Some(at) => Ok(at),
+        None => bail!("{}: column '{name}' is missing", path.display()),
+    };
+    let (trained, factor, fired) = (column("trained_patterns")?, column("homeostatic_factor")?, column("fired_words_hex")?);
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let bad = |what: &str| format!("{}, line {line}: {what}", path.display());
+        let cell = |at: usize| record.get(at).unwrap_or("");
+        let patterns: Result<Vec<u16>, _> = cell(trained).split('+').map(str::parse).collect();
+        let patterns = patterns.ok().filter(|p| p.iter().all(|&w| w < WORDS));
+        let bits: Option<Vec<bool>> = cell(fired)
+            .chars()
+            .map(|c| c.to_digit(16))
+            .collect::<Option<Vec<u32>>>()
+            .map(|digits| digits.iter().flat_map(|d| (0..4).rev().map(move |bit| d >> bit & 1 == 1)).collect());
+        rows.push(Decisions {
+            name: cell(trained).into(),
+            patterns: patterns.with_context(|| bad("trained_patterns are no ten-bit words"))?,
+            factor: cell(factor).parse().with_context(|| bad("homeostatic_factor is no number"))?,
+            fired: bits
+                .filter(|b| b.len() == WORDS as usize)
+                .with_context(|| bad(&format!("fired_words_hex has not {} hexadecimal digits", WORDS / 4)))?,
+        });
+    }
+    if rows.is_empty() {
+        bail!("{}: no row", path.display());
+    }
+    Ok(rows)
+}
+
+fn compare(path: &Path) -> Result<u8> {
+    let (inputs, words) = words();
+    let (mut compared, mut ties, mut tied_alike, mut tied_in_fixed_point, mut different, mut worst) = (0, 0, 0, 0, 0, 0f64);
+    let rows = decisions(path)?;
+    for row in &rows {
+        if row.factor > OVERFLOW {
+            println!("{}: factor {:.1}: the machine's weights overflowed; not compared", row.name, row.factor);
+            continue;
+        }
+        let patterns: Vec<_> = row.patterns.iter().map(|&p| words[p as usize].clone()).collect();
+        let neuron = OneShot::teach(inputs, &patterns);
+        if let Some(factor) = neuron.factor() {
+            worst = worst.max((row.factor / factor - 1.0).abs());
+        }
+        for (word, (active, &fired)) in words.iter().zip(&row.fired).enumerate() {
+            compared += 1;
+            if Some(neuron.potential(active)) == neuron.theta() {
+                ties += 1;
+                tied_alike += usize::from(neuron.fires(active) == fired);
+                tied_in_fixed_point += usize::from(neuron.fires_in_fixed_point(active, row.factor) == fired);
+            } else if neuron.fires(active) != fired {
+                different += 1;
+                println!("{}: word {word}: {} there, {} here", row.name, said(fired), said(!fired));
+            }
+        }
+    }
+    println!("{:<58} {compared}", "words compared");
+    println!("{:<58} {different}", "decided otherwise, no tie");
+    println!("{:<58} {ties}", "exact ties");
+    println!("{:<58} {tied_alike}", "  decided alike where a tie fires");
+    println!("{:<58} {tied_in_fixed_point}", "  decided alike with weights rounded as the machine does");
+    println!("{:<58} {worst:.5}", "largest relative difference of the homeostatic factor");
+    Ok(if different == 0 { FINE } else { PARTLY })
+}
+
+fn said(fired: bool) -> &'static str {
+    if fired { "fired" } else { "silent" }
+}
