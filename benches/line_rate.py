@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""What naming every stream of a large capture costs, beside what users would run instead. One machine, one run, one table.
+
+usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3]
+
+Makes one capture out of the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
+octets. Compares CPU and wall seconds (the least of some rounds) and peak memory with: a plain scan of the mapped file that touches each
+packet's first 128 octets, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not installed are
+left out by name. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
+"""
+import argparse, glob, os, resource, shutil, struct, subprocess, sys, tempfile, time
+
+SCAN = r"""
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+int main(int argc, char **argv) {
+  int fd = open(argv[1], O_RDONLY); struct stat st; fstat(fd, &st);
+  const unsigned char *p = mmap(0, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+  uint64_t at = 24, n = 0, sum = 0;
+  while (at + 16 <= (uint64_t)st.st_size) {
+    uint32_t len = *(const uint32_t *)(p + at + 8);
+    const unsigned char *f = p + at + 16;
+    uint32_t most = len < 128 ? len : 128;
+    for (uint32_t i = 0; i + 8 <= most; i += 8) sum += *(const uint64_t *)(f + i);
+    at += 16 + len; n++;
+  }
+  printf("%lu packets %lu\n", n, sum); return 0;
+}
+"""
+LOOP = r"""
+#include <pcap.h>
+#include <stdio.h>
+int main(int argc, char **argv) {
+  char e[PCAP_ERRBUF_SIZE]; pcap_t *h = pcap_open_offline(argv[1], e);
+  struct pcap_pkthdr *hd; const u_char *d; unsigned long n = 0, s = 0;
+  while (pcap_next_ex(h, &hd, &d) == 1) { n++; s += d[0]; }
+  printf("%lu packets %lu\n", n, s); return 0;
+}
+"""
+
+
+def frames_of(data):
+    for path in sorted(glob.glob(f"{data}/ndpi/pcap/*.pcap*")):
+        run = subprocess.run(["tcpdump", "-r", path, "-w", "-"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        raw = run.stdout
+        if len(raw) < 24 or raw[:4] != b"\xd4\xc3\xb2\xa1" or struct.unpack("<I", raw[20:24])[0] != 1:
+            continue
+        at, taken = 24, 0
+        while at + 16 <= len(raw) and taken < 2000:
+            second, micro, length, wire = struct.unpack("<IIII", raw[at:at + 16])
+            yield second, micro, wire, bytearray(raw[at + 16:at + 16 + length])
+            at += 16 + length
+            taken += 1
+
+
+def make(data, packets, path, cut):
+    frames = list(frames_of(data))
+    written = octets = 0
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    with open(path, "wb", 1 << 20) as whole, open(cut, "wb", 1 << 20) as short:
+        whole.write(head), short.write(head)
+        turn = 0
+        while written < packets:
+            turn += 1
+            high, low = turn >> 8 & 255, turn & 255
+            for second, micro, wire, frame in frames:
+                kind = bytes(frame[12:14])
+                if kind == b"\x08\x00" and len(frame) >= 34:
+                    for at in (27, 31):
+                        frame[at] ^= low
+                        frame[at + 1] ^= high
+                elif kind == b"\x86\xdd" and len(frame) >= 54:
+                    for at in (26, 42):
+                        frame[at] ^= low
+                        frame[at + 1] ^= high
+                whole.write(struct.pack("<IIII", second, micro, len(frame), wire) + frame)
+                part = frame[:96]
+                short.write(struct.pack("<IIII", second, micro, len(part), wire) + part)
+                if kind == b"\x08\x00" and len(frame) >= 34:
+                    for at in (27, 31):
+                        frame[at] ^= low
+                        frame[at + 1] ^= high
+                elif kind == b"\x86\xdd" and len(frame) >= 54:
+                    for at in (26, 42):
+                        frame[at] ^= low
+                        frame[at + 1] ^= high
+                written += 1
+                octets += len(frame)
+    return written, octets / written
+
+
+def measure(call, rounds):
+    best = None
+    for _ in range(rounds):
+        start = time.monotonic()
+        child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.monotonic() - start
+        if os.waitstatus_to_exitcode(status) not in (0, 1):
+            return None
+        cpu = usage.ru_utime + usage.ru_stime
+        if best is None or cpu < best[0]:
+            best = (cpu, wall, usage.ru_maxrss / 1024)
+    return best
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("spiked"), p.add_argument("data")
+    p.add_argument("--packets", type=int, default=2_000_000)
+    p.add_argument("--work")
+    p.add_argument("--peers", choices=["all", "none"], default="all")
+    p.add_argument("--rounds", type=int, default=3)
+    o = p.parse_args()
+    work = o.work or tempfile.mkdtemp()
+    os.makedirs(work, exist_ok=True)
+    whole, cut = f"{work}/whole.pcap", f"{work}/cut.pcap"
+    packets, mean = make(o.data, o.packets, whole, cut)
+    for name, source in (("scan", SCAN), ("loop", LOOP)):
+        with open(f"{work}/{name}.c", "w") as f:
+            f.write(source)
+        subprocess.run(["cc", "-O2", "-o", f"{work}/{name}", f"{work}/{name}.c"] + (["-lpcap"] if name == "loop" else []), check=True)
+    events = ["--format", "jsonl", "--quiet"]
+    calls = [
+        ("spiked read", [o.spiked, "read", *events, whole]),
+        ("spiked read, one worker", [o.spiked, "read", *events, "--workers", "1", whole]),
+        ("spiked read, every packet scored", [o.spiked, "read", *events, "--every-packet", whole]),
+        ("spiked read, 96 octets", [o.spiked, "read", *events, cut]),
+        ("spiked read, 96 octets, every packet", [o.spiked, "read", *events, "--every-packet", "--workers", "1", cut]),
+        ("mapped scan, 128 octets a packet", [f"{work}/scan", whole]),
+        ("libpcap read loop", [f"{work}/loop", whole]),
+    ]
+    if o.peers == "all":
+        calls += [
+            ("tcpdump -n", ["tcpdump", "-n", "-r", whole]),
+            ("softflowd", ["softflowd", "-d", "-r", whole, "-n", "127.0.0.1:9"]),
+            ("p0f", ["p0f", "-r", whole, "-o", f"{work}/p0f.log"]),
+            ("ndpiReader", ["ndpiReader", "-i", whole, "-q"]),
+            ("tshark -q", ["tshark", "-n", "-q", "-r", cut]),
+            ("suricata", ["suricata", "-r", whole, "-l", work, "-k", "none", "--runmode", "single"]),
+        ]
+    print(f"{packets} packets, {mean:.0f} octets each on average; least of {o.rounds} rounds")
+    print(f"{'':<38} {'CPU s':>8} {'wall s':>8} {'ns CPU/pkt':>10} {'M pkt/s':>8} {'MiB':>7} {'CPU / spiked':>13}")
+    base = None
+    for name, call in calls:
+        if not shutil.which(call[0]):
+            print(f"{name:<38} not installed")
+            continue
+        slow = name in ("tshark -q", "suricata", "ndpiReader", "p0f")
+        found = measure(call, 1 if slow else o.rounds)
+        if found is None:
+            print(f"{name:<38} failed")
+            continue
+        cpu, wall, memory = found
+        base = base or cpu
+        ns, rate = cpu * 1e9 / packets, packets / wall / 1e6
+        print(f"{name:<38} {cpu:>8.2f} {wall:>8.2f} {ns:>10.0f} {rate:>8.2f} {memory:>7.0f} {cpu / base:>13.2f}", flush=True)
+    if not o.work:
+        shutil.rmtree(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
