@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
-use crate::encode::{Layout, MAX_ACTIVE, SILENT, Volley};
+use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::snn::OneShot;
 
 use super::{FINE, PARTLY};
@@ -48,7 +48,7 @@ fn words() -> (usize, Vec<Vec<u32>>) {
     let layout = Layout::paper_word(BITS);
     let mut active = [0; MAX_ACTIVE];
     let encode = |word: u16| {
-        let mut volley = Volley { slots: [SILENT; _] };
+        let mut volley = Volley::default();
         volley.slots[0] = word >> 8;
         volley.slots[1] = word & 0xff;
         let n = layout.inputs(&volley, &mut active);

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SILENT, Volley};
+use super::{SILENT, Shape, Volley};
+use crate::packet::{Network, Transport};
 
 /// The most slots a layout may have: one volley stays within four cache lines.
 pub const MAX_SLOTS: usize = 128;
@@ -168,7 +169,43 @@ pub struct Layout {
     data: LayoutData,
     /// For each place its (slot, offset) pairs.
     places: [Vec<(u16, u16)>; PLACES],
+    /// For each [`Shape`] the slots and the (number, first, second slot) of the coincidences that may be active.
+    shapes: Vec<Active>,
     silenced: Vec<u16>,
+}
+
+#[derive(Clone, Debug)]
+struct Active {
+    slots: Vec<u16>,
+    coincidences: Vec<(u32, u16, u16)>,
+}
+
+impl Active {
+    fn new(data: &LayoutData, present: impl Fn(Place) -> bool) -> Self {
+        let has = |slot: u16| present(data.slots[slot as usize].place);
+        let pairs = (0u32..).zip(&data.coincidences).map(|(i, &(a, b))| (i, a, b));
+        Self {
+            slots: (0..data.slots.len() as u16).filter(|&slot| has(slot)).collect(),
+            coincidences: pairs.filter(|&(_, a, b)| has(a) && has(b)).collect(),
+        }
+    }
+}
+
+/// Whether packets with these headers have octets of a place.
+fn place_in(place: Place, network: usize, transport: usize) -> bool {
+    let (on, over) = (|n: Network| network == n as usize, |t: Transport| transport == t as usize);
+    match place {
+        Place::Derived | Place::Payload => true,
+        Place::Ipv4 | Place::Ipv4Group => on(Network::Ipv4),
+        Place::Ipv6 | Place::Ipv6Group => on(Network::Ipv6),
+        Place::Arp => on(Network::Arp),
+        Place::Tcp | Place::TcpOption => over(Transport::Tcp),
+        Place::Udp => over(Transport::Udp),
+        Place::Sctp => over(Transport::Sctp),
+        Place::Icmp => over(Transport::Icmp),
+        Place::Icmpv6 => over(Transport::Icmpv6),
+        Place::Igmp => over(Transport::Igmp),
+    }
 }
 
 impl PartialEq for Layout {
@@ -204,7 +241,12 @@ impl TryFrom<LayoutData> for Layout {
         for (i, slot) in data.slots.iter().enumerate() {
             places[slot.place as usize].push((i as u16, slot.offset));
         }
-        Ok(Self { data, places, silenced: Vec::new() })
+        let mut shapes = vec![Active::new(&data, |_| true)];
+        for headers in 0..Shape::COUNT - 1 {
+            let (network, transport) = (headers / Transport::COUNT, headers % Transport::COUNT);
+            shapes.push(Active::new(&data, |place| place_in(place, network, transport)));
+        }
+        Ok(Self { data, places, shapes, silenced: Vec::new() })
     }
 }
 
@@ -355,9 +397,9 @@ impl Layout {
     #[inline]
     pub fn inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = self.slot_inputs_of(volley, active);
-        for (i, &(a, b)) in self.data.coincidences.iter().enumerate() {
+        for &(i, a, b) in &self.shapes[volley.shape.0 as usize].coincidences {
             let (va, vb) = (volley.slots[a as usize], volley.slots[b as usize]);
-            active[n] = self.coincidence_input(i, va, vb);
+            active[n] = self.coincidence_input(i as usize, va, vb);
             n += usize::from(va != SILENT && vb != SILENT);
         }
         n
@@ -366,21 +408,20 @@ impl Layout {
     #[inline]
     fn slot_inputs_of(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = 0;
-        let values = volley.slots[..self.data.slots.len()].iter().enumerate();
-        match self.data.coding {
-            Coding::OneHot => {
-                for (i, &value) in values {
-                    active[n] = (i as u32) << 8 | u32::from(value & 0xff);
+        for &slot in &self.shapes[volley.shape.0 as usize].slots {
+            let value = volley.slots[slot as usize];
+            match self.data.coding {
+                Coding::OneHot => {
+                    active[n] = u32::from(slot) << 8 | u32::from(value & 0xff);
                     n += usize::from(value != SILENT);
                 }
-            }
-            Coding::DualRail => {
-                for (i, &value) in values.filter(|(_, v)| **v != SILENT) {
-                    for bit in u32::from(ALL_BITS - self.data.slots[i].bits.min(ALL_BITS))..8 {
-                        active[n] = (i as u32) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
+                Coding::DualRail if value != SILENT => {
+                    for bit in u32::from(ALL_BITS - self.data.slots[slot as usize].bits.min(ALL_BITS))..8 {
+                        active[n] = u32::from(slot) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
                         n += 1;
                     }
                 }
+                Coding::DualRail => {}
             }
         }
         n

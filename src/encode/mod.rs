@@ -36,13 +36,29 @@ pub const SILENT: u16 = 0xffff;
 /// One simultaneous volley: for each slot of the layout the byte whose input spikes, or [`SILENT`].
 #[derive(Clone, Copy)]
 pub struct Volley {
-    /// Slot values; only the first `len` belong to the layout.
+    /// Slot values; only the first ones belong to the layout.
     pub slots: [u16; MAX_SLOTS],
+    /// Which slots may have a value: those of the headers that the packet has.
+    shape: Shape,
+}
+
+/// A set of slots and coincidences to look at: an index into the layout's.
+#[derive(Clone, Copy, Debug)]
+struct Shape(u8);
+
+impl Shape {
+    /// All of them.
+    const WHOLE: Self = Self(0);
+    const COUNT: usize = 1 + Network::COUNT * Transport::COUNT;
+
+    fn of(headers: &Headers) -> Self {
+        Self((1 + headers.network as usize * Transport::COUNT + headers.transport as usize) as u8)
+    }
 }
 
 impl Default for Volley {
     fn default() -> Self {
-        Self { slots: [SILENT; MAX_SLOTS] }
+        Self { slots: [SILENT; MAX_SLOTS], shape: Shape::WHOLE }
     }
 }
 
@@ -76,6 +92,7 @@ fn receiver_kind(headers: &Headers, frame: &[u8]) -> u8 {
 impl Layout {
     /// Fills `volley` from a frame. Slots whose byte the packet lacks stay silent, as do masked bytes (TCP timestamp values).
     pub fn encode(&self, headers: &Headers, frame: &[u8], context: Context, volley: &mut Volley) {
+        volley.shape = Shape::of(headers);
         let slots = &mut volley.slots[..self.slots().len()];
         slots.fill(SILENT);
         let at = |start: usize, places: &[(u16, u16)], end: usize, slots: &mut [u16]| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::capture::{FrameBatch, Nanos};
+use crate::capture::{Frame, FrameBatch, Nanos};
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::packet::{Direction, Headers, StreamKey};
@@ -69,8 +69,6 @@ const NO_ROW: u32 = u32::MAX;
 const AHEAD: usize = 8;
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
-/// Records looked at for timeouts, a batch.
-const EXPIRE: usize = 64;
 
 /// What a lane keeps of a stream.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +120,7 @@ impl Rows {
 
 struct Pending {
     at: usize,
+    hash: u64,
     /// The stream's number, to know it again: a full table may have given its record to another.
     number: u64,
     packet: u64,
@@ -177,11 +176,13 @@ impl Lane {
         for item in items {
             self.table.prefetch_record(item.hash);
         }
-        let mut now = Nanos(0);
         for item in items {
             let frame = batch.frame(item.frame as usize);
-            now = now.max(frame.timestamp);
             let packet = first + u64::from(item.frame);
+            if self.pending.iter().any(|p| p.hash == item.hash) {
+                // Its packet before this one may decide it: no work on what need not be scored.
+                self.score(tally, out);
+            }
             let new = || Scored { leader: None, row: NO_ROW, told: false };
             let keep = |s: &Scored| s.told || s.row != NO_ROW;
             let seen = self.table.packet(&item.key, item.hash, item.direction, packet, &item.headers, &frame, keep, new);
@@ -206,21 +207,21 @@ impl Lane {
                     tally.hurried += 1;
                 }
             }
-            self.encode(seen.at, seen.context, &item.headers, frame.bytes, packet, frame.timestamp);
+            self.encode(seen.at, seen.context, item, &frame, packet);
             if self.pending.len() == AHEAD {
                 self.score(tally, out);
             }
         }
         self.score(tally, out);
-        self.expire(now, first, tally, out);
     }
 
-    fn encode(&mut self, at: usize, context: Context, headers: &Headers, frame: &[u8], packet: u64, timestamp: Nanos) {
-        self.model.layout.encode(headers, frame, context, &mut self.volley);
+    fn encode(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>, packet: u64) {
+        self.model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
         let active = &mut self.active[self.pending.len()];
         let inputs = self.model.layout.inputs(&self.volley, active);
         self.model.network.prefetch(&active[..inputs]);
-        self.pending.push(Pending { at, number: self.table.get(at).number, packet, timestamp, inputs });
+        let number = self.table.get(at).number;
+        self.pending.push(Pending { at, hash: item.hash, number, packet, timestamp: frame.timestamp, inputs });
     }
 
     fn score(&mut self, tally: &mut Tally, out: &mut Vec<Verdict>) {
@@ -250,21 +251,6 @@ impl Lane {
             }
         }
         self.pending.clear();
-    }
-
-    fn expire(&mut self, now: Nanos, packet: u64, tally: &mut Tally, out: &mut Vec<Verdict>) {
-        let mut ended = Vec::new();
-        let rows = &mut self.rows;
-        let moved = |state: &mut Scored, at: usize| {
-            if state.row != NO_ROW {
-                rows.owner[state.row as usize] = at as u32;
-            }
-        };
-        self.table.expire(now, EXPIRE, |stream| ended.push(stream), moved);
-        for stream in ended {
-            tally.timed_out += 1;
-            self.end(stream, packet, out);
-        }
     }
 
     fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Vec<Verdict>) {

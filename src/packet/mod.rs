@@ -29,6 +29,11 @@ pub enum Network {
     Other,
 }
 
+impl Network {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
 /// The transport header at [`Headers::transport_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -40,6 +45,11 @@ pub enum Transport {
     Icmpv6,
     Igmp,
     Other,
+}
+
+impl Transport {
+    /// How many there are.
+    pub const COUNT: usize = 8;
 }
 
 /// The tunnel that was opened; the headers are the inner packet's.

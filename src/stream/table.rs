@@ -38,7 +38,7 @@ impl Limits {
 /// What a packet found.
 #[derive(Debug)]
 pub struct Seen<T> {
-    /// Record of its stream, good until the next [`StreamTable::expire`].
+    /// Record of its stream, good until another packet of another stream is filed.
     pub at: usize,
     pub context: Context,
     /// The stream that had to make room: ended by a timeout (same key) or evicted.
@@ -253,35 +253,6 @@ impl<T> StreamTable<T> {
         }
         self.hand = (self.hand + SAMPLE) % self.records.len();
         best
-    }
-
-    /// Looks at the next `count` records and hands those whose time is over to `ended`.
-    pub fn expire(&mut self, now: Nanos, count: usize, mut ended: impl FnMut(Stream<T>), mut moved: impl FnMut(&mut T, usize)) {
-        for _ in 0..count.min(self.records.len()) {
-            if self.hand >= self.records.len() {
-                self.hand = 0;
-            }
-            let at = self.hand;
-            if !self.limits.over(&self.records[at], now) {
-                self.hand += 1;
-                continue;
-            }
-            self.unlink(at);
-            let last = self.records.len() - 1;
-            if at != last {
-                let hash = self.hasher.hash_one(self.records[last].key);
-                let mask = self.index.len() - 1;
-                let mut slot = self.home(hash);
-                while self.index[slot].record != last as u32 {
-                    slot = (slot + 1) & mask;
-                }
-                self.index[slot].record = at as u32;
-            }
-            ended(self.records.swap_remove(at));
-            if let Some(stream) = self.records.get_mut(at) {
-                moved(&mut stream.state, at);
-            }
-        }
     }
 
     /// Ends all streams; the table is empty afterwards.
