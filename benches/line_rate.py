@@ -56,6 +56,15 @@ def frames_of(data):
             taken += 1
 
 
+def turned(frame, low, high):
+    """Changes both addresses of an IP packet in place; doing it twice changes nothing."""
+    kind = bytes(frame[12:14])
+    places = (27, 31) if kind == b"\x08\x00" and len(frame) >= 34 else (26, 42) if kind == b"\x86\xdd" and len(frame) >= 54 else ()
+    for at in places:
+        frame[at] ^= low
+        frame[at + 1] ^= high
+
+
 def make(data, packets, path, cut):
     frames = list(frames_of(data))
     written = octets = 0
@@ -67,26 +76,11 @@ def make(data, packets, path, cut):
             turn += 1
             high, low = turn >> 8 & 255, turn & 255
             for second, micro, wire, frame in frames:
-                kind = bytes(frame[12:14])
-                if kind == b"\x08\x00" and len(frame) >= 34:
-                    for at in (27, 31):
-                        frame[at] ^= low
-                        frame[at + 1] ^= high
-                elif kind == b"\x86\xdd" and len(frame) >= 54:
-                    for at in (26, 42):
-                        frame[at] ^= low
-                        frame[at + 1] ^= high
+                turned(frame, low, high)
                 whole.write(struct.pack("<IIII", second, micro, len(frame), wire) + frame)
                 part = frame[:96]
                 short.write(struct.pack("<IIII", second, micro, len(part), wire) + part)
-                if kind == b"\x08\x00" and len(frame) >= 34:
-                    for at in (27, 31):
-                        frame[at] ^= low
-                        frame[at + 1] ^= high
-                elif kind == b"\x86\xdd" and len(frame) >= 54:
-                    for at in (26, 42):
-                        frame[at] ^= low
-                        frame[at + 1] ^= high
+                turned(frame, low, high)
                 written += 1
                 octets += len(frame)
     return written, octets / written
@@ -139,7 +133,7 @@ def main():
             ("softflowd", ["softflowd", "-d", "-r", whole, "-n", "127.0.0.1:9"]),
             ("p0f", ["p0f", "-r", whole, "-o", f"{work}/p0f.log"]),
             ("ndpiReader", ["ndpiReader", "-i", whole, "-q"]),
-            ("tshark -q", ["tshark", "-n", "-q", "-r", cut]),
+            ("tshark -z io,phs", ["tshark", "-n", "-q", "-z", "io,phs", "-r", cut]),
             ("suricata", ["suricata", "-r", whole, "-l", work, "-k", "none", "--runmode", "single"]),
         ]
     print(f"{packets} packets, {mean:.0f} octets each on average; least of {o.rounds} rounds")
@@ -149,7 +143,7 @@ def main():
         if not shutil.which(call[0]):
             print(f"{name:<38} not installed")
             continue
-        slow = name in ("tshark -q", "suricata", "ndpiReader", "p0f")
+        slow = name in ("tshark -z io,phs", "suricata", "ndpiReader", "p0f")
         found = measure(call, 1 if slow else o.rounds)
         if found is None:
             print(f"{name:<38} failed")

@@ -100,6 +100,18 @@ fn results_do_not_depend_on_the_number_of_workers() {
 }
 
 #[test]
+fn shared_captures_say_the_same_on_any_number_of_workers() {
+    let Some(data) = shared_data() else { return };
+    let read = |workers: &str| {
+        let what = ["read", "--quiet", "--format", "jsonl", "--events", "streams", "--workers", workers];
+        spiked().args(what).arg(data.join("ndpi/pcap")).assert().get_output().stdout.clone()
+    };
+    let one = read("1");
+    assert!(one.len() > 1_000_000);
+    assert!(one == read("2") && one == read("3"), "the events differ");
+}
+
+#[test]
 fn folders_standard_input_and_compressed_captures_are_read() {
     let plain = std::fs::read(fixture("captures/dns-2.pcap")).unwrap();
     spiked().args(["read", "-"]).write_stdin(plain).assert().code(0).stdout(contains("dns"));

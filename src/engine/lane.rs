@@ -73,10 +73,22 @@ const ROWS_SHARE: usize = 16;
 /// What a lane keeps of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scored {
-    leader: Option<Leader>,
+    /// Of no meaning before the first packet was scored: its `packets` is 0 then.
+    leader: Leader,
     row: u32,
     told: bool,
 }
+
+impl Scored {
+    const NEW: Self = Self { leader: Leader { class: 0, evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
+
+    fn leader(&self) -> Option<Leader> {
+        Some(self.leader).filter(|l| l.packets > 0)
+    }
+}
+
+// What a million streams cost is promised to users.
+const _: () = assert!(StreamTable::<Scored>::octets_per_stream() <= 128);
 
 /// Evidence of the undecided streams: one row of sums a stream, as many rows as were ever needed at once, bounded.
 struct Rows {
@@ -165,7 +177,7 @@ impl Lane {
     }
 
     pub fn live(&self) -> usize {
-        self.table.len()
+        self.table.live()
     }
 
     /// Handles a shard's packets of one batch, whose first has the number `first`.
@@ -183,9 +195,9 @@ impl Lane {
                 // Its packet before this one may decide it: no work on what need not be scored.
                 self.score(tally, out);
             }
-            let new = || Scored { leader: None, row: NO_ROW, told: false };
             let keep = |s: &Scored| s.told || s.row != NO_ROW;
-            let seen = self.table.packet(&item.key, item.hash, item.direction, packet, &item.headers, &frame, keep, new);
+            let seen =
+                self.table.packet(&item.key, item.hash, item.direction, packet, &item.headers, &frame, keep, || Scored::NEW);
             if let Some((stream, why)) = seen.ended {
                 match why {
                     Ended::Timeout => tally.timed_out += 1,
@@ -235,9 +247,9 @@ impl Lane {
             self.model.network.potentials(&active[..pending.inputs], &mut self.potentials);
             let evidence = self.rows.row(stream.state.row);
             decision.add(&self.model.network, &self.potentials, evidence);
-            let packets = stream.state.leader.map_or(1, |l| l.packets + 1);
-            stream.state.leader = decision.leader(evidence, packets);
-            if !stream.state.leader.is_some_and(|l| decision.settled(&l)) {
+            let Some(leader) = decision.leader(evidence, stream.state.leader.packets + 1) else { continue };
+            stream.state.leader = leader;
+            if !decision.settled(&leader) {
                 continue;
             }
             if !self.every_packet {
@@ -272,7 +284,7 @@ impl Lane {
 }
 
 fn verdict(model: &Model, number: usize, event: Event, stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Verdict {
-    let leader = stream.state.leader;
+    let leader = stream.state.leader();
     Verdict {
         event,
         model: number,

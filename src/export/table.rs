@@ -57,11 +57,6 @@ impl Summary {
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
-
-    /// Whether any stream was counted.
-    pub fn is_empty(&self) -> bool {
-        self.models.iter().all(|m| m.1.is_empty())
-    }
 }
 
 /// 1234567 as "1,234,567".

@@ -82,12 +82,9 @@ impl<T> StreamTable<T> {
         self.hasher.hash_one(key)
     }
 
-    pub fn len(&self) -> usize {
+    /// Live streams.
+    pub fn live(&self) -> usize {
         self.records.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
     }
 
     /// Octets that one stream costs, its share of the index included.
@@ -178,7 +175,7 @@ impl<T> StreamTable<T> {
                     self.records.push(new);
                     let at = self.records.len() - 1;
                     self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
-                    if self.records.len() * 2 > self.index.len() {
+                    if self.records.len() * 4 > self.index.len() * 3 {
                         self.grow();
                     }
                     at
