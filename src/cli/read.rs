@@ -123,7 +123,7 @@ fn read(args: &Args, settings: &Settings) -> Result<u8> {
         let mut written = Ok(());
         let tally = engine::run(settings, &mut source, &mut |verdict| {
             let model = &settings.models[verdict.model];
-            summary.count(verdict, model);
+            summary.count(verdict);
             if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
                 let line = export::event(verdict, export::Context { model, capture: Some(&name) });
                 written = writeln!(out, "{line}");

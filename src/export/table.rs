@@ -1,6 +1,5 @@
 //! What was found, for people: a line a class, and below it what was unknown, skipped or cut.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::capture::LinkType;
@@ -16,11 +15,19 @@ struct Sum {
     bytes: u64,
 }
 
+/// What one model found.
+#[derive(Debug)]
+struct Found {
+    model: String,
+    classes: Vec<String>,
+    /// For each class its sum, last the unknown.
+    sums: Vec<Sum>,
+}
+
 /// What one or more captures held, by class.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// For each model its name, whether its streams are hosts, and its classes; `None` is unknown.
-    models: Vec<(String, BTreeMap<Option<String>, Sum>)>,
+    models: Vec<Found>,
     captures: u64,
     tally: Tally,
     notes: Vec<String>,
@@ -28,14 +35,19 @@ pub struct Summary {
 
 impl Summary {
     pub fn new<'a>(models: impl Iterator<Item = &'a Model>) -> Self {
-        Self { models: models.map(|m| (m.name.clone(), BTreeMap::new())).collect(), ..Self::default() }
+        let found = |m: &Model| Found {
+            model: m.name.clone(),
+            classes: m.classes.clone(),
+            sums: vec![Sum::default(); m.classes.len() + 1],
+        };
+        Self { models: models.map(found).collect(), ..Self::default() }
     }
 
     /// Counts an ended stream.
-    pub fn count(&mut self, verdict: &Verdict, model: &Model) {
+    pub fn count(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
-            let class = verdict.class.map(|c| model.classes[c as usize].clone());
-            let sum = self.models[verdict.model].1.entry(class).or_default();
+            let found = &mut self.models[verdict.model];
+            let sum = &mut found.sums[verdict.class.map_or(found.classes.len(), usize::from)];
             sum.streams += 1;
             sum.packets += verdict.packets;
             sum.bytes += verdict.bytes;
@@ -74,15 +86,15 @@ fn grouped(n: u64) -> String {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, classes)) in self.models.iter().enumerate() {
+        for (i, Found { model, classes, sums }) in self.models.iter().enumerate() {
             if self.models.len() > 1 {
-                writeln!(f, "{}model {name}", if i > 0 { "\n" } else { "" })?;
+                writeln!(f, "{}model {model}", if i > 0 { "\n" } else { "" })?;
             }
-            let width = classes.keys().flatten().map(|c| c.chars().count()).max().unwrap_or(0).max(16);
-            writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
-            let mut known: Vec<_> = classes.iter().filter_map(|(class, sum)| Some((class.as_ref()?, sum))).collect();
+            let mut known: Vec<(&String, &Sum)> = classes.iter().zip(sums).filter(|(_, sum)| sum.streams > 0).collect();
             known.sort_by(|a, b| b.1.streams.cmp(&a.1.streams).then_with(|| a.0.cmp(b.0)));
-            let unknown = classes.get(&None).copied().unwrap_or_default();
+            let unknown = sums[classes.len()];
+            let width = known.iter().map(|(class, _)| class.chars().count()).max().unwrap_or(0).max(16);
+            writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
             let mut line = |class: &str, sum: &Sum| {
                 let (streams, packets, bytes) = (grouped(sum.streams), grouped(sum.packets), grouped(sum.bytes));
                 writeln!(f, "{class:<width$} {streams:>10} {packets:>12} {bytes:>16}")
