@@ -219,6 +219,60 @@ fn a_model_is_the_same_bit_for_bit_on_any_number_of_threads() {
 }
 
 #[test]
+fn models_are_taken_apart_and_joined() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let quick = |name: &str, classes: [&str; 2]| {
+        let arguments = classes.iter().flat_map(|c| ["--class".into(), format!("{c}=fixtures/captures/{c}-1.pcap")]);
+        spiked().arg("train").args(arguments).arg("--out").arg(path(name)).assert().code(0);
+    };
+    quick("a", ["dns", "redis"]);
+    quick("b", ["ssh", "ntp"]);
+    spiked()
+        .args(["model", "join"])
+        .args([path("a"), path("b")])
+        .arg("--out")
+        .arg(path("ab"))
+        .assert()
+        .code(0)
+        .stdout(contains("4 classes"));
+    spiked()
+        .args(["read", "--model"])
+        .arg(path("ab"))
+        .arg("fixtures/captures/ssh-2.pcap")
+        .assert()
+        .code(0)
+        .stdout(contains("ssh"));
+    spiked()
+        .args(["model", "remove"])
+        .arg(path("ab"))
+        .args(["dns", "ntp"])
+        .arg("--out")
+        .arg(path("r"))
+        .assert()
+        .code(0)
+        .stdout(contains("2 classes"));
+    spiked()
+        .args(["model", "remove"])
+        .arg(path("r"))
+        .arg("dns")
+        .arg("--out")
+        .arg(path("x"))
+        .assert()
+        .code(2)
+        .stderr(contains("no class 'dns'"));
+    let devices = Path::new("config/models/devices.safetensors");
+    spiked()
+        .args(["model", "join"])
+        .args([&path("a"), devices])
+        .arg("--out")
+        .arg(path("x"))
+        .assert()
+        .code(2)
+        .stderr(contains("one knows flows"));
+}
+
+#[test]
 fn whole_captures_teach_the_quick_way() {
     let folder = folder();
     let out = folder.path().join("quick.safetensors");

@@ -1,6 +1,6 @@
 //! `spiked model`: looks into a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -31,6 +31,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Puts the classes of two models into one
+    Join {
+        /// Model file
+        a: PathBuf,
+        /// Model file of the same layout
+        b: PathBuf,
+        /// Model file to write
+        #[arg(long, short, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Takes classes out of a model
+    Remove {
+        /// Model file
+        file: PathBuf,
+        /// Classes
+        #[arg(required = true)]
+        classes: Vec<String>,
+        /// Model file to write
+        #[arg(long, short, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Which header bytes made the nearest neuron spike, stream by stream
     Explain {
         /// Model file
@@ -51,10 +72,18 @@ enum Command {
 pub fn run(args: &Args) -> Result<u8> {
     match &args.command {
         Command::Show { file, json } => show(&Model::load(file)?, *json),
+        Command::Join { a, b, out } => write(&Model::load(a)?.join(&Model::load(b)?)?, out),
+        Command::Remove { file, classes, out } => write(&Model::load(file)?.without_classes(classes)?, out),
         Command::Explain { file, capture, stream, most, fields } => {
             explain(&Model::load(file)?, capture, stream.as_deref(), *most, *fields)
         }
     }
+}
+
+fn write(model: &Model, out: &Path) -> Result<u8> {
+    model.save(out)?;
+    println!("written: {}, {} classes", out.display(), model.classes.len());
+    Ok(FINE)
 }
 
 fn show(model: &Model, json: bool) -> Result<u8> {
@@ -87,7 +116,7 @@ struct Explained {
     leader: Option<Leader>,
 }
 
-fn explain(model: &Model, capture: &std::path::Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<u8> {
+fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<u8> {
     let mut source = CaptureFile::open(capture)?;
     let mut table: StreamTable<Explained> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
     let (mut batch, mut buffer, mut active) = (FrameBatch::new(), model.network.buffer(), [0; MAX_ACTIVE]);

@@ -5,6 +5,10 @@
 //! potential that one unit of a neuron's weights is worth. Metadata: `format`, `version`, `checksum` (CRC-32 of the octets of
 //! `start`, `neuron`, `weight`, `gain` and `model`, in this order) and `model` (JSON).
 
+mod parts;
+
+pub use parts::PartsError;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Write;

@@ -74,6 +74,20 @@ impl Network {
         self.weights[input * self.stride + neuron]
     }
 
+    /// The neurons `kept` of this network, then all of `other`'s. Both see the same inputs, and since no neuron looks at another,
+    /// each says what it said.
+    pub fn joined(&self, kept: &[usize], other: Option<&Self>) -> Self {
+        let gains = |n: &Self, which: &[usize]| which.iter().map(|&i| n.gain[i]).collect::<Vec<_>>();
+        let all: Vec<usize> = other.map_or(Vec::new(), |o| (0..o.neurons).collect());
+        let mut weights = Vec::with_capacity(self.inputs * (kept.len() + all.len()));
+        for input in 0..self.inputs {
+            weights.extend(kept.iter().map(|&neuron| self.weight(input, neuron)));
+            weights.extend(other.into_iter().flat_map(|o| all.iter().map(move |&neuron| o.weight(input, neuron))));
+        }
+        let gain = [gains(self, kept), other.map_or(Vec::new(), |o| gains(o, &all))].concat();
+        Self::from_parts(self.inputs, gain.len(), &weights, gain)
+    }
+
     /// The weights other than zero as compressed sparse rows: where each input's row begins (and the last ends), then the
     /// neurons and weights.
     pub fn sparse(&self) -> (Vec<u32>, Vec<u16>, Vec<i8>) {

@@ -1,0 +1,110 @@
+//! Models as parts: neurons are independent, so they can be taken out of a model or put side by side.
+
+use super::{MAX_CLASSES, Model};
+
+/// Why models can't be taken apart or joined.
+#[derive(Debug, thiserror::Error)]
+pub enum PartsError {
+    #[error("{model} has no class '{class}'; `spiked model show` lists its classes")]
+    NoSuchClass { model: String, class: String },
+    #[error("{model} would have no class left")]
+    NothingLeft { model: String },
+    #[error("{a} and {b} can't be joined: {why}")]
+    Unlike { a: String, b: String, why: &'static str },
+    #[error("{a} and {b} both have the class '{class}'; remove it from one first")]
+    Twice { a: String, b: String, class: String },
+}
+
+impl Model {
+    /// This model without some classes. The neurons that stay say what they said.
+    ///
+    /// # Errors
+    /// A class that it does not have, or none left.
+    pub fn without_classes(&self, classes: &[String]) -> Result<Self, PartsError> {
+        if let Some(class) = classes.iter().find(|c| !self.classes.contains(c)) {
+            return Err(PartsError::NoSuchClass { model: self.name.clone(), class: class.clone() });
+        }
+        let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !classes.contains(&self.classes[i])).collect();
+        if kept.is_empty() {
+            return Err(PartsError::NothingLeft { model: self.name.clone() });
+        }
+        let mut model = self.clone();
+        model.network = self.network.joined(&kept, None);
+        model.classes = pick(&self.classes, &kept);
+        model.decision.theta = pick(&self.decision.theta, &kept);
+        model.decision.accept = pick(&self.decision.accept, &kept);
+        model.provenance.streams = pick(&self.provenance.streams, &kept);
+        model.provenance.packets = pick(&self.provenance.packets, &kept);
+        Ok(model)
+    }
+
+    /// The neurons of both models side by side. Thresholds stay as they are; the weights that make evidence into confidence are
+    /// averaged, each model counting as many times as it has classes.
+    ///
+    /// # Errors
+    /// Models of another key or layout, or with a class in common.
+    pub fn join(&self, other: &Self) -> Result<Self, PartsError> {
+        let unlike = |why| PartsError::Unlike { a: self.name.clone(), b: other.name.clone(), why };
+        if self.key != other.key {
+            return Err(unlike("one knows flows, the other hosts"));
+        }
+        if self.layout != other.layout {
+            return Err(unlike("their layouts differ (--payload when training)"));
+        }
+        if self.decision.clip != other.decision.clip {
+            return Err(unlike("their evidence has other bounds"));
+        }
+        if self.classes.len() + other.classes.len() > MAX_CLASSES {
+            return Err(unlike("together they have too many classes"));
+        }
+        if let Some(class) = self.classes.iter().find(|c| other.classes.contains(c)) {
+            return Err(PartsError::Twice { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
+        }
+        let all: Vec<usize> = (0..self.classes.len()).collect();
+        let mut model = self.clone();
+        model.network = self.network.joined(&all, Some(&other.network));
+        model.classes.extend_from_slice(&other.classes);
+        let (decision, from) = (&mut model.decision, &other.decision);
+        decision.theta.extend_from_slice(&from.theta);
+        decision.accept.extend_from_slice(&from.accept);
+        let (a, b) = (self.classes.len() as f32, other.classes.len() as f32);
+        decision
+            .confidence
+            .iter_mut()
+            .zip(&from.confidence)
+            .for_each(|(mine, theirs)| *mine = (*mine * a + theirs * b) / (a + b));
+        decision.stop = decision.stop.max(from.stop);
+        decision.give_up = decision.give_up.max(from.give_up);
+        let (provenance, from) = (&mut model.provenance, &other.provenance);
+        provenance.streams.extend_from_slice(&from.streams);
+        provenance.packets.extend_from_slice(&from.packets);
+        provenance.labels.extend_from_slice(&from.labels);
+        provenance.captures += from.captures;
+        Ok(model)
+    }
+}
+
+fn pick<T: Clone>(from: &[T], which: &[usize]) -> Vec<T> {
+    which.iter().map(|&i| from[i].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_put_together_again_are_the_whole() {
+        let whole = Model::built_in().unwrap();
+        let (first, second) = whole.classes.split_at(40);
+        let (a, b) = (whole.without_classes(second).unwrap(), whole.without_classes(first).unwrap());
+        assert_eq!(a.classes, first);
+        let joined = a.join(&b).unwrap();
+        assert_eq!((&joined.network, &joined.classes), (&whole.network, &whole.classes));
+        assert_eq!((&joined.decision.theta, &joined.decision.accept), (&whole.decision.theta, &whole.decision.accept));
+        let differ = joined.decision.confidence.iter().zip(&whole.decision.confidence).map(|(a, b)| (a - b).abs());
+        assert!(differ.fold(0.0, f32::max) < 1e-4);
+        assert!(matches!(a.join(&whole), Err(PartsError::Twice { .. })));
+        assert!(matches!(whole.without_classes(&["nonsense".into()]), Err(PartsError::NoSuchClass { .. })));
+        assert!(matches!(whole.without_classes(&whole.classes), Err(PartsError::NothingLeft { .. })));
+    }
+}
