@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::evaluate::{self, Report};
@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::train;
 
 use super::train::{Choices, Source, same_kind};
-use super::{FINE, progress};
+use super::{FINE, progress, silence};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Split {
@@ -58,9 +58,7 @@ pub fn run(args: &Args) -> Result<u8> {
         (Some(path), _) => {
             let mut model = Model::load(path)?;
             same_kind(&model, &labels, path)?;
-            for name in &args.without {
-                model.layout.without(name).with_context(|| format!("--without {name}"))?;
-            }
+            silence(&mut model.layout, &args.without)?;
             let packets = model.decision.give_up as usize;
             let (corpus, _) = args.source.gather(&labels, model.layout.clone(), packets)?;
             let known = |label: &str| model.classes.iter().any(|c| c == label);
@@ -74,9 +72,7 @@ pub fn run(args: &Args) -> Result<u8> {
             let settings = args.choices.settings(labels.key)?;
             let (corpus, _) = args.source.gather(&labels, args.choices.layout()?, settings.packets_per_stream)?;
             let mut layout = corpus.layout.clone();
-            for name in &args.without {
-                layout.without(name).with_context(|| format!("--without {name}"))?;
-            }
+            silence(&mut layout, &args.without)?;
             let all: Vec<usize> = (0..corpus.streams.len()).collect();
             let fold_of = match args.by {
                 Split::Capture => train::folds(&corpus, &all, folds, settings.seed, true),

@@ -14,8 +14,11 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::encode::Layout;
 
 /// All went well.
 const FINE: u8 = 0;
@@ -72,6 +75,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// Silences what `--without` names.
+fn silence(layout: &mut Layout, names: &[String]) -> anyhow::Result<()> {
+    names.iter().try_for_each(|name| layout.without(name).with_context(|| format!("--without {name}")))
 }
 
 /// A bar on standard error for work of `length` steps, where a person looks; else nothing.

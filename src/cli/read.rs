@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
@@ -13,7 +13,7 @@ use crate::export::{self, Summary};
 use crate::model::Model;
 use crate::packet::Decoder;
 
-use super::{FINE, PARTLY};
+use super::{FINE, PARTLY, silence};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -83,9 +83,7 @@ pub fn run(args: &Args) -> Result<u8> {
         models.push(Model::built_in()?);
     }
     for model in &mut models {
-        for name in &args.without {
-            model.layout.without(name).with_context(|| format!("--without {name}"))?;
-        }
+        silence(&mut model.layout, &args.without)?;
     }
     let mut settings = Settings::new(models.into_iter().map(Arc::new).collect());
     settings.decoder = Decoder { open_tunnels: !args.no_tunnels };

@@ -69,7 +69,7 @@ pub fn run(settings: &Settings, source: &mut dyn Source, tell: &mut dyn FnMut(&V
     let feed = Mutex::new(Feed { source, next_batch: 0, next_packet: 0, error: None });
     let (pool_in, pool_out) = crossbeam_channel::bounded(workers * IN_FLIGHT);
     for _ in 0..workers * IN_FLIGHT {
-        let routed = Routed { batch: FrameBatch::new(), number: 0, items: vec![vec![Vec::new(); kinds.len()]; workers] };
+        let routed = Routed { batch: FrameBatch::new(), items: vec![vec![Vec::new(); kinds.len()]; workers] };
         pool_in.send(routed).expect("the pool has room for all its batches");
     }
     let inboxes: Vec<_> = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).collect();

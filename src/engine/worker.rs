@@ -23,8 +23,7 @@ pub(super) struct Feed<'a> {
 /// A batch, decoded, with each packet filed under the worker that owns its stream.
 pub(super) struct Routed {
     pub batch: FrameBatch,
-    pub number: u64,
-    /// Number of its first packet, and for each worker and kind of key its packets.
+    /// For each worker and kind of key its packets.
     pub items: Vec<Vec<Vec<Item>>>,
 }
 
@@ -139,7 +138,6 @@ impl<'a> Worker<'a> {
         feed.next_batch += 1;
         feed.next_packet += routed.batch.len() as u64;
         drop(feed);
-        routed.number = number;
         let (hasher, decoder, kinds) = (&self.hasher, &self.settings.decoder, self.kinds);
         let tally = &mut self.tally;
         let decoded = catch_unwind(AssertUnwindSafe(|| route(&mut routed, decoder, kinds, hasher, tally)));

@@ -93,18 +93,10 @@ pub(crate) fn prefetch<P>(at: &P) {
 /// Prefetches each active row; a hint that changes nothing else.
 #[inline]
 pub(super) fn prefetch_rows(weights: &[i8], stride: usize, active: &[u32]) {
-    #[cfg(target_arch = "x86_64")]
     for &input in active {
-        let at = input as usize * stride;
-        for line in (at..at + stride).step_by(64) {
-            if line < weights.len() {
-                // SAFETY: the address lies within `weights`, and a prefetch reads nothing architecturally.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().add(line)) };
-            }
-        }
+        let row = &weights[input as usize * stride..][..stride];
+        row.iter().step_by(64).for_each(prefetch);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (weights, stride, active);
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -11,7 +11,7 @@ use crate::snn::Network;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
-    /// Threshold of each neuron, subtracted from its potential: set by homeostasis.
+    /// Threshold of each neuron, subtracted from its potential: the one it learned with.
     pub theta: Vec<f32>,
     /// Smallest and largest margin that one packet may add: one odd packet must not outweigh a stream.
     pub clip: (f32, f32),

@@ -1,13 +1,12 @@
-//! From a corpus to a model: cross-fitting, homeostasis, confidence, stop rule.
+//! From a corpus to a model: cross-fitting, confidence, acceptance, stop rule.
 //!
 //! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
 //!    class and one that is never taught a part of the classes. Their potentials on the fold, which they never saw, are the
 //!    calibration streams: taught ones and untaught ones.
-//! 2. Homeostasis: each neuron's threshold is raised until it fires for few foreign packets, lowered while it misses its own.
-//! 3. Confidence: logistic regression of "the leader is right" on the leader's lead and evidence.
-//! 4. Acceptance: for each class the confidence from which false alarms are below the target.
-//! 5. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
-//! 6. The network that is kept is trained on everything.
+//! 2. Confidence: logistic regression of "the leader is right" on the leader's lead and evidence.
+//! 3. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
+//! 4. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
+//! 5. The network that is kept is trained on everything.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -176,7 +175,7 @@ fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught
     Felt { stream, potentials, packets, taught: !open }
 }
 
-/// Homeostasis, confidence, acceptance and stop rule from calibration streams.
+/// Confidence, acceptance and stop rule from calibration streams.
 fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, Vec<(usize, bool, Leader)>) {
     let classes = corpus.classes.len();
     let theta = vec![settings.rule.theta; classes];

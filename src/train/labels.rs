@@ -164,12 +164,8 @@ impl Labels {
     /// A file that can't be read or lacks a column.
     pub fn rename(&mut self, path: &Path) -> Result<(), LabelError> {
         let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(broken)?;
-        let header = reader.headers().map_err(broken)?.clone();
-        let column = |name: &'static str| {
-            let missing = || LabelError::Rename { path: path.to_path_buf(), column: name };
-            header.iter().position(|c| c.eq_ignore_ascii_case(name)).ok_or_else(missing)
-        };
+        let (mut reader, header) = open_table(path)?;
+        let column = |name| find(&header, name).ok_or_else(|| LabelError::Rename { path: path.to_path_buf(), column: name });
         let (from, to) = (column("label")?, column("class")?);
         let mut names: HashMap<String, String> = HashMap::new();
         for record in reader.records() {
@@ -196,14 +192,23 @@ impl Labels {
     }
 }
 
-fn read_file(path: &Path, rows: &mut Vec<(String, StreamName, String)>) -> Result<KeyKind, LabelError> {
+/// Opens a CSV file and reads the names of its columns.
+fn open_table(path: &Path) -> Result<(csv::Reader<std::fs::File>, csv::StringRecord), LabelError> {
     let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(broken)?;
     let header = reader.headers().map_err(broken)?.clone();
-    let column = |name: &'static str| {
-        let missing = || LabelError::Column { path: path.to_path_buf(), column: name };
-        header.iter().position(|c| c.eq_ignore_ascii_case(name)).ok_or_else(missing)
-    };
+    Ok((reader, header))
+}
+
+/// Where a column stands.
+fn find(header: &csv::StringRecord, name: &str) -> Option<usize> {
+    header.iter().position(|column| column.eq_ignore_ascii_case(name))
+}
+
+fn read_file(path: &Path, rows: &mut Vec<(String, StreamName, String)>) -> Result<KeyKind, LabelError> {
+    let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
+    let (mut reader, header) = open_table(path)?;
+    let column = |name| find(&header, name).ok_or_else(|| LabelError::Column { path: path.to_path_buf(), column: name });
     let (capture, label) = (column("capture")?, column("label")?);
     let host = column("host").ok();
     let flow = match host {
