@@ -97,6 +97,20 @@ struct Tensor<'a> {
     data: &'a [u8],
 }
 
+/// The tensors as they rest in the file, little-endian.
+struct Octets {
+    start: Vec<u8>,
+    neuron: Vec<u8>,
+    weight: Vec<u8>,
+    gain: Vec<u8>,
+}
+
+impl Octets {
+    fn checksum(&self, description: &str) -> String {
+        checksum(&[&self.start, &self.neuron, &self.weight, &self.gain, description.as_bytes()])
+    }
+}
+
 impl View for Tensor<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
@@ -212,27 +226,40 @@ impl Model {
         }
     }
 
+    /// The checksum that the model's file carries: the model's identity.
+    pub fn checksum(&self) -> String {
+        let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
+        self.tensors().checksum(&description)
+    }
+
+    fn tensors(&self) -> Octets {
+        let (start, neuron, weight) = self.network.sparse();
+        Octets {
+            start: start.iter().flat_map(|s| s.to_le_bytes()).collect(),
+            neuron: neuron.iter().flat_map(|n| n.to_le_bytes()).collect(),
+            weight: weight.iter().map(|&w| w as u8).collect(),
+            gain: self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect(),
+        }
+    }
+
     /// The octets of the model's file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let (start, neuron, weight) = self.network.sparse();
-        let start: Vec<u8> = start.iter().flat_map(|s| s.to_le_bytes()).collect();
-        let neuron: Vec<u8> = neuron.iter().flat_map(|n| n.to_le_bytes()).collect();
-        let weight: Vec<u8> = weight.iter().map(|&w| w as u8).collect();
-        let gain: Vec<u8> = self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect();
+        let tensors = self.tensors();
         let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
         // One metadata entry, so that the file is the same bit for bit: safetensors keeps metadata in a hash map.
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),
             ("version".into(), VERSION.to_string()),
-            ("checksum".into(), checksum(&[&start, &neuron, &weight, &gain, description.as_bytes()])),
+            ("checksum".into(), tensors.checksum(&description)),
             ("model".into(), description),
         ]
         .into();
+        let Octets { start, neuron, weight, gain } = &tensors;
         let tensors = [
-            ("gain", Tensor { dtype: Dtype::F32, shape: vec![self.classes.len()], data: &gain }),
-            ("neuron", Tensor { dtype: Dtype::U16, shape: vec![weight.len()], data: &neuron }),
-            ("start", Tensor { dtype: Dtype::U32, shape: vec![self.network.inputs() + 1], data: &start }),
-            ("weight", Tensor { dtype: Dtype::I8, shape: vec![weight.len()], data: &weight }),
+            ("gain", Tensor { dtype: Dtype::F32, shape: vec![gain.len() / 4], data: gain }),
+            ("neuron", Tensor { dtype: Dtype::U16, shape: vec![neuron.len() / 2], data: neuron }),
+            ("start", Tensor { dtype: Dtype::U32, shape: vec![start.len() / 4], data: start }),
+            ("weight", Tensor { dtype: Dtype::I8, shape: vec![weight.len()], data: weight }),
         ];
         let bytes = safetensors::serialize(tensors, Some(metadata)).expect("the shapes follow from the data");
         sort_header(bytes)
