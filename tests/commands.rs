@@ -162,8 +162,8 @@ fn bad_captures_are_named_and_the_rest_is_read() {
     let whole = pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[0; 30])]);
     let cut = write("cut.pcap", &whole[..whole.len() - 5]);
     let radio = write("radio.pcap", &pcap(105, &[vec![0; 60], vec![0; 60]]));
-    spiked().arg("read").arg(&text).assert().code(2).stderr(contains("notes.txt").and(contains("not a pcap")));
-    spiked().arg("read").arg(&empty).assert().code(2).stderr(contains("empty.pcap: the file is empty"));
+    spiked().arg("read").arg(&text).assert().code(4).stderr(contains("notes.txt").and(contains("not a pcap")));
+    spiked().arg("read").arg(&empty).assert().code(3).stderr(contains("empty.pcap: the file is empty"));
     spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: cut after packet 0"));
     spiked()
         .arg("read")

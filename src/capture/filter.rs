@@ -63,6 +63,11 @@ impl Filtered<CaptureFile> {
     pub fn cut(&self) -> Option<&Cut> {
         self.source.cut()
     }
+
+    /// As [`CaptureFile::frames`]: whether the filter admits them or not.
+    pub fn frames(&self) -> u64 {
+        self.source.frames()
+    }
 }
 
 impl<S: Source> Source for Filtered<S> {

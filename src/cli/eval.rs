@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::train;
 
 use super::train::{Choices, Source, same_kind};
-use super::{FINE, progress, silence};
+use super::{Exit, progress, silence};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Split {
@@ -52,7 +52,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<u8> {
+pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let outcomes = match (&args.model, args.cross_validate) {
         (Some(path), _) => {
@@ -91,5 +91,5 @@ pub fn run(args: &Args) -> Result<u8> {
     } else {
         print!("{report}");
     }
-    Ok(FINE)
+    Ok(Exit::Fine)
 }

@@ -1,9 +1,7 @@
-//! How is it asked? One file a command.
-//!
-//! Exit codes, the same for every command: 0 all went well, 1 done but something was cut, unreadable or empty, 2 nothing could
-//! be done.
+//! How is it asked? One file a command; [`exit`] says how each may end.
 
 mod eval;
+mod exit;
 mod model;
 mod paper;
 mod read;
@@ -20,20 +18,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::encode::Layout;
 
-/// All went well.
-const FINE: u8 = 0;
-/// Done, but something was cut, unreadable or empty; what was good was used.
-const PARTLY: u8 = 1;
-/// Nothing could be done.
-const FAILED: u8 = 2;
+use exit::Exit;
 
 #[derive(Parser)]
 #[command(
     name = "spiked",
     version,
     about = "Names the streams in network traffic with a spiking neural network that learned them from labelled captures",
-    after_help = "Exit codes: 0 fine; 1 done, but something was cut, unreadable or empty; 2 nothing could be done.\n\
-                  `spiked COMMAND --help` shows examples.",
+    after_help = format!("{}\n\n`spiked COMMAND --help` shows examples.", exit::HELP),
     propagate_version = true,
     max_term_width = 110
 )]
@@ -69,10 +61,10 @@ pub fn main() -> ExitCode {
         Command::Volleys(args) => volleys::run(&args),
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("spiked: {error:#}");
-            ExitCode::from(FAILED)
+            Exit::of(&error).into()
         }
     }
 }

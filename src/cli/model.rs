@@ -12,7 +12,7 @@ use crate::packet::{Decoder, KeyKind, StreamKey};
 use crate::stream::{Leader, Limits, StreamTable};
 use crate::train::labels::StreamName;
 
-use super::FINE;
+use super::Exit;
 
 /// Looks into a model file
 #[derive(ClapArgs)]
@@ -69,7 +69,7 @@ enum Command {
     },
 }
 
-pub fn run(args: &Args) -> Result<u8> {
+pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Show { file, json } => show(&Model::load(file)?, *json),
         Command::Join { a, b, out } => write(&Model::load(a)?.join(&Model::load(b)?)?, out),
@@ -80,16 +80,16 @@ pub fn run(args: &Args) -> Result<u8> {
     }
 }
 
-fn write(model: &Model, out: &Path) -> Result<u8> {
+fn write(model: &Model, out: &Path) -> Result<Exit> {
     model.save(out)?;
     println!("written: {}, {} classes", out.display(), model.classes.len());
-    Ok(FINE)
+    Ok(Exit::Fine)
 }
 
-fn show(model: &Model, json: bool) -> Result<u8> {
+fn show(model: &Model, json: bool) -> Result<Exit> {
     if json {
         println!("{}", serde_json::to_string_pretty(&model.description())?);
-        return Ok(FINE);
+        return Ok(Exit::Fine);
     }
     let p = &model.provenance;
     let key = if model.key == KeyKind::Host { "hosts" } else { "flows" };
@@ -106,7 +106,7 @@ fn show(model: &Model, json: bool) -> Result<u8> {
         println!("{class:<28} {:>8} {:>8} {theta:>10.3} {accept:>10.3}", p.streams[i], p.packets[i]);
     }
     println!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
-    Ok(FINE)
+    Ok(Exit::Fine)
 }
 
 /// What is kept of a stream to explain it.
@@ -116,7 +116,7 @@ struct Explained {
     leader: Option<Leader>,
 }
 
-fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<u8> {
+fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<Exit> {
     let mut source = CaptureFile::open(capture)?;
     let mut table: StreamTable<Explained> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
     let (mut batch, mut buffer, mut active) = (FrameBatch::new(), model.network.buffer(), [0; MAX_ACTIVE]);
@@ -173,7 +173,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             None => bail!("{}: no stream could be decoded", capture.display()),
         }
     }
-    Ok(FINE)
+    Ok(Exit::Fine)
 }
 
 /// The class with the most evidence but `leader`.

@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::snn::OneShot;
 
-use super::{FINE, PARTLY};
+use super::Exit;
 
 /// Reproduces the founding paper's experiments with its own one-shot rule
 #[derive(ClapArgs)]
@@ -36,7 +36,7 @@ const PATTERN: u16 = 0b11_1110_0000;
 /// Larger factors are the machine's overflow, not homeostasis: its weights have 16 bits.
 const OVERFLOW: f64 = 128.0;
 
-pub fn run(args: &Args) -> Result<u8> {
+pub fn run(args: &Args) -> Result<Exit> {
     match &args.compare {
         Some(path) => compare(path),
         None => table(args.plot.as_deref()),
@@ -95,7 +95,7 @@ fn figures(inputs: usize, words: &[Vec<u32>], distance: u32) -> Figures {
 
 const NAMES: [&str; 4] = ["accuracy", "precision", "sensitivity", "specificity"];
 
-fn table(plot: Option<&Path>) -> Result<u8> {
+fn table(plot: Option<&Path>) -> Result<Exit> {
     let (inputs, words) = words();
     let rows: Vec<Figures> = (0..=u32::from(BITS)).map(|distance| figures(inputs, &words, distance)).collect();
     println!(
@@ -117,7 +117,7 @@ fn table(plot: Option<&Path>) -> Result<u8> {
         std::fs::write(path, svg(&rows)).with_context(|| format!("{}: can't write the plot", path.display()))?;
         println!("\nwritten: {}", path.display());
     }
-    Ok(FINE)
+    Ok(Exit::Fine)
 }
 
 /// The table as a line plot.
@@ -205,7 +205,7 @@ fn decisions(path: &Path) -> Result<Vec<Decisions>> {
     Ok(rows)
 }
 
-fn compare(path: &Path) -> Result<u8> {
+fn compare(path: &Path) -> Result<Exit> {
     let (inputs, words) = words();
     let (mut compared, mut ties, mut tied_alike, mut tied_in_fixed_point, mut different, mut worst) = (0, 0, 0, 0, 0, 0f64);
     let rows = decisions(path)?;
@@ -237,7 +237,7 @@ fn compare(path: &Path) -> Result<u8> {
     println!("{:<58} {tied_alike}", "  decided alike where a tie fires");
     println!("{:<58} {tied_in_fixed_point}", "  decided alike with weights rounded as the machine does");
     println!("{:<58} {worst:.5}", "largest relative difference of the homeostatic factor");
-    Ok(if different == 0 { FINE } else { PARTLY })
+    Ok(if different == 0 { Exit::Fine } else { Exit::Partly })
 }
 
 fn said(fired: bool) -> &'static str {

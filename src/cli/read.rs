@@ -13,7 +13,7 @@ use crate::export::{self, Summary};
 use crate::model::Model;
 use crate::packet::Decoder;
 
-use super::{FINE, PARTLY, silence};
+use super::{Exit, silence};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -74,7 +74,7 @@ pub struct Args {
     quiet: bool,
 }
 
-pub fn run(args: &Args) -> Result<u8> {
+pub fn run(args: &Args) -> Result<Exit> {
     let mut models = Vec::new();
     for path in &args.model {
         models.push(Model::load(path)?);
@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<u8> {
     read(args, &settings)
 }
 
-fn read(args: &Args, settings: &Settings) -> Result<u8> {
+fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     if let Some(expression) = &args.filter {
         Filter::new(expression)?;
     }
@@ -106,13 +106,14 @@ fn read(args: &Args, settings: &Settings) -> Result<u8> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut summary = Summary::new(settings.models.iter().map(Arc::as_ref));
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
-    let mut partly = false;
-    let mut read = 0;
+    // How each capture that could not be read all through ended.
+    let mut ends = Vec::new();
+    let (mut read, mut packets) = (0, 0);
     for path in &operands.captures {
         let mut source = match open(args, path) {
             Ok(source) => source,
             Err(error) => {
-                partly = true;
+                ends.push(Exit::of_capture(&error));
                 eprintln!("spiked: {error:#}");
                 continue;
             }
@@ -131,21 +132,27 @@ fn read(args: &Args, settings: &Settings) -> Result<u8> {
         match tally {
             Ok(tally) => summary.capture(&tally),
             Err(error) => {
-                partly = true;
+                ends.push(Exit::of_capture(&error));
                 eprintln!("spiked: {error}");
             }
         }
         read += 1;
+        packets += source.frames();
+        if source.frames() == 0 {
+            summary.note(format!("{name}: no packet in it"));
+        }
         if let Some(cut) = source.cut() {
-            partly = true;
+            ends.push(Exit::Partly);
             summary.note(format!("{name}: {cut}"));
         }
         if source.refused() > 0 {
             summary.note(format!("{name}: {} packets not admitted by the filter", source.refused()));
         }
     }
+    let exit = end(&ends, packets);
     if read == 0 {
-        bail!("no capture could be read");
+        eprintln!("spiked: {}: no capture could be read", exit.name());
+        return Ok(exit);
     }
     for path in &operands.skipped {
         summary.note(format!("skipped: {}: not a capture", path.display()));
@@ -156,7 +163,17 @@ fn read(args: &Args, settings: &Settings) -> Result<u8> {
         Format::Jsonl => summary.notes().iter().for_each(|note| eprintln!("spiked: {note}")),
     }
     out.flush()?;
-    Ok(if partly { PARTLY } else { FINE })
+    Ok(exit)
+}
+
+/// How reading ended, given how the captures that went wrong ended and how many packets there were.
+fn end(wrong: &[Exit], packets: u64) -> Exit {
+    match wrong.iter().max() {
+        None if packets == 0 => Exit::Nothing,
+        None => Exit::Fine,
+        Some(&worst) if packets == 0 => worst,
+        Some(_) => Exit::Partly,
+    }
 }
 
 fn open(args: &Args, path: &std::path::Path) -> Result<Filtered<CaptureFile>, CaptureError> {

@@ -12,7 +12,7 @@ use crate::model::{Model, Provenance};
 use crate::packet::{Decoder, KeyKind};
 use crate::train::{self, Corpus, Gathered, Settings, labels};
 
-use super::{FINE, PARTLY, complain, progress};
+use super::{Exit, complain, progress};
 
 /// Where labelled streams come from; the same for training, evaluation and export
 #[derive(ClapArgs, Clone)]
@@ -144,7 +144,7 @@ impl Source {
     }
 }
 
-pub fn run(args: &Args) -> Result<u8> {
+pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let settings = args.choices.settings(labels.key)?;
     let (corpus, gathered) = args.source.gather(&labels, args.choices.layout()?, settings.packets_per_stream)?;
@@ -185,7 +185,7 @@ pub fn run(args: &Args) -> Result<u8> {
         println!("\nwritten: {}", args.out.display());
     }
     let all = gathered.unreadable.is_empty() && gathered.cut.is_empty() && gathered.missing.is_empty();
-    Ok(if all { FINE } else { PARTLY })
+    Ok(if all { Exit::Fine } else { Exit::Partly })
 }
 
 fn name_of(path: &Path) -> String {

@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 use crate::encode::SILENT;
 use crate::train;
 
-use super::FINE;
+use super::Exit;
 use super::train::{Choices, Source};
 
 /// Writes the labelled packets as slot values, one CSV line a packet
@@ -25,7 +25,7 @@ pub struct Args {
     folds: usize,
 }
 
-pub fn run(args: &Args) -> Result<u8> {
+pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let settings = args.choices.settings(labels.key)?;
     let (corpus, _) = args.source.gather(&labels, args.choices.layout()?, settings.packets_per_stream)?;
@@ -43,5 +43,5 @@ pub fn run(args: &Args) -> Result<u8> {
         }
     }
     out.flush()?;
-    Ok(FINE)
+    Ok(Exit::Fine)
 }

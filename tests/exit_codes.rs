@@ -1,0 +1,108 @@
+//! Each kind of end has its own exit code and its own words.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use common::{fixture, pcap, spiked, udp};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+fn write(folder: &Path, name: &str, octets: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, octets).unwrap();
+    path
+}
+
+fn one_packet() -> Vec<u8> {
+    pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[0; 30])])
+}
+
+#[test]
+fn fine_is_0() {
+    spiked().arg("read").arg(fixture("captures/dns-1.pcap")).assert().code(0);
+    // That a filter admits nothing is an answer, not a failure.
+    spiked().args(["read", "--filter", "port 9"]).arg(fixture("captures/dns-1.pcap")).assert().code(0);
+}
+
+#[test]
+fn cut_short_or_read_in_part_is_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = one_packet();
+    let cut = write(folder.path(), "cut.pcap", &whole[..whole.len() - 1]);
+    spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: cut after packet 0"));
+    let good = fixture("captures/dns-1.pcap");
+    let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
+    spiked().arg("read").args([&good, &text]).assert().code(1).stderr(contains("not a pcap"));
+    let empty = write(folder.path(), "empty.pcap", b"");
+    spiked().arg("read").args([&good, &empty]).assert().code(1).stderr(contains("0 octets"));
+}
+
+#[test]
+fn misconfigured_is_2() {
+    let good = fixture("captures/dns-1.pcap");
+    spiked().args(["read", "--no-such-option"]).arg(&good).assert().code(2).stderr(contains("--no-such-option"));
+    spiked().args(["read", "--filter", "udp prot 53"]).arg(&good).assert().code(2).stderr(contains("man pcap-filter"));
+    spiked().args(["read", "--model", "none.safetensors"]).arg(&good).assert().code(2).stderr(contains("can't read the model"));
+    spiked().args(["read", "--workers", "0"]).arg(&good).assert().code(2).stderr(contains("at least one worker"));
+}
+
+#[test]
+fn nothing_in_it_is_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = write(folder.path(), "none.pcap", &pcap(1, &[]));
+    spiked().arg("read").arg(&none).assert().code(3).stdout(contains("none.pcap: no packet in it"));
+    let empty = write(folder.path(), "empty.pcap", b"");
+    spiked().arg("read").arg(&empty).assert().code(3).stderr(contains("nothing in it: no capture could be read"));
+    let hollow = folder.path().join("hollow");
+    std::fs::create_dir(&hollow).unwrap();
+    spiked().arg("read").arg(&hollow).assert().code(3).stderr(contains("the folder holds no capture"));
+    // A capture without packets beside others, as tcpdump -G leaves at night, is nothing to alarm anyone about.
+    spiked().arg("read").arg(&none).arg(fixture("captures/dns-1.pcap")).assert().code(0).stdout(contains("no packet in it"));
+}
+
+#[test]
+fn unreadable_is_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
+    spiked().arg("read").arg(&text).assert().code(4).stderr(contains("unreadable: no capture could be read"));
+    spiked().arg("read").arg(folder.path().join("absent.pcap")).assert().code(4).stderr(contains("absent.pcap"));
+    let empty = write(folder.path(), "empty.pcap", b"");
+    spiked().arg("read").args([&empty, &text]).assert().code(4);
+}
+
+#[test]
+fn no_privilege_is_5() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = write(folder.path(), "secret.pcap", &one_packet());
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o000)).unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // SAFETY: geteuid only reads the process's own number.
+    let root = unsafe { libc::geteuid() } == 0;
+    let mut command = if root {
+        // Root may read everything: as nobody, who needs a copy of the program that lies where it may be run from.
+        let copy = folder.path().join("spiked");
+        std::fs::copy(assert_cmd::cargo::cargo_bin("spiked"), &copy).unwrap();
+        let mut command = std::process::Command::new(copy);
+        command.uid(65534).gid(65534).current_dir("/");
+        command
+    } else {
+        std::process::Command::new(assert_cmd::cargo::cargo_bin("spiked"))
+    };
+    command.arg("read").arg(&secret);
+    assert_cmd::Command::from_std(command)
+        .assert()
+        .code(5)
+        .stderr(contains("Permission denied").and(contains("no privilege: no capture could be read")));
+}
+
+#[test]
+fn the_help_names_every_code() {
+    let said = spiked().arg("--help").assert().code(0);
+    let help = String::from_utf8(said.get_output().stdout.clone()).unwrap();
+    for code in ["0  fine", "1  done", "2  misconfigured", "3  nothing in it", "4  unreadable", "5  no privilege"] {
+        assert!(help.contains(code), "{code} is not in\n{help}");
+    }
+}
