@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
-use crate::capture::{CaptureFile, FrameBatch, Source};
-use crate::encode::{MAX_ACTIVE, Volley};
+use crate::capture::CaptureFile;
+use crate::evaluate::{HeardPacket, hear};
 use crate::model::Model;
-use crate::packet::{Decoder, KeyKind, StreamKey};
-use crate::stream::{Leader, Limits, StreamTable};
-use crate::train::labels::StreamName;
+use crate::packet::{Decoder, KeyKind};
 
 use super::Exit;
 
@@ -109,44 +107,12 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// What is kept of a stream to explain it.
-struct Explained {
-    evidence: Vec<f32>,
-    volleys: Vec<Volley>,
-    leader: Option<Leader>,
-}
-
 fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<Exit> {
-    let mut source = CaptureFile::open(capture)?;
-    let mut table: StreamTable<Explained> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
-    let (mut batch, mut buffer, mut active) = (FrameBatch::new(), model.network.buffer(), [0; MAX_ACTIVE]);
-    let mut number = 0;
-    let classes = model.classes.len();
-    while source.fill(&mut batch)? {
-        for frame in batch.iter() {
-            number += 1;
-            let Ok(headers) = Decoder::default().decode(frame.link.0, frame.bytes) else { continue };
-            for (key, direction) in StreamKey::of(model.key, &headers, frame.bytes).into_iter().flatten() {
-                let open = || Explained { evidence: vec![0.0; classes], volleys: Vec::new(), leader: None };
-                let seen = table.packet(&key, table.hash(&key), direction, number, &headers, &frame, |_| true, open);
-                let state = &mut table.get_mut(seen.at).state;
-                if state.leader.is_some_and(|l| model.decision.settled(&l)) {
-                    continue;
-                }
-                let mut volley = Volley::default();
-                model.layout.encode(&headers, frame.bytes, seen.context, &mut volley);
-                let n = model.layout.inputs(&volley, &mut active);
-                model.network.potentials(&active[..n], &mut buffer);
-                model.decision.add(&model.network, &buffer, &mut state.evidence);
-                state.volleys.push(volley);
-                state.leader = model.decision.leader(&state.evidence, state.volleys.len() as u32);
-            }
-        }
-    }
+    let streams = hear(model, &mut CaptureFile::open(capture)?, &Decoder::default(), usize::MAX)?;
     let mut shown = 0;
-    for stream in table.drain() {
-        let name = StreamName::of(&stream.key).to_string();
-        let Some(leader) = stream.state.leader.filter(|_| wanted.is_none_or(|w| name.contains(w))) else { continue };
+    for stream in &streams {
+        let name = stream.name.to_string();
+        let Some(leader) = stream.leader.filter(|_| wanted.is_none_or(|w| name.contains(w))) else { continue };
         if shown == most {
             println!("further streams are not shown (--most)");
             break;
@@ -154,7 +120,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
         shown += 1;
         let class = &model.classes[leader.class as usize];
         let verdict = if model.decision.class(&leader).is_some() { class.as_str() } else { "unknown" };
-        let rival = rival(&stream.state.evidence, leader.class);
+        let rival = rival(&stream.evidence, leader.class);
         println!("{name}");
         println!(
             "  {verdict}; nearest class {class}, confidence {:.3}, evidence {:.2} over {} of {} packets; next: {}",
@@ -164,7 +130,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             stream.packets,
             rival.map_or("none", |r| model.classes[r].as_str()),
         );
-        table_of_fields(model, &stream.state.volleys, leader.class as usize, rival, fields);
+        table_of_fields(model, &stream.heard, leader.class as usize, rival, fields);
         println!();
     }
     if shown == 0 {
@@ -182,15 +148,15 @@ fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
 }
 
 /// What each slot added to the leader's potential, and to its lead over the rival, with the values that it had.
-fn table_of_fields(model: &Model, volleys: &[Volley], leader: usize, rival: Option<usize>, fields: usize) {
+fn table_of_fields(model: &Model, heard: &[HeardPacket], leader: usize, rival: Option<usize>, fields: usize) {
     let layout = &model.layout;
-    let packets = volleys.len() as f32;
+    let packets = heard.len() as f32;
     let mut rows: Vec<(String, String, f32, f32)> = Vec::new();
     let weight = |input: u32, class: usize| f32::from(model.network.weight(input as usize, class)) * model.network.gain()[class];
     for (name, at) in layout.contributors() {
         let (mut own, mut lead) = (0.0, 0.0);
         let mut values: Vec<String> = Vec::new();
-        for volley in volleys {
+        for HeardPacket { volley, .. } in heard {
             for input in layout.inputs_of(volley, at) {
                 let w = weight(input, leader);
                 own += w / packets;

@@ -199,25 +199,14 @@ const CONFUSED: f64 = 0.25;
 
 /// What was learned, per class, and what a person should know about it.
 fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
-    let recall = |layout: &Layout| {
-        let all = evaluate::outcomes(
-            corpus,
-            &model.network,
-            &model.decision,
-            &model.classes,
-            layout,
-            &|_| true,
-            0..corpus.streams.len(),
-        );
-        recalls(&all)
-    };
-    let trained = recall(&model.layout);
+    let relies = evaluate::reliance(corpus, model);
+    let trained: BTreeMap<&str, f64> = relies.iter().map(|r| (r.class.as_str(), r.recall)).collect();
     let by_class: BTreeMap<&str, _> = held_out.classes.iter().map(|c| (c.class.as_str(), c)).collect();
     println!("{:<24} {:>8} {:>8} {:>9} {:>21}", "", "", "", "trained", "held out (calibration)");
     println!("{:<24} {:>8} {:>8} {:>9} {:>11} {:>9}", "class", "streams", "packets", "recall", "precision", "recall");
     for (i, class) in model.classes.iter().enumerate() {
         let (streams, packets) = (model.provenance.streams[i], model.provenance.packets[i]);
-        let trained = trained.get(class).copied().unwrap_or(0.0);
+        let trained = trained.get(class.as_str()).copied().unwrap_or(0.0);
         match by_class.get(class.as_str()) {
             Some(c) => println!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11.3} {:>9.3}", c.precision, c.recall),
             None => println!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11} {:>9}", "-", "-"),
@@ -245,31 +234,13 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
                 .push(format!("{truth}: cannot well be told from {best} ({count} of {streams} held-out streams taken for it)"));
         }
     }
-    for field in ["ip.ttl", "ipv6.hlim", "ports", "tcp.window", "payload", "options", "context", "length"] {
-        let mut layout = model.layout.clone();
-        if layout.without(field).is_err() {
-            continue;
-        }
-        for (class, without) in recall(&layout) {
-            if trained.get(&class).is_some_and(|&with| with >= 0.8 && without <= with * 0.25) {
-                warnings.push(format!(
-                    "{class}: rests on {field} alone (with it silent {:.0} % of its streams are known)",
-                    without * 100.0
-                ));
-            }
-        }
-    }
+    warnings.extend(relies.iter().flat_map(evaluate::Reliance::warnings));
     if !warnings.is_empty() {
         println!("\nto know:");
         warnings.iter().for_each(|w| println!("  {w}"));
     }
     let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
     println!("\n`spiked eval --without SLOTS` shows what rests on what; groups: {}", groups.join(", "));
-}
-
-/// The share of each class's streams whose nearest class is right.
-fn recalls(outcomes: &[evaluate::Outcome]) -> BTreeMap<String, f64> {
-    Report::new(outcomes).classes.into_iter().map(|c| (c.class, c.recall)).collect()
 }
 
 /// Refuses labels whose kind is not the model's.

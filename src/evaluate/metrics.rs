@@ -16,6 +16,56 @@ pub struct Outcome {
     pub confidence: f32,
     /// Packets that were scored.
     pub scored: u32,
+    /// Number of its capture.
+    pub capture: u32,
+}
+
+impl Outcome {
+    /// Its class was taught, and is the nearest one.
+    pub fn right(&self) -> bool {
+        self.known && self.best.as_deref() == Some(&self.label)
+    }
+
+    /// Its class was taught, and it was given that class.
+    pub fn named_rightly(&self) -> bool {
+        self.known && self.class.as_deref() == Some(&self.label)
+    }
+}
+
+/// Of one class: streams rightly found, others taken for it, its own that were taken for others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub hit: usize,
+    pub wrong: usize,
+    pub missed: usize,
+}
+
+impl Counts {
+    /// Counts a stream of class `truth` whose nearest class is `best`.
+    pub fn add(counts: &mut [Self], truth: usize, best: Option<usize>) {
+        if best == Some(truth) {
+            counts[truth].hit += 1;
+            return;
+        }
+        counts[truth].missed += 1;
+        if let Some(best) = best {
+            counts[best].wrong += 1;
+        }
+    }
+
+    fn f1(self) -> f64 {
+        share(2 * self.hit, 2 * self.hit + self.wrong + self.missed)
+    }
+
+    fn streams(self) -> usize {
+        self.hit + self.missed
+    }
+}
+
+/// The mean F1 of the classes that have streams.
+pub fn macro_f1(counts: &[Counts]) -> f64 {
+    let with: Vec<f64> = counts.iter().filter(|c| c.streams() > 0).map(|c| c.f1()).collect();
+    with.iter().sum::<f64>() / with.len().max(1) as f64
 }
 
 /// One class's figures, over `best` (closed set).
@@ -26,6 +76,15 @@ pub struct ClassReport {
     pub precision: f64,
     pub recall: f64,
     pub f1: f64,
+}
+
+/// The streams whose confidence lies in one tenth of its range.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Bin {
+    pub streams: usize,
+    pub right: usize,
+    /// Mean confidence.
+    pub confidence: f64,
 }
 
 /// All figures.
@@ -45,6 +104,8 @@ pub struct Report {
     pub packets_used: f64,
     /// Expected calibration error over ten equal-width bins.
     pub calibration_error: f64,
+    /// The bins of the calibration error.
+    pub calibration: Vec<Bin>,
     /// (coverage, error among the covered) at falling confidence.
     pub risk_coverage: Vec<(f64, f64)>,
     /// (truth, best, streams), most frequent first.
@@ -54,7 +115,8 @@ pub struct Report {
     pub classes: Vec<ClassReport>,
 }
 
-fn share(part: usize, whole: usize) -> f64 {
+/// A share; of nothing, 0.
+pub fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
@@ -68,39 +130,45 @@ impl Report {
     pub fn new(outcomes: &[Outcome]) -> Self {
         let known: Vec<&Outcome> = outcomes.iter().filter(|o| o.known).collect();
         let untaught: Vec<&Outcome> = outcomes.iter().filter(|o| !o.known).collect();
-        let right = |o: &Outcome| o.known && o.best.as_deref() == Some(&o.label);
-        // (right, said wrongly, missed)
-        let mut counts: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+        let mut labels: Vec<&str> = known.iter().map(|o| o.label.as_str()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let place = |name: &str| labels.binary_search(&name).ok();
+        let mut counts = vec![Counts::default(); labels.len()];
         let mut confusion: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for &o in &known {
-            counts.entry(&o.label).or_default()[if right(o) { 0 } else { 2 }] += 1;
-        }
-        for &o in known.iter().filter(|o| !right(o)) {
-            let best = o.best.as_deref().unwrap_or("(none)");
-            *confusion.entry((&o.label, best)).or_default() += 1;
-            if let Some(c) = counts.get_mut(best) {
-                c[1] += 1;
+            if let Some(truth) = place(&o.label) {
+                Counts::add(&mut counts, truth, o.best.as_deref().and_then(place));
+            }
+            if !o.right() {
+                *confusion.entry((&o.label, o.best.as_deref().unwrap_or("(none)"))).or_default() += 1;
             }
         }
-        let classes: Vec<ClassReport> = counts
+        let classes: Vec<ClassReport> = labels
             .iter()
-            .map(|(class, &[hit, wrong, missed])| ClassReport {
+            .zip(&counts)
+            .map(|(class, c)| ClassReport {
                 class: (*class).to_string(),
-                streams: hit + missed,
-                precision: share(hit, hit + wrong),
-                recall: share(hit, hit + missed),
-                f1: share(2 * hit, 2 * hit + wrong + missed),
+                streams: c.streams(),
+                precision: share(c.hit, c.hit + c.wrong),
+                recall: share(c.hit, c.streams()),
+                f1: c.f1(),
             })
             .collect();
         let mean = |f: fn(&ClassReport) -> f64| classes.iter().map(f).sum::<f64>() / classes.len().max(1) as f64;
         let named = outcomes.iter().filter(|o| o.class.is_some()).count();
-        let named_right = known.iter().filter(|o| o.class.as_deref() == Some(&o.label)).count();
-        let mut bins = [(0usize, 0f64, 0usize); 10];
+        let named_right = outcomes.iter().filter(|o| o.named_rightly()).count();
+        let mut bins = vec![Bin::default(); 10];
         for o in outcomes {
             let bin = &mut bins[((o.confidence * 10.0) as usize).min(9)];
-            *bin = (bin.0 + 1, bin.1 + f64::from(o.confidence), bin.2 + usize::from(right(o)));
+            bin.streams += 1;
+            bin.right += usize::from(o.right());
+            bin.confidence += f64::from(o.confidence);
         }
-        let calibration_error = bins.iter().map(|b| (b.1 - b.2 as f64).abs()).sum::<f64>() / outcomes.len().max(1) as f64;
+        let off = bins.iter().map(|b| (b.confidence - b.right as f64).abs()).sum::<f64>();
+        for bin in &mut bins {
+            bin.confidence /= bin.streams.max(1) as f64;
+        }
         let mut sorted: Vec<&Outcome> = outcomes.iter().collect();
         sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
         let mut wrong = 0;
@@ -108,7 +176,7 @@ impl Report {
             .iter()
             .enumerate()
             .map(|(i, o)| {
-                wrong += usize::from(!right(o));
+                wrong += usize::from(!o.right());
                 (share(i + 1, sorted.len()), share(wrong, i + 1))
             })
             .collect();
@@ -121,15 +189,16 @@ impl Report {
         }
         Self {
             streams: outcomes.len(),
-            accuracy: share(known.iter().filter(|o| right(o)).count(), known.len()),
-            macro_f1: mean(|c| c.f1),
+            accuracy: share(outcomes.iter().filter(|o| o.right()).count(), known.len()),
+            macro_f1: macro_f1(&counts),
             macro_recall: mean(|c| c.recall),
             precision: share(named_right, named),
             recall: share(named_right, known.len()),
             untaught: untaught.len(),
             false_alarms: share(untaught.iter().filter(|o| o.class.is_some()).count(), untaught.len()),
             packets_used: outcomes.iter().map(|o| f64::from(o.scored)).sum::<f64>() / outcomes.len().max(1) as f64,
-            calibration_error,
+            calibration_error: off / outcomes.len().max(1) as f64,
+            calibration: bins,
             risk_coverage: risks.into_iter().skip(steps - 1).step_by(steps).collect(),
             confusions: ranked(confusion),
             alarms: ranked(alarms),

@@ -47,6 +47,7 @@ pub fn outcomes(
                 best: leader.map(|l| classes[l.class as usize].clone()),
                 confidence: leader.map_or(0.0, |l| decision.confidence(&l)),
                 scored: leader.map_or(0, |l| l.packets),
+                capture: stream.capture,
             }
         })
         .collect()
@@ -62,6 +63,7 @@ pub fn held_out(corpus: &Corpus, fitted: &Fitted) -> Vec<Outcome> {
         best: Some(name(leader.class)),
         confidence: fitted.decision.confidence(&leader),
         scored: leader.packets,
+        capture: corpus.streams[stream].capture,
     };
     fitted.calibration.iter().map(outcome).collect()
 }
