@@ -1,0 +1,304 @@
+//! What was it told? The settings as typed ([`typed`]), then as they run ([`Config`]).
+//!
+//! Input: a TOML file, `SPIKED_...` variables, `--set key=value`, later ones winning. Output: a [`Config`], or every mistake at
+//! once with its place and what to do. `config/spiked.toml` documents each key; a test holds it to the code.
+
+mod text;
+pub mod typed;
+mod validate;
+
+pub use text::{Mistake, Override, keys};
+pub use typed::{Action, Afterwards, EventType, Facility, LogFormat, LogLevel, Severity};
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: can't read the settings: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}", list(mistakes))]
+    Mistakes { mistakes: Vec<Mistake> },
+}
+
+fn list(mistakes: &[Mistake]) -> String {
+    let lines: Vec<String> = mistakes.iter().map(|m| m.to_string()).collect();
+    format!("{} in the settings:\n{}", if lines.len() == 1 { "a mistake" } else { "mistakes" }, lines.join("\n"))
+}
+
+/// The settings, as they run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What events and metrics call this sensor.
+    pub sensor: String,
+    pub models: Vec<ModelSource>,
+    pub input: Input,
+    pub capture: Capture,
+    pub engine: Engine,
+    pub sinks: Vec<Sink>,
+    /// Where metrics and the page are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// In the order of the file: the first that fits counts.
+    pub policies: Vec<Policy>,
+    pub alerts: Alerts,
+    pub evidence: Option<Evidence>,
+    pub teachers: Vec<Teacher>,
+    pub log: Log,
+    pub process: Process,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The protocols model built into the program.
+    BuiltIn,
+    File(PathBuf),
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("protocols"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Where frames come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    Interfaces(Vec<Interface>),
+    Replay(Replay),
+    Watch(Watch),
+}
+
+/// A network interface that is listened to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    /// BPF expression.
+    pub filter: Option<String>,
+    pub promiscuous: bool,
+    /// Octets of each frame that are kept.
+    pub snap_length: u32,
+    /// Kernel's buffer, in MiB, for each capture thread.
+    pub buffer_mib: u32,
+    /// Capture threads, among which the kernel shares out the flows.
+    pub threads: usize,
+}
+
+impl Interface {
+    /// The interface with every other key at its default.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), filter: None, promiscuous: true, snap_length: 512, buffer_mib: 64, threads: 1 }
+    }
+}
+
+/// Captures read as if they were traffic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replay {
+    pub captures: Vec<PathBuf>,
+    /// Multiple of the captures' own pace; 0: as fast as it goes.
+    pub speed: f64,
+    /// How often all of them are read; 0: without end.
+    pub rounds: u64,
+    pub filter: Option<String>,
+}
+
+/// A folder whose captures are read as they are finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    pub folder: PathBuf,
+    pub then: Afterwards,
+    /// Where captures that were read go, for [`Afterwards::Move`].
+    pub move_to: Option<PathBuf>,
+    /// Where captures that can't be read go, each with its reason beside it.
+    pub set_aside: PathBuf,
+    /// How long a capture must not have changed to count as finished, where nobody was seen to close it.
+    pub settle: Duration,
+    pub filter: Option<String>,
+}
+
+/// Between the kernel and the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Batches of 256 frames that may wait for the engine, over all interfaces; beyond it frames are dropped and counted.
+    pub queue: usize,
+    /// A batch is handed on after this time even if it is not full.
+    pub batch: Duration,
+    /// Longest pause between attempts to open an interface that has gone.
+    pub retry_max: Duration,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { queue: 256, batch: Duration::from_millis(100), retry_max: Duration::from_secs(30) }
+    }
+}
+
+/// How much the engine may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engine {
+    /// Worker threads; 0: one for each CPU that is allowed.
+    pub workers: usize,
+    /// Bind each worker to a CPU.
+    pub pin: bool,
+    /// Streams remembered at once, for each model.
+    pub streams: usize,
+    pub idle: Duration,
+    /// `None`: however long it lives.
+    pub active: Option<Duration>,
+    pub closed: Duration,
+    /// Look into GRE, VXLAN and IP-in-IP.
+    pub tunnels: bool,
+    pub every_packet: bool,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            pin: false,
+            streams: 1 << 20,
+            idle: Duration::from_secs(600),
+            active: None,
+            closed: Duration::from_secs(60),
+            tunnels: true,
+            every_packet: false,
+        }
+    }
+}
+
+/// Somebody who is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sink {
+    /// What metrics and log call it; unique.
+    pub name: String,
+    pub kind: SinkKind,
+    pub events: Vec<EventType>,
+    /// Events that may wait; beyond it they are dropped and counted.
+    pub queue: usize,
+}
+
+/// How a sink is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    /// JSON lines appended to a file, which is reopened at SIGHUP.
+    File { path: PathBuf },
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines to a Unix stream socket on which somebody listens.
+    Unix { path: PathBuf },
+    /// One RFC 3164 message an event, to the local syslog's datagram socket.
+    Syslog { socket: PathBuf, facility: Facility },
+    /// systemd's journal, with fields.
+    Journald,
+}
+
+/// What is done about a class, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// A class's name, or `*` for all.
+    pub class: String,
+    /// Name of the model it is meant for; `None`: all models.
+    pub model: Option<String>,
+    pub action: Action,
+    pub severity: Severity,
+    /// BPF expression that a stream's first packet must fit.
+    pub only: Option<String>,
+    /// BPF expression that a stream's first packet must not fit.
+    pub unless: Option<String>,
+}
+
+/// Bounds of alerts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// Alerts a minute for each class and host; 0: no limit.
+    pub per_minute: u32,
+    /// Pairs of class and host that are remembered at once.
+    pub hosts: usize,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self { per_minute: 10, hosts: 65_536 }
+    }
+}
+
+/// Captures of streams that gave rise to alerts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    pub folder: PathBuf,
+    /// First packets of each stream.
+    pub packets: u32,
+    /// A new file is begun beyond so many MiB.
+    pub file_mib: u64,
+    /// The oldest file is removed beyond so many.
+    pub files: usize,
+}
+
+/// Who teaches a class while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Teacher {
+    pub class: String,
+    /// Name of the model that learns; `None`: the first.
+    pub model: Option<String>,
+    /// BPF expression: the streams whose first packet fits are of the class.
+    pub filter: String,
+    /// Packets a second that are taught at most.
+    pub rate: f64,
+    /// Eta of the rule.
+    pub learning_rate: f64,
+    /// Homeostasis keeps theta within these multiples of what the model was calibrated to.
+    pub theta: (f64, f64),
+    /// Learn nothing, adapt nothing; for the time being.
+    pub freeze: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+/// What the process may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// The user to become once sockets are open.
+    pub user: Option<String>,
+    /// Drop capabilities, confine the process to the folders of the settings, forbid new privileges.
+    pub harden: bool,
+    /// Where the daemon says who it is and how its last reload went; `spiked reload` reads it.
+    pub status_file: PathBuf,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self { user: None, harden: true, status_file: PathBuf::from("/run/spiked/status.json") }
+    }
+}
+
+/// Metrics are served to this machine alone by default.
+pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9184);
+
+impl Config {
+    /// Reads and validates settings.
+    ///
+    /// # Errors
+    /// The file can't be read, or every mistake in it.
+    pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        Self::from_text(path, &text, overrides)
+    }
+
+    /// As [`Config::load`], of a text; `path` is for messages.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn from_text(path: &Path, text: &str, overrides: &[Override]) -> Result<Self, ConfigError> {
+        validate::config(path, text, overrides)
+    }
+}

@@ -1,0 +1,188 @@
+//! Settings: every mistake at once with its place, overrides, and `config/spiked.toml` held to the code.
+
+use std::path::Path;
+
+use spiked::config::{Config, ConfigError, Input, ModelSource, Override, keys, typed};
+
+const SHIPPED: &str = include_str!("../config/spiked.toml");
+
+fn parse(text: &str, overrides: &[Override]) -> Result<Config, Vec<String>> {
+    Config::from_text(Path::new("spiked.toml"), text, overrides).map_err(|error| match error {
+        ConfigError::Mistakes { mistakes } => mistakes.iter().map(ToString::to_string).collect(),
+        other @ ConfigError::Read { .. } => vec![other.to_string()],
+    })
+}
+
+fn set(argument: &str) -> Override {
+    Override::from_argument(argument).expect("it has an =")
+}
+
+const ETH0: &str = "[[interfaces]]\nname = \"eth0\"\n";
+
+#[test]
+fn all_mistakes_are_told_at_once_with_line_and_column() {
+    let text = "sensr = \"a\"\n\
+        [[interfaces]]\nname = \"eth0\"\nfilter = \"prot 22\"\nsnap_length = 9\n\
+        [[interfaces]]\nname = \"eth0\"\nthreads = \"two\"\n\
+        [engine]\nworkers = -1\nstreems = 5\n\
+        [[sinks]]\ntype = \"file\"\n\
+        [[sinks]]\ntype = \"kafka\"\npath = \"/x\"\n\
+        [metrics]\naddress = \"localhost\"\n\
+        [[policies]]\naction = \"alert\"\n";
+    let mistakes = parse(text, &[]).expect_err("it is full of mistakes");
+    let wanted = [
+        ("spiked.toml:1:1: ", "unknown key `sensr`"),
+        ("spiked.toml:4:10: ", "prot 22"),
+        ("spiked.toml:5:15: ", "give 64 to 262144"),
+        ("spiked.toml:7:8: ", "given twice"),
+        ("spiked.toml:8:11: ", "two"),
+        ("spiked.toml:10:11: ", "workers = -1"),
+        ("spiked.toml:11:1: ", "unknown key `streems`"),
+        ("spiked.toml:13:8: ", "no path"),
+        ("spiked.toml:15:8: ", "unknown value `kafka`"),
+        ("spiked.toml:18:11: ", "127.0.0.1:9184"),
+        ("spiked.toml:19:1: ", "the policy has no class"),
+    ];
+    for ((place, what), mistake) in wanted.iter().zip(&mistakes) {
+        assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
+    }
+    assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+}
+
+#[test]
+fn every_syntax_error_has_its_line() {
+    let mistakes = parse("sensor = \n[engine\nworkers = = 1\n", &[]).expect_err("no TOML");
+    assert!(mistakes.len() >= 2, "{mistakes:?}");
+    assert!(mistakes[0].starts_with("spiked.toml:1:"), "{mistakes:?}");
+}
+
+#[test]
+fn nothing_to_listen_to_is_a_mistake_and_so_are_two_kinds_of_input() {
+    let mistakes = parse("", &[]).expect_err("no input");
+    assert!(mistakes[0].contains("[[interfaces]]"), "{mistakes:?}");
+    let mistakes = parse(&format!("{ETH0}[replay]\ncaptures = [\"a.pcap\"]\n"), &[]).expect_err("two inputs");
+    assert!(mistakes[0].contains("both interfaces and replay"), "{mistakes:?}");
+}
+
+#[test]
+fn overrides_win_and_their_mistakes_name_them() {
+    let given = format!("{ETH0}[metrics]\naddress = \"127.0.0.1:1\"\n");
+    let overrides =
+        [set("metrics.address=[::1]:9999"), set("engine.workers=3"), set("sensor=12"), set("models=[\"a.safetensors\"]")];
+    let config = parse(&given, &overrides).expect("all are fine");
+    assert_eq!(config.metrics.map(|a| a.to_string()).as_deref(), Some("[::1]:9999"));
+    assert_eq!((config.engine.workers, config.sensor.as_str()), (3, "12"));
+    assert_eq!(config.models, [ModelSource::File("a.safetensors".into())]);
+
+    let overrides = [set("engine.workers=many"), set("engine.wrkers=1"), set("metrics.address=nowhere"), set("sensor.x=1")];
+    let mut mistakes = parse(&format!("sensor = \"a\"\n{given}"), &overrides).expect_err("all are wrong");
+    mistakes.sort();
+    let starts: Vec<&str> = mistakes.iter().filter_map(|m| m.split(": ").next()).collect();
+    assert_eq!(
+        starts,
+        ["--set engine.workers", "--set engine.wrkers", "--set metrics.address", "--set sensor.x"],
+        "{mistakes:#?}"
+    );
+}
+
+#[test]
+fn environment_variables_are_keys_in_capitals() {
+    let variables = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    };
+    // Orchestrators set SPIKED_PORT and the like for a service of this name.
+    let given = variables(&[
+        ("SPIKED_METRICS_ADDRESS", "0.0.0.0:9184"),
+        ("SPIKED_INTERFACES", "[{ name = \"eth1\" }]"),
+        ("SPIKED_ALERTS_PER_MINUTE", "7"),
+        ("SPIKED_SERVICE_HOST", "10.0.0.1"),
+        ("SPIKED_PORT_9184_TCP", "tcp://10.0.0.1:9184"),
+        ("PATH", "/bin"),
+    ]);
+    let overrides = Override::from_environment(given.into_iter()).expect("all name keys");
+    let config = parse(ETH0, &overrides).expect("all are fine");
+    assert_eq!(config.metrics.map(|a| a.to_string()).as_deref(), Some("0.0.0.0:9184"));
+    assert_eq!(config.alerts.per_minute, 7);
+    assert!(matches!(&config.input, Input::Interfaces(i) if i[0].name == "eth1"), "{:?}", config.input);
+    let error = Override::from_environment(variables(&[("SPIKED_METRICS_ADRESS", "x")]).into_iter()).expect_err("no such key");
+    assert!(error.to_string().contains("SPIKED_METRICS_ADRESS"), "{error}");
+}
+
+/// A commented key, `#key = value`, and whether it is marked as an example.
+fn commented(line: &str) -> Option<(&str, bool)> {
+    let rest = line.strip_prefix('#')?;
+    let begins_a_key = rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    begins_a_key.then(|| (rest, rest.ends_with("# example")))
+}
+
+/// The shipped file's sections: from one header, commented or not, to the next.
+fn sections() -> Vec<Vec<&'static str>> {
+    let mut sections = vec![Vec::new()];
+    for line in SHIPPED.lines() {
+        if line.trim_start_matches('#').starts_with('[') {
+            sections.push(Vec::new());
+        }
+        sections.last_mut().expect("one at least").push(line);
+    }
+    sections
+}
+
+#[test]
+fn the_shipped_file_is_all_fine_and_all_default() {
+    let shipped = parse(SHIPPED, &[]).expect("it ships");
+    let bare = parse("[[interfaces]]\nname = \"eth0\"\n[[sinks]]\ntype = \"file\"\npath = \"/var/log/spiked/eve.json\"\n", &[]);
+    assert_eq!(shipped, bare.expect("only what has no default"));
+}
+
+#[test]
+fn each_commented_default_is_the_true_default() {
+    let mut checked = 0;
+    for section in sections() {
+        let uncommented: Vec<&str> = section.iter().map(|line| commented(line).map_or(*line, |(rest, _)| rest)).collect();
+        let text = uncommented.join("\n");
+        let alone = ["[replay]", "[watch]", "[[interfaces]]"].iter().any(|header| uncommented.contains(header));
+        let around = if alone { "" } else { ETH0 };
+        // watch.move_to needs another `then` than the default, so `then` is held to the code by the test above.
+        let text_of = |lines: &[&str]| format!("{}\n{around}", lines.join("\n").replace("\nmove_to", "\n#move_to"));
+        let whole = match parse(&text_of(&uncommented), &[]) {
+            Ok(config) => config,
+            Err(mistakes) => panic!("{mistakes:#?}\nin\n{text}"),
+        };
+        for (at, line) in section.iter().enumerate() {
+            let Some((rest, false)) = commented(line) else { continue };
+            if rest.starts_with('[') {
+                continue;
+            }
+            let mut without = uncommented.clone();
+            without.remove(at);
+            let without = parse(&text_of(&without), &[]).unwrap_or_else(|m| panic!("{rest} is needed: {m:?}"));
+            assert_eq!(whole, without, "the default of '{rest}' is another");
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "only {checked} defaults found");
+}
+
+#[test]
+fn each_key_of_the_code_is_in_the_shipped_file() {
+    // Uncommented, sentences and all that name a key as well ("# severity = ").
+    let named = |key: &str| SHIPPED.lines().any(|l| l.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")));
+    let mut all = keys();
+    assert!(all.contains(&"metrics.address".to_string()), "{all:?}");
+    fn of(value: impl serde::Serialize) -> Vec<String> {
+        let value = serde_json::to_value(value).expect("string keys");
+        value.as_object().expect("a table").keys().cloned().collect()
+    }
+    all.extend(of(typed::Interface::default()));
+    all.extend(of(typed::Sink::default()));
+    all.extend(of(typed::Policy::default()));
+    all.extend(of(typed::Teacher::default()));
+    for key in all {
+        let last = key.rsplit('.').next().expect("not empty");
+        if ["interfaces", "sinks", "policies", "teachers"].contains(&last) {
+            assert!(SHIPPED.contains(&format!("[[{last}]]")), "[[{last}]] is not in config/spiked.toml");
+        } else {
+            assert!(named(last), "{key} is not in config/spiked.toml");
+        }
+    }
+}
