@@ -15,6 +15,7 @@ pub mod evaluate;
 pub mod export;
 pub mod model;
 pub mod packet;
+mod prefetch;
 pub mod snn;
 pub mod stream;
 pub mod train;

@@ -201,7 +201,7 @@ fn a_tunnel_is_opened_unless_told_otherwise() {
     for frame in [vxlan, around(47, &[0, 0, 8, 0]), around(4, &[])] {
         assert_eq!(flow(1, &frame), WANT);
         let (outer, _) = StreamKey::flow(&CLOSED.decode(1, &frame).unwrap(), &frame);
-        assert_eq!((outer.addr_a().as_str(), outer.addr_b().as_str()), ("1.1.1.1", "2.2.2.2"));
+        assert_eq!((outer.addr_a().to_string(), outer.addr_b().to_string()), ("1.1.1.1".into(), "2.2.2.2".into()));
     }
 }
 

@@ -9,9 +9,13 @@ use memmap2::Mmap;
 
 use super::format::{Format, Step};
 use super::{CaptureError, FrameBatch, Source};
+use crate::prefetch::prefetch_span;
 
 /// Octets a stream's window grows by.
 const CHUNK: usize = 256 << 10;
+/// Octets of a map that the cache is asked for ahead of the next record: where it begins stands in the record before it, so without
+/// that every record waits for memory. Measured on 2 million packets: a bare scan takes half the time, the same from 1 to 8 KiB.
+const AHEAD: usize = 2 << 10;
 /// zstd windows above 128 MiB are refused: a small file must not ask for all memory.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
@@ -30,8 +34,18 @@ impl std::fmt::Display for Cut {
 }
 
 enum Input {
-    Map { map: Arc<Mmap>, at: usize },
-    Stream { reader: Box<dyn Read + Send>, window: Vec<u8>, at: usize, ended: bool },
+    /// `asked`: up to where the cache has been asked for the map.
+    Map {
+        map: Arc<Mmap>,
+        at: usize,
+        asked: usize,
+    },
+    Stream {
+        reader: Box<dyn Read + Send>,
+        window: Vec<u8>,
+        at: usize,
+        ended: bool,
+    },
 }
 
 /// A capture file as a source of frames.
@@ -65,7 +79,7 @@ impl CaptureFile {
             // every program that maps files; captures still being written belong to `-` or the watched folder.
             let map = unsafe { Mmap::map(&file) }.map_err(broken)?;
             if let Some((format, at)) = Format::detect(&map) {
-                let input = Input::Map { map: Arc::new(map), at };
+                let input = Input::Map { map: Arc::new(map), at, asked: at };
                 return Ok(Self { name, input, format, frames: 0, cut: None, done: false });
             }
         }
@@ -130,7 +144,7 @@ impl Source for CaptureFile {
         batch.clear();
         while !self.done && !batch.is_full() {
             match &mut self.input {
-                Input::Map { map, at } => {
+                Input::Map { map, at, asked } => {
                     batch.set_map(map);
                     let mut reason = None;
                     while !batch.is_full() {
@@ -144,6 +158,12 @@ impl Source for CaptureFile {
                                 batch.push_mapped(timestamp, link, wire_len, *at + place, len);
                                 *at += consumed;
                                 self.frames += 1;
+                                let ahead = (*at + AHEAD).min(map.len());
+                                if ahead > *asked {
+                                    prefetch_span(&map[*asked..ahead]);
+                                    // On to the next whole line.
+                                    *asked = ahead.next_multiple_of(64);
+                                }
                             }
                             Step::Skip(consumed) => *at += consumed,
                             Step::NeedMore(_) => {

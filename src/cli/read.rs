@@ -109,6 +109,7 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     // How each capture that could not be read all through ended.
     let mut ends = Vec::new();
     let (mut read, mut packets) = (0, 0);
+    let (mut writer, mut line) = (export::EventWriter::default(), Vec::new());
     for path in &operands.captures {
         let mut source = match open(args, path) {
             Ok(source) => source,
@@ -124,8 +125,10 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             let model = &settings.models[verdict.model];
             summary.count(verdict);
             if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
-                let line = export::event(verdict, export::Context { model, capture: Some(&name) });
-                written = writeln!(out, "{line}");
+                line.clear();
+                writer.write(verdict, export::Context { model, capture: Some(&name) }, &mut line);
+                line.push(b'\n');
+                written = out.write_all(&line);
             }
         });
         written?;

@@ -1,12 +1,15 @@
 //! How does a verdict look as JSON? One object a line, in the manner of Suricata's EVE.
+//!
+//! Events are a good part of what reading a capture costs, so they are written field by field; a test holds them to serde_json.
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use crate::capture::Nanos;
 use crate::engine::{Event, Verdict};
 use crate::model::Model;
-use crate::packet::Direction;
+use crate::packet::{Direction, KeyKind};
+
+use super::json;
 
 /// Where a verdict's packets came from.
 #[derive(Clone, Copy, Debug)]
@@ -16,97 +19,280 @@ pub struct Context<'a> {
     pub capture: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Eve<'a> {
-    timestamp: String,
-    event_type: &'static str,
-    flow_id: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    src_ip: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    src_port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dest_ip: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dest_port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proto: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vlan: Option<[u16; 1]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    community_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pcap_filename: Option<&'a str>,
-    spiked: Spiked<'a>,
+const SECOND: u64 = 1_000_000_000;
+
+/// Writes events; remembers the second that it wrote last, since the next event is most likely of the same.
+#[derive(Debug, Default)]
+pub struct EventWriter {
+    second: Option<u64>,
+    /// The second as text, down to the decimal point.
+    text: String,
 }
 
-#[derive(Serialize)]
-struct Spiked<'a> {
-    class: Option<&'a str>,
-    best: Option<&'a str>,
-    confidence: f64,
-    evidence: f64,
-    packets: u64,
-    bytes: u64,
-    scored: u32,
-    model: &'a str,
-}
+impl EventWriter {
+    /// RFC 3339 with microseconds, in UTC, as Suricata writes it.
+    fn time(&mut self, out: &mut Vec<u8>, time: Nanos) {
+        let (second, nanos) = (time.0 / SECOND, time.0 % SECOND);
+        if self.second != Some(second) {
+            // Every time in nanoseconds that a u64 holds lies within the calendar: the year 2554 is its last.
+            let start = Timestamp::from_second(second as i64).unwrap_or(Timestamp::UNIX_EPOCH);
+            self.text = start.strftime("\"%Y-%m-%dT%H:%M:%S.").to_string();
+            self.second = Some(second);
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        let mut micros = nanos / 1000;
+        let mut digits = [b'0'; 6];
+        for digit in digits.iter_mut().rev() {
+            *digit += (micros % 10) as u8;
+            micros /= 10;
+        }
+        out.extend_from_slice(&digits);
+        out.extend_from_slice(b"+0000\"");
+    }
 
-/// RFC 3339 with microseconds, in UTC, as Suricata writes it.
-fn time(nanos: Nanos) -> String {
-    match Timestamp::from_nanosecond(i128::from(nanos.0)) {
-        Ok(t) => t.strftime("%Y-%m-%dT%H:%M:%S.%6f+0000").to_string(),
-        Err(_) => "1970-01-01T00:00:00.000000+0000".into(),
+    /// Appends the verdict as one JSON object, without a line's end.
+    pub fn write(&mut self, verdict: &Verdict, context: Context<'_>, out: &mut Vec<u8>) {
+        let key = &verdict.key;
+        out.extend_from_slice(b"{\"timestamp\":");
+        self.time(out, verdict.timestamp);
+        out.extend_from_slice(match verdict.event {
+            Event::Detection => b",\"event_type\":\"detection\",\"flow_id\":",
+            Event::Stream => b",\"event_type\":\"stream\",\"flow_id\":",
+        });
+        json::number(out, key.flow_id(verdict.first.0));
+        if key.kind() == KeyKind::Host {
+            out.extend_from_slice(b",\"host\":");
+            out.push(b'"');
+            key.addr_a().write(out);
+            out.push(b'"');
+        } else {
+            let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
+            let [source, destination] = match verdict.first_direction {
+                Direction::Forward => ends,
+                Direction::Backward => [ends[1], ends[0]],
+            };
+            let names: [(&[u8], &[u8]); 2] =
+                [(b",\"src_ip\":\"", b"\",\"src_port\":"), (b",\"dest_ip\":\"", b"\",\"dest_port\":")];
+            for ((name, port_name), (address, port)) in names.into_iter().zip([source, destination]) {
+                out.extend_from_slice(name);
+                address.write(out);
+                if key.has_ports() {
+                    out.extend_from_slice(port_name);
+                    json::number(out, port);
+                } else {
+                    out.push(b'"');
+                }
+            }
+            out.extend_from_slice(b",\"proto\":");
+            json::string(out, &key.proto_name());
+        }
+        if let Some(vlan) = key.vlan() {
+            out.extend_from_slice(b",\"vlan\":[");
+            json::number(out, vlan);
+            out.push(b']');
+        }
+        if let Some(id) = key.community_id(0) {
+            out.extend_from_slice(b",\"community_id\":");
+            json::string(out, &id);
+        }
+        if let Some(capture) = context.capture {
+            out.extend_from_slice(b",\"pcap_filename\":");
+            json::string(out, capture);
+        }
+        out.extend_from_slice(b",\"spiked\":");
+        said(verdict, context.model, out);
+        out.push(b'}');
     }
 }
 
-fn round(x: f32) -> f64 {
-    (f64::from(x) * 1e4).round() / 1e4
+/// What the model says: the object `spiked`.
+fn said(verdict: &Verdict, model: &Model, out: &mut Vec<u8>) {
+    let class = |name: &[u8], class: Option<u16>, out: &mut Vec<u8>| {
+        out.extend_from_slice(name);
+        match class {
+            Some(class) => json::string(out, &model.classes[class as usize]),
+            None => out.extend_from_slice(b"null"),
+        }
+    };
+    class(b"{\"class\":", verdict.class, out);
+    class(b",\"best\":", verdict.leader.map(|l| l.class), out);
+    for (name, value) in
+        [(&b",\"confidence\":"[..], verdict.confidence), (b",\"evidence\":", verdict.leader.map_or(0.0, |l| l.evidence))]
+    {
+        out.extend_from_slice(name);
+        json::decimals(out, value);
+    }
+    for (name, value) in [
+        (&b",\"packets\":"[..], verdict.packets),
+        (b",\"bytes\":", verdict.bytes),
+        (b",\"scored\":", verdict.leader.map_or(0, |l| u64::from(l.packets))),
+    ] {
+        out.extend_from_slice(name);
+        json::number(out, value);
+    }
+    out.extend_from_slice(b",\"model\":");
+    json::string(out, &model.name);
+    out.push(b'}');
 }
 
 /// The verdict as one JSON line, without the line's end.
 pub fn event(verdict: &Verdict, context: Context<'_>) -> String {
-    let key = &verdict.key;
-    let name = |class: Option<u16>| class.map(|c| context.model.classes[c as usize].as_str());
-    let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
-    let [source, destination] = match verdict.first_direction {
-        Direction::Forward => ends,
-        Direction::Backward => {
-            let [a, b] = ends;
-            [b, a]
+    let mut out = Vec::new();
+    EventWriter::default().write(verdict, context, &mut out);
+    String::from_utf8(out).expect("JSON made of text is text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{Decoder, KeyKind, StreamKey};
+    use crate::stream::Leader;
+    use proptest::prelude::*;
+    use serde::Serialize;
+
+    /// The same event as serde knows it.
+    #[derive(Serialize)]
+    struct Eve<'a> {
+        timestamp: String,
+        event_type: &'static str,
+        flow_id: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_ip: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_port: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_ip: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_port: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proto: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        vlan: Option<[u16; 1]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        community_id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pcap_filename: Option<&'a str>,
+        spiked: Spiked<'a>,
+    }
+
+    #[derive(Serialize)]
+    struct Spiked<'a> {
+        class: Option<&'a str>,
+        best: Option<&'a str>,
+        confidence: f64,
+        evidence: f64,
+        packets: u64,
+        bytes: u64,
+        scored: u32,
+        model: &'a str,
+    }
+
+    fn by_serde(verdict: &Verdict, context: Context<'_>) -> String {
+        let key = &verdict.key;
+        let round = |x: f32| (f64::from(x) * 1e4).round() / 1e4;
+        let name = |class: Option<u16>| class.map(|c| context.model.classes[c as usize].as_str());
+        let a_sent = verdict.first_direction == Direction::Forward;
+        let (a, b) = ((key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()));
+        let (source, destination) = if a_sent { (a, b) } else { (b, a) };
+        let (flow, ports) = (key.host().is_none(), key.has_ports());
+        let time = Timestamp::from_nanosecond(i128::from(verdict.timestamp.0)).unwrap();
+        let eve = Eve {
+            timestamp: time.strftime("%Y-%m-%dT%H:%M:%S.%6f+0000").to_string(),
+            event_type: if verdict.event == Event::Detection { "detection" } else { "stream" },
+            flow_id: key.flow_id(verdict.first.0),
+            host: key.host(),
+            src_ip: flow.then_some(source.0),
+            src_port: (flow && ports).then_some(source.1),
+            dest_ip: flow.then_some(destination.0),
+            dest_port: (flow && ports).then_some(destination.1),
+            proto: flow.then(|| key.proto_name().into_owned()),
+            vlan: key.vlan().map(|v| [v]),
+            community_id: key.community_id(0),
+            pcap_filename: context.capture,
+            spiked: Spiked {
+                class: name(verdict.class),
+                best: name(verdict.leader.map(|l| l.class)),
+                confidence: round(verdict.confidence),
+                evidence: verdict.leader.map_or(0.0, |l| round(l.evidence)),
+                packets: verdict.packets,
+                bytes: verdict.bytes,
+                scored: verdict.leader.map_or(0, |l| l.packets),
+                model: &context.model.name,
+            },
+        };
+        serde_json::to_string(&eve).unwrap()
+    }
+
+    /// A model of no weights: writing asks for its names alone.
+    fn small() -> Model {
+        let layout = crate::encode::Layout::paper_word(8);
+        Model {
+            name: "protocols".into(),
+            key: KeyKind::Flow,
+            classes: Vec::new(),
+            network: crate::snn::Network::from_parts(layout.input_count(), 0, &[], Vec::new()),
+            layout,
+            decision: crate::stream::Decision {
+                theta: Vec::new(),
+                clip: (0.0, 0.0),
+                confidence: Vec::new(),
+                accept: Vec::new(),
+                stop: 0.0,
+                give_up: 0,
+            },
+            provenance: crate::model::Provenance::default(),
         }
-    };
-    let host = key.host();
-    let flow = host.is_none();
-    let ports = key.has_ports();
-    let eve = Eve {
-        timestamp: time(verdict.timestamp),
-        event_type: match verdict.event {
-            Event::Detection => "detection",
-            Event::Stream => "stream",
-        },
-        flow_id: key.flow_id(verdict.first.0),
-        host,
-        src_ip: flow.then_some(source.0),
-        src_port: (flow && ports).then_some(source.1),
-        dest_ip: flow.then_some(destination.0),
-        dest_port: (flow && ports).then_some(destination.1),
-        proto: flow.then(|| key.proto_name()),
-        vlan: key.vlan().map(|v| [v]),
-        community_id: key.community_id(0),
-        pcap_filename: context.capture,
-        spiked: Spiked {
-            class: name(verdict.class),
-            best: name(verdict.leader.map(|l| l.class)),
-            confidence: round(verdict.confidence),
-            evidence: verdict.leader.map_or(0.0, |l| round(l.evidence)),
-            packets: verdict.packets,
-            bytes: verdict.bytes,
-            scored: verdict.leader.map_or(0, |l| l.packets),
-            model: &context.model.name,
-        },
-    };
-    serde_json::to_string(&eve).expect("an event has only string keys")
+    }
+
+    const ETHER_TYPES: [u16; 5] = [0x0800, 0x86dd, 0x8100, 0x0806, 0x88cc];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn events_are_octet_for_octet_what_serde_json_writes(
+            mut frame in prop::collection::vec(any::<u8>(), 60..100), ether in 0..ETHER_TYPES.len(), protocol in 0usize..4, host: bool,
+            times: (u64, u64), counts: (u64, u64), class in prop::option::of(0u16..3), leader in prop::option::of((0u16..3, any::<f32>(), any::<u32>())),
+            confidence in 0f32..1.0, capture in prop::option::of(any::<String>()), name: String, detection: bool,
+        ) {
+            frame[12..14].copy_from_slice(&ETHER_TYPES[ether].to_be_bytes());
+            let at = if ether == 2 { 18 } else { 14 };
+            if ether == 2 {
+                frame[16..18].copy_from_slice(&[8, 0]);
+            }
+            frame[at] = if ether == 1 { 0x60 } else { 0x45 };
+            frame[at + if ether == 1 { 6 } else { 9 }] = [6, 17, 1, 200][protocol];
+            let headers = Decoder::default().decode(1, &frame).unwrap();
+            let kind = if host { KeyKind::Host } else { KeyKind::Flow };
+            let model = Model { classes: vec!["dns".into(), "a \"class\"".into(), name], ..small() };
+            for (key, direction) in StreamKey::of(kind, &headers, &frame).into_iter().flatten() {
+                let verdict = Verdict {
+                    event: if detection { Event::Detection } else { Event::Stream },
+                    model: 0,
+                    key,
+                    number: 0,
+                    packet: 0,
+                    timestamp: Nanos(times.0),
+                    first: Nanos(times.1),
+                    last: Nanos(times.0),
+                    packets: counts.0,
+                    bytes: counts.1,
+                    first_direction: direction,
+                    leader: leader.map(|(class, evidence, packets)| Leader { class, evidence, lead: 0.0, packets }),
+                    class,
+                    confidence,
+                };
+                let context = Context { model: &model, capture: capture.as_deref() };
+                let want = by_serde(&verdict, context);
+                prop_assert_eq!(&event(&verdict, context), &want);
+                // The second that a writer remembers must not stick.
+                let (mut writer, mut out) = (EventWriter::default(), Vec::new());
+                writer.write(&Verdict { timestamp: verdict.first, ..verdict.clone() }, context, &mut out);
+                out.clear();
+                writer.write(&verdict, context, &mut out);
+                prop_assert_eq!(out, want.into_bytes());
+            }
+        }
+    }
 }

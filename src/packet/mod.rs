@@ -6,7 +6,7 @@ mod decode;
 mod key;
 
 pub use decode::{Decoder, Undecodable};
-pub use key::{Direction, KeyKind, StreamKey};
+pub use key::{Address, Direction, KeyKind, StreamKey};
 
 use std::net::IpAddr;
 

@@ -5,6 +5,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use crate::prefetch::prefetch_span;
+
 /// Sums the rows `active` of `weights` (each `stride` long, a multiple of 64) into `out[..stride]`.
 #[inline]
 pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
@@ -78,24 +80,11 @@ unsafe fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut
     }
 }
 
-/// Asks the cache for the line of `at`; a hint that changes nothing else.
-#[inline]
-pub(crate) fn prefetch<P>(at: &P) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the address is that of a reference, and a prefetch reads nothing architecturally.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
 /// Prefetches each active row; a hint that changes nothing else.
 #[inline]
 pub(super) fn prefetch_rows(weights: &[i8], stride: usize, active: &[u32]) {
     for &input in active {
-        let row = &weights[input as usize * stride..][..stride];
-        row.iter().step_by(64).for_each(prefetch);
+        prefetch_span(&weights[input as usize * stride..][..stride]);
     }
 }
 

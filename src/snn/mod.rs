@@ -7,7 +7,6 @@ mod network;
 mod one_shot;
 mod stdp;
 
-pub(crate) use kernel::prefetch;
 pub use network::{Network, Potentials};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};
 pub use stdp::{Presentations, Stdp, train};

@@ -140,7 +140,7 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
             if let Some(&next) = order.get(place + 1) {
                 coming = shown.present(next, &mut ahead);
                 for &input in &ahead[..coming.0] {
-                    weights[input as usize * blocks..][..blocks].iter().for_each(super::kernel::prefetch);
+                    weights[input as usize * blocks..][..blocks].iter().for_each(crate::prefetch::prefetch);
                 }
             }
             time += 1;

@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::packet::{Direction, Headers, StreamKey};
-use crate::snn::prefetch;
+use crate::prefetch::prefetch;
 
 use super::Stream;
 

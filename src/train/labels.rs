@@ -52,7 +52,9 @@ impl StreamName {
     pub fn of(key: &StreamKey) -> Self {
         match key.host() {
             Some(host) => Self::Host(canonical(&host)),
-            None => Self::flow(&key.proto_name(), (key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())),
+            None => {
+                Self::flow(&key.proto_name(), (key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()))
+            }
         }
     }
 }
