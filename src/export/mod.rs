@@ -1,9 +1,15 @@
 //! Who is told? Verdicts as events for programs (JSON lines) and as tables for people; Prometheus and browsers how all is.
 
 mod event;
+mod families;
+pub mod http;
 mod json;
+mod metrics;
+mod recent;
 pub mod status;
 mod table;
 
 pub use event::{Context, EventWriter, event};
+pub use families::Ask;
+pub use metrics::{Metrics, Work};
 pub use table::Summary;

@@ -1,0 +1,159 @@
+// Asks /status every two seconds and shows it. Whatever comes from outside (classes, hosts, filters) becomes text, never markup.
+"use strict";
+
+const EVERY = 2000;
+const $ = (id) => document.getElementById(id);
+const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const few = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const count = (n) => (n < 100000 ? grouped.format(n) : short.format(n));
+const rate = (n) => (n < 1000 ? few.format(n) : count(n));
+const share = (x) => (x * 100).toFixed(x > 0.0995 || x === 0 ? 0 : 1) + " %";
+const sum = (object) => Object.values(object).reduce((a, b) => a + b, 0);
+
+function scaled(n, base, units) {
+  let i = 0;
+  while (n >= base && i < units.length - 1) { n /= base; i += 1; }
+  return few.format(n) + " " + units[i];
+}
+const bytes = (n) => scaled(n, 1024, ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]);
+const bits = (n) => scaled(n, 1000, ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"]);
+
+function span(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  const parts = [[Math.floor(s / 86400), "d"], [Math.floor(s / 3600) % 24, "h"], [Math.floor(s / 60) % 60, "min"], [s % 60, "s"]];
+  const first = parts.findIndex(([n]) => n > 0);
+  return first < 0 ? "0 s" : parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, u]) => n + " " + u).join(" ");
+}
+
+function clock(seconds, now) {
+  const at = new Date(seconds * 1000);
+  const near = Math.abs(now - seconds) < 43200;
+  return near ? at.toLocaleTimeString("en-GB") : at.toLocaleDateString("en-CA") + " " + at.toLocaleTimeString("en-GB");
+}
+
+function element(tag, className, ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children.filter((child) => child !== null && child !== undefined).map((c) => (c instanceof Node ? c : String(c))));
+  return made;
+}
+const cell = (className, ...children) => element("td", className, ...children);
+
+function rows(id, items, columns, empty, row) {
+  const none = element("tr", "", element("td", "none", empty));
+  none.firstChild.colSpan = columns;
+  $(id).replaceChildren(...(items.length ? items.map((item) => element("tr", "", ...row(item))) : [none]));
+}
+
+function reasons(dropped) {
+  const some = Object.entries(dropped).filter(([, n]) => n > 0);
+  return some.length ? element("span", "why", some.map(([reason, n]) => reason + " " + count(n)).join(", ")) : null;
+}
+const why = (text) => (text ? element("span", "why outside", text) : null);
+const tag = (good, yes, no) => element("span", "tag " + (good ? "good" : "bad"), good ? yes : no);
+
+// Two minutes to the right edge, nothing before the start.
+function history(seconds) {
+  const frames = Array(Math.max(0, 120 - seconds.length)).fill(0).concat(seconds);
+  const most = Math.max(1, ...frames);
+  const points = frames.map((n, i) => [120 - frames.length + 1 + i, 31 - (n / most) * 29]);
+  const line = points.map(([x, y]) => x.toFixed(1) + " " + y.toFixed(2)).join(" L");
+  const [area, drawn] = $("history").children;
+  drawn.setAttribute("d", "M" + line);
+  area.setAttribute("d", "M" + points[0][0] + " 32 L" + line + " L120 32 Z");
+}
+
+function show(s) {
+  document.title = s.sensor + " – spiked";
+  $("sensor").textContent = s.sensor;
+  $("about").textContent = "spiked " + s.version + ", up " + span(s.now - s.started);
+  const [word, look] = s.unhealthy ? ["broken", "bad"] : s.not_ready ? ["not ready", "odd"] : ["ready", "good"];
+  $("state").textContent = word;
+  $("state").className = "badge " + look;
+  tell([s.unhealthy, s.not_ready, s.reloads.trouble && "The last reload failed: " + s.reloads.trouble]);
+
+  $("packets").textContent = rate(s.rates.frames_per_second);
+  history(s.rates.frames);
+  $("bits").textContent = bits(s.rates.bytes_per_second * 8);
+  $("bytes").textContent = bytes(s.totals.bytes) + ", " + count(s.totals.frames) + " packets";
+  $("detections").textContent = rate(s.rates.detections_per_second);
+  $("named").textContent = count(s.totals.named) + " streams named";
+  const ended = s.totals.named + s.totals.unknown;
+  $("unknown").textContent = ended ? share(s.totals.unknown / ended) : "–";
+  $("live").textContent = count(s.streams_live);
+  $("streams").textContent = count(s.totals.streams) + " since the start";
+  $("dropped").textContent = count(s.interfaces.reduce((n, i) => n + sum(i.dropped), 0));
+  $("busy").textContent = s.workers.length ? share(s.workers.reduce((n, w) => n + w.busy_ratio, 0) / s.workers.length) : "–";
+  $("workers").textContent = "busy, " + s.workers.length + (s.workers.length === 1 ? " worker" : " workers");
+
+  const most = s.classes.length ? s.classes[0].detections : 1;
+  const several = s.models.length > 1;
+  const bar = (c) => {
+    const fill = element("span", "bar");
+    fill.style.width = (c.detections / most) * 100 + "%";
+    const name = element("span", "name", c.class, several ? element("span", "quiet", " " + c.model) : null);
+    name.title = c.class;
+    return element("li", "", fill, name, element("span", "n", count(c.detections)));
+  };
+  $("classes").replaceChildren(...(s.classes.length ? s.classes.map(bar) : [element("li", "none", "none yet")]));
+
+  rows("interfaces", s.interfaces, 4, "none", (i) => [
+    cell("name", i.name, why(i.filter)),
+    cell("", tag(i.up, "up", "down"), why(i.trouble)),
+    cell("n", count(i.received)),
+    cell("n", count(sum(i.dropped)), reasons(i.dropped)),
+  ]);
+  rows("models", s.models, 4, "none", (m) => [
+    cell("name", m.name, why(m.checksum)),
+    cell("", m.key + "s"),
+    cell("n", count(m.classes), m.learning_accuracy === null ? null : element("span", "why", share(m.learning_accuracy) + " right, learning")),
+    cell("n", clock(m.loaded, s.now)),
+  ]);
+  rows("sinks", s.sinks, 4, "none", (k) => [
+    cell("name", k.name),
+    cell("", tag(!k.trouble, "fine", "failing"), why(k.trouble)),
+    cell("n", count(k.written)),
+    cell("n", count(sum(k.dropped)), reasons(k.dropped)),
+  ]);
+  $("last").parentElement.classList.toggle("one", !several);
+  rows("last", s.detections, 8, "none yet", (d) => [
+    cell("quiet", clock(d.timestamp, s.now)),
+    cell("name", d.class),
+    cell("n", share(d.confidence)),
+    cell("outside", d.source),
+    cell("outside", d.destination),
+    cell("", d.proto),
+    cell("n packets", count(d.packets)),
+    cell("quiet outside", d.model),
+  ]);
+
+  const r = s.reloads;
+  $("reloads").textContent = "Reloads: " + r.succeeded + " done, " + r.failed + " failed" +
+    (r.last_success === null ? "" : "; settings of " + clock(r.last_success, s.now));
+  $("hardening").textContent = s.hardening.length ? "Hardening: " + s.hardening.join("; ") : "";
+}
+
+function tell(troubles) {
+  const text = troubles.filter(Boolean).join("\n");
+  $("trouble").textContent = text;
+  $("trouble").hidden = !text;
+}
+
+let answered = null;
+async function ask() {
+  if (!document.hidden) {
+    try {
+      const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(EVERY * 3) });
+      if (!answer.ok) throw new Error("status " + answer.status);
+      show(await answer.json());
+      answered = Date.now();
+    } catch (error) {
+      $("state").textContent = "no answer";
+      $("state").className = "badge bad";
+      tell(["No answer from the daemon" + (answered ? " for " + span((Date.now() - answered) / 1000) : "") + " (" + error.message + "); trying again."]);
+    }
+  }
+  setTimeout(ask, EVERY);
+}
+ask();

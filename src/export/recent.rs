@@ -1,0 +1,180 @@
+//! What happened lately? The last detections and the rates of the last two minutes, for the page.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::capture::Nanos;
+use crate::engine::Verdict;
+use crate::packet::{Direction, StreamKey};
+
+/// Detections kept.
+const DETECTIONS: usize = 50;
+/// Seconds of history kept.
+const SECONDS: usize = 120;
+/// Whole seconds that a rate is the mean of.
+const MEAN_OVER: usize = 5;
+
+/// A detection, before anybody asked for it: nothing is formatted on the way of verdicts.
+struct Detected {
+    timestamp: Nanos,
+    key: StreamKey,
+    first_direction: Direction,
+    class: std::sync::Arc<str>,
+    model: std::sync::Arc<str>,
+    confidence: f32,
+    packets: u64,
+}
+
+/// A detection as people read it.
+#[derive(Debug, Serialize)]
+pub struct Detection {
+    /// Seconds since the epoch.
+    timestamp: f64,
+    class: String,
+    model: String,
+    confidence: f32,
+    /// Who began and with whom, or the host.
+    source: String,
+    destination: Option<String>,
+    proto: Option<String>,
+    packets: u64,
+}
+
+/// Sums of one second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Second {
+    frames: u64,
+    bytes: u64,
+    detections: u64,
+}
+
+/// Means over the last whole seconds, and the seconds themselves, oldest first.
+#[derive(Debug, Serialize)]
+pub struct Rates {
+    frames_per_second: f64,
+    bytes_per_second: f64,
+    detections_per_second: f64,
+    frames: Vec<u64>,
+}
+
+pub(super) struct Recent {
+    started: Instant,
+    /// The second that is being filled, and those before it, oldest first.
+    now: (u64, Second),
+    past: VecDeque<Second>,
+    detected: VecDeque<Detected>,
+}
+
+impl Recent {
+    pub fn new() -> Self {
+        let (past, detected) = (VecDeque::with_capacity(SECONDS), VecDeque::with_capacity(DETECTIONS));
+        Self { started: Instant::now(), now: (0, Second::default()), past, detected }
+    }
+
+    /// The second that is being filled.
+    fn second(&mut self) -> &mut Second {
+        let elapsed = self.started.elapsed().as_secs();
+        // After a pause longer than the history only zeros are left.
+        for _ in 0..(elapsed - self.now.0).min(SECONDS as u64) {
+            if self.past.len() == SECONDS {
+                self.past.pop_front();
+            }
+            self.past.push_back(std::mem::take(&mut self.now.1));
+        }
+        self.now.0 = elapsed;
+        &mut self.now.1
+    }
+
+    pub fn count(&mut self, frames: u64, bytes: u64) {
+        let second = self.second();
+        second.frames += frames;
+        second.bytes += bytes;
+    }
+
+    pub fn detection(&mut self, verdict: &Verdict, model: &std::sync::Arc<str>, class: &std::sync::Arc<str>) {
+        self.second().detections += 1;
+        if self.detected.len() == DETECTIONS {
+            self.detected.pop_front();
+        }
+        self.detected.push_back(Detected {
+            timestamp: verdict.timestamp,
+            key: verdict.key,
+            first_direction: verdict.first_direction,
+            class: class.clone(),
+            model: model.clone(),
+            confidence: verdict.confidence,
+            packets: verdict.packets,
+        });
+    }
+
+    /// The last detections, the newest first.
+    pub fn detections(&self) -> Vec<Detection> {
+        self.detected.iter().rev().map(Detected::told).collect()
+    }
+
+    pub fn rates(&mut self) -> Rates {
+        self.second();
+        let last = self.past.iter().rev().take(MEAN_OVER);
+        let seconds = last.len().max(1) as f64;
+        let sum = last.fold(Second::default(), |a, b| Second {
+            frames: a.frames + b.frames,
+            bytes: a.bytes + b.bytes,
+            detections: a.detections + b.detections,
+        });
+        Rates {
+            frames_per_second: sum.frames as f64 / seconds,
+            bytes_per_second: sum.bytes as f64 / seconds,
+            detections_per_second: sum.detections as f64 / seconds,
+            frames: self.past.iter().map(|s| s.frames).collect(),
+        }
+    }
+}
+
+impl Detected {
+    fn told(&self) -> Detection {
+        let key = &self.key;
+        let end = |address: String, port: u16| match (key.has_ports(), address.contains(':')) {
+            (true, true) => format!("[{address}]:{port}"),
+            (true, false) => format!("{address}:{port}"),
+            _ => address,
+        };
+        let (a, b) = (end(key.addr_a().to_string(), key.port_a()), end(key.addr_b().to_string(), key.port_b()));
+        let host = key.host();
+        let flow = host.is_none();
+        let (source, destination) = match (host, self.first_direction) {
+            (Some(host), _) => (host, String::new()),
+            (None, Direction::Forward) => (a, b),
+            (None, Direction::Backward) => (b, a),
+        };
+        Detection {
+            timestamp: self.timestamp.0 as f64 / 1e9,
+            class: self.class.to_string(),
+            model: self.model.to_string(),
+            confidence: self.confidence,
+            source,
+            destination: flow.then_some(destination),
+            proto: flow.then(|| key.proto_name().into_owned()),
+            packets: self.packets,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_longer_than_the_history_leaves_zeros() {
+        let mut recent = Recent::new();
+        recent.count(7, 700);
+        recent.started -= std::time::Duration::from_secs(2);
+        assert_eq!(recent.rates().frames, [7, 0]);
+        assert_eq!(recent.rates().frames_per_second, 3.5);
+        recent.started -= std::time::Duration::from_secs(100_000);
+        recent.count(1, 1);
+        assert_eq!(recent.rates().frames, [0; SECONDS]);
+        assert_eq!(recent.now.1.frames, 1);
+    }
+}

@@ -1,0 +1,199 @@
+//! The server: what it answers, that no client can harm it, and that nothing from outside becomes markup in the page.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::telemetry::Telemetry;
+use spiked::export::http::{Server, bind};
+use spiked::model::Model;
+
+fn start(telemetry: &Telemetry) -> Server {
+    Server::start("127.0.0.1:0".parse().unwrap(), Arc::clone(&telemetry.metrics)).unwrap()
+}
+
+/// The whole answer to octets that a client sends.
+fn exchange(server: &Server, request: &[u8]) -> String {
+    let mut client = TcpStream::connect(server.address()).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let _ = client.write_all(request);
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get(server: &Server, path: &str) -> String {
+    exchange(server, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+}
+
+#[test]
+fn each_path_answers_as_its_readers_want_it() {
+    let telemetry = Telemetry::built_in();
+    telemetry.replay("dns-1.pcap");
+    let server = start(&telemetry);
+    let metrics = get(&server, "/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+    assert!(metrics.contains("\nspiked_frames_total "));
+
+    let status = get(&server, "/status");
+    let status: serde_json::Value = serde_json::from_str(status.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(status["sensor"], "hall-3");
+    assert_eq!(status["models"][0]["name"], "protocols");
+    assert_eq!(status["interfaces"][0]["dropped"]["kernel"], 17);
+    assert_eq!(status["classes"][0]["class"], "dns");
+    assert_eq!(status["detections"][0]["class"], "dns");
+    assert_eq!(status["streams_live"], 43);
+
+    for (path, kind) in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")] {
+        let answer = get(&server, path);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("content-type: {kind}")), "{answer}");
+        assert!(
+            answer.contains("content-security-policy: default-src 'none';") && answer.contains("x-content-type-options: nosniff")
+        );
+    }
+    assert!(get(&server, "/other").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn health_and_readiness_follow_the_daemon() {
+    let telemetry = Telemetry::built_in();
+    let server = start(&telemetry);
+    assert!(get(&server, "/healthz").ends_with("\r\n\r\nok\n"));
+    assert!(get(&server, "/readyz").ends_with("\r\n\r\nok\n"));
+    telemetry.status.lock().unwrap().not_ready = Some("eth0 can't be opened".into());
+    let answer = get(&server, "/readyz");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("eth0 can't be opened\n"), "{answer}");
+    assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
+    telemetry.status.lock().unwrap().unhealthy = Some("worker 1 is stuck".into());
+    assert!(get(&server, "/healthz").starts_with("HTTP/1.1 503"));
+}
+
+#[test]
+fn only_reading_is_allowed() {
+    let server = start(&Telemetry::built_in());
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+        let answer = exchange(&server, format!("{method} /status HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 405"), "{method}: {answer}");
+    }
+    let head = exchange(&server, b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[test]
+fn what_is_no_request_or_too_long_is_refused() {
+    let server = start(&Telemetry::built_in());
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    let lines = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(1000));
+    let path = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(1 << 20));
+    for request in [
+        long.as_bytes(),
+        lines.as_bytes(),
+        path.as_bytes(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET\r\n\r\n",
+    ] {
+        let answer = exchange(&server, request);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
+}
+
+/// Clients that say nothing, that say it octet by octet, that never read, more of them than the server has places: a scrape is
+/// answered within Prometheus' ten seconds all the same, and they are cut off.
+#[test]
+fn slow_clients_do_no_harm() {
+    let telemetry = Telemetry::built_in();
+    telemetry.replay("mixed.pcapng");
+    let server = start(&telemetry);
+    let mut clients: Vec<TcpStream> = (0..90).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        match number % 3 {
+            0 => {}
+            1 => client.write_all(b"GET /metr").unwrap(),
+            _ => client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(),
+        }
+    }
+    let began = Instant::now();
+    assert!(get(&server, "/metrics").contains("spiked_frames_total"));
+    assert!(began.elapsed() < Duration::from_secs(9), "a scrape took {:?}", began.elapsed());
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut answer = Vec::new();
+        let read = client.read_to_end(&mut answer);
+        let cut = read.is_ok() || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset);
+        assert!(cut, "client {number} is still connected");
+    }
+}
+
+#[test]
+fn fifty_clients_are_served_at_once() {
+    let telemetry = Telemetry::built_in();
+    let server = start(&telemetry);
+    let answers = std::thread::scope(|scope| {
+        let ask = |n: usize| get(&server, ["/", "/status", "/metrics", "/healthz"][n % 4]);
+        let clients: Vec<_> = (0..50).map(|n| scope.spawn(move || (0..10).map(|_| ask(n)).collect::<Vec<_>>())).collect();
+        clients.into_iter().flat_map(|c| c.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(answers.len(), 500);
+    assert!(answers.iter().all(|a| a.starts_with("HTTP/1.1 200")));
+}
+
+#[test]
+fn an_address_in_use_is_said_and_a_dropped_server_gives_it_back() {
+    let telemetry = Telemetry::built_in();
+    let server = start(&telemetry);
+    let address = server.address();
+    let said = bind(address).unwrap_err().to_string();
+    assert!(said.contains(&address.to_string()) && said.contains("another"), "{said}");
+    drop(server);
+    assert!(TcpStream::connect(address).is_err());
+}
+
+/// The page in a browser: hostile names are text in it, and its script ran.
+#[test]
+fn the_page_shows_hostile_names_as_text() {
+    let hostile = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>";
+    let mut model = Model::built_in().unwrap();
+    for class in model.classes.iter_mut().filter(|c| *c == "dns") {
+        *class = hostile.into();
+    }
+    let telemetry = Telemetry::new(vec![Arc::new(model)]);
+    {
+        let mut status = telemetry.status.lock().unwrap();
+        status.sensor = hostile.into();
+        status.interfaces[0].name = hostile.into();
+        status.interfaces[0].filter = Some(hostile.into());
+        status.interfaces[1].trouble = Some(hostile.into());
+        status.sinks[1].trouble = Some(hostile.into());
+        status.hardening = vec![hostile.into()];
+    }
+    telemetry.replay("dns-1.pcap");
+    let server = start(&telemetry);
+    let profile = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/", server.address());
+    let chromium = Command::new("timeout")
+        .args(["120", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=1500"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--dump-dom", &url])
+        .output();
+    let Some(chromium) = chromium.ok().filter(|c| c.status.code() != Some(127)) else {
+        eprintln!("skipped: chromium is not installed");
+        return;
+    };
+    let page = String::from_utf8_lossy(&chromium.stdout);
+    let text = hostile.replace('<', "&lt;").replace('>', "&gt;");
+    assert!(
+        page.matches(&text).count() >= 8,
+        "the script did not fill the page:\n{page}\n{}",
+        String::from_utf8_lossy(&chromium.stderr)
+    );
+    assert!(!page.contains("<img") && page.matches("<script").count() == 1, "{page}");
+    assert!(page.contains(&format!("<title>{text}")), "{page}");
+    assert!(page.contains(">ready<"), "{page}");
+}
