@@ -87,6 +87,13 @@ impl FrameBatch {
         self.records.push(Record { timestamp, at, len, wire_len, link });
     }
 
+    /// Moves all frames to a later time.
+    pub(super) fn delay(&mut self, nanos: u64) {
+        if nanos > 0 {
+            self.records.iter_mut().for_each(|r| r.timestamp.0 = r.timestamp.0.saturating_add(nanos));
+        }
+    }
+
     /// Keeps the frames that `admit` admits; returns how many it did not.
     pub(super) fn retain(&mut self, mut admit: impl FnMut(Frame<'_>) -> bool) -> u64 {
         let before = self.len();

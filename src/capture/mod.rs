@@ -1,4 +1,4 @@
-//! Where do frames come from? Capture files, plain, gzip or zstd, and standard input.
+//! Where do frames come from? Capture files, plain, gzip or zstd, and standard input; live interfaces, replays, watched folders.
 //!
 //! Output: [`FrameBatch`]es. Sources implement [`Source`]; everything after them is the same for files and live interfaces.
 
@@ -6,7 +6,10 @@ mod batch;
 mod file;
 mod filter;
 mod format;
+pub mod live;
 mod operands;
+pub mod replay;
+pub mod watch;
 
 pub use batch::{Frame, FrameBatch};
 pub use file::{CaptureFile, Cut};
@@ -59,6 +62,10 @@ pub enum CaptureError {
     Filter { expression: String, why: String },
     #[error("{path}: the folder holds no capture")]
     EmptyFolder { path: String },
+    #[error("{name}: can't listen to the interface: {why}")]
+    Interface { name: String, why: String },
+    #[error("{name}: no privilege to listen to the interface ({why}); run as root or with CAP_NET_RAW")]
+    Privilege { name: String, why: String },
     #[error("{path}: can't read on: {source}")]
     Read { path: String, source: io::Error },
 }

@@ -55,7 +55,8 @@ impl Exit {
                 _ => Self::Unreadable,
             },
             CaptureError::Empty { .. } | CaptureError::EmptyFolder { .. } => Self::Nothing,
-            CaptureError::NotACapture { .. } => Self::Unreadable,
+            CaptureError::NotACapture { .. } | CaptureError::Interface { .. } => Self::Unreadable,
+            CaptureError::Privilege { .. } => Self::NoPrivilege,
             CaptureError::Filter { .. } => Self::Misconfigured,
         }
     }

@@ -8,7 +8,11 @@ pub mod typed;
 mod validate;
 
 pub use text::{Mistake, Override, keys};
-pub use typed::{Action, Afterwards, EventType, Facility, LogFormat, LogLevel, Severity};
+pub use typed::{Action, EventType, Facility, LogFormat, LogLevel, Severity};
+
+pub use crate::capture::live::{Interface, Settings as Capture};
+pub use crate::capture::replay::Settings as Replay;
+pub use crate::capture::watch::{Afterwards, Settings as Watch};
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -73,70 +77,6 @@ pub enum Input {
     Interfaces(Vec<Interface>),
     Replay(Replay),
     Watch(Watch),
-}
-
-/// A network interface that is listened to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    pub name: String,
-    /// BPF expression.
-    pub filter: Option<String>,
-    pub promiscuous: bool,
-    /// Octets of each frame that are kept.
-    pub snap_length: u32,
-    /// Kernel's buffer, in MiB, for each capture thread.
-    pub buffer_mib: u32,
-    /// Capture threads, among which the kernel shares out the flows.
-    pub threads: usize,
-}
-
-impl Interface {
-    /// The interface with every other key at its default.
-    pub fn named(name: &str) -> Self {
-        Self { name: name.into(), filter: None, promiscuous: true, snap_length: 512, buffer_mib: 64, threads: 1 }
-    }
-}
-
-/// Captures read as if they were traffic.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Replay {
-    pub captures: Vec<PathBuf>,
-    /// Multiple of the captures' own pace; 0: as fast as it goes.
-    pub speed: f64,
-    /// How often all of them are read; 0: without end.
-    pub rounds: u64,
-    pub filter: Option<String>,
-}
-
-/// A folder whose captures are read as they are finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
-    pub folder: PathBuf,
-    pub then: Afterwards,
-    /// Where captures that were read go, for [`Afterwards::Move`].
-    pub move_to: Option<PathBuf>,
-    /// Where captures that can't be read go, each with its reason beside it.
-    pub set_aside: PathBuf,
-    /// How long a capture must not have changed to count as finished, where nobody was seen to close it.
-    pub settle: Duration,
-    pub filter: Option<String>,
-}
-
-/// Between the kernel and the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capture {
-    /// Batches of 256 frames that may wait for the engine, over all interfaces; beyond it frames are dropped and counted.
-    pub queue: usize,
-    /// A batch is handed on after this time even if it is not full.
-    pub batch: Duration,
-    /// Longest pause between attempts to open an interface that has gone.
-    pub retry_max: Duration,
-}
-
-impl Default for Capture {
-    fn default() -> Self {
-        Self { queue: 256, batch: Duration::from_millis(100), retry_max: Duration::from_secs(30) }
-    }
 }
 
 /// How much the engine may use.

@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::capture::watch::Afterwards;
+
 /// A value that may be missing, with its place.
 pub type Maybe<T> = Option<Spanned<T>>;
 
@@ -57,16 +59,6 @@ pub struct Watch {
     pub set_aside: Maybe<String>,
     pub settle_secs: Maybe<i64>,
     pub filter: Maybe<String>,
-}
-
-/// What becomes of a capture that was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Afterwards {
-    #[default]
-    Leave,
-    Move,
-    Delete,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -1,0 +1,146 @@
+//! How do frames get from capture threads to the engine? In batches from a bounded pool, recycled; capture never waits.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::capture::{FrameBatch, LinkType, Nanos};
+
+/// The engine's end.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    full: Receiver<FrameBatch>,
+    free: Sender<FrameBatch>,
+}
+
+/// A capture thread's end.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    full: Sender<FrameBatch>,
+    free: Receiver<FrameBatch>,
+    batch: Option<FrameBatch>,
+    /// When the batch must be handed on, full or not.
+    due: Instant,
+    patience: Duration,
+}
+
+/// How full the queue is.
+#[derive(Clone, Debug)]
+pub struct Depth(Receiver<FrameBatch>);
+
+impl Depth {
+    /// Batches that wait for the engine.
+    pub fn waiting(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The most that may.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity().unwrap_or(usize::MAX)
+    }
+}
+
+/// A pool of `batches` batches with `inlets` ends for capture threads; a batch waits at most `patience` to be filled.
+pub(super) fn queue(batches: usize, inlets: usize, patience: Duration) -> (Outlet, Vec<Inlet>) {
+    let (full_in, full_out) = crossbeam_channel::bounded(batches);
+    let (free_in, free_out) = crossbeam_channel::bounded(batches);
+    for _ in 0..batches {
+        free_in.send(FrameBatch::new()).expect("the pool has room for all its batches");
+    }
+    let inlet = |_| Inlet { full: full_in.clone(), free: free_out.clone(), batch: None, due: Instant::now(), patience };
+    let inlets = (0..inlets).map(inlet).collect();
+    (Outlet { full: full_out, free: free_in }, inlets)
+}
+
+impl Outlet {
+    /// Swaps the next full batch in. `None`: there was none within `wait`; `Some(false)`: there will be none, no capture thread is left.
+    pub fn take(&self, batch: &mut FrameBatch, wait: Duration) -> Option<bool> {
+        match self.full.recv_timeout(wait) {
+            Ok(mut next) => {
+                std::mem::swap(batch, &mut next);
+                next.clear();
+                let _ = self.free.try_send(next);
+                Some(true)
+            }
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => None,
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Some(false),
+        }
+    }
+
+    pub fn depth(&self) -> Depth {
+        Depth(self.full.clone())
+    }
+}
+
+impl Inlet {
+    /// Takes a frame. `false`: no batch was free, the frame is dropped.
+    #[inline]
+    pub fn push(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, bytes: &[u8]) -> bool {
+        if self.batch.is_none() {
+            let Ok(batch) = self.free.try_recv() else { return false };
+            self.batch = Some(batch);
+            self.due = Instant::now() + self.patience;
+        }
+        let Some(batch) = &mut self.batch else { return false };
+        batch.push(timestamp, link, wire_len, bytes);
+        if batch.is_full() {
+            self.hand_on();
+        }
+        true
+    }
+
+    /// Hands on a batch that has waited long enough.
+    pub fn tick(&mut self) {
+        if self.batch.is_some() && Instant::now() >= self.due {
+            self.hand_on();
+        }
+    }
+
+    /// Hands on what there is.
+    pub fn hand_on(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            match self.full.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => unreachable!("the queue has room for every batch of the pool"),
+                // The engine has ended before us: nobody is left to count for.
+                Err(TrySendError::Disconnected(_)) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(inlet: &mut Inlet, count: usize) -> usize {
+        (0..count).filter(|_| inlet.push(Nanos(1), LinkType(1), 60, &[0; 60])).count()
+    }
+
+    #[test]
+    fn capture_never_waits_and_every_frame_is_taken_or_refused() {
+        let (outlet, mut inlets) = queue(2, 1, Duration::from_secs(60));
+        let inlet = &mut inlets[0];
+        assert_eq!(frames(inlet, 1000), 2 * FrameBatch::CAPACITY);
+        let mut batch = FrameBatch::new();
+        assert_eq!(outlet.take(&mut batch, Duration::ZERO), Some(true));
+        assert_eq!(batch.len(), FrameBatch::CAPACITY);
+        // The batch that the engine gave for it is free again.
+        assert_eq!(frames(inlet, 1000), FrameBatch::CAPACITY);
+    }
+
+    #[test]
+    fn a_batch_is_handed_on_when_it_has_waited_and_the_end_is_told() {
+        let (outlet, mut inlets) = queue(2, 1, Duration::ZERO);
+        let mut batch = FrameBatch::new();
+        assert_eq!(frames(&mut inlets[0], 3), 3);
+        assert_eq!(outlet.take(&mut batch, Duration::ZERO), None);
+        inlets[0].tick();
+        assert_eq!((outlet.take(&mut batch, Duration::ZERO), batch.len()), (Some(true), 3));
+        assert_eq!(frames(&mut inlets[0], 1), 1);
+        inlets[0].hand_on();
+        drop(inlets);
+        assert_eq!((outlet.take(&mut batch, Duration::ZERO), batch.len()), (Some(true), 1));
+        assert_eq!(outlet.take(&mut batch, Duration::ZERO), Some(false));
+    }
+}

@@ -1,0 +1,465 @@
+//! How is a folder watched to which somebody else writes captures? Each is read once, in order, when its writer has finished.
+//!
+//! A capture is finished when its writer was seen to close it or to move it here (inotify). Where that can't be seen (it was there
+//! before, another machine writes to a shared folder), it is finished when it has not changed for a while and is not empty.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::live::Counters;
+use super::{CaptureError, CaptureFile, Filtered, FrameBatch, Nanos, Source};
+
+/// How long the engine waits before it looks after its streams.
+const WAIT: Duration = Duration::from_millis(50);
+/// How often the folder is listed where nothing was seen to happen.
+const LIST: Duration = Duration::from_secs(1);
+/// Names that uploads give to what is not whole yet.
+const UNFINISHED: [&str; 4] = [".tmp", ".part", ".partial", ".filepart"];
+/// Remembers over restarts what was read and left.
+const READ: &str = ".spiked-read";
+
+/// What becomes of a capture that was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Afterwards {
+    #[default]
+    Leave,
+    Move,
+    Delete,
+}
+
+/// A folder whose captures are read as they are finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub folder: PathBuf,
+    pub then: Afterwards,
+    /// Where captures that were read go, for [`Afterwards::Move`].
+    pub move_to: Option<PathBuf>,
+    /// Where captures that can't be read go, each with its reason beside it.
+    pub set_aside: PathBuf,
+    /// How long a capture must not have changed to count as finished, where nobody was seen to close it.
+    pub settle: Duration,
+    /// BPF expression.
+    pub filter: Option<String>,
+}
+
+/// A file, as far as it tells whether it has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct Version {
+    size: u64,
+    modified: SystemTime,
+}
+
+#[derive(Debug)]
+struct Seen {
+    version: Version,
+    /// When it was first seen so.
+    since: Instant,
+}
+
+/// What the kernel told of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Writing,
+    Finished,
+}
+
+/// A watched folder as a source.
+pub struct Watch {
+    settings: Settings,
+    events: Option<OwnedFd>,
+    told: BTreeMap<OsString, Told>,
+    seen: BTreeMap<OsString, Seen>,
+    read: BTreeMap<OsString, Version>,
+    open: Option<(Filtered<CaptureFile>, PathBuf)>,
+    next_list: Instant,
+    last: Nanos,
+    last_at: Instant,
+    counters: Arc<Counters>,
+    captures: Arc<Captures>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Captures of a watched folder: read, and set aside since they could not be read.
+#[derive(Debug, Default)]
+pub struct Captures {
+    pub read: AtomicU64,
+    pub set_aside: AtomicU64,
+}
+
+impl Watch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// Where the folder can't be listed, or the filter is mistaken.
+    pub fn open(settings: &Settings, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
+        let broken = |source| CaptureError::Open { path: settings.folder.display().to_string(), source };
+        fs::read_dir(&settings.folder).map_err(broken)?;
+        if let Some(filter) = &settings.filter {
+            super::Filter::new(filter)?;
+        }
+        let events = follow(&settings.folder)
+            .inspect_err(|error| {
+                warn!(folder = %settings.folder.display(), %error, "can't follow the folder's changes; captures count as finished when they have not changed for settle_secs");
+            })
+            .ok();
+        let counters = Counters::new("watch", settings.filter.as_deref());
+        counters.set_trouble(None);
+        let read = if settings.then == Afterwards::Leave { recall(&settings.folder) } else { BTreeMap::new() };
+        Ok(Self {
+            settings: settings.clone(),
+            events,
+            told: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            read,
+            open: None,
+            next_list: Instant::now(),
+            last: Nanos(0),
+            last_at: Instant::now(),
+            counters: Arc::new(counters),
+            captures: Arc::default(),
+            stop: Arc::clone(stop),
+        })
+    }
+
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    pub fn captures(&self) -> &Arc<Captures> {
+        &self.captures
+    }
+
+    /// The time that the captures have come to; it goes on while there is none.
+    pub fn now(&self) -> Nanos {
+        let since = u64::try_from(self.last_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Nanos(self.last.0.saturating_add(since))
+    }
+
+    /// Takes what the kernel told; returns whether there was anything.
+    fn listen(&mut self) -> bool {
+        let Some(events) = &self.events else { return false };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(events, &mut buffer);
+        let mut any = false;
+        while let Ok(event) = reader.next() {
+            any = true;
+            let Some(name) = event.file_name() else { continue };
+            let name = std::ffi::OsStr::from_bytes(name.to_bytes()).to_os_string();
+            if event.events().intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
+                self.told.insert(name, Told::Finished);
+            } else if event.events().intersects(ReadFlags::CREATE | ReadFlags::MODIFY) {
+                self.told.insert(name, Told::Writing);
+            }
+        }
+        any
+    }
+
+    /// Lists the folder; returns the oldest capture that is finished and was not read.
+    fn find(&mut self) -> io::Result<Option<PathBuf>> {
+        let mut there = BTreeMap::new();
+        for entry in fs::read_dir(&self.settings.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let text = name.to_string_lossy();
+            if text.starts_with('.') || UNFINISHED.iter().any(|ending| text.ends_with(ending)) {
+                continue;
+            }
+            // A file that has just gone is no mistake.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_file() {
+                there.insert(name, Version { size: metadata.len(), modified: metadata.modified()? });
+            }
+        }
+        self.told.retain(|name, _| there.contains_key(name));
+        self.seen.retain(|name, _| there.contains_key(name));
+        self.read.retain(|name, _| there.contains_key(name));
+        let mut finished = Vec::new();
+        for (name, version) in there {
+            if self.read.get(&name) == Some(&version) {
+                continue;
+            }
+            let seen = self.seen.entry(name.clone()).or_insert_with(|| {
+                let age = version.modified.elapsed().unwrap_or_default();
+                Seen { version, since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now) }
+            });
+            if seen.version != version {
+                *seen = Seen { version, since: Instant::now() };
+            }
+            let settled = version.size > 0 && seen.since.elapsed() >= self.settings.settle;
+            match self.told.get(&name) {
+                Some(Told::Finished) => finished.push((version.modified, name)),
+                None if settled => finished.push((version.modified, name)),
+                Some(Told::Writing) | None => {}
+            }
+        }
+        Ok(finished.into_iter().min().map(|(_, name)| self.settings.folder.join(name)))
+    }
+
+    /// Opens the next finished capture; `false`: there is none.
+    fn advance(&mut self) -> bool {
+        let told = self.listen();
+        if !told && Instant::now() < self.next_list {
+            return false;
+        }
+        let path = match self.find() {
+            Ok(path) => {
+                self.counters.set_trouble(None);
+                path
+            }
+            Err(error) => {
+                if self.counters.set_trouble(Some(format!("{}: {error}", self.settings.folder.display()))) {
+                    warn!(folder = %self.settings.folder.display(), %error, "the watched folder can't be listed");
+                }
+                None
+            }
+        };
+        let Some(path) = path else {
+            self.next_list = Instant::now() + LIST;
+            return false;
+        };
+        match CaptureFile::open(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
+            Ok(file) => self.open = Some((file, path)),
+            Err(error) => self.set_aside(&path, &error),
+        }
+        true
+    }
+
+    fn forget(&mut self, path: &Path) {
+        if let Some(name) = path.file_name() {
+            self.told.remove(name);
+            if let Some(seen) = self.seen.remove(name) {
+                self.read.insert(name.to_os_string(), seen.version);
+            }
+        }
+    }
+
+    /// Puts a capture that can't be read where it does no harm, with the reason beside it.
+    fn set_aside(&mut self, path: &Path, error: &CaptureError) {
+        self.captures.set_aside.fetch_add(1, Relaxed);
+        self.forget(path);
+        let folder = &self.settings.set_aside;
+        let moved = fs::create_dir_all(folder).and_then(|()| move_into(path, folder));
+        match moved {
+            Ok(to) => {
+                warn!(capture = %path.display(), %error, to = %to.display(), "capture can't be read, set aside");
+                let reason = PathBuf::from(format!("{}.reason", to.display()));
+                if let Err(error) = fs::write(&reason, format!("{error}\n")) {
+                    warn!(file = %reason.display(), %error, "can't write the reason");
+                }
+            }
+            // It stays where it is, and is not tried again until it changes.
+            Err(trouble) => {
+                warn!(capture = %path.display(), %error, folder = %folder.display(), %trouble, "capture can't be read, and can't be set aside either");
+            }
+        }
+    }
+
+    /// Does with a capture that was read what the settings say.
+    fn done(&mut self, file: &Filtered<CaptureFile>, path: &Path) {
+        self.captures.read.fetch_add(1, Relaxed);
+        match file.cut() {
+            Some(cut) => warn!(capture = %path.display(), frames = file.frames(), %cut, "capture read to where it is cut"),
+            None => info!(capture = %path.display(), frames = file.frames(), "capture read"),
+        }
+        self.forget(path);
+        let done = match (self.settings.then, &self.settings.move_to) {
+            (Afterwards::Leave, _) => remember(&self.settings.folder, &self.read),
+            (Afterwards::Delete, _) => fs::remove_file(path),
+            (Afterwards::Move, Some(folder)) => fs::create_dir_all(folder).and_then(|()| move_into(path, folder)).map(|_| ()),
+            (Afterwards::Move, None) => Ok(()),
+        };
+        if let Err(error) = done {
+            let then = self.settings.then;
+            warn!(capture = %path.display(), ?then, %error, "capture was read, but what should become of it failed");
+        }
+    }
+}
+
+fn follow(folder: &Path) -> io::Result<OwnedFd> {
+    let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    let what = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
+    inotify::add_watch(&events, folder, what)?;
+    Ok(events)
+}
+
+/// Moves a file into a folder, beside one of its name where there is one.
+fn move_into(path: &Path, folder: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut to = folder.join(&name);
+    for number in 1..10_000 {
+        if !to.exists() {
+            break;
+        }
+        to = folder.join(format!("{number}-{name}"));
+    }
+    match fs::rename(path, &to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            fs::copy(path, &to)?;
+            fs::remove_file(path)?;
+        }
+        other => other?,
+    }
+    Ok(to)
+}
+
+fn recall(folder: &Path) -> BTreeMap<OsString, Version> {
+    let text = fs::read_to_string(folder.join(READ)).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn remember(folder: &Path, read: &BTreeMap<OsString, Version>) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    for entry in read {
+        writeln!(file, "{}", serde_json::to_string(&entry)?)?;
+    }
+    file.persist(folder.join(READ))?;
+    Ok(())
+}
+
+impl Source for Watch {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        if self.stop.load(Relaxed) {
+            return Ok(false);
+        }
+        let Some((file, path)) = &mut self.open else {
+            if !self.advance() {
+                std::thread::sleep(WAIT);
+            }
+            return Ok(true);
+        };
+        let more = match file.fill(batch) {
+            Ok(more) => more,
+            Err(error) => {
+                let path = path.clone();
+                self.open = None;
+                self.set_aside(&path, &error);
+                return Ok(true);
+            }
+        };
+        if more {
+            self.counters.frames.fetch_add(batch.len() as u64, Relaxed);
+            if !batch.is_empty() {
+                self.last = self.last.max(batch.frame(batch.len() - 1).timestamp);
+            }
+            self.last_at = Instant::now();
+        } else if let Some((file, path)) = self.open.take() {
+            self.done(&file, &path);
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    struct Watched {
+        _folder: tempfile::TempDir,
+        settings: Settings,
+        watch: Watch,
+    }
+
+    fn watched(then: Afterwards, settle: Duration) -> Watched {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = Settings {
+            folder: folder.path().join("in"),
+            then,
+            move_to: Some(folder.path().join("done")),
+            set_aside: folder.path().join("unreadable"),
+            settle,
+            filter: None,
+        };
+        fs::create_dir(&settings.folder).expect("a folder");
+        let watch = Watch::open(&settings, &Arc::default()).expect("a folder");
+        Watched { _folder: folder, settings, watch }
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures").join(name)).expect("a fixture")
+    }
+
+    /// Frames that come within a moment.
+    fn frames(watch: &mut Watch) -> usize {
+        let (mut batch, mut frames) = (FrameBatch::new(), 0);
+        let until = Instant::now() + Duration::from_millis(400);
+        watch.next_list = Instant::now();
+        while Instant::now() < until {
+            assert!(watch.fill(&mut batch).expect("never ends"));
+            frames += batch.len();
+        }
+        frames
+    }
+
+    fn count(name: &str) -> usize {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures").join(name);
+        let (mut file, mut batch, mut frames) = (CaptureFile::open(&path).expect("a fixture"), FrameBatch::new(), 0);
+        while file.fill(&mut batch).expect("a fixture") {
+            frames += batch.len();
+        }
+        frames
+    }
+
+    #[test]
+    fn a_capture_still_being_written_is_left_alone_until_it_is_closed() {
+        let Watched { settings, mut watch, _folder } = watched(Afterwards::Leave, Duration::ZERO);
+        let octets = fixture("dns-1.pcap");
+        let mut writer = File::create(settings.folder.join("a.pcap")).expect("a file");
+        writer.write_all(&octets[..1000]).expect("written");
+        assert_eq!(frames(&mut watch), 0);
+        writer.write_all(&octets[1000..]).expect("written");
+        assert_eq!(frames(&mut watch), 0);
+        drop(writer);
+        assert_eq!(frames(&mut watch), count("dns-1.pcap"));
+        assert_eq!(frames(&mut watch), 0, "each capture is read once");
+        // Nor after a restart.
+        let mut watch = Watch::open(&settings, &Arc::default()).expect("a folder");
+        assert_eq!(frames(&mut watch), 0);
+    }
+
+    #[test]
+    fn captures_that_were_there_are_read_oldest_first_when_they_have_settled() {
+        let Watched { settings, mut watch, _folder } = watched(Afterwards::Delete, Duration::from_secs(60));
+        for (name, from, age) in [("b.pcap", "dns-1.pcap", 300), ("a.pcap", "ntp-1.pcap", 200), ("c.pcap", "ntp-1.pcap", 10)] {
+            let path = settings.folder.join(name);
+            fs::write(&path, fixture(from)).expect("written");
+            let old = SystemTime::now() - Duration::from_secs(age);
+            File::options().write(true).open(&path).and_then(|f| f.set_modified(old)).expect("dated");
+        }
+        watch.events = None;
+        assert_eq!(watch.find().expect("listed").as_deref(), Some(settings.folder.join("b.pcap").as_path()));
+        assert_eq!(frames(&mut watch), count("dns-1.pcap") + count("ntp-1.pcap"));
+        let left: Vec<_> = fs::read_dir(&settings.folder).expect("there").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["c.pcap"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_set_aside_with_its_reason_and_the_rest_is_moved() {
+        let Watched { settings, mut watch, _folder } = watched(Afterwards::Move, Duration::from_secs(60));
+        fs::write(settings.folder.join("bad.pcap"), "no capture at all, this").expect("written");
+        fs::write(settings.folder.join("good.pcap"), fixture("ntp-1.pcap")).expect("written");
+        fs::write(settings.folder.join("part.pcap.part"), "not whole").expect("written");
+        assert_eq!(frames(&mut watch), count("ntp-1.pcap"));
+        let reason = fs::read_to_string(settings.set_aside.join("bad.pcap.reason")).expect("a reason");
+        assert!(reason.contains("not a pcap"), "{reason}");
+        assert!(settings.set_aside.join("bad.pcap").exists());
+        assert!(settings.move_to.expect("set").join("good.pcap").exists());
+        assert!(settings.folder.join("part.pcap.part").exists());
+        assert_eq!((watch.captures.read.load(Relaxed), watch.captures.set_aside.load(Relaxed)), (1, 1));
+    }
+}
