@@ -40,6 +40,9 @@ pub struct Args {
     /// In each fold, never teach one in K of the classes: how well unknown traffic is told
     #[arg(long, requires = "cross_validate")]
     untaught: bool,
+    /// In each fold, teach at most N streams of each class, drawn by the seed: what a handful of examples does
+    #[arg(long, value_name = "N", requires = "cross_validate", value_parser = clap::value_parser!(u32).range(1..))]
+    streams_per_class: Option<u32>,
     #[command(flatten)]
     source: Source,
     #[command(flatten)]

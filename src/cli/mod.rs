@@ -2,6 +2,7 @@
 
 mod eval;
 mod exit;
+mod learn;
 mod model;
 mod paper;
 mod read;
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Read(read::Args),
     Train(train::Args),
+    Learn(learn::Args),
     Eval(eval::Args),
     Model(model::Args),
     Paper(paper::Args),
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Read(args) => read::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Learn(args) => learn::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Paper(args) => paper::run(&args),

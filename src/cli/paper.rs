@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 }
 
 /// The active inputs of each word, through the encoder's dual-rail layout.
-fn words() -> (usize, Vec<Vec<u32>>) {
+fn words() -> (Layout, Vec<Vec<u32>>) {
     let layout = Layout::paper_word(BITS);
     let mut active = [0; MAX_ACTIVE];
     let encode = |word: u16| {
@@ -55,7 +55,7 @@ fn words() -> (usize, Vec<Vec<u32>>) {
         active[..n].to_vec()
     };
     let words = (0..WORDS).map(encode).collect();
-    (layout.input_count(), words)
+    (layout, words)
 }
 
 /// Accuracy, precision, sensitivity, specificity over all words, the trained ones being positive.
@@ -66,10 +66,10 @@ struct Figures {
     values: [f64; 4],
 }
 
-fn figures(inputs: usize, words: &[Vec<u32>], distance: u32) -> Figures {
+fn figures(layout: &Layout, words: &[Vec<u32>], distance: u32) -> Figures {
     let second = PATTERN ^ ((1u16 << distance) - 1);
     let trained = [PATTERN, second];
-    let neuron = OneShot::teach(inputs, &trained.map(|p| words[p as usize].clone()));
+    let neuron = OneShot::teach(layout, &trained.map(|p| words[p as usize].clone()));
     let (mut hit, mut alarm, mut missed, mut quiet) = (0.0, 0.0, 0.0, 0.0);
     for (word, active) in (0..WORDS).zip(words) {
         match (trained.contains(&word), neuron.fires(active)) {
@@ -96,8 +96,8 @@ fn figures(inputs: usize, words: &[Vec<u32>], distance: u32) -> Figures {
 const NAMES: [&str; 4] = ["accuracy", "precision", "sensitivity", "specificity"];
 
 fn table(plot: Option<&Path>) -> Result<Exit> {
-    let (inputs, words) = words();
-    let rows: Vec<Figures> = (0..=u32::from(BITS)).map(|distance| figures(inputs, &words, distance)).collect();
+    let (layout, words) = words();
+    let rows: Vec<Figures> = (0..=u32::from(BITS)).map(|distance| figures(&layout, &words, distance)).collect();
     println!(
         "two patterns on one neuron, {PATTERN} and one at a Hamming distance from it; all {WORDS} words of {BITS} bits shown\n"
     );
@@ -206,7 +206,7 @@ fn decisions(path: &Path) -> Result<Vec<Decisions>> {
 }
 
 fn compare(path: &Path) -> Result<Exit> {
-    let (inputs, words) = words();
+    let (layout, words) = words();
     let (mut compared, mut ties, mut tied_alike, mut tied_in_fixed_point, mut different, mut worst) = (0, 0, 0, 0, 0, 0f64);
     let rows = decisions(path)?;
     for row in &rows {
@@ -215,7 +215,7 @@ fn compare(path: &Path) -> Result<Exit> {
             continue;
         }
         let patterns: Vec<_> = row.patterns.iter().map(|&p| words[p as usize].clone()).collect();
-        let neuron = OneShot::teach(inputs, &patterns);
+        let neuron = OneShot::teach(&layout, &patterns);
         if let Some(factor) = neuron.factor() {
             worst = worst.max((row.factor / factor - 1.0).abs());
         }

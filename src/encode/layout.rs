@@ -3,6 +3,8 @@
 //! Masked by default, because it names a host or a flow and not what the stream is: addresses (but for multicast groups,
 //! which name a protocol), IP identification, checksums, TCP sequence and acknowledgement numbers, TCP timestamp values.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{SILENT, Shape, Volley};
@@ -367,6 +369,13 @@ impl Layout {
     pub fn input_count(&self) -> usize {
         let coincidences = if self.data.coincidences.is_empty() { 0 } else { 1 << self.data.coincidence_bits };
         self.data.slots.len() * self.slot_inputs() + coincidences
+    }
+
+    /// For each value that a slot can have one of, the inputs of which one at most is active: those of a slot, or of a bit in
+    /// dual-rail coding. Coincidences have none: the same input may stand for several.
+    pub fn rails(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let rails = if self.data.coding == Coding::DualRail { 2 } else { 256 };
+        (0..self.data.slots.len() * self.slot_inputs()).step_by(rails).map(move |first| first..first + rails)
     }
 
     /// The slots of a group.

@@ -13,6 +13,12 @@ pub enum PartsError {
     Unlike { a: String, b: String, why: &'static str },
     #[error("{a} and {b} both have the class '{class}'; remove it from one first")]
     Twice { a: String, b: String, class: String },
+    #[error("{model} already has the class '{class}'; take it out first with `spiked model remove`")]
+    Known { model: String, class: String },
+    #[error("{model} has {MAX_CLASSES} classes, which is the most")]
+    Full { model: String },
+    #[error("no factor makes the neuron fire for what it was shown: the packets have too little in common; show fewer")]
+    Mute,
 }
 
 impl Model {

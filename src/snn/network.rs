@@ -69,6 +69,12 @@ impl Network {
         &self.gain
     }
 
+    /// This network with another gain for all its neurons.
+    pub fn with_gain(mut self, gain: f32) -> Self {
+        self.gain.fill(gain);
+        self
+    }
+
     /// The weight of one synapse, in units of the neuron's gain.
     pub fn weight(&self, input: usize, neuron: usize) -> i8 {
         self.weights[input * self.stride + neuron]

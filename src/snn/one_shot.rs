@@ -4,9 +4,11 @@
 //!
 //! Nearest-pair STDP with A- negative has a symmetric window that only potentiates: after one presentation every active
 //! synapse holds [`POTENTIATION`]. A bit has two rails; each rail excites through its own line and inhibits through the other, so
-//! the effective weight of "bit i is 1" is `w1 - w0`, of "bit i is 0" `w0 - w1`.
+//! the effective weight of "bit i is 1" is `w1 - w0`, of "bit i is 0" `w0 - w1`. A slot of one rail a value is the same with more
+//! rails: a value excites as often as it was shown and inhibits as often as another one of its slot was.
 
 use super::Network;
+use crate::encode::Layout;
 
 /// What one presentation adds to an active synapse: exp(-1) as the machine's 16-bit fixed point holds it.
 pub const POTENTIATION: f64 = 47.0 / 128.0;
@@ -27,20 +29,27 @@ pub struct OneShot {
 }
 
 impl OneShot {
-    /// Shows each pattern once to a neuron over `inputs` dual-rail inputs: input 2i is bit i being 0, input 2i + 1 being 1. A
-    /// pattern is its active inputs.
-    pub fn teach(inputs: usize, patterns: &[Vec<u32>]) -> Self {
-        let mut shown = vec![0i32; inputs];
+    /// Shows each pattern once to a neuron over the inputs of `layout`. A pattern is its active inputs. At most
+    /// [`OneShot::MOST`] patterns count.
+    pub fn teach(layout: &Layout, patterns: &[Vec<u32>]) -> Self {
+        let patterns = &patterns[..patterns.len().min(Self::MOST)];
+        let mut shown = vec![0i32; layout.input_count()];
         for &input in patterns.iter().flatten() {
             shown[input as usize] += 1;
         }
-        let weight = |input: usize| (shown[input] - shown[input ^ 1]).clamp(-127, 127) as i8;
-        let weights: Vec<i8> = (0..inputs).map(weight).collect();
-        let network = Network::from_parts(inputs, 1, &weights, vec![1.0]);
+        let mut weights: Vec<i8> = shown.iter().map(|&n| n.min(127) as i8).collect();
+        for rails in layout.rails() {
+            let all: i32 = shown[rails.clone()].iter().sum();
+            weights[rails.clone()].iter_mut().zip(&shown[rails]).for_each(|(w, n)| *w = (2 * n - all) as i8);
+        }
+        let network = Network::from_parts(weights.len(), 1, &weights, vec![1.0]);
         let mut neuron = Self { network, theta: None, shown };
         neuron.theta = patterns.iter().map(|p| neuron.potential(p)).filter(|d| *d > 0).min();
         neuron
     }
+
+    /// Patterns that one neuron may hold: every weight then lies within an i8.
+    pub const MOST: usize = 60;
 
     /// The potential of a volley, in patterns: the paper's D(x).
     pub fn potential(&self, active: &[u32]) -> i16 {
@@ -57,6 +66,16 @@ impl OneShot {
     /// The homeostatic factor: the smallest that makes every pattern fire which any factor makes fire.
     pub fn factor(&self) -> Option<f64> {
         self.theta.map(|theta| firing_weight() / (POTENTIATION * f64::from(theta)))
+    }
+
+    /// The smallest potential that fires where the factor is `tolerance` times [`OneShot::factor`].
+    pub fn lowest(&self, tolerance: f32) -> Option<i16> {
+        self.theta.map(|theta| (f32::from(theta) / tolerance.max(1.0)).ceil() as i16)
+    }
+
+    /// The neuron: weights in patterns.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Whether a volley fires the neuron; real arithmetic, a tie fires.
@@ -85,20 +104,34 @@ const SLACK: f64 = 0.008;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::{LayoutOptions, MAX_ACTIVE, Volley};
 
     /// The active inputs of a ten-bit word.
-    fn word(x: u32) -> Vec<u32> {
-        (0..10).map(|bit| bit * 2 + (x >> bit & 1)).collect()
+    fn word(x: u16) -> Vec<u32> {
+        let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+        (volley.slots[0], volley.slots[1]) = (x >> 8, x & 0xff);
+        let n = Layout::paper_word(10).inputs(&volley, &mut active);
+        active[..n].to_vec()
     }
 
     #[test]
     fn one_pattern_is_detected_alone_and_two_blur() {
-        let one = OneShot::teach(20, &[word(992)]);
+        let one = OneShot::teach(&Layout::paper_word(10), &[word(992)]);
         assert_eq!((0..1024).filter(|&x| one.fires(&word(x))).collect::<Vec<_>>(), [992]);
         for distance in 0..=10 {
-            let two = OneShot::teach(20, &[word(992), word(992 ^ ((1 << distance) - 1))]);
+            let two = OneShot::teach(&Layout::paper_word(10), &[word(992), word(992 ^ ((1 << distance) - 1))]);
             let fired = (0..1024).filter(|&x| two.fires(&word(x))).count();
             assert_eq!(fired, if distance == 10 { 0 } else { 1 << distance }, "at Hamming distance {distance}");
         }
+    }
+
+    #[test]
+    fn a_value_excites_and_every_other_value_of_its_slot_inhibits() {
+        let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, ..LayoutOptions::default() });
+        let values = |of: &[u32]| of.iter().enumerate().map(|(slot, v)| slot as u32 * 256 + v).collect::<Vec<u32>>();
+        let one = OneShot::teach(&layout, &[values(&[8, 0, 1, 200])]);
+        let potentials = [&[8, 0, 1, 200][..], &[8, 0, 1, 201], &[8, 0, 1], &[9, 9, 9, 9]].map(|v| one.potential(&values(v)));
+        assert_eq!((one.theta(), potentials), (Some(4), [4, 2, 3, -4]));
+        assert_eq!([1.0, 1.5, 2.0, 4.0].map(|tolerance| one.lowest(tolerance)), [4, 3, 2, 1].map(Some));
     }
 }

@@ -5,6 +5,7 @@
 mod calibrate;
 mod corpus;
 pub mod labels;
+pub mod one_packet;
 mod teacher;
 
 pub use calibrate::{Fitted, fit, folds, folds_by_stream, passes};

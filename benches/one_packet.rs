@@ -1,0 +1,165 @@
+//! How many of a class's later streams does a neuron find that was shown one packet, at what false alarms, against tolerance?
+//!
+//! `cargo bench --bench one_packet -- DATA`, DATA being the folder with `tasks/` and the captures. A model is trained on the task's
+//! training captures. Then each class in turn is taken out, one packet of one of its training streams is learned in its place, and the
+//! test captures are read: found are streams of the class that are given it, false alarms streams of all the others that are
+//! given it. Without DATA one packet is learned and nothing measured, so that the bench can't rot.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
+use spiked::evaluate;
+use spiked::model::{Model, Provenance};
+use spiked::packet::Decoder;
+use spiked::snn::OneShot;
+use spiked::train::{self, Corpus, Settings, labels, one_packet};
+
+const TOLERANCES: [f32; 8] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0];
+/// Packets drawn for each class.
+const DRAWS: u64 = 5;
+
+fn main() {
+    let data = std::env::args().skip(1).find(|a| !a.starts_with('-')).map(PathBuf::from);
+    let Some(data) = data.filter(|d| d.join("tasks").is_dir()) else {
+        speed(&Model::built_in().expect("built in"));
+        println!("`cargo bench --bench one_packet -- DATA` measures what such neurons find");
+        return;
+    };
+    let seed = 1;
+    let gather = |name: &str, classes: Option<&Vec<String>>| {
+        let mut labels = labels::read(&[data.join(format!("tasks/{name}.csv"))]).expect("labels");
+        if let Some(classes) = classes {
+            let place = |c: u16| classes.binary_search(&labels.classes[c as usize]).ok().map(|c| c as u16);
+            for (_, known) in &mut labels.captures {
+                known.streams = known.streams.drain().filter_map(|(n, c)| Some((n, place(c)?))).collect();
+            }
+            labels.classes = classes.clone();
+        }
+        corpus(&labels, &data)
+    };
+    let taught = gather("protocol-train", None);
+    let tested = gather("protocol-test", Some(&taught.classes));
+    let fitted = train::fit(&taught, &Settings::new(taught.key, seed), &|_| true, &|| ());
+    let n = taught.classes.len();
+    let model = Model {
+        name: "protocol".into(),
+        key: taught.key,
+        classes: taught.classes.clone(),
+        layout: taught.layout.clone(),
+        network: fitted.network,
+        decision: fitted.decision,
+        provenance: Provenance { streams: vec![0; n], packets: vec![0; n], ..Provenance::default() },
+    };
+    speed(&model);
+    let mut sparing = model.layout.clone();
+    one_packet::WITHOUT.iter().for_each(|name| sparing.without(name).expect("a name"));
+    println!("{:<52} {:>9} {:>8} {:>8} {:>12}", "shown", "tolerance", "found", "by class", "false alarms");
+    for (layout, shown) in [
+        (&model.layout, Shown::WithPayload),
+        (&sparing, Shown::WithPayload),
+        (&sparing, Shown::First),
+        (&sparing, Shown::Stream),
+    ] {
+        for tolerance in TOLERANCES {
+            row(&model, layout, [&taught, &tested], shown, tolerance);
+        }
+    }
+}
+
+/// Which packets of a stream the neuron is shown.
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    First,
+    WithPayload,
+    Stream,
+}
+
+fn corpus(labels: &labels::Labels, data: &Path) -> Corpus {
+    let layout = Layout::headers(&LayoutOptions::default());
+    Corpus::gather(labels, data, layout, train::FLOW_PACKETS, &Decoder::default(), &|| ()).expect("captures").0
+}
+
+fn patterns(corpus: &Corpus, layout: &Layout, stream: usize, shown: Shown) -> Vec<Vec<u32>> {
+    let s = &corpus.streams[stream];
+    let payload = corpus.layout.slots().iter().position(|s| s.name == "payload[0]").expect("a slot");
+    let all = s.first..s.first + s.kept;
+    let with_payload = all.clone().find(|&v| corpus.volley(v)[payload] != SILENT).unwrap_or(s.first);
+    let chosen = match shown {
+        Shown::First => s.first..s.first + 1,
+        Shown::WithPayload => with_payload..with_payload + 1,
+        Shown::Stream => all,
+    };
+    let mut active = [0; MAX_ACTIVE];
+    chosen
+        .map(|v| {
+            let mut volley = Volley::default();
+            volley.slots[..corpus.volley(v).len()].copy_from_slice(corpus.volley(v));
+            for &slot in layout.silenced() {
+                volley.slots[slot as usize] = SILENT;
+            }
+            let n = layout.inputs(&volley, &mut active);
+            active[..n].to_vec()
+        })
+        .collect()
+}
+
+fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Shown, tolerance: f32) {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let (mut found, mut own, mut alarms, mut foreign, mut recalls) = (0, 0, 0, 0, Vec::new());
+    for class in 0..model.classes.len() {
+        let name = &model.classes[class];
+        let streams: Vec<usize> = (0..taught.streams.len()).filter(|&i| taught.streams[i].class as usize == class).collect();
+        let later: Vec<usize> = (0..tested.streams.len()).filter(|&i| tested.streams[i].class as usize == class).collect();
+        if later.is_empty() {
+            continue;
+        }
+        let without = model.without_classes(std::slice::from_ref(name)).expect("a class");
+        let (mut hits, mut asked) = (0, 0);
+        for _ in 0..DRAWS {
+            let stream = streams[random.next_u32() as usize % streams.len()];
+            let neuron = OneShot::teach(&model.layout, &patterns(taught, layout, stream, shown));
+            asked += later.len();
+            let Ok(with) = without.with_one_shot(name, &neuron, tolerance, "bench") else { continue };
+            let all = 0..tested.streams.len();
+            let outcomes = evaluate::outcomes(tested, &with.network, &with.decision, &with.classes, &with.layout, &|_| true, all);
+            let named = |own: bool| outcomes.iter().filter(|o| (o.label == *name) == own && o.class.as_ref() == Some(name)).count();
+            hits += named(true);
+            alarms += named(false);
+            foreign += tested.streams.len() - later.len();
+        }
+        found += hits;
+        own += asked;
+        recalls.push(f64::from(hits as u32) / f64::from(asked as u32));
+    }
+    let share = |a: usize, b: usize| a as f64 / b.max(1) as f64;
+    let by_class = recalls.iter().sum::<f64>() / recalls.len() as f64;
+    let what = match shown {
+        Shown::First => "first packet of a stream",
+        Shown::WithPayload => "first packet with payload",
+        Shown::Stream => "all packets of a stream (up to 16)",
+    };
+    let slots = if layout.silenced().is_empty() { "all slots" } else { "as by default" };
+    println!(
+        "{:<52} {tolerance:>9} {:>8.3} {by_class:>8.3} {:>10.2} %",
+        format!("{what}, {slots}"),
+        share(found, own),
+        share(alarms, foreign) * 100.0
+    );
+}
+
+/// What adding a class costs, beside the size of the model.
+fn speed(model: &Model) {
+    let layout = &model.layout;
+    let pattern: Vec<u32> = (0..40).map(|slot| slot * 256 + 7).collect();
+    let began = Instant::now();
+    let rounds = 10;
+    for _ in 0..rounds {
+        let neuron = OneShot::teach(layout, std::slice::from_ref(&pattern));
+        std::hint::black_box(model.with_one_shot("new", &neuron, 1.5, "bench").expect("a new class"));
+    }
+    let each = began.elapsed() / rounds;
+    println!("a class added to {} classes: {each:?}", model.classes.len());
+}
