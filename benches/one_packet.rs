@@ -57,12 +57,9 @@ fn main() {
     let mut sparing = model.layout.clone();
     one_packet::WITHOUT.iter().for_each(|name| sparing.without(name).expect("a name"));
     println!("{:<52} {:>9} {:>8} {:>8} {:>12}", "shown", "tolerance", "found", "by class", "false alarms");
-    for (layout, shown) in [
-        (&model.layout, Shown::WithPayload),
-        (&sparing, Shown::WithPayload),
-        (&sparing, Shown::First),
-        (&sparing, Shown::Stream),
-    ] {
+    for (layout, shown) in
+        [(&model.layout, Shown::WithPayload), (&sparing, Shown::WithPayload), (&sparing, Shown::First), (&sparing, Shown::Stream)]
+    {
         for tolerance in TOLERANCES {
             row(&model, layout, [&taught, &tested], shown, tolerance);
         }
@@ -125,7 +122,8 @@ fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Sh
             let Ok(with) = without.with_one_shot(name, &neuron, tolerance, "bench") else { continue };
             let all = 0..tested.streams.len();
             let outcomes = evaluate::outcomes(tested, &with.network, &with.decision, &with.classes, &with.layout, &|_| true, all);
-            let named = |own: bool| outcomes.iter().filter(|o| (o.label == *name) == own && o.class.as_ref() == Some(name)).count();
+            let named =
+                |own: bool| outcomes.iter().filter(|o| (o.label == *name) == own && o.class.as_ref() == Some(name)).count();
             hits += named(true);
             alarms += named(false);
             foreign += tested.streams.len() - later.len();

@@ -26,6 +26,7 @@ enum Split {
     spiked eval --model mine.safetensors --labels test.csv --captures captures/\n  \
     spiked eval --model mine.safetensors --labels test.csv --captures captures/ --without ports\n  \
     spiked eval --cross-validate 5 --by capture --labels all.csv --captures captures/\n  \
+    spiked eval --cross-validate 5 --streams-per-class 2 --rounds 5 --labels all.csv --captures captures/\n  \
     spiked eval --cross-validate 5 --untaught --labels all.csv --captures captures/")]
 pub struct Args {
     /// Model file to measure
@@ -43,6 +44,9 @@ pub struct Args {
     /// In each fold, teach at most N streams of each class, drawn by the seed: what a handful of examples does
     #[arg(long, value_name = "N", requires = "cross_validate", value_parser = clap::value_parser!(u32).range(1..))]
     streams_per_class: Option<u32>,
+    /// Repeat with R seeds, beginning with --seed; the figures are over all rounds (their intervals take each for new streams)
+    #[arg(long, value_name = "R", requires = "cross_validate", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
@@ -77,14 +81,21 @@ pub fn run(args: &Args) -> Result<Exit> {
             let mut layout = corpus.layout.clone();
             silence(&mut layout, &args.without)?;
             let all: Vec<usize> = (0..corpus.streams.len()).collect();
-            let fold_of = match args.by {
-                Split::Capture => train::folds(&corpus, &all, folds, settings.seed, true),
-                Split::Stream => train::folds_by_stream(&corpus, folds, settings.seed),
-            };
-            let bar = progress(args.source.quiet, folds as u64 * train::passes(&corpus, &settings), "training");
-            let all = evaluate::cross_validate(&corpus, &settings, &layout, &fold_of, folds, args.untaught, &|| bar.inc(1));
+            let steps = u64::from(args.rounds) * folds as u64 * train::passes(&corpus, &settings);
+            let bar = progress(args.source.quiet, steps, "training");
+            let mut outcomes = Vec::new();
+            for round in 0..u64::from(args.rounds) {
+                let settings = train::Settings { seed: settings.seed + round, ..settings.clone() };
+                let fold_of = match args.by {
+                    Split::Capture => train::folds(&corpus, &all, folds, settings.seed, true),
+                    Split::Stream => train::folds_by_stream(&corpus, folds, settings.seed),
+                };
+                let streams_per_class = args.streams_per_class.map(|n| n as usize);
+                let split = evaluate::Split { folds, fold_of, untaught: args.untaught, streams_per_class };
+                outcomes.extend(evaluate::cross_validate(&corpus, &settings, &layout, &split, &|| bar.inc(1)));
+            }
             bar.finish_and_clear();
-            all
+            outcomes
         }
         (None, None) => bail!("give --model FILE or --cross-validate K"),
     };

@@ -100,7 +100,10 @@ pub fn run(args: &Args) -> Result<Exit> {
         println!("and {} more", shown.len() - super::NAMED);
     }
     if more > 0 {
-        eprintln!("spiked: {more} packets more were pointed at than the {} that one neuron can hold; they are not used", OneShot::MOST);
+        eprintln!(
+            "spiked: {more} packets more were pointed at than the {} that one neuron can hold; they are not used",
+            OneShot::MOST
+        );
     }
     let (factor, lowest) = (neuron.factor().unwrap_or(0.0), neuron.lowest(args.tolerance).unwrap_or(0));
     println!(

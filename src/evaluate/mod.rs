@@ -10,4 +10,4 @@ pub use hearing::{Heard, HeardPacket, hear};
 pub use interval::{Interval, Resampled, macro_f1_interval, wilson};
 pub use metrics::{Bin, ClassReport, Outcome, Report, share};
 pub use reliance::{Reliance, reliance};
-pub use validate::{cross_validate, held_out, outcomes};
+pub use validate::{Split, cross_validate, held_out, outcomes};

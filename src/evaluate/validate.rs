@@ -1,5 +1,8 @@
 //! What does a network say of streams it never saw? Scoring a corpus, and cross-validation.
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
 use crate::encode::{Layout, MAX_ACTIVE, SILENT, Volley};
 use crate::snn::Network;
 use crate::stream::{Decision, Leader};
@@ -68,30 +71,58 @@ pub fn held_out(corpus: &Corpus, fitted: &Fitted) -> Vec<Outcome> {
     fitted.calibration.iter().map(outcome).collect()
 }
 
+/// How a corpus is dealt for cross-validation.
+#[derive(Clone, Debug)]
+pub struct Split {
+    pub folds: usize,
+    /// Each stream's fold.
+    pub fold_of: Vec<Option<usize>>,
+    /// Fold k is also never taught the classes c with c mod K = k, and is tested on all their streams in the fold.
+    pub untaught: bool,
+    /// Streams taught of each class at most, drawn by the seed: what a handful of examples does.
+    pub streams_per_class: Option<usize>,
+}
+
+impl Split {
+    /// Whether each stream is taught when `fold` is tested.
+    fn taught(&self, corpus: &Corpus, fold: usize, seed: u64) -> Vec<bool> {
+        let out = |class: u16| self.untaught && class as usize % self.folds == fold;
+        let dealt = |i: usize| self.fold_of[i].is_some_and(|f| f != fold) && !out(corpus.streams[i].class);
+        let mut taught: Vec<bool> = (0..corpus.streams.len()).map(dealt).collect();
+        if let Some(most) = self.streams_per_class {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(fold as u64);
+            let mut order: Vec<(u32, usize)> = (0..taught.len()).map(|i| (random.next_u32(), i)).collect();
+            order.sort_unstable();
+            let mut count = vec![0; corpus.classes.len()];
+            for (_, i) in order.into_iter().filter(|(_, i)| dealt(*i)) {
+                let count = &mut count[corpus.streams[i].class as usize];
+                taught[i] = *count < most;
+                *count += 1;
+            }
+        }
+        taught
+    }
+}
+
 /// Trains on all folds but one and tests on that, for each fold.
-///
-/// `fold_of` gives each stream's fold. With `untaught`, fold k is also never taught the classes c with c mod K = k, and is
-/// tested on all their streams in the fold.
 pub fn cross_validate(
     corpus: &Corpus,
     settings: &Settings,
     layout: &Layout,
-    fold_of: &[Option<usize>],
-    folds: usize,
-    untaught: bool,
+    split: &Split,
     tick: &(dyn Fn() + Sync),
 ) -> Vec<Outcome> {
     let mut all = Vec::new();
-    for fold in 0..folds {
-        let class_out = |class: u16| untaught && class as usize % folds == fold;
-        let taught = |i: usize| fold_of[i].is_some_and(|f| f != fold) && !class_out(corpus.streams[i].class);
-        let Fitted { network, decision, .. } = train::fit(corpus, settings, &taught, tick);
+    for fold in 0..split.folds {
+        let taught = split.taught(corpus, fold, settings.seed);
+        let Fitted { network, decision, .. } = train::fit(corpus, settings, &|i| taught[i], tick);
         let mut known: Vec<bool> = vec![false; corpus.classes.len()];
-        for (i, stream) in corpus.streams.iter().enumerate() {
-            known[stream.class as usize] |= taught(i);
+        for (stream, _) in corpus.streams.iter().zip(&taught).filter(|(_, taught)| **taught) {
+            known[stream.class as usize] = true;
         }
         let is_known = |label: &str| corpus.classes.binary_search_by(|c| c.as_str().cmp(label)).is_ok_and(|c| known[c]);
-        let tested = (0..corpus.streams.len()).filter(|&i| fold_of[i] == Some(fold));
+        let tested = (0..corpus.streams.len()).filter(|&i| split.fold_of[i] == Some(fold));
         all.extend(outcomes(corpus, &network, &decision, &corpus.classes, layout, &is_known, tested));
     }
     all
