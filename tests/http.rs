@@ -44,7 +44,7 @@ fn each_path_answers_as_its_readers_want_it() {
     let status: serde_json::Value = serde_json::from_str(status.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(status["sensor"], "hall-3");
     assert_eq!(status["models"][0]["name"], "protocols");
-    assert_eq!(status["interfaces"][0]["dropped"]["kernel"], 17);
+    assert_eq!(status["interfaces"][0]["dropped"]["kernel"], 18);
     assert_eq!(status["classes"][0]["class"], "dns");
     assert_eq!(status["detections"][0]["class"], "dns");
     assert_eq!(status["streams_live"], 43);
@@ -128,6 +128,26 @@ fn slow_clients_do_no_harm() {
         let cut = read.is_ok() || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset);
         assert!(cut, "client {number} is still connected");
     }
+}
+
+/// A client that asks for more than the kernel holds for it and never reads: the rest is thrown away, its place is free again.
+#[test]
+fn a_client_that_never_reads_is_cut_off() {
+    let mut model = Model::built_in().unwrap();
+    for (number, class) in model.classes.iter_mut().enumerate() {
+        *class = format!("{number}-{}", "x".repeat(100_000));
+    }
+    let telemetry = Telemetry::new(vec![Arc::new(model)]);
+    let server = start(&telemetry);
+    let mut client = TcpStream::connect(server.address()).unwrap();
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_secs(10));
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    let whole = telemetry.text().len();
+    assert!(whole > 20_000_000 && answer.len() < whole / 2, "{} of {whole} octets were kept for it", answer.len());
+    assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
 #[test]

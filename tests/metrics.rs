@@ -87,7 +87,7 @@ fn counts_are_those_of_the_tally_and_the_verdicts() {
     assert_eq!(value("spiked_frame_bytes_total"), bytes as f64);
     assert_eq!(value("spiked_streams_live"), 43.0);
     assert_eq!(value("spiked_packet_lag_seconds"), 0.012);
-    assert_eq!(value(r#"spiked_interface_dropped_frames_total{interface="eth0",reason="kernel"}"#), 17.0);
+    assert_eq!(value(r#"spiked_interface_dropped_frames_total{interface="eth0",reason="kernel"}"#), 18.0);
     let theta = telemetry.models[0].decision.theta[0];
     let class = &telemetry.models[0].classes[0];
     assert_eq!(value(&format!(r#"spiked_threshold{{model="protocols",class="{class}"}}"#)), f64::from(theta));

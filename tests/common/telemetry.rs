@@ -79,6 +79,11 @@ impl Telemetry {
         let spikes: Vec<Vec<u64>> = self.models.iter().map(|m| vec![1; m.classes.len()]).collect();
         let (busy, idle, lag) = (Duration::from_millis(240), Duration::from_millis(760), Some(Duration::from_millis(12)));
         self.metrics.work(Work { worker: 0, tally: &tally, live: 41, busy, idle, spikes: &spikes, lag });
+        {
+            let mut status = self.status.lock().unwrap();
+            status.interfaces[0].received += tally.frames;
+            *status.interfaces[0].dropped.get_mut("kernel").unwrap() += 1;
+        }
         self.metrics.work(Work { worker: 1, tally: &Default::default(), live: 2, busy, idle, spikes: &[], lag });
     }
 
