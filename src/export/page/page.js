@@ -51,6 +51,11 @@ function reasons(dropped) {
   return some.length ? element("span", "why", some.map(([reason, n]) => reason + " " + count(n)).join(", ")) : null;
 }
 const why = (text) => (text ? element("span", "why outside", text) : null);
+// What may be cut for want of room is whole under the pointer.
+function titled(made, title) {
+  made.title = title;
+  return made;
+}
 const tag = (good, yes, no) => element("span", "tag " + (good ? "good" : "bad"), good ? yes : no);
 
 // Two minutes to the right edge, nothing before the start.
@@ -92,8 +97,7 @@ function show(s) {
   const bar = (c) => {
     const fill = element("span", "bar");
     fill.style.width = (c.detections / most) * 100 + "%";
-    const name = element("span", "name", c.class, several ? element("span", "quiet", " " + c.model) : null);
-    name.title = c.class;
+    const name = titled(element("span", "name", element("bdi", "", c.class), several ? element("bdi", "quiet", c.model) : null), c.class);
     return element("li", "", fill, name, element("span", "n", count(c.detections)));
   };
   $("classes").replaceChildren(...(s.classes.length ? s.classes.map(bar) : [element("li", "none", "none yet")]));
@@ -118,8 +122,8 @@ function show(s) {
   ]);
   $("last").parentElement.classList.toggle("one", !several);
   rows("last", s.detections, 8, "none yet", (d) => [
-    cell("quiet", clock(d.timestamp, s.now)),
-    cell("name", d.class),
+    cell("quiet time", clock(d.timestamp, s.now)),
+    titled(cell("name", d.class), d.class),
     cell("n", share(d.confidence)),
     cell("outside", d.source),
     cell("outside", d.destination),
