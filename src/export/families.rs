@@ -161,7 +161,13 @@ fn families(status: &Status) -> Vec<Family> {
         Family::counter("spiked_alerts_total", alert, "Detections of classes whose policy is alert that were sent as alerts.");
     let mut suppressed =
         Family::counter("spiked_alerts_suppressed_total", alert, "Alerts that the rate limit of class and host kept back.");
-    for a in &status.alerts {
+    // From the start at 0, or the first alert would be no increase.
+    for (m, class) in status.models.iter().flat_map(|l| l.model.classes.iter().map(|c| (&l.model, c))) {
+        sent.put(&[&m.name, class], 0.0);
+        suppressed.put(&[&m.name, class], 0.0);
+    }
+    let known = sent.series.clone();
+    for a in status.alerts.iter().filter(|a| known.contains_key([a.model.clone(), a.class.clone()].as_slice())) {
         sent.put(&[&a.model, &a.class], a.sent as f64);
         suppressed.put(&[&a.model, &a.class], a.suppressed as f64);
     }

@@ -44,7 +44,7 @@ pub fn status(models: &[Arc<Model>]) -> Status {
     let file = Sink { name: "file".into(), written: 812, dropped: BTreeMap::from([("disk_full", 0)]), queued: 1, trouble: None };
     let socket = Sink {
         name: "socket".into(),
-        dropped: BTreeMap::from([("reader_gone", 41), ("slow_reader", 0)]),
+        dropped: BTreeMap::from([("disconnected", 41), ("slow", 0)]),
         trouble: Some("/run/spiked/events.sock: connection refused".into()),
         ..file.clone()
     };
