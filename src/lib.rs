@@ -16,6 +16,7 @@ pub mod export;
 pub mod model;
 pub mod packet;
 mod prefetch;
+pub mod report;
 pub mod snn;
 pub mod stream;
 pub mod train;

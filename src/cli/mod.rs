@@ -6,6 +6,7 @@ mod learn;
 mod model;
 mod paper;
 mod read;
+mod report;
 mod train;
 mod volleys;
 
@@ -43,6 +44,7 @@ enum Command {
     Eval(eval::Args),
     Model(model::Args),
     Paper(paper::Args),
+    Report(report::Args),
     Volleys(volleys::Args),
 }
 
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Paper(args) => paper::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Volleys(args) => volleys::run(&args),
     };
     match result {

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::capture::CaptureFile;
-use crate::evaluate::{HeardPacket, hear};
+use crate::evaluate::{HeardPacket, contributions, hear};
 use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
 
@@ -149,37 +149,13 @@ fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
 
 /// What each slot added to the leader's potential, and to its lead over the rival, with the values that it had.
 fn table_of_fields(model: &Model, heard: &[HeardPacket], leader: usize, rival: Option<usize>, fields: usize) {
-    let layout = &model.layout;
-    let packets = heard.len() as f32;
-    let mut rows: Vec<(String, String, f32, f32)> = Vec::new();
-    let weight = |input: u32, class: usize| f32::from(model.network.weight(input as usize, class)) * model.network.gain()[class];
-    for (name, at) in layout.contributors() {
-        let (mut own, mut lead) = (0.0, 0.0);
-        let mut values: Vec<String> = Vec::new();
-        for HeardPacket { volley, .. } in heard {
-            for input in layout.inputs_of(volley, at) {
-                let w = weight(input, leader);
-                own += w / packets;
-                lead += (w - rival.map_or(0.0, |r| weight(input, r))) / packets;
-            }
-            if let Some(value) = layout.value_of(volley, at)
-                && !values.contains(&value)
-            {
-                values.push(value);
-            }
-        }
-        if !values.is_empty() {
-            let more = if values.len() > 4 { " ..." } else { "" };
-            values.truncate(4);
-            rows.push((name, format!("{}{more}", values.join(" ")), own, lead));
-        }
-    }
-    rows.sort_by(|a, b| b.3.abs().total_cmp(&a.3.abs()));
+    let rows = contributions(model, heard.iter().map(|h| &h.volley), leader, rival);
     println!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
-    for (name, values, own, lead) in rows.iter().take(fields) {
-        println!("  {name:<34} {values:<26} {own:>+10.3} {lead:>+10.3}");
+    for row in rows.iter().take(fields) {
+        let values = format!("{}{}", row.values.join(" "), if row.more { " ..." } else { "" });
+        println!("  {:<34} {values:<26} {:>+10.3} {:>+10.3}", row.name, row.potential, row.lead);
     }
-    let total: f32 = rows.iter().map(|r| r.2).sum();
-    let lead: f32 = rows.iter().map(|r| r.3).sum();
+    let total: f32 = rows.iter().map(|r| r.potential).sum();
+    let lead: f32 = rows.iter().map(|r| r.lead).sum();
     println!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, a packet", "");
 }

@@ -18,7 +18,7 @@ use super::{Exit, complain, progress};
 #[derive(ClapArgs, Clone)]
 pub struct Source {
     /// Label file(s): columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)
-    #[arg(long, value_name = "CSV", num_args = 1.., required_unless_present = "class")]
+    #[arg(long, value_name = "CSV", num_args = 1..)]
     labels: Vec<PathBuf>,
     /// Folder that the captures in label files are relative to
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -96,8 +96,20 @@ impl Choices {
 }
 
 impl Source {
+    /// Whether labelled streams were named at all.
+    pub fn is_given(&self) -> bool {
+        !self.labels.is_empty() || !self.class.is_empty()
+    }
+
+    pub fn decoder(&self) -> Decoder {
+        Decoder { open_tunnels: !self.no_tunnels }
+    }
+
     /// The labels, renamed and sifted.
     pub fn read_labels(&self) -> Result<labels::Labels> {
+        if !self.is_given() {
+            bail!("no labelled captures: give --labels CSV... with --captures DIR, or --class NAME=CAPTURE");
+        }
         let mut labels = if self.class.is_empty() {
             labels::read(&self.labels)?
         } else {
@@ -122,8 +134,7 @@ impl Source {
     /// The corpus of all labelled streams, classes with too few left out. Tells what could not be used.
     pub fn gather(&self, labels: &labels::Labels, layout: Layout, packets: usize) -> Result<(Corpus, Gathered)> {
         let bar = progress(self.quiet, labels.captures.len() as u64, "captures");
-        let decoder = Decoder { open_tunnels: !self.no_tunnels };
-        let (mut corpus, gathered) = Corpus::gather(labels, &self.captures, layout, packets, &decoder, &|| bar.inc(1))?;
+        let (mut corpus, gathered) = Corpus::gather(labels, &self.captures, layout, packets, &self.decoder(), &|| bar.inc(1))?;
         bar.finish_and_clear();
         complain("captures could not be read; their labels are not used", &gathered.unreadable);
         complain("captures are cut; what is before the cut is used", &gathered.cut);
@@ -138,7 +149,7 @@ impl Source {
         Ok((corpus, gathered))
     }
 
-    fn label_names(&self) -> Vec<String> {
+    pub fn label_names(&self) -> Vec<String> {
         let name = |p: &PathBuf| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
         if self.labels.is_empty() { self.class.clone() } else { self.labels.iter().map(name).collect() }
     }
@@ -184,8 +195,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         summary(&corpus, &model, &held_out);
         println!("\nwritten: {}", args.out.display());
     }
-    let all = gathered.unreadable.is_empty() && gathered.cut.is_empty() && gathered.missing.is_empty();
-    Ok(if all { Exit::Fine } else { Exit::Partly })
+    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
 }
 
 fn name_of(path: &Path) -> String {

@@ -173,10 +173,15 @@ impl Layout {
 /// of RFC 6335 section 6 lies within.
 const EPHEMERAL: u8 = 0x80;
 
+/// Whether a port with this high octet is ephemeral.
+pub fn is_ephemeral(high: u8) -> bool {
+    high >= EPHEMERAL
+}
+
 /// Silences the low octet of ephemeral ports: it names a flow.
 fn mask_ephemeral(frame: &[u8], transport: usize, places: &[(u16, u16)], slots: &mut [u16]) {
     for &(slot, offset) in places.iter().filter(|p| p.1 == 1 || p.1 == 3) {
-        if frame.get(transport + offset as usize - 1).is_some_and(|&high| high >= EPHEMERAL) {
+        if frame.get(transport + offset as usize - 1).is_some_and(|&high| is_ephemeral(high)) {
             slots[slot as usize] = SILENT;
         }
     }

@@ -116,7 +116,7 @@ pub struct Report {
 }
 
 /// A share; of nothing, 0.
-pub fn share(part: usize, whole: usize) -> f64 {
+fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 

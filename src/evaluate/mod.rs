@@ -1,13 +1,17 @@
 //! How good is it? Outcomes of labelled streams, and what follows from them.
 
+mod contribution;
 mod hearing;
 mod interval;
+mod learning;
 mod metrics;
 mod reliance;
 mod validate;
 
+pub use contribution::{Contribution, contributions};
 pub use hearing::{Heard, HeardPacket, hear};
 pub use interval::{Interval, Resampled, macro_f1_interval, wilson};
-pub use metrics::{Bin, ClassReport, Outcome, Report, share};
+pub use learning::{Learned, learning_curve, learning_passes};
+pub use metrics::{Bin, ClassReport, Outcome, Report};
 pub use reliance::{Reliance, reliance};
 pub use validate::{Split, cross_validate, held_out, outcomes};

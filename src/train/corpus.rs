@@ -46,6 +46,13 @@ pub struct Gathered {
     pub missing: Vec<String>,
 }
 
+impl Gathered {
+    /// Whether all labels could be used.
+    pub fn is_whole(&self) -> bool {
+        self.unreadable.is_empty() && self.cut.is_empty() && self.missing.is_empty()
+    }
+}
+
 /// Why no corpus could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {

@@ -1,0 +1,51 @@
+//! Which class resembles which? By how alike that is which excites their neurons.
+//!
+//! Inhibitory weights are left out: training makes a neuron inhibit just where another resembles it.
+
+use crate::model::Model;
+
+/// For each neuron the other whose excitatory weights are most alike, and the cosine between them.
+pub fn nearest_by_weight(model: &Model) -> Vec<Option<(usize, f64)>> {
+    let neurons = model.classes.len();
+    let (start, neuron, weight) = model.network.sparse();
+    let mut products = vec![0f64; neurons * neurons];
+    for row in start.windows(2) {
+        let row = row[0] as usize..row[1] as usize;
+        for i in row.clone() {
+            for j in i..row.end {
+                products[neuron[i] as usize * neurons + neuron[j] as usize] +=
+                    f64::from(i32::from(weight[i]) * i32::from(weight[j]));
+            }
+        }
+    }
+    let length = |n: usize| products[n * neurons + n].sqrt();
+    let cosine = |a: usize, b: usize| {
+        let lengths = length(a) * length(b);
+        if lengths > 0.0 { products[a.min(b) * neurons + a.max(b)] / lengths } else { 0.0 }
+    };
+    (0..neurons)
+        .map(|a| {
+            let others = (0..neurons).filter(|&b| b != a).map(|b| (b, cosine(a, b)));
+            others.max_by(|x, y| x.1.total_cmp(&y.1)).filter(|x| x.1 > 0.0)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snn::Network;
+
+    #[test]
+    fn the_neuron_of_the_same_direction_is_nearest() {
+        let mut model = Model::built_in().unwrap();
+        model.classes = ["a", "b", "c", "d"].map(String::from).to_vec();
+        let weights = [1i8, 2, -1, 0, 2, 3, -2, 0, 0, 1, 100, 0];
+        model.network = Network::from_parts(3, 4, &weights, vec![1.0; 4]);
+        let nearest = nearest_by_weight(&model);
+        let (b, cosine) = nearest[0].unwrap();
+        assert!(b == 1 && (cosine - 8.0 / (5f64.sqrt() * 14f64.sqrt())).abs() < 1e-9);
+        assert_eq!(nearest[1].unwrap().0, 0);
+        assert_eq!(nearest[3], None, "a neuron without weights resembles none");
+    }
+}

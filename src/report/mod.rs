@@ -1,0 +1,163 @@
+//! How does a model look to a person? One self-contained page: figures, curves, tables, receptive fields, a spike raster.
+//!
+//! Input: a model and what was measured of it. Output: HTML with its style and pictures inside and without any script. All
+//! foreign text goes through [`markup`].
+
+mod card;
+mod chart;
+mod confusable;
+mod markup;
+mod raster;
+mod receptive;
+mod sections;
+mod tables;
+
+pub use raster::Raster;
+
+use std::fmt::Write as _;
+
+use crate::encode::Volley;
+use crate::evaluate::{self, Contribution, Learned, Outcome, Reliance, Report};
+use crate::model::Model;
+use crate::packet::KeyKind;
+use crate::train::Corpus;
+
+use card::Card;
+use confusable::nearest_by_weight;
+use markup::{Text, name, thousands};
+use receptive::Receptive;
+
+const STYLE: &str = include_str!("style.css");
+
+/// What labelled captures said of the model.
+pub struct Measured {
+    /// What was measured on, for people.
+    pub labels: String,
+    pub captures: usize,
+    pub outcomes: Vec<Outcome>,
+    pub report: Report,
+    pub reliance: Vec<Reliance>,
+    /// For each class of the model what carries it, against the class that it is confused with most.
+    pub carried: Vec<Vec<Contribution>>,
+    pub learning: Vec<Learned>,
+    /// Of the bootstrap.
+    pub seed: u64,
+}
+
+/// Packets of a class from which is learned what carries it.
+const SAMPLE: usize = 400;
+
+impl Measured {
+    /// Scores a corpus of labelled streams as reading would.
+    pub fn new(model: &Model, corpus: &Corpus, labels: String, learning: Vec<Learned>, seed: u64) -> Self {
+        let known = |label: &str| model.classes.iter().any(|c| c == label);
+        let all = 0..corpus.streams.len();
+        let (network, decision) = (&model.network, &model.decision);
+        let outcomes = evaluate::outcomes(corpus, network, decision, &model.classes, &model.layout, &known, all);
+        let report = Report::new(&outcomes);
+        let alike = nearest_by_weight(model);
+        let place = |name: &str| model.classes.iter().position(|c| c == name);
+        let carried = |class: usize| {
+            let name = &model.classes[class];
+            let taken = report.confusions.iter().find(|c| c.0 == *name).and_then(|c| place(&c.1));
+            let rival = taken.or(alike[class].map(|a| a.0));
+            let volleys = volleys_of(corpus, name);
+            if volleys.is_empty() { Vec::new() } else { evaluate::contributions(model, volleys.iter(), class, rival) }
+        };
+        Self {
+            labels,
+            captures: corpus.captures.len(),
+            reliance: evaluate::reliance(corpus, model),
+            carried: (0..model.classes.len()).map(carried).collect(),
+            outcomes,
+            report,
+            learning,
+            seed,
+        }
+    }
+}
+
+/// At most [`SAMPLE`] volleys of a class, evenly spread.
+fn volleys_of(corpus: &Corpus, class: &str) -> Vec<Volley> {
+    let own = corpus.streams.iter().filter(|s| corpus.classes[s.class as usize] == class);
+    let all: Vec<usize> = own.flat_map(|s| s.first..s.first + s.kept).collect();
+    let sampled = all.iter().step_by(all.len().div_ceil(SAMPLE).max(1));
+    let volley = |&at: &usize| {
+        let mut volley = Volley::default();
+        let slots = corpus.volley(at);
+        volley.slots[..slots.len()].copy_from_slice(slots);
+        volley
+    };
+    sampled.map(volley).collect()
+}
+
+/// The page.
+pub fn page(model: &Model, measured: Option<&Measured>, raster: Option<&Raster<'_>>) -> String {
+    let alike = nearest_by_weight(model);
+    let receptive = Receptive::new(model);
+    let cards: Vec<Card> = (0..model.classes.len()).map(|c| Card::new(model, &receptive, measured, &alike, c)).collect();
+    let mut sections: Vec<(&str, &str, String)> = Vec::new();
+    let mut add = |id, title, body: String| {
+        if !body.is_empty() {
+            sections.push((id, title, body));
+        }
+    };
+    match measured {
+        Some(m) => add("figures", "Figures", sections::figures(m)),
+        None => add("figures", "What the model says of itself", sections::model_alone(model)),
+    }
+    add("know", "To know", sections::to_know(model, measured, &cards));
+    if let Some(m) = measured {
+        add("curves", "Curves", sections::curves(m));
+        add("confusions", "Confusions", sections::confusions(m));
+    }
+    add("classes", "Classes", sections::classes(model, measured, &cards));
+    if let Some(m) = measured {
+        add("rest", "What the classes rest on", tables::reliance(&m.reliance));
+    }
+    if let Some(r) = raster {
+        add("raster", "Spike raster", sections::raster(r));
+    }
+    add("fields", "Receptive fields", sections::fields(&cards));
+    add("how", "How to read it", sections::how(measured));
+    let mut out = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{} – spiked report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n{}",
+        Text(&model.name),
+        lead(model)
+    );
+    out.push_str("<nav aria-label=\"Sections\"><ul>");
+    for (id, title, _) in &sections {
+        let _ = write!(out, "<li><a href=\"#{id}\">{title}</a></li>");
+    }
+    out.push_str("</ul></nav>\n</header>\n<main>\n");
+    for (id, title, body) in &sections {
+        let _ = writeln!(out, "<section id=\"{id}\">\n<h2>{title}</h2>\n{body}</section>");
+    }
+    out + "</main>\n</body>\n</html>\n"
+}
+
+/// The model's name, and where it comes from.
+fn lead(model: &Model) -> String {
+    let p = &model.provenance;
+    let (streams, packets) = (p.streams.iter().sum(), p.packets.iter().sum());
+    let labels: Vec<String> = p.labels.iter().map(|l| name(l)).collect();
+    format!(
+        "<h1>{}</h1>\n<p class=\"sub\">A spiking neural network that knows {} classes of {}: {} input neurons, {} slots of the header, \
+         {} coincidences. Taught {} packets of {} streams in {} captures ({}), with spiked {}, seed {}.</p>\n",
+        name(&model.name),
+        model.classes.len(),
+        if model.key == KeyKind::Host { "hosts" } else { "flows" },
+        thousands(model.network.inputs() as u64),
+        model.layout.slots().len(),
+        model.layout.coincidences().len(),
+        thousands(packets),
+        thousands(streams),
+        thousands(p.captures as u64),
+        if labels.is_empty() { "label files not named".into() } else { labels.join(", ") },
+        Text(&p.trained_with),
+        p.seed
+    )
+}

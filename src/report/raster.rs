@@ -1,0 +1,220 @@
+//! What happened in the network, packet by packet? A spike raster: input spikes above, output neurons' potentials below.
+
+use std::fmt::Write as _;
+
+use crate::encode::{MAX_ACTIVE, SILENT};
+use crate::evaluate::{Heard, HeardPacket};
+use crate::model::Model;
+
+use super::markup::{Text, short};
+
+/// Packets, streams and output neurons shown at most.
+const PACKETS: usize = 120;
+const STREAMS: usize = 24;
+const NEURONS: usize = 8;
+/// Streams of one class that are shown, so that a crowd of one leaves room for others.
+const ALIKE: usize = 3;
+
+/// Widths and heights, in the picture's own units.
+const LABEL: f64 = 150.0;
+const COLUMN: f64 = 7.0;
+const ROW: f64 = 9.0;
+const STRIP: f64 = 46.0;
+const GAP: f64 = 26.0;
+
+/// A capture as the network heard it, ready to be drawn.
+pub struct Raster<'a> {
+    model: &'a Model,
+    pub capture: String,
+    /// The streams shown, in the order of their first packets.
+    pub streams: Vec<&'a Heard>,
+    /// (index into `streams`, packet) in the capture's order.
+    packets: Vec<(usize, &'a HeardPacket)>,
+    /// Packets that the network heard of the capture.
+    pub heard: usize,
+}
+
+impl<'a> Raster<'a> {
+    pub fn new(model: &'a Model, capture: String, all: &'a [Heard]) -> Self {
+        let mut of_class = vec![0usize; model.classes.len()];
+        let few = |s: &&Heard| {
+            s.leader.is_some_and(|l| {
+                of_class[l.class as usize] += 1;
+                of_class[l.class as usize] <= ALIKE
+            })
+        };
+        let mut streams: Vec<&Heard> = all.iter().filter(few).take(STREAMS).collect();
+        let mut packets: Vec<_> = streams.iter().enumerate().flat_map(|(i, s)| s.heard.iter().map(move |p| (i, p))).collect();
+        packets.sort_by_key(|(_, p)| p.number);
+        packets.truncate(PACKETS);
+        streams.truncate(packets.iter().map(|p| p.0 + 1).max().unwrap_or(0));
+        let heard = all.iter().map(|s| s.heard.len()).sum();
+        Self { model, capture, streams, packets, heard }
+    }
+
+    pub fn shown(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// What a stream was called, and how sure.
+    pub fn verdict(&self, stream: &Heard) -> (Option<&'a str>, f32) {
+        let Some(leader) = stream.leader else { return (None, 0.0) };
+        let class = self.model.decision.class(&leader).map(|c| self.model.classes[c as usize].as_str());
+        (class, self.model.decision.confidence(&leader))
+    }
+
+    /// Potentials in parts of the threshold, `[packet][class]`.
+    fn potentials(&self) -> Vec<Vec<f32>> {
+        let (network, theta) = (&self.model.network, &self.model.decision.theta);
+        let (mut buffer, mut active) = (network.buffer(), [0; MAX_ACTIVE]);
+        let heard = |(_, packet): &(usize, &HeardPacket)| {
+            let n = self.model.layout.inputs(&packet.volley, &mut active);
+            network.potentials(&active[..n], &mut buffer);
+            let scaled = buffer.iter().zip(network.gain()).zip(theta);
+            scaled.map(|((&u, gain), &theta)| f32::from(u) * gain / if theta > 0.0 { theta } else { 1.0 }).collect()
+        };
+        self.packets.iter().map(heard).collect()
+    }
+
+    /// The neurons that are worth seeing: those that streams were nearest to, then those that spiked most.
+    fn neurons(&self, potentials: &[Vec<f32>]) -> Vec<usize> {
+        let classes = self.model.classes.len();
+        let mut score = vec![0usize; classes];
+        for stream in &self.streams {
+            if let Some(leader) = stream.leader {
+                score[leader.class as usize] += stream.heard.len() * PACKETS;
+            }
+        }
+        for row in potentials {
+            for (score, &u) in score.iter_mut().zip(row) {
+                *score += usize::from(u >= 1.0);
+            }
+        }
+        let mut order: Vec<usize> = (0..classes).filter(|&c| score[c] > 0).collect();
+        order.sort_by_key(|&c| (std::cmp::Reverse(score[c]), c));
+        order.truncate(NEURONS);
+        order
+    }
+
+    pub fn draw(&self) -> String {
+        let width = LABEL + self.packets.len().max(20) as f64 * COLUMN + 12.0;
+        let x = |i: usize| LABEL + (i as f64 + 0.5) * COLUMN;
+        let (mut y, mut out) = (14.0, String::new());
+        out.push_str("<text class=\"t\" x=\"0\" y=\"10\">Streams</text>\n");
+        y += self.rows_of_streams(&mut out, y + 6.0, &x) + GAP;
+        let _ = writeln!(out, "<text class=\"t\" x=\"0\" y=\"{y}\">Input spikes, by slot</text>");
+        y += self.rows_of_slots(&mut out, y + 8.0, &x) + GAP + 8.0;
+        let _ = writeln!(out, "<text class=\"t\" x=\"0\" y=\"{y}\">Output neurons: potential, threshold, spikes</text>");
+        let potentials = self.potentials();
+        y += 10.0;
+        for neuron in self.neurons(&potentials) {
+            self.strip(&mut out, y, neuron, &potentials, &x);
+            y += STRIP + 8.0;
+        }
+        let start = self.packets.first().map_or(0, |p| p.1.time.0);
+        for (i, (_, packet)) in self.packets.iter().enumerate().filter(|(i, _)| i % 10 == 0) {
+            let seconds = packet.time.0.saturating_sub(start) as f64 / 1e9;
+            let _ = writeln!(
+                out,
+                "<path class=\"tick\" d=\"M{:.1} {y}v5\"/><text class=\"m\" x=\"{:.1}\" y=\"{}\">{}</text>",
+                x(i),
+                x(i),
+                y + 18.0,
+                if seconds < 10.0 { format!("{seconds:.3}") } else { format!("{seconds:.1}") }
+            );
+        }
+        let _ = writeln!(
+            out,
+            "<text class=\"m t\" x=\"{:.1}\" y=\"{}\">packets heard, in order; below every tenth the seconds since the first</text>",
+            (LABEL + width) / 2.0,
+            y + 36.0
+        );
+        format!(
+            "<svg class=\"raster\" viewBox=\"0 0 {width:.0} {:.0}\" role=\"img\" aria-label=\"Spike raster of {}; its streams are in the table below\">\n{out}</svg>\n",
+            y + 44.0,
+            Text(&self.capture)
+        )
+    }
+
+    /// A row a stream with a tick for each packet; a ring where it was decided. Returns the height.
+    fn rows_of_streams(&self, out: &mut String, top: f64, x: &dyn Fn(usize) -> f64) -> f64 {
+        for (number, stream) in self.streams.iter().enumerate() {
+            let y = top + number as f64 * ROW + ROW / 2.0;
+            let (class, _) = self.verdict(stream);
+            let at: Vec<usize> = (0..self.packets.len()).filter(|&i| self.packets[i].0 == number).collect();
+            let dots: String = at.iter().fold(String::new(), |path, &i| path + &format!("M{:.1} {y:.1}h0", x(i)));
+            let _ = writeln!(
+                out,
+                "<text class=\"s\" x=\"{}\" y=\"{:.1}\">{} {}</text><path class=\"dot\" d=\"{dots}\"/>",
+                LABEL - 8.0,
+                y + 3.0,
+                number + 1,
+                Text(short(class.unwrap_or("unknown"), 22))
+            );
+            if let Some(&last) = at.last().filter(|_| at.len() == stream.heard.len()) {
+                let kind = if class.is_some() { "named" } else { "unnamed" };
+                let _ = writeln!(out, "<circle class=\"{kind}\" cx=\"{:.1}\" cy=\"{y:.1}\" r=\"3.4\"/>", x(last));
+            }
+        }
+        self.streams.len() as f64 * ROW
+    }
+
+    /// A row a slot that spiked. Returns the height.
+    fn rows_of_slots(&self, out: &mut String, top: f64, x: &dyn Fn(usize) -> f64) -> f64 {
+        let layout = &self.model.layout;
+        let mut rows = 0;
+        for (slot, of) in layout.slots().iter().enumerate() {
+            if self.packets.iter().all(|(_, p)| p.volley.slots[slot] == SILENT) {
+                continue;
+            }
+            let y = top + f64::from(rows) * ROW + ROW / 2.0;
+            rows += 1;
+            let mut marks = [String::new(), String::new(), String::new()];
+            for (i, (stream, packet)) in self.packets.iter().enumerate() {
+                let Some(leader) = self.streams[*stream].leader.filter(|_| packet.volley.slots[slot] != SILENT) else { continue };
+                let neuron = leader.class as usize;
+                let inputs = layout.inputs_of(&packet.volley, slot);
+                let weight: i32 = inputs.iter().map(|&i| i32::from(self.model.network.weight(i as usize, neuron))).sum();
+                let kind = if weight.abs() < QUIET { 1 } else { usize::from(weight > 0) * 2 };
+                let _ = write!(marks[kind], "M{:.1} {:.1}h.1", x(i), y);
+            }
+            let _ = write!(out, "<text class=\"s\" x=\"{}\" y=\"{:.1}\">{}</text>", LABEL - 8.0, y + 3.0, Text(&of.name));
+            for (kind, path) in ["in", "un", "ex"].iter().zip(marks).filter(|(_, path)| !path.is_empty()) {
+                let _ = write!(out, "<path class=\"sp {kind}\" d=\"{path}\"/>");
+            }
+            out.push('\n');
+        }
+        f64::from(rows) * ROW
+    }
+
+    /// One neuron's potential over the packets, its threshold, and a mark at each spike.
+    fn strip(&self, out: &mut String, top: f64, neuron: usize, potentials: &[Vec<f32>], x: &dyn Fn(usize) -> f64) {
+        let values = potentials.iter().map(|row| row[neuron].clamp(FLOOR, CEILING));
+        let y = |u: f32| top + STRIP - f64::from((u - FLOOR) / (CEILING - FLOOR)) * STRIP;
+        let right = x(potentials.len().max(20)) - COLUMN / 2.0;
+        let (mut line, mut spikes) = (String::new(), String::new());
+        for (i, u) in values.enumerate() {
+            let _ = write!(line, "M{:.1} {:.1}V{:.1}", x(i), y(0.0), y(u));
+            if u >= 1.0 {
+                let _ = write!(spikes, "M{:.1} {:.1}h.1", x(i), y(u));
+            }
+        }
+        let _ = writeln!(
+            out,
+            "<rect class=\"strip\" x=\"{LABEL}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{STRIP}\"/>\
+             <text class=\"s n\" x=\"{}\" y=\"{:.1}\">{}</text><path class=\"pot\" d=\"{line}\"/>\
+             <path class=\"theta\" d=\"M{LABEL} {:.1}H{right:.1}\"/><path class=\"spike\" d=\"{spikes}\"/>",
+            right - LABEL,
+            LABEL - 8.0,
+            top + STRIP / 2.0 + 4.0,
+            Text(short(&self.model.classes[neuron], 22)),
+            y(1.0)
+        );
+    }
+}
+
+/// Weights that are next to nothing, of 127.
+const QUIET: i32 = 6;
+/// Potentials drawn, in parts of the threshold; what lies beyond is put at the edge.
+const FLOOR: f32 = -1.5;
+const CEILING: f32 = 2.5;

@@ -1,0 +1,354 @@
+//! What stands in each section of the page?
+
+use std::fmt::Write as _;
+
+use crate::evaluate::{Interval, Outcome, Reliance, Report, Resampled, macro_f1_interval, wilson};
+use crate::model::Model;
+
+use super::Measured;
+use super::Raster;
+use super::card::Card;
+use super::chart::{Axis, Chart};
+use super::markup::{Text, name, percent, thousands};
+use super::tables::{self, ClassLine};
+
+/// One figure, its interval where it has one, and what it says.
+fn tile(out: &mut String, value: &str, title: &str, interval: Option<(f64, Interval)>, what: &str) {
+    let _ = write!(out, "<li><span>{title}</span><b>{value}</b>");
+    if let Some((at, (low, high))) = interval {
+        let _ = write!(
+            out,
+            "<svg class=\"range\" viewBox=\"0 0 100 6\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><rect class=\"all\" y=\"2\" width=\"100\" height=\"2\"/>\
+             <rect class=\"part\" x=\"{:.2}\" y=\"1\" width=\"{:.2}\" height=\"4\"/><rect class=\"at\" x=\"{:.2}\" width=\"1\" height=\"6\"/></svg>\
+             <small>95 %: {} – {}</small>",
+            low * 100.0,
+            (high - low) * 100.0,
+            at * 99.0,
+            percent(low),
+            percent(high)
+        );
+    }
+    let _ = writeln!(out, "<small>{what}</small></li>");
+}
+
+/// The headline figures of what was measured.
+pub fn figures(m: &Measured) -> String {
+    let r = &m.report;
+    let mut out = format!(
+        "<p>Measured on {} streams of {} captures, {}. Figures are per cent where nothing else is said.</p>\n<ul class=\"tiles\">\n",
+        thousands(r.streams as u64),
+        thousands(m.captures as u64),
+        Text(&m.labels)
+    );
+    let known = r.streams - r.untaught;
+    let right = m.outcomes.iter().filter(|o| o.right()).count();
+    let named = m.outcomes.iter().filter(|o| o.class.is_some()).count();
+    let rightly = m.outcomes.iter().filter(|o| o.named_rightly()).count();
+    let share = |part, whole, value| if whole > 0 { Some((value, wilson(part, whole))) } else { None };
+    tile(
+        &mut out,
+        &percent(r.accuracy),
+        "Accuracy",
+        share(right, known, r.accuracy),
+        &format!("{right} of {known} streams of taught classes: the nearest class is right"),
+    );
+    let (interval, by) = macro_f1_interval(&m.outcomes, m.seed);
+    let by = if by == Resampled::Captures { "captures" } else { "streams" };
+    tile(
+        &mut out,
+        &percent(r.macro_f1),
+        "Macro-F1",
+        (known > 0).then_some((r.macro_f1, interval)),
+        &format!("mean over {} classes; bootstrap over {by}", r.classes.len()),
+    );
+    tile(
+        &mut out,
+        &percent(r.precision),
+        "Precision",
+        share(rightly, named, r.precision),
+        &format!("of {named} streams named, {rightly} rightly"),
+    );
+    tile(
+        &mut out,
+        &percent(r.recall),
+        "Recall",
+        share(rightly, known, r.recall),
+        &format!("of {known} streams of taught classes, named and rightly"),
+    );
+    if r.untaught > 0 {
+        let alarms = m.outcomes.iter().filter(|o| !o.known && o.class.is_some()).count();
+        tile(
+            &mut out,
+            &percent(r.false_alarms),
+            "False alarms",
+            share(alarms, r.untaught, r.false_alarms),
+            &format!("of {} streams of classes never taught, {alarms} were named", r.untaught),
+        );
+    }
+    tile(
+        &mut out,
+        &format!("{:.3}", r.calibration_error),
+        "Calibration error",
+        None,
+        "mean distance of confidence from the share that is right, 0 to 1",
+    );
+    tile(&mut out, &format!("{:.2}", r.packets_used), "Packets a stream", None, "scored until it was decided, on average");
+    out + "</ul>\n"
+}
+
+/// What can be said without labels.
+pub fn model_alone(model: &Model) -> String {
+    let mut out = String::from(
+        "<p>Without labelled captures nothing is measured here; <code>--labels</code> and <code>--captures</code> add accuracy, \
+         curves and confusions.</p>\n<ul class=\"tiles\">\n",
+    );
+    let d = &model.decision;
+    let (_, _, weight) = model.network.sparse();
+    let bounds = |values: &[f32]| values.iter().fold((f32::MAX, f32::MIN), |b, &v| (b.0.min(v), b.1.max(v)));
+    let (low, high) = bounds(&d.accept);
+    tile(&mut out, &thousands(model.classes.len() as u64), "Classes", None, "one output neuron each");
+    tile(&mut out, &thousands(weight.len() as u64), "Synapses", None, "weights other than zero, of 8 bits");
+    let few = model.provenance.streams.iter().min().copied().unwrap_or(0);
+    tile(
+        &mut out,
+        &thousands(model.provenance.streams.iter().sum()),
+        "Streams taught",
+        None,
+        &format!("the rarest class had {few}"),
+    );
+    tile(
+        &mut out,
+        &format!("{low:.2} – {high:.2}"),
+        "Named from",
+        None,
+        "confidence that a stream must earn, calibrated class by class",
+    );
+    let stop = if d.stop <= 1.0 { format!("{:.3}", d.stop) } else { "never".into() };
+    tile(&mut out, &stop, "Stops scoring at", None, &format!("confidence; else after {} packets", d.give_up));
+    out + "</ul>\n"
+}
+
+/// Streams below which a class is said to have too few.
+const FEW: u64 = 5;
+
+/// Warnings.
+pub fn to_know(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -> String {
+    let mut all: Vec<String> = Vec::new();
+    let few: Vec<String> = model
+        .classes
+        .iter()
+        .zip(&model.provenance.streams)
+        .filter(|(_, streams)| **streams < FEW)
+        .map(|(class, streams)| format!("{} ({streams})", name(class)))
+        .collect();
+    if !few.is_empty() {
+        all.push(format!("Taught fewer than {FEW} streams, teach them more: {}", few.join(", ")));
+    }
+    if let Some(m) = measured {
+        all.extend(m.reliance.iter().flat_map(Reliance::warnings).map(|w| Text(w).to_string()));
+    }
+    let suspicions: Vec<String> = cards.iter().filter_map(Card::suspicion).collect();
+    if !suspicions.is_empty() {
+        let classes = suspicions.join(", ");
+        all.push(format!(
+            "One field alone can make the neuron of these classes spike; whether it must, only labelled streams show: {classes}"
+        ));
+    }
+    if let Some(m) = measured {
+        let untested = model.classes.len() - m.report.classes.len();
+        if untested > 0 {
+            all.push(format!("{untested} of {} classes have no stream in what was measured", model.classes.len()));
+        }
+    }
+    if all.is_empty() {
+        return String::new();
+    }
+    let items: String = all.iter().map(|w| format!("<li>{w}</li>\n")).collect();
+    format!("<ul class=\"know\">\n{items}</ul>\n")
+}
+
+fn figure(chart: &str, title: &str, caption: &str) -> String {
+    format!("<figure>\n<h3>{title}</h3>\n{chart}<figcaption>{caption}</figcaption>\n</figure>\n")
+}
+
+/// Risk and coverage, calibration, packets to decision, learning curve.
+pub fn curves(m: &Measured) -> String {
+    let mut out = String::from("<div class=\"plots\">\n");
+    let risks = &m.report.risk_coverage;
+    let taught: Vec<Outcome> = m.outcomes.iter().filter(|o| o.known).cloned().collect();
+    let taught = Report::new(&taught).risk_coverage;
+    let highest = risks.iter().chain(&taught).map(|r| r.1).fold(0.01, f64::max);
+    let title = "Share wrong against share of streams covered, surest first";
+    let mut chart =
+        Chart::new(title, Axis::share("streams covered, surest first, %"), Axis::upto("of those wrong, %", highest, 100.0));
+    let open = m.report.untaught > 0;
+    if open {
+        chart.line("second", taught.iter().copied());
+    }
+    chart.line("", risks.iter().copied());
+    let caption = if open {
+        "Streams sorted by confidence; how many of the surest are wrong. Solid: all streams, those of classes never taught counting as wrong; dotted: streams of taught classes alone."
+    } else {
+        "Streams sorted by confidence; how many of the surest are wrong."
+    };
+    out += &figure(&chart.draw(false), "Risk against coverage", caption);
+
+    let mut chart = Chart::new("Share right against confidence", Axis::share("confidence, %"), Axis::share("streams right, %"));
+    chart.line("ideal", [(0.0, 0.0), (1.0, 1.0)]);
+    for bin in m.report.calibration.iter().filter(|b| b.streams > 0) {
+        let right = bin.right as f64 / bin.streams as f64;
+        let what = format!("confidence {:.2}: {} of {} streams right", bin.confidence, bin.right, bin.streams);
+        chart.dot((bin.confidence, right), Some(wilson(bin.right, bin.streams)), &what);
+    }
+    let caption = "Each dot holds the streams of one tenth of the confidence; whiskers are 95 % intervals. On the dashed line confidence is what it says.";
+    out += &figure(&chart.draw(false), "Calibration", caption);
+
+    out += &packets(m);
+    out += &learning(m);
+    out + "</div>\n"
+}
+
+/// The most bars that a histogram has.
+const BARS: u32 = 16;
+
+fn packets(m: &Measured) -> String {
+    let most = m.outcomes.iter().map(|o| o.scored).max().unwrap_or(1).max(1);
+    let step = most.div_ceil(BARS);
+    let bars = most.div_ceil(step);
+    let mut counts = vec![0usize; bars as usize];
+    for o in m.outcomes.iter().filter(|o| o.scored > 0) {
+        counts[((o.scored - 1) / step) as usize] += 1;
+    }
+    let label = |bar: u32| if step == 1 { format!("{}", bar + 1) } else { format!("–{}", (bar + 1) * step) };
+    let largest = counts.iter().copied().max().unwrap_or(1) as f64;
+    let mut chart = Chart::new(
+        "Streams by the packets they took to be decided",
+        Axis::named("packets scored until decided", (0..bars).map(label)),
+        Axis::upto("streams", largest, 1.0),
+    );
+    for (bar, &n) in counts.iter().enumerate() {
+        chart.bar(bar as f64, n as f64, &if n > 0 { n.to_string() } else { String::new() });
+    }
+    let caption = "A stream is scored until its class is clear, or it ends, or it has had its chance.";
+    figure(&chart.draw(true), "Packets to decision", caption)
+}
+
+fn learning(m: &Measured) -> String {
+    if m.learning.is_empty() {
+        return String::new();
+    }
+    let names = m.learning.iter().map(|l| l.streams.to_string());
+    let mut chart = Chart::new(
+        "Share right against streams taught",
+        Axis::named("streams taught of each class", names),
+        Axis::share("other captures' streams right, %"),
+    );
+    let share = |l: &crate::evaluate::Learned| l.right as f64 / l.tested as f64;
+    chart.line("", m.learning.iter().enumerate().map(|(i, l)| (i as f64, share(l))));
+    for (i, l) in m.learning.iter().enumerate() {
+        let what = format!("{} streams a class: {} of {} right", l.streams, l.right, l.tested);
+        chart.dot((i as f64, share(l)), Some(wilson(l.right, l.tested)), &what);
+    }
+    let said: Vec<String> = m.learning.iter().map(|l| format!("{}: {}", l.streams, percent(share(l)))).collect();
+    let caption = format!(
+        "New networks, taught so many streams of each class of one half of the captures and tested on the other half. {}.",
+        said.join("; ")
+    );
+    figure(&chart.draw(false), "Learning curve", &caption)
+}
+
+/// Matrix and lists of what is taken for what.
+pub fn confusions(m: &Measured) -> String {
+    let mut out = tables::confusion_matrix(&m.report, &m.outcomes);
+    out.push_str("<div class=\"plots\">\n");
+    if !m.report.confusions.is_empty() {
+        out += &tables::pairs("Most confused", ["label", "nearest class"], &m.report.confusions);
+    }
+    if !m.report.alarms.is_empty() {
+        out += &tables::pairs("Never taught, but named", ["label", "named"], &m.report.alarms);
+    }
+    out + "</div>\n"
+}
+
+pub fn classes(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -> String {
+    let line = |card: &Card<'_>| ClassLine {
+        class: &model.classes[card.number],
+        card: card.number,
+        taught: model.provenance.streams[card.number],
+        accept: model.decision.accept[card.number],
+        tested: measured.and_then(|m| m.report.classes.iter().find(|c| c.class == model.classes[card.number])),
+        nearest: card.nearest(),
+    };
+    tables::classes(&cards.iter().map(line).collect::<Vec<_>>())
+}
+
+pub fn raster(r: &Raster<'_>) -> String {
+    if r.shown() == 0 {
+        return format!("<p>No packet of {} could be decoded.</p>\n", name(&r.capture));
+    }
+    let mut out = format!(
+        "<p>{}: {} of the {} packets that the network heard of it, {} streams, at most three of a class. Each mark is the spike of one input: \
+         <span class=\"key\"><span class=\"e5\">blue</span></span> excites the neuron of the stream's nearest class, \
+         <span class=\"key\"><span class=\"i4\" style=\"color:#fff\">orange</span></span> inhibits it, grey says next to nothing. A filled ring ends a stream \
+         that was named, an open one a stream that stayed unknown. Below, each output neuron's potential (0 at the foot of the bars), its \
+         threshold (dashed) and its spikes (dots).</p>\n<div class=\"wide\" role=\"region\" aria-label=\"Spike raster\" tabindex=\"0\">{}</div>\n",
+        name(&r.capture),
+        r.shown(),
+        thousands(r.heard as u64),
+        r.streams.len(),
+        r.draw()
+    );
+    out.push_str(
+        "<div class=\"wide\" role=\"region\" aria-label=\"Streams of the raster\" tabindex=\"0\"><table><caption>Its streams</caption><thead><tr>\
+         <th scope=\"col\" class=\"n\">#</th><th scope=\"col\">stream</th><th scope=\"col\">named</th><th scope=\"col\" class=\"n\">confidence</th>\
+         <th scope=\"col\" class=\"n\">packets heard</th><th scope=\"col\" class=\"n\">of</th></tr></thead><tbody>\n",
+    );
+    for (number, stream) in r.streams.iter().enumerate() {
+        let (class, confidence) = r.verdict(stream);
+        let _ = writeln!(
+            out,
+            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{confidence:.3}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            number + 1,
+            name(&stream.name.to_string()),
+            class.map_or_else(|| "unknown".into(), name),
+            stream.heard.len(),
+            stream.packets
+        );
+    }
+    out + "</tbody></table></div>\n"
+}
+
+pub fn fields(cards: &[Card<'_>]) -> String {
+    let mut out = String::from(
+        "<p>One card a class. Each cell is one octet of the header; in its upper half stands the value that excites the class's neuron \
+         most (<span class=\"key\"><span class=\"e2\">weakly</span> <span class=\"e5\">strongly</span></span>), in its lower half the value that \
+         inhibits it most (<span class=\"key\"><span class=\"i2\">weakly</span> <span class=\"i5\">strongly</span></span>). Colours are relative to the \
+         neuron's strongest weight; what is below a tenth of it is left blank, headers without a strong weight are left out.</p>\n<div class=\"cards\">\n",
+    );
+    for card in cards {
+        out += &card.draw();
+    }
+    out + "</div>\n"
+}
+
+pub fn how(measured: Option<&Measured>) -> String {
+    let mut out = String::from(
+        "<ul>\n<li>A packet makes one input neuron spike for each header octet (slot) that it has, and one for each pair of neighbouring \
+         slots (coincidence). A neuron's potential is the sum of its active synapses' weights; what lies above its threshold is \
+         evidence, summed over a stream's packets.</li>\n\
+         <li>Masked, because they name a host or a flow: addresses but for multicast groups, IP identification, checksums, sequence and \
+         acknowledgement numbers, TCP timestamp values, the low octet of ephemeral ports.</li>\n\
+         <li>“Alike” is the cosine between two neurons' excitatory weights: 1 where the same inputs excite both, 0 where none does. It hints at \
+         what may be confused; only labelled streams show what is.</li>\n",
+    );
+    if measured.is_some() {
+        out.push_str(
+            "<li>Intervals are of 95 %: Wilson's for shares, where each stream counts as one trial though streams of one capture resemble each other; \
+             for macro-F1 the percentile bootstrap with 1000 resamples.</li>\n\
+             <li>A class rests on one field alone where at least 80 % of its streams are known, and with that field silent no more than a quarter of \
+             those. TTL and ports often tell a capture's hosts apart and say little about other captures.</li>\n\
+             <li>“Lead” is what a field adds to the class's potential less what it adds to that of the class it is most easily confused with.</li>\n",
+        );
+    }
+    out + "</ul>\n"
+}

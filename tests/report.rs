@@ -1,0 +1,109 @@
+//! The report: one page that holds all it needs, escapes what is foreign, and says what was measured.
+
+mod common;
+
+use std::path::Path;
+
+use common::{fixture, pcap, spiked, udp};
+use predicates::str::contains;
+use spiked::model::Model;
+
+fn page(arguments: &[&str], out: &Path) -> String {
+    spiked().arg("report").args(arguments).arg("--out").arg(out).assert().code(0).stdout(contains("written"));
+    std::fs::read_to_string(out).unwrap()
+}
+
+/// Tags are closed in the order in which they were opened.
+fn assert_well_formed(page: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
+        let name = tag.trim_start_matches('/').split_whitespace().next().unwrap();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "</{name}> closes another tag");
+        } else if !tag.ends_with('/') && !["!DOCTYPE", "meta"].contains(&name) {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+}
+
+/// Nothing runs, and nothing is fetched.
+fn assert_self_contained(page: &str) {
+    for foreign in
+        ["<script", "<link", "<img", "<iframe", "src=", "url(", "http://", "https://", "@import", " onload", " onerror="]
+    {
+        assert!(!page.contains(foreign), "the page holds {foreign}");
+    }
+}
+
+#[test]
+fn the_shipped_models_have_a_page_with_and_without_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("r.html");
+    let devices = page(&["--model", "config/models/devices.safetensors"], &out);
+    assert!(devices.contains("HueBridge") && devices.contains("27 classes of hosts") && devices.contains("nothing is measured"));
+    let arguments = ["--labels", "fixtures/labels.csv", "--captures", "fixtures", "--raster", "fixtures/captures/mixed.pcapng"];
+    let protocols = page(&arguments, &out);
+    for part in
+        ["Accuracy", "95 %: ", "Macro-F1", "Risk against coverage", "Calibration", "Packets to decision", "Spike raster", "Lead"]
+    {
+        assert!(protocols.contains(part), "no {part}");
+    }
+    assert_eq!(protocols.matches("<article class=\"card\"").count(), 97);
+    for page in [&devices, &protocols] {
+        assert_well_formed(page);
+        assert_self_contained(page);
+        assert!(page.len() < 3_000_000, "{} octets", page.len());
+    }
+    let again = page(&arguments, &out);
+    assert!(again == protocols, "the same command makes the same page");
+}
+
+#[test]
+fn a_learning_curve_is_measured_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let some = folder.path().join("some.csv");
+    let text = std::fs::read_to_string(fixture("labels.csv")).unwrap();
+    let few = |line: &&str| line.starts_with("capture,") || ["/dns-", "/ntp-", "/ssh-"].iter().any(|c| line.contains(c));
+    std::fs::write(&some, text.lines().filter(few).collect::<Vec<_>>().join("\n")).unwrap();
+    let labels = some.to_str().unwrap();
+    let page = page(&["--labels", labels, "--captures", "fixtures", "--learning-curve"], &folder.path().join("r.html"));
+    assert!(page.contains("Learning curve") && page.contains("streams taught of each class"));
+    assert_well_formed(&page);
+    spiked().args(["report", "--learning-curve"]).assert().code(2).stderr(contains("needs labelled captures"));
+}
+
+#[test]
+fn hostile_names_are_shown_and_not_obeyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let evil = ["<script>alert(1)</script>", "\"onload='x'><b>\u{202e}gnp", "</svg></table>&amp;"];
+    let capture = path("<b>&\u{202e}.pcap");
+    let frames: Vec<_> = (0..40).map(|i| udp([10, 0, 0, 1], 40_000 + i % 4, [10, 0, 0, 2], 53, &[i as u8; 20])).collect();
+    std::fs::write(&capture, pcap(1, &frames)).unwrap();
+    let mut model = Model::load(Path::new("config/models/protocols.safetensors")).unwrap();
+    for (class, evil) in model.classes.iter_mut().zip(evil) {
+        *class = evil.into();
+    }
+    model.provenance.labels = evil.map(String::from).to_vec();
+    model.provenance.trained_with = evil[0].into();
+    let file = path("<i>m\".safetensors");
+    model.save(&file).unwrap();
+    let labels = path("<u>'l.csv");
+    let rows: Vec<String> = (0..4)
+        .map(|i| {
+            let label = evil[i % 3].replace('"', "\"\"");
+            format!("{},UDP,10.0.0.1,{},10.0.0.2,53,\"{label}\"", capture.file_name().unwrap().to_str().unwrap(), 40_000 + i)
+        })
+        .collect();
+    std::fs::write(&labels, format!("capture,proto,src_ip,src_port,dst_ip,dst_port,label\n{}\n", rows.join("\n"))).unwrap();
+    let text = |p: &Path| p.to_str().unwrap().to_string();
+    let (file, labels, capture, root) = (text(&file), text(&labels), text(&capture), text(folder.path()));
+    let arguments = ["--model", &file, "--labels", &labels, "--captures", &root, "--raster", &capture];
+    let page = page(&arguments, &path("r.html"));
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && page.contains("\\u{202e}gnp"));
+    assert!(!page.contains('\u{202e}') && !page.contains("<b>\\u") && !page.contains("<i>m") && !page.contains("<u>"));
+    assert!(!page.contains("\"onload"));
+    assert!(!page.contains("<script"));
+    assert_well_formed(&page);
+}
