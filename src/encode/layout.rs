@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::vector::{self, MIX, MULTIPLY, Pairs};
 use super::{SILENT, Shape, Volley};
 use crate::packet::{Network, Transport};
 
@@ -173,6 +174,7 @@ pub struct Layout {
     places: [Vec<(u16, u16)>; PLACES],
     /// For each [`Shape`] the slots and the (number, first, second slot) of the coincidences that may be active.
     shapes: Vec<Active>,
+    pairs: Pairs,
     silenced: Vec<u16>,
 }
 
@@ -248,7 +250,8 @@ impl TryFrom<LayoutData> for Layout {
             let (network, transport) = (headers / Transport::COUNT, headers % Transport::COUNT);
             shapes.push(Active::new(&data, |place| place_in(place, network, transport)));
         }
-        Ok(Self { data, places, shapes, silenced: Vec::new() })
+        let pairs = Pairs::new(&data.coincidences);
+        Ok(Self { data, places, shapes, pairs, silenced: Vec::new() })
     }
 }
 
@@ -405,6 +408,14 @@ impl Layout {
     /// Writes the volley's active inputs into `active`, returns how many.
     #[inline]
     pub fn inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let (count, bits) = (self.data.slots.len(), self.data.coincidence_bits);
+        let wide = (self.data.coding == Coding::OneHot)
+            .then(|| vector::inputs(&volley.slots, count, &self.pairs, self.coincidences_at(), bits, active));
+        wide.flatten().unwrap_or_else(|| self.inputs_plain(volley, active))
+    }
+
+    /// [`Layout::inputs`] as a plain loop.
+    pub(super) fn inputs_plain(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = self.slot_inputs_of(volley, active);
         for &(i, a, b) in &self.shapes[volley.shape.0 as usize].coincidences {
             let (va, vb) = (volley.slots[a as usize], volley.slots[b as usize]);
@@ -436,11 +447,15 @@ impl Layout {
         n
     }
 
+    /// The first coincidence input.
+    fn coincidences_at(&self) -> u32 {
+        (self.data.slots.len() * self.slot_inputs()) as u32
+    }
+
     /// The input that the values of coincidence `pair` share with whatever else hashes to it.
     #[inline]
     fn coincidence_input(&self, pair: usize, a: u16, b: u16) -> u32 {
-        let base = (self.data.slots.len() * self.slot_inputs()) as u32;
-        base + (coincidence_hash(pair as u32, a, b) >> (32 - self.data.coincidence_bits))
+        self.coincidences_at() + (coincidence_hash(pair as u32, a, b) >> (32 - self.data.coincidence_bits))
     }
 
     /// All that may add to a potential, by name: the slots, then the coincidences. For [`Layout::inputs_of`].
@@ -487,8 +502,8 @@ impl Layout {
 #[inline]
 fn coincidence_hash(pair: u32, a: u16, b: u16) -> u32 {
     let x = pair << 16 | u32::from(a & 0xff) << 8 | u32::from(b & 0xff);
-    let x = (x ^ 0x9e37_79b9).wrapping_mul(0x85eb_ca6b);
-    (x ^ x >> 15).wrapping_mul(0xc2b2_ae35)
+    let x = (x ^ MIX).wrapping_mul(MULTIPLY[0]);
+    (x ^ x >> 15).wrapping_mul(MULTIPLY[1])
 }
 
 /// Coincidences across headers, beside neighbouring octets.

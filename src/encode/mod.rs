@@ -4,6 +4,7 @@
 //! [`Layout::inputs`] turns into the active inputs of a network.
 
 mod layout;
+mod vector;
 
 pub use layout::{Coding, Group, Layout, LayoutError, LayoutOptions, MAX_ACTIVE, MAX_PAYLOAD, MAX_SLOTS, Place, Slot};
 

@@ -12,7 +12,7 @@ use crate::prefetch::prefetch_span;
 pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     let rows = weights.len() / stride;
     assert!(stride.is_multiple_of(64) && out.len() >= stride, "stride and buffer must match the network");
-    assert!(active.iter().all(|&i| (i as usize) < rows), "an active input lies outside the network");
+    assert!(active.iter().all(|&i| (i as usize) < rows), "an active row lies outside the network");
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512bw") {
@@ -43,19 +43,40 @@ pub(super) fn sum_rows_portable(weights: &[i8], stride: usize, active: &[u32], o
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
-    for column in (0..stride).step_by(64) {
-        let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-        for &input in active {
-            // SAFETY: the caller keeps input * stride + stride within `weights`; column + 64 <= stride.
-            let row = unsafe { _mm512_loadu_si512(weights.as_ptr().add(input as usize * stride + column).cast()) };
-            low = _mm512_add_epi16(low, _mm512_cvtepi8_epi16(_mm512_castsi512_si256(row)));
-            high = _mm512_add_epi16(high, _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(row)));
-        }
-        // SAFETY: `out` holds at least `stride` sums and column + 64 <= stride.
+    // Two lines of a row at once where it has them: twice the loads under way.
+    let mut column = 0;
+    while column < stride {
+        let lines = if stride - column >= 128 { 2 } else { 1 };
+        // SAFETY: the caller keeps row * stride + stride within `weights`, and column + lines * 64 <= stride <= out's length.
         unsafe {
-            _mm512_storeu_si512(out.as_mut_ptr().add(column).cast(), low);
-            _mm512_storeu_si512(out.as_mut_ptr().add(column + 32).cast(), high);
+            match lines {
+                2 => sum_columns_avx512::<4>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
+                _ => sum_columns_avx512::<2>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
+            }
         }
+        column += lines * 64;
+    }
+}
+
+/// Sums `32 * N` columns from `first` on, which points into the first row.
+///
+/// # Safety
+/// The CPU has AVX-512BW, `32 * N` octets from `first + row * stride` on are readable for each active row.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn sum_columns_avx512<const N: usize>(first: *const i8, stride: usize, active: &[u32], out: &mut [i16]) {
+    let mut sums = [_mm512_setzero_si512(); N];
+    for &row in active {
+        for (part, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: as the caller promised.
+            let row = unsafe { _mm256_loadu_si256(first.add(row as usize * stride + part * 32).cast()) };
+            *sum = _mm512_add_epi16(*sum, _mm512_cvtepi8_epi16(row));
+        }
+    }
+    for (sums_out, sum) in out.chunks_exact_mut(32).zip(sums) {
+        // SAFETY: the chunk holds 32 sums.
+        unsafe { _mm512_storeu_si512(sums_out.as_mut_ptr().cast(), sum) };
     }
 }
 

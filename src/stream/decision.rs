@@ -44,6 +44,36 @@ impl Leader {
     }
 }
 
+/// Columns looked at side by side: the compiler makes vectors of them.
+const WIDE: usize = 8;
+
+/// The largest of all.
+fn largest(evidence: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let (whole, rest) = evidence.as_chunks::<WIDE>();
+    let mut most = [f32::NEG_INFINITY; WIDE];
+    for chunk in whole {
+        for (most, &e) in most.iter_mut().zip(chunk) {
+            *most = larger(e, *most);
+        }
+    }
+    let fours: [f32; 4] = std::array::from_fn(|i| larger(most[i], most[i + 4]));
+    let most = larger(larger(fours[0], fours[1]), larger(fours[2], fours[3]));
+    rest.iter().fold(most, |most, &e| larger(e, most))
+}
+
+/// The class of the largest evidence (the first of equals), that evidence and the second largest.
+fn foremost(evidence: &[f32]) -> Option<(u16, f32, f32)> {
+    let first = largest(evidence);
+    // Whole chunks are compared side by side, and only the one that holds it one by one.
+    let (whole, _) = evidence.as_chunks::<WIDE>();
+    let holds = |chunk: &[f32; WIDE]| chunk.map(|e| u32::from(e == first)).iter().sum::<u32>() > 0;
+    let start = whole.iter().position(holds).unwrap_or(whole.len()) * WIDE;
+    let class = start + evidence[start..].iter().position(|&e| e == first)?;
+    let second = largest(&evidence[..class]).max(largest(&evidence[class + 1..]));
+    Some((class as u16, evidence[class], second))
+}
+
 /// Length of [`Leader::features`].
 pub const FEATURES: usize = 7;
 
@@ -59,16 +89,9 @@ impl Decision {
 
     /// Who leads after `packets` packets; `None` without classes.
     pub fn leader(&self, evidence: &[f32], packets: u32) -> Option<Leader> {
-        let (mut first, mut second, mut class) = (f32::NEG_INFINITY, f32::NEG_INFINITY, None);
-        for (c, &e) in evidence.iter().enumerate() {
-            if e > first {
-                (second, first, class) = (first, e, Some(c as u16));
-            } else if e > second {
-                second = e;
-            }
-        }
+        let (class, first, second) = foremost(evidence)?;
         let lead = if second.is_finite() { first - second } else { first.max(0.0) };
-        class.map(|class| Leader { class, evidence: first, lead, packets })
+        Some(Leader { class, evidence: first, lead, packets })
     }
 
     /// Probability that the leader is right, from 0 to 1.
@@ -85,5 +108,30 @@ impl Decision {
     /// The class, where it has earned its threshold.
     pub fn class(&self, leader: &Leader) -> Option<u16> {
         (self.confidence(leader) >= self.accept[leader.class as usize]).then_some(leader.class)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::foremost;
+    use proptest::prelude::*;
+
+    fn plain(evidence: &[f32]) -> Option<(u16, f32, f32)> {
+        let (mut first, mut second, mut class) = (f32::NEG_INFINITY, f32::NEG_INFINITY, None);
+        for (c, &e) in (0u16..).zip(evidence) {
+            if e > first {
+                (second, first, class) = (first, e, Some(c));
+            } else if e > second {
+                second = e;
+            }
+        }
+        class.map(|class| (class, first, second))
+    }
+
+    proptest! {
+        #[test]
+        fn the_foremost_is_found_side_by_side_as_one_by_one(evidence in prop::collection::vec((-6i8..6).prop_map(|e| f32::from(e) / 3.0), 0..130)) {
+            prop_assert_eq!(foremost(&evidence), plain(&evidence));
+        }
     }
 }

@@ -1,0 +1,173 @@
+//! How are the active inputs of one-hot coding found thirty-two slots or coincidences at a time?
+//!
+//! AVX-512 alone pays: it keeps the volley in four registers, looks slots up there and writes only what spikes. A property test
+//! holds it to the plain loop.
+
+use super::MAX_SLOTS;
+
+/// Slots or coincidences handled at once.
+const WIDE: usize = 32;
+/// What a coincidence's joint value is mixed with before it is multiplied.
+pub(super) const MIX: u32 = 0x9e37_79b9;
+/// Its two multipliers.
+pub(super) const MULTIPLY: [u32; 2] = [0x85eb_ca6b, 0xc2b2_ae35];
+
+/// The coincidences of a layout, padded with such as never spike.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pairs {
+    /// The first and the second slot.
+    a: Vec<[u16; WIDE]>,
+    b: Vec<[u16; WIDE]>,
+    /// `MIX` with the pair's number.
+    mix: Vec<[u32; WIDE]>,
+    /// A bit for each that is no padding.
+    real: Vec<u32>,
+}
+
+impl Pairs {
+    pub fn new(pairs: &[(u16, u16)]) -> Self {
+        let mut all = Self::default();
+        for (at, chunk) in pairs.chunks(WIDE).enumerate() {
+            let (mut a, mut b, mut mix) = ([0; WIDE], [0; WIDE], [0; WIDE]);
+            for (i, pair) in chunk.iter().enumerate() {
+                (a[i], b[i], mix[i]) = (pair.0, pair.1, (((at * WIDE + i) as u32) << 16) ^ MIX);
+            }
+            all.a.push(a);
+            all.b.push(b);
+            all.mix.push(mix);
+            all.real.push(first(chunk.len()));
+        }
+        all
+    }
+}
+
+/// The lowest `n` bits, all where there are more than bits.
+fn first(n: usize) -> u32 {
+    1u32.checked_shl(n as u32).map_or(u32::MAX, |bit| bit - 1)
+}
+
+/// Writes the active inputs of a one-hot volley's first `count` slots and of the coincidences into `active`; returns how many.
+/// `base` and `bits` say where coincidence inputs begin and how many bits number them. `None` where the machine lacks AVX-512.
+#[inline]
+pub(super) fn inputs(
+    slots: &[u16; MAX_SLOTS],
+    count: usize,
+    pairs: &Pairs,
+    base: u32,
+    bits: u32,
+    active: &mut [u32; super::MAX_ACTIVE],
+) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
+        // SAFETY: the features were detected.
+        return Some(unsafe { avx512::inputs(slots, count, pairs, base, bits, active) });
+    }
+    let _ = (slots, count, pairs, base, bits, active);
+    None
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::super::{MAX_ACTIVE, MAX_SLOTS, SILENT};
+    use super::{MULTIPLY, Pairs, WIDE, first};
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn inputs(
+        slots: &[u16; MAX_SLOTS],
+        count: usize,
+        pairs: &Pairs,
+        base: u32,
+        bits: u32,
+        active: &mut [u32; MAX_ACTIVE],
+    ) -> usize {
+        let silent = _mm512_set1_epi16(SILENT as i16);
+        let low = _mm512_set1_epi16(0xff);
+        let table: [__m512i; MAX_SLOTS / WIDE] = std::array::from_fn(|i| words(&slots[i * WIDE..]));
+        let mut n = 0;
+        let numbers = _mm512_slli_epi32::<8>(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        for (i, &values) in table.iter().enumerate().take(count.div_ceil(WIDE)) {
+            let spikes = _mm512_cmpneq_epi16_mask(values, silent) & first(count - i * WIDE);
+            let (left, right) = halves(_mm512_and_si512(values, low));
+            let slot = |half: usize| _mm512_add_epi32(numbers, _mm512_set1_epi32(((i * WIDE + half * 16) << 8) as i32));
+            n = keep(active, n, spikes as u16, _mm512_or_si512(left, slot(0)));
+            n = keep(active, n, (spikes >> 16) as u16, _mm512_or_si512(right, slot(1)));
+        }
+        let look_up = |places: __m512i| {
+            let below = _mm512_permutex2var_epi16(table[0], places, table[1]);
+            let above = _mm512_permutex2var_epi16(table[2], places, table[3]);
+            _mm512_mask_blend_epi16(_mm512_test_epi16_mask(places, _mm512_set1_epi16(64)), below, above)
+        };
+        let hash = |joint: __m512i, mix: &[u32]| {
+            let mixed = _mm512_xor_si512(joint, doubles(mix));
+            let once = _mm512_mullo_epi32(mixed, _mm512_set1_epi32(MULTIPLY[0] as i32));
+            let folded = _mm512_xor_si512(once, _mm512_srli_epi32::<15>(once));
+            let twice = _mm512_mullo_epi32(folded, _mm512_set1_epi32(MULTIPLY[1] as i32));
+            let top = _mm512_srl_epi32(twice, _mm_cvtsi32_si128(32 - bits as i32));
+            _mm512_add_epi32(top, _mm512_set1_epi32(base as i32))
+        };
+        for (((a, b), mix), real) in pairs.a.iter().zip(&pairs.b).zip(&pairs.mix).zip(&pairs.real) {
+            let (a, b) = (look_up(words(a)), look_up(words(b)));
+            let spikes = _mm512_cmpneq_epi16_mask(a, silent) & _mm512_cmpneq_epi16_mask(b, silent) & real;
+            let joint = _mm512_or_si512(_mm512_slli_epi16::<8>(a), _mm512_and_si512(b, low));
+            let (left, right) = halves(joint);
+            n = keep(active, n, spikes as u16, hash(left, &mix[..16]));
+            n = keep(active, n, (spikes >> 16) as u16, hash(right, &mix[16..]));
+        }
+        n
+    }
+
+    /// Both halves of 32 words as double words.
+    #[target_feature(enable = "avx512f")]
+    fn halves(words: __m512i) -> (__m512i, __m512i) {
+        (_mm512_cvtepu16_epi32(_mm512_castsi512_si256(words)), _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(words)))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn words(from: &[u16]) -> __m512i {
+        let from: &[u16; WIDE] = from.first_chunk().expect("32 words");
+        // SAFETY: the reference is to 64 octets.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn doubles(from: &[u32]) -> __m512i {
+        let from: &[u32; 16] = from.first_chunk().expect("16 double words");
+        // SAFETY: the reference is to 64 octets.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    /// Appends the chosen inputs to the first `n`; returns how many there are then.
+    #[target_feature(enable = "avx512f")]
+    fn keep(active: &mut [u32; MAX_ACTIVE], n: usize, chosen: u16, inputs: __m512i) -> usize {
+        let count = chosen.count_ones() as usize;
+        let room = &mut active[n..n + count];
+        let dense = _mm512_maskz_compress_epi32(chosen, inputs);
+        // SAFETY: the mask admits `count` elements, which `room` holds.
+        unsafe { _mm512_mask_storeu_epi32(room.as_mut_ptr().cast(), first(count) as u16, dense) };
+        n + count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn vectors_find_the_inputs_that_the_plain_loop_finds(
+            values in prop::collection::vec(prop_oneof![3 => 0u16..256, 1 => Just(SILENT)], super::MAX_SLOTS),
+            payload in 0u16..48, bits in 1u32..20,
+        ) {
+            let layout = Layout::headers(&LayoutOptions { payload, coincidence_bits: bits, ..LayoutOptions::default() });
+            let mut volley = Volley::default();
+            volley.slots.copy_from_slice(&values);
+            let (mut plain, mut wide) = ([0; MAX_ACTIVE], [0; MAX_ACTIVE]);
+            let want = layout.inputs_plain(&volley, &mut plain);
+            let got = layout.inputs(&volley, &mut wide);
+            prop_assert_eq!(&wide[..got], &plain[..want]);
+        }
+    }
+}
