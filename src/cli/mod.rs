@@ -1,4 +1,4 @@
-//! How is it asked? One file a command; [`exit`] says how each may end.
+//! How is it asked? One file a command; `exit` says how each may end.
 
 mod eval;
 mod exit;

@@ -1,7 +1,7 @@
 //! How does a model look to a person? One self-contained page: figures, curves, tables, receptive fields, a spike raster.
 //!
 //! Input: a model and what was measured of it. Output: HTML with its style and pictures inside and without any script. All
-//! foreign text goes through [`markup`].
+//! foreign text goes through `markup`.
 
 mod card;
 mod chart;

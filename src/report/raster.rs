@@ -218,3 +218,47 @@ const QUIET: i32 = 6;
 /// Potentials drawn, in parts of the threshold; what lies beyond is put at the edge.
 const FLOOR: f32 = -1.5;
 const CEILING: f32 = 2.5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::CaptureFile;
+    use crate::evaluate::hear;
+    use crate::packet::Decoder;
+
+    fn heard(model: &Model, most: usize) -> Vec<Heard> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/mixed.pcapng");
+        hear(model, &mut CaptureFile::open(&path).unwrap(), &Decoder::default(), most).unwrap()
+    }
+
+    #[test]
+    fn every_mark_lies_within_the_picture() {
+        let model = Model::built_in().unwrap();
+        let streams = heard(&model, usize::MAX);
+        let raster = Raster::new(&model, "mixed".into(), &streams);
+        assert!(raster.shown() > 50 && raster.shown() <= PACKETS && raster.streams.len() <= STREAMS);
+        let picture = raster.draw();
+        let size: Vec<f64> = picture.split('"').nth(3).unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
+        let mut marks = 0;
+        for path in picture.split(" d=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            for mark in path.split('M').skip(1) {
+                let at: Vec<f64> =
+                    mark.split(|c: char| !c.is_ascii_digit() && c != '.').take(2).map(|n| n.parse().unwrap()).collect();
+                assert!((LABEL..=size[2]).contains(&at[0]) && (0.0..=size[3]).contains(&at[1]), "{mark} in {size:?}");
+                marks += 1;
+            }
+        }
+        let spikes: usize = raster.packets.iter().map(|p| p.1.volley.slots.iter().filter(|v| **v != SILENT).count()).sum();
+        assert!(marks > spikes, "{marks} marks, {spikes} input spikes");
+    }
+
+    #[test]
+    fn what_is_heard_is_what_reading_says_and_can_be_bounded() {
+        let model = Model::built_in().unwrap();
+        let streams = heard(&model, usize::MAX);
+        let dns = streams.iter().find(|s| s.name.to_string().contains(":53 ")).unwrap();
+        let raster = Raster::new(&model, "mixed".into(), &streams);
+        assert_eq!(raster.verdict(dns).0, Some("dns"));
+        assert_eq!(heard(&model, 7).iter().map(|s| s.heard.len()).sum::<usize>(), 7);
+    }
+}

@@ -149,9 +149,10 @@ pub fn to_know(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -
     }
     let suspicions: Vec<String> = cards.iter().filter_map(Card::suspicion).collect();
     if !suspicions.is_empty() {
-        let classes = suspicions.join(", ");
         all.push(format!(
-            "One field alone can make the neuron of these classes spike; whether it must, only labelled streams show: {classes}"
+            "Of {} classes one field alone can make the neuron spike; whether it must, only labelled streams show: {}",
+            suspicions.len(),
+            suspicions.join(", ")
         ));
     }
     if let Some(m) = measured {
@@ -208,8 +209,9 @@ pub fn curves(m: &Measured) -> String {
     out + "</div>\n"
 }
 
-/// The most bars that a histogram has.
+/// The most bars that a histogram has, and of how many one is labelled where labels are long.
 const BARS: u32 = 16;
+const LABELLED: u32 = 3;
 
 fn packets(m: &Measured) -> String {
     let most = m.outcomes.iter().map(|o| o.scored).max().unwrap_or(1).max(1);
@@ -220,6 +222,9 @@ fn packets(m: &Measured) -> String {
         counts[((o.scored - 1) / step) as usize] += 1;
     }
     let label = |bar: u32| if step == 1 { format!("{}", bar + 1) } else { format!("–{}", (bar + 1) * step) };
+    // Long labels would run into each other: some bars go without, so that the last one has its own.
+    let labelled = |bar: u32| step == 1 || (bars - 1 - bar).is_multiple_of(LABELLED);
+    let label = |bar: u32| if labelled(bar) { label(bar) } else { String::new() };
     let largest = counts.iter().copied().max().unwrap_or(1) as f64;
     let mut chart = Chart::new(
         "Streams by the packets they took to be decided",
