@@ -74,6 +74,28 @@ fn a_learning_curve_is_measured_where_it_is_asked_for() {
 }
 
 #[test]
+fn what_is_cut_or_does_not_fit_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let whole =
+        pcap(1, &[udp([10, 0, 0, 1], 4000, [10, 0, 0, 2], 53, &[0; 20]), udp([10, 0, 0, 2], 53, [10, 0, 0, 1], 4000, &[1; 20])]);
+    std::fs::write(path("cut.pcap"), &whole[..whole.len() - 5]).unwrap();
+    let report = || {
+        let mut command = spiked();
+        command.args(["report", "--out"]).arg(path("r.html"));
+        command
+    };
+    report().arg("--raster").arg(path("cut.pcap")).assert().code(1).stderr(contains("before the cut is drawn"));
+    assert!(std::fs::read_to_string(path("r.html")).unwrap().contains("1 of the 1 packets"));
+    report().arg("--raster").arg(path("none.pcap")).assert().code(4).stderr(contains("none.pcap"));
+    let hosts = path("hosts.csv");
+    std::fs::write(&hosts, "capture,host,label\ncut.pcap,02:00:00:00:00:01,x\n").unwrap();
+    report().arg("--labels").arg(&hosts).assert().code(2).stderr(contains("the labels name hosts"));
+    let out = path("no/such/r.html");
+    spiked().args(["report", "--out"]).arg(&out).assert().failure().stderr(contains("can't write the page"));
+}
+
+#[test]
 fn hostile_names_are_shown_and_not_obeyed() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

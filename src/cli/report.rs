@@ -17,7 +17,7 @@ use super::{Exit, progress};
 /// Writes a page that shows what a model learned and how good it is
 #[derive(ClapArgs)]
 #[command(
-    after_help = "The page is one file without scripts: figures with confidence intervals, curves, confusions, what each class rests on,\n\
+    after_help = "The page is one file without scripts: figures with confidence intervals, curves, confusions, what each class rests on, \
     every neuron's receptive field. Without --labels it shows what the model alone tells.\n\n\
     Examples:\n  \
     spiked report --model mine.safetensors --out report.html\n  \
@@ -64,10 +64,15 @@ pub fn run(args: &Args) -> Result<Exit> {
     } else {
         None
     };
-    let heard = match &args.raster {
-        Some(path) => Some(hear(&model, &mut CaptureFile::open(path)?, &args.source.decoder(), HEARD)?),
-        None => None,
-    };
+    let mut heard = None;
+    if let Some(path) = &args.raster {
+        let mut file = CaptureFile::open(path)?;
+        heard = Some(hear(&model, &mut file, &args.source.decoder(), HEARD)?);
+        if let Some(cut) = file.cut() {
+            eprintln!("spiked: {}: {cut}; what is before the cut is drawn", path.display());
+            exit = Exit::Partly;
+        }
+    }
     let raster = args.raster.as_ref().zip(heard.as_ref()).map(|(path, heard)| {
         let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         Raster::new(&model, name, heard)

@@ -7,7 +7,7 @@ use crate::model::Model;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contribution {
     pub name: String,
-    /// The values that it had, in the order in which they came: at most [`VALUES`], with `more` where there were others.
+    /// The values that it had, in the order in which they came: at most four, with `more` where there were others.
     pub values: Vec<String>,
     pub more: bool,
     pub potential: f32,

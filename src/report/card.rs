@@ -18,7 +18,7 @@ pub struct Card<'a> {
     pub number: usize,
     strongest: Vec<Strongest>,
     picture: String,
-    carried: &'a [Contribution],
+    carried: Vec<Contribution>,
     reliance: Option<&'a Reliance>,
     /// The class most of its streams were taken for, and how many of how many.
     taken_for: Option<(&'a str, usize, usize)>,
@@ -45,7 +45,7 @@ impl<'a> Card<'a> {
             number,
             strongest: receptive.strongest(&weights),
             picture: receptive.draw(class, &weights),
-            carried: measured.map_or(&[], |m| m.carried[number].as_slice()),
+            carried: measured.map_or(Vec::new(), |m| by_field(receptive, &m.carried[number])),
             reliance: measured.and_then(|m| m.reliance.iter().find(|r| r.class == class)),
             taken_for,
             alike: alike[number].map(|(other, cosine)| (model.classes[other].as_str(), cosine)),
@@ -116,5 +116,69 @@ impl<'a> Card<'a> {
             out.push_str("</tbody></table>\n");
         }
         out + "</article>\n"
+    }
+}
+
+/// Contributions of the octets of one number, and of their coincidence, put together under the field's name.
+fn by_field(receptive: &Receptive<'_>, parts: &[Contribution]) -> Vec<Contribution> {
+    let number = |slot: &str| {
+        let field = slot.split('[').next().unwrap_or(slot);
+        receptive.fields.iter().find(|f| f.name == field && f.slots.len() == 2).map_or(slot, |f| f.name.as_str()).to_string()
+    };
+    let mut all: Vec<Contribution> = Vec::new();
+    for part in parts {
+        let names: Vec<String> = part.name.split(" & ").map(number).collect();
+        let both = names.len() == 2 && names[0] == names[1];
+        let name = if both { names[0].clone() } else { names.join(" & ") };
+        let at = all.iter().position(|c| c.name == name).unwrap_or_else(|| {
+            let empty = Contribution { name: name.clone(), values: Vec::new(), more: false, potential: 0.0, lead: 0.0 };
+            all.push(empty);
+            all.len() - 1
+        });
+        let of = &mut all[at];
+        of.potential += part.potential;
+        of.lead += part.lead;
+        // Half a number says little: the numbers come from the coincidence of the halves.
+        if names.len() == 2 || name == part.name {
+            let read = |value: &String| {
+                let octets: Option<Vec<u8>> = value.split('&').map(|v| v.parse().ok()).collect();
+                octets.filter(|_| both || names.len() == 1).map_or_else(|| value.clone(), |octets| reading(&name, &octets))
+            };
+            of.values = part.values.iter().map(read).collect();
+            of.more = part.more;
+        }
+    }
+    all.sort_by(|a, b| b.lead.abs().total_cmp(&a.lead.abs()));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_octets_of_a_number_count_together() {
+        let model = Model::built_in().unwrap();
+        let part = |name: &str, value: &str, lead: f32| {
+            let values = vec![value.to_string()];
+            Contribution { name: name.into(), values, more: false, potential: lead, lead }
+        };
+        let parts = [
+            part("tcp.dstport[0]", "1", 0.25),
+            part("ip.ttl", "64", 0.75),
+            part("tcp.dstport[0] & tcp.dstport[1]", "1&187", 0.5),
+            part("payload[0]", "22", 0.125),
+            part("ip.proto & ip.ttl", "6&64", -0.25),
+            part("tcp.dstport[1]", "187", 0.25),
+        ];
+        let got: Vec<(String, String, f32)> =
+            by_field(&Receptive::new(&model), &parts).into_iter().map(|c| (c.name, c.values.join(" "), c.lead)).collect();
+        let want = [
+            ("tcp.dstport", "443", 1.0),
+            ("ip.ttl", "64", 0.75),
+            ("ip.proto & ip.ttl", "6&64", -0.25),
+            ("payload[0]", "22", 0.125),
+        ];
+        assert_eq!(got, want.map(|(name, value, lead)| (name.to_string(), value.to_string(), lead)));
     }
 }

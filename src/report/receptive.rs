@@ -238,7 +238,7 @@ impl<'a> Receptive<'a> {
 const CANDIDATES: usize = 12;
 /// Cells a row at most.
 const ROW: usize = 16;
-const LABEL: f64 = 46.0;
+const LABEL: f64 = 50.0;
 const CELL_X: f64 = 27.0;
 const CELL_Y: f64 = 14.0;
 const STEP: f64 = 42.0;
