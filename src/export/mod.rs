@@ -6,6 +6,7 @@ pub mod http;
 mod json;
 mod metrics;
 mod recent;
+pub mod sink;
 pub mod status;
 mod table;
 

@@ -1,0 +1,452 @@
+//! Events reach every sink whole; what can't be written is counted with its reason; whoever offers them never waits.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spiked::capture::Nanos;
+use spiked::export::sink::{Line, Outlet, Reason, Severity, Target};
+use spiked::export::status;
+
+fn line(number: u64) -> Arc<Line> {
+    padded(number, 150)
+}
+
+/// A line of JSON of some length.
+fn padded(number: u64, octets: usize) -> Arc<Line> {
+    Arc::new(Line {
+        text: format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(octets)),
+        timestamp: Nanos(1_700_000_000_123_456_789),
+        severity: Severity::Warning,
+        event: "alert",
+        class: Some("ssh".into()),
+    })
+}
+
+fn numbers(text: &[u8]) -> Vec<u64> {
+    assert!(text.is_empty() || text.ends_with(b"\n"), "half a line: {:?}", String::from_utf8_lossy(&text[text.len() - 40..]));
+    let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect(line)["number"].as_u64().unwrap();
+    std::str::from_utf8(text).unwrap().lines().map(number).collect()
+}
+
+/// Waits until `done`, ten seconds at most.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(3)
+}
+
+fn dropped(status: &status::Sink) -> u64 {
+    status.dropped.values().sum()
+}
+
+#[test]
+fn a_file_gets_every_line_soon_and_goes_on_after_logrotate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("eve.json"), folder.path().join("eve.json.1"));
+    let outlet = Outlet::start("file", &Target::File(path.clone()), 100_000).unwrap();
+    (0..10_000).for_each(|n| outlet.offer(&line(n)));
+    until("the first lines", || outlet.status().written == 10_000);
+    fs::rename(&path, &moved).unwrap();
+    outlet.offer(&line(10_000));
+    until("the old file is written on", || outlet.status().written == 10_001);
+    outlet.reopen();
+    until("the new file", || path.exists());
+    outlet.offer(&line(10_001));
+    let status = outlet.close(soon());
+    assert_eq!((status.written, dropped(&status), status.queued), (10_002, 0, 0));
+    assert_eq!(numbers(&fs::read(&path).unwrap()), [10_001]);
+    assert_eq!(numbers(&fs::read(&moved).unwrap()), (0..10_001).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_file_that_logrotate_empties_in_place_goes_on_from_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("eve.json");
+    let outlet = Outlet::start("file", &Target::File(path.clone()), 100).unwrap();
+    outlet.offer(&line(1));
+    until("the line", || fs::metadata(&path).unwrap().len() > 0);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    outlet.offer(&line(2));
+    outlet.close(soon());
+    assert_eq!(numbers(&fs::read(&path).unwrap()), [2]);
+}
+
+#[test]
+fn half_a_line_at_the_end_is_mended_when_the_file_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("eve.json");
+    let after = |before: &str| {
+        fs::write(&path, before).unwrap();
+        let outlet = Outlet::start("file", &Target::File(path.clone()), 100).unwrap();
+        outlet.offer(&Arc::new(Line { text: "{}".into(), ..(*line(0)).clone() }));
+        outlet.close(soon());
+        fs::read_to_string(&path).unwrap()
+    };
+    assert_eq!(after(""), "{}\n");
+    assert_eq!(after("{\"a\":1}\n"), "{\"a\":1}\n{}\n");
+    assert_eq!(after("{\"a\":1}\n{\"b\":"), "{\"a\":1}\n{}\n", "half an event is cut off");
+    assert_eq!(after("{\"b\":"), "{}\n");
+    assert_eq!(after("{\"a\":1}\n{\"b\":2}"), "{\"a\":1}\n{\"b\":2}\n{}\n", "a whole one is completed");
+    assert_eq!(after("not ours"), "not ours\n{}\n", "what is not ours is kept");
+    let long = format!("{{\"long\":\"{}", "x".repeat(200_000));
+    assert_eq!(after(&long), format!("{long}\n{{}}\n"));
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_told_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |path: &Path| Outlet::start("file", &Target::File(path.into()), 1).err().expect("no such file").to_string();
+    assert!(error(&folder.path().join("no/such/folder")).contains("no/such/folder: can't write events there: No such file"));
+    assert!(error(Path::new("/dev/null")).contains("not a regular file"));
+}
+
+/// A file system of so many octets, gone at the end; `None`, said why, where it can't be had.
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    fn mount(octets: usize) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={octets}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(folder)),
+            Ok(output) => {
+                eprintln!("skipped: no small file system: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: no small file system: mount: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
+    let Some(tiny) = Tiny::mount(256 << 10) else { return };
+    let path = tiny.0.path().join("eve.json");
+    let ballast = tiny.0.path().join("ballast");
+    fs::write(&ballast, vec![0; 128 << 10]).unwrap();
+    let outlet = Outlet::start("file", &Target::File(path.clone()), 1000).unwrap();
+    for n in 0..1500 {
+        outlet.offer(&line(n));
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    until("trouble is told", || outlet.status().trouble.is_some());
+    assert!(
+        outlet.status().trouble.unwrap().contains("no storage space") || outlet.status().trouble.unwrap().contains("No space")
+    );
+    let first = numbers(&fs::read(&path).unwrap());
+    assert!(!first.is_empty() && first.len() < 1500);
+    // More than is kept: drops, and their reason.
+    (1500..4000).for_each(|n| outlet.offer(&line(n)));
+    let full = outlet.status();
+    assert!(full.dropped["disk_full"] > 0, "{full:?}");
+    assert_eq!(full.written + dropped(&full) + full.queued, 4000);
+    fs::remove_file(&ballast).unwrap();
+    until("the rest is written, until the disk is full again", || outlet.status().written > full.written);
+    let status = outlet.close(soon());
+    let written = numbers(&fs::read(&path).unwrap());
+    assert_eq!(written.len() as u64, status.written);
+    assert!(written.is_sorted(), "in order");
+    assert_eq!((status.written + dropped(&status), status.queued), (4000, 0));
+    assert_eq!(dropped(&status), status.dropped["disk_full"]);
+}
+
+#[test]
+fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reader.sock");
+    let outlet = Outlet::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
+    // Nobody listens: the queue fills, the rest is counted.
+    (0..500).for_each(|n| outlet.offer(&line(n)));
+    until("trouble is told", || outlet.status().trouble.is_some());
+    (500..4000).for_each(|n| outlet.offer(&line(n)));
+    let before = outlet.status();
+    assert!(before.dropped["disconnected"] >= 1500 && before.written == 0, "{before:?}");
+    assert_eq!(dropped(&before) + before.queued, 4000);
+    // A reader comes, reads what was kept, and goes.
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut reader = BufReader::new(listener.accept().unwrap().0);
+    let mut kept = Vec::new();
+    while (kept.len() as u64) < before.queued {
+        let mut text = String::new();
+        reader.read_line(&mut text).unwrap();
+        kept.extend(numbers(text.as_bytes()));
+    }
+    assert_eq!(kept[..500], (0..500).collect::<Vec<_>>());
+    drop(reader);
+    drop(listener);
+    fs::remove_file(&path).unwrap();
+    outlet.offer(&line(7000));
+    until("trouble is told again", || outlet.status().trouble.is_some());
+    // It returns: the line that it missed is there.
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut reader = listener.accept().unwrap().0;
+    outlet.offer(&line(7001));
+    until("all is written", || outlet.status().queued == 0);
+    let status = outlet.close(soon());
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text).unwrap();
+    assert_eq!(numbers(&text), [7000, 7001]);
+    assert_eq!(status.written + dropped(&status), 4002);
+    assert_eq!(dropped(&status), status.dropped["disconnected"]);
+}
+
+#[test]
+fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reader.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let outlet = Outlet::start("unix", &Target::Socket(path), 500).unwrap();
+    outlet.offer(&line(0));
+    let mut reader = listener.accept().unwrap().0;
+    let mut offered = 1;
+    // Slower than the thread, so that what fills the queue is the stalled reader alone.
+    let mut longest = Duration::ZERO;
+    while outlet.status().trouble.is_none() {
+        let start = Instant::now();
+        outlet.offer(&padded(offered, 5000));
+        longest = longest.max(start.elapsed());
+        offered += 1;
+        std::thread::sleep(Duration::from_micros(500));
+        assert!(offered < 20_000, "the reader does not read, and yet all goes on");
+    }
+    for _ in 0..1000 {
+        let start = Instant::now();
+        outlet.offer(&line(offered));
+        longest = longest.max(start.elapsed());
+        offered += 1;
+    }
+    let stalled = outlet.status();
+    assert!(stalled.dropped["slow"] >= 500, "{stalled:?}");
+    assert!(longest < Duration::from_millis(200), "offering a line took {longest:?}");
+    let all = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).unwrap();
+        text
+    });
+    until("the reader has all", || outlet.status().queued == 0);
+    let status = outlet.close(soon());
+    let read = numbers(&all.join().unwrap());
+    assert_eq!(read.len() as u64, status.written);
+    assert!(read.is_sorted());
+    assert_eq!((status.written + dropped(&status), status.trouble), (offered, None));
+}
+
+#[test]
+fn a_reader_killed_in_the_middle_never_sees_half_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reader.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let outlet = Outlet::start("unix", &Target::Socket(path), 10_000).unwrap();
+    let mut next = 0;
+    for round in 0..20 {
+        for _ in 0..300 {
+            outlet.offer(&padded(next, 700 + 37 * round));
+            next += 1;
+        }
+        let mut reader = BufReader::new(listener.accept().unwrap().0);
+        // Some is read, up to a line's end, and the connection dropped with more in it.
+        for _ in 0..=round * 3 {
+            let mut text = Vec::new();
+            reader.read_until(b'\n', &mut text).unwrap();
+            numbers(&text);
+        }
+    }
+    drop(listener);
+    let status = outlet.close(Instant::now());
+    assert_eq!(status.written + dropped(&status), next);
+}
+
+#[test]
+fn syslog_gets_rfc_5424_and_journald_gets_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, journal) = (folder.path().join("log"), folder.path().join("journal"));
+    let (logs, journals) = (UnixDatagram::bind(&log).unwrap(), UnixDatagram::bind(&journal).unwrap());
+    let syslog = Outlet::start("syslog", &Target::Syslog { socket: log.clone(), facility: 16 }, 10).unwrap();
+    let journald = Outlet::start("journald", &Target::Journald(journal), 10).unwrap();
+    let one = Arc::new(Line { text: r#"{"number":1}"#.into(), ..(*line(1)).clone() });
+    syslog.offer(&one);
+    journald.offer(&one);
+    let mut buffer = [0; 4096];
+    let length = logs.recv(&mut buffer).unwrap();
+    let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
+    let parts: Vec<&str> = message.splitn(8, ' ').collect();
+    // Facility local0 (16), severity warning (4): 16 * 8 + 4.
+    assert_eq!(parts[..2], ["<132>1", "2023-11-14T22:13:20.123456Z"], "{message}");
+    assert_eq!(parts[3..], ["spiked", &std::process::id().to_string(), "alert", "-", r#"{"number":1}"#], "{message}");
+    let length = journals.recv(&mut buffer).unwrap();
+    let entry = String::from_utf8(buffer[..length].to_vec()).unwrap();
+    let fields: Vec<&str> = entry.lines().collect();
+    let want = ["MESSAGE={\"number\":1}", "PRIORITY=4", "SYSLOG_IDENTIFIER=spiked", "SPIKED_EVENT=alert", "SPIKED_CLASS=ssh"];
+    assert_eq!(fields, want);
+    // A line that no datagram holds is dropped; the next is sent.
+    syslog.offer(&padded(2, 4 << 20));
+    syslog.offer(&one);
+    assert!(logs.recv(&mut buffer).unwrap() > 0);
+    // A daemon that restarts has a new socket at the same place.
+    drop(logs);
+    fs::remove_file(&log).unwrap();
+    syslog.offer(&one);
+    until("trouble is told", || syslog.status().trouble.is_some());
+    let logs = UnixDatagram::bind(&log).unwrap();
+    assert!(logs.recv(&mut buffer).unwrap() > 0);
+    let status = syslog.close(soon());
+    assert_eq!((status.written, dropped(&status), status.dropped["other"]), (3, 1, 1));
+    assert_eq!(journald.close(soon()).written, 1);
+}
+
+#[test]
+fn every_reason_has_its_name() {
+    let names: Vec<&str> = Reason::ALL.iter().map(|r| r.name()).collect();
+    assert_eq!(names, ["queue_full", "disk_full", "disconnected", "slow", "other"]);
+}
+
+// What dies or blocks is tested in a process of its own: this test program, run again for one of these two.
+
+#[test]
+fn child_writes_until_killed() {
+    let Some(path) = std::env::var_os("SPIKED_TEST_FILE") else { return };
+    let outlet = Outlet::start("file", &Target::File(path.into()), 1 << 16).unwrap();
+    let pace = std::env::var("SPIKED_TEST_PACE").unwrap() == "slow";
+    for number in 0.. {
+        let mut one = (*padded(number, (number % 700) as usize)).clone();
+        one.text =
+            one.text.replace(r#""padding""#, &format!(r#""millis":{},"padding""#, jiff::Timestamp::now().as_millisecond()));
+        outlet.offer(&Arc::new(one));
+        if pace {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn child_writes_to_standard_output() {
+    let Ok(count) = std::env::var("SPIKED_TEST_STDOUT") else { return };
+    let outlet = Outlet::start("stdout", &Target::Stdout, 1000).unwrap();
+    for n in 0..count.parse().unwrap() {
+        outlet.offer(&line(n));
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    let status = outlet.close(Instant::now() + Duration::from_millis(600));
+    eprintln!("status {}", serde_json::to_string(&status).unwrap());
+    std::process::exit(0);
+}
+
+fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--quiet"]);
+    command
+}
+
+#[test]
+fn after_a_kill_the_file_holds_whole_lines_and_all_but_the_last_second() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..12 {
+        let path = folder.path().join(format!("{round}.json"));
+        let pace = if round % 2 == 0 { "slow" } else { "flat out" };
+        let mut process = child("child_writes_until_killed")
+            .env("SPIKED_TEST_FILE", &path)
+            .env("SPIKED_TEST_PACE", pace)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the child writes", || fs::metadata(&path).is_ok_and(|m| m.len() > 0));
+        std::thread::sleep(Duration::from_millis(100 + 37 * round));
+        let now = jiff::Timestamp::now().as_millisecond();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let text = fs::read(&path).unwrap();
+        let written = numbers(&text);
+        if pace == "slow" {
+            assert_eq!(written, (0..written.len() as u64).collect::<Vec<_>>());
+        }
+        let last = text[..text.len() - 1].rsplit(|&b| b == b'\n').next().unwrap();
+        let last: serde_json::Value = serde_json::from_slice(last).unwrap();
+        let missing = now - last["millis"].as_i64().unwrap();
+        assert!(missing < 1000, "{missing} ms are missing ({pace})");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+/// The child's account of itself.
+fn status_of(stderr: &[u8]) -> serde_json::Value {
+    let text = String::from_utf8_lossy(stderr);
+    let status = text.lines().find_map(|l| l.strip_prefix("status ")).unwrap_or_else(|| panic!("{text}"));
+    serde_json::from_str(status).unwrap()
+}
+
+#[test]
+fn standard_output_that_nobody_reads_on_drops_and_says_slow() {
+    let mut process = child("child_writes_to_standard_output")
+        .env("SPIKED_TEST_STDOUT", "4000")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It ends although its standard output is never read.
+    let start = Instant::now();
+    process.wait().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let (mut text, mut told) = (Vec::new(), Vec::new());
+    process.stderr.take().unwrap().read_to_end(&mut told).unwrap();
+    process.stdout.take().unwrap().read_to_end(&mut text).unwrap();
+    let status = status_of(&told);
+    assert!(status["dropped"]["slow"].as_u64().unwrap() > 1000, "{status}");
+    let json = text.iter().position(|&b| b == b'{').unwrap();
+    numbers(&text[json..]);
+}
+
+#[test]
+fn standard_output_whose_reader_is_gone_drops_and_says_so() {
+    let mut process = child("child_writes_to_standard_output")
+        .env("SPIKED_TEST_STDOUT", "3000")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Gone once the test program's own first line is out.
+    BufReader::with_capacity(1, process.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let output = process.wait_with_output().unwrap();
+    let status = status_of(&output.stderr);
+    let (written, gone) = (status["written"].as_u64().unwrap(), status["dropped"]["disconnected"].as_u64().unwrap());
+    assert!(gone > 1000 && written + gone == 3000, "{status}");
+}
+
+#[test]
+fn standard_output_into_a_file_on_a_full_disk_holds_whole_lines() {
+    let Some(tiny) = Tiny::mount(64 << 10) else { return };
+    let path = tiny.0.path().join("out.json");
+    let output = child("child_writes_to_standard_output")
+        .env("SPIKED_TEST_STDOUT", "3000")
+        .stdout(fs::File::create(&path).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    let status = status_of(&output.stderr);
+    let text = fs::read(&path).unwrap();
+    let json = text.iter().position(|&b| b == b'{').unwrap();
+    assert_eq!(numbers(&text[json..]).len() as u64, status["written"].as_u64().unwrap());
+    assert_eq!(status["written"].as_u64().unwrap() + status["dropped"]["disk_full"].as_u64().unwrap(), 3000, "{status}");
+}
