@@ -67,7 +67,13 @@ fn a_learning_curve_is_measured_where_it_is_asked_for() {
     let few = |line: &&str| line.starts_with("capture,") || ["/dns-", "/ntp-", "/ssh-"].iter().any(|c| line.contains(c));
     std::fs::write(&some, text.lines().filter(few).collect::<Vec<_>>().join("\n")).unwrap();
     let labels = some.to_str().unwrap();
-    let page = page(&["--labels", labels, "--captures", "fixtures", "--learning-curve"], &folder.path().join("r.html"));
+    let mut model = Model::built_in().unwrap();
+    model.provenance.labels = vec!["some.csv".into()];
+    let file = folder.path().join("m.safetensors");
+    model.save(&file).unwrap();
+    let arguments = ["--model", file.to_str().unwrap(), "--labels", labels, "--captures", "fixtures", "--learning-curve"];
+    let page = page(&arguments, &folder.path().join("r.html"));
+    assert!(page.contains("The model was taught from a file called <bdi>some.csv</bdi>"));
     assert!(page.contains("Learning curve") && page.contains("streams taught of each class"));
     assert_well_formed(&page);
     spiked().args(["report", "--learning-curve"]).assert().code(2).stderr(contains("needs labelled captures"));

@@ -100,6 +100,5 @@ fn measure(args: &Args, model: &Model) -> Result<(Measured, bool)> {
     } else {
         Vec::new()
     };
-    let names = args.source.label_names().join(", ");
-    Ok((Measured::new(model, &corpus, names, learning, args.seed), gathered.is_whole()))
+    Ok((Measured::new(model, &corpus, args.source.label_names(), learning, args.seed), gathered.is_whole()))
 }

@@ -31,8 +31,8 @@ const STYLE: &str = include_str!("style.css");
 
 /// What labelled captures said of the model.
 pub struct Measured {
-    /// What was measured on, for people.
-    pub labels: String,
+    /// Label files, by name.
+    pub labels: Vec<String>,
     pub captures: usize,
     pub outcomes: Vec<Outcome>,
     pub report: Report,
@@ -49,7 +49,7 @@ const SAMPLE: usize = 400;
 
 impl Measured {
     /// Scores a corpus of labelled streams as reading would.
-    pub fn new(model: &Model, corpus: &Corpus, labels: String, learning: Vec<Learned>, seed: u64) -> Self {
+    pub fn new(model: &Model, corpus: &Corpus, labels: Vec<String>, learning: Vec<Learned>, seed: u64) -> Self {
         let known = |label: &str| model.classes.iter().any(|c| c == label);
         let all = 0..corpus.streams.len();
         let (network, decision) = (&model.network, &model.decision);

@@ -38,7 +38,7 @@ pub fn figures(m: &Measured) -> String {
         "<p>Measured on {} streams of {} captures, {}. Figures are per cent where nothing else is said.</p>\n<ul class=\"tiles\">\n",
         thousands(r.streams as u64),
         thousands(m.captures as u64),
-        Text(&m.labels)
+        m.labels.iter().map(|l| name(l)).collect::<Vec<_>>().join(", ")
     );
     let known = r.streams - r.untaught;
     let right = m.outcomes.iter().filter(|o| o.right()).count();
@@ -145,6 +145,13 @@ pub fn to_know(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -
         all.push(format!("Taught fewer than {FEW} streams, teach them more: {}", few.join(", ")));
     }
     if let Some(m) = measured {
+        let taught: Vec<String> = m.labels.iter().filter(|l| model.provenance.labels.contains(l)).map(|l| name(l)).collect();
+        if !taught.is_empty() {
+            all.push(format!(
+                "The model was taught from a file called {}: these figures may be of streams that it has seen, and say little of others",
+                taught.join(", ")
+            ));
+        }
         all.extend(m.reliance.iter().flat_map(Reliance::warnings).map(|w| Text(w).to_string()));
     }
     let suspicions: Vec<String> = cards.iter().filter_map(Card::suspicion).collect();

@@ -72,7 +72,7 @@ pub fn confusion_matrix(report: &Report, outcomes: &[Outcome]) -> String {
 pub fn pairs(caption: &str, columns: [&str; 2], list: &[(String, String, usize)]) -> String {
     const MOST: usize = 12;
     let mut out = format!(
-        "<table><caption>{caption}</caption><thead><tr><th scope=\"col\">{}</th><th scope=\"col\">{}</th>\
+        "<div><table><caption>{caption}</caption><thead><tr><th scope=\"col\">{}</th><th scope=\"col\">{}</th>\
          <th scope=\"col\" class=\"n\">streams</th></tr></thead><tbody>\n",
         columns[0], columns[1]
     );
@@ -81,9 +81,9 @@ pub fn pairs(caption: &str, columns: [&str; 2], list: &[(String, String, usize)]
     }
     out.push_str("</tbody></table>\n");
     if list.len() > MOST {
-        let _ = writeln!(out, "<p>and {} more pairs</p>", list.len() - MOST);
+        let _ = writeln!(out, "<p class=\"note\">and {} more pairs</p>", list.len() - MOST);
     }
-    out
+    out + "</div>\n"
 }
 
 /// One class's line in [`classes`].
