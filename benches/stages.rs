@@ -7,7 +7,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 use spiked::encode::{Context, MAX_ACTIVE, Volley};
-use spiked::engine::{self, Settings};
+use spiked::engine::{self, Settings, Verdict};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
 use spiked::snn::{self, Network, Presentations, Stdp};
@@ -92,7 +92,7 @@ fn stages(c: &mut Criterion) {
             let settings = Settings { workers, ..Settings::new(vec![Arc::clone(&model)]) };
             b.iter(|| {
                 let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
-                engine::run(&settings, &mut source, &mut |verdict| {
+                engine::run(&settings, &mut source, &mut |verdict: &Verdict| {
                     black_box(verdict);
                 })
                 .map(|tally| tally.frames)

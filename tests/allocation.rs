@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{pcap, udp};
 use spiked::capture::CaptureFile;
-use spiked::engine::{self, Settings};
+use spiked::engine::{self, Settings, Verdict};
 use spiked::model::Model;
 
 struct Counting;
@@ -40,7 +40,7 @@ fn ten_times_the_packets_of_the_same_streams_allocate_next_to_nothing_more() {
         let file = pcap(1, &frames);
         let mut source = CaptureFile::from_reader(std::io::Cursor::new(file), "memory".into()).unwrap();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let tally = engine::run(&settings, &mut source, &mut |_| {}).unwrap();
+        let tally = engine::run(&settings, &mut source, &mut |_: &Verdict| {}).unwrap();
         assert_eq!(tally.frames as usize, 100 * rounds);
         ALLOCATIONS.load(Ordering::Relaxed) - before
     };

@@ -78,4 +78,8 @@ impl<S: Source> Source for Filtered<S> {
         }
         Ok(more)
     }
+
+    fn clock(&self) -> Option<super::Nanos> {
+        self.source.clock()
+    }
 }

@@ -77,4 +77,10 @@ pub trait Source: Send {
     /// # Errors
     /// Where nothing more can be had and nothing was had at all; what ends a source early is not an error but a [`Cut`].
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError>;
+
+    /// What time it is, for sources that live: quiet streams end by it though nothing comes. `None` for captures, whose time is
+    /// that of their packets.
+    fn clock(&self) -> Option<Nanos> {
+        None
+    }
 }

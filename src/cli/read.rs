@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
-use crate::engine::{self, Event, Settings};
+use crate::engine::{self, Event, Settings, Verdict};
 use crate::export::{self, Summary};
 use crate::model::Model;
 use crate::packet::Decoder;
@@ -104,7 +104,8 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     }
     let operands = capture::expand(&args.captures)?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut summary = Summary::new(settings.models.iter().map(Arc::as_ref));
+    let models = settings.models.load_full();
+    let mut summary = Summary::new(models.iter().map(Arc::as_ref));
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
     // How each capture that could not be read all through ended.
     let mut ends = Vec::new();
@@ -121,8 +122,8 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         };
         let name = path.display().to_string();
         let mut written = Ok(());
-        let tally = engine::run(settings, &mut source, &mut |verdict| {
-            let model = &settings.models[verdict.model];
+        let tally = engine::run(settings, &mut source, &mut |verdict: &Verdict| {
+            let model = &verdict.named;
             summary.count(verdict);
             if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
                 line.clear();

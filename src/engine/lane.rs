@@ -5,52 +5,13 @@ use std::sync::Arc;
 use crate::capture::{Frame, FrameBatch, Nanos};
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
-use crate::packet::{Direction, Headers, StreamKey};
+use crate::packet::{Direction, Headers, KeyKind, StreamKey};
 use crate::snn::Potentials;
-use crate::stream::{Ended, Leader, Limits, Stream, StreamTable};
+use crate::stream::{Ended, Leader, Limits, Stream, StreamTable, Swept};
 
-use super::Tally;
-
-/// What a verdict tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
-    /// A stream has been given a class; once a stream.
-    Detection,
-    /// A stream has ended.
-    Stream,
-}
-
-/// What a model says of a stream.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
-    pub event: Event,
-    /// Index into [`super::Settings::models`].
-    pub model: usize,
-    pub key: StreamKey,
-    /// Number of the stream's first packet.
-    pub number: u64,
-    /// Number of the packet that brought the verdict about; `u64::MAX` at the end of the source.
-    pub packet: u64,
-    /// When: the packet's time for a detection, the stream's last for its end.
-    pub timestamp: Nanos,
-    pub first: Nanos,
-    pub last: Nanos,
-    pub packets: u64,
-    pub bytes: u64,
-    pub first_direction: Direction,
-    /// The class in front, where any packet was scored.
-    pub leader: Option<Leader>,
-    /// The class, where it has earned its threshold.
-    pub class: Option<u16>,
-    pub confidence: f32,
-}
-
-impl Verdict {
-    /// Total order: by packet, stream, model, then the detection before the end.
-    pub(super) fn order(&self) -> (u64, u64, StreamKey, usize, Event) {
-        (self.packet, self.number, self.key, self.model, self.event)
-    }
-}
+use super::keep::{self, Kept};
+use super::worker::Told;
+use super::{Event, Sample, Settings, Spikes, Tally, Tap, Verdict};
 
 /// A packet on its way to the worker that owns its stream.
 #[derive(Clone, Debug)]
@@ -67,6 +28,8 @@ pub(super) struct Item {
 const NO_ROW: u32 = u32::MAX;
 /// Packets whose weights are prefetched before the first of them is scored.
 const AHEAD: usize = 8;
+/// Records that a sweep looks at, at least, and the share of all.
+const SWEEP: (usize, usize) = (512, 256);
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
 
@@ -82,7 +45,8 @@ pub(super) struct Scored {
 impl Scored {
     const NEW: Self = Self { leader: Leader { class: 0, evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
 
-    fn leader(&self) -> Option<Leader> {
+    /// The class in front, once a packet was scored.
+    pub(super) fn leader(&self) -> Option<Leader> {
         Some(self.leader).filter(|l| l.packets > 0)
     }
 }
@@ -145,8 +109,13 @@ pub(super) struct Lane {
     model: Arc<Model>,
     number: usize,
     every_packet: bool,
+    keep_packets: u64,
+    tap: Option<Tap>,
     table: StreamTable<Scored>,
     rows: Rows,
+    kept: Kept,
+    /// Counts of spikes, for live sources.
+    spikes: Option<Vec<u64>>,
     volley: Volley,
     active: Vec<[u32; MAX_ACTIVE]>,
     pending: Vec<Pending>,
@@ -158,14 +127,19 @@ impl Lane {
         model: Arc<Model>,
         number: usize,
         limits: Limits,
-        every_packet: bool,
+        settings: &Settings,
+        live: bool,
         hasher: foldhash::fast::RandomState,
     ) -> Self {
         let width = model.classes.len();
         let most = (limits.streams / ROWS_SHARE).clamp(64, NO_ROW as usize - 1);
         Self {
             number,
-            every_packet,
+            every_packet: settings.every_packet,
+            keep_packets: u64::from(settings.keep_packets),
+            tap: settings.tap.clone(),
+            kept: Kept::default(),
+            spikes: live.then(|| vec![0; width]),
             table: StreamTable::new(limits, hasher),
             rows: Rows { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 },
             volley: Volley::default(),
@@ -180,8 +154,57 @@ impl Lane {
         self.table.live()
     }
 
+    pub fn key(&self) -> KeyKind {
+        self.model.key
+    }
+
+    /// The spikes since it was last asked; `None` where there were none.
+    pub fn take_spikes(&mut self) -> Option<Spikes> {
+        let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
+        let counts = std::mem::replace(spikes, vec![0; self.model.classes.len()]);
+        Some(Spikes { model: Arc::clone(&self.model), counts })
+    }
+
+    /// Takes over another model of the same key; whether it could. Where its classes are others, streams that are named keep their
+    /// name where the model still knows it, and undecided ones begin anew.
+    pub fn adopt(&mut self, model: &Arc<Model>) -> bool {
+        if model.key != self.model.key {
+            return false;
+        }
+        if model.classes != self.model.classes {
+            let place = |class: u16| model.classes.iter().position(|c| *c == self.model.classes[class as usize]);
+            for stream in self.table.iter_mut() {
+                let state = &mut stream.state;
+                match place(state.leader.class) {
+                    Some(class) if state.row == NO_ROW => state.leader.class = class as u16,
+                    _ => state.leader = Scored::NEW.leader,
+                }
+            }
+            self.rows.width = model.classes.len();
+            self.rows.sums.clear();
+            self.rows.sums.resize(self.rows.owner.len() * self.rows.width, 0.0);
+            self.spikes = self.spikes.as_ref().map(|_| vec![0; model.classes.len()]);
+        }
+        self.potentials = model.network.buffer();
+        self.model = Arc::clone(model);
+        true
+    }
+
+    /// Ends streams that have been quiet for too long, a few at a time.
+    pub fn sweep(&mut self, now: Nanos, packet: u64, tally: &mut Tally, out: &mut Told) {
+        let looks = SWEEP.0.max(self.table.live() / SWEEP.1);
+        while let Some(Swept { stream, at, moved }) = self.table.sweep(now, looks) {
+            if moved.is_some() && self.table.get(at).state.row != NO_ROW {
+                let row = self.table.get(at).state.row;
+                self.rows.owner[row as usize] = at as u32;
+            }
+            tally.timed_out += 1;
+            self.end(stream, packet, out);
+        }
+    }
+
     /// Handles a shard's packets of one batch, whose first has the number `first`.
-    pub fn packets(&mut self, batch: &FrameBatch, first: u64, items: &[Item], tally: &mut Tally, out: &mut Vec<Verdict>) {
+    pub fn packets(&mut self, batch: &FrameBatch, first: u64, items: &[Item], tally: &mut Tally, out: &mut Told) {
         for item in items {
             self.table.prefetch_index(item.hash);
         }
@@ -205,10 +228,18 @@ impl Lane {
                 }
                 self.end(stream, packet, out);
             }
+            if let Some(tap) = &self.tap
+                && tap.wants(item.hash, seen.context.position)
+            {
+                self.sample(seen.at, seen.context, item, &frame, tally);
+            }
             let stream = self.table.get_mut(seen.at);
             if seen.context.position == 0 && stream.number == packet {
                 tally.opened += 1;
             } else if stream.state.row == NO_ROW {
+                if stream.state.told && stream.packets <= self.keep_packets {
+                    out.packets.extend(keep::later(packet, &frame, self.number, &self.model, stream));
+                }
                 continue;
             }
             if stream.state.row == NO_ROW {
@@ -216,7 +247,16 @@ impl Lane {
                 stream.state.row = row;
                 if let Some(robbed) = robbed.filter(|&r| r as usize != seen.at) {
                     self.table.get_mut(robbed as usize).state.row = NO_ROW;
+                    self.kept.forget(row);
                     tally.hurried += 1;
+                }
+            }
+            let stream = self.table.get(seen.at);
+            if stream.packets <= self.keep_packets {
+                if stream.state.told {
+                    out.packets.extend(keep::later(packet, &frame, self.number, &self.model, stream));
+                } else if !self.kept.push(stream.state.row, packet, &frame) {
+                    tally.unkept += 1;
                 }
             }
             self.encode(seen.at, seen.context, item, &frame, packet);
@@ -236,7 +276,23 @@ impl Lane {
         self.pending.push(Pending { at, hash: item.hash, number, packet, timestamp: frame.timestamp, inputs });
     }
 
-    fn score(&mut self, tally: &mut Tally, out: &mut Vec<Verdict>) {
+    /// Hands the packet to the tap.
+    fn sample(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>, tally: &mut Tally) {
+        let Some(tap) = &self.tap else { return };
+        self.model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
+        let sample = Sample {
+            model: self.number,
+            named: Arc::clone(&self.model),
+            key: item.key,
+            stream: self.table.get(at).number,
+            link: frame.link,
+            bytes: frame.bytes.to_vec(),
+            slots: self.volley.slots[..self.model.layout.slots().len()].to_vec(),
+        };
+        tally.untapped += u64::from(tap.samples.try_send(sample).is_err());
+    }
+
+    fn score(&mut self, tally: &mut Tally, out: &mut Told) {
         let decision = &self.model.decision;
         for (pending, active) in self.pending.iter().zip(&self.active) {
             let stream = self.table.get_mut(pending.at);
@@ -245,6 +301,9 @@ impl Lane {
             }
             tally.scored += 1;
             self.model.network.potentials(&active[..pending.inputs], &mut self.potentials);
+            if let Some(spikes) = &mut self.spikes {
+                decision.count_spikes(&self.model.network, &self.potentials, spikes);
+            }
             let evidence = self.rows.row(stream.state.row);
             decision.add(&self.model.network, &self.potentials, evidence);
             let Some(leader) = decision.leader(evidence, stream.state.leader.packets + 1) else { continue };
@@ -252,30 +311,36 @@ impl Lane {
             if !decision.settled(&leader) {
                 continue;
             }
-            if !self.every_packet {
-                self.rows.release(stream.state.row);
-                stream.state.row = NO_ROW;
-            }
+            let row = stream.state.row;
             let verdict = verdict(&self.model, self.number, Event::Detection, stream, pending.packet, pending.timestamp);
             if verdict.class.is_some() && !stream.state.told {
                 stream.state.told = true;
-                out.push(verdict);
+                self.kept.hand_on(row, self.number, &self.model, stream, &mut out.packets);
+                out.verdicts.push(verdict);
+            }
+            if !self.every_packet {
+                self.kept.forget(row);
+                self.rows.release(row);
+                stream.state.row = NO_ROW;
             }
         }
         self.pending.clear();
     }
 
-    fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Vec<Verdict>) {
-        self.rows.release(stream.state.row);
+    fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
+        let row = stream.state.row;
         let end = verdict(&self.model, self.number, Event::Stream, &stream, packet, stream.last);
         if end.class.is_some() && !stream.state.told {
-            out.push(Verdict { event: Event::Detection, ..end.clone() });
+            self.kept.hand_on(row, self.number, &self.model, &stream, &mut out.packets);
+            out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
         }
-        out.push(end);
+        self.kept.forget(row);
+        self.rows.release(row);
+        out.verdicts.push(end);
     }
 
     /// Ends all streams.
-    pub fn finish(&mut self, out: &mut Vec<Verdict>) {
+    pub fn finish(&mut self, out: &mut Told) {
         let streams: Vec<_> = self.table.drain().collect();
         for stream in streams {
             self.end(stream, u64::MAX, out);
@@ -283,11 +348,12 @@ impl Lane {
     }
 }
 
-fn verdict(model: &Model, number: usize, event: Event, stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Verdict {
+fn verdict(model: &Arc<Model>, number: usize, event: Event, stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Verdict {
     let leader = stream.state.leader();
     Verdict {
         event,
         model: number,
+        named: Arc::clone(model),
         key: stream.key,
         number: stream.number,
         packet,

@@ -1,11 +1,21 @@
 //! What was counted on the way: every frame is in exactly one of these.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::model::Model;
 use crate::packet::Undecodable;
 
+/// How often each neuron of a model spiked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spikes {
+    pub model: Arc<Model>,
+    /// One count a neuron.
+    pub counts: Vec<u64>,
+}
+
 /// Counts of one run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     pub frames: u64,
     /// Octets on the wire.
@@ -23,9 +33,16 @@ pub struct Tally {
     /// Streams lost since their worker panicked, and packets that it was handling.
     pub lost_streams: u64,
     pub lost_packets: u64,
+    /// Packets of named streams that could not be kept for want of room ([`super::Settings::keep_packets`]).
+    pub unkept: u64,
+    /// Packets that the tap's reader was too slow for ([`super::Tap`]).
+    pub untapped: u64,
+    /// Spikes of the output neurons, counted for live sources; one entry a batch and model.
+    pub spikes: Vec<Spikes>,
 }
 
 impl Tally {
+    /// Adds another tally. Spikes are left out: they are told with each batch and add up to no end.
     pub fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;
@@ -39,5 +56,7 @@ impl Tally {
         self.hurried += other.hurried;
         self.lost_streams += other.lost_streams;
         self.lost_packets += other.lost_packets;
+        self.unkept += other.unkept;
+        self.untapped += other.untapped;
     }
 }

@@ -21,6 +21,11 @@ pub enum KeyKind {
     Host,
 }
 
+impl KeyKind {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+}
+
 /// Which endpoint sent a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

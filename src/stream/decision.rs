@@ -87,6 +87,13 @@ impl Decision {
         }
     }
 
+    /// Counts the neurons that one packet made spike.
+    pub fn count_spikes(&self, network: &Network, potentials: &[i16], counts: &mut [u64]) {
+        for (((n, &u), gain), theta) in counts.iter_mut().zip(potentials).zip(network.gain()).zip(&self.theta) {
+            *n += u64::from(f32::from(u) * gain >= *theta);
+        }
+    }
+
     /// Who leads after `packets` packets; `None` without classes.
     pub fn leader(&self, evidence: &[f32], packets: u32) -> Option<Leader> {
         let (class, first, second) = foremost(evidence)?;

@@ -6,7 +6,7 @@ mod decision;
 mod table;
 
 pub use decision::{Decision, FEATURES, Leader};
-pub use table::{Ended, Limits, Seen, StreamTable};
+pub use table::{Ended, Limits, Seen, StreamTable, Swept};
 
 use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, NO_PREVIOUS, previous_of};

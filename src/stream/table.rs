@@ -45,6 +45,16 @@ pub struct Seen<T> {
     pub ended: Option<(Stream<T>, Ended)>,
 }
 
+/// A stream that left the table by itself.
+#[derive(Debug)]
+pub struct Swept<T> {
+    pub stream: Stream<T>,
+    /// Where its record lay.
+    pub at: usize,
+    /// Where the record lay that lies there now.
+    pub moved: Option<usize>,
+}
+
 /// Why a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -68,14 +78,16 @@ pub struct StreamTable<T> {
     hasher: foldhash::fast::RandomState,
     index: Vec<Entry>,
     records: Vec<Stream<T>>,
+    /// Where the search for a record to evict goes on, and that for one that is over.
     hand: usize,
+    sweeper: usize,
 }
 
 impl<T> StreamTable<T> {
     /// An empty table. Tables that share `hasher` agree on [`StreamTable::hash`].
     pub fn new(limits: Limits, hasher: foldhash::fast::RandomState) -> Self {
         let index = vec![Entry { tag: 0, record: EMPTY }; 1024];
-        Self { limits, hasher, index, records: Vec::new(), hand: 0 }
+        Self { limits, hasher, index, records: Vec::new(), hand: 0, sweeper: 0 }
     }
 
     pub fn hash(&self, key: &StreamKey) -> u64 {
@@ -94,6 +106,11 @@ impl<T> StreamTable<T> {
 
     pub fn get(&self, at: usize) -> &Stream<T> {
         &self.records[at]
+    }
+
+    /// Every live stream.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream<T>> {
+        self.records.iter_mut()
     }
 
     pub fn get_mut(&mut self, at: usize) -> &mut Stream<T> {
@@ -250,6 +267,33 @@ impl<T> StreamTable<T> {
         }
         self.hand = (self.hand + SAMPLE) % self.records.len();
         best
+    }
+
+    /// Looks at some records in turn for one that is over at `now`; where there is one it leaves the table. Returns it with its
+    /// old place and, where another record took that place, where that one lay.
+    pub fn sweep(&mut self, now: Nanos, looks: usize) -> Option<Swept<T>> {
+        for _ in 0..looks.min(self.records.len()) {
+            self.sweeper = self.sweeper.checked_sub(1).unwrap_or(self.records.len() - 1).min(self.records.len() - 1);
+            let at = self.sweeper;
+            if self.limits.over(&self.records[at], now) {
+                return Some(self.remove(at));
+            }
+        }
+        None
+    }
+
+    fn remove(&mut self, at: usize) -> Swept<T> {
+        self.unlink(at);
+        let last = self.records.len() - 1;
+        let moved = (at != last).then(|| {
+            self.unlink(last);
+            last
+        });
+        let stream = self.records.swap_remove(at);
+        if moved.is_some() {
+            self.link(at);
+        }
+        Swept { stream, at, moved }
     }
 
     /// Ends all streams; the table is empty afterwards.

@@ -1,0 +1,134 @@
+//! Which packets are handed on whole? Those of named streams, as evidence, and a sample for learning.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use crate::capture::{Frame, LinkType, Nanos};
+use crate::model::Model;
+use crate::packet::StreamKey;
+
+use super::KeptPacket;
+use super::lane::Scored;
+use crate::stream::Stream;
+
+/// Octets of undecided streams' packets that one model keeps in one shard.
+const MOST_OCTETS: usize = 32 << 20;
+
+/// A packet of a stream that is not decided yet.
+#[derive(Debug)]
+struct Waiting {
+    packet: u64,
+    timestamp: Nanos,
+    link: LinkType,
+    wire_len: u32,
+    bytes: Vec<u8>,
+}
+
+impl Waiting {
+    fn of(packet: u64, frame: &Frame<'_>) -> Self {
+        let Frame { timestamp, link, wire_len, bytes } = *frame;
+        Self { packet, timestamp, link, wire_len, bytes: bytes.to_vec() }
+    }
+
+    fn named(self, model: usize, named: &Arc<Model>, stream: &Stream<Scored>) -> Option<KeptPacket> {
+        let leader = stream.state.leader()?;
+        Some(KeptPacket {
+            packet: self.packet,
+            timestamp: self.timestamp,
+            link: self.link,
+            wire_len: self.wire_len,
+            bytes: self.bytes,
+            key: stream.key,
+            model,
+            named: Arc::clone(named),
+            class: named.decision.class(&leader)?,
+            confidence: named.decision.confidence(&leader),
+        })
+    }
+}
+
+/// The first packets of undecided streams, by evidence row.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    rows: Vec<Vec<Waiting>>,
+    octets: usize,
+}
+
+impl Kept {
+    /// Keeps a packet of the undecided stream that has the row; whether there was room.
+    pub fn push(&mut self, row: u32, packet: u64, frame: &Frame<'_>) -> bool {
+        if self.octets + frame.bytes.len() > MOST_OCTETS {
+            return false;
+        }
+        self.octets += frame.bytes.len();
+        let row = row as usize;
+        if row >= self.rows.len() {
+            self.rows.resize_with(row + 1, Vec::new);
+        }
+        self.rows[row].push(Waiting::of(packet, frame));
+        true
+    }
+
+    /// Takes the row's packets out.
+    fn take(&mut self, row: u32) -> Vec<Waiting> {
+        let taken = self.rows.get_mut(row as usize).map(std::mem::take).unwrap_or_default();
+        self.octets -= taken.iter().map(|w| w.bytes.len()).sum::<usize>();
+        taken
+    }
+
+    /// Forgets the row's packets: its stream was given up.
+    pub fn forget(&mut self, row: u32) {
+        self.take(row);
+    }
+
+    /// Hands on the row's packets: its stream was given a class.
+    pub fn hand_on(&mut self, row: u32, model: usize, named: &Arc<Model>, stream: &Stream<Scored>, out: &mut Vec<KeptPacket>) {
+        out.extend(self.take(row).into_iter().filter_map(|w| w.named(model, named, stream)));
+    }
+}
+
+/// A later packet of a named stream.
+pub(super) fn later(
+    packet: u64,
+    frame: &Frame<'_>,
+    model: usize,
+    named: &Arc<Model>,
+    stream: &Stream<Scored>,
+) -> Option<KeptPacket> {
+    Waiting::of(packet, frame).named(model, named, stream)
+}
+
+/// One volley for learning, with the frame that it came from.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub model: usize,
+    /// The model whose layout made the volley.
+    pub named: Arc<Model>,
+    pub key: StreamKey,
+    /// Number of the stream's first packet: with the key it tells streams apart.
+    pub stream: u64,
+    pub link: LinkType,
+    pub bytes: Vec<u8>,
+    /// Slot values, as [`crate::encode::Volley::slots`] has them.
+    pub slots: Vec<u16>,
+}
+
+/// Where learning listens in: the first packets of some streams.
+#[derive(Clone, Debug)]
+pub struct Tap {
+    /// What the reader is too slow for is counted, not waited for.
+    pub samples: Sender<Sample>,
+    /// One stream in so many, by its hash.
+    pub one_in: u32,
+    /// Packets of a stream, from its first.
+    pub packets: u8,
+}
+
+impl Tap {
+    /// Whether the packet is one of the sample.
+    #[inline]
+    pub(super) fn wants(&self, hash: u64, position: u8) -> bool {
+        position < self.packets && (hash as u32).is_multiple_of(self.one_in.max(1))
+    }
+}
