@@ -123,11 +123,10 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         let name = path.display().to_string();
         let mut written = Ok(());
         let tally = engine::run(settings, &mut source, &mut |verdict: &Verdict| {
-            let model = &verdict.named;
             summary.count(verdict);
             if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
                 line.clear();
-                writer.write(verdict, export::Context { model, capture: Some(&name) }, &mut line);
+                writer.write(verdict, export::Context { capture: Some(&name) }, &mut line);
                 line.push(b'\n');
                 written = out.write_all(&line);
             }

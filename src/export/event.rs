@@ -14,7 +14,6 @@ use super::json;
 /// Where a verdict's packets came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    pub model: &'a Model,
     /// The capture as named, for captures.
     pub capture: Option<&'a str>,
 }
@@ -100,7 +99,7 @@ impl EventWriter {
             json::string(out, capture);
         }
         out.extend_from_slice(b",\"spiked\":");
-        said(verdict, context.model, out);
+        said(verdict, &verdict.named, out);
         out.push(b'}');
     }
 }
@@ -144,6 +143,8 @@ pub fn event(verdict: &Verdict, context: Context<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::packet::{Decoder, KeyKind, StreamKey};
     use crate::stream::Leader;
@@ -192,7 +193,7 @@ mod tests {
     fn by_serde(verdict: &Verdict, context: Context<'_>) -> String {
         let key = &verdict.key;
         let round = |x: f32| (f64::from(x) * 1e4).round() / 1e4;
-        let name = |class: Option<u16>| class.map(|c| context.model.classes[c as usize].as_str());
+        let name = |class: Option<u16>| class.map(|c| verdict.named.classes[c as usize].as_str());
         let a_sent = verdict.first_direction == Direction::Forward;
         let (a, b) = ((key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()));
         let (source, destination) = if a_sent { (a, b) } else { (b, a) };
@@ -219,7 +220,7 @@ mod tests {
                 packets: verdict.packets,
                 bytes: verdict.bytes,
                 scored: verdict.leader.map_or(0, |l| l.packets),
-                model: &context.model.name,
+                model: &verdict.named.name,
             },
         };
         serde_json::to_string(&eve).unwrap()
@@ -265,11 +266,12 @@ mod tests {
             frame[at + if ether == 1 { 6 } else { 9 }] = [6, 17, 1, 200][protocol];
             let headers = Decoder::default().decode(1, &frame).unwrap();
             let kind = if host { KeyKind::Host } else { KeyKind::Flow };
-            let model = Model { classes: vec!["dns".into(), "a \"class\"".into(), name], ..small() };
+            let named = Arc::new(Model { classes: vec!["dns".into(), "a \"class\"".into(), name], ..small() });
             for (key, direction) in StreamKey::of(kind, &headers, &frame).into_iter().flatten() {
                 let verdict = Verdict {
                     event: if detection { Event::Detection } else { Event::Stream },
                     model: 0,
+                    named: Arc::clone(&named),
                     key,
                     number: 0,
                     packet: 0,
@@ -283,7 +285,7 @@ mod tests {
                     class,
                     confidence,
                 };
-                let context = Context { model: &model, capture: capture.as_deref() };
+                let context = Context { capture: capture.as_deref() };
                 let want = by_serde(&verdict, context);
                 prop_assert_eq!(&event(&verdict, context), &want);
                 // The second that a writer remembers must not stick.

@@ -75,7 +75,10 @@ impl Telemetry {
         let mut source = CaptureFile::open(&super::fixture("captures").join(capture)).unwrap();
         let mut settings = Settings::new(self.models.clone());
         settings.workers = 2;
-        let tally = engine::run(&settings, &mut source, &mut |v| self.metrics.verdict(v, &self.models[v.model])).unwrap();
+        let tally = engine::run(&settings, &mut source, &mut |v: &spiked::engine::Verdict| {
+            self.metrics.verdict(v, &self.models[v.model])
+        })
+        .unwrap();
         let spikes: Vec<Vec<u64>> = self.models.iter().map(|m| vec![1; m.classes.len()]).collect();
         let (busy, idle, lag) = (Duration::from_millis(240), Duration::from_millis(760), Some(Duration::from_millis(12)));
         self.metrics.work(Work { worker: 0, tally: &tally, live: 41, busy, idle, spikes: &spikes, lag });
