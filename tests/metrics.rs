@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::telemetry::Telemetry;
-use spiked::export::Work;
+use spiked::engine::{Progress, Tally};
 use spiked::model::Model;
 use spiked::packet::Undecodable;
 
@@ -107,11 +107,11 @@ fn traffic_adds_no_series() {
     for capture in ["mixed.pcapng", "scan-1.pcap", "synflood-1.pcap", "http-oddport.pcap"] {
         telemetry.replay(capture);
     }
-    let mut tally = spiked::engine::Tally::default();
+    let mut tally = Tally::default();
     tally.undecodable.extend((0..=u16::MAX).map(|link| (Undecodable::UnsupportedLink(link), 1)));
     tally.undecodable.insert(Undecodable::Truncated, 1);
     let (busy, idle) = (Duration::ZERO, Duration::ZERO);
-    telemetry.metrics.work(Work { worker: 1, tally: &tally, live: 0, busy, idle, spikes: &[], lag: None });
+    telemetry.metrics.progress(&Progress { worker: 1, tally: &tally, live: 0, queue: 0, busy, idle, lag: None });
     assert_eq!(series(telemetry.text()), before);
     assert_eq!(telemetry.value(r#"spiked_undecodable_frames_total{reason="unsupported_link"}"#), Some(65536.0));
 }

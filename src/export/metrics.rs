@@ -12,7 +12,7 @@ use prometheus::{
 };
 use serde::Serialize;
 
-use crate::engine::{Event, Tally, Verdict};
+use crate::engine::{Event, Progress, Spikes, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
 
@@ -26,22 +26,6 @@ const DECISION_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
 const DECISION_PACKETS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
 /// Classes that the page shows.
 const TOP_CLASSES: usize = 20;
-
-/// What one worker did since it last told.
-#[derive(Clone, Copy, Debug)]
-pub struct Work<'a> {
-    pub worker: usize,
-    /// What was counted since.
-    pub tally: &'a Tally,
-    /// Streams that it remembers now, over all models.
-    pub live: usize,
-    pub busy: Duration,
-    pub idle: Duration,
-    /// Spikes since, by model and class.
-    pub spikes: &'a [Vec<u64>],
-    /// How long ago the last packet that it handled was captured, for live sources.
-    pub lag: Option<Duration>,
-}
 
 /// A model's series.
 struct Lane {
@@ -59,11 +43,21 @@ struct Class {
     spikes: IntCounter,
 }
 
+impl Lane {
+    /// The series of a neuron's class; `model` may be one that was replaced.
+    fn class(&self, neuron: usize, model: &Model) -> Option<&Class> {
+        let name = model.classes.get(neuron)?.as_str();
+        let there = self.classes.get(neuron).filter(|c| &*c.name == name);
+        there.or_else(|| self.classes.iter().find(|c| &*c.name == name))
+    }
+}
+
 /// A worker's series, and what is shown as a whole.
 struct Worker {
     busy: Counter,
     idle: Counter,
     progress: Gauge,
+    queue: Gauge,
     live: usize,
     lag: Duration,
 }
@@ -76,6 +70,8 @@ pub struct Metrics {
     bytes: IntCounter,
     undecodable: IntCounterVec,
     lost_packets: IntCounter,
+    unkept: IntCounter,
+    untapped: IntCounter,
     scored: IntCounter,
     created: IntCounter,
     ended: IntCounterVec,
@@ -92,6 +88,7 @@ pub struct Metrics {
     busy: CounterVec,
     idle: CounterVec,
     progress: GaugeVec,
+    queue: GaugeVec,
     lanes: Mutex<Vec<Lane>>,
     workers: Mutex<Vec<Worker>>,
     recent: Mutex<Recent>,
@@ -138,6 +135,12 @@ impl Metrics {
             bytes: make.counter("spiked_frame_bytes_total", "Octets of these frames, as they were on the wire."),
             undecodable: make.counters("spiked_undecodable_frames_total", &["reason"], "Frames that are no packet, by reason."),
             lost_packets: make.counter("spiked_lost_packets_total", "Packets that a worker was handling when it failed."),
+            unkept: make.counter(
+                "spiked_unkept_packets_total",
+                "Packets of named streams that there was no room to keep for evidence captures.",
+            ),
+            untapped: make
+                .counter("spiked_untapped_packets_total", "Packets for live teaching that the teacher was too slow to take."),
             scored: make
                 .counter("spiked_volleys_scored_total", "Volleys that were scored, one a packet and model until it is decided."),
             created: make.counter("spiked_streams_created_total", "Streams that began, over all models."),
@@ -186,6 +189,10 @@ impl Metrics {
                     "spiked_worker_last_progress_timestamp_seconds",
                     "When the worker last finished a batch, an empty one too, in seconds since the epoch.",
                 ),
+                worker,
+            )),
+            queue: make.add(GaugeVec::new(
+                Opts::new("spiked_worker_queue_batches", "Decoded batches that wait for the worker."),
                 worker,
             )),
             lanes: Mutex::default(),
@@ -255,8 +262,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a verdict that `named` gave.
-    pub fn verdict(&self, verdict: &Verdict, named: &Model) {
+    /// Counts a verdict.
+    pub fn verdict(&self, verdict: &Verdict) {
+        let named = &verdict.named;
         let lanes = lock(&self.lanes);
         let Some(lane) = lanes.get(verdict.model).filter(|l| *l.name == *named.name) else {
             self.replaced.inc();
@@ -269,9 +277,7 @@ impl Metrics {
             (Event::Detection, Some(class)) => {
                 lane.decision_seconds.observe(verdict.timestamp.0.saturating_sub(verdict.first.0) as f64 / 1e9);
                 lane.decision_packets.observe(verdict.leader.map_or(0.0, |l| f64::from(l.packets)));
-                let name = named.classes[class as usize].as_str();
-                let there = lane.classes.get(class as usize).filter(|c| &*c.name == name);
-                match there.or_else(|| lane.classes.iter().find(|c| &*c.name == name)) {
+                match lane.class(class.into(), named) {
                     Some(class) => {
                         class.detections.inc();
                         lock(&self.recent).detection(verdict, &lane.name, &class.name);
@@ -283,8 +289,8 @@ impl Metrics {
     }
 
     /// Counts what a worker did since it last told.
-    pub fn work(&self, work: Work<'_>) {
-        let tally = work.tally;
+    pub fn progress(&self, progress: &Progress<'_>) {
+        let tally = progress.tally;
         self.frames.inc_by(tally.frames);
         self.bytes.inc_by(tally.bytes);
         for (reason, &count) in &tally.undecodable {
@@ -295,6 +301,8 @@ impl Metrics {
             self.undecodable.with_label_values(&[reason]).inc_by(count);
         }
         self.lost_packets.inc_by(tally.lost_packets);
+        self.unkept.inc_by(tally.unkept);
+        self.untapped.inc_by(tally.untapped);
         self.scored.inc_by(tally.scored);
         self.created.inc_by(tally.opened);
         for (reason, count) in [("timeout", tally.timed_out), ("evicted", tally.evicted), ("lost", tally.lost_streams)] {
@@ -303,28 +311,35 @@ impl Metrics {
             }
         }
         self.hurried.inc_by(tally.hurried);
-        for (lane, spikes) in lock(&self.lanes).iter().zip(work.spikes) {
-            for (class, &count) in lane.classes.iter().zip(spikes).filter(|(_, count)| **count > 0) {
-                class.spikes.inc_by(count);
+        let lanes = lock(&self.lanes);
+        for Spikes { model, counts } in &tally.spikes {
+            let Some(lane) = lanes.iter().find(|l| *l.name == *model.name) else { continue };
+            for (neuron, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                if let Some(class) = lane.class(neuron, model) {
+                    class.spikes.inc_by(count);
+                }
             }
         }
+        drop(lanes);
         let mut workers = lock(&self.workers);
-        while workers.len() <= work.worker {
+        while workers.len() <= progress.worker {
             let label = [workers.len().to_string()];
             workers.push(Worker {
                 busy: self.busy.with_label_values(&label),
                 idle: self.idle.with_label_values(&label),
                 progress: self.progress.with_label_values(&label),
+                queue: self.queue.with_label_values(&label),
                 live: 0,
                 lag: Duration::ZERO,
             });
         }
-        let worker = &mut workers[work.worker];
-        worker.busy.inc_by(work.busy.as_secs_f64());
-        worker.idle.inc_by(work.idle.as_secs_f64());
+        let worker = &mut workers[progress.worker];
+        worker.busy.inc_by(progress.busy.as_secs_f64());
+        worker.idle.inc_by(progress.idle.as_secs_f64());
         worker.progress.set(unix(SystemTime::now()));
-        worker.live = work.live;
-        worker.lag = work.lag.unwrap_or_default();
+        worker.queue.set(progress.queue as f64);
+        worker.live = progress.live;
+        worker.lag = progress.lag.unwrap_or_default();
         drop(workers);
         lock(&self.recent).count(tally.frames, tally.bytes);
     }

@@ -12,5 +12,5 @@ mod table;
 
 pub use event::{Context, EventWriter, event};
 pub use families::Ask;
-pub use metrics::{Metrics, Work};
+pub use metrics::Metrics;
 pub use table::Summary;

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use spiked::capture::CaptureFile;
-use spiked::engine::{self, Settings};
+use spiked::engine::{self, Observer, Progress, Settings, Spikes, Tally, Verdict};
+use spiked::export::Metrics;
 use spiked::export::status::{Alerts, Interface, Loaded, Queue, Reloads, Sink, Status};
-use spiked::export::{Metrics, Work};
 use spiked::model::Model;
 
 /// Metrics, and the status behind them, to be changed by the test.
@@ -57,6 +57,19 @@ pub fn status(models: &[Arc<Model>]) -> Status {
     status
 }
 
+/// Hands on what the engine tells.
+struct Told<'a>(&'a Metrics);
+
+impl Observer for Told<'_> {
+    fn verdict(&mut self, verdict: &Verdict) {
+        self.0.verdict(verdict);
+    }
+
+    fn progress(&mut self, progress: &Progress<'_>) {
+        self.0.progress(progress);
+    }
+}
+
 impl Telemetry {
     pub fn new(models: Vec<Arc<Model>>) -> Self {
         let status = Arc::new(Mutex::new(status(&models)));
@@ -70,24 +83,22 @@ impl Telemetry {
         Self::new(vec![Arc::new(Model::built_in().unwrap())])
     }
 
-    /// Puts a capture of the fixtures through the engine.
+    /// Puts a capture of the fixtures through the engine, then what a live source would tell more: spikes, queues, lag.
     pub fn replay(&self, capture: &str) {
         let mut source = CaptureFile::open(&super::fixture("captures").join(capture)).unwrap();
         let mut settings = Settings::new(self.models.clone());
         settings.workers = 2;
-        let tally = engine::run(&settings, &mut source, &mut |v: &spiked::engine::Verdict| {
-            self.metrics.verdict(v, &self.models[v.model])
-        })
-        .unwrap();
-        let spikes: Vec<Vec<u64>> = self.models.iter().map(|m| vec![1; m.classes.len()]).collect();
-        let (busy, idle, lag) = (Duration::from_millis(240), Duration::from_millis(760), Some(Duration::from_millis(12)));
-        self.metrics.work(Work { worker: 0, tally: &tally, live: 41, busy, idle, spikes: &spikes, lag });
+        let tally = engine::run(&settings, &mut source, &mut Told(&self.metrics)).unwrap();
         {
             let mut status = self.status.lock().unwrap();
             status.interfaces[0].received += tally.frames;
             *status.interfaces[0].dropped.get_mut("kernel").unwrap() += 1;
         }
-        self.metrics.work(Work { worker: 1, tally: &Default::default(), live: 2, busy, idle, spikes: &[], lag });
+        let spikes = self.models.iter().map(|m| Spikes { model: Arc::clone(m), counts: vec![1; m.classes.len()] }).collect();
+        let (busy, idle, lag) = (Duration::from_millis(240), Duration::from_millis(760), Some(Duration::from_millis(12)));
+        let tally = Tally { spikes, ..Tally::default() };
+        self.metrics.progress(&Progress { worker: 0, tally: &tally, live: 41, queue: 2, busy, idle, lag });
+        self.metrics.progress(&Progress { worker: 1, tally: &Tally::default(), live: 2, queue: 0, busy, idle, lag });
     }
 
     pub fn text(&self) -> String {
