@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{json_lines, pcap, spiked, udp};
+use common::{json_lines, pcap, shared_data, spiked, udp};
 use predicates::str::contains;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
@@ -75,4 +75,14 @@ fn what_cannot_be_learned_is_said() {
     learn(&shown, &model, &["--packet", "1"]).code(0);
     let again = ["learn", "--class", "private", "--packet", "1", "--model"];
     spiked().args(again).arg(&model).arg("--from").arg(&shown).assert().code(2).stderr(contains("already has the class"));
+}
+
+#[test]
+fn one_stream_a_class_tells_six_in_ten_streams_of_other_captures() {
+    let Some(data) = shared_data() else { return };
+    let labels = ["protocol-train", "protocol-test"].map(|name| data.join(format!("tasks/{name}.csv")));
+    let few = ["eval", "--quiet", "--json", "--cross-validate", "2", "--streams-per-class", "1", "--labels"];
+    let said = spiked().args(few).args(labels).arg("--captures").arg(&data).assert();
+    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert!(report["accuracy"].as_f64().unwrap() >= 0.6, "{}", report["accuracy"]);
 }

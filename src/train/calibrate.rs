@@ -178,10 +178,10 @@ fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught
 /// Confidence, acceptance and stop rule from calibration streams.
 fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, Vec<(usize, bool, Leader)>) {
     let classes = corpus.classes.len();
-    let theta = vec![settings.rule.theta; classes];
+    let (theta, clip) = (vec![settings.rule.theta; classes], clip(corpus.key));
     let mut decision = Decision {
         theta,
-        clip: CLIP,
+        clip,
         confidence: vec![0.0; FEATURES],
         accept: vec![1.0; classes],
         stop: 2.0,
@@ -196,7 +196,7 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
                 .filter_map(|p| {
                     let row = &f.potentials[p * classes..][..classes];
                     for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
-                        *e += if u.is_finite() { (u - theta).clamp(CLIP.0, CLIP.1) } else { f32::NEG_INFINITY };
+                        *e += if u.is_finite() { (u - theta).clamp(clip.0, clip.1) } else { f32::NEG_INFINITY };
                     }
                     decision.leader(&evidence, p as u32 + 1)
                 })
@@ -243,8 +243,14 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
     (decision, calibration)
 }
 
-/// Bounds of one packet's margin.
-const CLIP: (f32, f32) = (-0.1, 1.5);
+/// Bounds of one packet's margin. A flow has a few packets, and where no neuron fires the nearest must still be told from the others; of
+/// a host's thousands each is unlike most of what it was taught, and may cost it little.
+fn clip(key: KeyKind) -> (f32, f32) {
+    match key {
+        KeyKind::Flow => (-0.6, 1.5),
+        KeyKind::Host => (-0.1, 1.5),
+    }
+}
 
 /// How a calibration stream ended.
 struct End {
