@@ -6,40 +6,35 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::engine::{Event, Progress, Spikes, Verdict};
+use crate::model::Model;
+use crate::packet::Undecodable;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder,
 };
-use serde::Serialize;
-
-use crate::engine::{Event, Progress, Spikes, Verdict};
-use crate::model::Model;
-use crate::packet::Undecodable;
 
 use super::families::{Ask, StatusCollector};
-use super::recent::{Detection, Rates, Recent};
+use super::recent::{Recent, Share};
 use super::status::{Status, unix};
 
 /// Seconds from a stream's first packet to its detection.
 const DECISION_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0];
 /// Packets scored until a stream's detection.
 const DECISION_PACKETS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
-/// Classes that the page shows.
-const TOP_CLASSES: usize = 20;
-
 /// A model's series.
-struct Lane {
-    name: Arc<str>,
-    classes: Vec<Class>,
-    named: IntCounter,
-    unknown: IntCounter,
+pub(super) struct Lane {
+    pub(super) name: Arc<str>,
+    pub(super) classes: Vec<Class>,
+    pub(super) named: IntCounter,
+    pub(super) unknown: IntCounter,
     decision_seconds: Histogram,
     decision_packets: Histogram,
 }
 
-struct Class {
-    name: Arc<str>,
-    detections: IntCounter,
+pub(super) struct Class {
+    pub(super) name: Arc<str>,
+    pub(super) detections: IntCounter,
     spikes: IntCounter,
 }
 
@@ -53,27 +48,28 @@ impl Lane {
 }
 
 /// A worker's series, and what is shown as a whole.
-struct Worker {
+pub(super) struct Worker {
     busy: Counter,
     idle: Counter,
-    progress: Gauge,
+    pub(super) progress: Gauge,
     queue: Gauge,
-    live: usize,
+    pub(super) live: usize,
     lag: Duration,
+    pub(super) recently: Share,
 }
 
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
     ask: Ask,
-    frames: IntCounter,
-    bytes: IntCounter,
+    pub(super) frames: IntCounter,
+    pub(super) bytes: IntCounter,
     undecodable: IntCounterVec,
     lost_packets: IntCounter,
     unkept: IntCounter,
     untapped: IntCounter,
     scored: IntCounter,
-    created: IntCounter,
+    pub(super) created: IntCounter,
     ended: IntCounterVec,
     hurried: IntCounter,
     live: IntGauge,
@@ -89,12 +85,12 @@ pub struct Metrics {
     idle: CounterVec,
     progress: GaugeVec,
     queue: GaugeVec,
-    lanes: Mutex<Vec<Lane>>,
-    workers: Mutex<Vec<Worker>>,
-    recent: Mutex<Recent>,
+    pub(super) lanes: Mutex<Vec<Lane>>,
+    pub(super) workers: Mutex<Vec<Worker>>,
+    pub(super) recent: Mutex<Recent>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Counts stay counts whoever panicked while he held them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -331,11 +327,13 @@ impl Metrics {
                 queue: self.queue.with_label_values(&label),
                 live: 0,
                 lag: Duration::ZERO,
+                recently: Share::default(),
             });
         }
         let worker = &mut workers[progress.worker];
         worker.busy.inc_by(progress.busy.as_secs_f64());
         worker.idle.inc_by(progress.idle.as_secs_f64());
+        worker.recently.add(progress.busy, progress.idle);
         worker.progress.set(unix(SystemTime::now()));
         worker.queue.set(progress.queue as f64);
         worker.live = progress.live;
@@ -359,81 +357,4 @@ impl Metrics {
     pub fn status(&self) -> Status {
         (self.ask)()
     }
-
-    /// What `/status` answers.
-    pub fn overview(&self) -> Overview {
-        let mut recent = lock(&self.recent);
-        let (rates, detections) = (recent.rates(), recent.detections());
-        drop(recent);
-        let lanes = lock(&self.lanes);
-        let mut classes: Vec<Count> = lanes
-            .iter()
-            .flat_map(|lane| lane.classes.iter().map(move |c| (lane, c)))
-            .map(|(lane, c)| Count { model: lane.name.to_string(), class: c.name.to_string(), detections: c.detections.get() })
-            .filter(|c| c.detections > 0)
-            .collect();
-        classes.sort_by(|a, b| b.detections.cmp(&a.detections).then_with(|| (&a.class, &a.model).cmp(&(&b.class, &b.model))));
-        classes.truncate(TOP_CLASSES);
-        let totals = Totals {
-            frames: self.frames.get(),
-            bytes: self.bytes.get(),
-            streams: self.created.get(),
-            named: lanes.iter().map(|l| l.named.get()).sum(),
-            unknown: lanes.iter().map(|l| l.unknown.get()).sum(),
-        };
-        drop(lanes);
-        let workers = lock(&self.workers);
-        let streams_live = workers.iter().map(|w| w.live).sum();
-        let now = unix(SystemTime::now());
-        let told = workers
-            .iter()
-            .map(|w| WorkerStatus {
-                busy_ratio: w.busy.get() / (w.busy.get() + w.idle.get()).max(f64::MIN_POSITIVE),
-                since_progress: (now - w.progress.get()).max(0.0),
-            })
-            .collect();
-        drop(workers);
-        Overview { status: self.status(), now, totals, streams_live, rates, workers: told, classes, detections }
-    }
-}
-
-/// The status, and what was seen.
-#[derive(Debug, Serialize)]
-pub struct Overview {
-    #[serde(flatten)]
-    status: Status,
-    /// When this was made, in seconds since the epoch.
-    now: f64,
-    totals: Totals,
-    streams_live: usize,
-    rates: Rates,
-    workers: Vec<WorkerStatus>,
-    /// The classes with most detections, the most first.
-    classes: Vec<Count>,
-    /// The last detections, the newest first.
-    detections: Vec<Detection>,
-}
-
-#[derive(Debug, Serialize)]
-struct Totals {
-    frames: u64,
-    bytes: u64,
-    streams: u64,
-    named: u64,
-    unknown: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct WorkerStatus {
-    /// Since the start.
-    busy_ratio: f64,
-    /// Seconds since it last finished a batch.
-    since_progress: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct Count {
-    model: String,
-    class: String,
-    detections: u64,
 }

@@ -5,6 +5,7 @@ mod families;
 pub mod http;
 mod json;
 mod metrics;
+mod overview;
 mod recent;
 pub mod sink;
 pub mod status;

@@ -1,7 +1,7 @@
-//! What happened lately? The last detections and the rates of the last two minutes, for the page.
+//! What happened lately? The last detections, the rates of the last two minutes, how busy workers were: for the page.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -15,6 +15,9 @@ const DETECTIONS: usize = 50;
 const SECONDS: usize = 120;
 /// Whole seconds that a rate is the mean of.
 const MEAN_OVER: usize = 5;
+
+/// Time that a worker's share of busy time is the mean of.
+const SHARE_OVER: Duration = Duration::from_secs(5);
 
 /// A detection, before anybody asked for it: nothing is formatted on the way of verdicts.
 struct Detected {
@@ -161,6 +164,32 @@ impl Detected {
     }
 }
 
+/// Share of the time that a worker was busy, over the last [`SHARE_OVER`].
+#[derive(Default)]
+pub(super) struct Share {
+    busy: Duration,
+    all: Duration,
+    last: Option<f64>,
+}
+
+impl Share {
+    pub fn add(&mut self, busy: Duration, idle: Duration) {
+        self.busy += busy;
+        self.all += busy + idle;
+        if self.all >= SHARE_OVER {
+            *self = Self { last: Some(self.now()), ..Self::default() };
+        }
+    }
+
+    fn now(&self) -> f64 {
+        self.busy.as_secs_f64() / self.all.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    pub fn get(&self) -> f64 {
+        self.last.unwrap_or_else(|| self.now())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,12 +198,25 @@ mod tests {
     fn a_pause_longer_than_the_history_leaves_zeros() {
         let mut recent = Recent::new();
         recent.count(7, 700);
-        recent.started -= std::time::Duration::from_secs(2);
+        recent.started -= Duration::from_secs(2);
         assert_eq!(recent.rates().frames, [7, 0]);
         assert_eq!(recent.rates().frames_per_second, 3.5);
-        recent.started -= std::time::Duration::from_secs(100_000);
+        recent.started -= Duration::from_secs(100_000);
         recent.count(1, 1);
         assert_eq!(recent.rates().frames, [0; SECONDS]);
         assert_eq!(recent.now.1.frames, 1);
+    }
+
+    #[test]
+    fn the_busy_share_is_of_the_last_seconds() {
+        let mut share = Share::default();
+        assert_eq!(share.get(), 0.0);
+        let second = Duration::from_secs(1);
+        share.add(second, second);
+        assert_eq!(share.get(), 0.5);
+        (0..10).for_each(|_| share.add(second, Duration::ZERO));
+        assert_eq!(share.get(), 1.0);
+        (0..8).for_each(|_| share.add(Duration::ZERO, second));
+        assert_eq!(share.get(), 0.0);
     }
 }
