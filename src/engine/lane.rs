@@ -28,7 +28,7 @@ pub(super) struct Item {
 const NO_ROW: u32 = u32::MAX;
 /// Packets whose weights are prefetched before the first of them is scored.
 const AHEAD: usize = 8;
-/// Records that a sweep looks at, at least, and the share of all.
+/// Records that a sweep looks at in vain before it stops, and streams that it ends at most: at least so many, and the share of all.
 const SWEEP: (usize, usize) = (512, 256);
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
@@ -193,7 +193,8 @@ impl Lane {
     /// Ends streams that have been quiet for too long, a few at a time.
     pub fn sweep(&mut self, now: Nanos, packet: u64, tally: &mut Tally, out: &mut Told) {
         let looks = SWEEP.0.max(self.table.live() / SWEEP.1);
-        while let Some(Swept { stream, at, moved }) = self.table.sweep(now, looks) {
+        for _ in 0..looks {
+            let Some(Swept { stream, at, moved }) = self.table.sweep(now, looks) else { break };
             if moved.is_some() && self.table.get(at).state.row != NO_ROW {
                 let row = self.table.get(at).state.row;
                 self.rows.owner[row as usize] = at as u32;
