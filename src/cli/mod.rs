@@ -2,6 +2,7 @@
 
 mod eval;
 mod exit;
+mod generate;
 mod learn;
 mod model;
 mod paper;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::encode::Layout;
@@ -46,6 +47,8 @@ enum Command {
     Paper(paper::Args),
     Report(report::Args),
     Volleys(volleys::Args),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
 }
 
 /// Runs the command line; errors go to standard error, one line a cause.
@@ -65,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::Paper(args) => paper::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Volleys(args) => volleys::run(&args),
+        Command::Completions(args) => Ok(generate::completions(&args, Cli::command())),
+        Command::Man(args) => generate::man(&args, Cli::command()),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -1,0 +1,41 @@
+//! `spiked man` and `spiked completions`: what packages install, made from the command line's own description.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args as ClapArgs, Command};
+use clap_complete::Shell;
+
+use super::Exit;
+
+/// Prints what makes a shell complete spiked's commands and options
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    source <(spiked completions bash)\n  \
+    spiked completions zsh > ~/.zfunc/_spiked\n  \
+    spiked completions fish > ~/.config/fish/completions/spiked.fish")]
+pub struct CompletionsArgs {
+    shell: Shell,
+}
+
+/// Writes the man pages, one for each command, into a folder
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  spiked man man/ && man -l man/spiked-read.1")]
+pub struct ManArgs {
+    /// The folder; it is made where it is missing
+    folder: PathBuf,
+}
+
+pub fn completions(args: &CompletionsArgs, mut cli: Command) -> Exit {
+    clap_complete::generate(args.shell, &mut cli, "spiked", &mut io::stdout());
+    Exit::Fine
+}
+
+pub fn man(args: &ManArgs, cli: Command) -> Result<Exit> {
+    fs::create_dir_all(&args.folder).with_context(|| format!("{}: can't make the folder", args.folder.display()))?;
+    clap_mangen::generate_to(cli.disable_help_subcommand(true), &args.folder)
+        .with_context(|| format!("{}: can't write the pages", args.folder.display()))?;
+    Ok(Exit::Fine)
+}
