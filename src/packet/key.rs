@@ -37,7 +37,7 @@ pub enum Direction {
 
 /// What the addresses of a key are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Family {
+pub(super) enum Family {
     Ipv4,
     Ipv6,
     Mac,
@@ -45,7 +45,7 @@ enum Family {
 }
 
 /// An endpoint's address; displayed as users know it, empty where there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     octets: [u8; 16],
     family: Family,
@@ -85,14 +85,14 @@ impl Address {
 /// The identity of a stream; the smaller endpoint comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey {
-    a: [u8; 16],
-    b: [u8; 16],
-    port_a: u16,
-    port_b: u16,
-    vlan: u16,
+    pub(super) a: [u8; 16],
+    pub(super) b: [u8; 16],
+    pub(super) port_a: u16,
+    pub(super) port_b: u16,
+    pub(super) vlan: u16,
     /// IP protocol, or EtherType where the family is not IP.
-    proto: u16,
-    family: Family,
+    pub(super) proto: u16,
+    pub(super) family: Family,
     kind: KeyKind,
 }
 
@@ -141,6 +141,14 @@ impl StreamKey {
         };
         let (sender, receiver) = (h.src_mac(frame), h.dst_mac(frame));
         [of(sender, h.src_addr(frame)), of(receiver, h.dst_addr(frame).filter(|_| sender.is_none()))]
+    }
+
+    /// Who sends in this direction.
+    pub fn sender(&self, direction: Direction) -> Address {
+        match direction {
+            Direction::Forward => self.addr_a(),
+            Direction::Backward => self.addr_b(),
+        }
     }
 
     /// What the key names.

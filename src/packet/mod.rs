@@ -4,6 +4,7 @@
 
 mod decode;
 mod key;
+mod specimen;
 
 pub use decode::{Decoder, Undecodable};
 pub use key::{Address, Direction, KeyKind, StreamKey};

@@ -1,0 +1,100 @@
+//! What is done about a stream of a class? The first policy that fits says: report, alert or ignore.
+//!
+//! Input: a verdict. Output: a [`Judgement`]. The engine gives verdicts, not frames: `only` and `unless` are BPF programs run on a
+//! frame made of the stream's key, as its first packet would look.
+
+use crate::capture::{CaptureError, Filter, LinkType};
+use crate::config::{Action, Policy, Severity};
+use crate::engine::{Models, Verdict};
+use crate::packet::{Direction, StreamKey};
+
+const ETHERNET: LinkType = LinkType(1);
+
+/// What is done about a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    Report,
+    Alert(Severity),
+    Ignore,
+}
+
+/// A filter over streams.
+struct StreamFilter {
+    filter: Filter,
+    /// The expression speaks of VLANs: only then does it see their tags, since BPF's `port` and `net` look past none.
+    tagged: bool,
+}
+
+impl StreamFilter {
+    fn new(expression: &str) -> Result<Self, CaptureError> {
+        let tagged = expression.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "vlan");
+        Ok(Self { filter: Filter::new(expression)?, tagged })
+    }
+
+    fn admits(&mut self, key: &StreamKey, first: Direction, frame: &mut Vec<u8>) -> bool {
+        key.specimen(first, self.tagged, frame);
+        self.filter.admits(ETHERNET, frame)
+    }
+}
+
+struct Compiled {
+    policy: Policy,
+    only: Option<StreamFilter>,
+    unless: Option<StreamFilter>,
+}
+
+/// All policies, ready to judge.
+#[derive(Default)]
+pub struct Policies {
+    policies: Vec<Compiled>,
+    frame: Vec<u8>,
+}
+
+impl Policies {
+    /// Compiles policies.
+    ///
+    /// # Errors
+    /// Where an expression is mistaken.
+    pub fn new(policies: &[Policy]) -> Result<Self, CaptureError> {
+        let compile = |policy: &Policy| {
+            let filter = |expression: &Option<String>| expression.as_deref().map(StreamFilter::new).transpose();
+            Ok(Compiled { policy: policy.clone(), only: filter(&policy.only)?, unless: filter(&policy.unless)? })
+        };
+        Ok(Self { policies: policies.iter().map(compile).collect::<Result<_, CaptureError>>()?, frame: Vec::new() })
+    }
+
+    /// What is done about a stream. Streams without a class are reported.
+    pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
+        let Some(class) = verdict.class else { return Judgement::Report };
+        let name = verdict.named.classes[class as usize].as_str();
+        let frame = &mut self.frame;
+        let fits = |p: &mut Compiled| {
+            (p.policy.class == "*" || p.policy.class == name)
+                && p.policy.model.as_ref().is_none_or(|m| *m == verdict.named.name)
+                && p.only.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
+                && !p.unless.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
+        };
+        let mut fits = fits;
+        match self.policies.iter_mut().find_map(|p| fits(p).then_some((p.policy.action, p.policy.severity))) {
+            None | Some((Action::Report, _)) => Judgement::Report,
+            Some((Action::Alert, severity)) => Judgement::Alert(severity),
+            Some((Action::Ignore, _)) => Judgement::Ignore,
+        }
+    }
+}
+
+/// Policies for models or classes that are not there, each as a sentence.
+pub fn misdirected(policies: &[Policy], models: &Models) -> Vec<String> {
+    let wrong = |policy: &Policy| {
+        let (class, model) = (&policy.class, &policy.model);
+        if let Some(model) = model
+            && !models.iter().any(|m| m.name == *model)
+        {
+            return Some(format!("a policy for class '{class}' names model '{model}', which is not among `models`"));
+        }
+        let mut meant = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
+        let there = class == "*" || meant.any(|m| m.classes.contains(class));
+        (!there).then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
+    };
+    policies.iter().filter_map(wrong).collect()
+}
