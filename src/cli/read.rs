@@ -126,7 +126,7 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             summary.count(verdict);
             if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
                 line.clear();
-                writer.write(verdict, export::Context { capture: Some(&name) }, &mut line);
+                writer.write(verdict, export::Context { capture: Some(&name), ..Default::default() }, &mut line);
                 line.push(b'\n');
                 written = out.write_all(&line);
             }

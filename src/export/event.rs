@@ -12,10 +12,14 @@ use crate::packet::{Direction, KeyKind};
 use super::json;
 
 /// Where a verdict's packets came from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Context<'a> {
     /// The capture as named, for captures.
     pub capture: Option<&'a str>,
+    /// The sensor's name, for the daemon.
+    pub sensor: Option<&'a str>,
+    /// Tells the detection once more as an alert: how bad it is.
+    pub alert: Option<&'a str>,
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -55,6 +59,7 @@ impl EventWriter {
         out.extend_from_slice(b"{\"timestamp\":");
         self.time(out, verdict.timestamp);
         out.extend_from_slice(match verdict.event {
+            Event::Detection if context.alert.is_some() => b",\"event_type\":\"alert\",\"flow_id\":",
             Event::Detection => b",\"event_type\":\"detection\",\"flow_id\":",
             Event::Stream => b",\"event_type\":\"stream\",\"flow_id\":",
         });
@@ -97,6 +102,12 @@ impl EventWriter {
         if let Some(capture) = context.capture {
             out.extend_from_slice(b",\"pcap_filename\":");
             json::string(out, capture);
+        }
+        for (name, value) in [(&b",\"sensor\":"[..], context.sensor), (b",\"severity\":", context.alert)] {
+            if let Some(value) = value {
+                out.extend_from_slice(name);
+                json::string(out, value);
+            }
         }
         out.extend_from_slice(b",\"spiked\":");
         said(verdict, &verdict.named, out);
@@ -285,7 +296,7 @@ mod tests {
                     class,
                     confidence,
                 };
-                let context = Context { capture: capture.as_deref() };
+                let context = Context { capture: capture.as_deref(), ..Context::default() };
                 let want = by_serde(&verdict, context);
                 prop_assert_eq!(&event(&verdict, context), &want);
                 // The second that a writer remembers must not stick.
