@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod encode;
 pub mod engine;
 pub mod evaluate;

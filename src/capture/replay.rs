@@ -90,7 +90,7 @@ impl Replay {
     }
 
     /// The time that the captures have come to.
-    pub fn now(&self) -> Nanos {
+    fn now(&self) -> Nanos {
         let since = u64::try_from(self.last_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let passed = if self.settings.speed > 0.0 { (since as f64 * self.settings.speed) as u64 } else { 0 };
         Nanos(self.last.0.saturating_add(passed))
@@ -198,6 +198,10 @@ impl Source for Replay {
         }
         self.handed_on(batch);
         Ok(!batch.is_empty() || self.at < self.pending.len())
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        Some(self.now())
     }
 }
 

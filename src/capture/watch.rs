@@ -144,7 +144,7 @@ impl Watch {
     }
 
     /// The time that the captures have come to; it goes on while there is none.
-    pub fn now(&self) -> Nanos {
+    fn now(&self) -> Nanos {
         let since = u64::try_from(self.last_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Nanos(self.last.0.saturating_add(since))
     }
@@ -361,6 +361,10 @@ impl Source for Watch {
             self.done(&file, &path);
         }
         Ok(true)
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        Some(self.now())
     }
 }
 

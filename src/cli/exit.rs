@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::capture::CaptureError;
+use crate::daemon::DaemonError;
 
 /// Kinds of end, the later the worse; the number is the exit code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,6 +38,12 @@ impl Exit {
         for cause in error.chain() {
             if let Some(error) = cause.downcast_ref::<CaptureError>() {
                 return Self::of_capture(error);
+            }
+            if let Some(DaemonError::Capture(error)) = cause.downcast_ref::<DaemonError>() {
+                return Self::of_capture(error);
+            }
+            if let Some(DaemonError::Sink(_)) = cause.downcast_ref::<DaemonError>() {
+                return Self::Unreadable;
             }
             if let Some(error) = cause.downcast_ref::<io::Error>()
                 && error.kind() == io::ErrorKind::PermissionDenied

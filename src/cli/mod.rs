@@ -1,5 +1,6 @@
 //! How is it asked? One file a command; `exit` says how each may end.
 
+mod check;
 mod eval;
 mod exit;
 mod generate;
@@ -7,7 +8,9 @@ mod learn;
 mod model;
 mod paper;
 mod read;
+mod reload;
 mod report;
+mod run;
 mod train;
 mod volleys;
 
@@ -40,6 +43,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Read(read::Args),
+    Run(run::Args),
+    Check(check::Args),
+    Reload(reload::Args),
     Train(train::Args),
     Learn(learn::Args),
     Eval(eval::Args),
@@ -61,6 +67,9 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Read(args) => read::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Learn(args) => learn::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -29,7 +29,7 @@ impl StreamKey {
             frame.extend_from_slice(&[0x81, 0]);
             frame.extend_from_slice(&self.vlan.to_be_bytes());
         }
-        let transport = match (self.kind, self.proto) {
+        let transport = match (self.kind(), self.proto) {
             (KeyKind::Host, _) => 0,
             (KeyKind::Flow, 17) => 8,
             (KeyKind::Flow, _) => TRANSPORT,

@@ -138,12 +138,10 @@ impl Source for Live {
         batch.clear();
         Ok(self.outlet.take(batch, WAIT).unwrap_or(true))
     }
-}
 
-impl Live {
     /// The wall clock.
-    pub fn now(&self) -> Nanos {
-        socket::now()
+    fn clock(&self) -> Option<Nanos> {
+        Some(socket::now())
     }
 }
 

@@ -1,0 +1,99 @@
+//! Would it run? What settings name is opened and looked at: models, folders, interfaces, policies. `spiked check` and every
+//! reload ask this first.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::capture;
+use crate::config::{Afterwards, Config, Input, ModelSource, SinkKind};
+use crate::engine::Models;
+use crate::model::Model;
+
+use super::policy::{Policies, misdirected};
+
+/// What is ready to run.
+pub struct Examined {
+    pub models: Models,
+    pub policies: Policies,
+    /// What need not stop it: an interface that is not there yet.
+    pub warnings: Vec<String>,
+}
+
+/// Opens all that the settings name.
+///
+/// # Errors
+/// Every mistake, a sentence each.
+pub fn examine(config: &Config) -> Result<Examined, Vec<String>> {
+    let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
+    let mut models = Models::new();
+    for source in &config.models {
+        let model = match source {
+            ModelSource::BuiltIn => Model::built_in(),
+            ModelSource::File(path) => Model::load(path),
+        };
+        match model {
+            Ok(model) => models.push(Arc::new(model)),
+            Err(error) => wrong.push(format!("models: {error}")),
+        }
+    }
+    let policies = Policies::new(&config.policies).unwrap_or_else(|error| {
+        wrong.push(format!("policies: {error}"));
+        Policies::default()
+    });
+    if models.len() == config.models.len() {
+        wrong.extend(misdirected(&config.policies, &models));
+        for teacher in &config.teachers {
+            if let Some(name) = teacher.model.as_ref().filter(|name| !models.iter().any(|m| m.name == **name)) {
+                wrong.push(format!("the teacher of '{}' names model '{name}', which is not among `models`", teacher.class));
+            }
+        }
+    }
+    match &config.input {
+        Input::Interfaces(interfaces) => {
+            let there = |name: &str| name == "any" || Path::new("/sys/class/net").join(name).exists();
+            for missing in interfaces.iter().filter(|i| !there(&i.name)) {
+                warnings.push(format!("interface {} is not there; it is listened to when it appears", missing.name));
+            }
+        }
+        Input::Replay(replay) => {
+            if let Err(error) = capture::expand(&replay.captures) {
+                wrong.push(format!("replay.captures: {error}"));
+            }
+            for missing in replay.captures.iter().filter(|c| !c.exists()) {
+                wrong.push(format!("replay.captures: {}: there is no such file or folder", missing.display()));
+            }
+        }
+        Input::Watch(watch) => {
+            folder("watch.folder", &watch.folder, &mut wrong);
+            if let (Afterwards::Move, Some(to)) = (watch.then, &watch.move_to) {
+                parent("watch.move_to", to, &mut wrong);
+            }
+        }
+    }
+    for sink in &config.sinks {
+        if let SinkKind::File { path } = &sink.kind {
+            parent(&format!("sink '{}'", sink.name), path, &mut wrong);
+        }
+    }
+    if let Some(evidence) = &config.evidence {
+        folder("evidence.folder", &evidence.folder, &mut wrong);
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(Examined { models, policies, warnings })
+}
+
+fn folder(setting: &str, path: &Path, wrong: &mut Vec<String>) {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => wrong.push(format!("{setting}: {} is no folder", path.display())),
+        Err(error) => wrong.push(format!("{setting}: {}: {error}; make it, for the user that spiked runs as", path.display())),
+    }
+}
+
+fn parent(setting: &str, path: &Path, wrong: &mut Vec<String>) {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder(setting, parent, wrong);
+}

@@ -1,0 +1,39 @@
+//! How does it run all day? Signals, reload, policies, watchdog, privileges, logging, and what it says of itself.
+//!
+//! Input: a [`crate::config::Config`]. The main thread opens what must be opened, gives up privileges, and then runs the engine and
+//! hears what it finds ([`observer`]); one more thread, the [`keeper`], takes signals, reloads and feeds systemd's watchdog.
+
+mod alerts;
+mod announce;
+mod examine;
+mod harden;
+mod keeper;
+mod log;
+mod notify;
+mod observer;
+mod policy;
+mod reload;
+mod run;
+mod state;
+
+pub use announce::{Announcement, ReloadOutcome};
+pub use examine::{Examined, examine};
+pub use policy::{Judgement, Policies};
+pub use run::{DaemonError, End, run};
+
+/// How settings are found again: the file and what lies over it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub path: std::path::PathBuf,
+    pub overrides: Vec<crate::config::Override>,
+}
+
+impl Origin {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// As [`crate::config::Config::load`].
+    pub fn load(&self) -> Result<crate::config::Config, crate::config::ConfigError> {
+        crate::config::Config::load(&self.path, &self.overrides)
+    }
+}

@@ -1,0 +1,166 @@
+//! Who hears what the engine finds? Metrics count it, policies judge it, sinks are told.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use crate::config::{Alerts, EventType, Severity, Sink};
+use crate::engine::{Event, Observer, Progress, Verdict};
+use crate::export::sink::{self, Line};
+use crate::export::{Context, EventWriter, Metrics, Work};
+
+use super::alerts::Limiter;
+use super::policy::{Judgement, Policies};
+use super::state::{State, lock};
+
+/// What a reload leaves for the observer, which has policies for itself.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    any: AtomicBool,
+    letter: Mutex<Option<(Policies, Alerts)>>,
+}
+
+impl Mailbox {
+    pub fn post(&self, policies: Policies, alerts: Alerts) {
+        *lock(&self.letter) = Some((policies, alerts));
+        self.any.store(true, Relaxed);
+    }
+}
+
+pub(super) struct Teller {
+    pub state: Arc<State>,
+    pub metrics: Option<Arc<Metrics>>,
+    pub mailbox: Arc<Mailbox>,
+    pub policies: Policies,
+    pub limiter: Limiter,
+    pub writer: EventWriter,
+    /// Which events each sink is told, in the order of the sinks.
+    wanted: Vec<Vec<EventType>>,
+    text: Vec<u8>,
+    spikes: Vec<Vec<u64>>,
+    /// Called when the first batch is through.
+    ready: Option<Box<dyn FnOnce()>>,
+}
+
+impl Teller {
+    pub fn new(
+        state: Arc<State>,
+        metrics: Option<Arc<Metrics>>,
+        mailbox: Arc<Mailbox>,
+        (policies, alerts): (Policies, Alerts),
+        sinks: &[Sink],
+        ready: Box<dyn FnOnce()>,
+    ) -> Self {
+        Self {
+            state,
+            metrics,
+            mailbox,
+            policies,
+            limiter: Limiter::new(alerts),
+            writer: EventWriter::default(),
+            wanted: sinks.iter().map(|s| s.events.clone()).collect(),
+            text: Vec::new(),
+            spikes: Vec::new(),
+            ready: Some(ready),
+        }
+    }
+
+    fn tell(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
+        if !self.wanted.iter().any(|w| w.contains(&event)) {
+            return;
+        }
+        let context = Context { capture: None, sensor: Some(&self.state.sensor), alert: alert.map(word) };
+        self.text.clear();
+        self.writer.write(verdict, context, &mut self.text);
+        let line = Arc::new(Line {
+            text: String::from_utf8_lossy(&self.text).into_owned(),
+            timestamp: verdict.timestamp,
+            severity: match alert {
+                None => sink::Severity::Informational,
+                Some(Severity::Low) => sink::Severity::Notice,
+                Some(Severity::Medium) => sink::Severity::Warning,
+                Some(Severity::High) => sink::Severity::Error,
+                Some(Severity::Critical) => sink::Severity::Critical,
+            },
+            event: match event {
+                EventType::Detection => "detection",
+                EventType::Alert => "alert",
+                EventType::Stream => "stream",
+            },
+            class: verdict.class.map(|c| verdict.named.classes[c as usize].as_str().into()),
+        });
+        for (outlet, _) in lock(&self.state.sinks).iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
+            outlet.offer(&line);
+        }
+    }
+
+    fn count_spikes(&mut self, progress: &Progress<'_>) {
+        self.spikes.clear();
+        let loaded = lock(&self.state.loaded);
+        for model in loaded.iter() {
+            let mine = progress.tally.spikes.iter().filter(|s| Arc::ptr_eq(&s.model, &model.model));
+            let mut counts = vec![0; model.model.classes.len()];
+            for spikes in mine {
+                counts.iter_mut().zip(&spikes.counts).for_each(|(sum, count)| *sum += count);
+            }
+            self.spikes.push(counts);
+        }
+    }
+}
+
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Low => "low",
+        Severity::Medium => "medium",
+        Severity::High => "high",
+        Severity::Critical => "critical",
+    }
+}
+
+impl Observer for Teller {
+    fn verdict(&mut self, verdict: &Verdict) {
+        if let Some(metrics) = &self.metrics {
+            metrics.verdict(verdict, &verdict.named);
+        }
+        let judgement = self.policies.judge(verdict);
+        if judgement == Judgement::Ignore {
+            return;
+        }
+        if verdict.event == Event::Stream {
+            self.tell(verdict, EventType::Stream, None);
+            return;
+        }
+        self.state.detections.fetch_add(1, Relaxed);
+        self.tell(verdict, EventType::Detection, None);
+        if let (Judgement::Alert(severity), Some(class)) = (judgement, verdict.class) {
+            let told = self.limiter.admits(verdict);
+            self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class as usize], told);
+            if told {
+                self.tell(verdict, EventType::Alert, Some(severity));
+            }
+        }
+    }
+
+    fn progress(&mut self, progress: &Progress<'_>) {
+        self.state.heartbeat.beat(progress.worker);
+        if let Some(ready) = self.ready.take() {
+            ready();
+        }
+        if self.mailbox.any.swap(false, Relaxed)
+            && let Some((policies, alerts)) = lock(&self.mailbox.letter).take()
+        {
+            self.policies = policies;
+            self.limiter.set(alerts);
+        }
+        let Some(metrics) = self.metrics.clone() else { return };
+        self.count_spikes(progress);
+        metrics.work(Work {
+            worker: progress.worker,
+            tally: progress.tally,
+            live: progress.live,
+            busy: progress.busy,
+            idle: progress.idle,
+            spikes: &self.spikes,
+            lag: progress.lag,
+        });
+    }
+}

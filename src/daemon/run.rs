@@ -1,0 +1,223 @@
+//! From settings to a running daemon, and to its end. The order matters: what needs privileges first, then they are given up, and
+//! only then do threads start, which inherit what is left.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::capture::live::{Counters, Depth, Live};
+use crate::capture::replay::Replay;
+use crate::capture::watch::Watch;
+use crate::capture::{CaptureError, Source};
+use crate::config::{Config, Input, SinkKind};
+use crate::engine::{self, Tally};
+use crate::export::http::{self, HttpError, Server};
+use crate::export::sink::{self, Outlet, SinkError, Target};
+use crate::export::status::Loaded;
+use crate::export::{Ask, Metrics};
+use crate::packet::Decoder;
+use crate::stream::Limits;
+
+use super::announce::Announcement;
+use super::examine::{Examined, examine};
+use super::harden::{UserError, harden};
+use super::keeper::{self, Signals};
+use super::observer::{Mailbox, Teller};
+use super::reload::Reloader;
+use super::state::{State, lock};
+use super::{Origin, log, notify};
+
+/// How long sinks may write what is left, once the engine has ended.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Why it does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("{}", .0.join("\n"))]
+    Settings(Vec<String>),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("can't log to the journal: {0}; set log.format to text or json")]
+    Log(#[source] io::Error),
+    #[error("can't start: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub tally: Tally,
+    /// Frames lost on the way to the engine.
+    pub dropped: u64,
+    /// The input was one that ends of itself.
+    pub finite: bool,
+}
+
+/// Any of the sources.
+enum Frames {
+    Live(Live),
+    Replay(Replay),
+    Watch(Watch),
+}
+
+impl Frames {
+    fn open(config: &Config, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
+        Ok(match &config.input {
+            Input::Interfaces(interfaces) => Self::Live(Live::open(interfaces, &config.capture, stop)?),
+            Input::Replay(replay) => Self::Replay(Replay::open(replay, config.engine.idle, stop)?),
+            Input::Watch(watch) => Self::Watch(Watch::open(watch, stop)?),
+        })
+    }
+
+    fn counters(&self) -> Vec<Arc<Counters>> {
+        match self {
+            Self::Live(live) => live.counters().to_vec(),
+            Self::Replay(replay) => vec![Arc::clone(replay.counters())],
+            Self::Watch(watch) => vec![Arc::clone(watch.counters())],
+        }
+    }
+
+    fn depth(&self) -> Option<Depth> {
+        match self {
+            Self::Live(live) => Some(live.depth()),
+            Self::Replay(_) | Self::Watch(_) => None,
+        }
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        match self {
+            Self::Live(live) => live.start(),
+            Self::Replay(_) | Self::Watch(_) => Ok(()),
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Live(live) => live,
+            Self::Replay(replay) => replay,
+            Self::Watch(watch) => watch,
+        }
+    }
+}
+
+fn engine_settings(config: &Config, examined: &Examined) -> engine::Settings {
+    let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+    let mut settings = engine::Settings::new(examined.models.clone());
+    let engine = &config.engine;
+    settings.decoder = Decoder { open_tunnels: engine.tunnels };
+    settings.limits = Limits {
+        streams: engine.streams,
+        idle: nanos(engine.idle),
+        active: engine.active.map_or(u64::MAX, nanos),
+        closed: nanos(engine.closed),
+    };
+    if engine.workers > 0 {
+        settings.workers = engine.workers;
+    }
+    settings.every_packet = engine.every_packet;
+    settings
+}
+
+fn target(kind: &SinkKind) -> Target {
+    match kind {
+        SinkKind::File { path } => Target::File(path.clone()),
+        SinkKind::Stdout => Target::Stdout,
+        SinkKind::Unix { path } => Target::Socket(path.clone()),
+        SinkKind::Syslog { socket, facility } => Target::Syslog { socket: socket.clone(), facility: *facility as u8 },
+        SinkKind::Journald => Target::Journald(sink::JOURNALD.into()),
+    }
+}
+
+/// Runs until its input ends or a signal ends it.
+///
+/// # Errors
+/// Where it can't start. Once it runs, troubles are logged, counted and survived.
+pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
+    let level = log::start(config.log).map_err(DaemonError::Log)?;
+    let examined = examine(&config).map_err(DaemonError::Settings)?;
+    examined.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let settings = engine_settings(&config, &examined);
+    let signals = Signals::catch()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut frames = Frames::open(&config, &stop)?;
+    let listener = config.metrics.map(http::bind).transpose()?;
+    let state = Arc::new(State::new(&config.sensor, settings.workers, frames.counters(), frames.depth(), stop));
+    *lock(&state.loaded) = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
+
+    let steps = harden(&config, &origin.path)?;
+    steps.iter().for_each(|step| info!("hardening: {step}"));
+    *lock(&state.hardening) = steps;
+
+    let metrics = Arc::new(Metrics::new({
+        let state = Arc::clone(&state);
+        let ask: Ask = Arc::new(move || state.status());
+        ask
+    }));
+    metrics.models(&examined.models);
+    let server = listener.map(|l| Server::serve(l, Arc::clone(&metrics))).transpose()?;
+    let outlets: Result<Vec<Outlet>, SinkError> =
+        config.sinks.iter().map(|s| Outlet::start(&s.name, &target(&s.kind), s.queue)).collect();
+    *lock(&state.sinks) = outlets?;
+    frames.start()?;
+    let mailbox = Arc::new(Mailbox::default());
+    let reloader = Reloader {
+        announcement: Announcement::new(&origin.path),
+        origin,
+        config: config.clone(),
+        state: Arc::clone(&state),
+        metrics: Some(Arc::clone(&metrics)),
+        models: Arc::clone(&settings.models),
+        mailbox: Arc::clone(&mailbox),
+        level,
+    };
+    reloader.announce();
+    let keeper = keeper::start(signals, reloader)?;
+
+    let ready = {
+        let (state, address) = (Arc::clone(&state), server.as_ref().map(Server::address));
+        Box::new(move || {
+            state.ready.store(true, Relaxed);
+            notify::ready(&state.summary());
+            match address {
+                Some(address) => info!("ready; http://{address}/"),
+                None => info!("ready"),
+            }
+        })
+    };
+    let policies = (examined.policies, config.alerts.clone());
+    let mut teller = Teller::new(Arc::clone(&state), Some(metrics), mailbox, policies, &config.sinks, ready);
+    let tally = engine::run(&settings, frames.source(), &mut teller);
+
+    let summary = state.summary();
+    let dropped = frames
+        .counters()
+        .iter()
+        .map(|c| c.kernel_drops.load(Relaxed) + c.interface_drops.load(Relaxed) + c.queue_drops.load(Relaxed))
+        .sum();
+    drop(frames);
+    let deadline = Instant::now() + CLOSE;
+    let outlets = std::mem::take(&mut *lock(&state.sinks));
+    for last in outlets.into_iter().map(|outlet| outlet.close(deadline)) {
+        let lost: u64 = last.dropped.values().sum();
+        info!(sink = last.name, written = last.written, lost, "sink closed");
+    }
+    state.done.store(true, Relaxed);
+    let _ = keeper.join();
+    drop(server);
+    if let Err(error) = std::fs::remove_file(&config.process.status_file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(file = %config.process.status_file.display(), %error, "can't remove the status file");
+    }
+    info!("ended: {summary}");
+    Ok(End { tally: tally?, dropped, finite: matches!(config.input, Input::Replay(_)) })
+}

@@ -1,0 +1,150 @@
+//! What does the daemon know of itself? Facts and counters that are written while it runs, and the [`Status`] made of them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::capture::live::{Counters, Depth};
+use crate::export::sink::Outlet;
+use crate::export::status::{Interface, Loaded, Queue, Reloads, Status};
+
+use super::alerts::AlertCounts;
+
+/// A worker that has made no progress for so long is stuck: batches take milliseconds, and come every 50 of them.
+pub(super) const STUCK: Duration = Duration::from_secs(10);
+
+/// When each worker last finished a batch.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    begun: Instant,
+    /// Milliseconds since `begun`.
+    beats: Vec<AtomicU64>,
+}
+
+impl Heartbeat {
+    fn new(workers: usize) -> Self {
+        Self { begun: Instant::now(), beats: (0..workers).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    pub fn beat(&self, worker: usize) {
+        if let Some(beat) = self.beats.get(worker) {
+            beat.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// The worker that has been silent longest, and for how long.
+    pub fn slowest(&self) -> (usize, Duration) {
+        let oldest = self.beats.iter().map(|b| b.load(Relaxed)).enumerate().min_by_key(|&(_, beat)| beat).unwrap_or((0, 0));
+        (oldest.0, self.begun.elapsed().saturating_sub(Duration::from_millis(oldest.1)))
+    }
+}
+
+/// What is told to others. One for a process, shared.
+pub(super) struct State {
+    pub sensor: String,
+    pub started: SystemTime,
+    pub counters: Vec<Arc<Counters>>,
+    pub depth: Option<Depth>,
+    pub loaded: Mutex<Vec<Loaded>>,
+    pub sinks: Mutex<Vec<Outlet>>,
+    pub alerts: AlertCounts,
+    pub reloads: Mutex<Reloads>,
+    pub hardening: Mutex<Vec<String>>,
+    /// Workers run.
+    pub ready: AtomicBool,
+    pub stop: Arc<AtomicBool>,
+    /// The engine has ended and all is written.
+    pub done: AtomicBool,
+    pub heartbeat: Heartbeat,
+    pub detections: AtomicU64,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    pub fn new(sensor: &str, workers: usize, counters: Vec<Arc<Counters>>, depth: Option<Depth>, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            sensor: sensor.into(),
+            started: SystemTime::now(),
+            counters,
+            depth,
+            loaded: Mutex::default(),
+            sinks: Mutex::default(),
+            alerts: AlertCounts::default(),
+            reloads: Mutex::new(Reloads { last_success: Some(SystemTime::now()), ..Reloads::default() }),
+            hardening: Mutex::default(),
+            ready: AtomicBool::new(false),
+            stop,
+            done: AtomicBool::new(false),
+            heartbeat: Heartbeat::new(workers),
+            detections: AtomicU64::new(0),
+        }
+    }
+
+    /// Why it is broken, where it is.
+    pub fn unhealthy(&self) -> Option<String> {
+        let (worker, silent) = self.heartbeat.slowest();
+        let stuck = self.ready.load(Relaxed) && !self.done.load(Relaxed) && silent > STUCK;
+        stuck.then(|| format!("worker {worker} has made no progress for {} s", silent.as_secs()))
+    }
+
+    pub fn status(&self) -> Status {
+        let interface = |c: &Arc<Counters>| Interface {
+            name: c.name.clone(),
+            up: c.up.load(Relaxed),
+            trouble: c.trouble(),
+            filter: c.filter.clone(),
+            received: c.frames.load(Relaxed),
+            dropped: [
+                ("kernel", c.kernel_drops.load(Relaxed)),
+                ("interface", c.interface_drops.load(Relaxed)),
+                ("queue", c.queue_drops.load(Relaxed)),
+            ]
+            .into(),
+            reopened: c.reopened.load(Relaxed),
+        };
+        let unhealthy = self.unhealthy();
+        let not_ready = if self.stop.load(Relaxed) {
+            Some("stopping".to_string())
+        } else if self.ready.load(Relaxed) {
+            unhealthy.clone()
+        } else {
+            Some("starting".to_string())
+        };
+        Status {
+            started: self.started,
+            not_ready,
+            unhealthy,
+            interfaces: self.counters.iter().map(interface).collect(),
+            models: lock(&self.loaded).clone(),
+            queue: self
+                .depth
+                .as_ref()
+                .map_or(Queue::default(), |d| Queue { depth: d.waiting() as u64, capacity: d.capacity() as u64 }),
+            sinks: lock(&self.sinks).iter().map(Outlet::status).collect(),
+            alerts: self.alerts.status(),
+            reloads: lock(&self.reloads).clone(),
+            hardening: lock(&self.hardening).clone(),
+            ..Status::new(&self.sensor)
+        }
+    }
+
+    /// One line for the log and for systemd.
+    pub fn summary(&self) -> String {
+        let sum = |of: fn(&Counters) -> &std::sync::atomic::AtomicU64| -> u64 {
+            self.counters.iter().map(|c| of(c).load(Relaxed)).sum()
+        };
+        let up = self.counters.iter().filter(|c| c.up.load(Relaxed)).count();
+        format!(
+            "{up} of {} inputs up, {} frames, dropped {} by the kernel, {} by interfaces, {} at the queue; {} detections",
+            self.counters.len(),
+            sum(|c| &c.frames),
+            sum(|c| &c.kernel_drops),
+            sum(|c| &c.interface_drops),
+            sum(|c| &c.queue_drops),
+            self.detections.load(Relaxed),
+        )
+    }
+}
