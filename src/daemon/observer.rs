@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::config::{Alerts, EventType, Severity, Sink};
 use crate::engine::{Event, Observer, Progress, Verdict};
 use crate::export::sink::{self, Line};
-use crate::export::{Context, EventWriter, Metrics, Work};
+use crate::export::{Context, EventWriter, Metrics};
 
 use super::alerts::Limiter;
 use super::policy::{Judgement, Policies};
@@ -36,7 +36,6 @@ pub(super) struct Teller {
     /// Which events each sink is told, in the order of the sinks.
     wanted: Vec<Vec<EventType>>,
     text: Vec<u8>,
-    spikes: Vec<Vec<u64>>,
     /// Called when the first batch is through.
     ready: Option<Box<dyn FnOnce()>>,
 }
@@ -59,7 +58,6 @@ impl Teller {
             writer: EventWriter::default(),
             wanted: sinks.iter().map(|s| s.events.clone()).collect(),
             text: Vec::new(),
-            spikes: Vec::new(),
             ready: Some(ready),
         }
     }
@@ -92,19 +90,6 @@ impl Teller {
             outlet.offer(&line);
         }
     }
-
-    fn count_spikes(&mut self, progress: &Progress<'_>) {
-        self.spikes.clear();
-        let loaded = lock(&self.state.loaded);
-        for model in loaded.iter() {
-            let mine = progress.tally.spikes.iter().filter(|s| Arc::ptr_eq(&s.model, &model.model));
-            let mut counts = vec![0; model.model.classes.len()];
-            for spikes in mine {
-                counts.iter_mut().zip(&spikes.counts).for_each(|(sum, count)| *sum += count);
-            }
-            self.spikes.push(counts);
-        }
-    }
 }
 
 fn word(severity: Severity) -> &'static str {
@@ -119,7 +104,7 @@ fn word(severity: Severity) -> &'static str {
 impl Observer for Teller {
     fn verdict(&mut self, verdict: &Verdict) {
         if let Some(metrics) = &self.metrics {
-            metrics.verdict(verdict, &verdict.named);
+            metrics.verdict(verdict);
         }
         let judgement = self.policies.judge(verdict);
         if judgement == Judgement::Ignore {
@@ -151,16 +136,8 @@ impl Observer for Teller {
             self.policies = policies;
             self.limiter.set(alerts);
         }
-        let Some(metrics) = self.metrics.clone() else { return };
-        self.count_spikes(progress);
-        metrics.work(Work {
-            worker: progress.worker,
-            tally: progress.tally,
-            live: progress.live,
-            busy: progress.busy,
-            idle: progress.idle,
-            spikes: &self.spikes,
-            lag: progress.lag,
-        });
+        if let Some(metrics) = &self.metrics {
+            metrics.progress(progress);
+        }
     }
 }

@@ -94,7 +94,8 @@ pub fn misdirected(policies: &[Policy], models: &Models) -> Vec<String> {
         }
         let mut meant = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
         let there = class == "*" || meant.any(|m| m.classes.contains(class));
-        (!there).then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
+        (!there)
+            .then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
     };
     policies.iter().filter_map(wrong).collect()
 }
