@@ -26,8 +26,6 @@ pub(super) struct Item {
 
 /// No evidence row: the stream is decided, or was given up.
 const NO_ROW: u32 = u32::MAX;
-/// Packets whose weights are prefetched before the first of them is scored.
-const AHEAD: usize = 8;
 /// Records that a sweep looks at in vain before it stops, and streams that it ends at most: at least so many, and the share of all.
 const SWEEP: (usize, usize) = (512, 256);
 /// Undecided streams that keep evidence at once, as a share of all.
@@ -94,16 +92,6 @@ impl Rows {
     }
 }
 
-struct Pending {
-    at: usize,
-    hash: u64,
-    /// The stream's number, to know it again: a full table may have given its record to another.
-    number: u64,
-    packet: u64,
-    timestamp: Nanos,
-    inputs: usize,
-}
-
 /// One model within one shard.
 pub(super) struct Lane {
     model: Arc<Model>,
@@ -117,8 +105,7 @@ pub(super) struct Lane {
     /// Counts of spikes, for live sources.
     spikes: Option<Vec<u64>>,
     volley: Volley,
-    active: Vec<[u32; MAX_ACTIVE]>,
-    pending: Vec<Pending>,
+    active: Box<[u32; MAX_ACTIVE]>,
     potentials: Potentials,
 }
 
@@ -143,8 +130,7 @@ impl Lane {
             table: StreamTable::new(limits, hasher),
             rows: Rows { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 },
             volley: Volley::default(),
-            active: vec![[0; MAX_ACTIVE]; AHEAD],
-            pending: Vec::with_capacity(AHEAD),
+            active: Box::new([0; MAX_ACTIVE]),
             potentials: model.network.buffer(),
             model,
         }
@@ -215,10 +201,6 @@ impl Lane {
         for item in items {
             let frame = batch.frame(item.frame as usize);
             let packet = first + u64::from(item.frame);
-            if self.pending.iter().any(|p| p.hash == item.hash) {
-                // Its packet before this one may decide it: no work on what need not be scored.
-                self.score(tally, out);
-            }
             let keep = |s: &Scored| s.told || s.row != NO_ROW;
             let seen =
                 self.table.packet(&item.key, item.hash, item.direction, packet, &item.headers, &frame, keep, || Scored::NEW);
@@ -260,21 +242,9 @@ impl Lane {
                     tally.unkept += 1;
                 }
             }
-            self.encode(seen.at, seen.context, item, &frame, packet);
-            if self.pending.len() == AHEAD {
-                self.score(tally, out);
-            }
+            tally.scored += 1;
+            self.score(seen.at, seen.context, item, &frame, packet, out);
         }
-        self.score(tally, out);
-    }
-
-    fn encode(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>, packet: u64) {
-        self.model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
-        let active = &mut self.active[self.pending.len()];
-        let inputs = self.model.layout.inputs(&self.volley, active);
-        self.model.network.prefetch(&active[..inputs]);
-        let number = self.table.get(at).number;
-        self.pending.push(Pending { at, hash: item.hash, number, packet, timestamp: frame.timestamp, inputs });
     }
 
     /// Hands the packet to the tap.
@@ -293,39 +263,37 @@ impl Lane {
         tally.untapped += u64::from(tap.samples.try_send(sample).is_err());
     }
 
-    fn score(&mut self, tally: &mut Tally, out: &mut Told) {
-        let decision = &self.model.decision;
-        for (pending, active) in self.pending.iter().zip(&self.active) {
-            let stream = self.table.get_mut(pending.at);
-            if stream.number != pending.number || stream.state.row == NO_ROW {
-                continue;
-            }
-            tally.scored += 1;
-            self.model.network.potentials(&active[..pending.inputs], &mut self.potentials);
-            if let Some(spikes) = &mut self.spikes {
-                decision.count_spikes(&self.model.network, &self.potentials, spikes);
-            }
-            let evidence = self.rows.row(stream.state.row);
-            decision.add(&self.model.network, &self.potentials, evidence);
-            let Some(leader) = decision.leader(evidence, stream.state.leader.packets + 1) else { continue };
-            stream.state.leader = leader;
-            if !decision.settled(&leader) {
-                continue;
-            }
-            let row = stream.state.row;
-            let verdict = verdict(&self.model, self.number, Event::Detection, stream, pending.packet, pending.timestamp);
-            if verdict.class.is_some() && !stream.state.told {
+    /// Adds a packet to the evidence of its stream, which has a row for it. No row of weights is prefetched: the often active ones
+    /// are in the cache, and asking for all of them costs more than waiting for the others (measured).
+    fn score(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>, packet: u64, out: &mut Told) {
+        let (model, stream) = (&self.model, self.table.get_mut(at));
+        model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
+        let inputs = model.layout.inputs(&self.volley, &mut self.active);
+        model.network.potentials(&self.active[..inputs], &mut self.potentials);
+        if let Some(spikes) = &mut self.spikes {
+            model.decision.count_spikes(&model.network, &self.potentials, spikes);
+        }
+        let row = stream.state.row;
+        let evidence = self.rows.row(row);
+        model.decision.add(&model.network, &self.potentials, evidence);
+        let Some(leader) = model.decision.leader(evidence, stream.state.leader.packets + 1) else { return };
+        stream.state.leader = leader;
+        if !model.decision.settled(&leader) {
+            return;
+        }
+        if !stream.state.told {
+            let verdict = verdict(model, self.number, Event::Detection, stream, packet, frame.timestamp);
+            if verdict.class.is_some() {
                 stream.state.told = true;
-                self.kept.hand_on(row, self.number, &self.model, stream, &mut out.packets);
+                self.kept.hand_on(row, self.number, model, stream, &mut out.packets);
                 out.verdicts.push(verdict);
             }
-            if !self.every_packet {
-                self.kept.forget(row);
-                self.rows.release(row);
-                stream.state.row = NO_ROW;
-            }
         }
-        self.pending.clear();
+        if !self.every_packet {
+            self.kept.forget(row);
+            self.rows.release(row);
+            stream.state.row = NO_ROW;
+        }
     }
 
     fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
@@ -351,6 +319,7 @@ impl Lane {
 
 fn verdict(model: &Arc<Model>, number: usize, event: Event, stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Verdict {
     let leader = stream.state.leader();
+    let confidence = leader.map_or(0.0, |l| model.decision.confidence(&l));
     Verdict {
         event,
         model: number,
@@ -365,7 +334,7 @@ fn verdict(model: &Arc<Model>, number: usize, event: Event, stream: &Stream<Scor
         bytes: stream.bytes,
         first_direction: stream.first_direction,
         leader,
-        class: leader.and_then(|l| model.decision.class(&l)),
-        confidence: leader.map_or(0.0, |l| model.decision.confidence(&l)),
+        class: leader.and_then(|l| model.decision.earned(&l, confidence)),
+        confidence,
     }
 }

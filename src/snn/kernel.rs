@@ -5,8 +5,6 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use crate::prefetch::prefetch_span;
-
 /// Sums the rows `active` of `weights` (each `stride` long, a multiple of 64) into `out[..stride]`.
 #[inline]
 pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
@@ -98,14 +96,6 @@ unsafe fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut
             // SAFETY: `out` holds at least `stride` sums and column + 64 <= stride.
             unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(column + part * 16).cast(), *sum) };
         }
-    }
-}
-
-/// Prefetches each active row; a hint that changes nothing else.
-#[inline]
-pub(super) fn prefetch_rows(weights: &[i8], stride: usize, active: &[u32]) {
-    for &input in active {
-        prefetch_span(&weights[input as usize * stride..][..stride]);
     }
 }
 

@@ -141,12 +141,6 @@ impl Network {
         debug_assert!(active.len() <= 256);
         kernel::sum_rows(&self.weights, self.stride, active, out);
     }
-
-    /// Asks the cache for the rows of the active inputs.
-    #[inline]
-    pub fn prefetch(&self, active: &[u32]) {
-        kernel::prefetch_rows(&self.weights, self.stride, active);
-    }
 }
 
 #[cfg(test)]

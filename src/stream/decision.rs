@@ -114,7 +114,12 @@ impl Decision {
 
     /// The class, where it has earned its threshold.
     pub fn class(&self, leader: &Leader) -> Option<u16> {
-        (self.confidence(leader) >= self.accept[leader.class as usize]).then_some(leader.class)
+        self.earned(leader, self.confidence(leader))
+    }
+
+    /// [`Decision::class`] where the leader's confidence is known.
+    pub fn earned(&self, leader: &Leader, confidence: f32) -> Option<u16> {
+        (confidence >= self.accept[leader.class as usize]).then_some(leader.class)
     }
 }
 
