@@ -51,10 +51,11 @@ impl FrameBatch {
         Self { records: Vec::with_capacity(Self::CAPACITY), ..Self::default() }
     }
 
-    /// Empties the batch and keeps its allocations.
+    /// Empties the batch and keeps its allocations, but for what a record of many megaoctets has left.
     pub fn clear(&mut self) {
         self.records.clear();
         self.bytes.clear();
+        self.bytes.shrink_to(2 * Self::MAX_BYTES);
     }
 
     pub fn len(&self) -> usize {

@@ -9,6 +9,7 @@ mod format;
 pub mod live;
 mod operands;
 pub mod replay;
+mod unpack;
 pub mod watch;
 
 pub use batch::{Frame, FrameBatch};

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::model::MAX_CLASSES;
 use crate::packet::{KeyKind, StreamKey};
 
 /// Why a label file is refused.
@@ -26,6 +27,10 @@ pub enum LabelError {
     Mixed { path: PathBuf, this: &'static str, other: &'static str },
     #[error("the label files hold no row")]
     Empty,
+    #[error(
+        "the labels name {0} classes; a model has at most {MAX_CLASSES} (is the label column one of numbers that differ by stream?)"
+    )]
+    Classes(usize),
 }
 
 /// The name of a stream as label files give it: independent of direction and VLAN.
@@ -105,7 +110,8 @@ pub struct Labels {
 /// Reads label files of one kind.
 ///
 /// # Errors
-/// A file that can't be read, lacks a column or has a row without sense; files of both kinds together; no row at all.
+/// A file that can't be read, lacks a column or has a row without sense; files of both kinds together; no row at all; more
+/// classes than a model has.
 pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     let mut key = None;
     let mut rows: Vec<(String, StreamName, String)> = Vec::new();
@@ -122,6 +128,9 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = rows.iter().map(|r| r.2.clone()).collect();
     classes.sort();
     classes.dedup();
+    if classes.len() > MAX_CLASSES {
+        return Err(LabelError::Classes(classes.len()));
+    }
     let mut captures: Vec<(String, CaptureLabels)> = Vec::new();
     let mut place: HashMap<String, usize> = HashMap::new();
     let mut conflicts = 0;
@@ -146,6 +155,9 @@ pub fn whole(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = pairs.iter().map(|p| p.0.clone()).collect();
     classes.sort();
     classes.dedup();
+    if classes.len() > MAX_CLASSES {
+        return Err(LabelError::Classes(classes.len()));
+    }
     let captures = pairs
         .iter()
         .map(|(class, capture)| {

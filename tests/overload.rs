@@ -1,0 +1,335 @@
+//! Overload and evasion: what hostile traffic costs, in memory and in streams that are no longer named. Nothing is lost uncounted.
+//!
+//! `SPIKED_FLOOD=20000000 cargo test --release --test overload flood -- --nocapture` floods at full size.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::sync::Arc;
+
+use common::{fixture, pcap, udp};
+use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source};
+use spiked::engine::{self, Event, Observer, Progress, Settings, Tally, Verdict};
+use spiked::model::Model;
+use spiked::packet::{Decoder, Network, Tunnel};
+
+/// What the engine said of the streams.
+#[derive(Default)]
+struct Heard {
+    /// Class by key, of those named.
+    named: BTreeMap<String, String>,
+    detections: u64,
+    ends: u64,
+    packets: u64,
+    /// Live streams of each worker when it had the most.
+    most: BTreeMap<usize, usize>,
+}
+
+impl Observer for Heard {
+    fn verdict(&mut self, verdict: &Verdict) {
+        match verdict.event {
+            Event::Detection => self.detections += 1,
+            Event::Stream => {
+                self.ends += 1;
+                self.packets += verdict.packets;
+            }
+        }
+        if let Some(class) = verdict.class {
+            self.named.insert(format!("{:?}", verdict.key), verdict.named.classes[usize::from(class)].clone());
+        }
+    }
+
+    fn progress(&mut self, progress: &Progress<'_>) {
+        let most = self.most.entry(progress.worker).or_default();
+        *most = progress.live.max(*most);
+    }
+}
+
+/// Frames as an iterator gives them.
+struct Frames<I>(I);
+
+impl<I: Iterator<Item = (u64, Vec<u8>)> + Send> Source for Frames<I> {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        while !batch.is_full() {
+            let Some((nanos, frame)) = self.0.next() else { break };
+            batch.push(Nanos(nanos), LinkType(1), frame.len() as u32, &frame);
+        }
+        Ok(!batch.is_empty())
+    }
+}
+
+fn settings(streams: usize) -> Settings {
+    let mut settings = Settings { workers: 2, ..Settings::new(vec![Arc::new(Model::built_in().expect("a sound model"))]) };
+    settings.limits.streams = streams;
+    settings
+}
+
+fn run(settings: &Settings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Tally, Heard) {
+    let mut heard = Heard::default();
+    let tally = engine::run(settings, &mut Frames(frames), &mut heard).expect("the frames don't end early");
+    (tally, heard)
+}
+
+/// Every stream that was opened has ended, none with its worker.
+fn accounted(tally: &Tally, heard: &Heard) {
+    assert_eq!(tally.opened, heard.ends, "streams opened and told");
+    assert_eq!((tally.lost_streams, tally.lost_packets), (0, 0));
+}
+
+/// Real traffic: the fixtures of several protocols, one after another, as a capture that goes on.
+fn real() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for name in ["dns-1", "http-1", "mqtt-1", "ntp-1", "postgresql-1", "redis-1", "smtp-1", "snmp-1", "ssh-1", "tls-1"] {
+        let mut file = CaptureFile::open(&fixture("captures").join(format!("{name}.pcap"))).expect("a fixture");
+        let mut batch = FrameBatch::new();
+        while file.fill(&mut batch).expect("a fixture") {
+            frames.extend(batch.iter().map(|f| f.bytes.to_vec()));
+        }
+    }
+    frames
+}
+
+const START: u64 = 1_700_000_000_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+
+/// The `number`th SYN of a flood that never repeats an address and port.
+fn syn(number: u64) -> Vec<u8> {
+    let n = number.to_be_bytes();
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+    frame.extend([100 + n[5] % 100, n[5], n[6], n[7], 192, 0, 2, 80, n[4], n[7], 0, 80]);
+    frame.extend([n[6], n[7], 1, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0]);
+    frame
+}
+
+/// Megaoctets that this process has had at most.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kb| kb >> 10)
+}
+
+#[test]
+fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
+    let flood: u64 = std::env::var("SPIKED_FLOOD").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000);
+    let streams = if flood > 1_000_000 { 1 << 20 } else { 4096 };
+    let real = real();
+    let each = flood / real.len() as u64;
+    let calm = run(&settings(streams), real.iter().cloned().enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f)));
+    accounted(&calm.0, &calm.1);
+    assert!(calm.1.named.len() > 100, "{} streams are named", calm.1.named.len());
+    let mixed = (0u64..).zip(&real).flat_map(|(i, frame)| {
+        let now = START + i * 1_000_000;
+        std::iter::once((now, frame.clone())).chain((0..each).map(move |n| (now, syn(i * each + n))))
+    });
+    let before = peak();
+    let (tally, heard) = run(&settings(streams), mixed);
+    accounted(&tally, &heard);
+    assert_eq!(tally.frames, real.len() as u64 * (each + 1));
+    assert_eq!(heard.packets, tally.frames, "each packet is in one stream that was told");
+    let live: usize = heard.most.values().sum();
+    assert!(live <= streams + 2, "{live} streams at once");
+    let kept = calm.1.named.iter().filter(|(key, class)| heard.named.get(*key) == Some(*class)).count();
+    println!(
+        "{} flood packets: {kept} of {} streams named as without; {live} live at most, {} evicted, {} hurried; {} MB at the peak, {before} before",
+        each * real.len() as u64,
+        calm.1.named.len(),
+        tally.evicted,
+        tally.hurried,
+        peak()
+    );
+    assert!(kept * 100 >= calm.1.named.len() * 99, "{kept} of {} are still named", calm.1.named.len());
+}
+
+#[test]
+fn one_elephant_stream_leaves_the_others_named() {
+    let real = real();
+    let calm = run(&settings(1 << 16), real.iter().cloned().map(|f| (START, f)));
+    let elephant = udp([10, 9, 9, 9], 50_000, [10, 9, 9, 8], 50_001, &[0x55; 1200]);
+    let mixed = real.iter().flat_map(|f| std::iter::repeat_n(elephant.clone(), 20).chain([f.clone()])).map(|f| (START, f));
+    let (tally, heard) = run(&settings(1 << 16), mixed);
+    accounted(&tally, &heard);
+    assert_eq!(tally.frames, heard.packets);
+    assert_eq!(tally.opened, calm.0.opened + 1);
+    let lost: Vec<_> = calm.1.named.iter().filter(|(k, c)| heard.named.get(*k) != Some(*c)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[test]
+fn fragments_overlapping_and_tiny_are_counted_and_belong_to_somebody() {
+    let whole = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[7; 64]);
+    let fragment = |offset: u16, more: bool, octets: usize| {
+        let mut frame = whole.clone();
+        frame.truncate(34 + octets);
+        frame[16..18].copy_from_slice(&(20 + octets as u16).to_be_bytes());
+        frame[20..22].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
+        frame
+    };
+    let mut frames = Vec::new();
+    for offset in 0..200 {
+        for octets in [0, 1, 7, 8, 24] {
+            frames.push(fragment(offset, offset % 3 != 0, octets));
+        }
+    }
+    frames.push(fragment(0x1fff, true, 64));
+    let count = frames.len() as u64;
+    let (tally, heard) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
+    accounted(&tally, &heard);
+    assert_eq!((tally.frames, heard.packets), (count, count));
+    // Those with the ports whole, those without.
+    assert!(tally.opened <= 3, "{} streams", tally.opened);
+}
+
+#[test]
+fn headers_that_lie_about_length_cost_nothing_but_themselves() {
+    let tcp = {
+        let mut frame = Vec::new();
+        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        builder.tcp(1000, 443, 1, 1024).write(&mut frame, &[0x16; 40]).expect("a vector takes all octets");
+        frame
+    };
+    let udp = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[7; 40]);
+    let mut frames = Vec::new();
+    for frame in [&tcp, &udp] {
+        // Header length, total length, UDP length or TCP offset: every value of each octet.
+        for at in [14, 16, 17, 38, 39, 46] {
+            for value in 0..=255 {
+                let mut lying = frame.clone();
+                lying[at] = value;
+                frames.push(lying);
+            }
+        }
+        frames.extend((0..frame.len()).map(|n| frame[..n].to_vec()));
+    }
+    let count = frames.len() as u64;
+    let (tally, heard) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
+    accounted(&tally, &heard);
+    assert_eq!(
+        heard.packets + tally.undecodable.values().sum::<u64>(),
+        count,
+        "each frame is in a stream or counted undecodable"
+    );
+}
+
+#[test]
+fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
+    let inner = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"payload");
+    let tagged = |tags: usize| [&inner[..12], &[0x81, 0, 0, 7].repeat(tags), &inner[12..]].concat();
+    let decode = |frame: &[u8]| Decoder::default().decode(1, frame).expect("it has a link header");
+    for tags in 0..200 {
+        let want = if tags <= 7 { Network::Ipv4 } else { Network::Other };
+        let got = decode(&tagged(tags)).network;
+        assert!(got == want || tags == 8, "{tags} tags: {got:?}");
+    }
+    let labelled = [&inner[..12], &[0x88, 0x47], &[0, 1, 0, 64].repeat(5000)[..], &inner[14..]].concat();
+    assert_eq!(decode(&labelled).network, Network::Other);
+    // IP in IP, over and over: the second level is what counts, as documented.
+    let nested = |levels: usize| {
+        let mut ip = inner[14..].to_vec();
+        for level in 0..levels {
+            let total = (20 + ip.len()) as u16;
+            let [high, low] = total.to_be_bytes();
+            let header = [0x45, 0, high, low, 0, 0, 0, 0, 64, 4, 0, 0, 1, 1, 1, level as u8, 2, 2, 2, level as u8];
+            ip = [&header[..], &ip].concat();
+        }
+        [&inner[..14], &ip].concat()
+    };
+    for levels in [0, 1, 2, 50, 1000] {
+        let headers = decode(&nested(levels));
+        assert_eq!(headers.tunnel, if levels == 0 { Tunnel::None } else { Tunnel::IpInIp });
+        assert_eq!(usize::from(headers.network_at), 14 + 20 * levels.min(1));
+    }
+    let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
+    assert_eq!(Decoder::default().decode(101, &extensions).expect("raw IP").network, Network::Ipv6);
+    let frames = (0..200).map(tagged).chain([labelled]).chain((0..200).map(nested)).map(|f| (START, f));
+    let (tally, heard) = run(&settings(4096), frames);
+    accounted(&tally, &heard);
+    assert_eq!((tally.frames, tally.frames), (401, heard.packets + tally.undecodable.values().sum::<u64>()));
+}
+
+#[test]
+fn clocks_that_jump_end_streams_at_worst() {
+    let year_2106 = u64::from(u32::MAX) * SECOND;
+    let times = [START, 0, START + 1, year_2106, START, u64::MAX, 0, START - 3600 * SECOND, u64::MAX - 1, START];
+    let real = real();
+    let count = real.len() as u64;
+    let jumping = real.into_iter().enumerate().map(|(i, f)| (times[i % times.len()], f));
+    let (tally, heard) = run(&settings(1 << 16), jumping);
+    accounted(&tally, &heard);
+    assert_eq!((tally.frames, heard.packets), (count, count));
+    assert!(tally.timed_out > 0);
+}
+
+#[test]
+fn an_event_of_any_time_is_a_line_of_json() {
+    let mut octets =
+        pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"x"), udp([10, 0, 0, 3], 1, [10, 0, 0, 2], 53, b"x")]);
+    octets[24..32].fill(0xff);
+    let mut file = tempfile::Builder::new().suffix(".pcap").tempfile().expect("a file");
+    file.write_all(&octets).expect("written");
+    let output =
+        common::spiked().args(["read", "--events", "streams", "--format", "jsonl"]).arg(file.path()).output().expect("it runs");
+    let lines = common::json_lines(&output.stdout);
+    assert_eq!(lines.iter().filter(|l| l["event_type"] == "stream").count(), 2, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.windows(4).any(|w| w == b"2106"), "{lines:#?}");
+}
+
+#[test]
+fn labels_of_more_classes_than_a_model_has_are_refused() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let row = |n: u32| format!("a.pcap,tcp,10.{}.{}.{},1,10.0.0.1,2,class-{n}\n", n >> 16, n >> 8 & 255, n & 255);
+    let text: String = (0..200_000).map(row).collect();
+    write!(file, "capture,proto,src_ip,src_port,dst_ip,dst_port,label\n{text}").expect("written");
+    let error = spiked::train::labels::read(&[file.path().into()]).expect_err("too many classes");
+    assert!(error.to_string().contains("200000 classes"), "{error}");
+}
+
+#[test]
+fn a_packed_capture_unfolds_only_so_far() {
+    // Records of a million zeros: what packs best.
+    let record = [&[0u8; 8][..], &1_000_000_u32.to_le_bytes(), &1_000_000_u32.to_le_bytes(), &vec![0; 1_000_000]].concat();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), 3).expect("an encoder");
+    for packer in [&mut gzip as &mut dyn std::io::Write, &mut zstd] {
+        packer.write_all(&pcap(1, &[])).expect("packed");
+        (0..700).for_each(|_| packer.write_all(&record).expect("packed"));
+    }
+    for bomb in [gzip.finish().expect("packed"), zstd.finish().expect("packed")] {
+        let packed = bomb.len();
+        let mut file = CaptureFile::from_reader(std::io::Cursor::new(bomb), "bomb".into()).expect("it begins well");
+        let (mut batch, mut octets) = (FrameBatch::new(), 0);
+        while file.fill(&mut batch).expect("what was opened can be read") {
+            octets += batch.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
+        }
+        let cut = file.cut().expect("it was cut").to_string();
+        assert!(cut.contains("bomb") && cut.contains("cut after packet"), "{cut}");
+        assert!(octets > 100 << 20 && octets < (257 << 20) + 200 * packed as u64, "{octets} of {packed}");
+        assert_eq!(octets, file.frames() * 1_000_000, "what came before is whole");
+    }
+}
+
+#[test]
+fn a_model_larger_than_any_is_refused_before_it_is_read() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    file.as_file().set_len(5 << 30).expect("a file of holes");
+    let error = Model::load(file.path()).expect_err("too large").to_string();
+    assert!(error.contains("more than any model has"), "{error}");
+    // A header that claims more than there is, or more than can be.
+    for length in [u64::MAX, 1 << 40, 101 << 20, 8] {
+        let octets = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
+        assert!(Model::from_bytes(&octets, file.path()).is_err());
+    }
+}
+
+#[test]
+fn class_names_that_hurt_elsewhere_are_only_names_here() {
+    let whole = Model::built_in().expect("a sound model");
+    let mut model = whole.without_classes(&whole.classes[1..]).expect("one is left");
+    for name in ["</script><script>alert(1)</script>", "a\nb\u{1b}[2J", "../../etc/passwd", "\"} evil{", "%s%n\0", ""] {
+        model.classes[0] = name.into();
+        let again = Model::from_bytes(&model.to_bytes(), std::path::Path::new("x")).expect("a name is a name");
+        assert_eq!(again.classes, [name]);
+    }
+    assert_eq!(whole.classes.iter().collect::<BTreeSet<_>>().len(), whole.classes.len());
+}
