@@ -1,15 +1,17 @@
 //! `spiked read`: names every stream of captures.
 
-use std::io::{self, BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
-use crate::engine::{self, Event, Settings, Verdict};
-use crate::export::{self, Summary};
+use crate::engine::{self, Event, KeptPacket, Observer, Settings, Verdict};
+use crate::export::pcapng::{self, PcapngWriter};
+use crate::export::{self, Summary, evidence};
 use crate::model::Model;
 use crate::packet::Decoder;
 
@@ -38,6 +40,7 @@ enum Events {
     spiked read --format jsonl captures/ > eve.json  every detection of a folder's captures\n  \
     spiked read --events streams --format jsonl x.pcap | jq 'select(.spiked.class == null)'\n  \
     tcpdump -w - | spiked read -                     from standard input\n  \
+    spiked read --write named.pcapng x.pcap          its named streams' first packets, with comments for Wireshark\n  \
     spiked read --without ports x.pcap               what the headers say when the ports are silent")]
 pub struct Args {
     /// Captures (pcap, pcapng; plain, gzip, zstd), folders of them, or - for standard input
@@ -69,6 +72,12 @@ pub struct Args {
     /// Score every packet, also of streams that are decided
     #[arg(long)]
     every_packet: bool,
+    /// Write the first packets of each stream that is given a class to this pcapng file, class and confidence as packet comments
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// How many packets of a stream --write writes
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "write", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    write_packets: u32,
     /// No messages but errors
     #[arg(long, short)]
     quiet: bool,
@@ -89,6 +98,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
     settings.limits.streams = args.streams.max(1);
     settings.every_packet = args.every_packet;
+    settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
     if let Some(workers) = args.workers {
         if workers == 0 {
             bail!("--workers 0: at least one worker is needed");
@@ -103,14 +113,32 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         Filter::new(expression)?;
     }
     let operands = capture::expand(&args.captures)?;
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let models = settings.models.load_full();
-    let mut summary = Summary::new(models.iter().map(Arc::as_ref));
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
+    let packets_to = match &args.write {
+        Some(path) => {
+            let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
+            if operands.captures.iter().any(same) {
+                bail!("--write {}: that is a capture to be read", path.display());
+            }
+            let file = File::create(path).with_context(|| format!("{}: can't write packets there", path.display()))?;
+            Some(PcapngWriter::new(BufWriter::new(file))?)
+        }
+        None => None,
+    };
+    let mut teller = Teller {
+        out: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
+        events: (args.format == Format::Jsonl).then_some(wanted),
+        summary: Summary::new(models.iter().map(Arc::as_ref)),
+        writer: export::EventWriter::default(),
+        line: Vec::new(),
+        capture: String::new(),
+        packets_to,
+        written: Ok(()),
+    };
     // How each capture that could not be read all through ended.
     let mut ends = Vec::new();
     let (mut read, mut packets) = (0, 0);
-    let (mut writer, mut line) = (export::EventWriter::default(), Vec::new());
     for path in &operands.captures {
         let mut source = match open(args, path) {
             Ok(source) => source,
@@ -121,17 +149,10 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             }
         };
         let name = path.display().to_string();
-        let mut written = Ok(());
-        let tally = engine::run(settings, &mut source, &mut |verdict: &Verdict| {
-            summary.count(verdict);
-            if args.format == Format::Jsonl && verdict.event == wanted && written.is_ok() {
-                line.clear();
-                writer.write(verdict, export::Context { capture: Some(&name), ..Default::default() }, &mut line);
-                line.push(b'\n');
-                written = out.write_all(&line);
-            }
-        });
-        written?;
+        teller.capture.clone_from(&name);
+        let tally = engine::run(settings, &mut source, &mut teller);
+        std::mem::replace(&mut teller.written, Ok(()))?;
+        let summary = &mut teller.summary;
         match tally {
             Ok(tally) => summary.capture(&tally),
             Err(error) => {
@@ -157,6 +178,10 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         eprintln!("spiked: {}: no capture could be read", exit.name());
         return Ok(exit);
     }
+    let Teller { mut out, mut summary, packets_to, .. } = teller;
+    if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
+        packets_to.get_mut().flush().with_context(|| format!("{}: can't write packets there", path.display()))?;
+    }
     for path in &operands.skipped {
         summary.note(format!("skipped: {}: not a capture", path.display()));
     }
@@ -167,6 +192,40 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     }
     out.flush()?;
     Ok(exit)
+}
+
+/// Who hears what is found: the user.
+struct Teller<'a> {
+    out: BufWriter<StdoutLock<'a>>,
+    /// Which events are written; `None`: none, the summary tells.
+    events: Option<Event>,
+    summary: Summary,
+    writer: export::EventWriter,
+    line: Vec<u8>,
+    capture: String,
+    packets_to: Option<PcapngWriter<BufWriter<File>>>,
+    /// The first mistake in writing; nothing is written after it.
+    written: io::Result<()>,
+}
+
+impl Observer for Teller<'_> {
+    fn verdict(&mut self, verdict: &Verdict) {
+        self.summary.count(verdict);
+        if self.events == Some(verdict.event) && self.written.is_ok() {
+            self.line.clear();
+            self.writer.write(verdict, export::Context { capture: Some(&self.capture), ..Default::default() }, &mut self.line);
+            self.line.push(b'\n');
+            self.written = self.out.write_all(&self.line);
+        }
+    }
+
+    fn packet(&mut self, packet: &KeptPacket) {
+        if let (Some(writer), Ok(())) = (&mut self.packets_to, &self.written) {
+            let KeptPacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
+            self.written =
+                writer.packet(&pcapng::Packet { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
+        }
+    }
 }
 
 /// How reading ended, given how the captures that went wrong ended and how many packets there were.

@@ -1,11 +1,13 @@
 //! Who is told? Verdicts as events for programs (JSON lines) and as tables for people; Prometheus and browsers how all is.
 
 mod event;
+pub mod evidence;
 mod families;
 pub mod http;
 mod json;
 mod metrics;
 mod overview;
+pub mod pcapng;
 mod recent;
 pub mod sink;
 pub mod status;

@@ -1,0 +1,127 @@
+//! How do packets become a capture that Wireshark shows with our comments? A writer of pcapng (draft-ietf-opsawg-pcapng).
+//!
+//! One section, one interface for each link type that comes along, times in nanoseconds. Each packet is one write of whole blocks.
+
+use std::io::{self, Write};
+
+use crate::capture::{LinkType, Nanos};
+
+/// One packet to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    pub timestamp: Nanos,
+    pub link: LinkType,
+    /// Octets on the wire; `bytes` may hold fewer.
+    pub wire_len: u32,
+    pub bytes: &'a [u8],
+    pub comment: &'a str,
+}
+
+/// Block types.
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const ENHANCED_PACKET: u32 = 6;
+/// Options.
+const COMMENT: u16 = 1;
+const USER_APPLICATION: u16 = 4;
+const TIME_RESOLUTION: u16 = 9;
+
+/// Writes one pcapng file.
+#[derive(Debug)]
+pub struct PcapngWriter<W> {
+    out: W,
+    /// Link types of the interfaces, by number.
+    links: Vec<LinkType>,
+    buffer: Vec<u8>,
+    written: u64,
+}
+
+impl<W: Write> PcapngWriter<W> {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn new(out: W) -> io::Result<Self> {
+        let mut writer = Self { out, links: Vec::new(), buffer: Vec::new(), written: 0 };
+        block(&mut writer.buffer, SECTION, |body| {
+            body.extend_from_slice(&0x1a2b_3c4d_u32.to_le_bytes());
+            // Version 1.0, section of unknown length.
+            body.extend_from_slice(&[1, 0, 0, 0]);
+            body.extend_from_slice(&u64::MAX.to_le_bytes());
+            option(body, USER_APPLICATION, concat!("spiked ", env!("CARGO_PKG_VERSION")).as_bytes());
+            option(body, 0, &[]);
+        });
+        writer.out.write_all(&writer.buffer)?;
+        writer.written = writer.buffer.len() as u64;
+        Ok(writer)
+    }
+
+    /// Adds a packet.
+    ///
+    /// # Errors
+    /// Where it can't be written: then the file may end in a part of a block, after [`PcapngWriter::written`] good octets.
+    pub fn packet(&mut self, packet: &Packet<'_>) -> io::Result<()> {
+        self.buffer.clear();
+        let known = self.links.iter().position(|&l| l == packet.link);
+        let number = known.unwrap_or(self.links.len()) as u32;
+        if known.is_none() {
+            block(&mut self.buffer, INTERFACE, |body| {
+                body.extend_from_slice(&packet.link.0.to_le_bytes());
+                // Reserved, and no limit of the packets' length.
+                body.extend_from_slice(&[0; 6]);
+                option(body, TIME_RESOLUTION, &[9]);
+                option(body, 0, &[]);
+            });
+        }
+        block(&mut self.buffer, ENHANCED_PACKET, |body| {
+            let (high, low) = ((packet.timestamp.0 >> 32) as u32, packet.timestamp.0 as u32);
+            for word in [number, high, low, packet.bytes.len() as u32, packet.wire_len] {
+                body.extend_from_slice(&word.to_le_bytes());
+            }
+            body.extend_from_slice(packet.bytes);
+            pad(body, packet.bytes.len());
+            let comment = packet.comment.as_bytes();
+            option(body, COMMENT, &comment[..comment.len().min(usize::from(u16::MAX))]);
+            option(body, 0, &[]);
+        });
+        self.out.write_all(&self.buffer)?;
+        if known.is_none() {
+            self.links.push(packet.link);
+        }
+        self.written += self.buffer.len() as u64;
+        Ok(())
+    }
+
+    /// Octets of whole blocks written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Where it writes.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+}
+
+/// Appends a block, with its length before and behind it.
+fn block(out: &mut Vec<u8>, kind: u32, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    fill(out);
+    let length = ((out.len() - start + 4) as u32).to_le_bytes();
+    out.extend_from_slice(&length);
+    out[start + 4..start + 8].copy_from_slice(&length);
+}
+
+fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
+    out.extend_from_slice(&code.to_le_bytes());
+    out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+    out.extend_from_slice(value);
+    pad(out, value.len());
+}
+
+/// Blocks and options are multiples of four octets.
+fn pad(out: &mut Vec<u8>, length: usize) {
+    out.resize(out.len() + length.next_multiple_of(4) - length, 0);
+}

@@ -1,0 +1,140 @@
+//! Packets of named streams become captures that Wireshark and spiked itself read, with what was said of them as comments.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{fixture, spiked};
+use predicates::str::contains;
+use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
+use spiked::export::evidence::{Evidence, Kept, Options};
+use spiked::export::pcapng::{Packet, PcapngWriter};
+
+/// (nanoseconds, link type, octets on the wire, octets)
+fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
+    let (mut file, mut batch, mut all) = (CaptureFile::open(path).unwrap(), FrameBatch::new(), Vec::new());
+    while file.fill(&mut batch).unwrap() {
+        all.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));
+    }
+    assert_eq!(file.cut(), None);
+    all
+}
+
+/// What tshark says of each packet, a line each; `None`, said so, where it is not installed.
+fn tshark(path: &Path, fields: &[&str]) -> Option<Vec<String>> {
+    let fields = fields.iter().flat_map(|f| ["-e", f]);
+    match Command::new("tshark").args(["-n", "-T", "fields", "-r"]).arg(path).args(fields).output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Some(String::from_utf8(output.stdout).unwrap().lines().map(Into::into).collect())
+        }
+        Err(error) => {
+            eprintln!("skipped: tshark: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn packets_of_several_link_types_come_back_to_the_nanosecond() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pcapng");
+    let time = 1_700_000_000_123_456_789;
+    let mut writer = PcapngWriter::new(std::fs::File::create(&path).unwrap()).unwrap();
+    let mut want = Vec::new();
+    for (n, link) in [(0_u8, 1), (1, 101), (2, 1), (3, 276), (4, 113), (5, 101)] {
+        let bytes = vec![n; 60 + usize::from(n)];
+        let (timestamp, wire_len) = (time + u64::from(n), 1500 + u32::from(n));
+        let comment = format!("ssh, ünd number {n}");
+        writer
+            .packet(&Packet { timestamp: Nanos(timestamp), link: LinkType(link), wire_len, bytes: &bytes, comment: &comment })
+            .unwrap();
+        want.push((timestamp, link, wire_len, bytes));
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), writer.written());
+    assert_eq!(read(&path), want);
+    if let Some(said) = tshark(&path, &["frame.comment", "frame.time_epoch", "frame.len", "frame.cap_len"]) {
+        assert_eq!(said[3], "ssh, ünd number 3\t1700000000.123456792\t1503\t63");
+        assert_eq!(said.len(), 6);
+    }
+}
+
+#[test]
+fn read_writes_the_first_packets_of_named_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("named.pcapng");
+    let capture = fixture("captures/ssh-1.pcap");
+    spiked().args(["read", "--write-packets", "3", "--write"]).arg(&path).arg(&capture).assert().code(0).stdout(contains("ssh"));
+    let (written, all) = (read(&path), read(&capture));
+    assert!(!written.is_empty() && written.len() < all.len());
+    assert!(written.iter().all(|packet| all.contains(packet)), "a packet that was not in the capture");
+    if let Some(said) = tshark(&path, &["tcp.stream", "frame.comment"]) {
+        assert_eq!(said.len(), written.len());
+        let mut of_stream = std::collections::BTreeMap::<&str, usize>::new();
+        for line in &said {
+            let (stream, comment) = line.split_once('\t').unwrap();
+            assert!(comment.starts_with("ssh, confidence 0.") && comment.ends_with(", model protocols"), "{comment}");
+            *of_stream.entry(stream).or_default() += 1;
+        }
+        assert!(of_stream.values().all(|&n| n == 3), "{of_stream:?}");
+    }
+    // What is written is a capture like any other, and says the same.
+    spiked().arg("read").arg(&path).assert().code(0).stdout(contains("ssh"));
+    let copy = folder.path().join("copy.pcap");
+    std::fs::copy(&capture, &copy).unwrap();
+    spiked().args(["read", "--write"]).args([&copy, &copy]).assert().code(2).stderr(contains("a capture to be read"));
+    assert_eq!(read(&copy), all, "the capture was overwritten");
+    let nowhere = folder.path().join("no/such.pcapng");
+    spiked().args(["read", "--write"]).args([&nowhere, &copy]).assert().code(2).stderr(contains("no/such.pcapng"));
+}
+
+fn kept(number: u8) -> Kept {
+    let timestamp = Nanos(1_700_000_000_000_000_000 + u64::from(number));
+    Kept { timestamp, link: LinkType(1), wire_len: 900, bytes: vec![number; 900], comment: format!("number {number}") }
+}
+
+#[test]
+fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { folder: folder.path().into(), file_octets: 5000, files: 3 };
+    std::fs::write(folder.path().join("not-ours.pcapng"), "kept").unwrap();
+    for round in 0..2 {
+        let evidence = Evidence::start(options.clone()).unwrap();
+        (0..50).for_each(|n| evidence.offer(kept(round * 50 + n)));
+        let counts = evidence.close();
+        assert_eq!((counts.written, counts.dropped, counts.failed), (50, 0, 0));
+    }
+    let mut files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.pop().unwrap().file_name().unwrap(), "not-ours.pcapng");
+    assert_eq!(files.len(), 3, "{files:?}");
+    let mut numbers = Vec::new();
+    for file in &files {
+        assert!(std::fs::metadata(file).unwrap().len() <= 5000);
+        numbers.extend(read(file).iter().map(|packet| packet.3[0]));
+    }
+    // The last ones, in order, none missing.
+    assert_eq!(numbers, ((100 - numbers.len() as u8)..100).collect::<Vec<_>>());
+    assert!(numbers.len() >= 12);
+}
+
+#[test]
+fn evidence_that_cannot_be_written_is_counted_and_the_files_stay_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(folder.path()).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no small file system could be mounted");
+        return;
+    }
+    let options = Options { folder: folder.path().into(), file_octets: 1 << 20, files: 3 };
+    let evidence = Evidence::start(options).unwrap();
+    (0..200).for_each(|n| evidence.offer(kept(n)));
+    let counts = evidence.close();
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    let packets: usize = files.iter().map(|file| read(file).len()).sum();
+    let _ = Command::new("umount").arg(folder.path()).status();
+    assert!(counts.failed > 0 && counts.written > 40, "{counts:?}");
+    assert_eq!(counts.written + counts.failed, 200);
+    assert_eq!(packets as u64, counts.written);
+}
