@@ -129,7 +129,7 @@ pub enum SinkKind {
     Stdout,
     /// JSON lines to a Unix stream socket on which somebody listens.
     Unix { path: PathBuf },
-    /// One RFC 3164 message an event, to the local syslog's datagram socket.
+    /// One RFC 5424 message an event, to the local syslog's datagram socket.
     Syslog { socket: PathBuf, facility: Facility },
     /// systemd's journal, with fields.
     Journald,
