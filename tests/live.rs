@@ -216,9 +216,12 @@ fn every_packet_is_counted_and_streams_are_named_as_offline() {
     let mut captures = vec![common::fixture("captures/mixed.pcapng")];
     if let Some(shared) = common::shared_data() {
         // Captures whose streams do not outlast a pause longer than the time-out, which a replay flat out has not got.
-        captures.extend(["ssh", "quic-mvfst-22", "telegram", "WebattackSQLinj"].map(|n| shared.join(format!("ndpi/{n}.pcap"))));
+        captures.extend(
+            ["mqtt", "quic-mvfst-22", "quic-23", "443-chrome", "WebattackSQLinj"]
+                .map(|n| shared.join(format!("ndpi/pcap/{n}.pcap"))),
+        );
     }
-    for capture in captures.iter().filter(|c| c.exists()) {
+    for capture in &captures {
         let settings = net.settings(&["b"], "");
         let _ = fs::remove_file(net.path("eve.json"));
         let mut daemon = Daemon::start(&net, &settings);
