@@ -218,3 +218,17 @@ fn a_later_fragment_has_no_ports_and_extension_headers_are_passed() {
     assert!(flow(101, &extended).starts_with("UDP fdfd"), "{}", flow(101, &extended));
     assert!(flow(101, &extended).contains(":1000 "));
 }
+
+/// Found by the fuzz target `decoder`: the network header's place lay past the frame's end, and the key was looked for there.
+#[test]
+fn headers_cut_within_a_label_or_a_tunnel_still_belong_to_a_stream() {
+    let label = [&[2; 12][..], &[0x88, 0x47, 0, 1, 1]].concat();
+    sound(1, &label);
+    assert!(flow(1, &label).contains("02:02:02:02:02:02"));
+    // GRE with all optional fields, cut after its protocol: ARP.
+    let mut tunnel = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([1, 1, 1, 1], [2, 2, 2, 2], 64);
+    builder.write(&mut tunnel, etherparse::IpNumber(47), &[0xb0, 0, 8, 6]).unwrap();
+    sound(1, &tunnel);
+    assert!(flow(1, &tunnel).contains("02:02:02:02:02:02"));
+}

@@ -12,7 +12,8 @@ use common::{fixture, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::engine::{self, Event, Observer, Progress, Settings, Tally, Verdict};
 use spiked::model::Model;
-use spiked::packet::{Decoder, Network, Tunnel};
+use spiked::packet::{self, Decoder, Tunnel};
+use spiked::snn::Network;
 
 /// What the engine said of the streams.
 #[derive(Default)]
@@ -143,6 +144,33 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
 }
 
 #[test]
+fn a_worker_that_panics_costs_its_streams_which_are_counted() {
+    let settings = settings(1 << 16);
+    let whole = settings.models.load_full()[0].clone();
+    let mut broken = Model::clone(&whole);
+    // Inputs that the network does not have: what loading a model refuses.
+    broken.network = Network::from_parts(1, whole.classes.len(), &vec![0; whole.classes.len()], vec![1.0; whole.classes.len()]);
+    let (broken, swap) = (Arc::new(broken), Arc::clone(&settings.models));
+    let real = real();
+    let count = 3 * real.len();
+    let frames = (0..count).map(move |i| {
+        match i {
+            i if i == real.len() => swap.store(Arc::new(vec![Arc::clone(&broken)])),
+            i if i == 2 * real.len() => swap.store(Arc::new(vec![Arc::clone(&whole)])),
+            _ => {}
+        }
+        // Each round an hour later: its streams are new.
+        (START + (i / real.len()) as u64 * 3600 * SECOND, real[i % real.len()].clone())
+    });
+    let (tally, heard) = run(&settings, frames);
+    println!("{} packets: {} streams and {} packets lost and counted", tally.frames, tally.lost_streams, tally.lost_packets);
+    assert_eq!(tally.frames, count as u64);
+    assert!(tally.lost_streams > 0 && tally.lost_packets > 0);
+    assert_eq!(tally.opened, heard.ends + tally.lost_streams, "each stream has ended or is counted lost");
+    assert!(heard.named.len() > 100, "what comes after is named: {}", heard.named.len());
+}
+
+#[test]
 fn one_elephant_stream_leaves_the_others_named() {
     let real = real();
     let calm = run(&settings(1 << 16), real.iter().cloned().map(|f| (START, f)));
@@ -218,12 +246,12 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     let tagged = |tags: usize| [&inner[..12], &[0x81, 0, 0, 7].repeat(tags), &inner[12..]].concat();
     let decode = |frame: &[u8]| Decoder::default().decode(1, frame).expect("it has a link header");
     for tags in 0..200 {
-        let want = if tags <= 7 { Network::Ipv4 } else { Network::Other };
+        let want = if tags <= 7 { packet::Network::Ipv4 } else { packet::Network::Other };
         let got = decode(&tagged(tags)).network;
         assert!(got == want || tags == 8, "{tags} tags: {got:?}");
     }
     let labelled = [&inner[..12], &[0x88, 0x47], &[0, 1, 0, 64].repeat(5000)[..], &inner[14..]].concat();
-    assert_eq!(decode(&labelled).network, Network::Other);
+    assert_eq!(decode(&labelled).network, packet::Network::Other);
     // IP in IP, over and over: the second level is what counts, as documented.
     let nested = |levels: usize| {
         let mut ip = inner[14..].to_vec();
@@ -241,7 +269,7 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
         assert_eq!(usize::from(headers.network_at), 14 + 20 * levels.min(1));
     }
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
-    assert_eq!(Decoder::default().decode(101, &extensions).expect("raw IP").network, Network::Ipv6);
+    assert_eq!(Decoder::default().decode(101, &extensions).expect("raw IP").network, packet::Network::Ipv6);
     let frames = (0..200).map(tagged).chain([labelled]).chain((0..200).map(nested)).map(|f| (START, f));
     let (tally, heard) = run(&settings(4096), frames);
     accounted(&tally, &heard);

@@ -30,6 +30,8 @@ const NO_ROW: u32 = u32::MAX;
 const SWEEP: (usize, usize) = (512, 256);
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
+/// Octets of evidence that one model keeps in one shard: a model of 16,384 classes would take gigaoctets else.
+const MOST_EVIDENCE: usize = 256 << 20;
 
 /// What a lane keeps of a stream.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +121,8 @@ impl Lane {
         hasher: foldhash::fast::RandomState,
     ) -> Self {
         let width = model.classes.len();
-        let most = (limits.streams / ROWS_SHARE).clamp(64, NO_ROW as usize - 1);
+        let room = MOST_EVIDENCE / (width.max(1) * size_of::<f32>());
+        let most = (limits.streams / ROWS_SHARE).min(room).clamp(64, NO_ROW as usize - 1);
         Self {
             number,
             every_packet: settings.every_packet,

@@ -121,7 +121,8 @@ impl StreamKey {
     /// The key of the packet's flow, and which of its endpoints sent the packet. Later fragments have ports 0.
     #[inline]
     pub fn flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
-        let header = &frame[usize::from(h.network_at)..];
+        // A label or tunnel header that is cut leads past the frame's end.
+        let header = frame.get(usize::from(h.network_at)..).unwrap_or(&[]);
         let (family, src, dst, proto) = match h.network {
             Network::Ipv4 => {
                 let (src, dst) = header[12..20].split_at(4);

@@ -1,0 +1,154 @@
+//! What must hold whatever the octets? One function a surface; libFuzzer calls them, and `tests/fuzz_replay.rs` with mutated fixtures.
+//!
+//! A function returns where all is well, refused input included, and panics where a promise is broken.
+
+use std::io::{Cursor, Write};
+use std::path::Path;
+
+use spiked::capture::{CaptureFile, Filter, FrameBatch, LinkType, Source};
+use spiked::config::Config;
+use spiked::encode::{Context, Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
+use spiked::model::Model;
+use spiked::packet::{Decoder, KeyKind, StreamKey};
+
+mod peer;
+
+pub use peer::agrees_with_etherparse;
+
+/// A surface: its name, and what must hold there.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every surface.
+pub const TARGETS: [Target; 7] = [
+    ("captures", captures),
+    ("decoder", decoder),
+    ("encoder", encoder),
+    ("labels", labels),
+    ("settings", settings),
+    ("models", models),
+    ("filters", filters),
+];
+
+/// Link types that are decoded, and one that is not.
+const LINKS: [u16; 13] = [0, 1, 9, 12, 14, 50, 101, 108, 113, 147, 228, 229, 276];
+
+fn link(octet: u8) -> u16 {
+    LINKS[usize::from(octet) % LINKS.len()]
+}
+
+/// Nanoseconds, link type, octets on the wire, octets.
+type Read = (u64, u16, u32, Vec<u8>);
+
+/// The frames and the cut of a capture. A small file must not ask for much: the frames of what was packed are bounded.
+fn read(mut file: CaptureFile) -> (Vec<Read>, Option<String>) {
+    let (mut frames, mut batch) = (Vec::new(), FrameBatch::new());
+    while frames.len() < 10_000 && file.fill(&mut batch).expect("what was opened can be read") {
+        assert!(batch.len() <= FrameBatch::CAPACITY);
+        frames.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));
+    }
+    (frames, file.cut().map(ToString::to_string))
+}
+
+/// Capture files, plain and packed: streamed and memory-mapped reading find the same.
+pub fn captures(octets: &[u8]) {
+    let streamed = CaptureFile::from_reader(Cursor::new(octets.to_vec()), "fuzz".into()).map(read);
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(octets).expect("room for it");
+    let mapped = CaptureFile::open(file.path()).map(read);
+    assert_eq!(streamed.is_ok(), mapped.is_ok());
+    if let (Ok(streamed), Ok(mapped)) = (streamed, mapped) {
+        assert_eq!(streamed, mapped);
+    }
+}
+
+/// Frames; the first octet chooses the link type. Offsets lie within the frame, keys can be told, etherparse says the same.
+pub fn decoder(octets: &[u8]) {
+    let Some((&first, frame)) = octets.split_first() else { return };
+    let link = link(first);
+    for open_tunnels in [false, true] {
+        let Ok(headers) = (Decoder { open_tunnels }).decode(link, frame) else { continue };
+        assert!(headers.payload_at as usize <= frame.len() && headers.payload_end as usize <= frame.len());
+        assert!(headers.payload_at <= headers.payload_end || headers.payload(frame).is_empty());
+        for kind in [KeyKind::Flow, KeyKind::Host] {
+            for (key, _) in StreamKey::of(kind, &headers, frame).into_iter().flatten() {
+                let _ = (key.addr_a(), key.addr_b(), key.proto_name(), key.community_id(0), key.flow_id(0));
+            }
+        }
+    }
+    agrees_with_etherparse(link, frame);
+}
+
+/// The encoder: slot values are octets or silent, inputs lie within the layout's, and as many as its contributors say.
+pub fn encoder(octets: &[u8]) {
+    let [first, direction, position, previous, frame @ ..] = octets else { return };
+    let Ok(headers) = Decoder::default().decode(link(*first), frame) else { return };
+    let layout = Layout::headers(&LayoutOptions { payload: 24, ..LayoutOptions::default() });
+    let mut volley = Volley::default();
+    let context = Context { direction: direction & 1, position: *position, previous: *previous };
+    layout.encode(&headers, frame, context, &mut volley);
+    assert!(volley.slots[..layout.slots().len()].iter().all(|&v| v <= 0xff || v == SILENT));
+    let mut active = [0; MAX_ACTIVE];
+    let count = layout.inputs(&volley, &mut active);
+    assert!(active[..count].iter().all(|&i| (i as usize) < layout.input_count()));
+    let contributed: usize = layout.contributors().map(|(_, at)| layout.inputs_of(&volley, at).len()).sum();
+    assert_eq!(contributed, count);
+}
+
+/// Label files: refused with the file's name, or read into classes that all its streams have.
+pub fn labels(octets: &[u8]) {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(octets).expect("room for it");
+    match spiked::train::labels::read(&[file.path().into()]) {
+        Ok(labels) => {
+            let classes = labels.captures.iter().flat_map(|(_, c)| c.streams.values());
+            assert!(classes.into_iter().all(|&c| usize::from(c) < labels.classes.len()));
+            assert!(labels.classes.is_sorted() && labels.rows > 0);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Settings: every mistake in words, or settings.
+pub fn settings(octets: &[u8]) {
+    let text = String::from_utf8_lossy(octets);
+    if let Err(error) = Config::from_text(Path::new("fuzz.toml"), &text, &[]) {
+        assert!(error.to_string().contains("fuzz.toml"), "{error}");
+    }
+}
+
+/// Models: refused, or such as score a packet and come back whole from their own octets.
+pub fn models(octets: &[u8]) {
+    let Ok(model) = Model::from_bytes(octets, Path::new("fuzz.safetensors")) else { return };
+    let mut frame = [0; 90];
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14] = 0x45;
+    frame[23] = 6;
+    let headers = Decoder::default().decode(1, &frame).expect("Ethernet");
+    let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+    model.layout.encode(&headers, &frame, Context::first(0), &mut volley);
+    let count = model.layout.inputs(&volley, &mut active);
+    let mut potentials = model.network.buffer();
+    model.network.potentials(&active[..count], &mut potentials);
+    let mut evidence = vec![0.0; model.classes.len()];
+    model.decision.add(&model.network, &potentials, &mut evidence);
+    if let Some(leader) = model.decision.leader(&evidence, 1) {
+        let _ = (model.decision.settled(&leader), model.decision.class(&leader), model.decision.confidence(&leader));
+    }
+    let again = Model::from_bytes(&model.to_bytes(), Path::new("fuzz.safetensors")).expect("its own octets");
+    assert_eq!(again.classes, model.classes);
+}
+
+/// BPF expressions, before a zero octet; after it a frame that they are asked about.
+pub fn filters(octets: &[u8]) {
+    let end = octets.iter().position(|&b| b == 0).unwrap_or(octets.len());
+    let Ok(expression) = std::str::from_utf8(&octets[..end]) else { return };
+    // Names would be looked up in the network.
+    if expression.len() > 200 || expression.contains(|c: char| c.is_alphabetic() && !"abcdefhinoprstuvx".contains(c)) {
+        return;
+    }
+    let Ok(mut filter) = Filter::new(expression) else { return };
+    let frame = octets.get(end + 1..).unwrap_or(&[]);
+    for link in LINKS {
+        filter.admits(LinkType(link), frame);
+    }
+}
