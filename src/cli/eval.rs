@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<Exit> {
                 bail!("--cross-validate {folds}: at least 2 folds are needed");
             }
             let settings = args.choices.settings(labels.key)?;
-            let (corpus, _) = args.source.gather(&labels, args.choices.layout()?, settings.packets_per_stream)?;
+            let (corpus, _) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
             let mut layout = corpus.layout.clone();
             silence(&mut layout, &args.without)?;
             let all: Vec<usize> = (0..corpus.streams.len()).collect();

@@ -28,7 +28,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let settings = args.choices.settings(labels.key)?;
-    let (corpus, _) = args.source.gather(&labels, args.choices.layout()?, settings.packets_per_stream)?;
+    let (corpus, _) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = train::folds(&corpus, &all, args.folds.max(1), settings.seed, true);
     let mut out = csv::Writer::from_writer(BufWriter::new(io::stdout().lock()));
