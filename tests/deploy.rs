@@ -1,0 +1,116 @@
+//! Are the files of `deploy/` fit to be used? The cluster's settings pass `spiked check`, all files speak of one port, the unit is
+//! clean and as closed as promised.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::spiked;
+
+/// The default of `metrics.address`, as `config/spiked.toml` documents it.
+const PORT: &str = "9184";
+
+fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
+}
+
+fn text(file: &str) -> String {
+    std::fs::read_to_string(deploy(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Runs a program that not every machine has; says so where it is missing.
+fn optional(program: &str, arguments: &[&str]) -> Option<Output> {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("skipped: {program} is not installed");
+            None
+        }
+        Err(error) => panic!("{program}: {error}"),
+    }
+}
+
+/// The block below `spiked.toml: |`, without its indentation.
+fn cluster_settings() -> String {
+    let text = text("kubernetes/configmap.yaml");
+    let (_, block) = text.split_once("  spiked.toml: |\n").expect("the ConfigMap holds spiked.toml");
+    block.lines().map(|line| line.strip_prefix("    ").unwrap_or(line)).fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[test]
+fn the_clusters_settings_pass_the_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spiked.toml");
+    std::fs::write(&file, cluster_settings()).unwrap();
+    spiked().args(["check", "--config"]).arg(&file).env("SPIKED_SENSOR", "node-1").assert().success();
+    // The check is one: a key that there is not is refused in the same place.
+    std::fs::write(&file, cluster_settings().replace("[engine]", "[engine]\nthreads = 2")).unwrap();
+    spiked().args(["check", "--config"]).arg(&file).assert().code(2);
+}
+
+#[test]
+fn all_files_speak_of_one_port() {
+    let settings = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/spiked.toml")).unwrap();
+    for (name, text, wanted) in [
+        ("config/spiked.toml", settings, format!("#address = \"127.0.0.1:{PORT}\"")),
+        ("configmap.yaml", text("kubernetes/configmap.yaml"), format!("address = \"0.0.0.0:{PORT}\"")),
+        ("daemonset.yaml", text("kubernetes/daemonset.yaml"), format!("containerPort: {PORT}")),
+        ("servicemonitor.yaml", text("kubernetes/servicemonitor.yaml"), format!("port: {PORT}")),
+        ("prometheus.yml", text("prometheus/prometheus.yml"), format!("127.0.0.1:{PORT}")),
+        ("spiked.service", text("systemd/spiked.service"), format!("SocketBindAllow=tcp:{PORT}")),
+        ("Dockerfile", text("Dockerfile"), format!("EXPOSE {PORT}")),
+    ] {
+        assert!(text.contains(&wanted), "{name} has no '{wanted}'");
+    }
+    let daemonset = text("kubernetes/daemonset.yaml");
+    assert!(daemonset.contains("name: metrics"), "probes and ServiceMonitor go to the port by its name");
+    assert_eq!(daemonset.matches("port: metrics").count(), 3, "three probes");
+    assert!(text("kubernetes/servicemonitor.yaml").contains("targetPort: metrics"));
+}
+
+#[test]
+fn yaml_files_parse() {
+    // 0: all parse and are of the kinds wanted; 3: no parser.
+    let script = r#"
+import sys
+try:
+    import yaml
+except ImportError:
+    sys.exit(3)
+for file, kinds in (arg.split("=") for arg in sys.argv[1:]):
+    found = [document.get("kind", "") for document in yaml.safe_load_all(open(file, encoding="utf-8"))]
+    assert found == kinds.split(","), (file, found)
+"#;
+    let wanted = [
+        ("kubernetes/configmap.yaml", "ConfigMap"),
+        ("kubernetes/daemonset.yaml", "DaemonSet"),
+        ("kubernetes/servicemonitor.yaml", "Service,ServiceMonitor"),
+        ("prometheus/prometheus.yml", ""),
+    ]
+    .map(|(file, kinds)| format!("{}={kinds}", deploy(file).display()));
+    let arguments: Vec<&str> = ["-c", script].into_iter().chain(wanted.iter().map(String::as_str)).collect();
+    let Some(output) = optional("python3", &arguments) else { return };
+    if output.status.code() == Some(3) {
+        eprintln!("skipped: python3 has no yaml (python3-yaml)");
+        return;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_unit_is_clean_and_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("spiked.service");
+    // It is looked up whether programs are there, and this one is not installed where it is only tested.
+    std::fs::write(&unit, text("systemd/spiked.service").replace("/usr/bin/spiked", "/bin/true")).unwrap();
+    let unit = unit.to_str().unwrap();
+    let Some(verified) = optional("systemd-analyze", &["verify", "--man=no", unit]) else { return };
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !said.contains("spiked"), "systemd-analyze verify: {said}");
+    // In tenths. Fails beyond it.
+    let measured = optional("systemd-analyze", &["security", "--offline=true", "--threshold=17", unit]).expect("it was there");
+    let said = String::from_utf8_lossy(&measured.stdout);
+    let exposure = said.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
+    assert!(measured.status.success(), "{exposure}; {}", String::from_utf8_lossy(&measured.stderr));
+}
