@@ -1,12 +1,15 @@
 //! Who hears what the engine finds? Metrics count it, policies judge it, sinks are told.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::config::{Alerts, EventType, Severity, Sink};
-use crate::engine::{Event, Observer, Progress, Verdict};
+use crate::engine::{Event, KeptPacket, Observer, Progress, Verdict};
+use crate::export::evidence::Kept;
 use crate::export::sink::{self, Line};
 use crate::export::{Context, EventWriter, Metrics};
+use crate::packet::StreamKey;
 
 use super::alerts::Limiter;
 use super::policy::{Judgement, Policies};
@@ -26,6 +29,29 @@ impl Mailbox {
     }
 }
 
+/// Streams of alerting classes remembered, so that their later packets are kept as evidence; the oldest is forgotten first.
+const ALERTING: usize = 65_536;
+
+/// The streams whose packets are evidence.
+#[derive(Default)]
+struct Alerting {
+    known: HashSet<(usize, StreamKey)>,
+    order: VecDeque<(usize, StreamKey)>,
+}
+
+impl Alerting {
+    fn add(&mut self, stream: (usize, StreamKey)) {
+        if self.known.insert(stream) {
+            self.order.push_back(stream);
+            if self.order.len() > ALERTING
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+}
+
 pub(super) struct Teller {
     pub state: Arc<State>,
     pub metrics: Option<Arc<Metrics>>,
@@ -33,6 +59,7 @@ pub(super) struct Teller {
     pub policies: Policies,
     pub limiter: Limiter,
     pub writer: EventWriter,
+    alerting: Alerting,
     /// Which events each sink is told, in the order of the sinks.
     wanted: Vec<Vec<EventType>>,
     text: Vec<u8>,
@@ -56,6 +83,7 @@ impl Teller {
             policies,
             limiter: Limiter::new(alerts),
             writer: EventWriter::default(),
+            alerting: Alerting::default(),
             wanted: sinks.iter().map(|s| s.events.clone()).collect(),
             text: Vec::new(),
             ready: Some(ready),
@@ -117,11 +145,20 @@ impl Observer for Teller {
         self.state.detections.fetch_add(1, Relaxed);
         self.tell(verdict, EventType::Detection, None);
         if let (Judgement::Alert(severity), Some(class)) = (judgement, verdict.class) {
+            self.alerting.add((verdict.model, verdict.key));
             let told = self.limiter.admits(verdict);
             self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class as usize], told);
             if told {
                 self.tell(verdict, EventType::Alert, Some(severity));
             }
+        }
+    }
+
+    fn packet(&mut self, packet: &KeptPacket) {
+        if self.alerting.known.contains(&(packet.model, packet.key))
+            && let Some(evidence) = &*lock(&self.state.evidence)
+        {
+            evidence.offer(Kept::from(packet));
         }
     }
 

@@ -2,6 +2,7 @@
 //! only then do threads start, which inherit what is left.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use crate::capture::live::{Counters, Depth, Live};
 use crate::capture::replay::Replay;
 use crate::capture::watch::Watch;
 use crate::capture::{CaptureError, Source};
-use crate::config::{Config, Input, SinkKind};
+use crate::config::{self, Config, Input, SinkKind};
 use crate::engine::{self, Tally};
+use crate::export::evidence::{self, Evidence};
 use crate::export::http::{self, HttpError, Server};
 use crate::export::sink::{self, Outlet, SinkError, Target};
 use crate::export::status::Loaded;
@@ -48,6 +50,8 @@ pub enum DaemonError {
     User(#[from] UserError),
     #[error("can't log to the journal: {0}; set log.format to text or json")]
     Log(#[source] io::Error),
+    #[error("{}: can't keep evidence there: {source}", folder.display())]
+    Evidence { folder: PathBuf, source: io::Error },
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
 }
@@ -124,6 +128,7 @@ fn engine_settings(config: &Config, examined: &Examined) -> engine::Settings {
         settings.workers = engine.workers;
     }
     settings.every_packet = engine.every_packet;
+    settings.keep_packets = config.evidence.as_ref().map_or(0, |e| e.packets);
     settings
 }
 
@@ -135,6 +140,11 @@ fn target(kind: &SinkKind) -> Target {
         SinkKind::Syslog { socket, facility } => Target::Syslog { socket: socket.clone(), facility: *facility as u8 },
         SinkKind::Journald => Target::Journald(sink::JOURNALD.into()),
     }
+}
+
+fn evidence(config: &config::Evidence) -> Result<Evidence, DaemonError> {
+    let options = evidence::Options { folder: config.folder.clone(), file_octets: config.file_mib << 20, files: config.files };
+    Evidence::start(options).map_err(|source| DaemonError::Evidence { folder: config.folder.clone(), source })
 }
 
 /// Runs until its input ends or a signal ends it.
@@ -167,6 +177,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     let outlets: Result<Vec<Outlet>, SinkError> =
         config.sinks.iter().map(|s| Outlet::start(&s.name, &target(&s.kind), s.queue)).collect();
     *lock(&state.sinks) = outlets?;
+    *lock(&state.evidence) = config.evidence.as_ref().map(evidence).transpose()?;
     frames.start()?;
     let mailbox = Arc::new(Mailbox::default());
     let reloader = Reloader {
@@ -209,6 +220,10 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     for last in outlets.into_iter().map(|outlet| outlet.close(deadline)) {
         let lost: u64 = last.dropped.values().sum();
         info!(sink = last.name, written = last.written, lost, "sink closed");
+    }
+    let kept = lock(&state.evidence).take();
+    if let Some(last) = kept.map(Evidence::close) {
+        info!(written = last.written, lost = last.dropped + last.failed, "evidence closed");
     }
     state.done.store(true, Relaxed);
     let _ = keeper.join();

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::capture::live::{Counters, Depth};
+use crate::export::evidence::Evidence;
 use crate::export::sink::Outlet;
 use crate::export::status::{Interface, Loaded, Queue, Reloads, Status};
 
@@ -47,6 +48,7 @@ pub(super) struct State {
     pub depth: Option<Depth>,
     pub loaded: Mutex<Vec<Loaded>>,
     pub sinks: Mutex<Vec<Outlet>>,
+    pub evidence: Mutex<Option<Evidence>>,
     pub alerts: AlertCounts,
     pub reloads: Mutex<Reloads>,
     pub hardening: Mutex<Vec<String>>,
@@ -72,6 +74,7 @@ impl State {
             depth,
             loaded: Mutex::default(),
             sinks: Mutex::default(),
+            evidence: Mutex::default(),
             alerts: AlertCounts::default(),
             reloads: Mutex::new(Reloads { last_success: Some(SystemTime::now()), ..Reloads::default() }),
             hardening: Mutex::default(),
@@ -123,7 +126,11 @@ impl State {
                 .depth
                 .as_ref()
                 .map_or(Queue::default(), |d| Queue { depth: d.waiting() as u64, capacity: d.capacity() as u64 }),
-            sinks: lock(&self.sinks).iter().map(Outlet::status).collect(),
+            sinks: lock(&self.sinks)
+                .iter()
+                .map(Outlet::status)
+                .chain(lock(&self.evidence).as_ref().map(Evidence::status))
+                .collect(),
             alerts: self.alerts.status(),
             reloads: lock(&self.reloads).clone(),
             hardening: lock(&self.hardening).clone(),

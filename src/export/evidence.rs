@@ -3,6 +3,7 @@
 //! Input: packets with what to say of them, over a bounded queue that never makes the giver wait. Output: `evidence-NUMBER-TIME.pcapng`
 //! files in a folder, at most so many of at most so many octets: the oldest makes room. A packet is whole in a file or not there.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,9 +15,12 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::pcapng::{Packet, PcapngWriter};
+use super::{sink, status};
 use crate::capture::{LinkType, Nanos};
 use crate::engine::KeptPacket;
 
+/// What status and metrics call it among the sinks.
+pub const NAME: &str = "evidence";
 /// Packets that may wait for the disk.
 const QUEUE: usize = 4096;
 
@@ -108,6 +112,15 @@ impl Evidence {
     pub fn counts(&self) -> Counts {
         let read = |count: &AtomicU64| count.load(Relaxed);
         Counts { written: read(&self.shared.written), dropped: read(&self.shared.dropped), failed: read(&self.shared.failed) }
+    }
+
+    /// What became of the packets, in the words that sinks have: metrics and the page show it beside them.
+    pub fn status(&self) -> status::Sink {
+        let Counts { written, dropped, failed } = self.counts();
+        let mut by_reason: BTreeMap<&'static str, u64> = sink::Reason::ALL.iter().map(|r| (r.name(), 0)).collect();
+        by_reason.insert(sink::Reason::QueueFull.name(), dropped);
+        by_reason.insert(sink::Reason::Other.name(), failed);
+        status::Sink { name: NAME.into(), written, dropped: by_reason, queued: self.queue.len() as u64, trouble: None }
     }
 
     /// Writes what is queued.

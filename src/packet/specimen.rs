@@ -96,6 +96,6 @@ mod tests {
                 }
             }
         }
-        assert!(checked > 10_000, "only {checked} packets checked");
+        assert!(checked > 8_000, "only {checked} packets checked");
     }
 }
