@@ -50,6 +50,14 @@ enum Command {
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Writes the network for other simulators
+    Export {
+        /// Model file
+        file: PathBuf,
+        /// NIR graph to write (HDF5): Input, Affine, LIF, Output; one step from rest is one packet
+        #[arg(long, value_name = "H5")]
+        nir: PathBuf,
+    },
     /// Which header bytes made the nearest neuron spike, stream by stream
     Explain {
         /// Model file
@@ -72,6 +80,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         Command::Show { file, json } => show(&Model::load(file)?, *json),
         Command::Join { a, b, out } => write(&Model::load(a)?.join(&Model::load(b)?)?, out),
         Command::Remove { file, classes, out } => write(&Model::load(file)?.without_classes(classes)?, out),
+        Command::Export { file, nir } => export(&Model::load(file)?, nir),
         Command::Explain { file, capture, stream, most, fields } => {
             explain(&Model::load(file)?, capture, stream.as_deref(), *most, *fields)
         }
@@ -82,6 +91,18 @@ fn write(model: &Model, out: &Path) -> Result<Exit> {
     model.save(out)?;
     println!("written: {}, {} classes", out.display(), model.classes.len());
     Ok(Exit::Fine)
+}
+
+#[cfg(feature = "nir")]
+fn export(model: &Model, nir: &Path) -> Result<Exit> {
+    model.save_nir(nir)?;
+    println!("written: {}, {} neurons over {} inputs", nir.display(), model.network.neurons(), model.network.inputs());
+    Ok(Exit::Fine)
+}
+
+#[cfg(not(feature = "nir"))]
+fn export(_: &Model, _: &Path) -> Result<Exit> {
+    bail!("this spiked was built without NIR export; build it with: cargo build --release --features nir")
 }
 
 fn show(model: &Model, json: bool) -> Result<Exit> {

@@ -1,11 +1,13 @@
 //! `spiked volleys`: the labelled packets as the network sees them, for comparison with other classifiers.
 
 use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
-use crate::encode::SILENT;
+use crate::encode::{MAX_ACTIVE, SILENT, Volley};
+use crate::model::Model;
 use crate::train;
 
 use super::Exit;
@@ -23,10 +25,16 @@ pub struct Args {
     /// Folds that captures are dealt into, as `spiked eval --cross-validate` does
     #[arg(long, value_name = "K", default_value_t = 5)]
     folds: usize,
+    /// Active inputs and the neurons that spiked of this model instead of slot values: what an exported network must do
+    #[arg(long, value_name = "MODEL")]
+    spikes: Option<PathBuf>,
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
+    if let Some(model) = &args.spikes {
+        return spikes(args, &labels, model);
+    }
     let settings = args.choices.settings(labels.key)?;
     let (corpus, _) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
@@ -40,6 +48,33 @@ pub fn run(args: &Args) -> Result<Exit> {
             let values = corpus.volley(volley).iter().map(|&v| if v == SILENT { String::new() } else { v.to_string() });
             let lead = [number.to_string(), corpus.classes[stream.class as usize].clone(), fold.clone()];
             out.write_record(lead.into_iter().chain(values))?;
+        }
+    }
+    out.flush()?;
+    Ok(Exit::Fine)
+}
+
+/// One line a packet: stream, class, active inputs, neurons that spiked; numbers are parted by blanks.
+fn spikes(args: &Args, labels: &train::labels::Labels, model: &Path) -> Result<Exit> {
+    let model = Model::load(model)?;
+    let packets = args.choices.settings(labels.key)?.packets_per_stream;
+    let (corpus, _) = args.source.gather(labels, model.layout.clone(), packets)?;
+    let mut out = csv::Writer::from_writer(BufWriter::new(io::stdout().lock()));
+    out.write_record(["stream", "class", "inputs", "spikes"])?;
+    let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+    let mut potentials = model.network.buffer();
+    for (number, stream) in corpus.streams.iter().enumerate() {
+        for index in stream.first..stream.first + stream.kept {
+            let values = corpus.volley(index);
+            volley.slots[..values.len()].copy_from_slice(values);
+            let n = model.layout.inputs(&volley, &mut active);
+            model.network.potentials(&active[..n], &mut potentials);
+            let inputs: Vec<String> = active[..n].iter().map(u32::to_string).collect();
+            let mut spiked = vec![0; model.network.neurons()];
+            model.decision.count_spikes(&model.network, &potentials, &mut spiked);
+            let spiked: Vec<String> = (0..spiked.len()).filter(|&i| spiked[i] > 0).map(|i| i.to_string()).collect();
+            let class = corpus.classes[stream.class as usize].clone();
+            out.write_record([number.to_string(), class, inputs.join(" "), spiked.join(" ")])?;
         }
     }
     out.flush()?;

@@ -5,6 +5,8 @@
 //! potential that one unit of a neuron's weights is worth. Metadata: `format`, `version`, `checksum` (CRC-32 of the octets of
 //! `start`, `neuron`, `weight`, `gain` and `model`, in this order) and `model` (JSON).
 
+#[cfg(feature = "nir")]
+mod nir;
 mod one_shot;
 mod parts;
 
