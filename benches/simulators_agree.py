@@ -2,7 +2,7 @@
 """Do other simulators spike as spiked does? One exported model, the same volleys, every neuron's decision compared.
 
     cargo build --release --features nir
-    pip install brian2==2.9.0 snntorch==1.0.0 nir==1.0.8 torch numpy
+    pip install brian2==2.9.0 snntorch==1.0.0 nir==1.0.8 torch 'numpy<2.3'
     target/release/spiked model export MODEL --nir model.h5
     target/release/spiked volleys --labels CSV --captures DIR --spikes MODEL > volleys.csv
     python3 benches/simulators_agree.py model.h5 volleys.csv
