@@ -22,7 +22,7 @@ pub(super) const END: Duration = Duration::from_millis(4500);
 /// The exit code where the end came so: a part was not written.
 const CUT_SHORT: i32 = 1;
 
-/// Signals, caught from now on; taken by [`Keeper::start`].
+/// Signals, caught from now on; taken by [`start`].
 pub(super) struct Signals {
     runtime: Runtime,
     hangup: Signal,

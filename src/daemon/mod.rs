@@ -1,7 +1,7 @@
 //! How does it run all day? Signals, reload, policies, watchdog, privileges, logging, and what it says of itself.
 //!
 //! Input: a [`crate::config::Config`]. The main thread opens what must be opened, gives up privileges, and then runs the engine and
-//! hears what it finds ([`observer`]); one more thread, the [`keeper`], takes signals, reloads and feeds systemd's watchdog.
+//! hears what it finds (`observer`); one more thread, the `keeper`, takes signals, reloads and feeds systemd's watchdog.
 
 mod alerts;
 mod announce;

@@ -5,7 +5,7 @@
 //!                              └── full: dropped and counted, with the reason why it is full
 //! ```
 //! [`Outlet::offer`] never waits, so nothing that happens to a sink reaches capture. A sink that fails is tried again with growing
-//! pauses; what it had not taken is kept. Lines are whole or not there: see [`file`] and [`stream`] for how.
+//! pauses; what it had not taken is kept. Lines are whole or not there: see `file` and `stream` for how.
 //!
 //! Which reader of ours dies is its own affair: the process must ignore SIGPIPE.
 
