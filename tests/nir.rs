@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::spiked;
 use spiked::model::Model;
@@ -31,4 +32,39 @@ fn an_exported_graph_holds_the_models_weights_and_thresholds() {
     let edges = file.dataset("node/edges").unwrap();
     assert_eq!(edges.shape().unwrap(), [3, 2]);
     assert_eq!(edges.read_string().unwrap(), ["input", "affine", "affine", "lif", "lif", "output"]);
+}
+
+#[test]
+fn libhdf5_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("protocols.h5");
+    spiked().args(["model", "export", SHIPPED, "--nir"]).arg(&out).assert().code(0);
+    let program = "import sys, h5py\nnodes = h5py.File(sys.argv[1])['node/nodes']\n\
+        print(nodes['affine/weight'][:].sum(dtype='f8'), nodes['lif/type'].asstr()[()], sorted(nodes))";
+    // Debian's own Python: the package is python3-h5py.
+    let said = match Command::new("/usr/bin/python3").args(["-c", program]).arg(&out).output() {
+        Ok(said) if !String::from_utf8_lossy(&said.stderr).contains("No module named 'h5py'") => said,
+        _ => return eprintln!("skipped: /usr/bin/python3 with h5py (python3-h5py) is absent"),
+    };
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let (sum, rest) = text.split_once(' ').unwrap();
+    let model = Model::load(Path::new(SHIPPED)).unwrap();
+    let gain = model.network.gain();
+    let want: f64 = (0..model.network.inputs())
+        .flat_map(|i| (0..gain.len()).map(move |n| (i, n)))
+        .map(|(i, n)| f64::from(f32::from(model.network.weight(i, n)) * gain[n]))
+        .sum();
+    assert!((sum.parse::<f64>().unwrap() - want).abs() < 1e-6 * want.abs(), "{sum}, {want}");
+    assert_eq!(rest.trim_end(), "LIF ['affine', 'input', 'lif', 'output']");
+}
+
+#[test]
+fn an_export_that_fails_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("old.h5");
+    std::fs::create_dir(&out).unwrap();
+    spiked().args(["model", "export", SHIPPED, "--nir"]).arg(&out).assert().failure();
+    assert!(out.is_dir());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
 }

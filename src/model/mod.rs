@@ -273,15 +273,19 @@ impl Model {
     /// # Errors
     /// Where the folder can't be written; the old file is then as it was.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let broken = |source| ModelError::Write { path: path.into(), source };
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(broken)?;
-        file.write_all(&self.to_bytes()).map_err(broken)?;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(broken)?;
-        file.as_file().sync_all().map_err(broken)?;
-        file.persist(path).map_err(|e| broken(e.error))?;
-        std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(broken)
+        write_whole(path, &self.to_bytes()).map_err(|source| ModelError::Write { path: path.into(), source })
     }
+}
+
+/// Replaces a file whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 fn checksum(parts: &[&[u8]]) -> String {

@@ -60,13 +60,13 @@ impl Model {
         file.finish()
     }
 
-    /// Writes [`Model::to_nir`].
+    /// Writes [`Model::to_nir`], whole or not at all, as [`Model::save`] does.
     ///
     /// # Errors
-    /// Where the file can't be written.
+    /// Where the folder can't be written; the old file is then as it was.
     pub fn save_nir(&self, path: &Path) -> Result<(), ModelError> {
         let broken = |source| ModelError::Write { path: path.into(), source };
         let bytes = self.to_nir().map_err(|e| broken(std::io::Error::other(e)))?;
-        std::fs::write(path, bytes).map_err(broken)
+        super::write_whole(path, &bytes).map_err(broken)
     }
 }
