@@ -50,6 +50,14 @@ fn all_mistakes_are_told_at_once_with_line_and_column() {
 }
 
 #[test]
+fn two_models_of_one_name_are_refused_as_events_could_not_tell_them_apart() {
+    for models in [r#"["a/site.safetensors", "b/site.safetensors"]"#, r#"["protocols", "/srv/protocols.safetensors"]"#] {
+        let mistakes = parse(&format!("models = {models}\n{ETH0}"), &[]).expect_err("one name twice");
+        assert!(mistakes[0].contains("two models would be called") && mistakes[0].contains("rename one"), "{mistakes:?}");
+    }
+}
+
+#[test]
 fn every_syntax_error_has_its_line() {
     let mistakes = parse("sensor = \n[engine\nworkers = = 1\n", &[]).expect_err("no TOML");
     assert!(mistakes.len() >= 2, "{mistakes:?}");
@@ -70,7 +78,7 @@ fn overrides_win_and_their_mistakes_name_them() {
     let overrides =
         [set("metrics.address=[::1]:9999"), set("engine.workers=3"), set("sensor=12"), set("models=[\"a.safetensors\"]")];
     let config = parse(&given, &overrides).expect("all are fine");
-    assert_eq!(config.metrics.map(|a| a.to_string()).as_deref(), Some("[::1]:9999"));
+    assert_eq!(config.metrics.map(|m| m.address.to_string()).as_deref(), Some("[::1]:9999"));
     assert_eq!((config.engine.workers, config.sensor.as_str()), (3, "12"));
     assert_eq!(config.models, [ModelSource::File("a.safetensors".into())]);
 
@@ -101,7 +109,7 @@ fn environment_variables_are_keys_in_capitals() {
     ]);
     let overrides = Override::from_environment(given.into_iter()).expect("all name keys");
     let config = parse(ETH0, &overrides).expect("all are fine");
-    assert_eq!(config.metrics.map(|a| a.to_string()).as_deref(), Some("0.0.0.0:9184"));
+    assert_eq!(config.metrics.map(|m| m.address.to_string()).as_deref(), Some("0.0.0.0:9184"));
     assert_eq!(config.alerts.per_minute, 7);
     assert!(matches!(&config.input, Input::Interfaces(i) if i[0].name == "eth1"), "{:?}", config.input);
     let error = Override::from_environment(variables(&[("SPIKED_METRICS_ADRESS", "x")]).into_iter()).expect_err("no such key");

@@ -46,6 +46,8 @@ fn misconfigured_is_2() {
     spiked().args(["read", "--no-such-option"]).arg(&good).assert().code(2).stderr(contains("--no-such-option"));
     spiked().args(["read", "--filter", "udp prot 53"]).arg(&good).assert().code(2).stderr(contains("man pcap-filter"));
     spiked().args(["read", "--model", "none.safetensors"]).arg(&good).assert().code(2).stderr(contains("can't read the model"));
+    let twice = ["read", "--model", "config/models/devices.safetensors", "--model", "config/models/devices.safetensors"];
+    spiked().args(twice).arg(&good).assert().code(2).stderr(contains("two models would be called 'devices'"));
     spiked().args(["read", "--workers", "0"]).arg(&good).assert().code(2).stderr(contains("at least one worker"));
 }
 
@@ -71,6 +73,59 @@ fn unreadable_is_4() {
     spiked().arg("read").arg(folder.path().join("absent.pcap")).assert().code(4).stderr(contains("absent.pcap"));
     let empty = write(folder.path(), "empty.pcap", b"");
     spiked().arg("read").args([&empty, &text]).assert().code(4);
+}
+
+#[test]
+fn what_cannot_be_written_is_4_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = fixture("captures/dns-1.pcap");
+    let nowhere = folder.path().join("no/such/folder/out");
+    // Standard output that takes nothing, in every way of writing to it.
+    let full = |arguments: &[&str]| {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("spiked"));
+        command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdout(full);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {said}");
+        assert!(said.contains("No space left on device"), "{arguments:?}: {said}");
+    };
+    full(&["read", "fixtures/captures/dns-1.pcap"]);
+    full(&["read", "--format", "jsonl", "fixtures/captures/dns-1.pcap"]);
+    full(&["model", "show", "config/models/devices.safetensors"]);
+    full(&["completions", "bash"]);
+    full(&["volleys", "--labels", "fixtures/labels.csv", "--captures", "fixtures"]);
+    // Files, each named.
+    for arguments in [&["read", "--write"][..], &["report", "--model", "config/models/devices.safetensors", "--out"]] {
+        let mut command = spiked();
+        command.args(arguments).arg(&nowhere);
+        if arguments[0] == "read" {
+            command.arg(&good);
+        }
+        command.assert().code(4).stderr(contains("no/such/folder/out: can't write"));
+    }
+    spiked()
+        .args(["model", "remove", "config/models/devices.safetensors", "Aria", "--out"])
+        .arg(&nowhere)
+        .assert()
+        .code(4)
+        .stderr(contains("can't write the model"));
+    // What is read and not there is another matter: the command was wrong.
+    spiked().args(["eval", "--model", "none.safetensors", "--labels", "none.csv"]).assert().code(2);
+}
+
+#[test]
+fn an_address_that_is_taken_is_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = format!(
+        "[replay]\ncaptures = [\"{}\"]\n[metrics]\naddress = \"{}\"\n[process]\nstatus_file = \"{}\"\n",
+        fixture("captures/dns-1.pcap").display(),
+        taken.local_addr().unwrap(),
+        folder.path().join("status").display(),
+    );
+    let file = write(folder.path(), "spiked.toml", settings.as_bytes());
+    spiked().args(["run", "--config"]).arg(&file).assert().code(4).stderr(contains("is another spiked running?"));
 }
 
 #[test]

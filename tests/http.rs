@@ -73,22 +73,58 @@ fn health_and_readiness_follow_the_daemon() {
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 503"));
 }
 
+/// DNS rebinding: a page from elsewhere whose name now resolves to the sensor reads nothing of its traffic.
+#[test]
+fn a_browser_that_asks_by_a_foreign_name_is_refused() {
+    let telemetry = Telemetry::built_in();
+    let names = vec!["Sensor.example.org".to_string()];
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = Server::serve(listener, Arc::clone(&telemetry.metrics), names).unwrap();
+    let ask = |path: &str, host: &str| exchange(&server, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+    for path in ["/", "/status", "/page.js", "/page.css"] {
+        for known in
+            ["127.0.0.1:9184", "192.0.2.1", "[::1]:9184", "[::1]", "localhost:80", "LOCALHOST.", "sensor.example.org:443"]
+        {
+            assert!(ask(path, known).starts_with("HTTP/1.1 200"), "{path} by {known}");
+        }
+        let foreign = [
+            "evil.example",
+            "evil.example:9184",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "org",
+            "",
+            "[::1",
+            "\u{e9}",
+        ];
+        for foreign in foreign {
+            let answer = ask(path, foreign);
+            assert!(answer.starts_with("HTTP/1.1 421") && !answer.contains("hall-3"), "{path} by '{foreign}': {answer}");
+        }
+    }
+    // Scrapers and probes may call it as they like, and a client that gives no name is no browser.
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert!(ask(path, "prometheus-calls-it.example").starts_with("HTTP/1.1 200"), "{path}");
+    }
+    assert!(exchange(&server, b"GET /status HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200"));
+}
+
 #[test]
 fn only_reading_is_allowed() {
     let server = start(&Telemetry::built_in());
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
-        let answer = exchange(&server, format!("{method} /status HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        let answer = exchange(&server, format!("{method} /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").as_bytes());
         assert!(answer.starts_with("HTTP/1.1 405"), "{method}: {answer}");
     }
-    let head = exchange(&server, b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = exchange(&server, b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
 }
 
 #[test]
 fn what_is_no_request_or_too_long_is_refused() {
     let server = start(&Telemetry::built_in());
-    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
-    let lines = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(1000));
+    let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    let lines = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "x: y\r\n".repeat(1000));
     let path = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(1 << 20));
     for request in [
         long.as_bytes(),

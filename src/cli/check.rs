@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     };
     examined.warnings.iter().for_each(|w| eprintln!("spiked: {}: {w}", origin.path.display()));
     let classes: usize = examined.models.iter().map(|m| m.classes.len()).sum();
-    println!(
+    say!(
         "{}: fine: {} models with {classes} classes, {} policies, {} sinks",
         origin.path.display(),
         examined.models.len(),

@@ -101,9 +101,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     };
     let report = Report::new(&outcomes);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{report}");
+        say!("{}", report.to_string().trim_end());
     }
     Ok(Exit::Fine)
 }

@@ -1,10 +1,12 @@
 //! How does a command end? One exit code for each kind of end, the same for every command, offline and as a service.
 
-use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use crate::capture::CaptureError;
 use crate::daemon::DaemonError;
+use crate::model::ModelError;
 
 /// Kinds of end, the later the worse; the number is the exit code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -17,7 +19,7 @@ pub enum Exit {
     Misconfigured = 2,
     /// Nothing in it: no capture in the folder, no packet in the captures.
     Nothing = 3,
-    /// Unreadable: none of the captures could be read, or what was to be captured from or written to is not there.
+    /// Unreadable: none of the captures could be read, or what was to be captured from, listened on or written to can't be had.
     Unreadable = 4,
     /// The privilege is lacking: to capture, to read a file, to write one.
     NoPrivilege = 5,
@@ -29,29 +31,49 @@ pub const HELP: &str = "Exit codes, the same for every command:\n  \
     1  done, but something was cut short, unreadable or missing; what was good was used\n  \
     2  misconfigured: wrong usage, setting, filter, model or label file; nothing was done\n  \
     3  nothing in it: no capture in the folder, no packet in the captures\n  \
-    4  unreadable: no capture could be read, no interface opened, no output written\n  \
+    4  unreadable: no capture could be read, no interface or address opened, no output written\n  \
     5  no privilege to capture, to read or to write";
+
+/// Context of an error in writing what was asked for, which tells it from errors in reading: "FILE: can't write the page".
+#[derive(Debug)]
+pub struct Unwritten(String);
+
+impl Unwritten {
+    pub fn to(path: &Path, what: &str) -> Self {
+        Self(format!("{}: can't write {what}", path.display()))
+    }
+}
+
+impl fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl Exit {
     /// The end that an error means.
     pub fn of(error: &anyhow::Error) -> Self {
+        // A bare one is standard output's: what is read has errors of its own.
+        let bare = |e: &(dyn std::error::Error + 'static)| e.is::<io::Error>() || e.is::<csv::Error>();
+        let mut output = error.is::<Unwritten>() || error.chain().next().is_some_and(bare);
         for cause in error.chain() {
             if let Some(error) = cause.downcast_ref::<CaptureError>() {
                 return Self::of_capture(error);
             }
-            if let Some(DaemonError::Capture(error)) = cause.downcast_ref::<DaemonError>() {
-                return Self::of_capture(error);
+            match cause.downcast_ref::<DaemonError>() {
+                Some(DaemonError::Capture(error)) => return Self::of_capture(error),
+                Some(DaemonError::Sink(_) | DaemonError::Http(_) | DaemonError::Evidence { .. } | DaemonError::Start(_)) => {
+                    output = true;
+                }
+                _ => {}
             }
-            if let Some(DaemonError::Sink(_)) = cause.downcast_ref::<DaemonError>() {
-                return Self::Unreadable;
-            }
-            if let Some(error) = cause.downcast_ref::<io::Error>()
-                && error.kind() == io::ErrorKind::PermissionDenied
-            {
+            output |= matches!(cause.downcast_ref(), Some(ModelError::Write { .. }));
+            let denied = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+            if cause.downcast_ref().is_some_and(denied) {
                 return Self::NoPrivilege;
             }
         }
-        Self::Misconfigured
+        if output { Self::Unreadable } else { Self::Misconfigured }
     }
 
     /// The end that a capture's error means, where it is the only one.
@@ -84,5 +106,20 @@ impl Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+/// `println!`, but for what it does where standard output can't be written: a word on standard error and [`Exit::Unreadable`].
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::exit::said(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*))))
+    };
+}
+
+/// Ends the program where standard output could not be written.
+pub(super) fn said(written: io::Result<()>) {
+    if let Err(error) = written {
+        eprintln!("spiked: standard output: {error}");
+        std::process::exit(Exit::Unreadable as i32);
     }
 }

@@ -1,14 +1,14 @@
 //! `spiked man` and `spiked completions`: what packages install, made from the command line's own description.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args as ClapArgs, Command};
 use clap_complete::Shell;
 
-use super::Exit;
+use super::exit::{Exit, Unwritten, said};
 
 /// Prints what makes a shell complete spiked's commands and options
 #[derive(ClapArgs)]
@@ -29,13 +29,15 @@ pub struct ManArgs {
 }
 
 pub fn completions(args: &CompletionsArgs, mut cli: Command) -> Exit {
-    clap_complete::generate(args.shell, &mut cli, "spiked", &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut cli, "spiked", &mut script);
+    said(io::stdout().write_all(&script));
     Exit::Fine
 }
 
 pub fn man(args: &ManArgs, cli: Command) -> Result<Exit> {
-    fs::create_dir_all(&args.folder).with_context(|| format!("{}: can't make the folder", args.folder.display()))?;
+    fs::create_dir_all(&args.folder).with_context(|| Unwritten::to(&args.folder, "there"))?;
     clap_mangen::generate_to(cli.disable_help_subcommand(true), &args.folder)
-        .with_context(|| format!("{}: can't write the pages", args.folder.display()))?;
+        .with_context(|| Unwritten::to(&args.folder, "the pages"))?;
     Ok(Exit::Fine)
 }

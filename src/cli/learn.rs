@@ -94,10 +94,10 @@ pub fn run(args: &Args) -> Result<Exit> {
     let learned = model.with_one_shot(&args.class, &neuron, args.tolerance, &name).with_context(|| format!("{from}"))?;
     let out = args.out.as_ref().unwrap_or(&args.model);
     for pattern in shown.iter().take(super::NAMED) {
-        println!("packet {:<6} {}; before, the model said {}", pattern.packet, pattern.stream, said(&model, pattern));
+        say!("packet {:<6} {}; before, the model said {}", pattern.packet, pattern.stream, said(&model, pattern));
     }
     if shown.len() > super::NAMED {
-        println!("and {} more", shown.len() - super::NAMED);
+        say!("and {} more", shown.len() - super::NAMED);
     }
     if more > 0 {
         eprintln!(
@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         );
     }
     let (factor, lowest) = (neuron.factor().unwrap_or(0.0), neuron.lowest(args.tolerance).unwrap_or(0));
-    println!(
+    say!(
         "{}: {} packet{} shown once; homeostatic factor {:.4}, {} times the smallest; fires from a potential of {lowest} (shown: {})",
         args.class,
         shown.len(),
@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         neuron.theta().unwrap_or(0),
     );
     learned.save(out)?;
-    println!("written: {}, {} classes", out.display(), learned.classes.len());
+    say!("written: {}, {} classes", out.display(), learned.classes.len());
     Ok(if source.cut().is_some() || more > 0 { Exit::Partly } else { Exit::Fine })
 }
 

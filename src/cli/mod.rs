@@ -1,8 +1,10 @@
 //! How is it asked? One file a command; `exit` says how each may end.
 
+#[macro_use]
+mod exit;
+
 mod check;
 mod eval;
-mod exit;
 mod generate;
 mod learn;
 mod model;
@@ -24,7 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::encode::Layout;
 
-use exit::Exit;
+use exit::{Exit, Unwritten};
 
 #[derive(Parser)]
 #[command(

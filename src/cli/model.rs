@@ -89,14 +89,14 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 fn write(model: &Model, out: &Path) -> Result<Exit> {
     model.save(out)?;
-    println!("written: {}, {} classes", out.display(), model.classes.len());
+    say!("written: {}, {} classes", out.display(), model.classes.len());
     Ok(Exit::Fine)
 }
 
 #[cfg(feature = "nir")]
 fn export(model: &Model, nir: &Path) -> Result<Exit> {
     model.save_nir(nir)?;
-    println!("written: {}, {} neurons over {} inputs", nir.display(), model.network.neurons(), model.network.inputs());
+    say!("written: {}, {} neurons over {} inputs", nir.display(), model.network.neurons(), model.network.inputs());
     Ok(Exit::Fine)
 }
 
@@ -107,24 +107,24 @@ fn export(_: &Model, _: &Path) -> Result<Exit> {
 
 fn show(model: &Model, json: bool) -> Result<Exit> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&model.description())?);
+        say!("{}", serde_json::to_string_pretty(&model.description())?);
         return Ok(Exit::Fine);
     }
     let p = &model.provenance;
     let key = if model.key == KeyKind::Host { "hosts" } else { "flows" };
-    println!("{:<18} {}", "model", model.name);
-    println!("{:<18} {key}", "names");
-    println!("{:<18} {} neurons over {} inputs", "network", model.network.neurons(), model.network.inputs());
-    println!("{:<18} {} slots, {} coincidences", "layout", model.layout.slots().len(), model.layout.coincidences().len());
-    println!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
-    println!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
-    println!("{:<18} {} captures, {}", "taught from", p.captures, p.labels.join(", "));
-    println!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "threshold", "accepted");
+    say!("{:<18} {}", "model", model.name);
+    say!("{:<18} {key}", "names");
+    say!("{:<18} {} neurons over {} inputs", "network", model.network.neurons(), model.network.inputs());
+    say!("{:<18} {} slots, {} coincidences", "layout", model.layout.slots().len(), model.layout.coincidences().len());
+    say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
+    say!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
+    say!("{:<18} {} captures, {}", "taught from", p.captures, p.labels.join(", "));
+    say!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "threshold", "accepted");
     for (i, class) in model.classes.iter().enumerate() {
         let (theta, accept) = (model.decision.theta[i], model.decision.accept[i]);
-        println!("{class:<28} {:>8} {:>8} {theta:>10.3} {accept:>10.3}", p.streams[i], p.packets[i]);
+        say!("{class:<28} {:>8} {:>8} {theta:>10.3} {accept:>10.3}", p.streams[i], p.packets[i]);
     }
-    println!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
+    say!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
     Ok(Exit::Fine)
 }
 
@@ -135,15 +135,15 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
         let name = stream.name.to_string();
         let Some(leader) = stream.leader.filter(|_| wanted.is_none_or(|w| name.contains(w))) else { continue };
         if shown == most {
-            println!("further streams are not shown (--most)");
+            say!("further streams are not shown (--most)");
             break;
         }
         shown += 1;
         let class = &model.classes[leader.class as usize];
         let verdict = if model.decision.class(&leader).is_some() { class.as_str() } else { "unknown" };
         let rival = rival(&stream.evidence, leader.class);
-        println!("{name}");
-        println!(
+        say!("{name}");
+        say!(
             "  {verdict}; nearest class {class}, confidence {:.3}, evidence {:.2} over {} of {} packets; next: {}",
             model.decision.confidence(&leader),
             leader.evidence,
@@ -152,7 +152,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             rival.map_or("none", |r| model.classes[r].as_str()),
         );
         table_of_fields(model, &stream.heard, leader.class as usize, rival, fields);
-        println!();
+        say!("");
     }
     if shown == 0 {
         match wanted {
@@ -171,12 +171,12 @@ fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
 /// What each slot added to the leader's potential, and to its lead over the rival, with the values that it had.
 fn table_of_fields(model: &Model, heard: &[HeardPacket], leader: usize, rival: Option<usize>, fields: usize) {
     let rows = contributions(model, heard.iter().map(|h| &h.volley), leader, rival);
-    println!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
+    say!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
     for row in rows.iter().take(fields) {
         let values = format!("{}{}", row.values.join(" "), if row.more { " ..." } else { "" });
-        println!("  {:<34} {values:<26} {:>+10.3} {:>+10.3}", row.name, row.potential, row.lead);
+        say!("  {:<34} {values:<26} {:>+10.3} {:>+10.3}", row.name, row.potential, row.lead);
     }
     let total: f32 = rows.iter().map(|r| r.potential).sum();
     let lead: f32 = rows.iter().map(|r| r.lead).sum();
-    println!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, a packet", "");
+    say!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, a packet", "");
 }

@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::snn::OneShot;
 
-use super::Exit;
+use super::{Exit, Unwritten};
 
 /// Reproduces the founding paper's experiments with its own one-shot rule
 #[derive(ClapArgs)]
@@ -98,24 +98,20 @@ const NAMES: [&str; 4] = ["accuracy", "precision", "sensitivity", "specificity"]
 fn table(plot: Option<&Path>) -> Result<Exit> {
     let (layout, words) = words();
     let rows: Vec<Figures> = (0..=u32::from(BITS)).map(|distance| figures(&layout, &words, distance)).collect();
-    println!(
-        "two patterns on one neuron, {PATTERN} and one at a Hamming distance from it; all {WORDS} words of {BITS} bits shown\n"
-    );
-    println!(
-        "{:>8} {:>10} {:>8} {:>10} {:>10} {:>12} {:>12}",
-        "distance", "factor", "fired", NAMES[0], NAMES[1], NAMES[2], NAMES[3]
-    );
+    say!("two patterns on one neuron, {PATTERN} and one at a Hamming distance from it; all {WORDS} words of {BITS} bits shown\n");
+    say!("{:>8} {:>10} {:>8} {:>10} {:>10} {:>12} {:>12}", "distance", "factor", "fired", NAMES[0], NAMES[1], NAMES[2], NAMES[3]);
     for row in &rows {
         let factor = row.factor.map_or_else(|| "none".into(), |f| format!("{f:.4}"));
         let [accuracy, precision, sensitivity, specificity] = row.values;
-        println!(
+        say!(
             "{:>8} {factor:>10} {:>8} {accuracy:>10.4} {precision:>10.4} {sensitivity:>12.4} {specificity:>12.4}",
-            row.distance, row.fired
+            row.distance,
+            row.fired
         );
     }
     if let Some(path) = plot {
-        std::fs::write(path, svg(&rows)).with_context(|| format!("{}: can't write the plot", path.display()))?;
-        println!("\nwritten: {}", path.display());
+        std::fs::write(path, svg(&rows)).with_context(|| Unwritten::to(path, "the plot"))?;
+        say!("\nwritten: {}", path.display());
     }
     Ok(Exit::Fine)
 }
@@ -214,7 +210,7 @@ fn compare(path: &Path) -> Result<Exit> {
     let rows = decisions(path)?;
     for row in &rows {
         if row.factor > OVERFLOW {
-            println!("{}: factor {:.1}: the machine's weights overflowed; not compared", row.name, row.factor);
+            say!("{}: factor {:.1}: the machine's weights overflowed; not compared", row.name, row.factor);
             continue;
         }
         let patterns: Vec<_> = row.patterns.iter().map(|&p| words[p as usize].clone()).collect();
@@ -230,19 +226,19 @@ fn compare(path: &Path) -> Result<Exit> {
                 tied_in_fixed_point += usize::from(neuron.fires_in_fixed_point(active, row.factor) == fired);
             } else if neuron.fires(active) != fired {
                 different += 1;
-                println!("{}: word {word}: {} there, {} here", row.name, said(fired), said(!fired));
+                say!("{}: word {word}: {} there, {} here", row.name, said(fired), said(!fired));
             }
         }
     }
-    println!("{:<58} {compared}", "words compared");
-    println!("{:<58} {different}", "decided otherwise, no tie");
-    println!("{:<58} {ties}", "exact ties");
-    println!("{:<58} {tied_alike}", "  decided alike where a tie fires");
-    println!("{:<58} {tied_in_fixed_point}", "  decided alike with weights rounded as the machine does");
+    say!("{:<58} {compared}", "words compared");
+    say!("{:<58} {different}", "decided otherwise, no tie");
+    say!("{:<58} {ties}", "exact ties");
+    say!("{:<58} {tied_alike}", "  decided alike where a tie fires");
+    say!("{:<58} {tied_in_fixed_point}", "  decided alike with weights rounded as the machine does");
     factors.sort_by(f64::total_cmp);
     let (median, largest) = (factors.get(factors.len() / 2), factors.last());
-    println!("{:<58} {:.5}", "homeostatic factor: relative difference, median", median.unwrap_or(&0.0));
-    println!("{:<58} {:.5}", "homeostatic factor: relative difference, largest", largest.unwrap_or(&0.0));
+    say!("{:<58} {:.5}", "homeostatic factor: relative difference, median", median.unwrap_or(&0.0));
+    say!("{:<58} {:.5}", "homeostatic factor: relative difference, largest", largest.unwrap_or(&0.0));
     Ok(if different == 0 { Exit::Fine } else { Exit::Partly })
 }
 

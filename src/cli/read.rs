@@ -15,7 +15,7 @@ use crate::export::{self, Summary, evidence};
 use crate::model::Model;
 use crate::packet::Decoder;
 
-use super::{Exit, silence};
+use super::{Exit, Unwritten, silence};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -86,7 +86,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Exit> {
     let mut models = Vec::new();
     for path in &args.model {
-        models.push(Model::load(path)?);
+        let model = Model::load(path)?;
+        if models.iter().any(|m: &Model| m.name == model.name) {
+            bail!("--model {}: two models would be called '{}' in events; rename one of the files", path.display(), model.name);
+        }
+        models.push(model);
     }
     if models.is_empty() {
         models.push(Model::built_in()?);
@@ -121,7 +125,7 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             if operands.captures.iter().any(same) {
                 bail!("--write {}: that is a capture to be read", path.display());
             }
-            let file = File::create(path).with_context(|| format!("{}: can't write packets there", path.display()))?;
+            let file = File::create(path).with_context(|| Unwritten::to(path, "packets there"))?;
             Some(PcapngWriter::new(BufWriter::new(file))?)
         }
         None => None,
@@ -180,7 +184,7 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     }
     let Teller { mut out, mut summary, packets_to, .. } = teller;
     if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
-        packets_to.get_mut().flush().with_context(|| format!("{}: can't write packets there", path.display()))?;
+        packets_to.get_mut().flush().with_context(|| Unwritten::to(path, "packets there"))?;
     }
     for path in &operands.skipped {
         summary.note(format!("skipped: {}: not a capture", path.display()));

@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         let now = Announcement::read(file).context("the daemon has ended meanwhile")?;
         if let Some(outcome) = now.last_reload.filter(|_| now.reloads > before.reloads) {
             if outcome.ok {
-                println!("reloaded: {}", outcome.what);
+                say!("reloaded: {}", outcome.what);
                 return Ok(Exit::Fine);
             }
             eprintln!("spiked: not reloaded, the old settings and models go on: {}", outcome.what);

@@ -12,7 +12,7 @@ use crate::report::{self, Measured, Raster};
 use crate::train::Settings;
 
 use super::train::{Source, same_kind};
-use super::{Exit, progress};
+use super::{Exit, Unwritten, progress};
 
 /// Writes a page that shows what a model learned and how good it is
 #[derive(ClapArgs)]
@@ -78,9 +78,9 @@ pub fn run(args: &Args) -> Result<Exit> {
         Raster::new(&model, name, heard)
     });
     let page = report::page(&model, measured.as_ref(), raster.as_ref());
-    std::fs::write(&args.out, &page).with_context(|| format!("{}: can't write the page", args.out.display()))?;
+    std::fs::write(&args.out, &page).with_context(|| Unwritten::to(&args.out, "the page"))?;
     if !args.source.quiet {
-        println!("written: {}, {} kB", args.out.display(), page.len().div_ceil(1000));
+        say!("written: {}, {} kB", args.out.display(), page.len().div_ceil(1000));
     }
     Ok(exit)
 }

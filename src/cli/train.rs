@@ -195,7 +195,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     model.save(&args.out)?;
     if !args.source.quiet {
         summary(&corpus, &model, &held_out);
-        println!("\nwritten: {}", args.out.display());
+        say!("\nwritten: {}", args.out.display());
     }
     Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
 }
@@ -214,17 +214,17 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     let relies = evaluate::reliance(corpus, model);
     let trained: BTreeMap<&str, f64> = relies.iter().map(|r| (r.class.as_str(), r.recall)).collect();
     let by_class: BTreeMap<&str, _> = held_out.classes.iter().map(|c| (c.class.as_str(), c)).collect();
-    println!("{:<24} {:>8} {:>8} {:>9} {:>21}", "", "", "", "trained", "held out (calibration)");
-    println!("{:<24} {:>8} {:>8} {:>9} {:>11} {:>9}", "class", "streams", "packets", "recall", "precision", "recall");
+    say!("{:<24} {:>8} {:>8} {:>9} {:>21}", "", "", "", "trained", "held out (calibration)");
+    say!("{:<24} {:>8} {:>8} {:>9} {:>11} {:>9}", "class", "streams", "packets", "recall", "precision", "recall");
     for (i, class) in model.classes.iter().enumerate() {
         let (streams, packets) = (model.provenance.streams[i], model.provenance.packets[i]);
         let trained = trained.get(class.as_str()).copied().unwrap_or(0.0);
         match by_class.get(class.as_str()) {
-            Some(c) => println!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11.3} {:>9.3}", c.precision, c.recall),
-            None => println!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11} {:>9}", "-", "-"),
+            Some(c) => say!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11.3} {:>9.3}", c.precision, c.recall),
+            None => say!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11} {:>9}", "-", "-"),
         }
     }
-    println!(
+    say!(
         "\n{} classes, {} streams, {} packets; held out: {:.2} % of streams right, macro-F1 {:.3}; named {:.2} %, of those right {:.2} %, untaught named {:.2} %",
         model.classes.len(),
         corpus.streams.len(),
@@ -248,11 +248,11 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     }
     warnings.extend(relies.iter().flat_map(evaluate::Reliance::warnings));
     if !warnings.is_empty() {
-        println!("\nto know:");
-        warnings.iter().for_each(|w| println!("  {w}"));
+        say!("\nto know:");
+        warnings.iter().for_each(|w| say!("  {w}"));
     }
     let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
-    println!("\n`spiked eval --without SLOTS` shows what rests on what; groups: {}", groups.join(", "));
+    say!("\n`spiked eval --without SLOTS` shows what rests on what; groups: {}", groups.join(", "));
 }
 
 /// Refuses labels whose kind is not the model's.

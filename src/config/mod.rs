@@ -44,7 +44,7 @@ pub struct Config {
     pub engine: Engine,
     pub sinks: Vec<Sink>,
     /// Where metrics and the page are served; `None`: nowhere.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Metrics>,
     /// In the order of the file: the first that fits counts.
     pub policies: Vec<Policy>,
     pub alerts: Alerts,
@@ -218,8 +218,19 @@ impl Default for Process {
     }
 }
 
-/// Metrics are served to this machine alone by default.
-pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9184);
+/// Where metrics and the page are served: to this machine alone by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    pub address: SocketAddr,
+    /// Names by which browsers may ask for the page, besides addresses and localhost.
+    pub names: Vec<String>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9184), names: Vec::new() }
+    }
+}
 
 impl Config {
     /// Reads and validates settings.

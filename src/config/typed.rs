@@ -137,6 +137,7 @@ pub enum Facility {
 pub struct Metrics {
     pub enabled: Maybe<bool>,
     pub address: Maybe<String>,
+    pub names: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

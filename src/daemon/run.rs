@@ -159,7 +159,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     let signals = Signals::catch()?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut frames = Frames::open(&config, &stop)?;
-    let listener = config.metrics.map(http::bind).transpose()?;
+    let listener = config.metrics.as_ref().map(|m| http::bind(m.address)).transpose()?;
     let state = Arc::new(State::new(&config.sensor, settings.workers, frames.counters(), frames.depth(), stop));
     *lock(&state.loaded) = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
 
@@ -173,7 +173,8 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         ask
     }));
     metrics.models(&examined.models);
-    let server = listener.map(|l| Server::serve(l, Arc::clone(&metrics))).transpose()?;
+    let names = config.metrics.as_ref().map_or_else(Vec::new, |m| m.names.clone());
+    let server = listener.map(|l| Server::serve(l, Arc::clone(&metrics), names)).transpose()?;
     let outlets: Result<Vec<Outlet>, SinkError> =
         config.sinks.iter().map(|s| Outlet::start(&s.name, &target(&s.kind), s.queue)).collect();
     *lock(&state.sinks) = outlets?;

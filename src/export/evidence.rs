@@ -79,6 +79,13 @@ struct Shared {
     failed: AtomicU64,
 }
 
+impl Shared {
+    fn counts(&self) -> Counts {
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        Counts { written: read(&self.written), dropped: read(&self.dropped), failed: read(&self.failed) }
+    }
+}
+
 /// The end that packets are given to.
 #[derive(Debug)]
 pub struct Evidence {
@@ -110,8 +117,7 @@ impl Evidence {
     }
 
     pub fn counts(&self) -> Counts {
-        let read = |count: &AtomicU64| count.load(Relaxed);
-        Counts { written: read(&self.shared.written), dropped: read(&self.shared.dropped), failed: read(&self.shared.failed) }
+        self.shared.counts()
     }
 
     /// What became of the packets, in the words that sinks have: metrics and the page show it beside them.
@@ -128,8 +134,7 @@ impl Evidence {
         let Self { queue, shared, thread } = self;
         drop(queue);
         let _ = thread.join();
-        let read = |count: &AtomicU64| count.load(Relaxed);
-        Counts { written: read(&shared.written), dropped: read(&shared.dropped), failed: read(&shared.failed) }
+        shared.counts()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -68,14 +68,15 @@ impl Server {
     /// # Errors
     /// Where the address can't be had, or no thread.
     pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> Result<Self, HttpError> {
-        Self::serve(bind(address)?, metrics)
+        Self::serve(bind(address)?, metrics, Vec::new())
     }
 
-    /// Serves `metrics` on a listener that [`bind`] gave before privileges were dropped.
+    /// Serves `metrics` on a listener that [`bind`] gave before privileges were dropped; `names` are those by which browsers may
+    /// ask, besides addresses and localhost.
     ///
     /// # Errors
     /// Where there is no thread to be had.
-    pub fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> Result<Self, HttpError> {
+    pub fn serve(listener: TcpListener, metrics: Arc<Metrics>, names: Vec<String>) -> Result<Self, HttpError> {
         let address = listener.local_addr().map_err(HttpError::Thread)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Thread)?;
         let listener = {
@@ -86,7 +87,7 @@ impl Server {
         let serve = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener, routes(metrics)) => {}
+                    () = accept(listener, routes(metrics, names.into())) => {}
                     _ = stopped => {}
                 }
             });
@@ -144,14 +145,16 @@ async fn accept(listener: tokio::net::TcpListener, routes: Router) {
     }
 }
 
-fn routes(metrics: Arc<Metrics>) -> Router {
+fn routes(metrics: Arc<Metrics>, names: Arc<[String]>) -> Router {
     let asset = |kind: &'static str, text: &'static str| get(move || async move { ([(header::CONTENT_TYPE, kind)], text) });
     Router::new()
         .route("/", asset("text/html; charset=utf-8", PAGE))
         .route("/page.css", asset("text/css; charset=utf-8", STYLE))
         .route("/page.js", asset("text/javascript; charset=utf-8", SCRIPT))
-        .route("/metrics", get(async |State(m): State<Arc<Metrics>>| ([(header::CONTENT_TYPE, TEXT)], m.text())))
         .route("/status", get(async |State(m): State<Arc<Metrics>>| axum::Json(m.overview())))
+        .route_layer(middleware::from_fn_with_state(names, by_known_name))
+        // Nothing of traffic is in these, and scrapers and probes call a sensor by names that it does not know.
+        .route("/metrics", get(async |State(m): State<Arc<Metrics>>| ([(header::CONTENT_TYPE, TEXT)], m.text())))
         .route("/healthz", get(async |State(m): State<Arc<Metrics>>| verdict(m.status().unhealthy)))
         .route("/readyz", get(async |State(m): State<Arc<Metrics>>| verdict(m.status().not_ready)))
         .fallback(async || (StatusCode::NOT_FOUND, "there is /, /metrics, /status, /healthz and /readyz\n"))
@@ -165,6 +168,30 @@ fn verdict(trouble: Option<String>) -> Response {
         None => "ok\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+/// Refuses a browser that asks by a name that is not ours. A page from elsewhere can have its own name resolve to this machine
+/// (DNS rebinding) and would then read what only those who reach this address may; it can't have the browser name an address.
+async fn by_known_name(State(names): State<Arc<[String]>>, request: Request, next: middleware::Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|h| h.to_str().unwrap_or_default());
+    let Some(unknown) = host.map(without_port).filter(|name| !is_known(name, &names)) else { return next.run(request).await };
+    let said = format!("'{unknown}' is no name of this sensor: ask by its address, or put the name into metrics.names\n");
+    (StatusCode::MISDIRECTED_REQUEST, said).into_response()
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
+        _ => host,
+    }
+}
+
+fn is_known(name: &str, names: &[String]) -> bool {
+    let address = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    address.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || names.iter().any(|known| known.trim_end_matches('.').eq_ignore_ascii_case(name))
 }
 
 /// What every answer says to browsers.

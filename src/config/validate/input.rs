@@ -1,0 +1,172 @@
+//! Where do frames come from, and by what are they judged? The settings of input and models, checked.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::super::typed::{self, Maybe};
+use super::super::{Afterwards, Capture, Input, Interface, ModelSource, Replay, Watch};
+use super::{Check, or, path};
+
+impl Check {
+    pub(super) fn models(&mut self, typed: Maybe<Vec<Spanned<String>>>) -> Vec<ModelSource> {
+        let Some(typed) = typed else { return vec![ModelSource::BuiltIn] };
+        let at = typed.span().start;
+        let mut names = BTreeSet::new();
+        let mut models = Vec::new();
+        for model in typed.into_inner() {
+            let place = model.span().start;
+            let model = match model.into_inner() {
+                name if name == "protocols" => ModelSource::BuiltIn,
+                path => ModelSource::File(path.into()),
+            };
+            let name = match &model {
+                ModelSource::BuiltIn => "protocols".into(),
+                ModelSource::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            };
+            if !names.insert(name.clone()) {
+                self.wrong(place, format!("two models would be called '{name}' in events and metrics; rename one of the files"));
+            }
+            models.push(model);
+        }
+        if models.is_empty() {
+            self.wrong(at, "no model; give at least one, such as \"protocols\", which is built in");
+        }
+        models
+    }
+
+    pub(super) fn input(
+        &mut self,
+        interfaces: Vec<Spanned<typed::Interface>>,
+        replay: typed::Replay,
+        watch: typed::Watch,
+    ) -> Input {
+        let places = [
+            ("interfaces", interfaces.first().map(|i| i.span().start)),
+            ("replay", replay.captures.as_ref().map(|c| c.span().start)),
+            ("watch", watch.folder.as_ref().map(|f| f.span().start)),
+        ];
+        let given: Vec<_> = places.iter().filter_map(|(name, at)| at.map(|at| (*name, at))).collect();
+        if let [(first, _), (second, at), ..] = given[..] {
+            self.wrong(
+                at,
+                format!("both {first} and {second} are given; one daemon has one kind of input: run another for the other"),
+            );
+        }
+        let unused = |given: &str| format!("{given} is not given, so this has no effect; give it or leave this out");
+        if replay.captures.is_none()
+            && let Some(at) = [
+                replay.speed.as_ref().map(|v| v.span().start),
+                replay.rounds.as_ref().map(|v| v.span().start),
+                replay.filter.as_ref().map(|v| v.span().start),
+            ]
+            .into_iter()
+            .flatten()
+            .next()
+        {
+            self.missing(at, "captures", &unused("replay.captures"));
+        }
+        if watch.folder.is_none()
+            && let Some(at) = [
+                watch.then.as_ref().map(|v| v.span().start),
+                watch.move_to.as_ref().map(|v| v.span().start),
+                watch.set_aside.as_ref().map(|v| v.span().start),
+                watch.settle_secs.as_ref().map(|v| v.span().start),
+                watch.filter.as_ref().map(|v| v.span().start),
+            ]
+            .into_iter()
+            .flatten()
+            .next()
+        {
+            self.missing(at, "folder", &unused("watch.folder"));
+        }
+        if let Some(folder) = watch.folder {
+            return Input::Watch(Watch {
+                then: or(&watch.then, Afterwards::default()),
+                move_to: self.move_to(watch.then.as_ref(), watch.move_to),
+                set_aside: path(watch.set_aside).unwrap_or_else(|| Path::new(folder.get_ref()).join("unreadable")),
+                folder: folder.into_inner().into(),
+                settle: self.seconds("watch.settle_secs", &watch.settle_secs, Duration::from_secs(10), 1),
+                filter: self.filter(watch.filter),
+            });
+        }
+        if let Some(captures) = replay.captures {
+            if captures.get_ref().is_empty() {
+                self.wrong(captures.span().start, "no capture; give files or folders");
+            }
+            return Input::Replay(Replay {
+                captures: captures.into_inner().into_iter().map(|c| c.into_inner().into()).collect(),
+                speed: self.number("replay.speed", &replay.speed, 1.0, 0.0..=1e6, "times the captures' own pace (0: flat out)"),
+                rounds: self.number("replay.rounds", &replay.rounds, 1, 0..=u64::MAX / 2, "rounds (0: without end)"),
+                filter: self.filter(replay.filter),
+            });
+        }
+        if interfaces.is_empty() {
+            for key in ["interfaces", "captures", "folder"] {
+                if self.left_out.iter().any(|k| k == key) {
+                    return Input::Interfaces(Vec::new());
+                }
+            }
+            self.wrong(0, "no input; add [[interfaces]] with a name, or [replay], or [watch] (`config/spiked.toml` shows them)");
+        }
+        let mut names = BTreeSet::new();
+        Input::Interfaces(interfaces.into_iter().filter_map(|i| self.interface(i, &mut names)).collect())
+    }
+
+    fn move_to(&mut self, then: Option<&Spanned<Afterwards>>, move_to: Maybe<String>) -> Option<PathBuf> {
+        match (then.map(|t| (t.span().start, *t.get_ref())), move_to) {
+            (Some((at, Afterwards::Move)), None) => {
+                self.missing(at, "move_to", "watch.then = \"move\" needs watch.move_to, the folder to move captures to");
+                None
+            }
+            (Some((_, Afterwards::Move)), to) => path(to),
+            (_, Some(to)) => {
+                self.wrong(to.span().start, "watch.move_to has no effect unless watch.then = \"move\"");
+                None
+            }
+            (_, None) => None,
+        }
+    }
+
+    fn interface(&mut self, typed: Spanned<typed::Interface>, names: &mut BTreeSet<String>) -> Option<Interface> {
+        let at = typed.span().start;
+        let typed = typed.into_inner();
+        let default = Interface::named("");
+        let place = typed.name.as_ref().map_or(at, |n| n.span().start);
+        let name = self.text("name", typed.name);
+        if name.is_none() {
+            self.missing(at, "name", "the interface has no name; give name = \"eth0\" (`ip link` lists them)");
+        }
+        if let Some(name) = &name
+            && !names.insert(name.clone())
+        {
+            self.wrong(place, format!("interface {name} is given twice; for more capture threads set its threads"));
+        }
+        Some(Interface {
+            name: name.unwrap_or_default(),
+            filter: self.filter(typed.filter),
+            promiscuous: or(&typed.promiscuous, default.promiscuous),
+            snap_length: self.number("snap_length", &typed.snap_length, default.snap_length, 64..=262_144, "octets"),
+            buffer_mib: self.number("buffer_mib", &typed.buffer_mib, default.buffer_mib, 1..=1024, "MiB"),
+            threads: self.number("threads", &typed.threads, default.threads, 1..=64, "threads"),
+        })
+    }
+
+    pub(super) fn capture(&mut self, typed: &typed::Capture) -> Capture {
+        let default = Capture::default();
+        let millis = u64::try_from(default.batch.as_millis()).unwrap_or(u64::MAX);
+        Capture {
+            queue: self.number("capture.queue", &typed.queue, default.queue, 8..=65_536, "batches of 256 frames"),
+            batch: Duration::from_millis(self.number(
+                "capture.batch_millis",
+                &typed.batch_millis,
+                millis,
+                1..=1000,
+                "milliseconds",
+            )),
+            retry_max: self.seconds("capture.retry_max_secs", &typed.retry_max_secs, default.retry_max, 1),
+        }
+    }
+}

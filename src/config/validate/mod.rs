@@ -1,0 +1,182 @@
+//! Are the settings sensible? From what was typed to what runs, all mistakes collected.
+
+mod input;
+mod told;
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use crate::capture::Filter;
+
+use super::text::{self, Sources};
+use super::typed::{self, Maybe, Typed};
+use super::{Alerts, Config, ConfigError, Engine, Log, Mistake, Override, Process, Teacher};
+
+/// A day, the longest time that any setting may ask for.
+const DAY: u64 = 86_400;
+
+pub(super) fn config(path: &Path, text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
+    let sources = Sources::new(path, text, overrides);
+    let text::Parsed { typed, mistakes, left_out } = text::parse(text, overrides);
+    // Where the text itself is no TOML, nothing can be said of what is in it.
+    let readable = mistakes.is_empty() || !left_out.is_empty();
+    let mut check = Check { mistakes, left_out };
+    let config = if readable { Some(check.config(typed)) } else { None };
+    check.mistakes.sort();
+    match config {
+        Some(config) if check.mistakes.is_empty() => Ok(config),
+        _ => {
+            let mistake = |(at, what): (usize, String)| Mistake { place: sources.place(at), what };
+            Err(ConfigError::Mistakes { mistakes: check.mistakes.into_iter().map(mistake).collect() })
+        }
+    }
+}
+
+struct Check {
+    mistakes: Vec<(usize, String)>,
+    /// Keys that were given, but so that they could not be read: they are not missing.
+    left_out: Vec<String>,
+}
+
+fn or<T: Copy>(typed: &Maybe<T>, default: T) -> T {
+    typed.as_ref().map_or(default, |v| *v.get_ref())
+}
+
+fn path(typed: Maybe<String>) -> Option<PathBuf> {
+    typed.map(|v| PathBuf::from(v.into_inner()))
+}
+
+impl Check {
+    fn wrong(&mut self, at: usize, what: impl Into<String>) {
+        self.mistakes.push((at, what.into()));
+    }
+
+    fn missing(&mut self, at: usize, key: &str, what: &str) {
+        if !self.left_out.iter().any(|k| k == key) {
+            self.wrong(at, what);
+        }
+    }
+
+    /// A number within bounds; `what` is its unit, for the message.
+    fn number<T, U>(&mut self, key: &str, typed: &Maybe<T>, default: U, range: RangeInclusive<U>, what: &str) -> U
+    where
+        T: Copy + Display,
+        U: TryFrom<T> + PartialOrd + Display,
+    {
+        let Some(value) = typed else { return default };
+        match U::try_from(*value.get_ref()) {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                let (low, high) = (range.start(), range.end());
+                self.wrong(value.span().start, format!("{key} = {value} can't be; give {low} to {high} {what}"));
+                default
+            }
+        }
+    }
+
+    fn seconds(&mut self, key: &str, typed: &Maybe<i64>, default: Duration, least: u64) -> Duration {
+        Duration::from_secs(self.number(key, typed, default.as_secs(), least..=DAY, "seconds"))
+    }
+
+    fn filter(&mut self, typed: Maybe<String>) -> Option<String> {
+        let typed = typed?;
+        if let Err(error) = Filter::new(typed.get_ref()) {
+            self.wrong(typed.span().start, error.to_string());
+        }
+        Some(typed.into_inner())
+    }
+
+    /// A text that must not be empty.
+    fn text(&mut self, key: &str, typed: Maybe<String>) -> Option<String> {
+        let typed = typed?;
+        if typed.get_ref().trim().is_empty() {
+            self.wrong(typed.span().start, format!("{key} is empty; give it a value or leave the key out"));
+        }
+        Some(typed.into_inner())
+    }
+
+    fn config(&mut self, typed: Typed) -> Config {
+        Config {
+            sensor: self.text("sensor", typed.sensor).unwrap_or_else(host_name),
+            models: self.models(typed.models),
+            input: self.input(typed.interfaces, typed.replay, typed.watch),
+            capture: self.capture(&typed.capture),
+            engine: self.engine(&typed.engine),
+            sinks: self.sinks(typed.sinks),
+            metrics: self.metrics(typed.metrics),
+            policies: typed.policies.into_iter().filter_map(|p| self.policy(p)).collect(),
+            alerts: {
+                let default = Alerts::default();
+                Alerts {
+                    per_minute: self.number(
+                        "alerts.per_minute",
+                        &typed.alerts.per_minute,
+                        default.per_minute,
+                        0..=1_000_000,
+                        "alerts",
+                    ),
+                    hosts: self.number("alerts.hosts", &typed.alerts.hosts, default.hosts, 1..=16_777_216, "pairs"),
+                }
+            },
+            evidence: self.evidence(typed.evidence),
+            teachers: typed.teachers.into_iter().filter_map(|t| self.teacher(t)).collect(),
+            log: Log { format: or(&typed.log.format, Log::default().format), level: or(&typed.log.level, Log::default().level) },
+            process: {
+                let default = Process::default();
+                Process {
+                    user: self.text("process.user", typed.process.user),
+                    harden: or(&typed.process.harden, default.harden),
+                    status_file: self
+                        .text("process.status_file", typed.process.status_file)
+                        .map_or(default.status_file, PathBuf::from),
+                }
+            },
+        }
+    }
+
+    fn engine(&mut self, typed: &typed::Engine) -> Engine {
+        let default = Engine::default();
+        let active = self.seconds("engine.active_secs", &typed.active_secs, Duration::ZERO, 0);
+        Engine {
+            workers: self.number("engine.workers", &typed.workers, default.workers, 0..=256, "workers (0: one a CPU)"),
+            streams: self.number("engine.streams", &typed.streams, default.streams, 64..=1 << 28, "streams"),
+            idle: self.seconds("engine.idle_secs", &typed.idle_secs, default.idle, 1),
+            active: (!active.is_zero()).then_some(active),
+            closed: self.seconds("engine.closed_secs", &typed.closed_secs, default.closed, 1),
+            tunnels: or(&typed.tunnels, default.tunnels),
+            every_packet: or(&typed.every_packet, default.every_packet),
+        }
+    }
+
+    fn teacher(&mut self, typed: Spanned<typed::Teacher>) -> Option<Teacher> {
+        let at = typed.span().start;
+        let typed = typed.into_inner();
+        if typed.class.is_none() {
+            self.missing(at, "class", "the teacher has no class; give class = \"...\", the class that it teaches");
+        }
+        if typed.filter.is_none() {
+            self.missing(at, "filter", "the teacher has no filter; give filter = \"...\", a BPF expression that its streams fit");
+        }
+        let low = self.number("theta_min", &typed.theta_min, 0.5, 0.01..=1.0, "times the calibrated threshold");
+        let high = self.number("theta_max", &typed.theta_max, 2.0, 1.0..=100.0, "times the calibrated threshold");
+        let teacher = Teacher {
+            model: self.text("model", typed.model),
+            rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets a second"),
+            learning_rate: self.number("learning_rate", &typed.learning_rate, 0.05, 1e-6..=1.0, "(eta)"),
+            theta: (low, high),
+            freeze: or(&typed.freeze, false),
+            class: self.text("class", typed.class).unwrap_or_default(),
+            filter: self.filter(typed.filter).unwrap_or_default(),
+        };
+        Some(teacher)
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "spiked".into() } else { name.trim().into() }
+}

@@ -1,0 +1,141 @@
+//! Who is told of what? The settings of sinks, metrics, policies and evidence, checked.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::super::typed::{self, SinkType};
+use super::super::{Action, EventType, Evidence, Metrics, Policy, Severity, Sink, SinkKind};
+use super::{Check, or, path};
+
+impl Check {
+    pub(super) fn sinks(&mut self, typed: Vec<Spanned<typed::Sink>>) -> Vec<Sink> {
+        let mut names = BTreeSet::new();
+        let mut sinks = Vec::new();
+        for sink in typed {
+            let at = sink.span().start;
+            let Some(sink) = self.sink(sink) else { continue };
+            if !names.insert(sink.name.clone()) {
+                self.wrong(at, format!("two sinks are called '{}'; give one another name", sink.name));
+            }
+            sinks.push(sink);
+        }
+        sinks
+    }
+
+    fn sink(&mut self, typed: Spanned<typed::Sink>) -> Option<Sink> {
+        let at = typed.span().start;
+        let typed = typed.into_inner();
+        let Some(kind) = typed.r#type else {
+            self.missing(
+                at,
+                "type",
+                "the sink has no type; give type = \"file\", \"stdout\", \"unix\", \"syslog\" or \"journald\"",
+            );
+            return None;
+        };
+        let place = kind.span().start;
+        let kind = *kind.get_ref();
+        if let (Some(facility), false) = (&typed.facility, kind == SinkType::Syslog) {
+            self.wrong(facility.span().start, "facility is for sinks of type \"syslog\"");
+        }
+        if let (Some(path), SinkType::Stdout | SinkType::Journald) = (&typed.path, kind) {
+            self.wrong(path.span().start, "this type of sink has no path");
+        }
+        let given = self.text("path", typed.path).map(PathBuf::from);
+        let needed = |check: &mut Self, what: &str| {
+            given.clone().unwrap_or_else(|| {
+                check.missing(place, "path", &format!("the sink has no path; give path, the {what}"));
+                PathBuf::new()
+            })
+        };
+        let (default_name, kind) = match kind {
+            SinkType::File => ("file", SinkKind::File { path: needed(self, "file that lines are appended to") }),
+            SinkType::Stdout => ("stdout", SinkKind::Stdout),
+            SinkType::Unix => ("unix", SinkKind::Unix { path: needed(self, "socket that the reader listens on") }),
+            SinkType::Syslog => {
+                let socket = given.unwrap_or_else(|| "/dev/log".into());
+                ("syslog", SinkKind::Syslog { socket, facility: or(&typed.facility, typed::Facility::default()) })
+            }
+            SinkType::Journald => ("journald", SinkKind::Journald),
+        };
+        let events = match typed.events {
+            None => vec![EventType::Detection, EventType::Alert],
+            Some(events) => {
+                if events.get_ref().is_empty() {
+                    self.wrong(events.span().start, "the sink gets no events; give some, or take the sink out");
+                }
+                let all: BTreeSet<EventType> = events.get_ref().iter().map(|e| *e.get_ref()).collect();
+                all.into_iter().collect()
+            }
+        };
+        Some(Sink {
+            name: self.text("name", typed.name).unwrap_or_else(|| default_name.into()),
+            kind,
+            events,
+            queue: self.number("queue", &typed.queue, 8192, 16..=1 << 20, "events"),
+        })
+    }
+
+    pub(super) fn metrics(&mut self, typed: typed::Metrics) -> Option<Metrics> {
+        let mut metrics = Metrics::default();
+        if let Some(address) = typed.address {
+            match address.get_ref().parse() {
+                Ok(parsed) => metrics.address = parsed,
+                Err(_) => self.wrong(
+                    address.span().start,
+                    format!("metrics.address = '{address}' is no address and port; give such as 127.0.0.1:9184 or [::1]:9184"),
+                ),
+            }
+        }
+        for name in typed.names.map(Spanned::into_inner).unwrap_or_default() {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            if name.get_ref().is_empty() || !name.get_ref().chars().all(fits) {
+                let wrong = format!("'{name}' is no host name; give it without a port, such as \"sensor.example.org\"");
+                self.wrong(name.span().start, wrong);
+            }
+            metrics.names.push(name.into_inner());
+        }
+        or(&typed.enabled, true).then_some(metrics)
+    }
+
+    pub(super) fn policy(&mut self, typed: Spanned<typed::Policy>) -> Option<Policy> {
+        let at = typed.span().start;
+        let typed = typed.into_inner();
+        let class = self.text("class", typed.class);
+        if class.is_none() {
+            self.missing(
+                at,
+                "class",
+                "the policy has no class; give class = \"ssh\", or \"*\" for all (`spiked model show` lists them)",
+            );
+        }
+        let action = or(&typed.action, Action::default());
+        if let (Some(severity), false) = (&typed.severity, action == Action::Alert) {
+            self.wrong(severity.span().start, "severity has no effect unless action = \"alert\"");
+        }
+        Some(Policy {
+            class: class?,
+            model: self.text("model", typed.model),
+            action,
+            severity: or(&typed.severity, Severity::default()),
+            only: self.filter(typed.only),
+            unless: self.filter(typed.unless),
+        })
+    }
+
+    pub(super) fn evidence(&mut self, typed: typed::Evidence) -> Option<Evidence> {
+        let unused = [&typed.packets, &typed.file_mib, &typed.files].into_iter().flatten().map(|v| v.span().start).next();
+        if let (None, Some(at)) = (&typed.folder, unused) {
+            self.missing(at, "folder", "evidence.folder is not given, so this has no effect; give it or leave this out");
+        }
+        let evidence = Evidence {
+            packets: self.number("evidence.packets", &typed.packets, 20, 1..=1000, "packets"),
+            file_mib: self.number("evidence.file_mib", &typed.file_mib, 64, 1..=65_536, "MiB"),
+            files: self.number("evidence.files", &typed.files, 10, 1..=10_000, "files"),
+            folder: path(typed.folder)?,
+        };
+        Some(evidence)
+    }
+}
