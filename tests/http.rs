@@ -113,7 +113,8 @@ fn a_browser_that_asks_by_a_foreign_name_is_refused() {
 fn only_reading_is_allowed() {
     let server = start(&Telemetry::built_in());
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
-        let answer = exchange(&server, format!("{method} /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        let answer =
+            exchange(&server, format!("{method} /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").as_bytes());
         assert!(answer.starts_with("HTTP/1.1 405"), "{method}: {answer}");
     }
     let head = exchange(&server, b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");

@@ -1,190 +1,25 @@
-//! The daemon on real interfaces: veth pairs in network namespaces that each test makes and removes. Needs root, `ip` and `tcpreplay`;
-//! skipped, saying so, where one of them is not there.
+//! The daemon on real interfaces: veth pairs in network namespaces (`common/net.rs`), skipped, saying so, where there are none.
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::net::{Daemon, Net, counted};
 use serde_json::Value;
+use spiked::capture::{CaptureFile, FrameBatch, Source};
 
-/// A namespace with a veth pair `a` and `b`, and a folder; gone when dropped.
-struct Net {
-    name: String,
-    folder: tempfile::TempDir,
-}
-
-impl Net {
-    fn new() -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        // SAFETY: getuid only reads.
-        if unsafe { libc::getuid() } != 0 {
-            eprintln!("skipped: only root makes network namespaces");
-            return None;
-        }
-        for tool in ["ip", "tcpreplay"] {
-            if Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-                eprintln!("skipped: {tool} is not installed");
-                return None;
-            }
-        }
-        let name = format!("spiked-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        if !Command::new("ip").args(["netns", "add", &name]).status().is_ok_and(|s| s.success()) {
-            eprintln!("skipped: this machine gives no network namespace");
-            return None;
-        }
-        let net = Self { name, folder: tempfile::tempdir().expect("a folder") };
-        // Silence the kernel's own packets: only what is replayed is counted.
-        net.shell("sysctl -qw net.ipv6.conf.default.disable_ipv6=1 net.ipv6.conf.all.disable_ipv6=1; ip link set lo up");
-        net.pair("a", "b");
-        Some(net)
-    }
-
-    fn pair(&self, a: &str, b: &str) {
-        self.shell(&format!(
-            "ip link add name {a} mtu 65535 type veth peer name {b} mtu 65535; ip link set dev {a} up; ip link set dev {b} up"
-        ));
-    }
-
-    fn inside(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
-        command
-    }
-
-    fn shell(&self, script: &str) -> Output {
-        let output = self.inside("sh").args(["-ec", script]).output().expect("sh");
-        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-        output
-    }
-
-    /// Replays a capture into an interface; returns how many packets went out.
-    fn replay(&self, interface: &str, capture: &Path, options: &[&str]) -> u64 {
-        let output = self.inside("tcpreplay").args(["-i", interface]).args(options).arg(capture).output().expect("tcpreplay");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find(|l| l.contains("Successful packets")).unwrap_or_else(|| panic!("{output:?}"));
-        line.rsplit(' ').find(|w| !w.is_empty()).and_then(|n| n.parse().ok()).expect("a number")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Settings for the interfaces, with `more` after them.
-    fn settings(&self, interfaces: &[&str], more: &str) -> PathBuf {
-        let mut text = String::new();
-        for interface in interfaces {
-            text += &format!("[[interfaces]]\nname = \"{interface}\"\n");
-        }
-        let (events, status) = (self.path("eve.json"), self.path("status.json"));
-        text += &format!(
-            "[[sinks]]\ntype = \"file\"\npath = \"{}\"\nevents = [\"detection\", \"alert\", \"stream\"]\nqueue = 1048576\n\
-             [process]\nstatus_file = \"{}\"\n[capture]\nbatch_millis = 20\nretry_max_secs = 1\n{more}\n",
-            events.display(),
-            status.display()
-        );
-        let path = self.path("spiked.toml");
-        fs::write(&path, text).expect("written");
-        path
-    }
-
-    fn events(&self, kind: &str) -> Vec<Value> {
-        let text = fs::read(self.path("eve.json")).unwrap_or_default();
-        assert!(text.is_empty() || text.ends_with(b"\n"), "the last line is not whole");
-        common::json_lines(&text).into_iter().filter(|e| e["event_type"] == kind).collect()
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
-    }
-}
-
-/// A running daemon; killed when dropped.
-struct Daemon<'a> {
-    net: &'a Net,
-    child: Child,
-}
-
-impl<'a> Daemon<'a> {
-    fn start(net: &'a Net, settings: &Path) -> Self {
-        let log = fs::File::create(net.path("log")).expect("a file");
-        let child =
-            net.inside(env!("CARGO_BIN_EXE_spiked")).args(["run", "--config"]).arg(settings).stderr(log).spawn().expect("spiked");
-        let daemon = Self { net, child };
-        daemon.wait("it is ready", |s| s["not_ready"].is_null());
-        daemon
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.net.path("log")).unwrap_or_default()
-    }
-
-    fn status(&self) -> Option<Value> {
-        let script = "exec 3<>/dev/tcp/127.0.0.1/9184; printf 'GET /status HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
-        let output = self.net.inside("bash").args(["-c", script]).stderr(Stdio::null()).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
-    }
-
-    fn wait(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + Duration::from_secs(30);
-        let mut last = None;
-        while Instant::now() < until {
-            last = self.status();
-            if let Some(status) = last.as_ref().filter(|s| is(s)) {
-                return status.clone();
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("never: {what}: {last:?}\n{}", self.log());
-    }
-
-    fn pid(&self) -> i32 {
-        // `ip netns exec` becomes the program.
-        i32::try_from(self.child.id()).expect("a process number")
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a child of ours that has not been waited for.
-        unsafe {
-            libc::kill(self.pid(), signal);
-        }
-    }
-
-    /// SIGTERM; returns the exit code and how long it took.
-    fn stop(&mut self) -> (Option<i32>, Duration) {
-        let began = Instant::now();
-        self.signal(libc::SIGTERM);
-        let status = self.child.wait().expect("a child");
-        (status.code(), began.elapsed())
-    }
-}
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn counted(interface: &Value) -> (u64, u64) {
-    let dropped = interface["dropped"].as_object().expect("by reason").values().filter_map(Value::as_u64).sum();
-    (interface["received"].as_u64().expect("a number"), dropped)
-}
+/// All that an event says of a stream but for when it was.
+const ALL: [&str; 7] = ["class", "best", "confidence", "evidence", "scored", "packets", "bytes"];
 
 /// What is said of each stream, whenever that was.
-fn said(events: &[Value]) -> BTreeMap<String, Vec<String>> {
+fn said(events: &[Value], fields: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for e in events {
         let key = ["src_ip", "src_port", "dest_ip", "dest_port", "proto", "vlan"].map(|f| e[f].to_string()).join(" ");
-        // Not the octets: of frames that a capture holds cut, tcpreplay sends what it holds.
-        let said = ["class", "best", "confidence", "evidence", "scored", "packets"].map(|f| e["spiked"][f].to_string());
+        let said: Vec<String> = fields.iter().map(|f| e["spiked"][*f].to_string()).collect();
         streams.entry(key).or_default().push(said.join(" "));
     }
     streams.values_mut().for_each(|s| s.sort());
@@ -192,8 +27,8 @@ fn said(events: &[Value]) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Holds the streams of one to those of the other, and names those that differ.
-fn assert_alike(live: &[Value], offline: &[Value], capture: &Path) {
-    let (live, wanted) = (said(live), said(offline));
+fn assert_alike(live: &[Value], offline: &[Value], fields: &[&str], capture: &Path) {
+    let (live, wanted) = (said(live, fields), said(offline, fields));
     assert!(!wanted.is_empty());
     let differ: Vec<_> = wanted
         .keys()
@@ -208,6 +43,20 @@ fn offline(capture: &Path) -> Vec<Value> {
     let output =
         common::spiked().args(["read", "--format", "jsonl", "--events", "streams"]).arg(capture).output().expect("spiked");
     common::json_lines(&output.stdout)
+}
+
+/// The capture as tcpreplay sends it. Of a frame that the capture holds cut (the fixtures hold 256 octets of each), it sends what is
+/// held, so that its length on the wire is another; nothing else differs.
+fn as_sent(capture: &Path, folder: &Path) -> PathBuf {
+    let mut source = CaptureFile::open(capture).expect("a capture");
+    let (mut batch, mut frames, mut link) = (FrameBatch::new(), Vec::new(), 1);
+    while source.fill(&mut batch).expect("readable") {
+        link = batch.iter().next().map_or(link, |f| f.link.0);
+        frames.extend(batch.iter().map(|f| f.bytes.to_vec()));
+    }
+    let path = folder.join("as-sent.pcap");
+    fs::write(&path, common::pcap(link.into(), &frames)).expect("written");
+    path
 }
 
 #[test]
@@ -233,7 +82,9 @@ fn every_packet_is_counted_and_streams_are_named_as_offline() {
         let (received, dropped) = counted(&status["interfaces"][0]);
         assert_eq!((received, dropped), (sent, 0), "{}", capture.display());
         assert_eq!(daemon.stop().0, Some(0), "{}", daemon.log());
-        assert_alike(&net.events("stream"), &offline(capture), capture);
+        let live = net.events("stream");
+        assert_alike(&live, &offline(capture), &ALL[..6], capture);
+        assert_alike(&live, &offline(&as_sent(capture, net.folder.path())), &ALL, capture);
     }
 }
 
@@ -344,7 +195,7 @@ fn several_capture_threads_share_the_flows_out() {
     let sent = net.replay("a", &capture, &["--topspeed"]);
     daemon.wait("each is counted once", |s| counted(&s["interfaces"][0]) == (sent, 0));
     assert_eq!(daemon.stop().0, Some(0));
-    assert_alike(&net.events("stream"), &offline(&capture), &capture);
+    assert_alike(&net.events("stream"), &offline(&capture), &ALL[..6], &capture);
 }
 
 /// Resident octets and open descriptors.

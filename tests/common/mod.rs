@@ -1,6 +1,7 @@
 //! What the tests share: the program, its fixtures, the shared captures, small captures made by hand.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod net;
 pub mod telemetry;
 
 use std::path::{Path, PathBuf};
