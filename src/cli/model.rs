@@ -7,16 +7,35 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use crate::capture::CaptureFile;
 use crate::evaluate::{HeardPacket, contributions, hear};
-use crate::model::Model;
+use crate::model::{Model, Taught};
 use crate::packet::{Decoder, KeyKind};
+use crate::train::{self, Corpus, Gathered, Settings};
 
-use super::Exit;
+use super::train::{Source, same_kind};
+use super::{Exit, progress};
 
 /// Looks into a model file
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(ClapArgs)]
+struct Retrain {
+    /// Model file
+    file: PathBuf,
+    /// Class to teach anew
+    #[arg(value_name = "CLASS")]
+    which: String,
+    #[command(flatten)]
+    source: Source,
+    /// Seed of every random choice [default: the one that the model was trained with]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Model file to write [default: the model file itself, replaced whole]
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -30,6 +49,9 @@ enum Command {
         json: bool,
     },
     /// Puts the classes of two models into one
+    ///
+    /// Given labelled captures that neither was taught (--labels, --captures), confidence and acceptance rest on them; else each class's
+    /// acceptance stays as it is and the weights that make evidence into confidence are averaged.
     Join {
         /// Model file
         a: PathBuf,
@@ -38,6 +60,26 @@ enum Command {
         /// Model file to write
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,
+        #[command(flatten)]
+        reference: Source,
+    },
+    /// Teaches one class's neuron anew
+    ///
+    /// The labelled captures hold the class and others to tell it from: those that the model was taught, or more like them. The
+    /// neuron is the one that `train` would make of them; its acceptance is worked out on streams that it was not shown. All else
+    /// stays bit for bit as it is; `model calibrate` makes confidence anew.
+    Retrain(Retrain),
+    /// Works out confidence and acceptance anew, on labelled captures that the model was not taught
+    ///
+    /// Streams of classes that the model does not have are welcome: they show how often it names what it was never taught.
+    Calibrate {
+        /// Model file
+        file: PathBuf,
+        #[command(flatten)]
+        reference: Source,
+        /// Model file to write [default: the model file itself, replaced whole]
+        #[arg(long, short, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Takes classes out of a model
     Remove {
@@ -78,7 +120,12 @@ enum Command {
 pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Show { file, json } => show(&Model::load(file)?, *json),
-        Command::Join { a, b, out } => write(&Model::load(a)?.join(&Model::load(b)?)?, out),
+        Command::Join { a, b, out, reference } => {
+            let joined = Model::load(a)?.join(&Model::load(b)?)?;
+            if reference.is_given() { recalibrate(joined, reference, out) } else { write(&joined, out) }
+        }
+        Command::Retrain(args) => retrain(args),
+        Command::Calibrate { file, reference, out } => recalibrate(Model::load(file)?, reference, out.as_ref().unwrap_or(file)),
         Command::Remove { file, classes, out } => write(&Model::load(file)?.without_classes(classes)?, out),
         Command::Export { file, nir } => export(&Model::load(file)?, nir),
         Command::Explain { file, capture, stream, most, fields } => {
@@ -91,6 +138,60 @@ fn write(model: &Model, out: &Path) -> Result<Exit> {
     model.save(out)?;
     say!("written: {}, {} classes", out.display(), model.classes.len());
     Ok(Exit::Fine)
+}
+
+/// Writes a model with its confidence and acceptance worked out on a reference.
+fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit> {
+    let settings = settings_of(&model, model.provenance.seed);
+    let (mut corpus, gathered) = gather(&model, reference, &settings, out)?;
+    model.decision = train::recalibrate(&model, &mut corpus, &settings);
+    model.provenance.reference = reference.label_names();
+    let untaught = corpus.classes.len() - model.classes.len();
+    say!(
+        "confidence and acceptance rest on {} reference streams; {untaught} of their classes are untaught",
+        corpus.streams.len()
+    );
+    write(&model, out)?;
+    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+}
+
+fn retrain(args: &Retrain) -> Result<Exit> {
+    let model = Model::load(&args.file)?;
+    let class = model.place(&args.which)?;
+    let settings = settings_of(&model, args.seed.unwrap_or(model.provenance.seed));
+    let (mut corpus, gathered) = gather(&model, &args.source, &settings, &args.file)?;
+    let Some(own) = corpus.classes.iter().position(|c| *c == args.which) else {
+        bail!("the labels name no stream of the class '{}'", args.which);
+    };
+    if corpus.classes.len() < 2 {
+        bail!("the labels name streams of '{}' alone; a class is learned against others", args.which);
+    }
+    let (mut streams, mut packets) = (0, 0);
+    for stream in corpus.streams.iter().filter(|s| s.class as usize == own) {
+        streams += 1;
+        packets += stream.kept as u64;
+    }
+    let taught = Taught { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
+    let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
+    let bar = progress(args.source.quiet, steps, "training");
+    let (neuron, accept) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
+    bar.finish_and_clear();
+    let model = model.with_neuron(&args.which, &neuron, (settings.rule.theta, accept), taught)?;
+    say!("{}: taught {streams} streams, {packets} packets", args.which);
+    write(&model, args.out.as_ref().unwrap_or(&args.file))?;
+    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+}
+
+/// The settings that a model was trained with, as far as it knows them.
+fn settings_of(model: &Model, seed: u64) -> Settings {
+    Settings { packets_per_stream: model.decision.give_up as usize, ..Settings::new(model.key, seed) }
+}
+
+/// Labelled streams as the model sees them.
+fn gather(model: &Model, source: &Source, settings: &Settings, file: &Path) -> Result<(Corpus, Gathered)> {
+    let labels = source.read_labels()?;
+    same_kind(model, &labels, file)?;
+    source.gather(&labels, model.layout.clone(), settings.packets_per_stream)
 }
 
 #[cfg(feature = "nir")]
@@ -119,6 +220,9 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
     say!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
     say!("{:<18} {} captures, {}", "taught from", p.captures, p.labels.join(", "));
+    if !p.reference.is_empty() {
+        say!("{:<18} {}", "calibrated on", p.reference.join(", "));
+    }
     say!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "threshold", "accepted");
     for (i, class) in model.classes.iter().enumerate() {
         let (theta, accept) = (model.decision.theta[i], model.decision.accept[i]);

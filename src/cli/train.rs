@@ -190,6 +190,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             captures: corpus.captures.len(),
             streams,
             packets,
+            reference: Vec::new(),
         },
     };
     model.save(&args.out)?;

@@ -10,7 +10,7 @@ mod nir;
 mod one_shot;
 mod parts;
 
-pub use parts::PartsError;
+pub use parts::{PartsError, Taught};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -52,6 +52,9 @@ pub struct Provenance {
     /// Streams and packets taught for each class.
     pub streams: Vec<u64>,
     pub packets: Vec<u64>,
+    /// Label files of the reference that confidence and acceptance rest on, where it is not what was taught.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reference: Vec<String>,
 }
 
 /// A trained classifier.

@@ -1,6 +1,7 @@
 //! Models as parts: neurons are independent, so they can be taken out of a model or put side by side.
 
 use super::{MAX_CLASSES, Model};
+use crate::snn::Network;
 
 /// Why models can't be taken apart or joined.
 #[derive(Debug, thiserror::Error)]
@@ -21,15 +22,22 @@ pub enum PartsError {
     Mute,
 }
 
+/// What a neuron was taught from.
+pub struct Taught {
+    pub streams: u64,
+    pub packets: u64,
+    /// Label files, by name.
+    pub labels: Vec<String>,
+    pub captures: usize,
+}
+
 impl Model {
     /// This model without some classes. The neurons that stay say what they said.
     ///
     /// # Errors
     /// A class that it does not have, or none left.
     pub fn without_classes(&self, classes: &[String]) -> Result<Self, PartsError> {
-        if let Some(class) = classes.iter().find(|c| !self.classes.contains(c)) {
-            return Err(PartsError::NoSuchClass { model: self.name.clone(), class: class.clone() });
-        }
+        classes.iter().try_for_each(|class| self.place(class).map(drop))?;
         let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !classes.contains(&self.classes[i])).collect();
         if kept.is_empty() {
             return Err(PartsError::NothingLeft { model: self.name.clone() });
@@ -42,6 +50,40 @@ impl Model {
         model.provenance.streams = pick(&self.provenance.streams, &kept);
         model.provenance.packets = pick(&self.provenance.packets, &kept);
         Ok(model)
+    }
+
+    /// This model with another neuron for a class, its threshold and acceptance. The other neurons say what they said.
+    ///
+    /// # Errors
+    /// A class that it does not have.
+    pub fn with_neuron(
+        &self,
+        class: &str,
+        neuron: &Network,
+        (theta, accept): (f32, f32),
+        taught: Taught,
+    ) -> Result<Self, PartsError> {
+        let at = self.place(class)?;
+        let mut model = self.clone();
+        model.network = self.network.replaced(at, neuron);
+        (model.decision.theta[at], model.decision.accept[at]) = (theta, accept);
+        let p = &mut model.provenance;
+        (p.streams[at], p.packets[at]) = (taught.streams, taught.packets);
+        let new: Vec<String> = taught.labels.into_iter().filter(|l| !p.labels.contains(l)).collect();
+        if !new.is_empty() {
+            p.captures += taught.captures;
+            p.labels.extend(new);
+        }
+        Ok(model)
+    }
+
+    /// The number of a class.
+    ///
+    /// # Errors
+    /// A class that it does not have.
+    pub fn place(&self, class: &str) -> Result<usize, PartsError> {
+        let missing = || PartsError::NoSuchClass { model: self.name.clone(), class: class.into() };
+        self.classes.iter().position(|c| c == class).ok_or_else(missing)
     }
 
     /// The neurons of both models side by side. Thresholds stay as they are; the weights that make evidence into confidence are

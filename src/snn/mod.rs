@@ -9,4 +9,4 @@ mod stdp;
 
 pub use network::{Network, Potentials};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};
-pub use stdp::{Presentations, Stdp, train};
+pub use stdp::{Presentations, Stdp, train, train_neurons};

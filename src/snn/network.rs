@@ -94,6 +94,16 @@ impl Network {
         Self::from_parts(self.inputs, gain.len(), &weights, gain)
     }
 
+    /// This network with the first neuron of `other` in the place of one of its own.
+    pub fn replaced(&self, neuron: usize, other: &Self) -> Self {
+        let mut network = self.clone();
+        for input in 0..self.inputs {
+            network.weights[input * self.stride + neuron] = other.weight(input, 0);
+        }
+        network.gain[neuron] = other.gain[0];
+        network
+    }
+
     /// The weights other than zero as compressed sparse rows: where each input's row begins (and the last ends), then the
     /// neurons and weights.
     pub fn sparse(&self) -> (Vec<u32>, Vec<u16>, Vec<i8>) {

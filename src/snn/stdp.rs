@@ -5,6 +5,8 @@
 //! above `theta - margin`, every active synapse is depressed, w -= (eta/n)(1 + w); n is the number of active synapses. No
 //! neuron looks at another, so threads own blocks of neurons and the result does not depend on how many threads there are.
 
+use std::ops::Range;
+
 /// Constants of the rule.
 #[derive(Clone, Copy, Debug)]
 pub struct Stdp {
@@ -45,6 +47,21 @@ pub fn train(
     shown: &dyn Presentations,
     tick: &(dyn Fn() + Sync),
 ) -> Vec<f32> {
+    train_neurons(rule, inputs, 0..classes, threads, shown, tick)
+}
+
+/// Trains the neurons of some classes alone: their weights are bit for bit those that [`train`] gives them.
+///
+/// Returns `[input * neurons.len() + class - neurons.start]`.
+pub fn train_neurons(
+    rule: Stdp,
+    inputs: usize,
+    neurons: Range<usize>,
+    threads: usize,
+    shown: &dyn Presentations,
+    tick: &(dyn Fn() + Sync),
+) -> Vec<f32> {
+    let classes = neurons.len();
     let threads = threads.clamp(1, classes.max(1));
     let orders: Vec<Vec<u32>> = (0..rule.passes).map(|pass| shown.order(pass)).collect();
     let bounds: Vec<usize> = (0..=threads).map(|t| t * classes / threads).collect();
@@ -52,7 +69,7 @@ pub fn train(
         let handles: Vec<_> = bounds
             .windows(2)
             .map(|w| {
-                let (from, to, orders) = (w[0], w[1], &orders);
+                let (from, to, orders) = (neurons.start + w[0], neurons.start + w[1], &orders);
                 scope.spawn(move || train_shard(&Shard { rule, inputs, from, to, shown, orders, tick }))
             })
             .collect();

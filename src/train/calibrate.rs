@@ -19,15 +19,31 @@ use super::{Corpus, FLOW_PACKETS, Settings, Teacher};
 use crate::packet::KeyKind;
 
 /// Share of the classes that the second network of a fold is never taught.
-const UNTAUGHT: usize = 5;
+pub(super) const UNTAUGHT: usize = 5;
 
 /// A stream's packets as a network that never saw it felt them.
-struct Felt {
-    stream: usize,
+pub(super) struct Felt {
+    pub stream: usize,
     /// Potentials times gain, `[packet * classes + class]`; untaught classes are at -infinity.
-    potentials: Vec<f32>,
-    packets: usize,
-    taught: bool,
+    pub potentials: Vec<f32>,
+    pub packets: usize,
+    pub taught: bool,
+}
+
+impl Felt {
+    /// The leader after each packet.
+    pub fn trail(&self, decision: &Decision, classes: usize) -> Vec<Leader> {
+        let (mut evidence, (low, high)) = (vec![0f32; classes], decision.clip);
+        (0..self.packets)
+            .filter_map(|p| {
+                let row = &self.potentials[p * classes..][..classes];
+                for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
+                    *e += if u.is_finite() { (u - theta).clamp(low, high) } else { f32::NEG_INFINITY };
+                }
+                decision.leader(&evidence, p as u32 + 1)
+            })
+            .collect()
+    }
 }
 
 /// What training made.
@@ -76,7 +92,7 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     }
     let teacher = Teacher::new(corpus, settings, settings.seed, |i| fold_of[i].map(|_| corpus.streams[i].class));
     let network = train(corpus, settings, &teacher, tick);
-    let (decision, calibration) = calibrate(corpus, settings, &felt);
+    let (decision, calibration) = calibrate(corpus, settings, &felt, vec![settings.rule.theta; classes], clip(corpus.key));
     Fitted { network, decision, calibration }
 }
 
@@ -155,7 +171,15 @@ pub fn folds_by_stream(corpus: &Corpus, folds: usize, seed: u64) -> Vec<Option<u
     fold_of
 }
 
-fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught: &dyn Fn(u16) -> bool, open: bool) -> Felt {
+/// What `network` feels of a stream's packets; its neurons are the first of the corpus' classes, and those of `untaught` ones are left out.
+pub(super) fn feel(
+    corpus: &Corpus,
+    network: &Network,
+    stream: usize,
+    most: usize,
+    untaught: &dyn Fn(u16) -> bool,
+    open: bool,
+) -> Felt {
     let classes = corpus.classes.len();
     let s = &corpus.streams[stream];
     let packets = s.kept.min(most);
@@ -171,14 +195,20 @@ fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught
         for ((class, &u), gain) in (0u16..).zip(&buffer).zip(network.gain()) {
             potentials.push(if untaught(class) { f32::NEG_INFINITY } else { f32::from(u) * gain });
         }
+        potentials.resize((v - s.first + 1) * classes, f32::NEG_INFINITY);
     }
     Felt { stream, potentials, packets, taught: !open }
 }
 
-/// Confidence, acceptance and stop rule from calibration streams.
-fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, Vec<(usize, bool, Leader)>) {
+/// Confidence, acceptance and stop rule from calibration streams, for neurons with the thresholds `theta`, one a class.
+pub(super) fn calibrate(
+    corpus: &Corpus,
+    settings: &Settings,
+    felt: &[Felt],
+    theta: Vec<f32>,
+    clip: (f32, f32),
+) -> (Decision, Vec<(usize, bool, Leader)>) {
     let classes = corpus.classes.len();
-    let (theta, clip) = (vec![settings.rule.theta; classes], clip(corpus.key));
     let mut decision = Decision {
         theta,
         clip,
@@ -188,22 +218,8 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
         give_up: settings.packets_per_stream as u32,
     };
     // The leader after each packet of each calibration stream.
-    let leaders: Vec<(usize, bool, Vec<Leader>)> = felt
-        .iter()
-        .map(|f| {
-            let mut evidence = vec![0f32; classes];
-            let trail = (0..f.packets)
-                .filter_map(|p| {
-                    let row = &f.potentials[p * classes..][..classes];
-                    for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
-                        *e += if u.is_finite() { (u - theta).clamp(clip.0, clip.1) } else { f32::NEG_INFINITY };
-                    }
-                    decision.leader(&evidence, p as u32 + 1)
-                })
-                .collect();
-            (f.stream, f.taught, trail)
-        })
-        .collect();
+    let leaders: Vec<(usize, bool, Vec<Leader>)> =
+        felt.iter().map(|f| (f.stream, f.taught, f.trail(&decision, classes))).collect();
     let right = |stream: usize, taught: bool, leader: &Leader| taught && leader.class == corpus.streams[stream].class;
     // A stream counts once, over the packets at which it might be asked.
     let mut examples = Vec::new();
@@ -225,15 +241,8 @@ fn calibrate(corpus: &Corpus, settings: &Settings, felt: &[Felt]) -> (Decision, 
         .collect();
     decision.accept = vec![acceptance(&ends, classes, settings.false_alarm_cost); classes];
     for class in 0..classes {
-        // A neuron that claims too many foreign streams even so is raised further by itself.
-        let claims = |level: f32| ends.iter().filter(move |e| e.leader == class && e.confidence >= level);
-        while decision.accept[class] < SUREST {
-            let (all, foreign) = claims(decision.accept[class]).fold((0, 0), |(a, f), e| (a + 1, f + usize::from(!e.right())));
-            if all < 20 || foreign * 5 <= all {
-                break;
-            }
-            decision.accept[class] += 0.01;
-        }
+        let claims: Vec<(f32, bool)> = ends.iter().filter(|e| e.leader == class).map(|e| (e.confidence, e.right())).collect();
+        decision.accept[class] = raised(decision.accept[class], &claims);
     }
     if corpus.key == KeyKind::Flow {
         decision.stop = stop_rule(corpus, settings, &decision, &leaders);
@@ -268,6 +277,20 @@ impl End {
 
 /// No class is asked for more confidence than this.
 const SUREST: f32 = 0.98;
+
+/// The acceptance of a class that claims streams so confidently and rightly or not: from `level` on raised while it claims too many
+/// foreign ones.
+pub(super) fn raised(mut level: f32, claims: &[(f32, bool)]) -> f32 {
+    while level < SUREST {
+        let (all, foreign) =
+            claims.iter().filter(|c| c.0 >= level).fold((0, 0), |(all, foreign), c| (all + 1, foreign + usize::from(!c.1)));
+        if all < 20 || foreign * 5 <= all {
+            break;
+        }
+        level += 0.01;
+    }
+    level
+}
 
 /// The confidence from which streams are named: where the share of taught streams named rightly, less `cost` times the share
 /// of foreign ones named, is largest. Foreign are untaught streams, each class counting once so that a flood or a twin of one

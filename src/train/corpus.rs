@@ -200,6 +200,22 @@ impl Corpus {
         left_out
     }
 
+    /// Numbers the classes anew: `first` come first, in that order, with streams or without; then those that only the corpus has.
+    pub fn arrange(&mut self, first: &[String]) {
+        let own = std::mem::replace(&mut self.classes, first.to_vec());
+        let place: Vec<u16> = own
+            .into_iter()
+            .map(|class| {
+                let at = self.classes.iter().position(|c| *c == class).unwrap_or(self.classes.len());
+                if at == self.classes.len() {
+                    self.classes.push(class);
+                }
+                at as u16
+            })
+            .collect();
+        self.streams.iter_mut().for_each(|s| s.class = place[s.class as usize]);
+    }
+
     /// The slot values of one volley.
     pub fn volley(&self, index: usize) -> &[u16] {
         let width = self.layout.slots().len();

@@ -2,12 +2,14 @@
 //!
 //! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. See [`fit`] for the steps.
 
+mod again;
 mod calibrate;
 mod corpus;
 pub mod labels;
 pub mod one_packet;
 mod teacher;
 
+pub use again::{recalibrate, retrain};
 pub use calibrate::{Fitted, fit, folds, folds_by_stream, passes};
 pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
 pub use teacher::Teacher;

@@ -1,0 +1,84 @@
+//! How is a part of a model made anew? One neuron trained alone, and the sureness of all from a reference.
+
+use crate::model::Model;
+use crate::snn::{self, Network};
+use crate::stream::Decision;
+
+use super::calibrate::{Felt, UNTAUGHT, calibrate, feel, folds, raised};
+use super::{Corpus, Settings, Teacher};
+
+/// Confidence, acceptance and stop rule of a model from the streams of a reference, which it never saw. The reference may lack classes
+/// of the model, and may have others: their streams are untaught. The neurons and their thresholds stay as they are.
+pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -> Decision {
+    reference.arrange(&model.classes);
+    let (known, all) = (model.classes.len(), reference.classes.len());
+    let mut felt: Vec<Felt> = Vec::new();
+    for (number, stream) in reference.streams.iter().enumerate() {
+        let class = stream.class;
+        let mut add = |open: bool| {
+            let untaught = |c: u16| open && c == class;
+            felt.push(feel(reference, &model.network, number, settings.packets_per_stream, &untaught, open));
+        };
+        let foreign = class as usize >= known;
+        if !foreign {
+            add(false);
+        }
+        // One known stream in so many is felt without its own neuron too: how the others take what they were never taught.
+        if foreign || (known > UNTAUGHT && (class as usize + number).is_multiple_of(UNTAUGHT)) {
+            add(true);
+        }
+    }
+    let mut theta = model.decision.theta.clone();
+    theta.resize(all, settings.rule.theta);
+    let (mut decision, _) = calibrate(reference, settings, &felt, theta, model.decision.clip);
+    decision.theta.truncate(known);
+    decision.accept.truncate(known);
+    decision
+}
+
+/// A neuron for a class of the model, trained on a corpus as [`super::fit`] trains it beside all others: bit for bit the same.
+///
+/// Returns it with the class's acceptance: the least of the others', raised while it claims too many of the streams that it was not
+/// shown. Confidence stays what it is: the other neurons may have been shown these streams, which would make it too sure.
+pub fn retrain(
+    model: &Model,
+    corpus: &mut Corpus,
+    class: usize,
+    settings: &Settings,
+    tick: &(dyn Fn() + Sync),
+) -> (Network, f32) {
+    let all: Vec<usize> = (0..corpus.streams.len()).collect();
+    let fold_of = folds(corpus, &all, settings.folds, settings.seed, false);
+    let own = corpus.classes.iter().position(|c| *c == model.classes[class]).unwrap_or(corpus.classes.len());
+    let neuron = |seed: u64, left_out: Option<usize>| {
+        let shown = |i: usize| (fold_of[i] != left_out).then(|| corpus.streams[i].class);
+        let teacher = Teacher::new(corpus, settings, seed, shown);
+        let inputs = corpus.layout.input_count();
+        Network::quantise(&snn::train_neurons(settings.rule, inputs, own..own + 1, 1, &teacher, tick), 1)
+    };
+    let whole = neuron(settings.seed, None);
+    let parts: Vec<Network> =
+        (0..settings.folds).map(|fold| model.network.replaced(class, &neuron(settings.seed ^ 1, Some(fold)))).collect();
+    corpus.arrange(&model.classes);
+    let decision = Decision { theta: theta(model, class, corpus.classes.len(), settings), ..model.decision.clone() };
+    let claims: Vec<(f32, bool)> = (0..corpus.streams.len())
+        .filter_map(|i| {
+            let network = &parts[fold_of[i].unwrap_or(0)];
+            let felt = feel(corpus, network, i, settings.packets_per_stream, &|_| false, false);
+            let leader = *felt.trail(&decision, corpus.classes.len()).last()?;
+            let right = corpus.streams[i].class == leader.class;
+            (leader.class as usize == class).then(|| (decision.confidence(&leader), right))
+        })
+        .collect();
+    let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, &a)| a);
+    let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class]);
+    (whole, raised(least, &claims))
+}
+
+/// The model's thresholds with the class's as training has it, and the same for classes that only the corpus has.
+fn theta(model: &Model, class: usize, classes: usize, settings: &Settings) -> Vec<f32> {
+    let mut theta = model.decision.theta.clone();
+    theta[class] = settings.rule.theta;
+    theta.resize(classes, settings.rule.theta);
+    theta
+}

@@ -1,0 +1,101 @@
+//! Models as parts: one neuron taught anew leaves the others alone, parts joined are as sure as a reference says.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{fixture, spiked};
+use predicates::str::contains;
+use spiked::model::Model;
+
+/// The fixtures' labels that `admit` lets through, as a file in `folder`.
+fn labels(folder: &Path, name: &str, admit: impl Fn(&str) -> bool) -> PathBuf {
+    let text = std::fs::read_to_string(fixture("labels.csv")).unwrap();
+    let kept: Vec<&str> = text.lines().enumerate().filter(|(i, line)| *i == 0 || admit(line)).map(|(_, line)| line).collect();
+    let path = folder.join(name);
+    std::fs::write(&path, kept.join("\n") + "\n").unwrap();
+    path
+}
+
+fn on(command: &[&str], labels: &Path) -> assert_cmd::Command {
+    let mut call = spiked();
+    call.args(command).arg("--labels").arg(labels).args(["--captures", "fixtures", "--quiet"]);
+    call
+}
+
+/// The weights of one neuron, and what they are worth.
+fn neuron(model: &Model, class: usize) -> (Vec<i8>, f32) {
+    let weights = (0..model.network.inputs()).map(|i| model.network.weight(i, class)).collect();
+    (weights, model.network.gain()[class])
+}
+
+fn ordinary(line: &str) -> bool {
+    !["scan", "synflood"].iter().any(|flood| line.ends_with(flood))
+}
+
+#[test]
+fn a_neuron_taught_anew_leaves_the_others_and_is_the_one_that_training_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = labels(folder.path(), "first.csv", |line| ordinary(line) && line.contains("-1.pcap"));
+    let [whole, other, again] = ["whole", "other", "again"].map(|n| folder.path().join(n));
+    on(&["train", "--out", whole.to_str().unwrap()], &first).assert().code(0);
+    let retrain = |from: &Path, to: &Path, more: &[&str]| {
+        let mut call = on(&["model", "retrain", from.to_str().unwrap(), "dns", "--out", to.to_str().unwrap()], &first);
+        call.args(more).assert().code(0).stdout(contains("dns: taught"));
+        Model::load(to).unwrap()
+    };
+    let original = Model::load(&whole).unwrap();
+    let changed = retrain(&whole, &other, &["--seed", "7"]);
+    let back = retrain(&other, &again, &[]);
+    let dns = original.place("dns").unwrap();
+    assert_ne!(neuron(&original, dns), neuron(&changed, dns), "another seed makes another neuron");
+    for class in (0..original.classes.len()).filter(|&c| c != dns) {
+        assert_eq!(neuron(&original, class), neuron(&changed, class), "{}", original.classes[class]);
+        assert_eq!(original.decision.accept[class], changed.decision.accept[class]);
+    }
+    assert_eq!(original.network, back.network, "the same corpus and seed make the same neuron, alone or beside all others");
+    assert_eq!(original.provenance, back.provenance);
+    assert_eq!(original.decision.confidence, back.decision.confidence);
+}
+
+#[test]
+fn what_can_not_be_taught_anew_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let dns = labels(folder.path(), "dns.csv", |line| line.contains("dns-1.pcap"));
+    let model = folder.path().join("m.safetensors");
+    std::fs::copy("config/models/protocols.safetensors", &model).unwrap();
+    let was = std::fs::read(&model).unwrap();
+    let retrain = |class: &str| on(&["model", "retrain", model.to_str().unwrap(), class], &dns).assert().code(2);
+    retrain("nonsense").stderr(contains("has no class 'nonsense'"));
+    retrain("smtp").stderr(contains("no stream of the class 'smtp'"));
+    retrain("dns").stderr(contains("learned against others"));
+    spiked().args(["model", "retrain"]).arg(&model).arg("dns").assert().code(2).stderr(contains("no labelled captures"));
+    assert!(was == std::fs::read(&model).unwrap(), "the model is as it was");
+}
+
+#[test]
+fn parts_joined_are_as_sure_as_a_reference_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = ["dns", "ntp"];
+    let of = |line: &str| few.iter().any(|class| line.ends_with(class));
+    let a = labels(folder.path(), "a.csv", |line| line.contains("-1.pcap") && of(line));
+    let b = labels(folder.path(), "b.csv", |line| ordinary(line) && line.contains("-1.pcap") && !of(line));
+    let reference = labels(folder.path(), "reference.csv", |line| ordinary(line) && line.contains("-2.pcap"));
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    for (labels, name) in [(&a, "a"), (&b, "b")] {
+        on(&["train", "--out", &path(name)], labels).assert().code(0);
+    }
+    spiked().args(["model", "join", &path("a"), &path("b"), "--out", &path("plain")]).assert().code(0);
+    on(&["model", "join", &path("a"), &path("b"), "--out", &path("sure")], &reference)
+        .assert()
+        .code(0)
+        .stdout(contains("reference streams"));
+    on(&["model", "calibrate", &path("plain"), "--out", &path("again")], &reference).assert().code(0);
+    let [plain, sure, again] = ["plain", "sure", "again"].map(|n| Model::load(Path::new(&path(n))).unwrap());
+    assert_eq!((&plain.network, &plain.classes), (&sure.network, &sure.classes));
+    assert_eq!(plain.decision.theta, sure.decision.theta);
+    assert_ne!(plain.decision.confidence, sure.decision.confidence);
+    assert_eq!(sure.decision, again.decision, "joined on a reference, or calibrated on it afterwards");
+    assert_eq!(sure.provenance.reference, ["reference.csv"]);
+    spiked().args(["model", "show", &path("sure")]).assert().code(0).stdout(contains("reference.csv"));
+}
