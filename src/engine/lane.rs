@@ -30,6 +30,8 @@ const NO_ROW: u32 = u32::MAX;
 const SWEEP: (usize, usize) = (512, 256);
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
+/// Rows looked at to find one that is taken from its stream.
+const ROWS_LOOKED_AT: usize = 16;
 /// Octets of evidence that one model keeps in one shard: a model of 16,384 classes would take gigaoctets else.
 const MOST_EVIDENCE: usize = 256 << 20;
 
@@ -70,8 +72,9 @@ impl Rows {
         &mut self.sums[row as usize * self.width..][..self.width]
     }
 
-    /// A cleared row for the record `owner`, and whose row it was where none was free.
-    fn take(&mut self, owner: u32) -> (u32, Option<u32>) {
+    /// A cleared row for the record `owner`, and whose row it was where none was free: of some looked at in turn the one whose
+    /// stream is least like any class, as what a flood consists of is.
+    fn take(&mut self, owner: u32, evidence: impl Fn(u32) -> f32) -> (u32, Option<u32>) {
         let (row, robbed) = if let Some(row) = self.free.pop() {
             (row, None)
         } else if self.owner.len() < self.most {
@@ -79,8 +82,11 @@ impl Rows {
             self.sums.resize(self.owner.len() * self.width, 0.0);
             (self.owner.len() as u32 - 1, None)
         } else {
-            self.hand = (self.hand + 1) % self.most;
-            (self.hand as u32, Some(self.owner[self.hand]))
+            let looked_at = (0..ROWS_LOOKED_AT).map(|step| (self.hand + step) % self.most);
+            let least = |a: &usize, b: &usize| evidence(self.owner[*a]).total_cmp(&evidence(self.owner[*b]));
+            let row = looked_at.min_by(least).unwrap_or(self.hand);
+            self.hand = (self.hand + ROWS_LOOKED_AT) % self.most;
+            (row as u32, Some(self.owner[row]))
         };
         self.owner[row as usize] = owner;
         self.row(row).fill(0.0);
@@ -229,8 +235,9 @@ impl Lane {
                 continue;
             }
             if stream.state.row == NO_ROW {
-                let (row, robbed) = self.rows.take(seen.at as u32);
-                stream.state.row = row;
+                let table = &self.table;
+                let (row, robbed) = self.rows.take(seen.at as u32, |owner| table.get(owner as usize).state.leader.evidence);
+                self.table.get_mut(seen.at).state.row = row;
                 if let Some(robbed) = robbed.filter(|&r| r as usize != seen.at) {
                     self.table.get_mut(robbed as usize).state.row = NO_ROW;
                     self.kept.forget(row);
