@@ -49,6 +49,7 @@ pub struct Config {
     pub policies: Vec<Policy>,
     pub alerts: Alerts,
     pub evidence: Option<Evidence>,
+    pub learning: Learning,
     pub teachers: Vec<Teacher>,
     pub log: Log,
     pub process: Process,
@@ -177,6 +178,25 @@ pub struct Evidence {
     pub files: usize,
 }
 
+/// What holds for all teachers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learning {
+    /// Where what was learned is kept, a file for each model, and read again at the start; `None`: nowhere.
+    pub folder: Option<PathBuf>,
+    /// Least time from one try to make better neurons to the next.
+    pub every: Duration,
+    /// Volleys of each model that are remembered to learn from.
+    pub volleys: usize,
+    /// Accuracy on streams held back, the mean of the class's own and of others, below which no neuron is taken over.
+    pub gate: f64,
+}
+
+impl Default for Learning {
+    fn default() -> Self {
+        Self { folder: None, every: Duration::from_secs(10), volleys: 32_768, gate: 0.8 }
+    }
+}
+
 /// Who teaches a class while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Teacher {
@@ -185,6 +205,8 @@ pub struct Teacher {
     pub model: Option<String>,
     /// BPF expression: the streams whose first packet fits are of the class.
     pub filter: String,
+    /// Slots that the class's neuron does not look at.
+    pub without: Vec<String>,
     /// Packets a second that are taught at most.
     pub rate: f64,
     /// Eta of the rule.

@@ -25,6 +25,7 @@ pub struct Typed {
     pub policies: Vec<Spanned<Policy>>,
     pub alerts: Alerts,
     pub evidence: Evidence,
+    pub learning: Learning,
     pub teachers: Vec<Spanned<Teacher>>,
     pub log: Log,
     pub process: Process,
@@ -193,10 +194,20 @@ pub struct Evidence {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct Learning {
+    pub folder: Maybe<String>,
+    pub every_secs: Maybe<f64>,
+    pub volleys: Maybe<i64>,
+    pub gate: Maybe<f64>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Teacher {
     pub class: Maybe<String>,
     pub model: Maybe<String>,
     pub filter: Maybe<String>,
+    pub without: Maybe<Vec<Spanned<String>>>,
     pub rate: Maybe<f64>,
     pub learning_rate: Maybe<f64>,
     pub theta_min: Maybe<f64>,

@@ -42,11 +42,17 @@ pub fn examine(config: &Config) -> Result<Examined, Vec<String>> {
         Policies::default()
     });
     if models.len() == config.models.len() {
-        wrong.extend(misdirected(&config.policies, &models));
+        wrong.extend(misdirected(&config.policies, &config.teachers, &models));
         for teacher in &config.teachers {
-            if let Some(name) = teacher.model.as_ref().filter(|name| !models.iter().any(|m| m.name == **name)) {
-                wrong.push(format!("the teacher of '{}' names model '{name}', which is not among `models`", teacher.class));
-            }
+            let class = &teacher.class;
+            let Some(model) = models.iter().find(|m| teacher.model.as_ref().is_none_or(|name| m.name == *name)) else {
+                let name = teacher.model.as_deref().unwrap_or_default();
+                wrong.push(format!("the teacher of '{class}' names model '{name}', which is not among `models`"));
+                continue;
+            };
+            let mut layout = model.layout.clone();
+            let unknown = teacher.without.iter().filter_map(|name| layout.without(name).err());
+            wrong.extend(unknown.map(|error| format!("the teacher of '{class}', without: {error}")));
         }
     }
     match &config.input {
@@ -75,6 +81,9 @@ pub fn examine(config: &Config) -> Result<Examined, Vec<String>> {
         if let SinkKind::File { path } = &sink.kind {
             parent(&format!("sink '{}'", sink.name), path, &mut wrong);
         }
+    }
+    if let Some(learned) = &config.learning.folder {
+        folder("learning.folder", learned, &mut wrong);
     }
     if let Some(evidence) = &config.evidence {
         folder("evidence.folder", &evidence.folder, &mut wrong);

@@ -128,6 +128,7 @@ fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSe
         }
     }
     write.extend(config.evidence.as_ref().map(|e| e.folder.clone()));
+    write.extend(config.learning.folder.clone());
     write.insert(folder_of(&config.process.status_file));
     (read, write)
 }

@@ -15,6 +15,7 @@ mod policy;
 mod reload;
 mod run;
 mod state;
+mod teaching;
 
 pub use announce::{Announcement, ReloadOutcome};
 pub use examine::{Examined, examine};

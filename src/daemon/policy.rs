@@ -4,7 +4,7 @@
 //! frame made of the stream's key, as its first packet would look.
 
 use crate::capture::{CaptureError, Filter, LinkType};
-use crate::config::{Action, Policy, Severity};
+use crate::config::{Action, Policy, Severity, Teacher};
 use crate::engine::{Models, Verdict};
 use crate::packet::{Direction, StreamKey};
 
@@ -19,19 +19,19 @@ pub enum Judgement {
 }
 
 /// A filter over streams.
-struct StreamFilter {
+pub(super) struct StreamFilter {
     filter: Filter,
     /// The expression speaks of VLANs: only then does it see their tags, since BPF's `port` and `net` look past none.
     tagged: bool,
 }
 
 impl StreamFilter {
-    fn new(expression: &str) -> Result<Self, CaptureError> {
+    pub fn new(expression: &str) -> Result<Self, CaptureError> {
         let tagged = expression.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "vlan");
         Ok(Self { filter: Filter::new(expression)?, tagged })
     }
 
-    fn admits(&mut self, key: &StreamKey, first: Direction, frame: &mut Vec<u8>) -> bool {
+    pub fn admits(&mut self, key: &StreamKey, first: Direction, frame: &mut Vec<u8>) -> bool {
         key.specimen(first, self.tagged, frame);
         self.filter.admits(ETHERNET, frame)
     }
@@ -83,8 +83,8 @@ impl Policies {
     }
 }
 
-/// Policies for models or classes that are not there, each as a sentence.
-pub fn misdirected(policies: &[Policy], models: &Models) -> Vec<String> {
+/// Policies for models or classes that are not there and not taught either, each as a sentence.
+pub fn misdirected(policies: &[Policy], teachers: &[Teacher], models: &Models) -> Vec<String> {
     let wrong = |policy: &Policy| {
         let (class, model) = (&policy.class, &policy.model);
         if let Some(model) = model
@@ -93,7 +93,8 @@ pub fn misdirected(policies: &[Policy], models: &Models) -> Vec<String> {
             return Some(format!("a policy for class '{class}' names model '{model}', which is not among `models`"));
         }
         let mut meant = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
-        let there = class == "*" || meant.any(|m| m.classes.contains(class));
+        let taught = teachers.iter().any(|t| t.class == *class);
+        let there = class == "*" || taught || meant.any(|m| m.classes.contains(class));
         (!there)
             .then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
     };

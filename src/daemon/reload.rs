@@ -42,6 +42,7 @@ fn wants_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("engine", old.engine != new.engine),
         ("sinks", old.sinks != new.sinks),
         ("metrics", old.metrics != new.metrics),
+        ("learning", old.learning != new.learning),
         ("evidence", old.evidence != new.evidence),
         ("log.format", old.log.format != new.log.format),
         ("process", old.process != new.process),
@@ -105,13 +106,19 @@ impl Reloader {
         for name in &restart {
             warn!(setting = name, "the setting has changed, and waits for a restart");
         }
-        let loaded: Vec<Loaded> = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
+        let mut loaded: Vec<Loaded> = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
         let names: Vec<String> = loaded.iter().map(|l| format!("{} ({})", l.model.name, l.checksum)).collect();
+        let learned = self.state.teaching.hold();
+        let mut models = examined.models;
+        learned.apply(&mut models);
+        loaded.iter_mut().zip(&models).for_each(|(loaded, model)| loaded.model = Arc::clone(model));
         if let Some(metrics) = &self.metrics {
-            metrics.models(&examined.models);
+            metrics.models(&models);
         }
-        self.models.store(Arc::new(examined.models));
+        self.models.store(Arc::new(models));
         *lock(&self.state.loaded) = loaded;
+        drop(learned);
+        self.state.teaching.post(new.teachers.clone());
         self.mailbox.post(examined.policies, new.alerts.clone());
         self.level.set(new.log.level);
         // What waits for a restart is still as it was: the next reload must name it again.

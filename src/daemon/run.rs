@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -30,6 +31,7 @@ use super::keeper::{self, Signals};
 use super::observer::{Mailbox, Teller};
 use super::reload::Reloader;
 use super::state::{State, lock};
+use super::teaching::{self, Desk, Teaching};
 use super::{Origin, log, notify};
 
 /// How long sinks may write what is left, once the engine has ended.
@@ -147,21 +149,38 @@ fn evidence(config: &config::Evidence) -> Result<Evidence, DaemonError> {
     Evidence::start(options).map_err(|source| DaemonError::Evidence { folder: config.folder.clone(), source })
 }
 
+/// Waits until the teaching thread has ended: for a last lesson where the input has ended, and not for long where a signal asks for
+/// the end. Whenever it goes, its files are whole.
+fn wait_for(pupil: &JoinHandle<()>, state: &State) {
+    let mut stopping = None;
+    while !pupil.is_finished() {
+        if state.stop.load(Relaxed) && stopping.get_or_insert_with(Instant::now).elapsed() > CLOSE / 2 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Runs until its input ends or a signal ends it.
 ///
 /// # Errors
 /// Where it can't start. Once it runs, troubles are logged, counted and survived.
 pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     let level = log::start(config.log).map_err(DaemonError::Log)?;
-    let examined = examine(&config).map_err(DaemonError::Settings)?;
+    let mut examined = examine(&config).map_err(DaemonError::Settings)?;
     examined.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let settings = engine_settings(&config, &examined);
+    let mut loaded: Vec<Loaded> = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
+    let teaching = Arc::new(Teaching::restore(&config.learning, &examined.models));
+    teaching.hold().apply(&mut examined.models);
+    loaded.iter_mut().zip(&examined.models).for_each(|(loaded, model)| loaded.model = Arc::clone(model));
+    let mut settings = engine_settings(&config, &examined);
     let signals = Signals::catch()?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut frames = Frames::open(&config, &stop)?;
     let listener = config.metrics.as_ref().map(|m| http::bind(m.address)).transpose()?;
-    let state = Arc::new(State::new(&config.sensor, settings.workers, frames.counters(), frames.depth(), stop));
-    *lock(&state.loaded) = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
+    let (counters, depth) = (frames.counters(), frames.depth());
+    let state = Arc::new(State::new(&config.sensor, settings.workers, counters, depth, stop, Arc::clone(&teaching)));
+    *lock(&state.loaded) = loaded;
 
     let steps = harden(&config, &origin.path)?;
     steps.iter().for_each(|step| info!("hardening: {step}"));
@@ -192,6 +211,16 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         level,
     };
     reloader.announce();
+    let desk = Desk {
+        config: config.learning.clone(),
+        teachers: config.teachers.clone(),
+        models: Arc::clone(&settings.models),
+        teaching,
+        state: Arc::clone(&state),
+        metrics: Some(Arc::clone(&metrics)),
+    };
+    let (tap, pupil) = teaching::start(desk)?;
+    settings.tap = Some(tap);
     let keeper = keeper::start(signals, reloader)?;
 
     let ready = {
@@ -208,6 +237,9 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     let policies = (examined.policies, config.alerts.clone());
     let mut teller = Teller::new(Arc::clone(&state), Some(metrics), mailbox, policies, &config.sinks, ready);
     let tally = engine::run(&settings, frames.source(), &mut teller);
+
+    drop(settings);
+    wait_for(&pupil, &state);
 
     let summary = state.summary();
     let dropped = frames

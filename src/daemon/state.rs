@@ -10,6 +10,7 @@ use crate::export::sink::Outlet;
 use crate::export::status::{Interface, Loaded, Queue, Reloads, Status};
 
 use super::alerts::AlertCounts;
+use super::teaching::Teaching;
 
 /// A worker that has made no progress for so long is stuck: batches take milliseconds, and come every 50 of them.
 pub(super) const STUCK: Duration = Duration::from_secs(10);
@@ -50,6 +51,7 @@ pub(super) struct State {
     pub sinks: Mutex<Vec<Outlet>>,
     pub evidence: Mutex<Option<Evidence>>,
     pub alerts: AlertCounts,
+    pub teaching: Arc<Teaching>,
     pub reloads: Mutex<Reloads>,
     pub hardening: Mutex<Vec<String>>,
     /// Workers run.
@@ -66,7 +68,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl State {
-    pub fn new(sensor: &str, workers: usize, counters: Vec<Arc<Counters>>, depth: Option<Depth>, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        sensor: &str,
+        workers: usize,
+        counters: Vec<Arc<Counters>>,
+        depth: Option<Depth>,
+        stop: Arc<AtomicBool>,
+        teaching: Arc<Teaching>,
+    ) -> Self {
         Self {
             sensor: sensor.into(),
             started: SystemTime::now(),
@@ -76,6 +85,7 @@ impl State {
             sinks: Mutex::default(),
             evidence: Mutex::default(),
             alerts: AlertCounts::default(),
+            teaching,
             reloads: Mutex::new(Reloads { last_success: Some(SystemTime::now()), ..Reloads::default() }),
             hardening: Mutex::default(),
             ready: AtomicBool::new(false),
@@ -133,6 +143,7 @@ impl State {
                 .collect(),
             alerts: self.alerts.status(),
             reloads: lock(&self.reloads).clone(),
+            learning: self.teaching.status(),
             hardening: lock(&self.hardening).clone(),
             ..Status::new(&self.sensor)
         }

@@ -1,12 +1,13 @@
 //! Which packets are handed on whole? Those of named streams, as evidence, and a sample for learning.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crossbeam_channel::Sender;
 
 use crate::capture::{Frame, LinkType, Nanos};
 use crate::model::Model;
-use crate::packet::StreamKey;
+use crate::packet::{Direction, KeyKind, StreamKey};
 
 use super::KeptPacket;
 use super::lane::Scored;
@@ -99,7 +100,7 @@ pub(super) fn later(
     Waiting::of(packet, frame).named(model, named, stream)
 }
 
-/// One volley for learning, with the frame that it came from.
+/// One volley for learning.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub model: usize,
@@ -108,8 +109,9 @@ pub struct Sample {
     pub key: StreamKey,
     /// Number of the stream's first packet: with the key it tells streams apart.
     pub stream: u64,
-    pub link: LinkType,
-    pub bytes: Vec<u8>,
+    pub first_direction: Direction,
+    /// Packets of the stream before this one.
+    pub position: u8,
     /// Slot values, as [`crate::encode::Volley::slots`] has them.
     pub slots: Vec<u16>,
 }
@@ -119,16 +121,19 @@ pub struct Sample {
 pub struct Tap {
     /// What the reader is too slow for is counted, not waited for.
     pub samples: Sender<Sample>,
-    /// One stream in so many, by its hash.
-    pub one_in: u32,
-    /// Packets of a stream, from its first.
-    pub packets: u8,
+    /// One stream in so many, by its hash; 0: none. The reader may change it at any time.
+    pub one_in: Arc<AtomicU32>,
+    /// Packets of a stream, from its first, by kind of key.
+    pub packets: [u8; KeyKind::COUNT],
 }
 
 impl Tap {
     /// Whether the packet is one of the sample.
     #[inline]
-    pub(super) fn wants(&self, hash: u64, position: u8) -> bool {
-        position < self.packets && (hash as u32).is_multiple_of(self.one_in.max(1))
+    pub(super) fn wants(&self, kind: KeyKind, hash: u64, position: u8) -> bool {
+        position < self.packets[kind as usize] && {
+            let one_in = self.one_in.load(Relaxed);
+            one_in != 0 && (hash as u32).is_multiple_of(one_in)
+        }
     }
 }

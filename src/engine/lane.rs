@@ -221,9 +221,9 @@ impl Lane {
                 self.end(stream, packet, out);
             }
             if let Some(tap) = &self.tap
-                && tap.wants(item.hash, seen.context.position)
+                && tap.wants(self.model.key, item.hash, seen.context.position)
             {
-                self.sample(seen.at, seen.context, item, &frame, tally);
+                tally.untapped += u64::from(!self.sample(seen.at, seen.context, item, &frame));
             }
             let stream = self.table.get_mut(seen.at);
             if seen.context.position == 0 && stream.number == packet {
@@ -257,20 +257,21 @@ impl Lane {
         }
     }
 
-    /// Hands the packet to the tap.
-    fn sample(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>, tally: &mut Tally) {
-        let Some(tap) = &self.tap else { return };
+    /// Hands the packet to the tap; whether there was room.
+    fn sample(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>) -> bool {
+        let Some(tap) = self.tap.as_ref().filter(|tap| !tap.samples.is_full()) else { return false };
         self.model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
+        let stream = self.table.get(at);
         let sample = Sample {
             model: self.number,
             named: Arc::clone(&self.model),
             key: item.key,
-            stream: self.table.get(at).number,
-            link: frame.link,
-            bytes: frame.bytes.to_vec(),
+            stream: stream.number,
+            first_direction: stream.first_direction,
+            position: context.position,
             slots: self.volley.slots[..self.model.layout.slots().len()].to_vec(),
         };
-        tally.untapped += u64::from(tap.samples.try_send(sample).is_err());
+        tap.samples.try_send(sample).is_ok()
     }
 
     /// Adds a packet to the evidence of its stream, which has a row for it. No row of weights is prefetched: the often active ones

@@ -141,6 +141,8 @@ fn families(status: &Status) -> Vec<Family> {
         }
     }
 
+    let [learned, tries, held_back, one_in, crowded, failing_to_keep] = learning(status);
+
     let sink: &[&str] = &["sink"];
     let mut written = Family::counter("spiked_sink_written_events_total", sink, "Events that the sink has taken whole.");
     let mut lost =
@@ -185,9 +187,89 @@ fn families(status: &Status) -> Vec<Family> {
     );
     when.put(&[], status.reloads.last_success.map_or(0.0, unix));
     vec![
-        build, sensor, ready, up, received, dropped, reopened, depth, capacity, info, loaded, classes, threshold, accuracy,
-        written, lost, queued, failing, sent, suppressed, reloads, last, when,
+        build,
+        sensor,
+        ready,
+        up,
+        received,
+        dropped,
+        reopened,
+        depth,
+        capacity,
+        info,
+        loaded,
+        classes,
+        threshold,
+        accuracy,
+        learned,
+        tries,
+        held_back,
+        one_in,
+        crowded,
+        failing_to_keep,
+        written,
+        lost,
+        queued,
+        failing,
+        sent,
+        suppressed,
+        reloads,
+        last,
+        when,
     ]
+}
+
+/// Those of live teaching.
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other number than f64")]
+fn learning(status: &Status) -> [Family; 6] {
+    let told = &status.learning;
+    let class: &[&str] = &["model", "class", "outcome"];
+    let mut streams = Family::counter(
+        "spiked_learning_streams_total",
+        class,
+        "Sampled streams that a teacher said are of the class: shown, held_back, full (others are remembered), rate, frozen.",
+    );
+    let mut attempts = Family::counter(
+        "spiked_learning_attempts_total",
+        class,
+        "Neurons made for a taught class: taken_over, below_gate or worse than the one before.",
+    );
+    let mut held_back = Family::gauge(
+        "spiked_learning_held_back_accuracy_ratio",
+        &class[..2],
+        "Share of streams held back that are right, the mean of the class's own and the others, when its neuron was last tried.",
+    );
+    for lesson in told.lessons.iter().filter(|lesson| status.models.iter().any(|l| l.model.name == lesson.model)) {
+        let (model, class) = (&lesson.model, &lesson.class);
+        for outcome in ["shown", "held_back", "full", "rate", "frozen"] {
+            streams.put(&[model, class, outcome], lesson.streams.get(outcome).copied().unwrap_or(0) as f64);
+        }
+        for outcome in ["taken_over", "below_gate", "worse"] {
+            attempts.put(&[model, class, outcome], lesson.attempts.get(outcome).copied().unwrap_or(0) as f64);
+        }
+        if let Some(share) = lesson.held_back {
+            held_back.put(&[model, class], share);
+        }
+    }
+    let mut one_in = Family::gauge(
+        "spiked_learning_one_in_streams",
+        &[],
+        "One stream in so many is sampled for teaching; 0: there is no teacher.",
+    );
+    one_in.put(&[], f64::from(told.one_in));
+    let mut crowded = Family::counter(
+        "spiked_learning_crowded_streams_total",
+        &[],
+        "Sampled streams that there was no room for while their packets came.",
+    );
+    crowded.put(&[], told.crowded as f64);
+    let mut failing = Family::gauge(
+        "spiked_learning_checkpoint_failing",
+        &[],
+        "1 where what was learned last could not be written to its file.",
+    );
+    failing.put(&[], f64::from(u8::from(told.trouble.is_some())));
+    [streams, attempts, held_back, one_in, crowded, failing]
 }
 
 /// Where a [`Status`] comes from, whenever one is wanted.

@@ -29,6 +29,7 @@ pub struct Status {
     pub sinks: Vec<Sink>,
     pub alerts: Vec<Alerts>,
     pub reloads: Reloads,
+    pub learning: Learning,
     /// What in-process hardening did, a line each: "capabilities: all dropped".
     pub hardening: Vec<String>,
 }
@@ -48,6 +49,7 @@ impl Status {
             sinks: Vec::new(),
             alerts: Vec::new(),
             reloads: Reloads::default(),
+            learning: Learning::default(),
             hardening: Vec::new(),
         }
     }
@@ -118,6 +120,37 @@ pub struct Alerts {
     pub sent: u64,
     /// Kept back by the rate limit.
     pub suppressed: u64,
+}
+
+/// Live teaching.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Learning {
+    pub lessons: Vec<Lesson>,
+    /// One stream in so many is sampled; 0: there is no teacher.
+    pub one_in: u32,
+    /// Sampled streams that there was no room for while their packets came.
+    pub crowded: u64,
+    /// Why what was learned was not written to its file, until it is.
+    pub trouble: Option<String>,
+}
+
+/// A class that is taught.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Lesson {
+    /// The model's name.
+    pub model: String,
+    pub class: String,
+    /// Share of the last hundred streams or so that the model named right before they were taught.
+    pub accuracy: Option<f64>,
+    /// Streams remembered to learn from, and held back.
+    pub shown: usize,
+    pub held: usize,
+    /// Mean of own and foreign streams right among those held back, with the model that runs.
+    pub held_back: Option<f64>,
+    /// What became of the streams that were heard: "shown", "held_back", "full" (there was no room), "rate", "frozen".
+    pub streams: BTreeMap<&'static str, u64>,
+    /// Tries to make a better neuron: "taken_over", "below_gate", "worse".
+    pub attempts: BTreeMap<&'static str, u64>,
 }
 
 /// Reloads of settings and models since the start.

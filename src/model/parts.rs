@@ -130,6 +130,36 @@ impl Model {
         provenance.captures += from.captures;
         Ok(model)
     }
+
+    /// This model with the neurons of `part`, each in the place of the one for its class where there is one. All else is as it was:
+    /// the other neurons say what they said, and confidence is made as before. The classes of `part` come last, in its order.
+    ///
+    /// # Errors
+    /// A part of another key or layout, or too many classes.
+    pub fn with_part(&self, part: &Self) -> Result<Self, PartsError> {
+        let unlike = |why| PartsError::Unlike { a: self.name.clone(), b: part.name.clone(), why };
+        if self.key != part.key {
+            return Err(unlike("one knows flows, the other hosts"));
+        }
+        if self.layout != part.layout {
+            return Err(unlike("their layouts differ (--payload when training)"));
+        }
+        let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !part.classes.contains(&self.classes[i])).collect();
+        if kept.len() + part.classes.len() > MAX_CLASSES {
+            return Err(unlike("together they have too many classes"));
+        }
+        fn both<T: Clone>(mine: &[T], kept: &[usize], theirs: &[T]) -> Vec<T> {
+            [pick(mine, kept), theirs.to_vec()].concat()
+        }
+        let mut model = self.clone();
+        model.network = self.network.joined(&kept, Some(&part.network));
+        model.classes = both(&self.classes, &kept, &part.classes);
+        model.decision.theta = both(&self.decision.theta, &kept, &part.decision.theta);
+        model.decision.accept = both(&self.decision.accept, &kept, &part.decision.accept);
+        model.provenance.streams = both(&self.provenance.streams, &kept, &part.provenance.streams);
+        model.provenance.packets = both(&self.provenance.packets, &kept, &part.provenance.packets);
+        Ok(model)
+    }
 }
 
 fn pick<T: Clone>(from: &[T], which: &[usize]) -> Vec<T> {

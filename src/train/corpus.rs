@@ -122,6 +122,15 @@ impl Corpus {
         Self { key, layout, classes, captures: Vec::new(), streams: Vec::new(), slots: Vec::new() }
     }
 
+    /// Adds a stream that has no name, of which the slot values of its volleys are known, one after another.
+    pub fn push(&mut self, class: u16, slots: &[u16]) {
+        let width = self.layout.slots().len();
+        let (first, kept) = (self.slots.len() / width, slots.len() / width);
+        let name = StreamName::Host(String::new());
+        self.streams.push(LabelledStream { capture: 0, class, name, packets: kept as u64, bytes: 0, first, kept });
+        self.slots.extend_from_slice(slots);
+    }
+
     /// Adds the streams of one capture that `class_of` gives a class.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod again;
 mod calibrate;
 mod corpus;
 pub mod labels;
+pub mod live;
 pub mod one_packet;
 mod teacher;
 

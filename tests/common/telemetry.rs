@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use spiked::capture::CaptureFile;
 use spiked::engine::{self, Observer, Progress, Settings, Spikes, Tally, Verdict};
 use spiked::export::Metrics;
-use spiked::export::status::{Alerts, Interface, Loaded, Queue, Reloads, Sink, Status};
+use spiked::export::status::{Alerts, Interface, Learning, Lesson, Loaded, Queue, Reloads, Sink, Status};
 use spiked::model::Model;
 
 /// Metrics, and the status behind them, to be changed by the test.
@@ -50,6 +50,8 @@ pub fn status(models: &[Arc<Model>]) -> Status {
     };
     status.sinks = vec![file, socket];
     let (model, class) = (models[0].name.clone(), models[0].classes[0].clone());
+    let lesson = Lesson { model: model.clone(), class: "backup".into(), held_back: Some(0.96), ..Lesson::default() };
+    status.learning = Learning { lessons: vec![lesson], one_in: 1, ..Learning::default() };
     status.alerts = vec![Alerts { model, class, sent: 4, suppressed: 9 }];
     let trouble = Some("spiked.toml:12: unknown key 'interfcae'; did you mean 'interface'?".into());
     status.reloads = Reloads { succeeded: 1, failed: 1, trouble, last_success: Some(SystemTime::now()) };

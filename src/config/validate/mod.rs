@@ -1,6 +1,7 @@
 //! Are the settings sensible? From what was typed to what runs, all mistakes collected.
 
 mod input;
+mod taught;
 mod told;
 
 use std::fmt::Display;
@@ -8,13 +9,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
-
 use crate::capture::Filter;
 
 use super::text::{self, Sources};
 use super::typed::{self, Maybe, Typed};
-use super::{Alerts, Config, ConfigError, Engine, Log, Mistake, Override, Process, Teacher};
+use super::{Alerts, Config, ConfigError, Engine, Log, Mistake, Override, Process};
 
 /// A day, the longest time that any setting may ask for.
 const DAY: u64 = 86_400;
@@ -123,6 +122,7 @@ impl Check {
                 }
             },
             evidence: self.evidence(typed.evidence),
+            learning: self.learning(typed.learning),
             teachers: typed.teachers.into_iter().filter_map(|t| self.teacher(t)).collect(),
             log: Log { format: or(&typed.log.format, Log::default().format), level: or(&typed.log.level, Log::default().level) },
             process: {
@@ -150,29 +150,6 @@ impl Check {
             tunnels: or(&typed.tunnels, default.tunnels),
             every_packet: or(&typed.every_packet, default.every_packet),
         }
-    }
-
-    fn teacher(&mut self, typed: Spanned<typed::Teacher>) -> Option<Teacher> {
-        let at = typed.span().start;
-        let typed = typed.into_inner();
-        if typed.class.is_none() {
-            self.missing(at, "class", "the teacher has no class; give class = \"...\", the class that it teaches");
-        }
-        if typed.filter.is_none() {
-            self.missing(at, "filter", "the teacher has no filter; give filter = \"...\", a BPF expression that its streams fit");
-        }
-        let low = self.number("theta_min", &typed.theta_min, 0.5, 0.01..=1.0, "times the calibrated threshold");
-        let high = self.number("theta_max", &typed.theta_max, 2.0, 1.0..=100.0, "times the calibrated threshold");
-        let teacher = Teacher {
-            model: self.text("model", typed.model),
-            rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets a second"),
-            learning_rate: self.number("learning_rate", &typed.learning_rate, 0.05, 1e-6..=1.0, "(eta)"),
-            theta: (low, high),
-            freeze: or(&typed.freeze, false),
-            class: self.text("class", typed.class).unwrap_or_default(),
-            filter: self.filter(typed.filter).unwrap_or_default(),
-        };
-        Some(teacher)
     }
 }
 

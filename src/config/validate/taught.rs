@@ -1,0 +1,50 @@
+//! Are the settings of live teaching sensible?
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::super::typed;
+use super::super::{Learning, Teacher};
+use super::{Check, or};
+
+impl Check {
+    pub(super) fn learning(&mut self, typed: typed::Learning) -> Learning {
+        let default = Learning::default();
+        let every = default.every.as_secs_f64();
+        let every = self.number("learning.every_secs", &typed.every_secs, every, 0.05..=86_400.0, "seconds");
+        Learning {
+            folder: self.text("learning.folder", typed.folder).map(PathBuf::from),
+            every: Duration::from_secs_f64(every),
+            volleys: self.number("learning.volleys", &typed.volleys, default.volleys, 1024..=1 << 20, "volleys"),
+            gate: self.number("learning.gate", &typed.gate, default.gate, 0.0..=1.0, "(share of streams right)"),
+        }
+    }
+
+    pub(super) fn teacher(&mut self, typed: Spanned<typed::Teacher>) -> Option<Teacher> {
+        let at = typed.span().start;
+        let typed = typed.into_inner();
+        if typed.class.is_none() {
+            self.missing(at, "class", "the teacher has no class; give class = \"...\", the class that it teaches");
+        }
+        if typed.filter.is_none() {
+            self.missing(at, "filter", "the teacher has no filter; give filter = \"...\", a BPF expression that its streams fit");
+        }
+        let low = self.number("theta_min", &typed.theta_min, 0.5, 0.01..=1.0, "times the calibrated threshold");
+        let high = self.number("theta_max", &typed.theta_max, 2.0, 1.0..=100.0, "times the calibrated threshold");
+        let teacher = Teacher {
+            model: self.text("model", typed.model),
+            rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets a second"),
+            learning_rate: self.number("learning_rate", &typed.learning_rate, 0.5, 1e-6..=1.0, "(eta)"),
+            theta: (low, high),
+            freeze: or(&typed.freeze, false),
+            without: typed
+                .without
+                .map_or_else(|| vec!["ports".into()], |names| names.into_inner().into_iter().map(Spanned::into_inner).collect()),
+            class: self.text("class", typed.class).unwrap_or_default(),
+            filter: self.filter(typed.filter).unwrap_or_default(),
+        };
+        Some(teacher)
+    }
+}

@@ -1,0 +1,94 @@
+//! Who learns while it runs? A thread beside the hot path hears sampled streams, asks the teachers of the settings whose they are,
+//! and publishes models with better neurons, whole, in the place of those that run ([`thread`]).
+//!
+//! What was learned is part of the models that run, of every model that a reload brings, and of a file for each model
+//! (`learning.folder`), which is written whole or not at all and read at the start.
+
+mod streams;
+mod thread;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tracing::{info, warn};
+
+use crate::config;
+use crate::engine::Models;
+use crate::export::status;
+use crate::model::Model;
+use crate::train::live::Learned;
+
+use super::state::lock;
+
+pub(super) use thread::{Desk, start};
+
+/// What the teaching thread and others share.
+#[derive(Default)]
+pub(super) struct Teaching {
+    /// By the model's name.
+    learned: Mutex<BTreeMap<String, Learned>>,
+    any: AtomicBool,
+    letter: Mutex<Option<Vec<config::Teacher>>>,
+    status: Mutex<status::Learning>,
+}
+
+fn file(folder: &Path, model: &str) -> PathBuf {
+    folder.join(format!("{model}.safetensors"))
+}
+
+impl Teaching {
+    /// What was learned before, of the models that run.
+    pub fn restore(config: &config::Learning, models: &Models) -> Self {
+        let teaching = Self::default();
+        for model in models {
+            let Some(path) = config.folder.as_ref().map(|folder| file(folder, &model.name)).filter(|path| path.exists()) else {
+                continue;
+            };
+            match Model::load(&path).map(|part| Learned::of(&part)) {
+                Ok(learned) => {
+                    info!(file = %path.display(), classes = learned.classes().count(), "learned before");
+                    lock(&teaching.learned).insert(model.name.clone(), learned);
+                }
+                Err(error) => warn!("what was learned before is lost: {error}"),
+            }
+        }
+        teaching
+    }
+
+    /// What was learned, held so that nobody publishes meanwhile.
+    pub fn hold(&self) -> Held<'_> {
+        Held(lock(&self.learned))
+    }
+
+    /// Other teachers from now on.
+    pub fn post(&self, teachers: Vec<config::Teacher>) {
+        *lock(&self.letter) = Some(teachers);
+        self.any.store(true, Relaxed);
+    }
+
+    fn letter(&self) -> Option<Vec<config::Teacher>> {
+        if self.any.swap(false, Relaxed) { lock(&self.letter).take() } else { None }
+    }
+
+    pub fn status(&self) -> status::Learning {
+        lock(&self.status).clone()
+    }
+}
+
+/// What was learned, by the model's name.
+pub(super) struct Held<'a>(MutexGuard<'a, BTreeMap<String, Learned>>);
+
+impl Held<'_> {
+    /// Makes what was learned part of the models.
+    pub fn apply(&self, models: &mut Models) {
+        for model in models {
+            let Some(learned) = self.0.get(&model.name).filter(|learned| !learned.is_empty()) else { continue };
+            match learned.applied(model) {
+                Ok(with) => *model = Arc::new(with),
+                Err(error) => warn!("what was learned does not fit the model: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Does the model do worse with the new neuron? It is asked about streams that were held back.
+
+use crate::encode::{MAX_ACTIVE, Volley};
+use crate::model::Model;
+use crate::stream::Leader;
+
+use super::Reservoir;
+
+/// What a model says of a stream after its volleys, scored as in reading.
+pub(super) fn said(model: &Model, slots: &[u16]) -> Option<Leader> {
+    let (mut potentials, mut evidence) = (model.network.buffer(), vec![0f32; model.classes.len()]);
+    let (mut active, mut volley, mut leader) = ([0u32; MAX_ACTIVE], Volley::default(), None);
+    for (packets, slots) in (1u32..).zip(slots.chunks_exact(model.layout.slots().len())) {
+        volley.slots[..slots.len()].copy_from_slice(slots);
+        let n = model.layout.inputs(&volley, &mut active);
+        model.network.potentials(&active[..n], &mut potentials);
+        model.decision.add(&model.network, &potentials, &mut evidence);
+        leader = model.decision.leader(&evidence, packets);
+        if leader.is_some_and(|l| model.decision.settled(&l)) {
+            break;
+        }
+    }
+    leader
+}
+
+/// The class that a model gives a stream.
+pub(super) fn named<'a>(model: &'a Model, slots: &[u16]) -> Option<&'a str> {
+    said(model, slots).and_then(|leader| model.decision.class(&leader)).map(|class| model.classes[usize::from(class)].as_str())
+}
+
+/// How a model does on streams that were held back, for one class: the mean of two shares, so that neither kind of stream drowns
+/// the other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accuracy {
+    /// Of the class's own streams, those that are given it.
+    pub own: f64,
+    /// Of the other streams, those that are given their label; of those whose label the model does not have, those that are not
+    /// given the class.
+    pub foreign: f64,
+}
+
+impl Accuracy {
+    pub fn mean(self) -> f64 {
+        f64::midpoint(self.own, self.foreign)
+    }
+
+    /// Over all streams held back, or over the first ones of each label alone.
+    pub(super) fn of(model: &Model, class: &str, held: &Reservoir, anchors: bool) -> Self {
+        let (mut own, mut foreign) = ((0u32, 0u32), (0u32, 0u32));
+        for (label, streams) in held.iter() {
+            let known = model.classes.iter().any(|c| c == label);
+            let streams = if anchors { held.anchors_of(label) } else { streams };
+            for stream in streams {
+                let name = named(model, stream);
+                let right = if known { name == Some(label) } else { name != Some(class) };
+                let (hit, all) = if label == class { &mut own } else { &mut foreign };
+                *all += 1;
+                *hit += u32::from(right && (known || label != class));
+            }
+        }
+        let share = |(hit, all): (u32, u32)| f64::from(hit) / f64::from(all.max(1));
+        Self { own: share(own), foreign: share(foreign) }
+    }
+}
+
+/// The confidence that a class's streams must earn. The model's confidence was fitted on what it was trained with, so the class may be
+/// asked for less than others: what all but a few of its own streams that were held back have earned. It is asked for more where it
+/// would claim too many of the other streams (as in calibration).
+pub(super) fn acceptance(model: &Model, class: u16, held: &Reservoir) -> f32 {
+    let name = &model.classes[usize::from(class)];
+    let others = model.decision.accept.iter().zip(&model.classes).filter(|(_, c)| *c != name).map(|(a, _)| *a);
+    let (mut own, mut foreign) = (Vec::new(), Vec::new());
+    for (label, streams) in held.iter() {
+        let leaders = streams.iter().filter_map(|stream| said(model, stream)).filter(|leader| leader.class == class);
+        let claims = if label == name { &mut own } else { &mut foreign };
+        claims.extend(leaders.map(|leader| model.decision.confidence(&leader)));
+    }
+    own.sort_by(f32::total_cmp);
+    let earned = own.get(own.len() / FEW).map_or(SUREST, |&confidence| {
+        let logit = (confidence / (1.0 - confidence)).ln() - SLACK;
+        1.0 / (1.0 + (-logit).exp())
+    });
+    let mut level = others.fold(SUREST, f32::min).min(earned).clamp(LEAST, SUREST);
+    while level < SUREST {
+        let above = |claims: &[f32]| claims.iter().filter(|c| **c >= level).count();
+        if above(&foreign) * (ONE_IN - 1) <= above(&own) {
+            break;
+        }
+        level += 0.01;
+    }
+    level
+}
+
+/// Bounds of what a class is asked for.
+const LEAST: f32 = 0.5;
+const SUREST: f32 = 0.98;
+/// One own stream in so many may earn less than what is asked for.
+const FEW: usize = 20;
+/// What a stream may fall short of those held back, in logits: they are few.
+const SLACK: f32 = 0.5;
+/// At most one in so many of the streams that a class claims may be foreign.
+const ONE_IN: usize = 5;

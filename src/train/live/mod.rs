@@ -1,0 +1,14 @@
+//! How does a model go on learning from traffic? A teacher says which streams are of its class; their volleys, and those of streams
+//! that the model gives other names, are remembered as a sample, and neurons are trained on it anew, beside the hot path.
+//!
+//! Input: sampled streams ([`Learner::hear`]). Output: one neuron for each taught class ([`Learner::learn`]), made exactly as
+//! `spiked train` makes it: several passes, annealed, averaged, groups of slots dropped out. Neurons are independent, so no other
+//! changes. Every fourth stream is held back: a neuron is taken over only where the model, with it, does no worse on those.
+
+mod gate;
+mod learner;
+mod reservoir;
+
+pub use gate::Accuracy;
+pub use learner::{Attempt, Heard, Learned, Learner, Lesson, Outcome, Settings};
+pub use reservoir::{Reservoir, Sampled};

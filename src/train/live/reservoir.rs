@@ -1,0 +1,145 @@
+//! Which streams are remembered, of more than there is room for? A sample of each label, as even as what came allows.
+//!
+//! Class-balancing reservoir sampling (Chrysakis and Moens, *Online Continual Learning from Imbalanced Data*, ICML 2020): where
+//! there is no room a stream of the largest label makes it, unless the new one's label is or was the largest itself: then it takes
+//! the place of one of its own, with the chance that makes each stream of the label as likely to be remembered as any other.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// A stream as it was sampled: the slot values of its packets, one after another.
+pub type Sampled = Vec<u16>;
+
+#[derive(Default)]
+struct Label {
+    heard: u64,
+    /// It was the largest when room was wanted.
+    full: bool,
+    slots: usize,
+    streams: Vec<Sampled>,
+}
+
+/// Streams by label, within a bound.
+pub struct Reservoir {
+    /// Slot values that it has room for.
+    room: usize,
+    slots: usize,
+    /// The first streams of each label, which never make room for later ones of it.
+    anchors: usize,
+    labels: BTreeMap<String, Label>,
+    random: ChaCha8Rng,
+}
+
+impl Reservoir {
+    pub fn new(room: usize, anchors: usize, seed: u64) -> Self {
+        Self { room, slots: 0, anchors, labels: BTreeMap::new(), random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Each label with its streams.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Sampled])> {
+        self.labels.iter().map(|(name, label)| (name.as_str(), label.streams.as_slice()))
+    }
+
+    /// The streams of a label.
+    pub fn of(&self, label: &str) -> &[Sampled] {
+        self.labels.get(label).map_or(&[], |l| &l.streams)
+    }
+
+    /// The first streams of a label, which stay.
+    pub fn anchors_of(&self, label: &str) -> &[Sampled] {
+        let streams = self.of(label);
+        &streams[..streams.len().min(self.anchors)]
+    }
+
+    /// Offers a stream; whether it was taken.
+    pub fn offer(&mut self, label: &str, stream: Sampled) -> bool {
+        let wanted = stream.len();
+        if wanted > self.room {
+            return false;
+        }
+        let mine = self.labels.entry(label.into()).or_default();
+        mine.heard += 1;
+        if self.slots + wanted > self.room {
+            let largest = self.largest();
+            let mine = self.labels.get_mut(label).expect("it was entered above");
+            mine.full |= largest.as_deref() == Some(label);
+            if mine.full && !mine.streams.is_empty() {
+                let chance = (u128::from(self.random.next_u64()) * u128::from(mine.heard)) >> 64;
+                if chance >= mine.streams.len() as u128 {
+                    return false;
+                }
+                self.forget_one(label);
+            }
+            while self.slots + wanted > self.room {
+                let Some(largest) = self.largest() else { return false };
+                self.forget_one(&largest);
+            }
+        }
+        let mine = self.labels.entry(label.into()).or_default();
+        mine.slots += wanted;
+        mine.streams.push(stream);
+        self.slots += wanted;
+        true
+    }
+
+    fn largest(&self) -> Option<String> {
+        let by_size = self.labels.iter().filter(|(_, l)| !l.streams.is_empty()).max_by_key(|(_, l)| l.slots);
+        by_size.map(|(name, _)| name.clone())
+    }
+
+    /// Forgets a stream of a label: one beside its anchors where it has any.
+    fn forget_one(&mut self, label: &str) {
+        let Some(mine) = self.labels.get_mut(label) else { return };
+        let first = if mine.streams.len() > self.anchors { self.anchors } else { 0 };
+        let among = mine.streams.len() - first;
+        if among == 0 {
+            return;
+        }
+        mine.full = true;
+        let at = first + ((u64::from(self.random.next_u32()) * among as u64) >> 32) as usize;
+        // The order is that of arrival, which is what makes the first ones anchors.
+        let gone = mine.streams.remove(at);
+        mine.slots -= gone.len();
+        self.slots -= gone.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbered(number: usize, length: usize) -> Sampled {
+        vec![number as u16; length]
+    }
+
+    #[test]
+    fn a_flood_of_one_label_leaves_the_others_their_streams() {
+        let mut reservoir = Reservoir::new(100, 2, 1);
+        (0..10).for_each(|n| assert!(reservoir.offer("rare", numbered(n, 1))));
+        (0..10_000).for_each(|n| _ = reservoir.offer("flood", numbered(n, 1)));
+        assert_eq!((reservoir.of("rare").len(), reservoir.of("flood").len()), (10, 90));
+        assert_eq!(reservoir.anchors_of("flood"), [numbered(0, 1), numbered(1, 1)]);
+        // Each stream that came is as likely to be there as any other: their mean number is that of all.
+        let numbers = reservoir.of("flood").iter().map(|s| f64::from(s[0]));
+        let mean = numbers.sum::<f64>() / 90.0;
+        assert!((4000.0..6000.0).contains(&mean), "{mean}");
+        (0..1000).for_each(|n| _ = reservoir.offer("late", numbered(n, 1)));
+        assert_eq!(reservoir.of("rare").len(), 10);
+        assert!((40..=50).contains(&reservoir.of("late").len()), "{}", reservoir.of("late").len());
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_holds_more_than_it_has_room_for(offers in prop::collection::vec((0usize..4, 1usize..40), 1..300)) {
+            let mut reservoir = Reservoir::new(64, 1, 7);
+            for (number, (label, length)) in offers.into_iter().enumerate() {
+                reservoir.offer(["a", "b", "c", "d"][label], numbered(number, length));
+                let held: usize = reservoir.iter().flat_map(|(_, streams)| streams).map(|s| s.len()).sum();
+                prop_assert!(held <= 64 && held == reservoir.slots);
+            }
+        }
+    }
+}
