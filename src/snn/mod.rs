@@ -3,10 +3,12 @@
 //! Input: the active inputs of a volley. Output: membrane potentials. Knows no packets, files, settings or metrics.
 
 mod kernel;
+mod machine;
 mod network;
 mod one_shot;
 mod stdp;
 
+pub use machine::Machine;
 pub use network::{Network, Potentials};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};
 pub use stdp::{Presentations, Stdp, train, train_neurons};

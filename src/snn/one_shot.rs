@@ -83,23 +83,11 @@ impl OneShot {
         self.theta.is_some_and(|theta| self.potential(active) >= theta)
     }
 
-    /// Whether a volley fires the neuron on a machine that rounds the weight of each line, times `factor`, to a 16-bit fixed
-    /// point whose scale leaves room for the largest weight, as SpiNNaker's ring buffers do. It decides ties; the scale and the
-    /// slack were found from the published decisions.
-    pub fn fires_in_fixed_point(&self, active: &[u32], factor: f64) -> bool {
-        let unit = POTENTIATION * factor;
-        let largest = unit * f64::from(self.shown.iter().copied().max().unwrap_or(0));
-        let scale = (SCALE_BITS - largest.log2().ceil()).exp2();
-        let rounded = |patterns: i32| (f64::from(patterns) * unit * scale + 0.5).floor() / scale;
-        let line = |&input: &u32| rounded(self.shown[input as usize]) - rounded(self.shown[input as usize ^ 1]);
-        active.iter().map(line).sum::<f64>() >= firing_weight() - SLACK
+    /// For each input the patterns that activate it.
+    pub(super) fn shown(&self) -> &[i32] {
+        &self.shown
     }
 }
-
-/// Bits that the fixed point has below the largest weight.
-const SCALE_BITS: f64 = 11.0;
-/// By how much the machine's threshold, itself rounded, lies below the exact one.
-const SLACK: f64 = 0.008;
 
 #[cfg(test)]
 mod tests {
