@@ -63,6 +63,13 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "labels" => vec![read("fixtures/labels.csv")[..4000].to_vec(), b"capture,host,label\na.pcap,10.0.0.1,camera\n".to_vec()],
         "settings" => vec![read("config/spiked.toml")],
         "models" => vec![small_model()],
+        "http" => ["GET /", "GET /status", "GET /metrics", "POST /", "HEAD /page.js", "OPTIONS *", "GET //../etc/passwd"]
+            .iter()
+            .map(|line| {
+                let head = format!("{line} HTTP/1.1\r\nHost: localhost:9184\r\nContent-Length: 4\r\nAccept: */*\r\n");
+                [head.as_bytes(), b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"].concat()
+            })
+            .collect(),
         _ => {
             ["tcp port 22", "udp and not host 10.0.0.1", "ip6 or icmp", "net 10.0.0.0/8", "tcp[13] & 2 != 0", "ether[0] & 1 = 1"]
                 .iter()
@@ -188,6 +195,11 @@ fn filters() {
 }
 
 #[test]
+fn http() {
+    replay("http", 1_000);
+}
+
+#[test]
 fn captures_that_others_found_to_break_something() {
     let Some(data) = shared_data() else { return };
     let (mut folders, mut files) = (vec![data.join("robust")], 0);
@@ -197,7 +209,10 @@ fn captures_that_others_found_to_break_something() {
                 folders.push(path);
             } else if std::fs::metadata(&path).is_ok_and(|m| m.len() < 1 << 20) {
                 let octets = std::fs::read(&path).expect("a file");
-                TARGETS.iter().filter(|t| !matches!(t.0, "settings" | "filters")).for_each(|(_, target)| target(&octets));
+                TARGETS
+                    .iter()
+                    .filter(|t| !matches!(t.0, "settings" | "filters" | "http"))
+                    .for_each(|(_, target)| target(&octets));
                 files += 1;
             }
         }

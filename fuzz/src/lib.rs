@@ -2,12 +2,18 @@
 //!
 //! A function returns where all is well, refused input included, and panics where a promise is broken.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read as _, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use spiked::capture::{CaptureFile, Filter, FrameBatch, LinkType, Source};
 use spiked::config::Config;
 use spiked::encode::{Context, Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
+use spiked::export::Metrics;
+use spiked::export::http::Server;
+use spiked::export::status::Status;
 use spiked::model::Model;
 use spiked::packet::{Decoder, KeyKind, StreamKey};
 
@@ -19,7 +25,7 @@ pub use peer::agrees_with_etherparse;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every surface.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("captures", captures),
     ("decoder", decoder),
     ("encoder", encoder),
@@ -27,6 +33,7 @@ pub const TARGETS: [Target; 7] = [
     ("settings", settings),
     ("models", models),
     ("filters", filters),
+    ("http", http),
 ];
 
 /// Link types that are decoded, and one that is not.
@@ -151,4 +158,30 @@ pub fn filters(octets: &[u8]) {
     for link in LINKS {
         filter.admits(LinkType(link), frame);
     }
+}
+
+/// The daemon's server, one for all inputs.
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let metrics = Arc::new(Metrics::new(Arc::new(|| Status::new("fuzz"))));
+    Server::start("127.0.0.1:0".parse().expect("an address"), metrics).expect("a port and a thread")
+});
+
+/// What a client sends: it is answered in HTTP or hung up on, in time, and the server goes on.
+pub fn http(octets: &[u8]) {
+    let ask = |octets: &[u8]| {
+        let mut client = TcpStream::connect(SERVER.address()).expect("a connection");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        // The server may hang up before it has heard all.
+        let _ = client.write_all(octets);
+        let _ = client.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        match client.read_to_end(&mut answer) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("no answer and no end: {error}"),
+            _ => answer,
+        }
+    };
+    let answer = ask(octets);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
+    let healthy = ask(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(healthy.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&healthy));
 }

@@ -137,6 +137,8 @@ async fn accept(listener: tokio::net::TcpListener, routes: Router) {
                 .max_buf_size(HEAD)
                 .max_headers(HEADER_LINES)
                 .keep_alive(false)
+                // Who has said all that they want and closes that half (`nc -N`) is answered all the same.
+                .half_close(true)
                 .serve_connection(TokioIo::new(connection), service);
             // What goes wrong here is the client's: it hears of it, or is gone.
             let _ = tokio::time::timeout(CONNECTION_TIME, conversation).await;
