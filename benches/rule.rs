@@ -1,0 +1,68 @@
+//! What does the teacher-gated rule make of a small task? Every presentation and the weights, for `brian2_rule.py` to do the same.
+//!
+//! `cargo bench --bench rule -- OUT.json`. The task: the first streams of three of the fixtures' classes, all that training shows of
+//! them. Inputs that never spike are left out. Without OUT the weights are made and thrown away, so that the bench can't rot.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE};
+use spiked::packet::Decoder;
+use spiked::snn::{self, Presentations};
+use spiked::train::{Corpus, Settings, Teacher, labels};
+
+const CLASSES: [&str; 3] = ["dns", "mqtt", "snmp"];
+/// Streams of each class, and packets of each stream.
+const STREAMS: usize = 6;
+const PACKETS: usize = 4;
+
+fn main() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let labels = labels::read(&[fixtures.join("labels.csv")]).expect("the fixtures' labels");
+    let layout = Layout::headers(&LayoutOptions::default());
+    let (mut corpus, _) =
+        Corpus::gather(&labels, &fixtures, layout, PACKETS, &Decoder::default(), &|| ()).expect("the fixtures' captures");
+    let mut left = BTreeMap::from(CLASSES.map(|class| (class, STREAMS)));
+    let names = corpus.classes.clone();
+    corpus.streams.retain(|s| match left.get_mut(names[s.class as usize].as_str()) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    });
+    corpus.keep_classes(1);
+    let settings = Settings::new(corpus.key, 1);
+    let (rule, classes) = (settings.rule, corpus.classes.len());
+    let teacher = Teacher::new(&corpus, &settings, settings.seed, |i| Some(corpus.streams[i].class));
+    let weights = snn::train(rule, corpus.layout.input_count(), classes, 1, &teacher, &|| ());
+
+    let mut active = [0; MAX_ACTIVE];
+    let mut place: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut shown = Vec::new();
+    for pass in 0..rule.passes {
+        let eta = rule.eta * (1.0 - 0.9 * pass as f32 / (rule.passes.max(2) - 1) as f32);
+        for index in teacher.order(pass) {
+            let (n, class) = teacher.present(index, &mut active);
+            let inputs: Vec<usize> = active[..n]
+                .iter()
+                .map(|&input| {
+                    let next = place.len();
+                    *place.entry(input).or_insert(next)
+                })
+                .collect();
+            shown.push(serde_json::json!({ "class": class, "eta": eta, "inputs": inputs }));
+        }
+    }
+    let mut learned = vec![Vec::new(); place.len()];
+    for (&input, &at) in &place {
+        learned[at] = weights[input as usize * classes..][..classes].to_vec();
+    }
+    println!("{} presentations, {} inputs, {classes} neurons", shown.len(), place.len());
+    let Some(out) = std::env::args().skip(1).find(|a| !a.starts_with('-')) else { return };
+    let gains: Vec<_> = (0..classes).map(|class| teacher.gain(class as u16)).collect();
+    let task = serde_json::json!({
+        "theta": rule.theta, "margin": rule.margin, "gains": gains, "presentations": shown, "weights": learned,
+    });
+    std::fs::write(&out, task.to_string()).expect("a file that can be written");
+}
