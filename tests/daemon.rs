@@ -1,10 +1,15 @@
-//! The daemon without privileges: a replay through policies, sinks and evidence captures.
+//! The daemon without privileges: replays and watched folders through policies, sinks, evidence captures; the watchdog.
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use common::{json_lines, spiked};
+use common::running::{Running, until};
+use common::{fixture, json_lines, spiked};
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 
 #[test]
@@ -62,4 +67,112 @@ unless = "tcp port 22"
     let streams = detections.iter().filter(|e| e["dest_port"] != 22).count();
     assert!(alerts.len() < streams, "{} alerts of {streams}", alerts.len());
     assert!((streams..=streams * 5).contains(&packets), "{packets} packets of {streams} streams");
+}
+
+/// Settings of an input, with all events to `events.json` in the folder.
+fn settings(folder: &Path, input: &str) -> std::path::PathBuf {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let (events, status) = (at("events.json"), at("status.json"));
+    let text = format!(
+        "{input}[[sinks]]\ntype = \"file\"\npath = \"{events}\"\nevents = [\"detection\", \"stream\"]\n\
+         [process]\nstatus_file = \"{status}\"\n"
+    );
+    fs::write(folder.join("spiked.toml"), text).unwrap();
+    folder.join("spiked.toml")
+}
+
+#[test]
+fn events_of_a_replay_name_the_capture_that_they_come_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let captures = ["dns-1", "ssh-1", "http-1"].map(|n| fixture(&format!("captures/{n}.pcap")).display().to_string());
+    let file = settings(folder.path(), &format!("[replay]\ncaptures = {captures:?}\nspeed = 0\n"));
+    spiked().args(["run", "--config"]).arg(&file).assert().success();
+    let live = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
+    let offline = spiked().args(["read", "--format", "jsonl", "--events", "detections"]).args(&captures).output().unwrap();
+    let said = |events: &[serde_json::Value]| -> Vec<String> {
+        let of = |e: &serde_json::Value| ["timestamp", "community_id", "pcap_filename"].map(|f| e[f].to_string()).join(" ");
+        events.iter().filter(|e| e["event_type"] == "detection").map(of).collect()
+    };
+    let (live, offline) = (said(&live), said(&json_lines(&offline.stdout)));
+    // Offline each capture has its own streams; a replay is one traffic, its captures later one than the other. Names are what counts.
+    let name = |line: &String| line.rsplit(' ').next().unwrap().to_string();
+    assert_eq!(live.iter().map(name).collect::<Vec<_>>(), offline.iter().map(name).collect::<Vec<_>>());
+    assert_eq!(live.iter().map(name).collect::<BTreeSet<_>>(), captures.iter().map(|c| format!("\"{c}\"")).collect());
+}
+
+#[test]
+fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let incoming = folder.path().join("incoming");
+    fs::create_dir(&incoming).unwrap();
+    let file = settings(folder.path(), &format!("[watch]\nfolder = \"{}\"\nthen = \"delete\"\n", incoming.display()));
+    let mut daemon = Running::start(&file, |_| {});
+    for name in ["dns-1.pcap", "http-1.pcap"] {
+        fs::copy(fixture("captures").join(name), incoming.join(name)).unwrap();
+    }
+    fs::write(incoming.join("text.pcap"), "no capture at all, but long enough to be one").unwrap();
+    let status = daemon
+        .wait("all are dealt with", |s| s["interfaces"][0]["captures_read"] == 2 && s["interfaces"][0]["captures_refused"] == 1);
+    assert_eq!(status["interfaces"][0]["name"], "watch");
+    let reason = fs::read_to_string(incoming.join("unreadable/text.pcap.reason")).unwrap();
+    assert!(reason.contains("not a pcap"), "{reason}");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let events = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
+    let named: BTreeSet<&str> =
+        events.iter().filter(|e| e["event_type"] == "detection").filter_map(|e| e["pcap_filename"].as_str()).collect();
+    let wanted = ["dns-1.pcap", "http-1.pcap"].map(|n| incoming.join(n).display().to_string());
+    assert_eq!(named, wanted.iter().map(String::as_str).collect());
+}
+
+/// A worker that is stuck, by the system's means: only this one thread of the daemon is stopped.
+#[test]
+fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
+    let folder = tempfile::tempdir().unwrap();
+    let capture = fixture("captures/mixed.pcapng").display().to_string();
+    let file = settings(folder.path(), &format!("[replay]\ncaptures = [{capture:?}]\nrounds = 0\n[engine]\nworkers = 2\n"));
+    let socket = folder.path().join("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut daemon = Running::start(&file, |command| {
+        command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "1500000");
+    });
+    let told = |wanted: &str, within: Duration| {
+        let (end, mut buffer) = (Instant::now() + within, [0; 4096]);
+        while Instant::now() < end {
+            if let Ok(length) = systemd.recv(&mut buffer)
+                && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == wanted)
+            {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(told("READY=1", Duration::from_secs(10)));
+    for _ in 0..3 {
+        assert!(told("WATCHDOG=1", Duration::from_secs(3)), "it is fed while all move");
+    }
+    let worker = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten().find_map(|task| {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        (name.trim() == "spiked-worker-1").then(|| task.file_name().to_string_lossy().parse::<i32>().unwrap())
+    });
+    let (worker, none) = (worker.expect("it has two workers"), std::ptr::null_mut::<libc::c_void>());
+    // SAFETY: requests to a thread of our own child; none of them reads or writes memory.
+    let stopped = unsafe {
+        libc::ptrace(libc::PTRACE_SEIZE, worker, none, none) == 0 && libc::ptrace(libc::PTRACE_INTERRUPT, worker, none, none) == 0
+    };
+    if !stopped {
+        eprintln!("skipped: this machine lets nobody trace a child: {}", std::io::Error::last_os_error());
+        return;
+    }
+    daemon.wait("the worker is missed", |s| s["unhealthy"].to_string().contains("worker 1 has made no progress"));
+    while told("WATCHDOG=1", Duration::from_millis(300)) {}
+    assert!(!told("WATCHDOG=1", Duration::from_secs(2)), "a stuck worker is fed");
+    assert!(daemon.get("/healthz").unwrap().contains("worker 1"));
+    // SAFETY: as above.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, worker, none, none) };
+    assert!(told("WATCHDOG=1", Duration::from_secs(10)), "it moves again and is not fed");
+    until("health", || daemon.get("/healthz").filter(|said| said == "ok\n"));
+    assert!(daemon.log().contains("the watchdog is told nothing until it moves"), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert!(told("STOPPING=1", Duration::from_secs(1)));
 }

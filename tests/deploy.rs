@@ -108,8 +108,8 @@ fn the_unit_is_clean_and_closed() {
     let Some(verified) = optional("systemd-analyze", &["verify", "--man=no", unit]) else { return };
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success() && !said.contains("spiked"), "systemd-analyze verify: {said}");
-    // In tenths. Fails beyond it.
-    let measured = optional("systemd-analyze", &["security", "--offline=true", "--threshold=17", unit]).expect("it was there");
+    // In tenths, rounded up; systemd 252 and 257 count alike. Fails beyond it.
+    let measured = optional("systemd-analyze", &["security", "--offline=true", "--threshold=15", unit]).expect("it was there");
     let said = String::from_utf8_lossy(&measured.stdout);
     let exposure = said.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
     assert!(measured.status.success(), "{exposure}; {}", String::from_utf8_lossy(&measured.stderr));

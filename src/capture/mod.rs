@@ -8,6 +8,7 @@ mod filter;
 mod format;
 pub mod live;
 mod operands;
+mod origins;
 pub mod replay;
 mod unpack;
 pub mod watch;
@@ -16,6 +17,7 @@ pub use batch::{Frame, FrameBatch};
 pub use file::{CaptureFile, Cut};
 pub use filter::{Filter, Filtered};
 pub use operands::{Expanded, expand};
+pub use origins::Origins;
 
 use std::io;
 

@@ -115,7 +115,10 @@ impl Replay {
                     self.open = Some(Open { file, name, shift: None, began: None });
                     return true;
                 }
-                Err(error) => warn!(capture = name, %error, "capture can't be read"),
+                Err(error) => {
+                    self.counters.captures_refused.fetch_add(1, Relaxed);
+                    warn!(capture = name, %error, "capture can't be read");
+                }
             }
         }
     }
@@ -132,6 +135,7 @@ impl Replay {
                 if self.pending.is_empty() {
                     continue;
                 }
+                self.counters.origins.begin(self.counters.frames.load(Relaxed), &open.name);
                 self.round_frames += self.pending.len() as u64;
                 let first = self.pending.frame(0).timestamp;
                 let (last, gap) = (self.last, u64::try_from(self.gap.as_nanos()).unwrap_or(u64::MAX));
@@ -141,6 +145,7 @@ impl Replay {
                 self.pending.delay(shift);
                 return Ok(true);
             }
+            self.counters.captures_read.fetch_add(1, Relaxed);
             match open.file.cut() {
                 Some(cut) => warn!(capture = open.name, frames = open.file.frames(), %cut, "capture read to where it is cut"),
                 None => info!(capture = open.name, frames = open.file.frames(), "capture read"),

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -89,15 +89,7 @@ pub struct Watch {
     last: Nanos,
     last_at: Instant,
     counters: Arc<Counters>,
-    captures: Arc<Captures>,
     stop: Arc<AtomicBool>,
-}
-
-/// Captures of a watched folder: read, and set aside since they could not be read.
-#[derive(Debug, Default)]
-pub struct Captures {
-    pub read: AtomicU64,
-    pub set_aside: AtomicU64,
 }
 
 impl Watch {
@@ -130,17 +122,12 @@ impl Watch {
             last: Nanos(0),
             last_at: Instant::now(),
             counters: Arc::new(counters),
-            captures: Arc::default(),
             stop: Arc::clone(stop),
         })
     }
 
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
-    }
-
-    pub fn captures(&self) -> &Arc<Captures> {
-        &self.captures
     }
 
     /// The time that the captures have come to; it goes on while there is none.
@@ -232,7 +219,10 @@ impl Watch {
             return false;
         };
         match CaptureFile::open(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
-            Ok(file) => self.open = Some((file, path)),
+            Ok(file) => {
+                self.counters.origins.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
+                self.open = Some((file, path));
+            }
             Err(error) => self.set_aside(&path, &error),
         }
         true
@@ -249,7 +239,7 @@ impl Watch {
 
     /// Puts a capture that can't be read where it does no harm, with the reason beside it.
     fn set_aside(&mut self, path: &Path, error: &CaptureError) {
-        self.captures.set_aside.fetch_add(1, Relaxed);
+        self.counters.captures_refused.fetch_add(1, Relaxed);
         self.forget(path);
         let folder = &self.settings.set_aside;
         let moved = fs::create_dir_all(folder).and_then(|()| move_into(path, folder));
@@ -270,7 +260,7 @@ impl Watch {
 
     /// Does with a capture that was read what the settings say.
     fn done(&mut self, file: &Filtered<CaptureFile>, path: &Path) {
-        self.captures.read.fetch_add(1, Relaxed);
+        self.counters.captures_read.fetch_add(1, Relaxed);
         match file.cut() {
             Some(cut) => warn!(capture = %path.display(), frames = file.frames(), %cut, "capture read to where it is cut"),
             None => info!(capture = %path.display(), frames = file.frames(), "capture read"),
@@ -464,6 +454,6 @@ mod tests {
         assert!(settings.set_aside.join("bad.pcap").exists());
         assert!(settings.move_to.expect("set").join("good.pcap").exists());
         assert!(settings.folder.join("part.pcap.part").exists());
-        assert_eq!((watch.captures.read.load(Relaxed), watch.captures.set_aside.load(Relaxed)), (1, 1));
+        assert_eq!((watch.counters.captures_read.load(Relaxed), watch.counters.captures_refused.load(Relaxed)), (1, 1));
     }
 }

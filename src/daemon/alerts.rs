@@ -40,8 +40,9 @@ impl Limiter {
         if self.settings.per_minute == 0 {
             return true;
         }
+        // Several capture threads, and packets that come out of order, go back a little where a minute ends: that is not a new one.
         let minute = verdict.timestamp.0 / MINUTE;
-        if minute != self.minute {
+        if minute > self.minute || minute + 1 < self.minute {
             self.minute = minute;
             self.told.clear();
         }
@@ -80,5 +81,74 @@ impl AlertCounts {
             suppressed: *suppressed,
         };
         counts.iter().map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use crate::capture::{CaptureFile, Nanos};
+    use crate::engine::{self, Settings};
+    use crate::model::Model;
+    use crate::packet::{Decoder, KeyKind, StreamKey};
+
+    /// A verdict that a model gave.
+    fn verdict() -> Verdict {
+        let capture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/dns-1.pcap");
+        let mut source = CaptureFile::open(&capture).expect("a fixture");
+        let settings = Settings::new(vec![Arc::new(Model::built_in().expect("it is built in"))]);
+        let mut verdicts = Vec::new();
+        engine::run(&settings, &mut source, &mut |v: &Verdict| verdicts.push(v.clone())).expect("a fixture");
+        verdicts.into_iter().find(|v| v.class.is_some()).expect("one is named")
+    }
+
+    /// The same of another host, in some second.
+    fn of_host(like: &Verdict, host: u32, second: u64) -> Verdict {
+        let mut frame = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(host.to_be_bytes(), [192, 0, 2, 1], 64)
+            .udp(5000, 53)
+            .write(&mut frame, &[0; 12])
+            .expect("a vector takes all octets");
+        let headers = Decoder::default().decode(1, &frame).expect("a whole frame");
+        let (key, first_direction) =
+            StreamKey::of(KeyKind::Flow, &headers, &frame).into_iter().flatten().next().expect("it has a key");
+        Verdict { key, first_direction, timestamp: Nanos(second * 1_000_000_000), ..like.clone() }
+    }
+
+    #[test]
+    fn each_host_has_its_share_every_minute() {
+        let like = verdict();
+        let mut limiter = Limiter::new(Alerts { per_minute: 2, hosts: 10 });
+        let mut told = |host, second| limiter.admits(&of_host(&like, host, second));
+        assert_eq!([told(1, 600), told(1, 610), told(1, 659)], [true, true, false]);
+        assert_eq!([told(2, 659), told(2, 659), told(2, 659)], [true, true, false]);
+        assert_eq!([told(1, 660), told(1, 661), told(1, 662)], [true, true, false], "a new minute");
+        // A packet that comes late, of the minute before, opens no third one.
+        assert_eq!([told(1, 659), told(1, 663), told(1, 659), told(1, 664)], [false; 4]);
+        assert!(told(1, 60), "a clock that was set back does not silence it");
+    }
+
+    #[test]
+    fn a_flood_of_hosts_is_bounded_and_silences_nobody_who_was_there_before() {
+        let like = verdict();
+        let settings = Alerts { per_minute: 3, hosts: 100 };
+        let mut limiter = Limiter::new(settings.clone());
+        assert!(limiter.admits(&of_host(&like, 7, 600)));
+        let flood = (1_000_000..1_050_000).filter(|&host| limiter.admits(&of_host(&like, host, 610))).count();
+        // One alert of each of those that it had room for, and the share of the one entry for all others.
+        assert_eq!(flood, settings.hosts - 1 + 3);
+        assert!(limiter.told.len() <= settings.hosts + 1, "{} entries", limiter.told.len());
+        assert!(limiter.admits(&of_host(&like, 7, 611)) && limiter.admits(&of_host(&like, 7, 612)));
+        assert!(!limiter.admits(&of_host(&like, 7, 613)));
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        let like = verdict();
+        let mut limiter = Limiter::new(Alerts { per_minute: 0, hosts: 1 });
+        assert!((0..1000).all(|_| limiter.admits(&of_host(&like, 1, 600))));
     }
 }

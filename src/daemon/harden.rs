@@ -62,11 +62,14 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<Vec<String
 fn drop_capabilities(keep: &[Capability]) -> Result<String, caps::errors::CapsError> {
     let have = caps::read(None, CapSet::Permitted)?;
     let kept: CapsHashSet = keep.iter().copied().filter(|c| have.contains(c)).collect();
-    for set in [CapSet::Ambient, CapSet::Inheritable] {
-        caps::clear(None, set)?;
+    caps::clear(None, CapSet::Ambient)?;
+    // Only where there is something to drop: the unit forbids the call, having given no more than is kept. What may be inherited is
+    // nothing without the ambient set, as no program that is started may gain privileges.
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        if !caps::read(None, set)?.is_subset(&kept) {
+            caps::set(None, set, &kept)?;
+        }
     }
-    caps::set(None, CapSet::Effective, &kept)?;
-    caps::set(None, CapSet::Permitted, &kept)?;
     let names: Vec<String> = kept.iter().map(ToString::to_string).collect();
     Ok(if names.is_empty() { "none".into() } else { names.join(", ") })
 }
@@ -143,4 +146,97 @@ fn confine(config: &Config, settings_file: &Path) -> Result<RulesetStatus, landl
         .add_rules(path_beneath_rules(write, AccessFs::from_all(abi)))?
         .restrict_self()?;
     Ok(status.ruleset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::ErrorKind::PermissionDenied;
+
+    /// Whether a raw packet socket can be had, as one who may sniff can.
+    fn may_sniff() -> bool {
+        // SAFETY: a socket of our own, closed at once.
+        unsafe {
+            let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+            socket >= 0 && libc::close(socket) == 0
+        }
+    }
+
+    /// Hardens a thread of its own, since all of it is a thread's, and tries what is said there.
+    fn hardened(input: &str, attempt: impl FnOnce(&Path, &[String]) + Send) {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["settings", "events", "run", "elsewhere"] {
+            fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        fs::write(folder.path().join("elsewhere/secret"), "secret").expect("written");
+        let file = folder.path().join("settings/spiked.toml");
+        let root = folder.path().display();
+        let text = format!(
+            "{input}[[sinks]]\ntype = \"file\"\npath = \"{root}/events/eve.json\"\n[process]\nstatus_file = \"{root}/run/status\"\n"
+        );
+        fs::write(&file, &text).expect("written");
+        let config = Config::from_text(&file, &text, &[]).expect("sensible settings");
+        let root = folder.path();
+        std::thread::scope(|scope| {
+            let hardened = scope.spawn(move || attempt(root, &harden(&config, &file).expect("no user was asked for")));
+            hardened.join().expect("what was tried is as it should be");
+        });
+        // Other threads are as they were.
+        assert_eq!(fs::read_to_string(folder.path().join("elsewhere/secret")).expect("readable"), "secret");
+    }
+
+    #[test]
+    fn only_the_folders_of_the_settings_can_be_reached() {
+        hardened("[[interfaces]]\nname = \"lo\"\n", |root, steps| {
+            if !steps.iter().any(|s| s.starts_with("landlock: only")) {
+                eprintln!("skipped: {steps:?}");
+                return;
+            }
+            let denied = |done: io::Result<()>| assert_eq!(done.map_err(|e| e.kind()), Err(PermissionDenied));
+            let read = |name: &str| fs::read(root.join(name)).map(|_| ());
+            let write = |name: &str| fs::write(root.join(name), "x");
+            read("settings/spiked.toml").expect("settings are read anew at a reload");
+            write("events/eve.json").expect("events are written");
+            fs::rename(root.join("events/eve.json"), root.join("events/eve.json.1")).expect("and rotated");
+            write("run/status").expect("so is the status file");
+            fs::read("/proc/self/status").expect("the process metrics read it");
+            denied(read("elsewhere/secret"));
+            denied(write("elsewhere/new"));
+            denied(write("settings/spiked.toml"));
+            denied(fs::remove_file(root.join("elsewhere/secret")));
+            denied(fs::read_dir("/").map(|_| ()));
+            denied(fs::read("/etc/passwd").map(|_| ()));
+            // Landlock says of this that it crosses devices.
+            assert!(fs::hard_link(root.join("elsewhere/secret"), root.join("events/stolen")).is_err());
+            denied(std::process::Command::new("/bin/true").status().map(|_| ()));
+            // What was taken can't be taken back: one who tries again gets less, not more.
+            assert!(Ruleset::default().handle_access(AccessFs::from_all(ABI::V4)).is_ok());
+            denied(read("elsewhere/secret"));
+        });
+    }
+
+    #[test]
+    fn capabilities_are_gone_for_good() {
+        // SAFETY: geteuid only reads the process's own number.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("skipped: only root has capabilities to drop");
+            return;
+        }
+        assert!(may_sniff());
+        for (input, sniffs) in [("[[interfaces]]\nname = \"lo\"\n", true), ("[replay]\ncaptures = [\"a.pcap\"]\n", false)] {
+            hardened(input, |root, steps| {
+                assert!(steps.iter().any(|s| s.starts_with("capabilities: all dropped but")), "{steps:?}");
+                assert_eq!(may_sniff(), sniffs, "{input}");
+                for capability in caps::all().into_iter().filter(|c| !(sniffs && *c == Capability::CAP_NET_RAW)) {
+                    assert!(caps::raise(None, CapSet::Effective, capability).is_err(), "{capability} is still to be had");
+                    assert!(caps::raise(None, CapSet::Permitted, capability).is_err(), "{capability} is still to be had");
+                }
+                assert!(rustix::thread::no_new_privs().expect("it can be asked"), "programs could give them back");
+                // What root may and others may not, in a folder that landlock leaves.
+                let given = std::os::unix::fs::chown(root.join("events"), Some(65534), None);
+                assert_eq!(given.map_err(|e| e.kind()), Err(PermissionDenied));
+            });
+        }
+    }
 }

@@ -94,7 +94,8 @@ impl Teller {
         if !self.wanted.iter().any(|w| w.contains(&event)) {
             return;
         }
-        let context = Context { capture: None, sensor: Some(&self.state.sensor), alert: alert.map(word) };
+        let capture = self.state.counters.first().and_then(|c| c.origins.of(verdict.packet));
+        let context = Context { capture: capture.as_deref(), sensor: Some(&self.state.sensor), alert: alert.map(word) };
         self.text.clear();
         self.writer.write(verdict, context, &mut self.text);
         let line = Arc::new(Line {

@@ -117,6 +117,8 @@ impl State {
             ]
             .into(),
             reopened: c.reopened.load(Relaxed),
+            captures_read: c.captures_read.load(Relaxed),
+            captures_refused: c.captures_refused.load(Relaxed),
         };
         let unhealthy = self.unhealthy();
         let not_ready = if self.stop.load(Relaxed) {

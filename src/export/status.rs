@@ -71,6 +71,9 @@ pub struct Interface {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Times that it was opened again after it had vanished.
     pub reopened: u64,
+    /// Captures of a replay or a watched folder that were read; of a watched folder, those set aside since they could not be.
+    pub captures_read: u64,
+    pub captures_refused: u64,
 }
 
 /// A model in use.

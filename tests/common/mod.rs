@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod net;
+pub mod running;
 pub mod telemetry;
 
 use std::path::{Path, PathBuf};

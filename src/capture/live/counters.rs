@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use crate::capture::Origins;
+
 /// Counters of one interface, of a replay, or of a watched folder. They only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -22,6 +24,11 @@ pub struct Counters {
     pub lost: AtomicU64,
     /// How often it was opened anew after it had gone.
     pub reopened: AtomicU64,
+    /// Captures that frames came from: read to their end or cut, and such as could not be read.
+    pub captures_read: AtomicU64,
+    pub captures_refused: AtomicU64,
+    /// The captures that frames come from.
+    pub origins: Origins,
     trouble: Mutex<Option<String>>,
 }
 

@@ -1,0 +1,62 @@
+//! Which capture does a packet come from, where captures follow one another as one source?
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Captures remembered that no packet has been asked for yet: far more than the engine has under way.
+const MOST: usize = 4096;
+
+/// The captures under way, each with the number of its first packet in the source. Written by the source, read by who hears of
+/// packets, later and in their order.
+#[derive(Debug, Default)]
+pub struct Origins(Mutex<VecDeque<(u64, Arc<str>)>>);
+
+impl Origins {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<str>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packets from number `first` on come from `capture`.
+    pub(super) fn begin(&self, first: u64, capture: &str) {
+        let mut captures = self.lock();
+        if captures.back().is_some_and(|(_, last)| **last == *capture) {
+            return;
+        }
+        if captures.back().is_some_and(|(begun, _)| *begun == first) {
+            captures.pop_back();
+        }
+        captures.push_back((first, capture.into()));
+        if captures.len() > MOST {
+            captures.pop_front();
+        }
+    }
+
+    /// Where packet number `packet` comes from; the captures before it are forgotten. `None`: not from a capture.
+    pub fn of(&self, packet: u64) -> Option<Arc<str>> {
+        let mut captures = self.lock();
+        while captures.get(1).is_some_and(|(first, _)| *first <= packet) {
+            captures.pop_front();
+        }
+        captures.front().map(|(_, capture)| Arc::clone(capture))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_packet_has_its_capture_and_those_before_are_forgotten() {
+        let origins = Origins::default();
+        assert_eq!(origins.of(0), None);
+        origins.begin(0, "empty");
+        origins.begin(0, "a");
+        origins.begin(3, "b");
+        origins.begin(5, "c");
+        let of = |packet| origins.of(packet).expect("a capture").to_string();
+        assert_eq!([0, 2, 3, 4, 5, 9, u64::MAX].map(of), ["a", "a", "b", "b", "c", "c", "c"]);
+        assert_eq!(origins.lock().len(), 1);
+        (10..20_000).for_each(|first| origins.begin(first, &first.to_string()));
+        assert_eq!(origins.lock().len(), MOST);
+    }
+}

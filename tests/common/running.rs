@@ -1,0 +1,94 @@
+//! A daemon that a test runs on this machine, without privileges and with a port that the system chooses (`metrics.address` with port 0).
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Waits until `so` gives something, a minute at most.
+pub fn until<T>(what: &str, mut so: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = so() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The daemon; killed when dropped.
+pub struct Running {
+    pub child: Child,
+    log: PathBuf,
+    pub address: SocketAddr,
+}
+
+impl Running {
+    /// Starts it with settings whose log goes to `log` in the same folder, and waits until it serves; `prepare` may change the command.
+    pub fn start(settings: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+        let log = settings.with_file_name("log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spiked"));
+        command.args(["run", "--set", "metrics.address=127.0.0.1:0", "--config"]).arg(settings);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a file"));
+        prepare(&mut command);
+        let mut child = command.spawn().expect("spiked");
+        let address = until("it is ready", || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            assert!(child.try_wait().expect("a child").is_none(), "it ended: {said}");
+            said.split("ready; http://").nth(1)?.split('/').next()?.parse().ok()
+        });
+        Self { child, log, address }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process number")
+    }
+
+    /// The body that a path answers with; nothing where it does not answer.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let mut client = TcpStream::connect(self.address).ok()?;
+        client.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string())
+    }
+
+    pub fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.get("/status")?).ok()
+    }
+
+    /// The status once it is as wanted.
+    pub fn wait(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("{what}; {:?}", self.log), || self.status().filter(|s| so(s)))
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a child of ours that has not been waited for.
+        unsafe {
+            libc::kill(self.pid(), signal);
+        }
+    }
+
+    /// SIGTERM; its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal(libc::SIGTERM);
+        self.child.wait().expect("a child").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
