@@ -15,14 +15,13 @@ use crate::capture::CaptureError;
 use crate::config;
 use crate::engine::{Models, Sample, Tap};
 use crate::export::{Metrics, status};
-use crate::model::Model;
 use crate::packet::KeyKind;
 use crate::train::live::{Heard, Learner, Lesson, Outcome, Settings};
 
 use super::super::policy::StreamFilter;
 use super::super::state::{State, lock};
 use super::streams::{Stream, Streams};
-use super::{Teaching, file};
+use super::{Teaching, keep};
 
 /// Samples that may wait; what comes beyond is dropped and counted.
 const WAITING: usize = 4096;
@@ -312,12 +311,7 @@ impl Desk {
         self.models.store(Arc::new(models));
         all.insert(name.into(), learner.learned().clone());
         drop(all);
-        self.keep(name, learner.learned().part().as_ref());
-    }
-
-    fn keep(&self, name: &str, part: Option<&Model>) {
-        let (Some(folder), Some(part)) = (&self.config.folder, part) else { return };
-        let trouble = part.save(&file(folder, name)).err().map(|error| error.to_string());
+        let trouble = self.config.folder.as_ref().and_then(|folder| keep(folder, name, learner.learned()).err());
         if let Some(trouble) = &trouble {
             warn!("what was learned is not kept: {trouble}");
         }

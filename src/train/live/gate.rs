@@ -4,7 +4,7 @@ use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::stream::Leader;
 
-use super::Reservoir;
+use super::{Reservoir, Sampled};
 
 /// What a model says of a stream after its volleys, scored as in reading.
 pub(super) fn said(model: &Model, slots: &[u16]) -> Option<Leader> {
@@ -23,8 +23,8 @@ pub(super) fn said(model: &Model, slots: &[u16]) -> Option<Leader> {
     leader
 }
 
-/// The class that a model gives a stream.
-pub(super) fn named<'a>(model: &'a Model, slots: &[u16]) -> Option<&'a str> {
+/// The class that a model gives a stream, of which the slot values of its packets are known, one after another.
+pub fn named<'a>(model: &'a Model, slots: &[u16]) -> Option<&'a str> {
     said(model, slots).and_then(|leader| model.decision.class(&leader)).map(|class| model.classes[usize::from(class)].as_str())
 }
 
@@ -37,63 +37,82 @@ pub struct Accuracy {
     /// Of the other streams, those that are given their label; of those whose label the model does not have, those that are not
     /// given the class.
     pub foreign: f64,
+    /// Of the other streams, those that are given the class.
+    pub claimed: f64,
 }
 
 impl Accuracy {
     pub fn mean(self) -> f64 {
         f64::midpoint(self.own, self.foreign)
     }
+}
 
-    /// Over all streams held back, or over the first ones of each label alone.
-    pub(super) fn of(model: &Model, class: &str, held: &Reservoir, anchors: bool) -> Self {
-        let (mut own, mut foreign) = ((0u32, 0u32), (0u32, 0u32));
-        for (label, streams) in held.iter() {
-            let known = model.classes.iter().any(|c| c == label);
-            let streams = if anchors { held.anchors_of(label) } else { streams };
-            for stream in streams {
-                let name = named(model, stream);
-                let right = if known { name == Some(label) } else { name != Some(class) };
-                let (hit, all) = if label == class { &mut own } else { &mut foreign };
-                *all += 1;
-                *hit += u32::from(right && (known || label != class));
-            }
+/// What a model says of every stream that was held back.
+pub(super) struct Answers<'a> {
+    model: &'a Model,
+    /// Label, leader.
+    all: Vec<(&'a str, Option<Leader>)>,
+}
+
+impl<'a> Answers<'a> {
+    pub fn of(model: &'a Model, held: &'a Reservoir) -> Self {
+        let all = held.iter().flat_map(|(label, streams)| streams.iter().map(move |s| (label, said(model, s))));
+        Self { model, all: all.collect() }
+    }
+
+    /// For one class, with the acceptance of `accept` where that is another than the model's.
+    pub fn accuracy(&self, class: &str, accept: &[f32]) -> Accuracy {
+        let (mut own, mut foreign, mut claimed) = ((0u32, 0u32), (0u32, 0u32), 0);
+        for (label, leader) in &self.all {
+            let known = self.model.classes.iter().any(|c| c == label);
+            let earned = |l: &Leader| self.model.decision.confidence(l) >= accept[usize::from(l.class)];
+            let name = leader.filter(earned).map(|l| self.model.classes[usize::from(l.class)].as_str());
+            let right = if known { name == Some(label) } else { name != Some(class) && *label != class };
+            let (hit, all) = if *label == class { &mut own } else { &mut foreign };
+            *all += 1;
+            *hit += u32::from(right);
+            claimed += u32::from(*label != class && name == Some(class));
         }
         let share = |(hit, all): (u32, u32)| f64::from(hit) / f64::from(all.max(1));
-        Self { own: share(own), foreign: share(foreign) }
+        Accuracy { own: share(own), foreign: share(foreign), claimed: share((claimed, foreign.1)) }
+    }
+
+    /// The confidence that a class's streams must earn. The model's confidence was fitted on what it was trained with, so the class
+    /// may be asked for less than others: what all but a few of its own streams that were held back have earned. It is asked for
+    /// more where it would claim too many of the other streams (as in calibration). `usual` is what others are asked for at least.
+    pub fn acceptance(&self, class: &str, usual: f32) -> f32 {
+        let (mut own, mut foreign) = (Vec::new(), Vec::new());
+        for (label, leader) in &self.all {
+            if let Some(leader) = leader.filter(|l| self.model.classes[usize::from(l.class)] == class) {
+                let claims = if *label == class { &mut own } else { &mut foreign };
+                claims.push(self.model.decision.confidence(&leader));
+            }
+        }
+        own.sort_by(f32::total_cmp);
+        let earned = own.get(own.len() / FEW).map_or(SUREST, |&confidence| {
+            let logit = (confidence / (1.0 - confidence)).ln() - SLACK;
+            1.0 / (1.0 + (-logit).exp())
+        });
+        let mut level = usual.min(earned).clamp(LEAST, SUREST);
+        while level < SUREST {
+            let above = |claims: &[f32]| claims.iter().filter(|c| **c >= level).count();
+            if above(&foreign) * (ONE_IN - 1) <= above(&own) {
+                break;
+            }
+            level += 0.01;
+        }
+        level
     }
 }
 
-/// The confidence that a class's streams must earn. The model's confidence was fitted on what it was trained with, so the class may be
-/// asked for less than others: what all but a few of its own streams that were held back have earned. It is asked for more where it
-/// would claim too many of the other streams (as in calibration).
-pub(super) fn acceptance(model: &Model, class: u16, held: &Reservoir) -> f32 {
-    let name = &model.classes[usize::from(class)];
-    let others = model.decision.accept.iter().zip(&model.classes).filter(|(_, c)| *c != name).map(|(a, _)| *a);
-    let (mut own, mut foreign) = (Vec::new(), Vec::new());
-    for (label, streams) in held.iter() {
-        let leaders = streams.iter().filter_map(|stream| said(model, stream)).filter(|leader| leader.class == class);
-        let claims = if label == name { &mut own } else { &mut foreign };
-        claims.extend(leaders.map(|leader| model.decision.confidence(&leader)));
-    }
-    own.sort_by(f32::total_cmp);
-    let earned = own.get(own.len() / FEW).map_or(SUREST, |&confidence| {
-        let logit = (confidence / (1.0 - confidence)).ln() - SLACK;
-        1.0 / (1.0 + (-logit).exp())
-    });
-    let mut level = others.fold(SUREST, f32::min).min(earned).clamp(LEAST, SUREST);
-    while level < SUREST {
-        let above = |claims: &[f32]| claims.iter().filter(|c| **c >= level).count();
-        if above(&foreign) * (ONE_IN - 1) <= above(&own) {
-            break;
-        }
-        level += 0.01;
-    }
-    level
+/// How many of some streams the model gives the class.
+pub(super) fn right(model: &Model, class: &str, streams: &[Sampled]) -> usize {
+    streams.iter().filter(|stream| named(model, stream) == Some(class)).count()
 }
 
 /// Bounds of what a class is asked for.
 const LEAST: f32 = 0.5;
-const SUREST: f32 = 0.98;
+pub(super) const SUREST: f32 = 0.98;
 /// One own stream in so many may earn less than what is asked for.
 const FEW: usize = 20;
 /// What a stream may fall short of those held back, in logits: they are few.

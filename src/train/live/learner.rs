@@ -6,6 +6,7 @@ use crate::encode::{Layout, SILENT};
 use crate::model::{Model, PartsError, Provenance};
 use crate::packet::KeyKind;
 use crate::snn::{self, Network};
+use crate::stream::Decision;
 use crate::train::{self, Corpus, Teacher};
 
 use super::gate::{self, Accuracy};
@@ -37,8 +38,10 @@ pub struct Settings {
 
 /// One stream in so many is held back.
 const HELD_BACK: u64 = 4;
-/// Streams of each label that stay among those held back, so that nobody can talk the gate into something by and by.
+/// Own streams of a class on which later neurons may not do worse, nine in ten of which suffice.
 const ANCHORS: usize = 32;
+/// Share of the other streams held back that a class may claim, whatever it claimed before.
+const CLAIMS: f64 = 0.01;
 /// Own streams to learn from and held back before there is a neuron.
 const LEAST: (usize, usize) = (3, 1);
 /// What one stream less counts for in the prequential accuracy than the next (Gama, Sebastião, Rodrigues, *On evaluating stream
@@ -79,23 +82,46 @@ pub enum Outcome {
     Worse,
 }
 
-/// The neurons that were learned, each a model of one class.
+/// What was learned of one class.
+#[derive(Clone, Debug)]
+struct Skill {
+    /// The neuron, as a model of one class: made of all that was remembered.
+    neuron: Model,
+    /// Its twin that was not shown what was held back: later ones are judged beside this one, like with like.
+    judged: Model,
+    /// Streams held back that a neuron of the class was right about when it was taken over: later ones must be, too. Whoever sends
+    /// junk where the teacher listens can add to them, and take nothing away.
+    anchors: Vec<Sampled>,
+}
+
+/// The neurons that were learned.
 #[derive(Clone, Debug, Default)]
-pub struct Learned(BTreeMap<String, Model>);
+pub struct Learned(BTreeMap<String, Skill>);
 
 impl Learned {
-    /// The neurons of a part.
-    pub fn of(part: &Model) -> Self {
+    /// The neurons of a part, with their anchors by class. Of those that don't fit the layout none are used.
+    pub fn of(part: &Model, mut anchors: BTreeMap<String, Vec<Sampled>>) -> Self {
         let others = |class: &String| part.classes.iter().filter(|c| *c != class).cloned().collect::<Vec<_>>();
-        let alone = |class: &String| Some((class.clone(), part.without_classes(&others(class)).ok()?));
-        Self(part.classes.iter().filter_map(alone).collect())
+        let width = part.layout.slots().len();
+        let fits = |s: &Sampled| s.len().is_multiple_of(width) && s.iter().all(|&v| v < 256 || v == SILENT);
+        let skills = part.classes.iter().filter_map(|class| {
+            let mut anchors = anchors.remove(class).unwrap_or_default();
+            anchors.retain(fits);
+            anchors.truncate(ANCHORS);
+            let neuron = part.without_classes(&others(class)).ok()?;
+            Some((class.clone(), Skill { judged: neuron.clone(), neuron, anchors }))
+        });
+        Self(skills.collect())
     }
 
     /// All of them side by side; `None` where there are none.
     pub fn part(&self) -> Option<Model> {
-        let mut neurons = self.0.values();
-        let first = neurons.next()?.clone();
-        neurons.try_fold(first, |part, neuron| part.with_part(neuron)).ok()
+        side_by_side(self.0.values().map(|skill| &skill.neuron))
+    }
+
+    /// The streams on which later neurons may not do worse, by class.
+    pub fn anchors(&self) -> BTreeMap<&str, &[Sampled]> {
+        self.0.iter().map(|(class, skill)| (class.as_str(), skill.anchors.as_slice())).collect()
     }
 
     /// A model with them.
@@ -113,6 +139,32 @@ impl Learned {
     pub fn classes(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
+
+    fn anchors_of(&self, class: &str) -> &[Sampled] {
+        self.0.get(class).map_or(&[], |skill| &skill.anchors)
+    }
+
+    /// A model with the twins that were not shown what was held back.
+    fn as_judged(&self, model: &Model) -> Option<Model> {
+        let part = side_by_side(self.0.values().map(|skill| &skill.judged));
+        part.map_or_else(|| Some(model.clone()), |part| model.with_part(&part).ok())
+    }
+
+    /// Takes over a neuron; what `model`, which has its twin, is right about among `held` becomes an anchor while there is room.
+    fn take_over(&mut self, class: &str, neuron: Model, judged: Model, model: &Model, held: &[Sampled]) {
+        let mut anchors = self.0.remove(class).map_or_else(Vec::new, |skill| skill.anchors);
+        for stream in held {
+            if anchors.len() < ANCHORS && !anchors.contains(stream) && gate::named(model, stream) == Some(class) {
+                anchors.push(stream.clone());
+            }
+        }
+        self.0.insert(class.into(), Skill { neuron, judged, anchors });
+    }
+}
+
+fn side_by_side<'a>(mut neurons: impl Iterator<Item = &'a Model>) -> Option<Model> {
+    let first = neurons.next()?.clone();
+    neurons.try_fold(first, |part, neuron| part.with_part(neuron)).ok()
 }
 
 /// Share of streams right before they were taught, fading.
@@ -146,8 +198,8 @@ impl Learner {
             lessons,
             key: model.key,
             layout: model.layout.clone(),
-            shown: Reservoir::new(slots, 0, settings.seed),
-            held: Reservoir::new(slots / HELD_BACK as usize, ANCHORS, settings.seed ^ 1),
+            shown: Reservoir::new(slots, settings.seed),
+            held: Reservoir::new(slots / HELD_BACK as usize, settings.seed ^ 1),
             heard: BTreeMap::new(),
             prequential: BTreeMap::new(),
             learned,
@@ -235,45 +287,59 @@ impl Learner {
         self.news = false;
         self.tries += 1;
         let ready: Vec<Lesson> = self.lessons.iter().filter(|lesson| self.can_learn(lesson)).cloned().collect();
-        let mut groups: Vec<Vec<Lesson>> = Vec::new();
-        for lesson in ready {
-            let alike = |group: &&mut Vec<Lesson>| group[0].without == lesson.without && group[0].eta == lesson.eta;
-            match groups.iter_mut().find(alike) {
-                Some(group) => group.push(lesson),
-                None => groups.push(vec![lesson]),
-            }
+        let Some(before) = self.learned.as_judged(model) else { return (None, Vec::new()) };
+        let twins = self.neurons(&before, &ready, false);
+        let (attempts, twins) = self.judged(&before, twins);
+        let taken: Vec<Lesson> = ready.into_iter().filter(|lesson| twins.contains_key(&lesson.class)).collect();
+        if taken.is_empty() {
+            return (None, attempts);
         }
-        let (mut current, mut attempts, mut taken_over) = (model.clone(), Vec::new(), false);
-        for group in groups {
-            let (network, packets) = self.train(&group);
-            for (number, lesson) in group.iter().enumerate() {
-                let neuron = self.neuron(&current, lesson, network.joined(&[number], None), packets[number]);
-                let Ok((neuron, candidate)) = self.calibrated(&current, neuron) else { continue };
-                let attempt = self.judged(&current, &candidate, &lesson.class);
-                if attempt.outcome == Outcome::TakenOver {
-                    self.learned.0.insert(lesson.class.clone(), neuron);
-                    // All of them anew, so that the order of the classes stays.
-                    if let Ok(model) = self.learned.applied(&current) {
-                        current = model;
-                        taken_over = true;
-                    }
-                }
-                attempts.push(attempt);
-            }
+        let Some(with) = side_by_side(twins.values()).and_then(|part| before.with_part(&part).ok()) else {
+            return (None, attempts);
+        };
+        // What was held back for the judgement is shown, too: a fourth of all is too much to do without.
+        for (class, mut neuron) in self.neurons(model, &taken, true) {
+            let Some(twin) = twins.get(&class) else { continue };
+            neuron.decision.accept.clone_from(&twin.decision.accept);
+            self.learned.take_over(&class, neuron, twin.clone(), &with, self.held.of(&class));
         }
-        (taken_over.then_some(current), attempts)
+        (self.learned.applied(model).ok(), attempts)
     }
 
-    /// One neuron a lesson, and how many packets each was shown of its own.
-    fn train(&self, group: &[Lesson]) -> (Network, Vec<u64>) {
+    /// One neuron a lesson, by class; of all that is remembered, or but for what is held back.
+    fn neurons(&self, model: &Model, lessons: &[Lesson], all: bool) -> BTreeMap<String, Model> {
+        let mut groups: Vec<Vec<Lesson>> = Vec::new();
+        for lesson in lessons {
+            let alike = |group: &&mut Vec<Lesson>| group[0].without == lesson.without && group[0].eta == lesson.eta;
+            match groups.iter_mut().find(alike) {
+                Some(group) => group.push(lesson.clone()),
+                None => groups.push(vec![lesson.clone()]),
+            }
+        }
+        let mut neurons = BTreeMap::new();
+        for group in groups {
+            let (network, packets) = self.train(&group, all);
+            for (number, (lesson, packets)) in group.iter().zip(packets).enumerate() {
+                neurons.insert(lesson.class.clone(), self.neuron(model, lesson, network.joined(&[number], None), packets));
+            }
+        }
+        neurons
+    }
+
+    /// The neurons of a group, and how many packets each was shown of its own.
+    fn train(&self, group: &[Lesson], all: bool) -> (Network, Vec<u64>) {
         let own: Vec<String> = group.iter().map(|l| l.class.clone()).collect();
-        let others = self.shown.iter().map(|(label, _)| label).filter(|label| !own.iter().any(|c| c == label));
-        let classes: Vec<String> = own.iter().cloned().chain(others.map(str::to_string)).collect();
+        let mut others: Vec<String> = self.shown.iter().chain(self.held.iter()).map(|(label, _)| label.to_string()).collect();
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|label| !own.contains(label));
+        let classes = [own.clone(), others].concat();
         let silent = silenced(&self.layout, &group[0].without);
         let width = self.layout.slots().len();
         let mut corpus = Corpus::new(self.key, self.layout.clone(), classes.clone());
         for (class, label) in (0u16..).zip(&classes) {
-            for stream in self.shown.of(label) {
+            let held = if all { self.held.of(label) } else { &[] };
+            for stream in self.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
                 for volley in slots.chunks_exact_mut(width) {
                     silent.iter().for_each(|&slot| volley[usize::from(slot)] = SILENT);
@@ -285,8 +351,8 @@ impl Learner {
         let mut settings = train::Settings::new(self.key, seed);
         settings.rule.eta = group[0].eta;
         let teacher = Teacher::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
-        let inputs = self.layout.input_count();
-        let weights = snn::train_neurons(settings.rule, inputs, 0..own.len(), self.settings.threads, &teacher, &|| ());
+        let (inputs, threads) = (self.layout.input_count(), self.settings.threads);
+        let weights = snn::train_neurons(settings.rule, inputs, 0..own.len(), threads, &teacher, &|| ());
         let packets = (0..own.len() as u16).map(|c| corpus.streams.iter().filter(|s| s.class == c).map(|s| s.kept as u64).sum());
         (Network::quantise(&weights, own.len()), packets.collect())
     }
@@ -314,31 +380,57 @@ impl Learner {
         }
     }
 
-    /// The neuron with its acceptance, and the model with the neuron.
-    fn calibrated(&self, model: &Model, mut neuron: Model) -> Result<(Model, Model), PartsError> {
-        let mut candidate = model.with_part(&neuron)?;
-        let last = candidate.classes.len() - 1;
-        let accept = gate::acceptance(&candidate, last as u16, &self.held);
-        neuron.decision.accept[0] = accept;
-        candidate.decision.accept[last] = accept;
-        Ok((neuron, candidate))
+    /// Which of the neurons are taken over, with their acceptance, and how each try went. All are judged side by side; where some
+    /// fall out the others are judged again without them.
+    fn judged(&self, before: &Model, mut neurons: BTreeMap<String, Model>) -> (Vec<Attempt>, BTreeMap<String, Model>) {
+        let old = gate::Answers::of(before, &self.held);
+        let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.0.contains_key(*class));
+        let usual = own.map(|(_, accept)| *accept).fold(gate::SUREST, f32::min);
+        let mut refused = Vec::new();
+        loop {
+            let part = side_by_side(neurons.values());
+            let Some(with) = part.and_then(|part| before.with_part(&part).ok()) else { return (refused, BTreeMap::new()) };
+            let new = gate::Answers::of(&with, &self.held);
+            let mut accept = with.decision.accept.clone();
+            for (class, level) in with.classes.iter().zip(&mut accept) {
+                if let Some(neuron) = neurons.get_mut(class) {
+                    *level = new.acceptance(class, usual);
+                    neuron.decision.accept = vec![*level];
+                }
+            }
+            let named = Model { decision: Decision { accept: accept.clone(), ..with.decision.clone() }, ..with.clone() };
+            let attempt = |class: &String| {
+                let known = before.classes.contains(class);
+                let accuracy = new.accuracy(class, &accept);
+                let was = known.then(|| old.accuracy(class, &before.decision.accept));
+                let outcome = self.outcome(class, accuracy, was, (&named, before));
+                Attempt { class: class.clone(), outcome, with: accuracy, before: was }
+            };
+            let attempts: Vec<Attempt> = neurons.keys().map(attempt).collect();
+            let (taken, out): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|a| a.outcome == Outcome::TakenOver);
+            let stable = out.is_empty();
+            out.iter().for_each(|a| _ = neurons.remove(&a.class));
+            refused.extend(out);
+            if stable || neurons.is_empty() {
+                refused.extend(taken.into_iter().filter(|a| neurons.contains_key(&a.class)));
+                return (refused, neurons);
+            }
+        }
     }
 
-    fn judged(&self, before: &Model, with: &Model, class: &str) -> Attempt {
-        let known = before.classes.iter().any(|c| c == class);
-        let of = |model: &Model, anchors| Accuracy::of(model, class, &self.held, anchors);
-        let (after, old) = (of(with, false), known.then(|| of(before, false)));
-        let outcome = if after.mean() < self.settings.gate {
-            Outcome::BelowGate
-        } else if let Some(old) = old {
-            // A neuron that came with the model gives way to a better one only.
-            let shipped = !self.learned.0.contains_key(class);
-            let worse = after.mean() < old.mean() || of(with, true).mean() < of(before, true).mean();
-            if worse || (shipped && after.mean() <= old.mean()) { Outcome::Worse } else { Outcome::TakenOver }
-        } else {
-            Outcome::TakenOver
-        };
-        Attempt { class: class.into(), outcome, with: after, before: old }
+    fn outcome(&self, class: &str, with: Accuracy, was: Option<Accuracy>, (new, old): (&Model, &Model)) -> Outcome {
+        if with.mean() < self.settings.gate {
+            return Outcome::BelowGate;
+        }
+        let Some(was) = was else { return Outcome::TakenOver };
+        // A neuron that came with the model gives way to a better one only.
+        let shipped = !self.learned.0.contains_key(class);
+        let anchors = self.learned.anchors_of(class);
+        // Own streams are what the teacher says, and junk among them must not buy a claim on others: each counts by itself.
+        let worse = with.mean() < was.mean()
+            || with.claimed > was.claimed.max(CLAIMS)
+            || gate::right(new, class, anchors) < gate::right(old, class, anchors).min((anchors.len() * 9).div_ceil(10));
+        if worse || (shipped && with.mean() <= was.mean()) { Outcome::Worse } else { Outcome::TakenOver }
     }
 }
 

@@ -9,6 +9,6 @@ mod gate;
 mod learner;
 mod reservoir;
 
-pub use gate::Accuracy;
+pub use gate::{Accuracy, named};
 pub use learner::{Attempt, Heard, Learned, Learner, Lesson, Outcome, Settings};
 pub use reservoir::{Reservoir, Sampled};

@@ -26,15 +26,13 @@ pub struct Reservoir {
     /// Slot values that it has room for.
     room: usize,
     slots: usize,
-    /// The first streams of each label, which never make room for later ones of it.
-    anchors: usize,
     labels: BTreeMap<String, Label>,
     random: ChaCha8Rng,
 }
 
 impl Reservoir {
-    pub fn new(room: usize, anchors: usize, seed: u64) -> Self {
-        Self { room, slots: 0, anchors, labels: BTreeMap::new(), random: ChaCha8Rng::seed_from_u64(seed) }
+    pub fn new(room: usize, seed: u64) -> Self {
+        Self { room, slots: 0, labels: BTreeMap::new(), random: ChaCha8Rng::seed_from_u64(seed) }
     }
 
     /// Each label with its streams.
@@ -45,12 +43,6 @@ impl Reservoir {
     /// The streams of a label.
     pub fn of(&self, label: &str) -> &[Sampled] {
         self.labels.get(label).map_or(&[], |l| &l.streams)
-    }
-
-    /// The first streams of a label, which stay.
-    pub fn anchors_of(&self, label: &str) -> &[Sampled] {
-        let streams = self.of(label);
-        &streams[..streams.len().min(self.anchors)]
     }
 
     /// Offers a stream; whether it was taken.
@@ -89,18 +81,11 @@ impl Reservoir {
         by_size.map(|(name, _)| name.clone())
     }
 
-    /// Forgets a stream of a label: one beside its anchors where it has any.
     fn forget_one(&mut self, label: &str) {
-        let Some(mine) = self.labels.get_mut(label) else { return };
-        let first = if mine.streams.len() > self.anchors { self.anchors } else { 0 };
-        let among = mine.streams.len() - first;
-        if among == 0 {
-            return;
-        }
+        let Some(mine) = self.labels.get_mut(label).filter(|mine| !mine.streams.is_empty()) else { return };
         mine.full = true;
-        let at = first + ((u64::from(self.random.next_u32()) * among as u64) >> 32) as usize;
-        // The order is that of arrival, which is what makes the first ones anchors.
-        let gone = mine.streams.remove(at);
+        let at = (u64::from(self.random.next_u32()) * mine.streams.len() as u64) >> 32;
+        let gone = mine.streams.swap_remove(at as usize);
         mine.slots -= gone.len();
         self.slots -= gone.len();
     }
@@ -117,11 +102,10 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_label_leaves_the_others_their_streams() {
-        let mut reservoir = Reservoir::new(100, 2, 1);
+        let mut reservoir = Reservoir::new(100, 1);
         (0..10).for_each(|n| assert!(reservoir.offer("rare", numbered(n, 1))));
         (0..10_000).for_each(|n| _ = reservoir.offer("flood", numbered(n, 1)));
         assert_eq!((reservoir.of("rare").len(), reservoir.of("flood").len()), (10, 90));
-        assert_eq!(reservoir.anchors_of("flood"), [numbered(0, 1), numbered(1, 1)]);
         // Each stream that came is as likely to be there as any other: their mean number is that of all.
         let numbers = reservoir.of("flood").iter().map(|s| f64::from(s[0]));
         let mean = numbers.sum::<f64>() / 90.0;
@@ -134,7 +118,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_never_holds_more_than_it_has_room_for(offers in prop::collection::vec((0usize..4, 1usize..40), 1..300)) {
-            let mut reservoir = Reservoir::new(64, 1, 7);
+            let mut reservoir = Reservoir::new(64, 7);
             for (number, (label, length)) in offers.into_iter().enumerate() {
                 reservoir.offer(["a", "b", "c", "d"][label], numbered(number, length));
                 let held: usize = reservoir.iter().flat_map(|(_, streams)| streams).map(|s| s.len()).sum();

@@ -1,0 +1,149 @@
+//! Does live teaching come as far as offline training on the same packets?
+//!
+//! `cargo bench --bench live_teaching -- DATA`, DATA being the folder with `tasks/` and the captures. The protocol task's training
+//! streams, each class with a teacher, are heard once, in the order of the captures, by a learner that knows nothing before; from time to
+//! time it makes neurons, as in the daemon. The network of `spiked train` is made of the same streams. Both name the task's test
+//! captures: the share of streams whose nearest class is right, and the mean recall over classes. Without DATA the fixtures are
+//! heard, so that the bench can't rot.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use spiked::encode::{Layout, LayoutOptions, SILENT};
+use spiked::evaluate::{self, Report};
+use spiked::model::{Model, Provenance};
+use spiked::packet::Decoder;
+use spiked::snn::{self, Network};
+use spiked::train::live::{Learned, Learner, Lesson, Outcome, Settings};
+use spiked::train::{self, Corpus, Teacher, labels};
+
+/// The learner learns each time that so many streams more were heard.
+const EVERY: usize = 400;
+const SEEDS: u64 = 2;
+
+fn main() {
+    let data = std::env::args().skip(1).find(|a| !a.starts_with('-')).map(PathBuf::from).filter(|d| d.join("tasks").is_dir());
+    let (train, test, folder, seeds) = match &data {
+        Some(data) => (data.join("tasks/protocol-train.csv"), data.join("tasks/protocol-test.csv"), data.clone(), SEEDS),
+        None => {
+            println!("`cargo bench --bench live_teaching -- DATA` measures; here are the fixtures alone");
+            ("fixtures/labels.csv".into(), "fixtures/labels.csv".into(), "fixtures".into(), 1)
+        }
+    };
+    let taught = corpus(&train, &folder);
+    let tested = corpus(&test, &folder);
+    println!("{} streams of {} classes taught, {} tested", taught.streams.len(), taught.classes.len(), tested.streams.len());
+    println!("{:<44} {:>9} {:>8} {:>12} {:>9}", "", "right", "recall", "neurons", "seconds");
+    for without in [&["ports"][..], &[][..]] {
+        let slots = if without.is_empty() { "all slots" } else { "ports not looked at" };
+        let mut sums = vec![(0.0, 0.0); 3];
+        for seed in 1..=seeds {
+            let begun = Instant::now();
+            let offline = offline(&taught, without, seed);
+            let mut rows = vec![(format!("offline, {slots}"), offline, begun.elapsed())];
+            for volleys in [32_768, 4096] {
+                let begun = Instant::now();
+                let live = live(&taught, without, volleys, seed);
+                rows.push((format!("live, {volleys} volleys remembered, {slots}"), live, begun.elapsed()));
+            }
+            for ((name, model, seconds), sum) in rows.into_iter().zip(&mut sums) {
+                let report = report(&model, &tested);
+                let (name, all) = (format!("{name}, seed {seed}"), format!("{}/{}", model.classes.len(), taught.classes.len()));
+                println!(
+                    "{name:<44} {:>9.4} {:>8.4} {all:>12} {:>9.1}",
+                    report.accuracy,
+                    report.macro_recall,
+                    seconds.as_secs_f64()
+                );
+                *sum = (sum.0 + report.accuracy, sum.1 + report.macro_recall);
+            }
+        }
+        let mean = |sum: (f64, f64)| (sum.0 / seeds as f64 * 100.0, sum.1 / seeds as f64 * 100.0);
+        for (name, sum) in ["32768", "4096"].iter().zip(&sums[1..]) {
+            let ((offline, offline_recall), (live, recall)) = (mean(sums[0]), mean(*sum));
+            println!(
+                "{slots}: live with {name} volleys less offline: {:+.2} points right, {:+.2} recall",
+                live - offline,
+                recall - offline_recall
+            );
+        }
+    }
+}
+
+fn corpus(file: &Path, folder: &Path) -> Corpus {
+    let labels = labels::read(&[file.to_path_buf()]).expect("labels");
+    let layout = Layout::headers(&LayoutOptions::default());
+    Corpus::gather(&labels, folder, layout, train::FLOW_PACKETS, &Decoder::default(), &|| ()).expect("captures").0
+}
+
+fn slots_of(corpus: &Corpus, stream: usize) -> Vec<u16> {
+    let s = &corpus.streams[stream];
+    (s.first..s.first + s.kept).flat_map(|v| corpus.volley(v)).copied().collect()
+}
+
+/// A model of those classes, with the decision of the model that ships but for its thresholds.
+fn model(corpus: &Corpus, classes: Vec<String>, network: Network) -> Model {
+    let (built_in, n) = (Model::built_in().expect("built in"), classes.len());
+    let mut decision = built_in.decision;
+    (decision.theta, decision.accept) = (vec![snn::Stdp::default().theta; n], vec![0.9; n]);
+    Model {
+        name: "bench".into(),
+        key: corpus.key,
+        classes,
+        layout: corpus.layout.clone(),
+        network,
+        decision,
+        provenance: Provenance { streams: vec![0; n], packets: vec![0; n], ..Provenance::default() },
+    }
+}
+
+fn offline(taught: &Corpus, without: &[&str], seed: u64) -> Model {
+    let mut layout = taught.layout.clone();
+    without.iter().for_each(|name| layout.without(name).expect("a name"));
+    let mut shown = Corpus::new(taught.key, taught.layout.clone(), taught.classes.clone());
+    for (number, stream) in taught.streams.iter().enumerate() {
+        let mut slots = slots_of(taught, number);
+        for volley in slots.chunks_exact_mut(taught.layout.slots().len()) {
+            layout.silenced().iter().for_each(|&slot| volley[usize::from(slot)] = SILENT);
+        }
+        shown.push(stream.class, &slots);
+    }
+    let settings = train::Settings::new(taught.key, seed);
+    let teacher = Teacher::new(&shown, &settings, seed, |i| Some(shown.streams[i].class));
+    let n = taught.classes.len();
+    let weights = snn::train(settings.rule, taught.layout.input_count(), n, settings.threads, &teacher, &|| ());
+    model(taught, taught.classes.clone(), Network::quantise(&weights, n))
+}
+
+fn live(taught: &Corpus, without: &[&str], volleys: usize, seed: u64) -> Model {
+    let eta = snn::Stdp::default().eta;
+    let without: Vec<String> = without.iter().map(ToString::to_string).collect();
+    let lesson = |class: &String| Lesson { class: class.clone(), without: without.clone(), eta, freeze: false };
+    let inputs = taught.layout.input_count();
+    // A learner needs a model; this one's only neuron is silent.
+    let nothing = "(nothing)".to_string();
+    let mut current = model(taught, vec![nothing.clone()], Network::from_parts(inputs, 1, &vec![0; inputs], vec![1.0]));
+    let settings = Settings { volleys, gate: 0.5, seed, threads: 2 };
+    let lessons = taught.classes.iter().map(lesson).collect();
+    let mut learner = Learner::new(&current, lessons, settings, Learned::default());
+    let last = taught.streams.len();
+    for (number, stream) in taught.streams.iter().enumerate() {
+        learner.hear(&current, slots_of(taught, number), Some(usize::from(stream.class)));
+        if (number + 1) % EVERY == 0 || number + 1 == last {
+            let (with, attempts) = learner.learn(&current);
+            current = with.unwrap_or(current);
+            if number + 1 == last {
+                for attempt in attempts.iter().filter(|a| a.outcome != Outcome::TakenOver) {
+                    println!("  {}: {:?}, {:?} where it was {:?}", attempt.class, attempt.outcome, attempt.with, attempt.before);
+                }
+            }
+        }
+    }
+    current.without_classes(&[nothing]).expect("it learned something")
+}
+
+fn report(model: &Model, tested: &Corpus) -> Report {
+    let all = 0..tested.streams.len();
+    let known = |_: &str| true;
+    Report::new(&evaluate::outcomes(tested, &model.network, &model.decision, &model.classes, &model.layout, &known, all))
+}
