@@ -5,6 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{fixture, spiked};
+use predicates::prelude::*;
 use predicates::str::contains;
 use spiked::model::Model;
 
@@ -93,9 +94,33 @@ fn parts_joined_are_as_sure_as_a_reference_says() {
     on(&["model", "calibrate", &path("plain"), "--out", &path("again")], &reference).assert().code(0);
     let [plain, sure, again] = ["plain", "sure", "again"].map(|n| Model::load(Path::new(&path(n))).unwrap());
     assert_eq!((&plain.network, &plain.classes), (&sure.network, &sure.classes));
-    assert_eq!(plain.decision.theta, sure.decision.theta);
     assert_ne!(plain.decision.confidence, sure.decision.confidence);
     assert_eq!(sure.decision, again.decision, "joined on a reference, or calibrated on it afterwards");
     assert_eq!(sure.provenance.reference, ["reference.csv"]);
     spiked().args(["model", "show", &path("sure")]).assert().code(0).stdout(contains("reference.csv"));
+}
+
+#[test]
+fn a_hyperactive_neuron_is_found_and_quieted() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = labels(folder.path(), "first.csv", |line| ordinary(line) && line.contains("-1.pcap"));
+    let second = labels(folder.path(), "second.csv", |line| ordinary(line) && line.contains("-2.pcap"));
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    on(&["train", "--out", &path("sound")], &first).assert().code(0);
+    let mut model = Model::load(Path::new(&path("sound"))).unwrap();
+    let snmp = model.place("snmp").unwrap();
+    model.decision.theta[snmp] = -3.0;
+    model.save(Path::new(&path("loud"))).unwrap();
+    let said = contains("snmp: hyperactive, claims").and(contains("threshold -3.00 raised to"));
+    on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(said);
+    on(&["model", "calibrate", &path("sound"), "--out", &path("same")], &second)
+        .assert()
+        .code(0)
+        .stdout(contains("hyperactive").not());
+    let accuracy = |name: &str| {
+        let said = on(&["eval", "--json", "--model", &path(name)], &second).assert().code(0);
+        serde_json::from_slice::<serde_json::Value>(&said.get_output().stdout).unwrap()["accuracy"].as_f64().unwrap()
+    };
+    let [sound, loud, quiet] = ["sound", "loud", "quiet"].map(accuracy);
+    assert!(loud < 0.5 && quiet > 0.9 * sound, "{sound}, loud {loud}, quieted {quiet}");
 }

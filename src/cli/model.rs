@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::capture::CaptureFile;
-use crate::evaluate::{HeardPacket, contributions, hear};
+use crate::evaluate::{self, Claims, HeardPacket, contributions, hear};
 use crate::model::{Model, Taught};
 use crate::packet::{Decoder, KeyKind};
 use crate::train::{self, Corpus, Gathered, Settings};
@@ -71,6 +71,8 @@ enum Command {
     Retrain(Retrain),
     /// Works out confidence and acceptance anew, on labelled captures that the model was not taught
     ///
+    /// Hyperactive neurons, which claim twenty foreign streams or more and fewer of their own, get a threshold so high that they no
+    /// longer do; a class of which the reference has streams, and that then claims none of them, is taken out.
     /// Streams of classes that the model does not have are welcome: they show how often it names what it was never taught.
     Calibrate {
         /// Model file
@@ -144,6 +146,7 @@ fn write(model: &Model, out: &Path) -> Result<Exit> {
 fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit> {
     let settings = settings_of(&model, model.provenance.seed);
     let (mut corpus, gathered) = gather(&model, reference, &settings, out)?;
+    model = quieted(model, &corpus)?;
     model.decision = train::recalibrate(&model, &mut corpus, &settings);
     model.provenance.reference = reference.label_names();
     let untaught = corpus.classes.len() - model.classes.len();
@@ -153,6 +156,25 @@ fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit>
     );
     write(&model, out)?;
     Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+}
+
+/// The model with its hyperactive neurons given a higher threshold or taken out; tells of each.
+fn quieted(mut model: Model, reference: &Corpus) -> Result<Model> {
+    let told = |n: Claims| format!("{} streams, {} of them its own", n.streams(), n.own);
+    let mut silenced = Vec::new();
+    for found in evaluate::hyperactive(&model, reference) {
+        let (class, before) = (&found.name, told(found.before));
+        if let Some((theta, after)) = found.quiet {
+            let was = std::mem::replace(&mut model.decision.theta[found.class], theta);
+            say!("{class}: hyperactive, claims {before}; threshold {was:.2} raised to {theta:.2}: claims {}", told(after));
+        } else {
+            say!(
+                "{class}: hyperactive, claims {before}; silenced: no threshold leaves it any of its own, and the class is taken out"
+            );
+            silenced.push(found.name);
+        }
+    }
+    Ok(if silenced.is_empty() { model } else { model.without_classes(&silenced)? })
 }
 
 fn retrain(args: &Retrain) -> Result<Exit> {

@@ -2,6 +2,7 @@
 
 mod contribution;
 mod hearing;
+mod hyperactive;
 mod interval;
 mod learning;
 mod metrics;
@@ -10,6 +11,7 @@ mod validate;
 
 pub use contribution::{Contribution, contributions};
 pub use hearing::{Heard, HeardPacket, hear};
+pub use hyperactive::{Claims, Hyperactive, hyperactive};
 pub use interval::{Interval, Resampled, macro_f1_interval, wilson};
 pub use learning::{Learned, learning_curve, learning_passes};
 pub use metrics::{Bin, ClassReport, Outcome, Report};
