@@ -4,7 +4,7 @@
 usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3]
 
 Makes one capture out of the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
-octets. Compares CPU and wall seconds (the least of some rounds) and peak memory with: a plain scan of the mapped file that touches each
+octets. Compares CPU and wall seconds and peak memory (the least of each in some interleaved rounds) with: a plain scan of the mapped file that touches each
 packet's first 128 octets, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not installed are
 left out by name. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
 """
@@ -86,19 +86,15 @@ def make(data, packets, path, cut):
     return written, octets / written
 
 
-def measure(call, rounds):
-    best = None
-    for _ in range(rounds):
-        start = time.monotonic()
-        child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        wall = time.monotonic() - start
-        if os.waitstatus_to_exitcode(status) not in (0, 1):
-            return None
-        cpu = usage.ru_utime + usage.ru_stime
-        if best is None or cpu < best[0]:
-            best = (cpu, wall, usage.ru_maxrss / 1024)
-    return best
+def measure(call):
+    """CPU seconds, wall seconds, peak MiB; None where the program failed."""
+    start = time.monotonic()
+    child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    wall = time.monotonic() - start
+    if os.waitstatus_to_exitcode(status) not in (0, 1):
+        return None
+    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024
 
 
 def main():
@@ -136,19 +132,24 @@ def main():
             ("tshark -z io,phs", ["tshark", "-n", "-q", "-z", "io,phs", "-r", cut]),
             ("suricata", ["suricata", "-r", whole, "-l", work, "-k", "none", "--runmode", "single"]),
         ]
-    print(f"{packets} packets, {mean:.0f} octets each on average; least of {o.rounds} rounds")
+    print(f"{packets} packets, {mean:.0f} octets each on average; least of {o.rounds} interleaved rounds")
     print(f"{'':<38} {'CPU s':>8} {'wall s':>8} {'ns CPU/pkt':>10} {'M pkt/s':>8} {'MiB':>7} {'CPU / spiked':>13}")
+    found = {name: [] for name, _ in calls}
+    # Round by round, so that what else the machine does falls on all alike; what takes many times as long as the rest runs once.
+    slow = ("tshark -z io,phs", "suricata", "ndpiReader", "p0f")
+    for turn in range(o.rounds):
+        for name, call in calls:
+            if shutil.which(call[0]) and not (turn and name in slow):
+                found[name].append(measure(call))
     base = None
     for name, call in calls:
         if not shutil.which(call[0]):
             print(f"{name:<38} not installed")
             continue
-        slow = name in ("tshark -z io,phs", "suricata", "ndpiReader", "p0f")
-        found = measure(call, 1 if slow else o.rounds)
-        if found is None:
+        if None in found[name]:
             print(f"{name:<38} failed")
             continue
-        cpu, wall, memory = found
+        cpu, wall, memory = (min(column) for column in zip(*found[name]))
         base = base or cpu
         ns, rate = cpu * 1e9 / packets, packets / wall / 1e6
         print(f"{name:<38} {cpu:>8.2f} {wall:>8.2f} {ns:>10.0f} {rate:>8.2f} {memory:>7.0f} {cpu / base:>13.2f}", flush=True)

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use spiked::capture::{CaptureFile, FrameBatch, Source};
+use spiked::capture::{CaptureFile, Frame, FrameBatch, LinkType, Nanos, Source};
 use spiked::encode::{Context, MAX_ACTIVE, Volley};
 use spiked::engine::{self, Settings, Verdict};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
 use spiked::snn::{self, Network, Presentations, Stdp};
+use spiked::stream::{Limits, StreamTable};
 
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
 
@@ -86,6 +87,43 @@ fn stages(c: &mut Criterion) {
             settled.count()
         });
     });
+    group.bench_function("read", |b| {
+        let mut batch = FrameBatch::new();
+        b.iter(|| {
+            let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
+            let mut read = 0;
+            while source.fill(&mut batch).expect("a whole capture") {
+                read += batch.len();
+            }
+            read
+        });
+    });
+    group.bench_function("table", |b| {
+        let mut table = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
+        let keyed: Vec<_> = frames.iter().zip(&headers).map(|((_, f), h)| StreamKey::flow(h, f)).collect();
+        b.iter(|| {
+            for ((key, direction), ((link, bytes), headers)) in keyed.iter().zip(frames.iter().zip(&headers)) {
+                let frame = Frame { timestamp: Nanos(0), link: LinkType(*link), wire_len: bytes.len() as u32, bytes };
+                let hash = table.hash(black_box(key));
+                black_box(table.packet(key, hash, *direction, 0, headers, &frame, |()| true, || ()).at);
+            }
+        });
+    });
+    group.bench_function("hand-over", |b| {
+        // One batch there and back between two threads, as often as the capture fills one.
+        let batches = frames.len().div_ceil(FrameBatch::CAPACITY);
+        let (there, taken) = crossbeam_channel::bounded::<FrameBatch>(4);
+        let (back, pool) = crossbeam_channel::bounded(4);
+        (0..4).for_each(|_| back.send(FrameBatch::new()).expect("there is room"));
+        let other = std::thread::spawn(move || taken.iter().for_each(|batch| back.send(batch).expect("there is room")));
+        b.iter(|| {
+            for _ in 0..batches {
+                there.send(pool.recv().expect("batches come back")).expect("the other thread listens");
+            }
+        });
+        drop(there);
+        other.join().expect("it ends with its channel");
+    });
     let model = Arc::new(model);
     for workers in [1, 2] {
         group.bench_function(format!("pipeline, {workers} workers"), |b| {
@@ -160,5 +198,34 @@ fn learning(c: &mut Criterion) {
     assert!(right * 100 > shown.active.len() * 99, "the network learned nothing: {right}");
 }
 
-criterion_group!(benches, stages, learning);
+/// The network alone, as `benches/simulators.py` sets it beside simulators: patterns of 256 active inputs of 1,024, 64 neurons.
+fn network(c: &mut Criterion) {
+    const INPUTS: usize = 1024;
+    const NEURONS: usize = 64;
+    const PATTERNS: usize = 4096;
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    let weights: Vec<i8> = (0..INPUTS * NEURONS).map(|_| (random() % 255) as i16 - 127).map(|w| w as i8).collect();
+    let network = Network::from_parts(INPUTS, NEURONS, &weights, vec![1.0; NEURONS]);
+    // One of four neighbouring inputs, so that no input comes twice.
+    let patterns: Vec<Vec<u32>> = (0..PATTERNS).map(|_| (0..MAX_ACTIVE as u32).map(|i| i * 4 + random() % 4).collect()).collect();
+    let mut group = c.benchmark_group("network");
+    group.throughput(Throughput::Elements(PATTERNS as u64));
+    group.bench_function("1,024 inputs x 64 neurons", |b| {
+        let mut potentials = network.buffer();
+        b.iter(|| {
+            let spikes = |pattern: &Vec<u32>| {
+                network.potentials(black_box(pattern), &mut potentials);
+                potentials.iter().filter(|&&p| p > 20 * 127).count()
+            };
+            patterns.iter().map(spikes).sum::<usize>()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, stages, learning, network);
 criterion_main!(benches);

@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use common::{fixture, udp};
@@ -176,4 +176,167 @@ fn an_idle_source_leaves_workers_waiting_not_spinning() {
     engine::run(&settings, &mut Idle(never, 0), &mut heard).unwrap();
     // Ten waits of 50 ms, told by two workers.
     assert!(heard.idle > Duration::from_millis(600), "{:?}", heard.idle);
+}
+
+/// The CPUs that each worker thread of this process may use.
+fn affinities() -> std::collections::BTreeMap<String, String> {
+    let mut found = std::collections::BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let of = |field: &str| status.lines().find_map(|l| l.strip_prefix(field)).map(|l| l.trim().to_string());
+        if let (Some(name), Some(cpus)) = (of("Name:"), of("Cpus_allowed_list:"))
+            && name.starts_with("spiked-worker-")
+        {
+            found.insert(name, cpus);
+        }
+    }
+    found
+}
+
+#[test]
+fn pinned_workers_have_a_cpu_each() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let workers = 9;
+    let settings = Settings { workers, pin: true, ..Settings::new(vec![built_in()]) };
+    let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
+    let keep = Arc::clone(&seen);
+    let mut source = Live::new((0..20).map(|n| (1_700_000_000 + n, vec![dns(1)])).collect());
+    source.between = Box::new(move |_| {
+        std::thread::sleep(Duration::from_millis(5));
+        keep.lock().unwrap().extend(affinities());
+    });
+    engine::run(&settings, &mut source, &mut Heard::default()).unwrap();
+    let seen = seen.lock().unwrap();
+    let worker = |n: usize| seen.get(&format!("spiked-worker-{n}")).cloned();
+    // Tests of few workers run beside this one: the last ones are its own.
+    for n in 4..workers {
+        assert_eq!(worker(n), Some(cpus[n % cpus.len()].to_string()), "worker {n} of {seen:?}");
+    }
+}
+
+/// Frames with their seconds, in batches of the lengths given, in turn.
+struct Cut {
+    frames: Vec<(u64, Vec<u8>)>,
+    at: usize,
+    lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
+}
+
+impl Source for Cut {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
+        for (second, frame) in self.frames[self.at..].iter().take(most) {
+            batch.push(Nanos(second * SECOND), LinkType(1), frame.len() as u32, frame);
+        }
+        self.at += batch.len();
+        Ok(!batch.is_empty())
+    }
+}
+
+/// Two models of which one lacks a class.
+static SIDE_BY_SIDE: LazyLock<Models> = LazyLock::new(|| {
+    let whole = built_in();
+    let without = whole.without_classes(&["dns".into()]).unwrap();
+    vec![whole, Arc::new(without)]
+});
+static TRAFFIC: LazyLock<Vec<Vec<Vec<u8>>>> =
+    LazyLock::new(|| ["dns-1", "http-1", "ssh-1", "tls-1", "ntp-1"].map(frames_of).into());
+
+/// The frames of a fixture.
+fn frames_of(name: &str) -> Vec<Vec<u8>> {
+    let mut file = CaptureFile::open(&fixture(&format!("captures/{name}.pcap"))).unwrap();
+    let (mut batch, mut frames) = (FrameBatch::new(), Vec::new());
+    while file.fill(&mut batch).unwrap() {
+        frames.extend(batch.iter().map(|f| f.bytes.to_vec()));
+    }
+    frames
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 10, failure_persistence: None, ..Default::default() })]
+    /// Several captures shuffled into one, with pauses that end streams, read with two models side by side.
+    #[test]
+    fn results_hang_neither_on_the_workers_nor_on_the_batches(
+        order in proptest::collection::vec((0usize..5, 0u64..400), 200..500),
+        lengths in proptest::collection::vec(1usize..=FrameBatch::CAPACITY, 1..6),
+        workers in 2usize..5,
+        every_packet: bool,
+        keep_packets in 0u32..6,
+    ) {
+        let mut sources: Vec<_> = TRAFFIC.iter().map(|frames| frames.iter().cycle()).collect();
+        let mut now = 1_700_000_000;
+        let frames: Vec<(u64, Vec<u8>)> = order
+            .into_iter()
+            .map(|(source, pause)| {
+                // Most packets come at once.
+                now += pause.saturating_sub(390) * 100;
+                (now, sources[source].next().expect("no end").clone())
+            })
+            .collect();
+        let run = |workers, lengths: Vec<usize>| {
+            let settings = Settings { workers, every_packet, keep_packets, ..Settings::new(SIDE_BY_SIDE.clone()) };
+            let mut source = Cut { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut heard = Heard::default();
+            let tally = engine::run(&settings, &mut source, &mut heard).unwrap();
+            let mut kept: Vec<_> = heard.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
+            // They are handed on when their stream is named: in order within a batch alone.
+            kept.sort_unstable();
+            (heard.verdicts, kept, tally)
+        };
+        let alone = run(1, vec![FrameBatch::CAPACITY]);
+        proptest::prop_assert!(alone.0.len() >= 10, "{} verdicts", alone.0.len());
+        for (workers, lengths) in [(1, lengths.clone()), (workers, vec![FrameBatch::CAPACITY]), (workers, lengths)] {
+            let (verdicts, kept, tally) = run(workers, lengths);
+            proptest::prop_assert_eq!(&verdicts, &alone.0);
+            proptest::prop_assert_eq!(&kept, &alone.1);
+            proptest::prop_assert_eq!(&tally, &alone.2);
+        }
+    }
+}
+
+/// A TCP segment of one connection; `back` when the server sends it.
+fn segment(flags: u8, back: bool) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+    let (client, server) = ([10, 0, 0, 1, 156, 64], [10, 0, 0, 2, 0, 22]);
+    let [from, to] = if back { [server, client] } else { [client, server] };
+    frame.extend_from_slice(&from[..4]);
+    frame.extend_from_slice(&to[..4]);
+    frame.extend_from_slice(&from[4..]);
+    frame.extend_from_slice(&to[4..]);
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 4, 0, 0, 0, 0, 0]);
+    frame
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// Packets of each stream that the segments make, (second, flags, whether the server sends it) each.
+fn streams_of(segments: &[(u64, u8, bool)]) -> Vec<u64> {
+    let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
+    let settings = Settings { workers: 1, ..Settings::new(vec![built_in()]) };
+    let mut source = Cut { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let mut heard = Heard::default();
+    engine::run(&settings, &mut source, &mut heard).unwrap();
+    heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()
+}
+
+#[test]
+fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed() {
+    let open = [(0, SYN, false), (0, SYN | ACK, true), (0, ACK, false)];
+    let after = |closing: &[(u64, u8, bool)], then: u64| {
+        let again = open.map(|(_, flags, back)| (then, flags, back));
+        streams_of(&[&open[..], closing, &again[..]].concat())
+    };
+    let both = [(1, FIN | ACK, false), (1, FIN | ACK, true), (1, ACK, false)];
+    assert_eq!(after(&both, 2), [6, 3], "both sides have finished");
+    assert_eq!(after(&[(1, RST | ACK, true)], 2), [4, 3], "a reset");
+    assert_eq!(after(&both[..1], 2), [7], "one side may still send");
+    assert_eq!(after(&[], 2), [6], "a SYN that is sent again is the same connection's");
+    // What comes late of a closed connection belongs to it, for a minute.
+    let late = |second| streams_of(&[&open[..], &both[..], &[(second, ACK, true)]].concat());
+    assert_eq!(late(60), [7]);
+    assert_eq!(late(63), [6, 1]);
 }

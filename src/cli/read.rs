@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
-use crate::engine::{self, Event, KeptPacket, Observer, Settings, Verdict};
+use crate::engine::{self, Event, KeptPacket, Observer, Settings, Verdict, Writer};
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, Summary, evidence};
 use crate::model::Model;
@@ -69,6 +69,9 @@ pub struct Args {
     /// Worker threads [default: one for each CPU allowed]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    /// Pin each worker to a CPU of its own
+    #[arg(long)]
+    pin: bool,
     /// Score every packet, also of streams that are decided
     #[arg(long)]
     every_packet: bool,
@@ -101,6 +104,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut settings = Settings::new(models.into_iter().map(Arc::new).collect());
     settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
     settings.limits.streams = args.streams.max(1);
+    settings.pin = args.pin;
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
     if let Some(workers) = args.workers {
@@ -119,6 +123,8 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     let operands = capture::expand(&args.captures)?;
     let models = settings.models.load_full();
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
+    // A table is the summary's matter.
+    let events = (args.format == Format::Jsonl).then_some(wanted);
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
@@ -132,11 +138,7 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
     };
     let mut teller = Teller {
         out: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
-        events: (args.format == Format::Jsonl).then_some(wanted),
         summary: Summary::new(models.iter().map(Arc::as_ref)),
-        writer: export::EventWriter::default(),
-        line: Vec::new(),
-        capture: String::new(),
         packets_to,
         written: Ok(()),
     };
@@ -153,8 +155,8 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             }
         };
         let name = path.display().to_string();
-        teller.capture.clone_from(&name);
-        let tally = engine::run(settings, &mut source, &mut teller);
+        let settings = Settings { writer: events.map(|wanted| writers(wanted, &name)), ..settings.clone() };
+        let tally = engine::run(&settings, &mut source, &mut teller);
         std::mem::replace(&mut teller.written, Ok(()))?;
         let summary = &mut teller.summary;
         match tally {
@@ -201,12 +203,7 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
 /// Who hears what is found: the user.
 struct Teller<'a> {
     out: BufWriter<StdoutLock<'a>>,
-    /// Which events are written; `None`: none, the summary tells.
-    events: Option<Event>,
     summary: Summary,
-    writer: export::EventWriter,
-    line: Vec<u8>,
-    capture: String,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
     /// The first mistake in writing; nothing is written after it.
     written: io::Result<()>,
@@ -215,11 +212,11 @@ struct Teller<'a> {
 impl Observer for Teller<'_> {
     fn verdict(&mut self, verdict: &Verdict) {
         self.summary.count(verdict);
-        if self.events == Some(verdict.event) && self.written.is_ok() {
-            self.line.clear();
-            self.writer.write(verdict, export::Context { capture: Some(&self.capture), ..Default::default() }, &mut self.line);
-            self.line.push(b'\n');
-            self.written = self.out.write_all(&self.line);
+    }
+
+    fn written(&mut self, octets: &[u8]) {
+        if self.written.is_ok() {
+            self.written = self.out.write_all(octets);
         }
     }
 
@@ -230,6 +227,20 @@ impl Observer for Teller<'_> {
                 writer.packet(&pcapng::Packet { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
         }
     }
+}
+
+/// Makes writers of a capture's events: a line each.
+fn writers(wanted: Event, capture: &str) -> Arc<dyn Fn() -> Writer + Send + Sync> {
+    let capture: Arc<str> = capture.into();
+    Arc::new(move || {
+        let (capture, mut writer) = (Arc::clone(&capture), export::EventWriter::default());
+        Box::new(move |verdict, out| {
+            if verdict.event == wanted {
+                writer.write(verdict, export::Context { capture: Some(&capture), ..Default::default() }, out);
+                out.push(b'\n');
+            }
+        })
+    })
 }
 
 /// How reading ended, given how the captures that went wrong ended and how many packets there were.

@@ -85,6 +85,8 @@ pub enum Input {
 pub struct Engine {
     /// Worker threads; 0: one for each CPU that is allowed.
     pub workers: usize,
+    /// Each worker stays on one CPU.
+    pub pin: bool,
     /// Streams remembered at once, for each model.
     pub streams: usize,
     pub idle: Duration,
@@ -100,6 +102,7 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             workers: 0,
+            pin: false,
             streams: 1 << 20,
             idle: Duration::from_secs(600),
             active: None,

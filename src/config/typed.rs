@@ -74,6 +74,7 @@ pub struct Capture {
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub workers: Maybe<i64>,
+    pub pin: Maybe<bool>,
     pub streams: Maybe<i64>,
     pub idle_secs: Maybe<i64>,
     pub active_secs: Maybe<i64>,

@@ -129,6 +129,7 @@ fn engine_settings(config: &Config, examined: &Examined) -> engine::Settings {
     if engine.workers > 0 {
         settings.workers = engine.workers;
     }
+    settings.pin = engine.pin;
     settings.every_packet = engine.every_packet;
     settings.keep_packets = config.evidence.as_ref().map_or(0, |e| e.packets);
     settings

@@ -10,7 +10,7 @@ use crate::snn::Potentials;
 use crate::stream::{Ended, Leader, Limits, Stream, StreamTable, Swept};
 
 use super::keep::{self, Kept};
-use super::worker::Told;
+use super::told::Told;
 use super::{Event, Sample, Settings, Spikes, Tally, Tap, Verdict};
 
 /// A packet on its way to the worker that owns its stream.
@@ -289,7 +289,9 @@ impl Lane {
         model.decision.add(&model.network, &self.potentials, evidence);
         let Some(leader) = model.decision.leader(evidence, stream.state.leader.packets + 1) else { return };
         stream.state.leader = leader;
-        if !model.decision.settled(&leader) {
+        // Of a stream that has its name and is scored on and on nothing hangs on its being settled.
+        let named_for_good = stream.state.told && self.every_packet;
+        if named_for_good || !model.decision.settled(&leader) {
             return;
         }
         if !stream.state.told {
@@ -307,7 +309,8 @@ impl Lane {
         }
     }
 
-    fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
+    /// Tells of a stream that has ended.
+    pub fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
         let row = stream.state.row;
         let end = verdict(&self.model, self.number, Event::Stream, &stream, packet, stream.last);
         if end.class.is_some() && !stream.state.told {
@@ -319,12 +322,16 @@ impl Lane {
         out.verdicts.push(end);
     }
 
+    /// All streams, in the order in which they began; the lane has none then.
+    pub fn take(&mut self) -> Vec<Stream<Scored>> {
+        let mut streams = self.table.take();
+        streams.sort_by(|a, b| (a.number, &a.key).cmp(&(b.number, &b.key)));
+        streams
+    }
+
     /// Ends all streams.
     pub fn finish(&mut self, out: &mut Told) {
-        let streams: Vec<_> = self.table.drain().collect();
-        for stream in streams {
-            self.end(stream, u64::MAX, out);
-        }
+        self.take().into_iter().for_each(|stream| self.end(stream, u64::MAX, out));
     }
 }
 

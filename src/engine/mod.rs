@@ -4,10 +4,14 @@
 //! takes the next batch from the source when it has nothing of its own to do, so no core waits; batches are numbered and each
 //! worker handles its shard of them in that order, so results do not depend on the number of workers or on the batch size.
 
+mod affinity;
+mod alone;
 mod keep;
 mod lane;
 mod observer;
+mod shard;
 mod tally;
+mod told;
 mod worker;
 
 pub use keep::{Sample, Tap};
@@ -24,10 +28,15 @@ use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
 use crate::stream::Limits;
 
-use worker::{Feed, Message, Output, Report, Routed, Told, Worker};
+use shard::{Report, Routed, Shard};
+use told::Told;
+use worker::{Feed, Message, Output, Worker};
 
 /// Models side by side; each has its own streams.
 pub type Models = Vec<Arc<Model>>;
+
+/// Appends to the octets what is to be written of a verdict, nothing where it is not to be.
+pub type Writer = Box<dyn FnMut(&Verdict, &mut Vec<u8>) + Send>;
 
 /// What the engine is told.
 #[derive(Clone)]
@@ -39,12 +48,16 @@ pub struct Settings {
     /// Streams of each model, shared out among the workers.
     pub limits: Limits,
     pub workers: usize,
+    /// Pins each worker to a CPU of its own among those allowed, in turn where there are fewer.
+    pub pin: bool,
     /// Score every packet, whether its stream is decided or not.
     pub every_packet: bool,
     /// Packets of each named stream, from its first, that the observer is given.
     pub keep_packets: u32,
     /// Where learning listens in.
     pub tap: Option<Tap>,
+    /// Makes a writer for each worker, so that writing is shared out as well: [`Observer::written`].
+    pub writer: Option<Arc<dyn Fn() -> Writer + Send + Sync>>,
 }
 
 /// Nanoseconds in a second.
@@ -58,9 +71,11 @@ impl Settings {
             decoder: Decoder::default(),
             limits: Limits { streams: 1 << 20, idle: 600 * SECOND, active: u64::MAX, closed: 60 * SECOND },
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            pin: false,
             every_packet: false,
             keep_packets: 0,
             tap: None,
+            writer: None,
         }
     }
 }
@@ -82,82 +97,70 @@ const IN_FLIGHT: usize = 4;
 pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Tally, CaptureError> {
     let workers = settings.workers.max(1);
     let live = source.clock().is_some();
-    let feed = Mutex::new(Feed { source, next_batch: 0, next_packet: 0, error: None });
-    let (pool_in, pool_out) = crossbeam_channel::bounded(workers * IN_FLIGHT);
-    for _ in 0..workers * IN_FLIGHT {
-        pool_in.send(Routed::new(FrameBatch::new(), workers)).expect("the pool has room for all its batches");
+    // What the observer waits for must not keep a live source waiting; and the caller's thread is not ours to pin.
+    if workers == 1 && !live && !settings.pin {
+        return alone::run(settings, source, observer);
     }
-    let inboxes: Vec<_> = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).collect();
-    let senders: Vec<_> = inboxes.iter().map(|(sender, _)| sender.clone()).collect();
+    let feed = Mutex::new(Feed { source, next_batch: 0, next_packet: 0, error: None });
+    let pool = crossbeam_channel::bounded(workers * IN_FLIGHT);
+    for _ in 0..workers * IN_FLIGHT {
+        pool.0.send(Routed::new(FrameBatch::new(), workers)).expect("the pool has room for all its batches");
+    }
+    let (others, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
     let (output, outputs) = crossbeam_channel::bounded::<Output>(workers * IN_FLIGHT * 4);
     let hasher = foldhash::fast::RandomState::default();
     let mut tally = Tally::default();
     std::thread::scope(|scope| {
-        for (number, (_, inbox)) in inboxes.into_iter().enumerate() {
-            let (senders, output, pool) = (senders.clone(), output.clone(), (pool_in.clone(), pool_out.clone()));
-            let feed = &feed;
+        let (mut threads, mut rests) = (Vec::new(), Vec::new());
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            let shard = Shard::new(number, settings, live, hasher.clone());
+            let (others, pool, output) = (others.clone(), pool.clone(), output.clone());
+            let (rest, left) = crossbeam_channel::bounded(IN_FLIGHT);
+            let (feed, worker) = (&feed, Worker { shard, others, inbox, pool, output, rest });
+            let pin = settings.pin;
             let builder = std::thread::Builder::new().name(format!("spiked-worker-{number}"));
-            let worker = Worker::new(number, settings, live, hasher.clone(), senders, inbox, pool, output);
-            if let Err(error) = builder.spawn_scoped(scope, move || worker.run(feed)) {
-                panic!("can't start worker {number}: {error}");
+            let thread = builder.spawn_scoped(scope, move || {
+                if pin {
+                    affinity::pin(number);
+                }
+                worker.run(feed)
+            });
+            threads.push(thread.unwrap_or_else(|error| panic!("can't start worker {number}: {error}")));
+            rests.push(left);
+        }
+        drop((others, pool, output));
+        let mut hear = |report: &Report, observer: &mut dyn Observer| {
+            tally.add(&report.tally);
+            report.tell(observer);
+        };
+        collect(workers, &outputs, &mut hear, observer);
+        told::merge_rest(rests, observer);
+        for thread in threads {
+            match thread.join() {
+                Ok(report) => hear(&report, observer),
+                Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        drop((senders, output, pool_in, pool_out));
-        collect(workers, &outputs, &mut tally, observer);
     });
     let feed = feed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     feed.error.map_or(Ok(tally), Err)
 }
 
-/// Puts what the workers tell into packet order.
-fn collect(workers: usize, outputs: &crossbeam_channel::Receiver<Output>, tally: &mut Tally, observer: &mut dyn Observer) {
-    let mut waiting: BTreeMap<u64, (usize, Told)> = BTreeMap::new();
+/// Puts what the workers tell of the batches into packet order.
+fn collect(
+    workers: usize,
+    outputs: &crossbeam_channel::Receiver<Output>,
+    hear: &mut dyn FnMut(&Report, &mut dyn Observer),
+    observer: &mut dyn Observer,
+) {
+    let mut waiting: BTreeMap<u64, Vec<Told>> = BTreeMap::new();
     let mut next = 0;
-    let mut last = Told::default();
-    for Output { batch, mut told, report } in outputs {
-        tally.add(&report.tally);
-        report.tell(observer);
-        let Some(number) = batch else {
-            last.append(&mut told);
-            continue;
-        };
-        let entry = waiting.entry(number).or_default();
-        entry.0 += 1;
-        entry.1.append(&mut told);
-        while waiting.get(&next).is_some_and(|w| w.0 == workers) {
-            if let Some((_, told)) = waiting.remove(&next) {
-                told.tell(observer);
-            }
+    for Output { batch, told, report } in outputs {
+        hear(&report, observer);
+        waiting.entry(batch).or_default().push(told);
+        while waiting.get(&next).is_some_and(|all| all.len() == workers) {
+            told::merge(waiting.remove(&next).unwrap_or_default(), observer);
             next += 1;
         }
-    }
-    last.tell(observer);
-}
-
-impl Told {
-    fn append(&mut self, other: &mut Self) {
-        self.verdicts.append(&mut other.verdicts);
-        self.packets.append(&mut other.packets);
-    }
-
-    fn tell(mut self, observer: &mut dyn Observer) {
-        self.verdicts.sort_by_key(Verdict::order);
-        self.verdicts.iter().for_each(|v| observer.verdict(v));
-        self.packets.sort_by_key(|p| (p.packet, p.model));
-        self.packets.iter().for_each(|p| observer.packet(p));
-    }
-}
-
-impl Report {
-    fn tell(&self, observer: &mut dyn Observer) {
-        observer.progress(&Progress {
-            worker: self.worker,
-            tally: &self.tally,
-            live: self.live,
-            queue: self.queue,
-            busy: self.busy,
-            idle: self.idle,
-            lag: self.lag,
-        });
     }
 }

@@ -92,6 +92,9 @@ pub trait Observer {
     /// A stream was given a class, or has ended; in the order of the packets that brought it about.
     fn verdict(&mut self, verdict: &Verdict);
 
+    /// What the writer of [`super::Settings::writer`] wrote of the verdict that was told last.
+    fn written(&mut self, _octets: &[u8]) {}
+
     /// A packet of a stream that was given a class, where [`super::Settings::keep_packets`] asks for them.
     fn packet(&mut self, _packet: &KeptPacket) {}
 

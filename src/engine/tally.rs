@@ -24,7 +24,7 @@ pub struct Tally {
     pub undecodable: BTreeMap<Undecodable, u64>,
     /// Volleys scored, over all models.
     pub scored: u64,
-    /// Streams opened, ended by a timeout, evicted from a full table, over all models.
+    /// Streams opened, ended by a timeout or a new connection in their place, evicted from a full table, over all models.
     pub opened: u64,
     pub timed_out: u64,
     pub evicted: u64,

@@ -68,7 +68,7 @@ pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usi
             }
         }
     }
-    let streams = table.drain().map(|s| Heard {
+    let streams = table.take().into_iter().map(|s| Heard {
         name: StreamName::of(&s.key),
         packets: s.packets,
         heard: s.state.heard,

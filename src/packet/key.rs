@@ -123,11 +123,28 @@ impl StreamKey {
     pub fn flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
         // A label or tunnel header that is cut leads past the frame's end.
         let header = frame.get(usize::from(h.network_at)..).unwrap_or(&[]);
+        let (sport, dport) = h.ports(frame);
+        if h.network == Network::Ipv4 {
+            // Most packets: address and port fit a word, so that endpoints are compared and put in order without a jump, which
+            // would be guessed wrong for every other packet.
+            let end = |address: &[u8], port: u16| {
+                u64::from(u32::from_be_bytes(address.try_into().expect("four octets"))) << 16 | u64::from(port)
+            };
+            let (src, dst) = (end(&header[12..16], sport), end(&header[16..20], dport));
+            let [a, b] = [src.min(dst), src.max(dst)];
+            let key = Self {
+                a: (u128::from(a >> 16) << 96).to_be_bytes(),
+                b: (u128::from(b >> 16) << 96).to_be_bytes(),
+                port_a: a as u16,
+                port_b: b as u16,
+                vlan: h.vlan,
+                proto: u16::from(h.ip_protocol),
+                family: Family::Ipv4,
+                kind: KeyKind::Flow,
+            };
+            return (key, if src <= dst { Direction::Forward } else { Direction::Backward });
+        }
         let (family, src, dst, proto) = match h.network {
-            Network::Ipv4 => {
-                let (src, dst) = header[12..20].split_at(4);
-                (Family::Ipv4, wide(src), wide(dst), u16::from(h.ip_protocol))
-            }
             Network::Ipv6 => {
                 let (src, dst) = header[8..40].split_at(16);
                 (Family::Ipv6, wide(src), wide(dst), u16::from(h.ip_protocol))
@@ -137,7 +154,6 @@ impl StreamKey {
                 (src, dst) => (Family::Mac, wide(&src.unwrap_or_default()), wide(&dst.unwrap_or_default()), h.ether_type),
             },
         };
-        let (sport, dport) = h.ports(frame);
         let forward = (u128::from_be_bytes(src), sport) <= (u128::from_be_bytes(dst), dport);
         let (a, port_a, b, port_b) = if forward { (src, sport, dst, dport) } else { (dst, dport, src, sport) };
         let key = Self { a, b, port_a, port_b, vlan: h.vlan, proto, family, kind: KeyKind::Flow };

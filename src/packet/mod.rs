@@ -149,6 +149,11 @@ impl Headers {
         if self.transport == Transport::Tcp { frame.get(at).copied().unwrap_or(0) } else { 0 }
     }
 
+    /// Whether the packet asks for a TCP connection: SYN without ACK.
+    pub fn tcp_opens(&self, frame: &[u8]) -> bool {
+        self.tcp_flags(frame) & 0b1_0010 == 0b10
+    }
+
     /// 1 where the packet carries a TCP FIN.
     pub fn tcp_closes(&self, frame: &[u8]) -> u8 {
         self.tcp_flags(frame) & 1

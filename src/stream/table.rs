@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::packet::{Direction, Headers, StreamKey};
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_whole};
 
 use super::Stream;
 
@@ -21,7 +21,8 @@ pub struct Limits {
     pub idle: u64,
     /// Nanoseconds after which a stream has ended however lively it is.
     pub active: u64,
-    /// Nanoseconds without a packet after which a TCP stream that both sides have closed has ended.
+    /// Nanoseconds without a packet after which a TCP stream that both sides have closed has ended; a SYN ends it at once. With
+    /// `u64::MAX` closing ends nothing.
     pub closed: u64,
 }
 
@@ -31,7 +32,9 @@ impl Limits {
 
     fn over<T>(&self, stream: &Stream<T>, now: Nanos) -> bool {
         let quiet = now.0.saturating_sub(stream.last.0);
-        quiet > self.idle || now.0.saturating_sub(stream.first.0) > self.active || (stream.closed == 3 && quiet > self.closed)
+        quiet > self.idle
+            || now.0.saturating_sub(stream.first.0) > self.active
+            || (stream.closed == CLOSED && quiet > self.closed)
     }
 }
 
@@ -41,7 +44,7 @@ pub struct Seen<T> {
     /// Record of its stream, good until another packet of another stream is filed.
     pub at: usize,
     pub context: Context,
-    /// The stream that had to make room: ended by a timeout (same key) or evicted.
+    /// The stream that had to make room: ended by a timeout or closed (same key), or evicted.
     pub ended: Option<(Stream<T>, Ended)>,
 }
 
@@ -63,6 +66,8 @@ pub enum Ended {
 }
 
 const EMPTY: u32 = u32::MAX;
+/// [`Stream::closed`] of a TCP connection that both sides have closed.
+const CLOSED: u8 = 3;
 /// Records looked at to find one to evict.
 const SAMPLE: usize = 24;
 
@@ -128,7 +133,7 @@ impl<T> StreamTable<T> {
     pub fn prefetch_record(&self, hash: u64) {
         let entry = self.index[self.home(hash)];
         if let Some(record) = self.records.get(entry.record as usize) {
-            prefetch(record);
+            prefetch_whole(record);
         }
     }
 
@@ -180,7 +185,9 @@ impl<T> StreamTable<T> {
         let at = match self.find(key, hash) {
             Ok(slot) => {
                 let at = self.index[slot].record as usize;
-                if self.limits.over(&self.records[at], frame.timestamp) {
+                let stream = &self.records[at];
+                let anew = stream.closed == CLOSED && self.limits.closed < u64::MAX && headers.tcp_opens(frame.bytes);
+                if anew || self.limits.over(stream, frame.timestamp) {
                     let new = Stream::open(*key, direction, frame, number, open());
                     ended = Some((std::mem::replace(&mut self.records[at], new), Ended::Timeout));
                 }
@@ -297,9 +304,9 @@ impl<T> StreamTable<T> {
     }
 
     /// Ends all streams; the table is empty afterwards.
-    pub fn drain(&mut self) -> impl Iterator<Item = Stream<T>> + '_ {
+    pub fn take(&mut self) -> Vec<Stream<T>> {
         self.index.fill(Entry { tag: 0, record: EMPTY });
         self.hand = 0;
-        self.records.drain(..)
+        std::mem::take(&mut self.records)
     }
 }

@@ -172,7 +172,7 @@ impl Corpus {
                 }
             }
         }
-        for stream in streams.drain() {
+        for stream in streams.take() {
             if let Some(class) = stream.state.class {
                 self.streams.push(LabelledStream {
                     capture,

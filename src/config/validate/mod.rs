@@ -143,6 +143,7 @@ impl Check {
         let active = self.seconds("engine.active_secs", &typed.active_secs, Duration::ZERO, 0);
         Engine {
             workers: self.number("engine.workers", &typed.workers, default.workers, 0..=256, "workers (0: one a CPU)"),
+            pin: or(&typed.pin, default.pin),
             streams: self.number("engine.streams", &typed.streams, default.streams, 64..=1 << 28, "streams"),
             idle: self.seconds("engine.idle_secs", &typed.idle_secs, default.idle, 1),
             active: (!active.is_zero()).then_some(active),
