@@ -1,5 +1,7 @@
 //! Events reach every sink whole; what can't be written is counted with its reason; whoever offers them never waits.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -8,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::tiny::Tiny;
 use spiked::capture::Nanos;
 use spiked::export::sink::{Line, Outlet, Reason, Severity, Target};
 use spiked::export::status;
@@ -111,39 +114,11 @@ fn a_file_that_cannot_be_opened_is_told_at_the_start() {
     assert!(error(Path::new("/dev/null")).contains("not a regular file"));
 }
 
-/// A file system of so many octets, gone at the end; `None`, said why, where it can't be had.
-struct Tiny(tempfile::TempDir);
-
-impl Tiny {
-    fn mount(octets: usize) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={octets}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(folder)),
-            Ok(output) => {
-                eprintln!("skipped: no small file system: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: no small file system: mount: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Tiny {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
     let Some(tiny) = Tiny::mount(256 << 10) else { return };
-    let path = tiny.0.path().join("eve.json");
-    let ballast = tiny.0.path().join("ballast");
+    let path = tiny.path().join("eve.json");
+    let ballast = tiny.path().join("ballast");
     fs::write(&ballast, vec![0; 128 << 10]).unwrap();
     let outlet = Outlet::start("file", &Target::File(path.clone()), 1000).unwrap();
     for n in 0..1500 {
@@ -435,7 +410,7 @@ fn standard_output_whose_reader_is_gone_drops_and_says_so() {
 #[test]
 fn standard_output_into_a_file_on_a_full_disk_holds_whole_lines() {
     let Some(tiny) = Tiny::mount(64 << 10) else { return };
-    let path = tiny.0.path().join("out.json");
+    let path = tiny.path().join("out.json");
     let output = child("child_writes_to_standard_output")
         .env("SPIKED_TEST_STDOUT", "3000")
         .stdout(fs::File::create(&path).unwrap())

@@ -73,6 +73,14 @@ pub enum CaptureError {
     Read { path: String, source: io::Error },
 }
 
+impl CaptureError {
+    /// It is this process, or this machine, that has too little of something just now; the capture is as good as before.
+    fn is_shortage(&self) -> bool {
+        let (Self::Open { source, .. } | Self::Read { source, .. }) = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+    }
+}
+
 /// Where frames come from.
 pub trait Source: Send {
     /// Fills `batch`, which it clears first. `Ok(false)`: the source has ended. A batch may be empty before that.

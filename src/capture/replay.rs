@@ -15,6 +15,8 @@ use super::{CaptureError, CaptureFile, Filtered, FrameBatch, Nanos, Source, expa
 
 /// How long the engine waits at most before it looks after its streams.
 const WAIT: Duration = Duration::from_millis(50);
+/// Pause after a capture could not be opened for want of descriptors or memory.
+const SHORTAGE: Duration = Duration::from_millis(200);
 
 /// Captures read as if they were traffic.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,8 +114,19 @@ impl Replay {
             let file = CaptureFile::open(path).and_then(|f| Filtered::new(f, self.settings.filter.as_deref()));
             match file {
                 Ok(file) => {
+                    self.counters.set_trouble(None);
                     self.open = Some(Open { file, name, shift: None, began: None });
                     return true;
+                }
+                Err(error) if error.is_shortage() => {
+                    if self.counters.set_trouble(Some(error.to_string())) {
+                        warn!(capture = name, %error, "capture can't be opened for now, trying again");
+                    }
+                    self.next -= 1;
+                    std::thread::sleep(SHORTAGE);
+                    if self.stop.load(Relaxed) {
+                        return false;
+                    }
                 }
                 Err(error) => {
                     self.counters.captures_refused.fetch_add(1, Relaxed);

@@ -223,6 +223,14 @@ impl Watch {
                 self.counters.origins.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
                 self.open = Some((file, path));
             }
+            // It is this process that lacks something: the capture is as good as before.
+            Err(error) if error.is_shortage() => {
+                if self.counters.set_trouble(Some(error.to_string())) {
+                    warn!(capture = %path.display(), %error, "capture can't be opened for now, trying again");
+                }
+                self.next_list = Instant::now() + LIST;
+                return false;
+            }
             Err(error) => self.set_aside(&path, &error),
         }
         true

@@ -64,6 +64,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     if !(args.tolerance >= 1.0 && args.tolerance.is_finite()) {
         bail!("--tolerance {}: at least 1, where only packets like the one shown fire the neuron", args.tolerance);
     }
+    if args.class.chars().any(char::is_control) {
+        bail!("--class {:?}: a name holds no control characters", args.class);
+    }
     if args.class.is_empty() {
         bail!("--class: the name is empty");
     }

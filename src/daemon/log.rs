@@ -28,13 +28,35 @@ impl Level {
     }
 }
 
+/// Keeps what is logged on its line: names of files and classes come from others, and must neither begin a line of their own nor
+/// steer a terminal. An event comes in one piece, its line's end at its end.
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let (text, end) = event.split_at(event.len() - usize::from(event.ends_with(b"\n")));
+        if text.iter().any(u8::is_ascii_control) {
+            let escape = |&b: &u8| if b.is_ascii_control() { b.escape_ascii().collect() } else { vec![b] };
+            let whole: Vec<u8> = text.iter().flat_map(escape).chain(end.iter().copied()).collect();
+            self.0.write_all(&whole)?;
+        } else {
+            self.0.write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Begins to log. A second call, as tests make it, changes nothing.
 ///
 /// # Errors
 /// Where the journal is wanted and is not there.
 pub(super) fn start(log: Log) -> io::Result<Level> {
     let (level, handle) = reload::Layer::new(filter(log.level));
-    let to_stderr = || tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false);
+    let to_stderr = || tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).with_target(false).with_ansi(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match log.format {
         // The journal, where it catches standard error, has its own time.
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => Box::new(to_stderr().without_time()),

@@ -187,6 +187,10 @@ impl Model {
         if classes == 0 || classes > MAX_CLASSES {
             return Err(wrong(format!("it has {classes} classes; 1 to {MAX_CLASSES} are allowed")));
         }
+        // They are shown to people, on terminals too.
+        if let Some(class) = d.classes.iter().find(|c| c.chars().any(char::is_control)) {
+            return Err(wrong(format!("the class name {class:?} holds control characters")));
+        }
         if start.shape() != [inputs + 1] || gain.shape() != [classes] {
             let (start, gain) = (start.shape(), gain.shape());
             return Err(wrong(format!(

@@ -31,6 +31,8 @@ pub enum LabelError {
         "the labels name {0} classes; a model has at most {MAX_CLASSES} (is the label column one of numbers that differ by stream?)"
     )]
     Classes(usize),
+    #[error("the class name {0:?} holds control characters, such as a line's end; give the class another name")]
+    Name(String),
 }
 
 /// The name of a stream as label files give it: independent of direction and VLAN.
@@ -128,9 +130,7 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = rows.iter().map(|r| r.2.clone()).collect();
     classes.sort();
     classes.dedup();
-    if classes.len() > MAX_CLASSES {
-        return Err(LabelError::Classes(classes.len()));
-    }
+    fit_to_be_names(&classes)?;
     let mut captures: Vec<(String, CaptureLabels)> = Vec::new();
     let mut place: HashMap<String, usize> = HashMap::new();
     let mut conflicts = 0;
@@ -147,6 +147,17 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     Ok(Labels { key: key.filter(|_| count > 0).ok_or(LabelError::Empty)?, classes, captures, rows: count, conflicts })
 }
 
+/// Refuses more classes than a model has, and names that a model refuses.
+fn fit_to_be_names(classes: &[String]) -> Result<(), LabelError> {
+    if classes.len() > MAX_CLASSES {
+        return Err(LabelError::Classes(classes.len()));
+    }
+    match classes.iter().find(|c| c.chars().any(char::is_control)) {
+        Some(class) => Err(LabelError::Name(class.clone())),
+        None => Ok(()),
+    }
+}
+
 /// Labels that give every stream of a capture one class: (class, capture) pairs.
 ///
 /// # Errors
@@ -155,9 +166,7 @@ pub fn whole(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = pairs.iter().map(|p| p.0.clone()).collect();
     classes.sort();
     classes.dedup();
-    if classes.len() > MAX_CLASSES {
-        return Err(LabelError::Classes(classes.len()));
-    }
+    fit_to_be_names(&classes)?;
     let captures = pairs
         .iter()
         .map(|(class, capture)| {
@@ -190,6 +199,7 @@ impl Labels {
         let mut classes: Vec<String> = renamed.iter().filter(|c| !c.is_empty()).map(ToString::to_string).collect();
         classes.sort();
         classes.dedup();
+        fit_to_be_names(&classes)?;
         let place: Vec<Option<u16>> = renamed.iter().map(|&c| classes.iter().position(|k| k == c).map(|c| c as u16)).collect();
         for (_, labels) in &mut self.captures {
             labels.every = labels.every.and_then(|c| place[c as usize]);

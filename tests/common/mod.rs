@@ -4,6 +4,7 @@
 pub mod net;
 pub mod running;
 pub mod telemetry;
+pub mod tiny;
 
 use std::path::{Path, PathBuf};
 

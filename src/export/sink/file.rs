@@ -6,12 +6,13 @@
 //!   be cut there. So where lines follow one another closely, those that end a page are filled up with spaces, which JSON allows, and each
 //!   page is a write of its own. Only the first line of what is ready at once may still lie across a border.
 //! - A write that the disk had no room for is taken back to the end of the last whole line, and the rest is tried again.
+//! - A file that somebody has removed is made anew: what is written to one without a name is lost to all.
 //! - A file that is opened with half a line at its end, as a kill in the middle of a write could leave it, is mended.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,7 +93,13 @@ impl Sink for LineFile {
     fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure> {
         let mut taken = 0;
         // Where it ends now, and not where we think it does: logrotate's copytruncate may have emptied it.
-        let mut end = self.file.metadata().map_err(|error| Failure::after(0, error))?.len() as usize;
+        let mut now = self.file.metadata().map_err(|error| Failure::after(0, error))?;
+        if now.nlink() == 0 && self.path.is_some() {
+            now = self.reopen().and_then(|()| self.file.metadata()).map_err(|error| {
+                Failure::after(0, io::Error::new(error.kind(), format!("the file was removed and can't be made anew: {error}")))
+            })?;
+        }
+        let mut end = now.len() as usize;
         while taken < lines.len() {
             let border = (end + lines[taken].text.len()) / PAGE * PAGE + PAGE;
             let lines_here = chunk(&lines[taken..], border - end, &mut self.buffer);

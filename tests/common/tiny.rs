@@ -1,0 +1,36 @@
+//! A small file system that a test fills up. Needs root, or it says so and the test skips.
+
+use std::path::Path;
+use std::process::Command;
+
+/// A file system of so many octets, gone at the end; `None`, said why, where it can't be had.
+pub struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    pub fn mount(octets: usize) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={octets}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(folder)),
+            Ok(output) => {
+                eprintln!("skipped: no small file system: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: no small file system: mount: {error}");
+                None
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}

@@ -1,0 +1,417 @@
+//! What is promised when something breaks: each is delivered or counted, and the service recovers by itself. Sinks on their own are in
+//! `sinks.rs`, clients of the metrics in `http.rs`, interfaces that vanish in `live.rs`.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::net::{Daemon, Net, counted};
+use common::running::{Running, until};
+use common::telemetry::Telemetry;
+use common::tiny::Tiny;
+use common::{fixture, json_lines, spiked};
+use serde_json::Value;
+use spiked::capture::{CaptureFile, FrameBatch, Source};
+use spiked::model::Model;
+
+/// Settings that read the fixtures without end at many times their pace, with `more` after them.
+fn endless(folder: &Path, more: &str) -> PathBuf {
+    let capture = fixture("captures/mixed.pcapng");
+    let text = format!(
+        "[replay]\ncaptures = [{capture:?}]\nspeed = 200.0\nrounds = 0\n[process]\nstatus_file = \"{}\"\n{more}",
+        folder.join("run/status.json").display()
+    );
+    // In a folder of its own, so that a hardened daemon may not write to all of `folder`.
+    fs::create_dir_all(folder.join("run")).unwrap();
+    let file = folder.join("spiked.toml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn sink<'a>(status: &'a Value, name: &str) -> &'a Value {
+    status["sinks"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("{status}"))
+}
+
+fn lost(sink: &Value) -> u64 {
+    sink["dropped"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
+}
+
+/// What the log says at the end: detections made, and for each sink what was written and lost.
+fn account(log: &str, sink: &str) -> (u64, u64, u64) {
+    let number = |line: &str, before: &str| -> u64 {
+        let rest = line.split(before).nth(1).unwrap_or_else(|| panic!("no '{before}' in {line}"));
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let closed = log.lines().find(|l| l.contains("closed") && l.contains(sink)).unwrap_or_else(|| panic!("{log}"));
+    let ended = log.lines().find(|l| l.contains("ended: ")).unwrap_or_else(|| panic!("{log}"));
+    let detections = ended.rsplit("; ").next().unwrap().split(' ').next().unwrap().parse().unwrap();
+    (detections, number(closed, "written="), number(closed, "lost="))
+}
+
+#[test]
+fn a_full_disk_costs_events_and_evidence_that_are_counted_and_is_used_again_when_there_is_room() {
+    let Some(tiny) = Tiny::mount(2 << 20) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(tiny.path().join("evidence")).unwrap();
+    let ballast = tiny.path().join("ballast");
+    fs::write(&ballast, vec![0; 1 << 20]).unwrap();
+    let more = format!(
+        "[[sinks]]\ntype = \"file\"\npath = \"{0}/eve.json\"\nevents = [\"detection\"]\nqueue = 64\n\
+         [evidence]\nfolder = \"{0}/evidence\"\nfile_mib = 1\nfiles = 100\n[[policies]]\nclass = \"*\"\naction = \"alert\"\n",
+        tiny.path().display()
+    );
+    let mut daemon = Running::start(&endless(folder.path(), &more), |_| {});
+    let full = daemon.wait("the disk is full for both", |s| {
+        sink(s, "file")["dropped"]["disk_full"].as_u64() > Some(0) && lost(sink(s, "evidence")) > 0
+    });
+    assert!(sink(&full, "file")["trouble"].is_string() && full["unhealthy"].is_null() && full["not_ready"].is_null());
+    fs::remove_file(&ballast).unwrap();
+    let written = |s: &Value, name: &str| sink(s, name)["written"].as_u64().unwrap();
+    daemon.wait("both are written again", |s| {
+        written(s, "file") > written(&full, "file") && written(s, "evidence") > written(&full, "evidence")
+    });
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let (detections, written, lost) = account(&daemon.log(), "sink=\"file\"");
+    assert_eq!(written + lost, detections, "every detection is written or counted");
+    let text = fs::read(tiny.path().join("eve.json")).unwrap();
+    assert!(text.ends_with(b"\n"));
+    assert_eq!(json_lines(&text).len() as u64, written);
+    // Every packet that counts as written is whole in a file.
+    let mut packets = 0;
+    for file in fs::read_dir(tiny.path().join("evidence")).unwrap().flatten() {
+        let mut source = CaptureFile::open(&file.path()).unwrap();
+        let mut batch = FrameBatch::new();
+        while source.fill(&mut batch).unwrap() {
+            packets += batch.len() as u64;
+        }
+        assert!(source.cut().is_none(), "{file:?} is cut");
+    }
+    let closed = daemon.log().lines().find(|l| l.contains("evidence closed")).unwrap().to_string();
+    assert!(closed.contains(&format!("written={packets} ")), "{packets} packets in files; {closed}");
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_model_and_says_so() {
+    let Some(tiny) = Tiny::mount(64 << 10) else { return };
+    let model = tiny.path().join("site.safetensors");
+    fs::write(&model, "what was there before").unwrap();
+    fs::write(tiny.path().join("ballast"), vec![0; 40 << 10]).unwrap();
+    spiked()
+        .args(["model", "remove", "config/models/devices.safetensors", "Aria", "--out"])
+        .arg(&model)
+        .assert()
+        .code(4)
+        .stderr(predicates::str::contains("can't write the model: No space left"));
+    assert_eq!(fs::read_to_string(&model).unwrap(), "what was there before");
+    assert_eq!(fs::read_dir(tiny.path()).unwrap().count(), 2, "half a model was left");
+}
+
+#[test]
+fn events_go_on_when_their_file_is_removed_and_when_their_folder_was_and_is_there_again() {
+    // Where the daemon is hardened it may write to the folder that there was at its start: one made anew is another.
+    for harden in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let events = folder.path().join("events");
+        fs::create_dir(&events).unwrap();
+        let more = format!(
+            "harden = {harden}\n[[sinks]]\ntype = \"file\"\npath = \"{}/eve.json\"\nevents = [\"detection\"]\nqueue = 32\n",
+            events.display()
+        );
+        let mut daemon = Running::start(&endless(folder.path(), &more), |_| {});
+        let file = events.join("eve.json");
+        let grows = || fs::metadata(&file).is_ok_and(|m| m.len() > 0).then_some(());
+        until("events are written", grows);
+        fs::remove_file(&file).unwrap();
+        until("a removed file is made anew", grows);
+        fs::remove_dir_all(&events).unwrap();
+        daemon.wait("the loss is counted, and told why", |s| {
+            let told = sink(s, "file")["trouble"].to_string().contains("was removed and can't be made anew");
+            told && sink(s, "file")["dropped"]["disconnected"].as_u64() > Some(0)
+        });
+        fs::create_dir(&events).unwrap();
+        let confined = daemon.log().contains("landlock: only the folders");
+        if confined {
+            let denied = |s: &Value| sink(s, "file")["trouble"].to_string().contains("Permission denied");
+            daemon.wait("it says why it can't", denied);
+        } else {
+            until("events are written into the new folder", grows);
+        }
+        assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+        let (detections, written, lost) = account(&daemon.log(), "sink=\"file\"");
+        assert_eq!(written + lost, detections);
+    }
+}
+
+#[test]
+fn a_sinks_reader_that_stalls_dies_and_returns_costs_only_what_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reader.sock");
+    let more = format!(
+        "[[sinks]]\ntype = \"unix\"\npath = \"{}\"\nevents = [\"detection\"]\nqueue = 32\n\
+         [[sinks]]\ntype = \"file\"\npath = \"{}\"\nevents = [\"detection\"]\nqueue = 1048576\n",
+        path.display(),
+        folder.path().join("eve.json").display()
+    );
+    let mut daemon = Running::start(&endless(folder.path(), &more), |_| {});
+    daemon.wait("nobody reads", |s| sink(s, "unix")["dropped"]["disconnected"].as_u64() > Some(0));
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut reader = BufReader::new(listener.accept().unwrap().0);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    serde_json::from_str::<Value>(&line).unwrap();
+    // It reads no more.
+    daemon.wait("it is slow", |s| sink(s, "unix")["dropped"]["slow"].as_u64() > Some(0));
+    drop(reader);
+    let mut reader = BufReader::new(listener.accept().unwrap().0);
+    for _ in 0..50 {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap();
+    }
+    let reading = std::thread::spawn(move || reader.lines().count());
+    daemon.wait("all is well", |s| sink(s, "unix")["trouble"].is_null());
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    reading.join().unwrap();
+    let (detections, written, lost) = account(&daemon.log(), "sink=\"unix\"");
+    assert_eq!(written + lost, detections);
+    assert_eq!(account(&daemon.log(), "sink=\"file\""), (detections, detections, 0), "the other sink does not notice");
+}
+
+/// Sets a limit of another process; returns what it was.
+fn limit(pid: i32, what: libc::__rlimit_resource_t, soft: u64) -> u64 {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both point to structures of ours that outlive the calls.
+    unsafe {
+        assert_eq!(libc::prlimit(pid, what, std::ptr::null(), &mut old), 0);
+        let new = libc::rlimit { rlim_cur: soft, rlim_max: old.rlim_max };
+        assert_eq!(libc::prlimit(pid, what, &new, std::ptr::null_mut()), 0);
+    }
+    old.rlim_cur
+}
+
+#[test]
+fn out_of_descriptors_it_goes_on_naming_and_answers_again_when_there_are_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("eve.json");
+    let more = format!("[[sinks]]\ntype = \"file\"\npath = \"{}\"\nqueue = 1048576\n", events.display());
+    let mut daemon = Running::start(&endless(folder.path(), &more), |_| {});
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count() as u64;
+    let before = limit(daemon.pid(), libc::RLIMIT_NOFILE, open + 4);
+    let clients: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(daemon.address).unwrap()).collect();
+    until("none is left", || {
+        (fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count() as u64 >= open + 4).then_some(())
+    });
+    // A reload opens models and settings: it fails, and all stays as it was. Events are still written.
+    daemon.signal(libc::SIGHUP);
+    until("the reload fails", || daemon.log().contains("reload failed").then_some(()));
+    let length = fs::metadata(&events).unwrap().len();
+    until("events are written", || (fs::metadata(&events).unwrap().len() > length).then_some(()));
+    drop(clients);
+    daemon.wait("it answers, within the same limit", |s| s["not_ready"].is_null() && s["reloads"]["failed"] == 1);
+    limit(daemon.pid(), libc::RLIMIT_NOFILE, before);
+    daemon.signal(libc::SIGHUP);
+    daemon.wait("it reloads", |s| s["reloads"]["succeeded"] == 1);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let (detections, written, lost) = account(&daemon.log(), "sink=\"file\"");
+    assert_eq!((written, lost), (detections, 0));
+}
+
+#[test]
+fn a_flood_of_streams_under_a_memory_limit_is_refused_by_the_table_and_not_by_the_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    // 120,000 streams that a table of a million would hold, which takes more than the limit leaves.
+    let mut file = common::pcap(1, &[]);
+    for number in 0..120_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        let frame = common::udp([10, a, b, c], 40_000, [192, 0, 2, 1], 9, &[0; 12]);
+        for word in [1_700_000_000 + number / 10_000, number % 10_000 * 100, frame.len() as u32, frame.len() as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    fs::write(folder.path().join("flood.pcap"), file).unwrap();
+    let text = format!(
+        "[replay]\ncaptures = [\"{0}/flood.pcap\", {1:?}]\nspeed = 40.0\nrounds = 0\n[engine]\nstreams = 4096\n\
+         [process]\nstatus_file = \"{0}/status.json\"\n",
+        folder.path().display(),
+        fixture("captures/mixed.pcapng")
+    );
+    let settings = folder.path().join("spiked.toml");
+    fs::write(&settings, text).unwrap();
+    let mut daemon = Running::start(&settings, |_| {});
+    let size = || -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", daemon.pid())).unwrap();
+        statm.split(' ').next().unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let begun = size();
+    limit(daemon.pid(), libc::RLIMIT_AS, begun + (48 << 20));
+    let metric = |name: &str| -> u64 {
+        let text = daemon.get("/metrics").unwrap_or_default();
+        text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64
+    };
+    until("two floods have gone by", || (metric("spiked_streams_ended_total{reason=\"evicted\"}") > 200_000).then_some(()));
+    assert!(metric("spiked_streams_live") <= 4096, "{}", metric("spiked_streams_live"));
+    assert_eq!(metric("spiked_lost_packets_total"), 0);
+    until("streams are named after it", || daemon.status().filter(|s| s["totals"]["named"].as_u64() > Some(100)));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
+// Killed in the middle of saving, which takes a process of its own: this test program, run again for this one.
+#[test]
+fn child_saves_models_until_killed() {
+    let Some(path) = std::env::var_os("SPIKED_TEST_MODEL").map(PathBuf::from) else { return };
+    let model = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
+    let other = model.without_classes(&[model.classes[0].clone()]).unwrap();
+    loop {
+        model.save(&path).unwrap();
+        other.save(&path).unwrap();
+    }
+}
+
+#[test]
+fn killed_while_a_model_is_written_the_file_is_the_old_or_the_new_one_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.safetensors");
+    let model = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
+    let other = model.without_classes(&[model.classes[0].clone()]).unwrap();
+    let (mut seen, mut halves) = ([0; 2], 0);
+    for round in 0..100 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_saves_models_until_killed", "--quiet"])
+            .env("SPIKED_TEST_MODEL", &path)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let began = fs::metadata(&path).ok().and_then(|m| m.modified().ok());
+        until("it saves", || (fs::metadata(&path).ok().and_then(|m| m.modified().ok()) != began).then_some(()));
+        std::thread::sleep(Duration::from_micros(500 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = Model::load(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let which = [&model, &other].iter().position(|m| m.checksum() == found.checksum());
+        seen[which.unwrap_or_else(|| panic!("round {round}: neither the old nor the new model"))] += 1;
+        for half in fs::read_dir(folder.path()).unwrap().flatten().filter(|f| f.path() != path) {
+            assert!(half.file_name().to_string_lossy().starts_with(".tmp"), "{half:?} could be taken for a model");
+            fs::remove_file(half.path()).unwrap();
+            halves += 1;
+        }
+    }
+    eprintln!("100 kills: {seen:?} times the one and the other model, {halves} in the middle of writing");
+    assert!(seen.iter().all(|&n| n > 0) && halves > 10, "the kills did not come in the middle: {seen:?}, {halves}");
+}
+
+#[test]
+fn an_interface_that_is_taken_down_and_up_is_listened_to_again() {
+    let Some(net) = Net::new() else { return };
+    let settings = net.settings(&["b"], "");
+    let mut daemon = Daemon::start(&net, &settings);
+    let capture = fixture("captures/dns-1.pcap");
+    let mut sent = 0;
+    for _ in 0..3 {
+        sent += net.replay("a", &capture, &["--topspeed"]);
+        daemon.wait("all is counted", |s| counted(&s["interfaces"][0]) == (sent, 0));
+        net.shell("ip link set dev b down");
+        std::thread::sleep(Duration::from_millis(300));
+        net.shell("ip link set dev b up");
+        daemon.wait("it is up", |s| s["interfaces"][0]["up"] == true);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    sent += net.replay("a", &capture, &["--topspeed"]);
+    daemon.wait("it is counted again", |s| counted(&s["interfaces"][0]) == (sent, 0));
+    assert_eq!(daemon.stop().0, Some(0), "{}", daemon.log());
+}
+
+/// Names that try to be markup, a quote's end, an escape, a template.
+const HOSTILE: [&str; 5] =
+    ["<script>alert(1)</script>", "\"} 1\\nforged_metric{x=\"", "'><img src=x>", "a\\", "{{7*7}}${x}%s&amp;"];
+
+/// Names that no model may have, since they are shown on terminals and in logs.
+const REFUSED: [&str; 3] = ["x\n2026-01-01T00:00:00Z ERROR forged", "red\u{1b}[31m\u{7}", "a\r\nb"];
+
+/// The built-in model with hostile names for the first classes and for those that the fixtures hold.
+fn hostile_model() -> Model {
+    let mut model = Model::built_in().unwrap();
+    let wanted = ["dns", "http", "ssh", "tls", "mqtt"];
+    for (hostile, wanted) in HOSTILE.iter().zip(wanted) {
+        for class in model.classes.iter_mut().filter(|c| *c == wanted) {
+            *class = (*hostile).to_string();
+        }
+    }
+    assert!(HOSTILE.iter().all(|h| model.classes.iter().any(|c| c == h)), "{:?}", model.classes);
+    model
+}
+
+#[test]
+fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("hostile.safetensors");
+    hostile_model().save(&model).unwrap();
+    // Metrics: no name begins a line.
+    let telemetry = Telemetry::new(vec![Arc::new(hostile_model())]);
+    telemetry.replay("mixed.pcapng");
+    let text = telemetry.text();
+    assert!(!text.lines().any(|l| l.starts_with("forged_metric")), "a name began a line");
+    assert!(text.contains(r#"class="\"} 1\\nforged_metric{x=\"""#));
+    // Names that would be more than names are refused, in models and in labels.
+    for refused in REFUSED {
+        let mut wrong = hostile_model();
+        wrong.classes[0] = refused.into();
+        let file = folder.path().join("refused.safetensors");
+        wrong.save(&file).unwrap();
+        let mut read = spiked();
+        read.args(["read", "--model"]).arg(&file).arg(fixture("captures/dns-1.pcap"));
+        let said = read.assert().code(2).get_output().stderr.clone();
+        assert!(String::from_utf8_lossy(&said).contains("holds control characters"));
+        assert!(!said[..said.len() - 1].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&said));
+        let labels = format!("{refused}={}", fixture("captures/dns-1.pcap").display());
+        let mut train = spiked();
+        train.args(["train", "--class", &labels, "--class", "b=fixtures/captures/ssh-1.pcap", "--out"]).arg(&file);
+        train.assert().code(2).stderr(predicates::str::contains("holds control characters"));
+    }
+    // The page without scripts.
+    let page = folder.path().join("report.html");
+    let capture = fixture("captures/mixed.pcapng");
+    let mut report = spiked();
+    report.args(["report", "--model"]).arg(&model).arg("--raster").arg(&capture).arg("--out").arg(&page).assert().success();
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;"), "markup from a name");
+    // Events, syslog and journal, through the daemon; the log, with a file name too.
+    let (log, incoming) = (folder.path().join("log.sock"), folder.path().join("incoming"));
+    let syslog = UnixDatagram::bind(&log).unwrap();
+    syslog.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    fs::create_dir(&incoming).unwrap();
+    let forged = "x\n2026-01-01T00:00:00Z ERROR forged\u{1b}[31m.pcap";
+    fs::copy(&capture, incoming.join(forged)).unwrap();
+    let settings = folder.path().join("spiked.toml");
+    let text = format!(
+        "models = [\"{0}/hostile.safetensors\"]\n[watch]\nfolder = \"{0}/incoming\"\nsettle_secs = 1\nthen = \"delete\"\n\
+         [[sinks]]\ntype = \"file\"\npath = \"{0}/eve.json\"\n[[sinks]]\ntype = \"syslog\"\npath = \"{0}/log.sock\"\n\
+         [process]\nstatus_file = \"{0}/status.json\"\n",
+        folder.path().display()
+    );
+    fs::write(&settings, text).unwrap();
+    let mut daemon = Running::start(&settings, |_| {});
+    daemon.wait("the capture is read", |s| s["interfaces"][0]["captures_read"] == 1);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let events = json_lines(&fs::read(folder.path().join("eve.json")).unwrap());
+    for hostile in HOSTILE {
+        assert!(events.iter().any(|e| e["spiked"]["class"] == hostile), "no stream is {hostile:?}");
+    }
+    assert!(events.iter().all(|e| e["pcap_filename"].as_str().unwrap().ends_with(forged)));
+    let mut buffer = [0; 8192];
+    for _ in 0..events.len().min(5) {
+        let length = syslog.recv(&mut buffer).unwrap();
+        assert!(!buffer[..length].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&buffer[..length]));
+    }
+    let said = daemon.log();
+    assert!(said.contains("capture read") && said.contains("\\x1b[31m"), "{said}");
+    let own = |line: &str| !line.starts_with("2026-01-01T00:00:00Z ERROR forged") && !line.contains('\u{1b}');
+    assert!(said.lines().all(own), "a name of a file began a line of the log: {said}");
+}
