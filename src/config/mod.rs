@@ -214,9 +214,7 @@ pub struct Teacher {
     pub rate: f64,
     /// Eta of the rule.
     pub learning_rate: f64,
-    /// Homeostasis keeps theta within these multiples of what the model was calibrated to.
-    pub theta: (f64, f64),
-    /// Learn nothing, adapt nothing; for the time being.
+    /// Learn nothing for the time being.
     pub freeze: bool,
 }
 

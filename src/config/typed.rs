@@ -211,8 +211,6 @@ pub struct Teacher {
     pub without: Maybe<Vec<Spanned<String>>>,
     pub rate: Maybe<f64>,
     pub learning_rate: Maybe<f64>,
-    pub theta_min: Maybe<f64>,
-    pub theta_max: Maybe<f64>,
     pub freeze: Maybe<bool>,
 }
 

@@ -31,13 +31,10 @@ impl Check {
         if typed.filter.is_none() {
             self.missing(at, "filter", "the teacher has no filter; give filter = \"...\", a BPF expression that its streams fit");
         }
-        let low = self.number("theta_min", &typed.theta_min, 0.5, 0.01..=1.0, "times the calibrated threshold");
-        let high = self.number("theta_max", &typed.theta_max, 2.0, 1.0..=100.0, "times the calibrated threshold");
         let teacher = Teacher {
             model: self.text("model", typed.model),
             rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets a second"),
             learning_rate: self.number("learning_rate", &typed.learning_rate, 0.5, 1e-6..=1.0, "(eta)"),
-            theta: (low, high),
             freeze: or(&typed.freeze, false),
             without: typed
                 .without

@@ -39,6 +39,8 @@ pub struct Accuracy {
     pub foreign: f64,
     /// Of the other streams, those that are given the class.
     pub claimed: f64,
+    /// The class's own streams.
+    pub streams: u32,
 }
 
 impl Accuracy {
@@ -74,7 +76,7 @@ impl<'a> Answers<'a> {
             claimed += u32::from(*label != class && name == Some(class));
         }
         let share = |(hit, all): (u32, u32)| f64::from(hit) / f64::from(all.max(1));
-        Accuracy { own: share(own), foreign: share(foreign), claimed: share((claimed, foreign.1)) }
+        Accuracy { own: share(own), foreign: share(foreign), claimed: share((claimed, foreign.1)), streams: own.1 }
     }
 
     /// The confidence that a class's streams must earn. The model's confidence was fitted on what it was trained with, so the class
