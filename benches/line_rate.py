@@ -4,8 +4,8 @@
 usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3]
 
 Makes one capture out of the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
-octets. Compares CPU and wall seconds and peak memory (the least of each in some interleaved rounds) with: a plain scan of the mapped file that touches each
-packet's first 128 octets, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not installed are
+octets. Compares CPU and wall seconds and peak memory (the least of each in some interleaved rounds) with: a plain scan of the mapped file
+that touches each packet's first 128 octets, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not installed are
 left out by name. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
 """
 import argparse, glob, os, resource, shutil, struct, subprocess, sys, tempfile, time

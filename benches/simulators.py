@@ -55,7 +55,7 @@ def brian2():
         synapses.connect()
         synapses.w = weights().flatten()
         b.run(len(shown) * b.ms)
-        b.device.build(compile=True, run=True, debug=False)
+        b.device.build(directory=folder, compile=True, run=True, debug=False)
         return len(shown) / b.device._last_run_time
 
 
