@@ -80,9 +80,10 @@ fn stages(c: &mut Criterion) {
         model.network.potentials(&active[0], &mut potentials);
         let mut evidence = vec![0.0; model.classes.len()];
         b.iter(|| {
-            let settled = (0..active.len()).filter(|&i| {
-                model.decision.add(&model.network, black_box(&potentials), &mut evidence);
-                model.decision.leader(&evidence, i as u32 + 1).is_some_and(|l| model.decision.settled(&l))
+            let mut leader = None;
+            let settled = (0..active.len()).filter(|_| {
+                leader = model.decision.hear(&model.network, black_box(&potentials), &mut evidence, leader.as_ref());
+                leader.is_some_and(|l| model.decision.settled(&l))
             });
             settled.count()
         });

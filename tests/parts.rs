@@ -56,7 +56,7 @@ fn a_neuron_taught_anew_leaves_the_others_and_is_the_one_that_training_makes() {
     }
     assert_eq!(original.network, back.network, "the same corpus and seed make the same neuron, alone or beside all others");
     assert_eq!(original.provenance, back.provenance);
-    assert_eq!(original.decision.confidence, back.decision.confidence);
+    assert_eq!((&original.decision.theta, &original.decision.confidence), (&back.decision.theta, &back.decision.confidence));
 }
 
 #[test]

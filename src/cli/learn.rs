@@ -129,8 +129,7 @@ fn said(model: &Model, pattern: &Pattern) -> String {
     let mut active = [0; crate::encode::MAX_ACTIVE];
     let n = model.layout.inputs(&pattern.volley, &mut active);
     model.network.potentials(&active[..n], &mut buffer);
-    model.decision.add(&model.network, &buffer, &mut evidence);
-    let Some(leader) = model.decision.leader(&evidence, 1) else { return "nothing".into() };
+    let Some(leader) = model.decision.hear(&model.network, &buffer, &mut evidence, None) else { return "nothing".into() };
     let Leader { class, .. } = leader;
     let (name, confidence) = (&model.classes[class as usize], model.decision.confidence(&leader));
     match model.decision.class(&leader) {

@@ -196,9 +196,9 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     let taught = Taught { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
     let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
     let bar = progress(args.source.quiet, steps, "training");
-    let (neuron, accept) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
+    let (neuron, thresholds) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let model = model.with_neuron(&args.which, &neuron, (settings.rule.theta, accept), taught)?;
+    let model = model.with_neuron(&args.which, &neuron, thresholds, taught)?;
     say!("{}: taught {streams} streams, {packets} packets", args.which);
     write(&model, args.out.as_ref().unwrap_or(&args.file))?;
     Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })

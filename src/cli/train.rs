@@ -10,7 +10,7 @@ use crate::encode::{Group, Layout, LayoutOptions, MAX_PAYLOAD};
 use crate::evaluate::{self, Report};
 use crate::model::{Model, Provenance};
 use crate::packet::{Decoder, KeyKind};
-use crate::train::{self, Corpus, Gathered, Settings, labels};
+use crate::train::{self, Corpus, FALSE_ALARM_RATE, Gathered, Settings, labels};
 
 use super::{Exit, complain, progress};
 
@@ -49,6 +49,9 @@ pub struct Choices {
     /// Packets of a stream that are shown at most [default: 16 for flows, 2048 for hosts]
     #[arg(long, value_name = "N")]
     packets: Option<usize>,
+    /// Share of other classes' calibration streams for whose packets a neuron may fire: what its threshold is set to, within bounds
+    #[arg(long, value_name = "SHARE", default_value_t = FALSE_ALARM_RATE)]
+    false_alarm_rate: f64,
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -90,6 +93,10 @@ impl Choices {
         if let Some(threads) = self.threads {
             settings.threads = threads;
         }
+        if !(self.false_alarm_rate > 0.0 && self.false_alarm_rate < 1.0) {
+            bail!("--false-alarm-rate {}: give a share between 0 and 1, such as 0.01", self.false_alarm_rate);
+        }
+        settings.false_alarm_rate = self.false_alarm_rate;
         if settings.packets_per_stream == 0 || settings.threads == 0 {
             bail!("--packets and --threads must be at least 1");
         }

@@ -286,8 +286,8 @@ impl Lane {
         }
         let row = stream.state.row;
         let evidence = self.rows.row(row);
-        model.decision.add(&model.network, &self.potentials, evidence);
-        let Some(leader) = model.decision.leader(evidence, stream.state.leader.packets + 1) else { return };
+        let before = stream.state.leader();
+        let Some(leader) = model.decision.hear(&model.network, &self.potentials, evidence, before.as_ref()) else { return };
         stream.state.leader = leader;
         // Of a stream that has its name and is scored on and on nothing hangs on its being settled.
         let named_for_good = stream.state.told && self.every_packet;

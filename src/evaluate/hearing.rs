@@ -58,9 +58,8 @@ pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usi
                 model.layout.encode(&headers, frame.bytes, seen.context, &mut volley);
                 let n = model.layout.inputs(&volley, &mut active);
                 model.network.potentials(&active[..n], &mut buffer);
-                model.decision.add(&model.network, &buffer, &mut state.evidence);
                 state.heard.push(HeardPacket { number, time: frame.timestamp, volley });
-                state.leader = model.decision.leader(&state.evidence, state.heard.len() as u32);
+                state.leader = model.decision.hear(&model.network, &buffer, &mut state.evidence, state.leader.as_ref());
                 count += 1;
                 if count >= most {
                     break 'reading;

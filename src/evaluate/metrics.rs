@@ -95,6 +95,8 @@ pub struct Report {
     pub accuracy: f64,
     pub macro_f1: f64,
     pub macro_recall: f64,
+    /// The same streams' mean share right, each capture counting once: one capture of many streams does not decide.
+    pub capture_accuracy: f64,
     /// Open set, over `class`: of the streams named, rightly named; of the known streams, rightly named; of the untaught, named.
     pub precision: f64,
     pub recall: f64,
@@ -180,6 +182,12 @@ impl Report {
                 (share(i + 1, sorted.len()), share(wrong, i + 1))
             })
             .collect();
+        let mut captures: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for o in &known {
+            let (right, all) = captures.entry(o.capture).or_default();
+            (*right, *all) = (*right + usize::from(o.right()), *all + 1);
+        }
+        let by_capture = captures.values().map(|&(right, all)| share(right, all)).sum::<f64>();
         let steps = risks.len().div_ceil(20).max(1);
         let mut alarms: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for &o in &untaught {
@@ -192,6 +200,7 @@ impl Report {
             accuracy: share(outcomes.iter().filter(|o| o.right()).count(), known.len()),
             macro_f1: macro_f1(&counts),
             macro_recall: mean(|c| c.recall),
+            capture_accuracy: by_capture / captures.len().max(1) as f64,
             precision: share(named_right, named),
             recall: share(named_right, known.len()),
             untaught: untaught.len(),
@@ -234,9 +243,14 @@ impl std::fmt::Display for Report {
         }
         writeln!(f)?;
         writeln!(f, "{:<38} {}", "streams", self.streams)?;
+        if self.untaught > 0 {
+            let (known, classes) = (self.streams - self.untaught, self.classes.len());
+            writeln!(f, "{:<38} {known} of {classes} classes", "of classes that were taught")?;
+        }
         writeln!(f, "{:<38} {:.4}", "accuracy (nearest class)", self.accuracy)?;
         writeln!(f, "{:<38} {:.4}", "macro-F1", self.macro_f1)?;
         writeln!(f, "{:<38} {:.4}", "macro recall", self.macro_recall)?;
+        writeln!(f, "{:<38} {:.4}", "accuracy, each capture counting once", self.capture_accuracy)?;
         writeln!(f, "{:<38} {:.4}", "precision of the streams named", self.precision)?;
         writeln!(f, "{:<38} {:.4}", "recall (named, and rightly)", self.recall)?;
         if self.untaught > 0 {
@@ -244,5 +258,30 @@ impl std::fmt::Display for Report {
         }
         writeln!(f, "{:<38} {:.4}", "calibration error", self.calibration_error)?;
         writeln!(f, "{:<38} {:.2}", "packets used a stream", self.packets_used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_capture_counts_once_and_untaught_streams_not_at_all() {
+        let outcome = |best: &str, known, capture| Outcome {
+            label: "a".into(),
+            known,
+            class: None,
+            best: Some(best.into()),
+            confidence: 0.5,
+            scored: 1,
+            capture,
+        };
+        // One capture of a hundred streams, all wrong; one of a single stream, right; one of a class that was not taught.
+        let mut said: Vec<_> = (0..100).map(|_| outcome("b", true, 0)).collect();
+        said.extend([outcome("a", true, 1), outcome("b", false, 2)]);
+        let report = Report::new(&said);
+        assert_eq!((report.capture_accuracy, report.untaught), (0.5, 1));
+        assert!((report.accuracy - 1.0 / 101.0).abs() < 1e-12);
+        assert!(report.to_string().contains("of classes that were taught            101 of 1 classes"));
     }
 }

@@ -28,7 +28,7 @@ pub fn outcomes(
             let stream = &corpus.streams[i];
             let mut evidence = vec![0f32; classes.len()];
             let mut leader = None;
-            for (scored, v) in (stream.first..stream.first + stream.kept).enumerate() {
+            for v in stream.first..stream.first + stream.kept {
                 let slots = corpus.volley(v);
                 volley.slots[..slots.len()].copy_from_slice(slots);
                 for &slot in layout.silenced() {
@@ -36,8 +36,7 @@ pub fn outcomes(
                 }
                 let n = layout.inputs(&volley, &mut active);
                 network.potentials(&active[..n], &mut buffer);
-                decision.add(network, &buffer, &mut evidence);
-                leader = decision.leader(&evidence, scored as u32 + 1);
+                leader = decision.hear(network, &buffer, &mut evidence, leader.as_ref());
                 if leader.is_some_and(|l| decision.settled(&l)) {
                     break;
                 }

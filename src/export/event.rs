@@ -249,6 +249,7 @@ mod tests {
             decision: crate::stream::Decision {
                 theta: Vec::new(),
                 clip: (0.0, 0.0),
+                slope: 0.0,
                 confidence: Vec::new(),
                 accept: Vec::new(),
                 stop: 0.0,

@@ -200,13 +200,23 @@ impl Model {
         if inputs * classes > MAX_SYNAPSES {
             return Err(wrong(format!("{inputs} inputs x {classes} neurons; at most {MAX_SYNAPSES} synapses are allowed")));
         }
-        if d.decision.theta.len() != classes || d.decision.accept.len() != classes || d.decision.confidence.len() != FEATURES {
+        if d.decision.theta.len() != classes || d.decision.accept.len() != classes {
             return Err(wrong("its thresholds do not match its classes".into()));
+        }
+        if d.decision.confidence.len() != FEATURES {
+            let (weights, version) = (d.decision.confidence.len(), &d.provenance.trained_with);
+            return Err(wrong(format!(
+                "its confidence has {weights} weights, this program's {FEATURES}; spiked {version} made it: train it anew"
+            )));
         }
         let numbers: Vec<f32> = gain.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let decided = d.decision.theta.iter().chain(&d.decision.accept).chain(&d.decision.confidence);
-        if numbers.iter().chain(decided).any(|x| !x.is_finite()) || d.decision.clip.0 > d.decision.clip.1 {
+        if numbers.iter().chain(decided).any(|x| !x.is_finite()) {
             return Err(wrong("a gain or threshold is not a finite number".into()));
+        }
+        let (low, high) = d.decision.clip;
+        if !(low <= high && low.is_finite() && high.is_finite() && (0.0..=1.0).contains(&d.decision.slope)) {
+            return Err(wrong("the bounds of one packet's margin are out of order".into()));
         }
         let start: Vec<u32> = start.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let neuron: Vec<u16> = neuron.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();

@@ -99,7 +99,7 @@ impl Model {
         if self.layout != other.layout {
             return Err(unlike("their layouts differ (--payload when training)"));
         }
-        if self.decision.clip != other.decision.clip {
+        if (self.decision.clip, self.decision.slope) != (other.decision.clip, other.decision.slope) {
             return Err(unlike("their evidence has other bounds"));
         }
         if self.classes.len() + other.classes.len() > MAX_CLASSES {

@@ -13,8 +13,12 @@ use crate::snn::Network;
 pub struct Decision {
     /// Threshold of each neuron, subtracted from its potential: the one it learned with.
     pub theta: Vec<f32>,
-    /// Smallest and largest margin that one packet may add: one odd packet must not outweigh a stream.
+    /// Bounds of the margin that one packet adds: one odd packet must not outweigh a stream.
     pub clip: (f32, f32),
+    /// What a margin counts below the lower bound, a unit: little, so that of many neurons that do not fire the nearest is
+    /// still told from the others.
+    #[serde(default)]
+    pub slope: f32,
     /// Logistic weights of [`Leader::features`]; the first is the constant.
     pub confidence: Vec<f32>,
     /// For each class the confidence that its streams must earn to be named.
@@ -39,8 +43,8 @@ impl Leader {
     /// What confidence is made of: constant, lead, mean evidence, root of the packets.
     pub fn features(&self) -> [f32; FEATURES] {
         let n = self.packets.max(1) as f32;
-        let lead = self.lead.max(0.0);
-        [1.0, (lead).ln_1p(), lead / n, self.evidence / n, (self.evidence / n).min(0.0), n.ln(), (self.evidence.max(0.0)).ln_1p()]
+        let (lead, mean) = (self.lead.max(0.0), self.evidence / n);
+        [1.0, lead.ln_1p(), lead / n, mean, mean.min(0.0), n.ln(), self.evidence.max(0.0).ln_1p()]
     }
 }
 
@@ -77,14 +81,28 @@ fn foremost(evidence: &[f32]) -> Option<(u16, f32, f32)> {
 /// Length of [`Leader::features`].
 pub const FEATURES: usize = 7;
 
+/// No margin counts as lower than this: a neuron that was shown one packet (`spiked learn`) has no bound of its own.
+const FAR: f32 = -4.0;
+
 impl Decision {
-    /// Adds one packet's potentials to the evidence.
     #[inline]
-    pub fn add(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) {
-        let (low, high) = self.clip;
+    fn add(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) {
         for (((e, &u), gain), theta) in evidence.iter_mut().zip(potentials).zip(network.gain()).zip(&self.theta) {
-            *e += (f32::from(u) * gain - theta).clamp(low, high);
+            *e += self.bounded(f32::from(u) * gain - theta);
         }
+    }
+
+    /// What one packet's margin adds to the evidence.
+    #[inline]
+    pub fn bounded(&self, margin: f32) -> f32 {
+        let (low, high) = self.clip;
+        // Below the lower bound the line is flatter, and lies above the margin itself.
+        margin.max(low + self.slope * (margin.max(FAR) - low)).min(high)
+    }
+
+    /// The least that one packet can add.
+    pub fn least(&self) -> f32 {
+        self.bounded(f32::NEG_INFINITY)
     }
 
     /// Counts the neurons that one packet made spike.
@@ -99,6 +117,13 @@ impl Decision {
         let (class, first, second) = foremost(evidence)?;
         let lead = if second.is_finite() { first - second } else { first.max(0.0) };
         Some(Leader { class, evidence: first, lead, packets })
+    }
+
+    /// Adds one packet's potentials to the evidence of its stream and says who leads now; `before` led before it.
+    #[inline]
+    pub fn hear(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], before: Option<&Leader>) -> Option<Leader> {
+        self.add(network, potentials, evidence);
+        self.leader(evidence, before.map_or(0, |b| b.packets) + 1)
     }
 
     /// Probability that the leader is right, from 0 to 1.
@@ -125,8 +150,12 @@ impl Decision {
 
 #[cfg(test)]
 mod tests {
-    use super::foremost;
+    use super::{Decision, FAR, foremost};
     use proptest::prelude::*;
+
+    fn bounded(slope: f32) -> Decision {
+        Decision { theta: vec![1.0], clip: (-0.3, 1.5), slope, confidence: vec![], accept: vec![], stop: 1.0, give_up: 1 }
+    }
 
     fn plain(evidence: &[f32]) -> Option<(u16, f32, f32)> {
         let (mut first, mut second, mut class) = (f32::NEG_INFINITY, f32::NEG_INFINITY, None);
@@ -144,6 +173,21 @@ mod tests {
         #[test]
         fn the_foremost_is_found_side_by_side_as_one_by_one(evidence in prop::collection::vec((-6i8..6).prop_map(|e| f32::from(e) / 3.0), 0..130)) {
             prop_assert_eq!(foremost(&evidence), plain(&evidence));
+        }
+
+        #[test]
+        fn a_margin_adds_more_the_larger_it_is_and_never_beyond_its_bounds(a in -99f32..9.0, b in -99f32..9.0, slope in 0f32..0.1) {
+            let decision = bounded(slope);
+            let (low, high) = (decision.bounded(a.min(b)), decision.bounded(a.max(b)));
+            prop_assert!(decision.least() <= low && low <= high && high <= 1.5);
+            prop_assert!(decision.least() >= -0.3 + slope * FAR);
+            if (-0.3..1.5).contains(&a) {
+                prop_assert_eq!(decision.bounded(a), a);
+            }
+            prop_assert_eq!(bounded(0.0).bounded(a), a.clamp(-0.3, 1.5));
+            if slope > 0.001 && a.max(b) < -0.3 && a.min(b) > FAR && (a - b).abs() > 0.01 {
+                prop_assert!(low < high, "the nearer neuron is told from the farther one");
+            }
         }
     }
 }

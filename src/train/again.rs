@@ -4,7 +4,10 @@ use crate::model::Model;
 use crate::snn::{self, Network};
 use crate::stream::Decision;
 
-use super::calibrate::{Felt, UNTAUGHT, calibrate, feel, folds, raised};
+use super::calibrate::{calibrate, raised};
+use super::deal::folds;
+use super::fit::{Felt, UNTAUGHT, feel};
+use super::homeostasis::threshold;
 use super::{Corpus, Settings, Teacher};
 
 /// Confidence, acceptance and stop rule of a model from the streams of a reference, which it never saw. The reference may lack classes
@@ -16,8 +19,8 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
     for (number, stream) in reference.streams.iter().enumerate() {
         let class = stream.class;
         let mut add = |open: bool| {
-            let untaught = |c: u16| open && c == class;
-            felt.push(feel(reference, &model.network, number, settings.packets_per_stream, &untaught, open));
+            let untaught = |c: u16| c as usize >= known || (open && c == class);
+            felt.push(feel(reference, &model.network, number, settings.packets_per_stream, &untaught));
         };
         let foreign = class as usize >= known;
         if !foreign {
@@ -30,23 +33,23 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
     }
     let mut theta = model.decision.theta.clone();
     theta.resize(all, settings.rule.theta);
-    let (mut decision, _) = calibrate(reference, settings, &felt, theta, model.decision.clip);
+    let (mut decision, _) = calibrate(reference, settings, &felt, Decision { theta, ..model.decision.clone() });
     decision.theta.truncate(known);
     decision.accept.truncate(known);
     decision
 }
 
-/// A neuron for a class of the model, trained on a corpus as [`super::fit`] trains it beside all others: bit for bit the same.
+/// A neuron for a class of the model, trained on a corpus as [`super::fit()`] trains it beside all others: bit for bit the same.
 ///
-/// Returns it with the class's acceptance: the least of the others', raised while it claims too many of the streams that it was not
-/// shown. Confidence stays what it is: the other neurons may have been shown these streams, which would make it too sure.
+/// Returns it with its threshold and the class's acceptance: the least of the others', raised while it claims too many of the streams
+/// that it was not shown. Confidence stays what it is: the other neurons may have been shown these streams, which would make it too sure.
 pub fn retrain(
     model: &Model,
     corpus: &mut Corpus,
     class: usize,
     settings: &Settings,
     tick: &(dyn Fn() + Sync),
-) -> (Network, f32) {
+) -> (Network, (f32, f32)) {
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = folds(corpus, &all, settings.folds, settings.seed, false);
     let own = corpus.classes.iter().position(|c| *c == model.classes[class]).unwrap_or(corpus.classes.len());
@@ -60,25 +63,28 @@ pub fn retrain(
     let parts: Vec<Network> =
         (0..settings.folds).map(|fold| model.network.replaced(class, &neuron(settings.seed ^ 1, Some(fold)))).collect();
     corpus.arrange(&model.classes);
-    let decision = Decision { theta: theta(model, class, corpus.classes.len(), settings), ..model.decision.clone() };
-    let claims: Vec<(f32, bool)> = (0..corpus.streams.len())
-        .filter_map(|i| {
-            let network = &parts[fold_of[i].unwrap_or(0)];
-            let felt = feel(corpus, network, i, settings.packets_per_stream, &|_| false, false);
-            let leader = *felt.trail(&decision, corpus.classes.len()).last()?;
-            let right = corpus.streams[i].class == leader.class;
+    // A class of one stream is not taught where that stream is left out.
+    let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class as usize == class);
+    let missing: Vec<bool> = (0..settings.folds).map(|fold| !taught(Some(fold))).collect();
+    let felt: Vec<Felt> = all
+        .into_iter()
+        .map(|i| {
+            let fold = fold_of[i].unwrap_or(0);
+            feel(corpus, &parts[fold], i, settings.packets_per_stream, &|c| c as usize == class && missing[fold])
+        })
+        .collect();
+    let mut decision = model.decision.clone();
+    decision.theta[class] = threshold(corpus, settings, &felt, class);
+    decision.theta.resize(corpus.classes.len(), settings.rule.theta);
+    let claims: Vec<(f32, bool)> = felt
+        .iter()
+        .filter_map(|f| {
+            let leader = *f.trail(&decision, corpus.classes.len()).last()?;
+            let right = corpus.streams[f.stream].class == leader.class;
             (leader.class as usize == class).then(|| (decision.confidence(&leader), right))
         })
         .collect();
     let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, &a)| a);
     let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class]);
-    (whole, raised(least, &claims))
-}
-
-/// The model's thresholds with the class's as training has it, and the same for classes that only the corpus has.
-fn theta(model: &Model, class: usize, classes: usize, settings: &Settings) -> Vec<f32> {
-    let mut theta = model.decision.theta.clone();
-    theta[class] = settings.rule.theta;
-    theta.resize(classes, settings.rule.theta);
-    theta
+    (whole, (decision.theta[class], raised(least, &claims)))
 }

@@ -1,221 +1,30 @@
-//! From a corpus to a model: cross-fitting, confidence, acceptance, stop rule.
+//! When is a stream named, and when is it heard no further? From calibration streams:
 //!
-//! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
-//!    class and one that is never taught a part of the classes. Their potentials on the fold, which they never saw, are the
-//!    calibration streams: taught ones and untaught ones.
-//! 2. Confidence: logistic regression of "the leader is right" on the leader's lead and evidence.
-//! 3. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
-//! 4. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
-//! 5. The network that is kept is trained on everything.
+//! 1. Confidence: logistic regression of "the leader is right" on the leader's features.
+//! 2. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
+//! 3. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-
-use crate::encode::{MAX_ACTIVE, Volley};
-use crate::snn::{self, Network};
+use crate::packet::KeyKind;
 use crate::stream::{Decision, FEATURES, Leader};
 
-use super::{Corpus, FLOW_PACKETS, Settings, Teacher};
-use crate::packet::KeyKind;
+use super::fit::Felt;
+use super::{Corpus, FLOW_PACKETS, Settings};
 
-/// Share of the classes that the second network of a fold is never taught.
-pub(super) const UNTAUGHT: usize = 5;
-
-/// A stream's packets as a network that never saw it felt them.
-pub(super) struct Felt {
-    pub stream: usize,
-    /// Potentials times gain, `[packet * classes + class]`; untaught classes are at -infinity.
-    pub potentials: Vec<f32>,
-    pub packets: usize,
-    pub taught: bool,
-}
-
-impl Felt {
-    /// The leader after each packet.
-    pub fn trail(&self, decision: &Decision, classes: usize) -> Vec<Leader> {
-        let (mut evidence, (low, high)) = (vec![0f32; classes], decision.clip);
-        (0..self.packets)
-            .filter_map(|p| {
-                let row = &self.potentials[p * classes..][..classes];
-                for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
-                    *e += if u.is_finite() { (u - theta).clamp(low, high) } else { f32::NEG_INFINITY };
-                }
-                decision.leader(&evidence, p as u32 + 1)
-            })
-            .collect()
-    }
-}
-
-/// What training made.
-pub struct Fitted {
-    pub network: Network,
-    pub decision: Decision,
-    /// For each calibration stream, which the network that felt it had not been taught: its number in the corpus, whether its
-    /// class had been taught, and the leader when scoring stopped.
-    pub calibration: Vec<(usize, bool, Leader)>,
-}
-
-/// Passes over the corpus that [`fit`] makes, as its `tick` counts them: one a thread.
-pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
-    let trainings = settings.folds * if corpus.classes.len() < UNTAUGHT { 1 } else { 2 } + 1;
-    (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
-}
-
-/// Trains on the streams that `chosen` admits.
-pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> Fitted {
-    let classes = corpus.classes.len();
-    let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
-    let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
-    let mut felt = Vec::new();
-    for fold in 0..settings.folds {
-        for open in [false, true] {
-            let untaught = |class: u16| open && (class as usize + fold).is_multiple_of(UNTAUGHT);
-            if open && classes < UNTAUGHT {
-                continue;
-            }
-            let teacher = Teacher::new(corpus, settings, settings.seed ^ 1, |i| {
-                let stream = &corpus.streams[i];
-                (fold_of[i] != Some(fold) && fold_of[i].is_some() && !untaught(stream.class)).then_some(stream.class)
-            });
-            if teacher.is_empty() {
-                continue;
-            }
-            let network = train(corpus, settings, &teacher, tick);
-            for &i in streams.iter().filter(|&&i| fold_of[i] == Some(fold)) {
-                let class = corpus.streams[i].class;
-                // Taught streams count from the network that knows every class, untaught ones from the other.
-                if open == untaught(class) {
-                    felt.push(feel(corpus, &network, i, settings.packets_per_stream, &untaught, open));
-                }
-            }
-        }
-    }
-    let teacher = Teacher::new(corpus, settings, settings.seed, |i| fold_of[i].map(|_| corpus.streams[i].class));
-    let network = train(corpus, settings, &teacher, tick);
-    let (decision, calibration) = calibrate(corpus, settings, &felt, vec![settings.rule.theta; classes], clip(corpus.key));
-    Fitted { network, decision, calibration }
-}
-
-fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
-    let classes = corpus.classes.len();
-    let weights = snn::train(settings.rule, corpus.layout.input_count(), classes, settings.threads, teacher, tick);
-    Network::quantise(&weights, classes)
-}
-
-/// Deals captures into folds, each class's captures spread evenly. Unless `strict`, a class that has one capture only is dealt
-/// by streams, so that every class is in every part.
-pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64, strict: bool) -> Vec<Option<usize>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(u64::MAX);
-    let mut captures: Vec<u32> = streams.iter().map(|&i| corpus.streams[i].capture).collect();
-    captures.sort_unstable();
-    captures.dedup();
-    let mut held: Vec<Vec<u32>> = vec![Vec::new(); corpus.captures.len().max(1)];
-    let mut captures_of = vec![0u32; corpus.classes.len()];
-    for &i in streams {
-        let s = &corpus.streams[i];
-        held[s.capture as usize].push(u32::from(s.class));
-    }
-    for classes in &mut held {
-        classes.sort_unstable();
-        classes.dedup();
-        for &mut class in classes {
-            captures_of[class as usize] += 1;
-        }
-    }
-    // Rarest classes choose first: their captures go to the fold that has fewest of the class.
-    let mut order: Vec<(u32, u32, u32)> = captures
-        .iter()
-        .map(|&c| (held[c as usize].iter().map(|&k| captures_of[k as usize]).min().unwrap_or(0), random.next_u32(), c))
-        .collect();
-    order.sort_unstable();
-    let mut load = vec![vec![0u32; corpus.classes.len()]; folds];
-    let mut size = vec![0u32; folds];
-    let mut fold_of_capture = vec![0usize; corpus.captures.len().max(1)];
-    for (_, _, capture) in order {
-        let classes = &held[capture as usize];
-        let rarest = classes.iter().min_by_key(|&&k| captures_of[k as usize]).copied().unwrap_or(0);
-        let fold = (0..folds).min_by_key(|&f| (load[f][rarest as usize], size[f], f)).unwrap_or(0);
-        for &k in classes {
-            load[fold][k as usize] += 1;
-        }
-        size[fold] += 1;
-        fold_of_capture[capture as usize] = fold;
-    }
-    let mut fold_of = vec![None; corpus.streams.len()];
-    let mut within = vec![0usize; corpus.classes.len()];
-    for &i in streams {
-        let s = &corpus.streams[i];
-        let class = s.class as usize;
-        fold_of[i] = Some(if captures_of[class] < 2 && !strict {
-            within[class] += 1;
-            within[class] % folds
-        } else {
-            fold_of_capture[s.capture as usize]
-        });
-    }
-    fold_of
-}
-
-/// Deals streams into folds, each class's streams spread evenly.
-pub fn folds_by_stream(corpus: &Corpus, folds: usize, seed: u64) -> Vec<Option<usize>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(u64::MAX);
-    let mut order: Vec<(u16, u32, usize)> =
-        corpus.streams.iter().enumerate().map(|(i, s)| (s.class, random.next_u32(), i)).collect();
-    order.sort_unstable();
-    let mut fold_of = vec![None; corpus.streams.len()];
-    for (place, (_, _, stream)) in order.into_iter().enumerate() {
-        fold_of[stream] = Some(place % folds);
-    }
-    fold_of
-}
-
-/// What `network` feels of a stream's packets; its neurons are the first of the corpus' classes, and those of `untaught` ones are left out.
-pub(super) fn feel(
-    corpus: &Corpus,
-    network: &Network,
-    stream: usize,
-    most: usize,
-    untaught: &dyn Fn(u16) -> bool,
-    open: bool,
-) -> Felt {
-    let classes = corpus.classes.len();
-    let s = &corpus.streams[stream];
-    let packets = s.kept.min(most);
-    let mut potentials = Vec::with_capacity(packets * classes);
-    let mut buffer = network.buffer();
-    let mut active = [0u32; MAX_ACTIVE];
-    let mut volley = Volley::default();
-    for v in s.first..s.first + packets {
-        let slots = corpus.volley(v);
-        volley.slots[..slots.len()].copy_from_slice(slots);
-        let n = corpus.layout.inputs(&volley, &mut active);
-        network.potentials(&active[..n], &mut buffer);
-        for ((class, &u), gain) in (0u16..).zip(&buffer).zip(network.gain()) {
-            potentials.push(if untaught(class) { f32::NEG_INFINITY } else { f32::from(u) * gain });
-        }
-        potentials.resize((v - s.first + 1) * classes, f32::NEG_INFINITY);
-    }
-    Felt { stream, potentials, packets, taught: !open }
-}
-
-/// Confidence, acceptance and stop rule from calibration streams, for neurons with the thresholds `theta`, one a class.
+/// The thresholds and bounds of `given`, with confidence, acceptance and stop rule from calibration streams; and of each of these
+/// its number in the corpus, whether its class had been taught, and the leader when scoring stopped.
 pub(super) fn calibrate(
     corpus: &Corpus,
     settings: &Settings,
     felt: &[Felt],
-    theta: Vec<f32>,
-    clip: (f32, f32),
+    given: Decision,
 ) -> (Decision, Vec<(usize, bool, Leader)>) {
     let classes = corpus.classes.len();
     let mut decision = Decision {
-        theta,
-        clip,
         confidence: vec![0.0; FEATURES],
         accept: vec![1.0; classes],
         stop: 2.0,
         give_up: settings.packets_per_stream as u32,
+        ..given
     };
     // The leader after each packet of each calibration stream.
     let leaders: Vec<(usize, bool, Vec<Leader>)> =
@@ -250,15 +59,6 @@ pub(super) fn calibrate(
     let stopped = |trail: &[Leader]| trail.iter().find(|l| decision.settled(l)).or(trail.last()).copied();
     let calibration = leaders.iter().filter_map(|(stream, taught, trail)| Some((*stream, *taught, stopped(trail)?))).collect();
     (decision, calibration)
-}
-
-/// Bounds of one packet's margin. A flow has a few packets, and where no neuron fires the nearest must still be told from the others; of
-/// a host's thousands each is unlike most of what it was taught, and may cost it little.
-fn clip(key: KeyKind) -> (f32, f32) {
-    match key {
-        KeyKind::Flow => (-0.6, 1.5),
-        KeyKind::Host => (-0.1, 1.5),
-    }
 }
 
 /// How a calibration stream ended.
@@ -325,7 +125,8 @@ fn stop_rule(corpus: &Corpus, settings: &Settings, decision: &Decision, leaders:
     let taught: Vec<_> = leaders.iter().filter(|l| l.1 && !l.2.is_empty()).collect();
     let accuracy = |stop: f32| {
         let right = taught.iter().filter(|(stream, _, trail)| {
-            let at = trail.iter().find(|l| decision.confidence(l) >= stop).or(trail.last());
+            let stops = |l: &&Leader| decision.confidence(l) >= stop.max(decision.accept[l.class as usize]);
+            let at = trail.iter().find(stops).or(trail.last());
             at.is_some_and(|l| l.class == corpus.streams[*stream].class)
         });
         right.count() as f64 / taught.len().max(1) as f64

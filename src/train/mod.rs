@@ -1,18 +1,22 @@
 //! How is a network made? Labels and captures become a corpus of volleys, the teacher shows it, thresholds are calibrated.
 //!
-//! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. See [`fit`] for the steps.
+//! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. See [`fit()`] for the steps.
 
 mod again;
 mod calibrate;
 mod corpus;
+mod deal;
+mod fit;
+mod homeostasis;
 pub mod labels;
 pub mod live;
 pub mod one_packet;
 mod teacher;
 
 pub use again::{recalibrate, retrain};
-pub use calibrate::{Fitted, fit, folds, folds_by_stream, passes};
 pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
+pub use deal::{folds, folds_by_stream};
+pub use fit::{Fitted, fit, passes};
 pub use teacher::Teacher;
 
 use crate::snn::Stdp;
@@ -29,6 +33,8 @@ pub struct Settings {
     pub balance: f32,
     /// Folds of the cross-fitting that calibration rests on.
     pub folds: usize,
+    /// Share of other classes' streams for whose packets a neuron may fire: its threshold is set to it, within bounds.
+    pub false_alarm_rate: f64,
     /// How many rightly named streams one falsely named stream outweighs, when the acceptance threshold is chosen.
     pub false_alarm_cost: f64,
     /// Largest loss of accuracy that stopping early may cost on the calibration streams.
@@ -39,6 +45,9 @@ pub struct Settings {
 pub const FLOW_PACKETS: usize = 16;
 /// Packets of a host that are scored at most.
 pub const HOST_PACKETS: usize = 2048;
+
+/// Share of other classes' streams for whose packets a neuron may fire, unless told otherwise.
+pub const FALSE_ALARM_RATE: f64 = 0.01;
 
 impl Settings {
     /// The defaults for a kind of stream.
@@ -51,6 +60,7 @@ impl Settings {
             packets_per_stream: if host { HOST_PACKETS } else { FLOW_PACKETS },
             balance: 0.25,
             folds: 4,
+            false_alarm_rate: FALSE_ALARM_RATE,
             false_alarm_cost: 2.0,
             stop_loss: 0.002,
         }

@@ -10,12 +10,11 @@ use super::{Reservoir, Sampled};
 pub(super) fn said(model: &Model, slots: &[u16]) -> Option<Leader> {
     let (mut potentials, mut evidence) = (model.network.buffer(), vec![0f32; model.classes.len()]);
     let (mut active, mut volley, mut leader) = ([0u32; MAX_ACTIVE], Volley::default(), None);
-    for (packets, slots) in (1u32..).zip(slots.chunks_exact(model.layout.slots().len())) {
+    for slots in slots.chunks_exact(model.layout.slots().len()) {
         volley.slots[..slots.len()].copy_from_slice(slots);
         let n = model.layout.inputs(&volley, &mut active);
         model.network.potentials(&active[..n], &mut potentials);
-        model.decision.add(&model.network, &potentials, &mut evidence);
-        leader = model.decision.leader(&evidence, packets);
+        leader = model.decision.hear(&model.network, &potentials, &mut evidence, leader.as_ref());
         if leader.is_some_and(|l| model.decision.settled(&l)) {
             break;
         }

@@ -1,0 +1,158 @@
+//! From a corpus to a model: cross-fitting, thresholds, confidence.
+//!
+//! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
+//!    class and one that is never taught a part of the classes. What they feel of streams that they never saw are the
+//!    calibration streams: of the first the fold's, of the second all streams of the classes that it was not taught.
+//! 2. Homeostasis: each neuron's threshold (`homeostasis`), and the bounds of one packet's margin.
+//! 3. Confidence, acceptance, stop rule (`calibrate`).
+//! 4. The network that is kept is trained on everything.
+
+use crate::encode::{MAX_ACTIVE, Volley};
+use crate::snn::{self, Network};
+use crate::stream::{Decision, Leader};
+
+use super::calibrate::calibrate;
+use super::deal::folds;
+use super::homeostasis::threshold;
+use super::{Corpus, Settings, Teacher};
+
+/// Models of fewer classes are calibrated without untaught ones.
+pub(super) const UNTAUGHT: usize = 5;
+
+/// A stream's packets as a network that never saw it felt them.
+pub(super) struct Felt {
+    pub stream: usize,
+    /// Potentials times gain, `[packet * classes + class]`; untaught classes are at -infinity.
+    pub potentials: Vec<f32>,
+    pub packets: usize,
+    /// Whether the network was taught the stream's class.
+    pub taught: bool,
+}
+
+impl Felt {
+    /// The leader after each packet.
+    pub fn trail(&self, decision: &Decision, classes: usize) -> Vec<Leader> {
+        let mut evidence = vec![0f32; classes];
+        (0..self.packets)
+            .filter_map(|p| {
+                let row = &self.potentials[p * classes..][..classes];
+                for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
+                    *e += if u.is_finite() { decision.bounded(u - theta) } else { f32::NEG_INFINITY };
+                }
+                decision.leader(&evidence, p as u32 + 1)
+            })
+            .collect()
+    }
+}
+
+/// What training made.
+pub struct Fitted {
+    pub network: Network,
+    pub decision: Decision,
+    /// For each calibration stream, which the network that felt it had not been taught: its number in the corpus, whether its
+    /// class had been taught, and the leader when scoring stopped.
+    pub calibration: Vec<(usize, bool, Leader)>,
+}
+
+/// Passes over the corpus that [`fit()`] makes, as its `tick` counts them: one a thread.
+pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
+    let trainings = settings.folds * if corpus.classes.len() < UNTAUGHT { 1 } else { 2 } + 1;
+    (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
+}
+
+/// Trains on the streams that `chosen` admits.
+pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> Fitted {
+    let classes = corpus.classes.len();
+    let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
+    let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
+    let class_of = |i: usize| corpus.streams[i].class;
+    let (mut closed, mut opened) = (Vec::new(), Vec::new());
+    for fold in 0..settings.folds {
+        for open in [false, true] {
+            let left_out = |class: u16| open && class as usize % settings.folds == fold;
+            if open && classes < UNTAUGHT {
+                continue;
+            }
+            let shown = |i: usize| (fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
+            let teacher = Teacher::new(corpus, settings, settings.seed ^ 1, shown);
+            if teacher.is_empty() {
+                continue;
+            }
+            let mut taught = vec![false; classes];
+            streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class as usize] = true);
+            let network = train(corpus, settings, &teacher, tick);
+            for &i in &streams {
+                if if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) } {
+                    let felt = feel(corpus, &network, i, settings.packets_per_stream, &|c| !taught[c as usize]);
+                    if open { &mut opened } else { &mut closed }.push(felt);
+                }
+            }
+        }
+    }
+    let teacher = Teacher::new(corpus, settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
+    let network = train(corpus, settings, &teacher, tick);
+    let theta = (0..classes).map(|class| threshold(corpus, settings, &closed, class)).collect();
+    let neurons = bounded(corpus, &closed, theta);
+    closed.append(&mut opened);
+    let (decision, calibration) = calibrate(corpus, settings, &closed, neurons);
+    Fitted { network, decision, calibration }
+}
+
+/// Bounds of one packet's margin that are tried: the lower one, and the slope below it. With a slope, of many neurons that do not fire
+/// the nearest is told from the others, which classes taught by a few streams need; without, such packets say next to nothing, as of a
+/// host's thousands most should.
+const BOUNDS: [(f32, f32); 2] = [(-0.3, 0.02), (-0.1, 0.0)];
+/// One packet adds no more than this.
+const MOST: f32 = 1.5;
+
+/// Thresholds, with those bounds by which the streams of taught classes are told best: most streams right, and of all classes alike.
+fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> Decision {
+    let classes = corpus.classes.len();
+    let open =
+        Decision { theta, clip: (0.0, MOST), slope: 0.0, confidence: Vec::new(), accept: Vec::new(), stop: 1.0, give_up: 0 };
+    let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
+    let worth = |decision: &Decision| {
+        let mut counts = vec![(0usize, 0usize); classes];
+        for f in felt.iter().filter(|f| f.taught) {
+            let truth = corpus.streams[f.stream].class;
+            let (right, all) = &mut counts[truth as usize];
+            let said = f.trail(decision, classes).last().map(|l| l.class);
+            (*right, *all) = (*right + usize::from(said == Some(truth)), *all + 1);
+        }
+        let share = |(right, all): (usize, usize)| right as f64 / all.max(1) as f64;
+        let with: Vec<_> = counts.into_iter().filter(|c| c.1 > 0).collect();
+        let whole = with.iter().fold((0, 0), |sum, c| (sum.0 + c.0, sum.1 + c.1));
+        let count = with.len().max(1) as f64;
+        share(whole) + with.into_iter().map(share).sum::<f64>() / count
+    };
+    let [first, second] = tried;
+    if worth(&second) > worth(&first) { second } else { first }
+}
+
+fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
+    let classes = corpus.classes.len();
+    let weights = snn::train(settings.rule, corpus.layout.input_count(), classes, settings.threads, teacher, tick);
+    Network::quantise(&weights, classes)
+}
+
+/// What `network` feels of a stream's packets; its neurons are the first of the corpus' classes, and those of `untaught` ones are left out.
+pub(super) fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught: &dyn Fn(u16) -> bool) -> Felt {
+    let classes = corpus.classes.len();
+    let s = &corpus.streams[stream];
+    let packets = s.kept.min(most);
+    let mut potentials = Vec::with_capacity(packets * classes);
+    let mut buffer = network.buffer();
+    let mut active = [0u32; MAX_ACTIVE];
+    let mut volley = Volley::default();
+    for v in s.first..s.first + packets {
+        let slots = corpus.volley(v);
+        volley.slots[..slots.len()].copy_from_slice(slots);
+        let n = corpus.layout.inputs(&volley, &mut active);
+        network.potentials(&active[..n], &mut buffer);
+        for ((class, &u), gain) in (0u16..).zip(&buffer).zip(network.gain()) {
+            potentials.push(if untaught(class) { f32::NEG_INFINITY } else { f32::from(u) * gain });
+        }
+        potentials.resize((v - s.first + 1) * classes, f32::NEG_INFINITY);
+    }
+    Felt { stream, potentials, packets, taught: !untaught(s.class) }
+}

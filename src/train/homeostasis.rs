@@ -1,0 +1,55 @@
+//! From which potential on does a neuron fire? Homeostasis on calibration streams, towards a target rate of false alarms.
+
+use super::fit::Felt;
+use super::{Corpus, Settings};
+
+/// The threshold stays within this share of the one that the neuron learned with.
+const BOUND: f32 = 0.25;
+
+/// The threshold of one class's neuron: raised until the packets of other classes' streams make it fire no more often than
+/// `settings.false_alarm_rate`; where they do less, lowered while more than half of its own leave it silent. Each stream counts
+/// once, shared among its packets. Bounded, and left as it was learned where no stream tells.
+pub(super) fn threshold(corpus: &Corpus, settings: &Settings, felt: &[Felt], class: usize) -> f32 {
+    let learned = settings.rule.theta;
+    let classes = corpus.classes.len();
+    let (mut own, mut foreign) = (Vec::new(), Vec::new());
+    for f in felt {
+        let list = if corpus.streams[f.stream].class as usize == class { &mut own } else { &mut foreign };
+        let potentials = (0..f.packets).map(|p| f.potentials[p * classes + class]).filter(|u| u.is_finite());
+        list.extend(potentials.map(|u| (u, 1.0 / f.packets as f64)));
+    }
+    let quiet = level(&mut foreign, settings.false_alarm_rate).unwrap_or(learned);
+    let heard = level(&mut own, 0.5).unwrap_or(learned);
+    let theta = if quiet > learned { quiet } else { quiet.max(heard).min(learned) };
+    theta.clamp(learned * (1.0 - BOUND), learned * (1.0 + BOUND))
+}
+
+/// The lowest threshold that at most a share `rate` of weighted potentials reaches; `None` of nothing.
+fn level(potentials: &mut [(f32, f64)], rate: f64) -> Option<f32> {
+    potentials.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let most = rate * potentials.iter().map(|p| p.1).sum::<f64>();
+    let mut above = 0.0;
+    for &(u, weight) in potentials.iter() {
+        above += weight;
+        if above > most {
+            return Some(u.next_up());
+        }
+    }
+    potentials.last().map(|p| p.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::level;
+
+    #[test]
+    fn a_threshold_is_reached_by_no_more_than_the_rate() {
+        let mut potentials: Vec<(f32, f64)> = (0..100).map(|i| (i as f32 / 100.0, 1.0)).collect();
+        for rate in [0.0, 0.01, 0.1, 0.5, 0.99] {
+            let theta = level(&mut potentials, rate).unwrap();
+            let reached = potentials.iter().filter(|p| p.0 >= theta).count();
+            assert_eq!(reached, (rate * 100.0) as usize, "{rate}");
+        }
+        assert_eq!(level(&mut [], 0.5), None);
+    }
+}
