@@ -4,7 +4,7 @@ use crate::model::Model;
 use crate::snn::{self, Network};
 use crate::stream::Decision;
 
-use super::calibrate::{calibrate, raised};
+use super::calibrate::{Claim, calibrate, raised};
 use super::deal::folds;
 use super::fit::{Felt, UNTAUGHT, feel};
 use super::homeostasis::threshold;
@@ -76,12 +76,12 @@ pub fn retrain(
     let mut decision = model.decision.clone();
     decision.theta[class] = threshold(corpus, settings, &felt, class);
     decision.theta.resize(corpus.classes.len(), settings.rule.theta);
-    let claims: Vec<(f32, bool)> = felt
+    let claims: Vec<Claim> = felt
         .iter()
         .filter_map(|f| {
             let leader = *f.trail(&decision, corpus.classes.len()).last()?;
             let right = corpus.streams[f.stream].class == leader.class;
-            (leader.class as usize == class).then(|| (decision.confidence(&leader), right))
+            (leader.class as usize == class).then(|| Claim { confidence: decision.confidence(&leader), right, share: 1.0 })
         })
         .collect();
     let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, &a)| a);

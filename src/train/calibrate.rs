@@ -30,12 +30,16 @@ pub(super) fn calibrate(
     let leaders: Vec<(usize, bool, Vec<Leader>)> =
         felt.iter().map(|f| (f.stream, f.taught, f.trail(&decision, classes))).collect();
     let right = |stream: usize, taught: bool, leader: &Leader| taught && leader.class == corpus.streams[stream].class;
+    // Every class was untaught once, so these streams are as many as the taught ones: more than traffic has of them.
+    let count = |of: bool| leaders.iter().filter(|l| l.1 == of).count() as f32;
+    let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
+    let share = |taught: bool| if taught { 1.0 } else { foreign };
     // A stream counts once, over the packets at which it might be asked.
     let mut examples = Vec::new();
     for (stream, taught, trail) in &leaders {
         let asked = trail.len().min(FLOW_PACKETS);
         for leader in trail.iter().take(asked).chain(trail.last()) {
-            examples.push((leader.features(), right(*stream, *taught, leader), 1.0 / (asked + 1) as f32));
+            examples.push((leader.features(), right(*stream, *taught, leader), share(*taught) / (asked + 1) as f32));
         }
     }
     decision.confidence = logistic(&examples);
@@ -50,7 +54,11 @@ pub(super) fn calibrate(
         .collect();
     decision.accept = vec![acceptance(&ends, classes, settings.false_alarm_cost); classes];
     for class in 0..classes {
-        let claims: Vec<(f32, bool)> = ends.iter().filter(|e| e.leader == class).map(|e| (e.confidence, e.right())).collect();
+        let claims: Vec<Claim> = ends
+            .iter()
+            .filter(|e| e.leader == class)
+            .map(|e| Claim { confidence: e.confidence, right: e.right(), share: share(e.taught) })
+            .collect();
         decision.accept[class] = raised(decision.accept[class], &claims);
     }
     if corpus.key == KeyKind::Flow {
@@ -75,16 +83,25 @@ impl End {
     }
 }
 
+/// Untaught streams for each taught one that confidence reckons with.
+const FOREIGN: f32 = 0.2;
 /// No class is asked for more confidence than this.
 const SUREST: f32 = 0.98;
 
-/// The acceptance of a class that claims streams so confidently and rightly or not: from `level` on raised while it claims too many
-/// foreign ones.
-pub(super) fn raised(mut level: f32, claims: &[(f32, bool)]) -> f32 {
+/// A stream that a class claims.
+pub(super) struct Claim {
+    pub confidence: f32,
+    pub right: bool,
+    /// How much of a stream it counts for.
+    pub share: f32,
+}
+
+/// The acceptance of a class with these claims: from `level` on raised while too many of them are wrong.
+pub(super) fn raised(mut level: f32, claims: &[Claim]) -> f32 {
     while level < SUREST {
-        let (all, foreign) =
-            claims.iter().filter(|c| c.0 >= level).fold((0, 0), |(all, foreign), c| (all + 1, foreign + usize::from(!c.1)));
-        if all < 20 || foreign * 5 <= all {
+        let kept = claims.iter().filter(|c| c.confidence >= level);
+        let (all, wrong) = kept.fold((0.0, 0.0), |(all, wrong), c| (all + c.share, wrong + if c.right { 0.0 } else { c.share }));
+        if all < 20.0 || wrong * 5.0 <= all {
             break;
         }
         level += 0.01;
