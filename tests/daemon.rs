@@ -125,6 +125,29 @@ fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
 }
 
 /// A worker that is stuck, by the system's means: only this one thread of the daemon is stopped.
+/// A thread of a child of ours, stopped until this is dropped: a child with a thread that is traced can't be waited for.
+struct Stopped(i32);
+
+impl Stopped {
+    fn stop(thread: i32) -> Option<Self> {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: requests to a thread of our own child; none of them reads or writes memory.
+        let stopped = unsafe {
+            libc::ptrace(libc::PTRACE_SEIZE, thread, none, none) == 0
+                && libc::ptrace(libc::PTRACE_INTERRUPT, thread, none, none) == 0
+        };
+        stopped.then_some(Self(thread))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: as above.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, none, none) };
+    }
+}
+
 #[test]
 fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     let folder = tempfile::tempdir().unwrap();
@@ -155,21 +178,19 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
         let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         (name.trim() == "spiked-worker-1").then(|| task.file_name().to_string_lossy().parse::<i32>().unwrap())
     });
-    let (worker, none) = (worker.expect("it has two workers"), std::ptr::null_mut::<libc::c_void>());
-    // SAFETY: requests to a thread of our own child; none of them reads or writes memory.
-    let stopped = unsafe {
-        libc::ptrace(libc::PTRACE_SEIZE, worker, none, none) == 0 && libc::ptrace(libc::PTRACE_INTERRUPT, worker, none, none) == 0
-    };
-    if !stopped {
+    let worker = worker.expect("it has two workers");
+    // Asleep: a thread that is stopped while it allocates holds up all others.
+    let task = format!("/proc/{}/task/{worker}", daemon.pid());
+    until("the worker waits", || fs::read_to_string(format!("{task}/wchan")).ok().filter(|at| at.contains("futex")));
+    let Some(stopped) = Stopped::stop(worker) else {
         eprintln!("skipped: this machine lets nobody trace a child: {}", std::io::Error::last_os_error());
         return;
-    }
+    };
     daemon.wait("the worker is missed", |s| s["unhealthy"].to_string().contains("worker 1 has made no progress"));
     while told("WATCHDOG=1", Duration::from_millis(300)) {}
     assert!(!told("WATCHDOG=1", Duration::from_secs(2)), "a stuck worker is fed");
     assert!(daemon.get("/healthz").unwrap().contains("worker 1"));
-    // SAFETY: as above.
-    unsafe { libc::ptrace(libc::PTRACE_DETACH, worker, none, none) };
+    drop(stopped);
     assert!(told("WATCHDOG=1", Duration::from_secs(10)), "it moves again and is not fed");
     until("health", || daemon.get("/healthz").filter(|said| said == "ok\n"));
     assert!(daemon.log().contains("the watchdog is told nothing until it moves"), "{}", daemon.log());
