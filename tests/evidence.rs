@@ -86,7 +86,7 @@ fn read_writes_the_first_packets_of_named_streams() {
     spiked().args(["read", "--write"]).args([&copy, &copy]).assert().code(2).stderr(contains("a capture to be read"));
     assert_eq!(read(&copy), all, "the capture was overwritten");
     let nowhere = folder.path().join("no/such.pcapng");
-    spiked().args(["read", "--write"]).args([&nowhere, &copy]).assert().code(2).stderr(contains("no/such.pcapng"));
+    spiked().args(["read", "--write"]).args([&nowhere, &copy]).assert().code(4).stderr(contains("no/such.pcapng"));
 }
 
 fn kept(number: u8) -> Kept {
