@@ -153,8 +153,10 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         peak()
     );
     assert!(kept * 100 >= calm.1.named.len() * 99, "{kept} of {} are still named", calm.1.named.len());
-    // Records, index, evidence of the undecided, and the batches on their way.
-    assert!(peak() - before <= ((streams as u64 * 500) >> 20) + 64, "{} MB before, {} MB at the peak", before, peak());
+    // Records, index, evidence of the undecided, and the batches on their way. At full size it runs alone; else the peak is that of all
+    // tests of this process.
+    let bounded = flood <= 1_000_000 || peak() - before <= ((streams as u64 * 500) >> 20) + 64;
+    assert!(bounded, "{before} MB before, {} MB at the peak", peak());
 }
 
 /// The harder flood: datagrams of no class, three to a stream, so that each looks like traffic that goes on and none is decided soon.
@@ -404,10 +406,16 @@ fn a_model_larger_than_any_is_refused_before_it_is_read() {
 fn class_names_that_hurt_elsewhere_are_only_names_here() {
     let whole = Model::built_in().expect("a sound model");
     let mut model = whole.without_classes(&whole.classes[1..]).expect("one is left");
-    for name in ["</script><script>alert(1)</script>", "a\nb\u{1b}[2J", "../../etc/passwd", "\"} evil{", "%s%n\0", ""] {
+    let mut named = |name: &str| {
         model.classes[0] = name.into();
-        let again = Model::from_bytes(&model.to_bytes(), std::path::Path::new("x")).expect("a name is a name");
-        assert_eq!(again.classes, [name]);
+        Model::from_bytes(&model.to_bytes(), std::path::Path::new("x")).map(|again| again.classes)
+    };
+    for name in ["</script><script>alert(1)</script>", "../../etc/passwd", "\"} evil{", "%s%n", ""] {
+        assert_eq!(named(name).expect("a name is a name"), [name]);
+    }
+    for name in ["a\nb", "\u{1b}[2J", "%s%n\0"] {
+        let error = named(name).expect_err("it would steer a terminal, or begin a line of a log").to_string();
+        assert!(error.contains("control characters"), "{error}");
     }
     assert_eq!(whole.classes.iter().collect::<BTreeSet<_>>().len(), whole.classes.len());
 }
