@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
 use spiked::evaluate::{self, Report};
-use spiked::model::{Model, Provenance};
+use spiked::model::Model;
 use spiked::packet::{Decoder, KeyKind};
 use spiked::train::{self, Corpus, Settings, labels};
 
@@ -60,15 +60,7 @@ fn measure(train: &Path, test: &Path, folder: &Path) {
         &|| (),
     );
     let n = taught.classes.len();
-    let model = Model {
-        name: "bench".into(),
-        key: taught.key,
-        classes: taught.classes.clone(),
-        layout: taught.layout.clone(),
-        network: fitted.network,
-        decision: fitted.decision,
-        provenance: Provenance { streams: vec![0; n], packets: vec![0; n], ..Provenance::default() },
-    };
+    let model = fitted.into_model("bench", &taught);
     let changed = changed(&tested);
     println!("{} streams a round, {n} classes", tested.streams.len());
     println!("{:<12} {:<28} {:>9} {:>8} {:>8} {:>12}", "thresholds", "traffic", "precision", "recall", "nearest", "theta");
@@ -145,7 +137,7 @@ fn changed(from: &Corpus) -> Corpus {
     let mut corpus = Corpus::new(from.key, from.layout.clone(), from.classes.clone());
     let width = from.layout.slots().len();
     for stream in &from.streams {
-        let mut slots: Vec<u16> = (stream.first..stream.first + stream.kept).flat_map(|v| from.volley(v)).copied().collect();
+        let mut slots: Vec<u16> = from.volleys_of(stream).flatten().copied().collect();
         for volley in slots.chunks_exact_mut(width) {
             for at in [ttl, hops] {
                 if volley[at] != SILENT {

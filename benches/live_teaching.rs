@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use spiked::encode::{Layout, LayoutOptions, SILENT};
+use spiked::encode::{Layout, LayoutOptions};
 use spiked::evaluate::{self, Report};
 use spiked::model::{Model, Provenance};
 use spiked::packet::Decoder;
@@ -77,8 +77,7 @@ fn corpus(file: &Path, folder: &Path) -> Corpus {
 }
 
 fn slots_of(corpus: &Corpus, stream: usize) -> Vec<u16> {
-    let s = &corpus.streams[stream];
-    (s.first..s.first + s.kept).flat_map(|v| corpus.volley(v)).copied().collect()
+    corpus.volleys_of(&corpus.streams[stream]).flatten().copied().collect()
 }
 
 /// A model of those classes, with the decision of the model that ships but for its thresholds.
@@ -103,9 +102,7 @@ fn offline(taught: &Corpus, without: &[&str], seed: u64) -> Model {
     let mut shown = Corpus::new(taught.key, taught.layout.clone(), taught.classes.clone());
     for (number, stream) in taught.streams.iter().enumerate() {
         let mut slots = slots_of(taught, number);
-        for volley in slots.chunks_exact_mut(taught.layout.slots().len()) {
-            layout.silenced().iter().for_each(|&slot| volley[usize::from(slot)] = SILENT);
-        }
+        slots.chunks_exact_mut(taught.layout.slots().len()).for_each(|volley| layout.silence(volley));
         shown.push(stream.class, &slots);
     }
     let settings = train::Settings::new(taught.key, seed);

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
 use spiked::evaluate;
-use spiked::model::{Model, Provenance};
+use spiked::model::Model;
 use spiked::packet::Decoder;
 use spiked::snn::OneShot;
 use spiked::train::{self, Corpus, Settings, labels, one_packet};
@@ -43,16 +43,7 @@ fn main() {
     let taught = gather("protocol-train", None);
     let tested = gather("protocol-test", Some(&taught.classes));
     let fitted = train::fit(&taught, &Settings::new(taught.key, seed), &|_| true, &|| ());
-    let n = taught.classes.len();
-    let model = Model {
-        name: "protocol".into(),
-        key: taught.key,
-        classes: taught.classes.clone(),
-        layout: taught.layout.clone(),
-        network: fitted.network,
-        decision: fitted.decision,
-        provenance: Provenance { streams: vec![0; n], packets: vec![0; n], ..Provenance::default() },
-    };
+    let model = fitted.into_model("protocol", &taught);
     speed(&model);
     let mut sparing = model.layout.clone();
     one_packet::WITHOUT.iter().for_each(|name| sparing.without(name).expect("a name"));
@@ -94,9 +85,7 @@ fn patterns(corpus: &Corpus, layout: &Layout, stream: usize, shown: Shown) -> Ve
         .map(|v| {
             let mut volley = Volley::default();
             volley.slots[..corpus.volley(v).len()].copy_from_slice(corpus.volley(v));
-            for &slot in layout.silenced() {
-                volley.slots[slot as usize] = SILENT;
-            }
+            layout.silence(&mut volley.slots);
             let n = layout.inputs(&volley, &mut active);
             active[..n].to_vec()
         })

@@ -124,7 +124,6 @@ fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
     assert_eq!(named, wanted.iter().map(String::as_str).collect());
 }
 
-/// A worker that is stuck, by the system's means: only this one thread of the daemon is stopped.
 /// A thread of a child of ours, stopped until this is dropped: a child with a thread that is traced can't be waited for.
 struct Stopped(i32);
 
@@ -148,6 +147,7 @@ impl Drop for Stopped {
     }
 }
 
+/// A worker that is stuck, by the system's means: only this one thread of the daemon is stopped.
 #[test]
 fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     let folder = tempfile::tempdir().unwrap();

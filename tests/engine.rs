@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use common::{fixture, udp};
+use common::{fixture, frames_of, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::engine::{self, Event, KeptPacket, Models, Observer, Progress, Settings, Tap, Verdict};
 use spiked::model::Model;
@@ -241,17 +241,7 @@ static SIDE_BY_SIDE: LazyLock<Models> = LazyLock::new(|| {
     vec![whole, Arc::new(without)]
 });
 static TRAFFIC: LazyLock<Vec<Vec<Vec<u8>>>> =
-    LazyLock::new(|| ["dns-1", "http-1", "ssh-1", "tls-1", "ntp-1"].map(frames_of).into());
-
-/// The frames of a fixture.
-fn frames_of(name: &str) -> Vec<Vec<u8>> {
-    let mut file = CaptureFile::open(&fixture(&format!("captures/{name}.pcap"))).unwrap();
-    let (mut batch, mut frames) = (FrameBatch::new(), Vec::new());
-    while file.fill(&mut batch).unwrap() {
-        frames.extend(batch.iter().map(|f| f.bytes.to_vec()));
-    }
-    frames
-}
+    LazyLock::new(|| ["dns-1", "http-1", "ssh-1", "tls-1", "ntp-1"].map(|name| frames_of(&format!("{name}.pcap"))).into());
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 10, failure_persistence: None, ..Default::default() })]

@@ -5,8 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
 
+use common::running::until;
 use common::{json_lines, spiked};
 use spiked::capture::CaptureFile;
 use spiked::model::Model;
@@ -59,15 +59,6 @@ fn start(folder: &Path) -> Daemon {
     Daemon(command.spawn().unwrap())
 }
 
-/// Waits until something is so.
-fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "after a minute there is still no {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
@@ -83,9 +74,9 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
         let whole = lines.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
         json_lines(&lines[..whole]).iter().any(|e| e["spiked"]["class"] == "redis" && (e["dest_port"] == port) == (port == 6379))
     };
-    wait("Redis on another port among the events", || found(0));
+    until("Redis on another port among the events", || found(0).then_some(()));
     let part = folder.join("learned/protocols.safetensors");
-    wait("file of what was learned", || part.exists());
+    until("a file of what was learned", || part.exists().then_some(()));
     daemon.0.kill().unwrap();
     daemon.0.wait().unwrap();
 
@@ -104,7 +95,7 @@ fn streams(model: &Model, capture: &str) -> Vec<Vec<u16>> {
     let mut corpus = Corpus::new(model.key, model.layout.clone(), vec!["all".into()]);
     let mut source = CaptureFile::open(&common::fixture("captures").join(capture)).unwrap();
     corpus.read_capture(&mut source, 0, 16, &Decoder::default(), &mut |_| Some(0)).unwrap();
-    let slots = |s: &LabelledStream| (s.first..s.first + s.kept).flat_map(|v| corpus.volley(v)).copied().collect();
+    let slots = |s: &LabelledStream| corpus.volleys_of(s).flatten().copied().collect();
     corpus.streams.iter().map(slots).collect()
 }
 

@@ -5,6 +5,7 @@ models=$(cd "$(dirname "$0")" && pwd)
 data=${1:?usage: retrain.sh DATA [OUT]}
 out=${2:-$models}
 spiked=${SPIKED:-spiked}
+mkdir -p "$out"
 status=0
 # Exit code 1 says that a capture is cut or a labelled stream is missing, which holds for some of these captures.
 train() { "$spiked" train --quiet --captures "$data" "$@" || { status=$?; [ "$status" = 1 ]; }; }

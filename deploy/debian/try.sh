@@ -23,8 +23,7 @@ fail() { echo "$1" >&2; exit 1; }
 inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
 apt() {
   local log
-  log=$(timeout 300 chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
-    apt-get "$1" -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${@:2}" 2>&1) || fail "apt-get $*: $log"
+  log=$(inside timeout 300 apt-get "$1" -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${@:2}" 2>&1) || fail "apt-get $*: $log"
 }
 
 before=$(inside sh -c "find / -xdev -not -path '/proc/*' -not -path '/var/*' | sort")

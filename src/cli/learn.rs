@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args as ClapArgs};
 
 use crate::capture::{CaptureFile, Filter};
-use crate::model::Model;
+use crate::model::{self, Model, is_class_name};
 use crate::packet::Decoder;
 use crate::snn::OneShot;
 use crate::stream::Leader;
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     if !(args.tolerance >= 1.0 && args.tolerance.is_finite()) {
         bail!("--tolerance {}: at least 1, where only packets like the one shown fire the neuron", args.tolerance);
     }
-    if args.class.chars().any(char::is_control) {
+    if !is_class_name(&args.class) {
         bail!("--class {:?}: a name holds no control characters", args.class);
     }
     if args.class.is_empty() {
@@ -125,11 +125,9 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 /// What a model says of one packet alone.
 fn said(model: &Model, pattern: &Pattern) -> String {
-    let (mut buffer, mut evidence) = (model.network.buffer(), vec![0.0; model.classes.len()]);
-    let mut active = [0; crate::encode::MAX_ACTIVE];
-    let n = model.layout.inputs(&pattern.volley, &mut active);
-    model.network.potentials(&active[..n], &mut buffer);
-    let Some(leader) = model.decision.hear(&model.network, &buffer, &mut evidence, None) else { return "nothing".into() };
+    let slots = &pattern.volley.slots[..model.layout.slots().len()];
+    let said = model::said(&model.network, &model.decision, &model.layout, std::iter::once(slots));
+    let Some(leader) = said else { return "nothing".into() };
     let Leader { class, .. } = leader;
     let (name, confidence) = (&model.classes[class as usize], model.decision.confidence(&leader));
     match model.decision.class(&leader) {

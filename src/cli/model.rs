@@ -188,11 +188,7 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     if corpus.classes.len() < 2 {
         bail!("the labels name streams of '{}' alone; a class is learned against others", args.which);
     }
-    let (mut streams, mut packets) = (0, 0);
-    for stream in corpus.streams.iter().filter(|s| s.class as usize == own) {
-        streams += 1;
-        packets += stream.kept as u64;
-    }
+    let (streams, packets) = corpus.shown(own as u16);
     let taught = Taught { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
     let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
     let bar = progress(args.source.quiet, steps, "training");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
-use crate::encode::{Layout, MAX_ACTIVE, Volley};
+use crate::encode::Layout;
 use crate::snn::{Machine, OneShot};
 
 use super::{Exit, Unwritten};
@@ -48,15 +48,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 /// The active inputs of each word, through the encoder's dual-rail layout.
 fn words() -> (Layout, Vec<Vec<u32>>) {
     let layout = Layout::paper_word(BITS);
-    let mut active = [0; MAX_ACTIVE];
-    let encode = |word: u16| {
-        let mut volley = Volley::default();
-        volley.slots[0] = word >> 8;
-        volley.slots[1] = word & 0xff;
-        let n = layout.inputs(&volley, &mut active);
-        active[..n].to_vec()
-    };
-    let words = (0..WORDS).map(encode).collect();
+    let words = (0..WORDS).map(|word| layout.word(word)).collect();
     (layout, words)
 }
 

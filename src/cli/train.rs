@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 
 use crate::encode::{Group, Layout, LayoutOptions, MAX_PAYLOAD};
 use crate::evaluate::{self, Report};
-use crate::model::{Model, Provenance};
+use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
 use crate::train::{self, Corpus, FALSE_ALARM_RATE, Gathered, Settings, labels};
 
@@ -177,29 +177,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     let bar = progress(args.source.quiet, train::passes(&corpus, &settings), "training");
     let fitted = train::fit(&corpus, &settings, &|_| true, &|| bar.inc(1));
     bar.finish_and_clear();
-    let (mut streams, mut packets) = (vec![0; corpus.classes.len()], vec![0; corpus.classes.len()]);
-    for stream in &corpus.streams {
-        streams[stream.class as usize] += 1;
-        packets[stream.class as usize] += stream.kept as u64;
-    }
     let held_out = Report::new(&evaluate::held_out(&corpus, &fitted));
-    let model = Model {
-        name: name_of(&args.out),
-        key: corpus.key,
-        classes: corpus.classes.clone(),
-        layout: corpus.layout.clone(),
-        network: fitted.network,
-        decision: fitted.decision,
-        provenance: Provenance {
-            trained_with: env!("CARGO_PKG_VERSION").into(),
-            seed: settings.seed,
-            labels: args.source.label_names(),
-            captures: corpus.captures.len(),
-            streams,
-            packets,
-            reference: Vec::new(),
-        },
-    };
+    let mut model = fitted.into_model(&name_of(&args.out), &corpus);
+    (model.provenance.seed, model.provenance.labels) = (settings.seed, args.source.label_names());
     model.save(&args.out)?;
     if !args.source.quiet {
         summary(&corpus, &model, &held_out);

@@ -9,6 +9,7 @@ mod examine;
 mod harden;
 mod keeper;
 mod log;
+mod mailbox;
 mod notify;
 mod observer;
 mod policy;

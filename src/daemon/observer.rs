@@ -1,8 +1,8 @@
 //! Who hears what the engine finds? Metrics count it, policies judge it, sinks are told.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::config::{Alerts, EventType, Severity, Sink};
 use crate::engine::{Event, KeptPacket, Observer, Progress, Verdict};
@@ -12,22 +12,9 @@ use crate::export::{Context, EventWriter, Metrics};
 use crate::packet::StreamKey;
 
 use super::alerts::Limiter;
+use super::mailbox::Mailbox;
 use super::policy::{Judgement, Policies};
 use super::state::{State, lock};
-
-/// What a reload leaves for the observer, which has policies for itself.
-#[derive(Default)]
-pub(super) struct Mailbox {
-    any: AtomicBool,
-    letter: Mutex<Option<(Policies, Alerts)>>,
-}
-
-impl Mailbox {
-    pub fn post(&self, policies: Policies, alerts: Alerts) {
-        *lock(&self.letter) = Some((policies, alerts));
-        self.any.store(true, Relaxed);
-    }
-}
 
 /// Streams of alerting classes remembered, so that their later packets are kept as evidence; the oldest is forgotten first.
 const ALERTING: usize = 65_536;
@@ -55,7 +42,8 @@ impl Alerting {
 pub(super) struct Teller {
     pub state: Arc<State>,
     pub metrics: Option<Arc<Metrics>>,
-    pub mailbox: Arc<Mailbox>,
+    /// What a reload leaves: the observer has policies for itself.
+    pub mailbox: Arc<Mailbox<(Policies, Alerts)>>,
     pub policies: Policies,
     pub limiter: Limiter,
     pub writer: EventWriter,
@@ -71,7 +59,7 @@ impl Teller {
     pub fn new(
         state: Arc<State>,
         metrics: Option<Arc<Metrics>>,
-        mailbox: Arc<Mailbox>,
+        mailbox: Arc<Mailbox<(Policies, Alerts)>>,
         (policies, alerts): (Policies, Alerts),
         sinks: &[Sink],
         ready: Box<dyn FnOnce()>,
@@ -168,9 +156,7 @@ impl Observer for Teller {
         if let Some(ready) = self.ready.take() {
             ready();
         }
-        if self.mailbox.any.swap(false, Relaxed)
-            && let Some((policies, alerts)) = lock(&self.mailbox.letter).take()
-        {
+        if let Some((policies, alerts)) = self.mailbox.take() {
             self.policies = policies;
             self.limiter.set(alerts);
         }

@@ -8,15 +8,15 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Alerts, Config};
 use crate::engine::Models;
 use crate::export::Metrics;
-use crate::export::status::Loaded;
 
 use super::announce::{Announcement, ReloadOutcome};
 use super::examine::examine;
 use super::log::Level;
-use super::observer::Mailbox;
+use super::mailbox::Mailbox;
+use super::policy::Policies;
 use super::state::{State, lock};
 use super::{Origin, notify};
 
@@ -28,7 +28,7 @@ pub(super) struct Reloader {
     pub state: Arc<State>,
     pub metrics: Option<Arc<Metrics>>,
     pub models: Arc<ArcSwap<Models>>,
-    pub mailbox: Arc<Mailbox>,
+    pub mailbox: Arc<Mailbox<(Policies, Alerts)>>,
     pub level: Level,
     pub announcement: Announcement,
 }
@@ -106,20 +106,18 @@ impl Reloader {
         for name in &restart {
             warn!(setting = name, "the setting has changed, and waits for a restart");
         }
-        let mut loaded: Vec<Loaded> = examined.models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
-        let names: Vec<String> = loaded.iter().map(|l| format!("{} ({})", l.model.name, l.checksum)).collect();
         let learned = self.state.teaching.hold();
         let mut models = examined.models;
-        learned.apply(&mut models);
-        loaded.iter_mut().zip(&models).for_each(|(loaded, model)| loaded.model = Arc::clone(model));
+        let loaded = learned.apply(&mut models);
+        let names: Vec<String> = loaded.iter().map(|l| format!("{} ({})", l.model.name, l.checksum)).collect();
         if let Some(metrics) = &self.metrics {
             metrics.models(&models);
         }
         self.models.store(Arc::new(models));
         *lock(&self.state.loaded) = loaded;
         drop(learned);
-        self.state.teaching.post(new.teachers.clone());
-        self.mailbox.post(examined.policies, new.alerts.clone());
+        self.state.teaching.teachers.post(new.teachers.clone());
+        self.mailbox.post((examined.policies, new.alerts.clone()));
         self.level.set(new.log.level);
         // What waits for a restart is still as it was: the next reload must name it again.
         self.config.models = new.models;

@@ -335,6 +335,14 @@ impl Layout {
         Layout::try_from(data).expect("two slots are within the limits")
     }
 
+    /// The active inputs of a word, for a layout that [`Layout::paper_word`] made.
+    pub fn word(&self, word: u16) -> Vec<u32> {
+        let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+        (volley.slots[0], volley.slots[1]) = (word >> 8, word & 0xff);
+        let n = self.inputs(&volley, &mut active);
+        active[..n].to_vec()
+    }
+
     /// The slots, in input order.
     pub fn slots(&self) -> &[Slot] {
         &self.data.slots
@@ -358,6 +366,11 @@ impl Layout {
     /// Slots that [`Layout::without`] silenced.
     pub fn silenced(&self) -> &[u16] {
         &self.silenced
+    }
+
+    /// Silences them among the slot values of a volley.
+    pub fn silence(&self, slots: &mut [u16]) {
+        self.silenced.iter().for_each(|&slot| slots[usize::from(slot)] = SILENT);
     }
 
     /// Inputs that a slot has.

@@ -164,9 +164,7 @@ impl Layout {
         if headers.network != Network::Arp {
             at(headers.payload_at as usize, self.places(Place::Payload), payload_end, slots);
         }
-        for &slot in self.silenced() {
-            slots[slot as usize] = SILENT;
-        }
+        self.silence(slots);
     }
 }
 

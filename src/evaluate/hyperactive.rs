@@ -62,7 +62,7 @@ pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<Hyperactive> {
     let mut found: Vec<_> = claimed.into_iter().filter(|(_, (n, _))| n.foreign >= FOREIGN && n.foreign > n.own).collect();
     found.sort_by_key(|(_, (n, _))| std::cmp::Reverse(n.foreign));
     let told = |(name, (before, streams)): (String, (Claims, Vec<usize>))| {
-        let class = model.classes.iter().position(|c| *c == name)?;
+        let class = model.place(&name).ok()?;
         let held = reference.streams.iter().any(|s| reference.classes[s.class as usize] == name);
         let mut quiet = None;
         for _ in 0..STEPS {

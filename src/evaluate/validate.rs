@@ -3,7 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::encode::{Layout, MAX_ACTIVE, SILENT, Volley};
+use crate::encode::Layout;
+use crate::model::said;
 use crate::snn::Network;
 use crate::stream::{Decision, Leader};
 use crate::train::{self, Corpus, Fitted, Settings};
@@ -20,27 +21,10 @@ pub fn outcomes(
     known: &dyn Fn(&str) -> bool,
     which: impl Iterator<Item = usize>,
 ) -> Vec<Outcome> {
-    let mut buffer = network.buffer();
-    let mut active = [0u32; MAX_ACTIVE];
-    let mut volley = Volley::default();
     which
         .map(|i| {
             let stream = &corpus.streams[i];
-            let mut evidence = vec![0f32; classes.len()];
-            let mut leader = None;
-            for v in stream.first..stream.first + stream.kept {
-                let slots = corpus.volley(v);
-                volley.slots[..slots.len()].copy_from_slice(slots);
-                for &slot in layout.silenced() {
-                    volley.slots[slot as usize] = SILENT;
-                }
-                let n = layout.inputs(&volley, &mut active);
-                network.potentials(&active[..n], &mut buffer);
-                leader = decision.hear(network, &buffer, &mut evidence, leader.as_ref());
-                if leader.is_some_and(|l| decision.settled(&l)) {
-                    break;
-                }
-            }
+            let leader = said(network, decision, layout, corpus.volleys_of(stream));
             let label = corpus.classes[stream.class as usize].clone();
             Outcome {
                 known: known(&label),

@@ -9,8 +9,10 @@
 mod nir;
 mod one_shot;
 mod parts;
+mod said;
 
 pub use parts::{PartsError, Taught};
+pub use said::said;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -187,8 +189,7 @@ impl Model {
         if classes == 0 || classes > MAX_CLASSES {
             return Err(wrong(format!("it has {classes} classes; 1 to {MAX_CLASSES} are allowed")));
         }
-        // They are shown to people, on terminals too.
-        if let Some(class) = d.classes.iter().find(|c| c.chars().any(char::is_control)) {
+        if let Some(class) = d.classes.iter().find(|c| !is_class_name(c)) {
             return Err(wrong(format!("the class name {class:?} holds control characters")));
         }
         if start.shape() != [inputs + 1] || gain.shape() != [classes] {
@@ -292,6 +293,11 @@ impl Model {
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         write_whole(path, &self.to_bytes()).map_err(|source| ModelError::Write { path: path.into(), source })
     }
+}
+
+/// Whether a class may be called so: names are shown to people, on terminals too, and hold no control characters.
+pub fn is_class_name(name: &str) -> bool {
+    !name.chars().any(char::is_control)
 }
 
 /// Replaces a file whole or not at all.

@@ -86,24 +86,33 @@ impl Model {
         self.classes.iter().position(|c| c == class).ok_or_else(missing)
     }
 
+    fn unlike(&self, other: &Self, why: &'static str) -> PartsError {
+        PartsError::Unlike { a: self.name.clone(), b: other.name.clone(), why }
+    }
+
+    /// Whether the neurons of `other` can stand beside `kept` of this model's.
+    fn fits(&self, other: &Self, kept: usize) -> Result<(), PartsError> {
+        if self.key != other.key {
+            return Err(self.unlike(other, "one knows flows, the other hosts"));
+        }
+        if self.layout != other.layout {
+            return Err(self.unlike(other, "their layouts differ (--payload when training)"));
+        }
+        if kept + other.classes.len() > MAX_CLASSES {
+            return Err(self.unlike(other, "together they have too many classes"));
+        }
+        Ok(())
+    }
+
     /// The neurons of both models side by side. Thresholds stay as they are; the weights that make evidence into confidence are
     /// averaged, each model counting as many times as it has classes.
     ///
     /// # Errors
     /// Models of another key or layout, or with a class in common.
     pub fn join(&self, other: &Self) -> Result<Self, PartsError> {
-        let unlike = |why| PartsError::Unlike { a: self.name.clone(), b: other.name.clone(), why };
-        if self.key != other.key {
-            return Err(unlike("one knows flows, the other hosts"));
-        }
-        if self.layout != other.layout {
-            return Err(unlike("their layouts differ (--payload when training)"));
-        }
+        self.fits(other, self.classes.len())?;
         if (self.decision.clip, self.decision.slope) != (other.decision.clip, other.decision.slope) {
-            return Err(unlike("their evidence has other bounds"));
-        }
-        if self.classes.len() + other.classes.len() > MAX_CLASSES {
-            return Err(unlike("together they have too many classes"));
+            return Err(self.unlike(other, "their evidence has other bounds"));
         }
         if let Some(class) = self.classes.iter().find(|c| other.classes.contains(c)) {
             return Err(PartsError::Twice { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
@@ -137,17 +146,8 @@ impl Model {
     /// # Errors
     /// A part of another key or layout, or too many classes.
     pub fn with_part(&self, part: &Self) -> Result<Self, PartsError> {
-        let unlike = |why| PartsError::Unlike { a: self.name.clone(), b: part.name.clone(), why };
-        if self.key != part.key {
-            return Err(unlike("one knows flows, the other hosts"));
-        }
-        if self.layout != part.layout {
-            return Err(unlike("their layouts differ (--payload when training)"));
-        }
         let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !part.classes.contains(&self.classes[i])).collect();
-        if kept.len() + part.classes.len() > MAX_CLASSES {
-            return Err(unlike("together they have too many classes"));
-        }
+        self.fits(part, kept.len())?;
         fn both<T: Clone>(mine: &[T], kept: &[usize], theirs: &[T]) -> Vec<T> {
             [pick(mine, kept), theirs.to_vec()].concat()
         }

@@ -92,14 +92,11 @@ impl OneShot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{LayoutOptions, MAX_ACTIVE, Volley};
+    use crate::encode::LayoutOptions;
 
     /// The active inputs of a ten-bit word.
     fn word(x: u16) -> Vec<u32> {
-        let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
-        (volley.slots[0], volley.slots[1]) = (x >> 8, x & 0xff);
-        let n = Layout::paper_word(10).inputs(&volley, &mut active);
-        active[..n].to_vec()
+        Layout::paper_word(10).word(x)
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::model::Model;
 use crate::snn::{self, Network};
 use crate::stream::Decision;
 
-use super::calibrate::{Claim, calibrate, raised};
+use super::calibrate::{Claim, FEW, calibrate, raised};
 use super::deal::folds;
 use super::fit::{Felt, UNTAUGHT, feel};
 use super::homeostasis::threshold;
@@ -86,5 +86,5 @@ pub fn retrain(
         .collect();
     let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, &a)| a);
     let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class]);
-    (whole, (decision.theta[class], raised(least, &claims)))
+    (whole, (decision.theta[class], raised(least, &claims, FEW)))
 }

@@ -59,7 +59,7 @@ pub(super) fn calibrate(
             .filter(|e| e.leader == class)
             .map(|e| Claim { confidence: e.confidence, right: e.right(), share: share(e.taught) })
             .collect();
-        decision.accept[class] = raised(decision.accept[class], &claims);
+        decision.accept[class] = raised(decision.accept[class], &claims, FEW);
     }
     if corpus.key == KeyKind::Flow {
         decision.stop = stop_rule(corpus, settings, &decision, &leaders);
@@ -86,7 +86,7 @@ impl End {
 /// Untaught streams for each taught one that confidence reckons with.
 const FOREIGN: f32 = 0.2;
 /// No class is asked for more confidence than this.
-const SUREST: f32 = 0.98;
+pub(super) const SUREST: f32 = 0.98;
 
 /// A stream that a class claims.
 pub(super) struct Claim {
@@ -96,12 +96,15 @@ pub(super) struct Claim {
     pub share: f32,
 }
 
-/// The acceptance of a class with these claims: from `level` on raised while too many of them are wrong.
-pub(super) fn raised(mut level: f32, claims: &[Claim]) -> f32 {
+/// Claims below which it is not said of a class that too many are wrong.
+pub(super) const FEW: f32 = 20.0;
+
+/// The acceptance of a class with these claims: from `level` on raised while more than a fifth of them are wrong, and there are `few` or more.
+pub(super) fn raised(mut level: f32, claims: &[Claim], few: f32) -> f32 {
     while level < SUREST {
         let kept = claims.iter().filter(|c| c.confidence >= level);
         let (all, wrong) = kept.fold((0.0, 0.0), |(all, wrong), c| (all + c.share, wrong + if c.right { 0.0 } else { c.share }));
-        if all < 20.0 || wrong * 5.0 <= all {
+        if all < few || wrong * 5.0 <= all {
             break;
         }
         level += 0.01;

@@ -225,6 +225,19 @@ impl Corpus {
         self.streams.iter_mut().for_each(|s| s.class = place[s.class as usize]);
     }
 
+    /// Streams of a class, and their volleys.
+    pub fn shown(&self, class: u16) -> (u64, u64) {
+        self.streams
+            .iter()
+            .filter(|s| s.class == class)
+            .fold((0, 0), |(streams, volleys), s| (streams + 1, volleys + s.kept as u64))
+    }
+
+    /// The slot values of a stream's volleys.
+    pub fn volleys_of(&self, stream: &LabelledStream) -> impl Iterator<Item = &[u16]> {
+        (stream.first..stream.first + stream.kept).map(|v| self.volley(v))
+    }
+
     /// The slot values of one volley.
     pub fn volley(&self, index: usize) -> &[u16] {
         let width = self.layout.slots().len();

@@ -8,6 +8,7 @@
 //! 4. The network that is kept is trained on everything.
 
 use crate::encode::{MAX_ACTIVE, Volley};
+use crate::model::{Model, Provenance};
 use crate::snn::{self, Network};
 use crate::stream::{Decision, Leader};
 
@@ -54,6 +55,28 @@ pub struct Fitted {
     pub calibration: Vec<(usize, bool, Leader)>,
 }
 
+impl Fitted {
+    /// The model, which remembers how much of each class it was shown.
+    pub fn into_model(self, name: &str, corpus: &Corpus) -> Model {
+        let (streams, packets) = (0..corpus.classes.len() as u16).map(|class| corpus.shown(class)).unzip();
+        Model {
+            name: name.into(),
+            key: corpus.key,
+            classes: corpus.classes.clone(),
+            layout: corpus.layout.clone(),
+            network: self.network,
+            decision: self.decision,
+            provenance: Provenance {
+                trained_with: env!("CARGO_PKG_VERSION").into(),
+                captures: corpus.captures.len(),
+                streams,
+                packets,
+                ..Provenance::default()
+            },
+        }
+    }
+}
+
 /// Passes over the corpus that [`fit()`] makes, as its `tick` counts them: one a thread.
 pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
     let trainings = settings.folds * if corpus.classes.len() < UNTAUGHT { 1 } else { 2 } + 1;
@@ -82,7 +105,8 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
             streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class as usize] = true);
             let network = train(corpus, settings, &teacher, tick);
             for &i in &streams {
-                if if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) } {
+                let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
+                if due {
                     let felt = feel(corpus, &network, i, settings.packets_per_stream, &|c| !taught[c as usize]);
                     if open { &mut opened } else { &mut closed }.push(felt);
                 }

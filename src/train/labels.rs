@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::model::MAX_CLASSES;
+use crate::model::{MAX_CLASSES, is_class_name};
 use crate::packet::{KeyKind, StreamKey};
 
 /// Why a label file is refused.
@@ -152,7 +152,7 @@ fn fit_to_be_names(classes: &[String]) -> Result<(), LabelError> {
     if classes.len() > MAX_CLASSES {
         return Err(LabelError::Classes(classes.len()));
     }
-    match classes.iter().find(|c| c.chars().any(char::is_control)) {
+    match classes.iter().find(|c| !is_class_name(c)) {
         Some(class) => Err(LabelError::Name(class.clone())),
         None => Ok(()),
     }

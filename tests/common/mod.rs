@@ -9,6 +9,7 @@ pub mod tiny;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use spiked::capture::{CaptureFile, FrameBatch, Source as _};
 
 /// The program under test, run in the project's folder.
 pub fn spiked() -> Command {
@@ -29,6 +30,16 @@ pub fn shared_data() -> Option<PathBuf> {
 
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The frames of a fixture's capture.
+pub fn frames_of(name: &str) -> Vec<Vec<u8>> {
+    let mut file = CaptureFile::open(&fixture("captures").join(name)).expect("a fixture");
+    let (mut batch, mut frames) = (FrameBatch::new(), Vec::new());
+    while file.fill(&mut batch).expect("a fixture") {
+        frames.extend(batch.iter().map(|f| f.bytes.to_vec()));
+    }
+    frames
 }
 
 /// A UDP packet in an Ethernet frame.

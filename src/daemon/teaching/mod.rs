@@ -9,17 +9,17 @@ mod thread;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::{info, warn};
 
 use crate::config;
 use crate::engine::Models;
-use crate::export::status;
+use crate::export::status::{self, Loaded};
 use crate::model::Model;
 use crate::train::live::Learned;
 
+use super::mailbox::Mailbox;
 use super::state::lock;
 
 pub(super) use thread::{Desk, start};
@@ -29,8 +29,8 @@ pub(super) use thread::{Desk, start};
 pub(super) struct Teaching {
     /// By the model's name.
     learned: Mutex<BTreeMap<String, Learned>>,
-    any: AtomicBool,
-    letter: Mutex<Option<Vec<config::Teacher>>>,
+    /// The teachers from now on.
+    pub teachers: Mailbox<Vec<config::Teacher>>,
     status: Mutex<status::Learning>,
 }
 
@@ -93,16 +93,6 @@ impl Teaching {
         Held(lock(&self.learned))
     }
 
-    /// Other teachers from now on.
-    pub fn post(&self, teachers: Vec<config::Teacher>) {
-        *lock(&self.letter) = Some(teachers);
-        self.any.store(true, Relaxed);
-    }
-
-    fn letter(&self) -> Option<Vec<config::Teacher>> {
-        if self.any.swap(false, Relaxed) { lock(&self.letter).take() } else { None }
-    }
-
     pub fn status(&self) -> status::Learning {
         lock(&self.status).clone()
     }
@@ -112,14 +102,18 @@ impl Teaching {
 pub(super) struct Held<'a>(MutexGuard<'a, BTreeMap<String, Learned>>);
 
 impl Held<'_> {
-    /// Makes what was learned part of the models.
-    pub fn apply(&self, models: &mut Models) {
-        for model in models {
-            let Some(learned) = self.0.get(&model.name).filter(|learned| !learned.is_empty()) else { continue };
-            match learned.applied(model) {
-                Ok(with) => *model = Arc::new(with),
-                Err(error) => warn!("what was learned does not fit the model: {error}"),
+    /// Makes what was learned part of the models; what is told of each, its checksum being that of the file it was read from.
+    pub fn apply(&self, models: &mut Models) -> Vec<Loaded> {
+        let one = |model: &mut Arc<Model>| {
+            let loaded = Loaded::now(Arc::clone(model));
+            if let Some(learned) = self.0.get(&model.name).filter(|learned| !learned.is_empty()) {
+                match learned.applied(model) {
+                    Ok(with) => *model = Arc::new(with),
+                    Err(error) => warn!("what was learned does not fit the model: {error}"),
+                }
             }
-        }
+            Loaded { model: Arc::clone(model), ..loaded }
+        };
+        models.iter_mut().map(one).collect()
     }
 }

@@ -135,7 +135,7 @@ impl Thread {
             if Instant::now() < tick {
                 continue;
             }
-            if let Some(teachers) = self.desk.teaching.letter() {
+            if let Some(teachers) = self.desk.teaching.teachers.take() {
                 self.set_teachers(teachers);
             }
             self.sample_rarer_or_more(samples.len());

@@ -1,25 +1,15 @@
 //! Does the model do worse with the new neuron? It is asked about streams that were held back.
 
-use crate::encode::{MAX_ACTIVE, Volley};
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::stream::Leader;
 
+use super::super::calibrate::{Claim, SUREST, raised};
 use super::{Reservoir, Sampled};
 
 /// What a model says of a stream after its volleys, scored as in reading.
 pub(super) fn said(model: &Model, slots: &[u16]) -> Option<Leader> {
-    let (mut potentials, mut evidence) = (model.network.buffer(), vec![0f32; model.classes.len()]);
-    let (mut active, mut volley, mut leader) = ([0u32; MAX_ACTIVE], Volley::default(), None);
-    for slots in slots.chunks_exact(model.layout.slots().len()) {
-        volley.slots[..slots.len()].copy_from_slice(slots);
-        let n = model.layout.inputs(&volley, &mut active);
-        model.network.potentials(&active[..n], &mut potentials);
-        leader = model.decision.hear(&model.network, &potentials, &mut evidence, leader.as_ref());
-        if leader.is_some_and(|l| model.decision.settled(&l)) {
-            break;
-        }
-    }
-    leader
+    let volleys = slots.chunks_exact(model.layout.slots().len());
+    model::said(&model.network, &model.decision, &model.layout, volleys)
 }
 
 /// The class that a model gives a stream, of which the slot values of its packets are known, one after another.
@@ -82,27 +72,19 @@ impl<'a> Answers<'a> {
     /// may be asked for less than others: what all but a few of its own streams that were held back have earned. It is asked for
     /// more where it would claim too many of the other streams (as in calibration). `usual` is what others are asked for at least.
     pub fn acceptance(&self, class: &str, usual: f32) -> f32 {
-        let (mut own, mut foreign) = (Vec::new(), Vec::new());
-        for (label, leader) in &self.all {
-            if let Some(leader) = leader.filter(|l| self.model.classes[usize::from(l.class)] == class) {
-                let claims = if *label == class { &mut own } else { &mut foreign };
-                claims.push(self.model.decision.confidence(&leader));
-            }
-        }
+        let claimed = self.all.iter().filter_map(|(label, leader)| {
+            let leader = leader.filter(|l| self.model.classes[usize::from(l.class)] == class)?;
+            Some(Claim { confidence: self.model.decision.confidence(&leader), right: *label == class, share: 1.0 })
+        });
+        let claims: Vec<Claim> = claimed.collect();
+        let mut own: Vec<f32> = claims.iter().filter(|c| c.right).map(|c| c.confidence).collect();
         own.sort_by(f32::total_cmp);
         let earned = own.get(own.len() / FEW).map_or(SUREST, |&confidence| {
             let logit = (confidence / (1.0 - confidence)).ln() - SLACK;
             1.0 / (1.0 + (-logit).exp())
         });
-        let mut level = usual.min(earned).clamp(LEAST, SUREST);
-        while level < SUREST {
-            let above = |claims: &[f32]| claims.iter().filter(|c| **c >= level).count();
-            if above(&foreign) * (ONE_IN - 1) <= above(&own) {
-                break;
-            }
-            level += 0.01;
-        }
-        level
+        // However few they are: nothing else bounds what a class that is taught while it runs may claim.
+        raised(usual.min(earned).clamp(LEAST, SUREST), &claims, 0.0)
     }
 }
 
@@ -111,12 +93,9 @@ pub(super) fn right(model: &Model, class: &str, streams: &[Sampled]) -> usize {
     streams.iter().filter(|stream| named(model, stream) == Some(class)).count()
 }
 
-/// Bounds of what a class is asked for.
+/// No class is asked for less confidence than this.
 const LEAST: f32 = 0.5;
-pub(super) const SUREST: f32 = 0.98;
 /// One own stream in so many may earn less than what is asked for.
 const FEW: usize = 20;
 /// What a stream may fall short of those held back, in logits: they are few.
 const SLACK: f32 = 0.5;
-/// At most one in so many of the streams that a class claims may be foreign.
-const ONE_IN: usize = 5;

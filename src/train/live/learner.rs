@@ -9,6 +9,7 @@ use crate::snn::{self, Network};
 use crate::stream::Decision;
 use crate::train::{self, Corpus, Teacher};
 
+use super::super::calibrate::SUREST;
 use super::gate::{self, Accuracy};
 use super::{Reservoir, Sampled};
 
@@ -334,16 +335,16 @@ impl Learner {
         others.dedup();
         others.retain(|label| !own.contains(label));
         let classes = [own.clone(), others].concat();
-        let silent = silenced(&self.layout, &group[0].without);
+        let mut sparing = self.layout.clone();
+        // Names were checked where they came from; one that this layout has no slot for silences none.
+        group[0].without.iter().for_each(|name| _ = sparing.without(name));
         let width = self.layout.slots().len();
         let mut corpus = Corpus::new(self.key, self.layout.clone(), classes.clone());
         for (class, label) in (0u16..).zip(&classes) {
             let held = if all { self.held.of(label) } else { &[] };
             for stream in self.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
-                for volley in slots.chunks_exact_mut(width) {
-                    silent.iter().for_each(|&slot| volley[usize::from(slot)] = SILENT);
-                }
+                slots.chunks_exact_mut(width).for_each(|volley| sparing.silence(volley));
                 corpus.push(class, &slots);
             }
         }
@@ -353,8 +354,8 @@ impl Learner {
         let teacher = Teacher::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
         let (inputs, threads) = (self.layout.input_count(), self.settings.threads);
         let weights = snn::train_neurons(settings.rule, inputs, 0..own.len(), threads, &teacher, &|| ());
-        let packets = (0..own.len() as u16).map(|c| corpus.streams.iter().filter(|s| s.class == c).map(|s| s.kept as u64).sum());
-        (Network::quantise(&weights, own.len()), packets.collect())
+        let packets = (0..own.len() as u16).map(|class| corpus.shown(class).1).collect();
+        (Network::quantise(&weights, own.len()), packets)
     }
 
     fn neuron(&self, model: &Model, lesson: &Lesson, network: Network, packets: u64) -> Model {
@@ -385,7 +386,7 @@ impl Learner {
     fn judged(&self, before: &Model, mut neurons: BTreeMap<String, Model>) -> (Vec<Attempt>, BTreeMap<String, Model>) {
         let old = gate::Answers::of(before, &self.held);
         let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.0.contains_key(*class));
-        let usual = own.map(|(_, accept)| *accept).fold(gate::SUREST, f32::min);
+        let usual = own.map(|(_, accept)| *accept).fold(SUREST, f32::min);
         let mut refused = Vec::new();
         loop {
             let part = side_by_side(neurons.values());
@@ -434,11 +435,4 @@ impl Learner {
                 < gate::right(old, class, anchors).min(anchors.len() - anchors.len().div_ceil(10));
         if worse || (shipped && with.mean() <= was.mean()) { Outcome::Worse } else { Outcome::TakenOver }
     }
-}
-
-fn silenced(layout: &Layout, without: &[String]) -> Vec<u16> {
-    let mut layout = layout.clone();
-    // Names were checked where they came from; one that this layout has no slot for silences none.
-    without.iter().for_each(|name| _ = layout.without(name));
-    layout.silenced().to_vec()
 }
