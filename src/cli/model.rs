@@ -238,6 +238,11 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
     say!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
     say!("{:<18} {} captures, {}", "taught from", p.captures, p.labels.join(", "));
+    say!(
+        "{:<18} whole, without each group of slots{}",
+        "packets shown",
+        if p.ports_alone { "; those of classes of few streams with ports alone too" } else { "" }
+    );
     if !p.reference.is_empty() {
         say!("{:<18} {}", "calibrated on", p.reference.join(", "));
     }

@@ -54,6 +54,9 @@ pub struct Provenance {
     /// Streams and packets taught for each class.
     pub streams: Vec<u64>,
     pub packets: Vec<u64>,
+    /// Whether packets of classes of few streams were also shown with their ports alone ([`crate::train::Settings`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ports_alone: bool,
     /// Label files of the reference that confidence and acceptance rest on, where it is not what was taught.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reference: Vec<String>,

@@ -50,6 +50,7 @@ pub fn retrain(
     settings: &Settings,
     tick: &(dyn Fn() + Sync),
 ) -> (Network, (f32, f32)) {
+    let settings = &Settings { ports_alone: model.provenance.ports_alone, ..settings.clone() };
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = folds(corpus, &all, settings.folds, settings.seed, false);
     let own = corpus.classes.iter().position(|c| *c == model.classes[class]).unwrap_or(corpus.classes.len());

@@ -3,12 +3,14 @@
 //! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
 //!    class and one that is never taught a part of the classes. What they feel of streams that they never saw are the
 //!    calibration streams: of the first the fold's, of the second all streams of the classes that it was not taught.
-//! 2. Homeostasis: each neuron's threshold (`homeostasis`), and the bounds of one packet's margin.
+//! 2. Homeostasis: each neuron's threshold (`homeostasis`). Of flows two ways to show packets, and two bounds of one packet's margin,
+//!    are tried; what tells the calibration streams of taught classes best is kept.
 //! 3. Confidence, acceptance, stop rule (`calibrate`).
 //! 4. The network that is kept is trained on everything.
 
 use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::{Model, Provenance};
+use crate::packet::KeyKind;
 use crate::snn::{self, Network};
 use crate::stream::{Decision, Leader};
 
@@ -50,6 +52,8 @@ impl Felt {
 pub struct Fitted {
     pub network: Network,
     pub decision: Decision,
+    /// Whether packets of classes of few streams were also shown with their ports alone.
+    pub ports_alone: bool,
     /// For each calibration stream, which the network that felt it had not been taught: its number in the corpus, whether its
     /// class had been taught, and the leader when scoring stopped.
     pub calibration: Vec<(usize, bool, Leader)>,
@@ -71,6 +75,7 @@ impl Fitted {
                 captures: corpus.captures.len(),
                 streams,
                 packets,
+                ports_alone: self.ports_alone,
                 ..Provenance::default()
             },
         }
@@ -79,8 +84,14 @@ impl Fitted {
 
 /// Passes over the corpus that [`fit()`] makes, as its `tick` counts them: one a thread.
 pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
-    let trainings = settings.folds * if corpus.classes.len() < UNTAUGHT { 1 } else { 2 } + 1;
+    let untaught = usize::from(corpus.classes.len() >= UNTAUGHT);
+    let trainings = settings.folds * (ways(corpus).len() + untaught) + 1;
     (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
+}
+
+/// Whether packets of classes of few streams are shown with their ports alone too, as tried. One host already shows thousands of packets.
+fn ways(corpus: &Corpus) -> &'static [bool] {
+    if corpus.key == KeyKind::Flow { &[false, true] } else { &[false] }
 }
 
 /// Trains on the streams that `chosen` admits.
@@ -89,13 +100,10 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let class_of = |i: usize| corpus.streams[i].class;
-    let (mut closed, mut opened) = (Vec::new(), Vec::new());
-    for fold in 0..settings.folds {
-        for open in [false, true] {
+    let cross = |settings: &Settings, open: bool| {
+        let mut all = Vec::new();
+        for fold in 0..settings.folds {
             let left_out = |class: u16| open && class as usize % settings.folds == fold;
-            if open && classes < UNTAUGHT {
-                continue;
-            }
             let shown = |i: usize| (fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
             let teacher = Teacher::new(corpus, settings, settings.seed ^ 1, shown);
             if teacher.is_empty() {
@@ -107,19 +115,29 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
             for &i in &streams {
                 let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
                 if due {
-                    let felt = feel(corpus, &network, i, settings.packets_per_stream, &|c| !taught[c as usize]);
-                    if open { &mut opened } else { &mut closed }.push(felt);
+                    all.push(feel(corpus, &network, i, settings.packets_per_stream, &|c| !taught[c as usize]));
                 }
             }
         }
+        all
+    };
+    let tried = ways(corpus).iter().map(|&ports_alone| {
+        let settings = Settings { ports_alone, ..settings.clone() };
+        let felt = cross(&settings, false);
+        let theta = (0..classes).map(|class| threshold(corpus, &settings, &felt, class)).collect();
+        let (neurons, worth) = bounded(corpus, &felt, theta);
+        (settings, felt, neurons, worth)
+    });
+    // The first of equals.
+    let best = tried.reduce(|best, next| if next.3 > best.3 { next } else { best });
+    let (settings, mut felt, neurons, _) = best.expect("one way is always tried");
+    if classes >= UNTAUGHT {
+        felt.append(&mut cross(&settings, true));
     }
-    let teacher = Teacher::new(corpus, settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
-    let network = train(corpus, settings, &teacher, tick);
-    let theta = (0..classes).map(|class| threshold(corpus, settings, &closed, class)).collect();
-    let neurons = bounded(corpus, &closed, theta);
-    closed.append(&mut opened);
-    let (decision, calibration) = calibrate(corpus, settings, &closed, neurons);
-    Fitted { network, decision, calibration }
+    let teacher = Teacher::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
+    let network = train(corpus, &settings, &teacher, tick);
+    let (decision, calibration) = calibrate(corpus, &settings, &felt, neurons);
+    Fitted { network, decision, ports_alone: settings.ports_alone, calibration }
 }
 
 /// Bounds of one packet's margin that are tried: the lower one, and the slope below it. With a slope, of many neurons that do not fire
@@ -130,7 +148,8 @@ const BOUNDS: [(f32, f32); 2] = [(-0.3, 0.02), (-0.1, 0.0)];
 const MOST: f32 = 1.5;
 
 /// Thresholds, with those bounds by which the streams of taught classes are told best: most streams right, and of all classes alike.
-fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> Decision {
+/// Returns how well that is, the sum of both shares, too.
+fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
     let classes = corpus.classes.len();
     let open =
         Decision { theta, clip: (0.0, MOST), slope: 0.0, confidence: Vec::new(), accept: Vec::new(), stop: 1.0, give_up: 0 };
@@ -149,8 +168,11 @@ fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> Decision {
         let count = with.len().max(1) as f64;
         share(whole) + with.into_iter().map(share).sum::<f64>() / count
     };
-    let [first, second] = tried;
-    if worth(&second) > worth(&first) { second } else { first }
+    let [first, second] = tried.map(|decision| {
+        let worth = worth(&decision);
+        (decision, worth)
+    });
+    if second.1 > first.1 { second } else { first }
 }
 
 fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {

@@ -31,6 +31,9 @@ pub struct Settings {
     pub packets_per_stream: usize,
     /// Power of (mean packets a class / packets of the class) by which a rare class learns more from each of its own packets.
     pub balance: f32,
+    /// Whether packets of classes of few streams are also shown with their ports alone; [`fit()`] tries both and keeps what tells
+    /// calibration streams best.
+    pub ports_alone: bool,
     /// Folds of the cross-fitting that calibration rests on.
     pub folds: usize,
     /// Share of other classes' streams for whose packets a neuron may fire: its threshold is set to it, within bounds.
@@ -59,6 +62,7 @@ impl Settings {
             rule: Stdp::default(),
             packets_per_stream: if host { HOST_PACKETS } else { FLOW_PACKETS },
             balance: 0.25,
+            ports_alone: false,
             folds: 4,
             false_alarm_rate: FALSE_ALARM_RATE,
             false_alarm_cost: 2.0,

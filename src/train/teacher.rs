@@ -1,7 +1,8 @@
 //! In which order, and with which slots silent, is the corpus shown?
 //!
 //! Slot dropout: each packet is shown whole and once without each group of slots, so that neurons lean on the whole header
-//! and know a protocol on an unknown port too.
+//! and know a protocol on an unknown port too. Where cross-validation asks for it ([`super::fit()`]), packets of classes that few
+//! streams teach are shown with nothing but their ports too: else such a class rests on what only those few have in common.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -21,12 +22,19 @@ const DROPOUT: [&[Group]; 6] = [
     &[Group::Context],
 ];
 
+/// Streams of a class at most, for its packets to be shown with their ports alone.
+const FEW: u32 = 5;
+
 /// Shows the chosen streams of a corpus.
 pub struct Teacher<'a> {
     corpus: &'a Corpus,
     /// (volley, class) of every packet shown.
     packets: Vec<(u32, u16)>,
+    /// Slots that are silent, for each presentation of a packet.
     silent: Vec<Vec<u16>>,
+    /// (volley, class) of every packet shown with its ports alone, and all other slots.
+    alone: Vec<(u32, u16)>,
+    not_ports: Vec<u16>,
     gains: Vec<(f32, f32)>,
     seed: u64,
 }
@@ -50,6 +58,9 @@ impl<'a> Teacher<'a> {
                 silent.push(slots);
             }
         }
+        let few = |class: u16| settings.ports_alone && streams[class as usize] <= FEW;
+        let alone = packets.iter().copied().filter(|&(_, class)| few(class)).collect();
+        let not_ports = Group::ALL.into_iter().filter(|&g| g != Group::Ports).flat_map(|g| corpus.layout.group(g)).collect();
         // Rare classes learn more from each of their own packets, so that floods don't drown them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
@@ -58,12 +69,12 @@ impl<'a> Teacher<'a> {
         }
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
-        Self { corpus, packets, silent, gains, seed }
+        Self { corpus, packets, silent, alone, not_ports, gains, seed }
     }
 
     /// Presentations a pass.
     pub fn len(&self) -> usize {
-        self.packets.len() * self.silent.len()
+        self.packets.len() * self.silent.len() + self.alone.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -85,12 +96,15 @@ impl Presentations for Teacher<'_> {
     }
 
     fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> (usize, u16) {
-        let (variants, packets) = (self.silent.len(), &self.packets);
-        let (volley_index, class) = packets[index as usize / variants];
+        let (variants, index) = (self.silent.len(), index as usize);
+        let ((volley_index, class), silent) = match index.checked_sub(variants * self.packets.len()) {
+            None => (self.packets[index / variants], &self.silent[index % variants]),
+            Some(alone) => (self.alone[alone], &self.not_ports),
+        };
         let slots = self.corpus.volley(volley_index as usize);
         let mut volley = Volley::default();
         volley.slots[..slots.len()].copy_from_slice(slots);
-        for &slot in &self.silent[index as usize % variants] {
+        for &slot in silent {
             volley.slots[slot as usize] = SILENT;
         }
         (self.corpus.layout.inputs(&volley, active), class)

@@ -376,7 +376,7 @@ impl Learner {
                 captures: 0,
                 streams: vec![self.shown.of(&lesson.class).len() as u64],
                 packets: vec![packets],
-                reference: Vec::new(),
+                ..Provenance::default()
             },
         }
     }
