@@ -114,3 +114,46 @@ impl Presentations for Teacher<'_> {
         self.gains[class as usize]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{Layout, LayoutOptions};
+    use crate::packet::KeyKind;
+
+    /// A corpus of a class of `few` streams and one of a stream more than [`FEW`], each of one packet with every slot's value 1.
+    fn corpus(few: usize) -> Corpus {
+        let layout = Layout::headers(&LayoutOptions::default());
+        let slots = vec![1; layout.slots().len()];
+        let mut corpus = Corpus::new(KeyKind::Flow, layout, vec!["few".into(), "many".into()]);
+        for class in [vec![0; few], vec![1; FEW as usize + 1]].concat() {
+            corpus.push(class, &slots);
+        }
+        corpus
+    }
+
+    #[test]
+    fn only_classes_of_few_streams_see_their_ports_alone_and_only_where_asked() {
+        let few = FEW as usize;
+        let corpus = corpus(few);
+        let plain = Settings::new(KeyKind::Flow, 1);
+        let alone = Settings { ports_alone: true, ..plain.clone() };
+        let teacher = |settings| Teacher::new(&corpus, settings, 1, |i| Some(corpus.streams[i].class));
+        let (without, with) = (teacher(&plain), teacher(&alone));
+        assert_eq!(with.len(), without.len() + few, "one presentation more for each packet of the class of few streams");
+        let mut active = [0; MAX_ACTIVE];
+        let mut ports = Volley::default();
+        corpus.layout.group(Group::Ports).for_each(|slot| ports.slots[slot as usize] = 1);
+        let mut expected = [0; MAX_ACTIVE];
+        let inputs = corpus.layout.inputs(&ports, &mut expected);
+        for index in without.len()..with.len() {
+            assert_eq!(with.present(index as u32, &mut active), (inputs, 0));
+            assert_eq!(active[..inputs], expected[..inputs]);
+        }
+        for index in 0..without.len() as u32 {
+            let mut other = [0; MAX_ACTIVE];
+            let (n, class) = without.present(index, &mut other);
+            assert_eq!((with.present(index, &mut active), &active[..n]), ((n, class), &other[..n]));
+        }
+    }
+}
