@@ -303,10 +303,10 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// Packets of each stream that the segments make, (second, flags, whether the server sends it) each.
-fn streams_of(segments: &[(u64, u8, bool)]) -> Vec<u64> {
+/// Packets of each stream of the model's that the segments make, (second, flags, whether the server sends it) each.
+fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
-    let settings = Settings { workers: 1, ..Settings::new(vec![built_in()]) };
+    let settings = Settings { workers: 1, ..Settings::new(vec![model]) };
     let mut source = Cut { frames, at: 0, lengths: vec![3].into_iter().cycle() };
     let mut heard = Heard::default();
     engine::run(&settings, &mut source, &mut heard).unwrap();
@@ -318,7 +318,7 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
     let open = [(0, SYN, false), (0, SYN | ACK, true), (0, ACK, false)];
     let after = |closing: &[(u64, u8, bool)], then: u64| {
         let again = open.map(|(_, flags, back)| (then, flags, back));
-        streams_of(&[&open[..], closing, &again[..]].concat())
+        streams_of(built_in(), &[&open[..], closing, &again[..]].concat())
     };
     let both = [(1, FIN | ACK, false), (1, FIN | ACK, true), (1, ACK, false)];
     assert_eq!(after(&both, 2), [6, 3], "both sides have finished");
@@ -326,7 +326,17 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
     assert_eq!(after(&both[..1], 2), [7], "one side may still send");
     assert_eq!(after(&[], 2), [6], "a SYN that is sent again is the same connection's");
     // What comes late of a closed connection belongs to it, for a minute.
-    let late = |second| streams_of(&[&open[..], &both[..], &[(second, ACK, true)]].concat());
+    let late = |second| streams_of(built_in(), &[&open[..], &both[..], &[(second, ACK, true)]].concat());
     assert_eq!(late(60), [7]);
     assert_eq!(late(63), [6, 1]);
+}
+
+#[test]
+fn a_host_is_one_stream_however_often_its_connections_close() {
+    let devices = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/models/devices.safetensors");
+    let connection = |from| [(from, SYN, false), (from, SYN | ACK, true), (from, FIN | ACK, false), (from, RST | ACK, true)];
+    let segments: Vec<_> = (0..5).flat_map(|round| connection(round * 120)).collect();
+    let mut streams = streams_of(Arc::new(Model::load(&devices).unwrap()), &segments);
+    streams.sort_unstable();
+    assert_eq!(streams, [20, 20], "all that each of the two hosts sent and received");
 }
