@@ -287,9 +287,9 @@ proptest::proptest! {
 
 /// A TCP segment of one connection; `back` when the server sends it.
 fn segment(flags: u8, back: bool) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
     let (client, server) = ([10, 0, 0, 1, 156, 64], [10, 0, 0, 2, 0, 22]);
     let [from, to] = if back { [server, client] } else { [client, server] };
+    let mut frame = vec![2, 0, 0, 0, 0, to[3], 2, 0, 0, 0, 0, from[3], 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
     frame.extend_from_slice(&from[..4]);
     frame.extend_from_slice(&to[..4]);
     frame.extend_from_slice(&from[4..]);
@@ -334,9 +334,10 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
 #[test]
 fn a_host_is_one_stream_however_often_its_connections_close() {
     let devices = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/models/devices.safetensors");
-    let connection = |from| [(from, SYN, false), (from, SYN | ACK, true), (from, FIN | ACK, false), (from, RST | ACK, true)];
-    let segments: Vec<_> = (0..5).flat_map(|round| connection(round * 120)).collect();
-    let mut streams = streams_of(Arc::new(Model::load(&devices).unwrap()), &segments);
-    streams.sort_unstable();
-    assert_eq!(streams, [20, 20], "all that each of the two hosts sent and received");
+    let model = Arc::new(Model::load(&devices).unwrap());
+    for end in [FIN | ACK, RST | ACK] {
+        let connection = |from| [(from, SYN, false), (from, SYN | ACK, true), (from, FIN | ACK, false), (from, end, true)];
+        let segments: Vec<_> = (0..5).flat_map(|round| connection(round * 120)).collect();
+        assert_eq!(streams_of(Arc::clone(&model), &segments), [20, 20], "all that each of the two hosts sent and received");
+    }
 }

@@ -126,9 +126,6 @@ impl Lane {
         live: bool,
         hasher: foldhash::fast::RandomState,
     ) -> Self {
-        // A host stays what it is when one of its connections closes or is reset.
-        let closed = if model.key == KeyKind::Host { u64::MAX } else { limits.closed };
-        let limits = Limits { closed, ..limits };
         let width = model.classes.len();
         let room = MOST_EVIDENCE / (width.max(1) * size_of::<f32>());
         let most = (limits.streams / ROWS_SHARE).min(room).clamp(64, NO_ROW as usize - 1);

@@ -86,9 +86,14 @@ impl<'a> Shard<'a> {
     }
 
     fn new_lane(&self, number: usize) -> Lane {
+        let model = Arc::clone(&self.models[number]);
         let mut limits = self.settings.limits;
         limits.streams = limits.streams.div_ceil(self.settings.workers.max(1));
-        Lane::new(Arc::clone(&self.models[number]), number, limits, self.settings, self.live, self.hasher.clone())
+        if model.key == KeyKind::Host {
+            // A host stays what it is when one of its connections closes or is reset.
+            limits.closed = u64::MAX;
+        }
+        Lane::new(model, number, limits, self.settings, self.live, self.hasher.clone())
     }
 
     /// Decodes a batch and files its packets; a panic costs the batch, which is counted.
