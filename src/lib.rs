@@ -17,6 +17,7 @@ pub mod export;
 pub mod model;
 pub mod packet;
 mod prefetch;
+pub mod replace;
 pub mod report;
 pub mod snn;
 pub mod stream;

@@ -94,6 +94,35 @@ fn quiet_streams_end_by_the_clock_though_nothing_comes() {
     assert!(heard.spikes >= 50, "each query makes at least its own class spike: {}", heard.spikes);
 }
 
+/// Gives some batches, then panics; with a clock or without.
+struct Broken(Live, bool);
+
+impl Source for Broken {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        let more = self.0.fill(batch)?;
+        assert!(more, "a test breaks the source here");
+        Ok(more)
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        self.1.then(|| self.0.clock()).flatten()
+    }
+}
+
+#[test]
+fn a_source_that_panics_ends_with_an_error_and_what_it_gave_is_told() {
+    for (workers, live) in [(1, false), (1, true), (2, false), (3, true)] {
+        let settings = Settings { workers, ..Settings::new(vec![built_in()]) };
+        let batches = (0..3).map(|n| (1_700_000_000 + n, (0..50).map(dns).collect::<Vec<_>>())).collect();
+        let mut heard = Heard::default();
+        let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut heard).unwrap_err();
+        assert!(error.to_string().contains("failed after packet 150"), "{error}");
+        assert_eq!(heard.frames, 150);
+        let ends = heard.verdicts.iter().filter(|v| v.event == Event::Stream);
+        assert_eq!(ends.map(|v| v.packets).collect::<Vec<_>>(), [3; 50], "{workers} workers, live: {live}");
+    }
+}
+
 #[test]
 fn models_are_swapped_under_way_and_no_packet_is_lost() {
     let whole = built_in();

@@ -20,6 +20,7 @@ use common::{fixture, json_lines, spiked};
 use serde_json::Value;
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 use spiked::model::Model;
+use spiked::train::live::Learned;
 
 /// Settings that read the fixtures without end at many times their pace, with `more` after them.
 fn endless(folder: &Path, more: &str) -> PathBuf {
@@ -263,29 +264,53 @@ fn a_flood_of_streams_under_a_memory_limit_is_refused_by_the_table_and_not_by_th
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
+/// The devices model, and the same without its first class.
+fn two_models() -> [Model; 2] {
+    let model = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
+    let other = model.without_classes(&[model.classes[0].clone()]).unwrap();
+    [model, other]
+}
+
+/// What live teaching keeps where it learned two classes, and where one: the neurons, with as many anchors as it keeps at most.
+fn two_checkpoints() -> [Learned; 2] {
+    let all = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
+    [2, 1].map(|learned| {
+        let model = all.without_classes(&all.classes[learned..]).unwrap();
+        let anchor = |class: usize| (0..32).map(|n| vec![(class * 32 + n) as u16 % 256; model.layout.slots().len()]).collect();
+        let anchors = (0..).zip(&model.classes).map(|(number, class)| (class.clone(), anchor(number)));
+        Learned::of(&model, anchors.collect())
+    })
+}
+
 // Killed in the middle of saving, which takes a process of its own: this test program, run again for this one.
 #[test]
 fn child_saves_models_until_killed() {
-    let Some(path) = std::env::var_os("SPIKED_TEST_MODEL").map(PathBuf::from) else { return };
-    let model = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
-    let other = model.without_classes(&[model.classes[0].clone()]).unwrap();
+    let Some(folder) = std::env::var_os("SPIKED_TEST_MODELS").map(PathBuf::from) else { return };
+    let models = two_models();
     loop {
-        model.save(&path).unwrap();
-        other.save(&path).unwrap();
+        models.iter().for_each(|model| model.save(&folder.join("site.safetensors")).unwrap());
     }
 }
 
 #[test]
-fn killed_while_a_model_is_written_the_file_is_the_old_or_the_new_one_whole() {
+fn child_keeps_checkpoints_until_killed() {
+    let Some(folder) = std::env::var_os("SPIKED_TEST_CHECKPOINTS").map(PathBuf::from) else { return };
+    let checkpoints = two_checkpoints();
+    loop {
+        checkpoints.iter().for_each(|learned| learned.save(&folder, "site").unwrap());
+    }
+}
+
+/// Kills a child of this program 100 times while it writes `site.safetensors` in a folder, whose files `whole` then looks at: which
+/// of two it is that was found.
+fn kill_while_writing(child: &str, variable: &str, files: &[&str], whole: impl Fn(&Path) -> usize) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("site.safetensors");
-    let model = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
-    let other = model.without_classes(&[model.classes[0].clone()]).unwrap();
     let (mut seen, mut halves) = ([0; 2], 0);
     for round in 0..100 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_saves_models_until_killed", "--quiet"])
-            .env("SPIKED_TEST_MODEL", &path)
+            .args(["--exact", child, "--quiet"])
+            .env(variable, folder.path())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -294,17 +319,39 @@ fn killed_while_a_model_is_written_the_file_is_the_old_or_the_new_one_whole() {
         std::thread::sleep(Duration::from_micros(500 * round));
         child.kill().unwrap();
         child.wait().unwrap();
-        let found = Model::load(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
-        let which = [&model, &other].iter().position(|m| m.checksum() == found.checksum());
-        seen[which.unwrap_or_else(|| panic!("round {round}: neither the old nor the new model"))] += 1;
-        for half in fs::read_dir(folder.path()).unwrap().flatten().filter(|f| f.path() != path) {
-            assert!(half.file_name().to_string_lossy().starts_with(".tmp"), "{half:?} could be taken for a model");
+        seen[whole(folder.path())] += 1;
+        for half in fs::read_dir(folder.path()).unwrap().flatten().filter(|f| files.iter().all(|name| f.file_name() != *name)) {
+            let name = half.file_name().into_string().unwrap();
+            assert!(name.starts_with(".site.") && name.ends_with(".half"), "{name} could be taken for something whole");
             fs::remove_file(half.path()).unwrap();
             halves += 1;
         }
     }
-    eprintln!("100 kills: {seen:?} times the one and the other model, {halves} in the middle of writing");
+    eprintln!("100 kills: {seen:?} times the one and the other, {halves} in the middle of writing");
     assert!(seen.iter().all(|&n| n > 0) && halves > 10, "the kills did not come in the middle: {seen:?}, {halves}");
+}
+
+#[test]
+fn killed_while_a_model_is_written_the_file_is_the_old_or_the_new_one_whole() {
+    let sums = two_models().map(|model| model.checksum());
+    kill_while_writing("child_saves_models_until_killed", "SPIKED_TEST_MODELS", &["site.safetensors"], |folder| {
+        let found = Model::load(&folder.join("site.safetensors")).unwrap();
+        sums.iter().position(|sum| *sum == found.checksum()).expect("the old or the new model")
+    });
+}
+
+#[test]
+fn killed_while_a_checkpoint_is_written_each_of_its_files_is_the_old_or_the_new_one_whole() {
+    let parts = two_checkpoints().map(|learned| learned.part().unwrap().checksum());
+    let files = ["site.safetensors", "site.anchors.json"];
+    kill_while_writing("child_keeps_checkpoints_until_killed", "SPIKED_TEST_CHECKPOINTS", &files, |folder| {
+        let anchors: serde_json::Map<String, Value> =
+            serde_json::from_slice(&fs::read(folder.join("site.anchors.json")).unwrap()).unwrap();
+        assert!([1, 2].contains(&anchors.len()));
+        assert!(anchors.values().all(|streams| streams.as_array().unwrap().len() == 32), "anchors were lost");
+        let found = Learned::load(folder, "site").unwrap().expect("a checkpoint").part().unwrap().checksum();
+        parts.iter().position(|part| *part == found).expect("the old or the new neurons")
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! How is a capture file read? Plain files are memory-mapped, gzip and zstd and standard input are streamed through a window.
+//! How is a capture file read? Plain files are memory-mapped; gzip, zstd, standard input and the
+//! daemon's captures are streamed through a window.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,20 +69,26 @@ impl CaptureFile {
             return Self::from_reader(io::stdin(), "-".into());
         }
         let broken = |source| CaptureError::Open { path: name.clone(), source };
-        let file = File::open(path).map_err(broken)?;
-        let metadata = file.metadata().map_err(broken)?;
-        if metadata.is_dir() {
-            return Err(broken(io::Error::from(io::ErrorKind::IsADirectory)));
-        }
+        let (file, metadata) = open(path).map_err(broken)?;
         if metadata.is_file() && metadata.len() > 0 {
             // SAFETY: the map is only read. A file that another process cuts meanwhile ends this one with SIGBUS, as it does
-            // every program that maps files; captures still being written belong to `-` or the watched folder.
+            // every program that maps files; whoever may not be ended so takes `open_unmapped`.
             let map = unsafe { Mmap::map(&file) }.map_err(broken)?;
             if let Some((format, at)) = Format::detect(&map) {
                 let input = Input::Map { map: Arc::new(map), at, asked: at };
                 return Ok(Self { name, input, format, frames: 0, cut: None, done: false });
             }
         }
+        Self::from_reader(file, name)
+    }
+
+    /// Opens a capture that somebody else may cut while it is read, which then ends it early and nothing else.
+    ///
+    /// # Errors
+    /// As [`CaptureFile::open`].
+    pub fn open_unmapped(path: &Path) -> Result<Self, CaptureError> {
+        let name = path.display().to_string();
+        let (file, _) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         Self::from_reader(file, name)
     }
 
@@ -128,6 +135,12 @@ impl CaptureFile {
         self.done = true;
         self.cut = reason.map(|reason| Cut { after: self.frames, reason });
     }
+}
+
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
 }
 
 impl Source for CaptureFile {

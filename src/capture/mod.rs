@@ -71,6 +71,8 @@ pub enum CaptureError {
     Privilege { name: String, why: String },
     #[error("{path}: can't read on: {source}")]
     Read { path: String, source: io::Error },
+    #[error("what reads the packets failed after packet {after} (a mistake in spiked, told above): please report it")]
+    Panicked { after: u64 },
 }
 
 impl CaptureError {

@@ -111,7 +111,7 @@ impl Replay {
             };
             self.next += 1;
             let name = path.display().to_string();
-            let file = CaptureFile::open(path).and_then(|f| Filtered::new(f, self.settings.filter.as_deref()));
+            let file = CaptureFile::open_unmapped(path).and_then(|f| Filtered::new(f, self.settings.filter.as_deref()));
             match file {
                 Ok(file) => {
                     self.counters.set_trouble(None);

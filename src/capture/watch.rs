@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::live::Counters;
 use super::{CaptureError, CaptureFile, Filtered, FrameBatch, Nanos, Source};
+use crate::replace::replace;
 
 /// How long the engine waits before it looks after its streams.
 const WAIT: Duration = Duration::from_millis(50);
@@ -218,7 +219,7 @@ impl Watch {
             self.next_list = Instant::now() + LIST;
             return false;
         };
-        match CaptureFile::open(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
+        match CaptureFile::open_unmapped(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
             Ok(file) => {
                 self.counters.origins.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
                 self.open = Some((file, path));
@@ -320,12 +321,8 @@ fn recall(folder: &Path) -> BTreeMap<OsString, Version> {
 }
 
 fn remember(folder: &Path, read: &BTreeMap<OsString, Version>) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    for entry in read {
-        writeln!(file, "{}", serde_json::to_string(&entry)?)?;
-    }
-    file.persist(folder.join(READ))?;
-    Ok(())
+    let lines: io::Result<Vec<String>> = read.iter().map(|entry| Ok(serde_json::to_string(&entry)? + "\n")).collect();
+    replace(&folder.join(READ), 0o644, lines?.concat().as_bytes())
 }
 
 impl Source for Watch {
@@ -370,6 +367,7 @@ impl Source for Watch {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::io::Write;
 
     struct Watched {
         _folder: tempfile::TempDir,
@@ -448,6 +446,21 @@ mod tests {
         assert_eq!(frames(&mut watch), count("dns-1.pcap") + count("ntp-1.pcap"));
         let left: Vec<_> = fs::read_dir(&settings.folder).expect("there").flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["c.pcap"]);
+    }
+
+    #[test]
+    fn a_capture_that_is_cut_while_it_is_read_is_read_to_where_it_is_cut() {
+        let Watched { settings, mut watch, _folder } = watched(Afterwards::Leave, Duration::from_secs(60));
+        let (octets, path) = (fixture("ssh-1.pcap"), settings.folder.join("a.pcap"));
+        let long = [&octets, octets[24..].repeat(100).as_slice()].concat();
+        fs::write(&path, &long).expect("written");
+        let mut batch = FrameBatch::new();
+        while batch.is_empty() {
+            assert!(watch.fill(&mut batch).expect("never ends"));
+        }
+        File::options().write(true).open(&path).and_then(|f| f.set_len(1000)).expect("cut");
+        let rest = frames(&mut watch);
+        assert!(rest > 0 && batch.len() + rest < 101 * count("ssh-1.pcap"), "{rest}");
     }
 
     #[test]

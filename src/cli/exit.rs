@@ -84,7 +84,7 @@ impl Exit {
                 _ => Self::Unreadable,
             },
             CaptureError::Empty { .. } | CaptureError::EmptyFolder { .. } => Self::Nothing,
-            CaptureError::NotACapture { .. } | CaptureError::Interface { .. } => Self::Unreadable,
+            CaptureError::NotACapture { .. } | CaptureError::Interface { .. } | CaptureError::Panicked { .. } => Self::Unreadable,
             CaptureError::Privilege { .. } => Self::NoPrivilege,
             CaptureError::Filter { .. } => Self::Misconfigured,
         }

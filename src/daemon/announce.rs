@@ -1,10 +1,10 @@
 //! How is the daemon found, and how does it say how its reload went? A small file: process, settings, reloads.
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::replace::replace;
 
 /// What the status file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,13 +38,9 @@ impl Announcement {
 
     /// Writes it whole or not at all.
     pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        writeln!(file)?;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.persist(path)?;
-        Ok(())
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        replace(path, 0o644, &text)
     }
 
     /// Reads what the running daemon wrote.

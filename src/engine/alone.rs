@@ -17,7 +17,7 @@ pub(super) fn run(settings: &Settings, source: &mut dyn Source, observer: &mut d
         report.tell(observer);
     };
     let ended = loop {
-        match source.fill(&mut routed.batch) {
+        match super::fill(source, &mut routed.batch, first) {
             Ok(true) => {}
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),

@@ -19,6 +19,7 @@ pub use observer::{Event, KeptPacket, Observer, Progress, Verdict};
 pub use tally::{Spikes, Tally};
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -85,6 +86,11 @@ fn kinds(models: &Models) -> [bool; KeyKind::COUNT] {
     let mut kinds = [false; KeyKind::COUNT];
     models.iter().for_each(|m| kinds[m.key as usize] = true);
     kinds
+}
+
+/// The next batch of a source that has given `after` packets; a panic in it ends it, as an error.
+fn fill(source: &mut dyn Source, batch: &mut FrameBatch, after: u64) -> Result<bool, CaptureError> {
+    catch_unwind(AssertUnwindSafe(|| source.fill(batch))).unwrap_or(Err(CaptureError::Panicked { after }))
 }
 
 /// Batches under way at once, for each worker.

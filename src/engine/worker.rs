@@ -115,7 +115,8 @@ impl Worker<'_> {
     fn pull(&mut self, mut feed: MutexGuard<'_, Feed<'_>>, mut routed: Routed) {
         let asleep = self.shard.live.then(Instant::now);
         let filled = feed.error.is_none() && {
-            feed.source.fill(&mut routed.batch).unwrap_or_else(|error| {
+            let after = feed.next_packet;
+            super::fill(feed.source, &mut routed.batch, after).unwrap_or_else(|error| {
                 feed.error = Some(error);
                 false
             })

@@ -16,8 +16,6 @@ pub use said::said;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -25,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::Layout;
 use crate::packet::KeyKind;
+use crate::replace::replace;
 use crate::snn::Network;
 use crate::stream::{Decision, FEATURES};
 
@@ -289,29 +288,18 @@ impl Model {
         sort_header(bytes)
     }
 
-    /// Writes the model whole or not at all: a temporary file in the same folder, mode 0644, synced, renamed.
+    /// Writes the model whole or not at all, for all to read.
     ///
     /// # Errors
     /// Where the folder can't be written; the old file is then as it was.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        write_whole(path, &self.to_bytes()).map_err(|source| ModelError::Write { path: path.into(), source })
+        replace(path, 0o644, &self.to_bytes()).map_err(|source| ModelError::Write { path: path.into(), source })
     }
 }
 
 /// Whether a class may be called so: names are shown to people, on terminals too, and hold no control characters.
 pub fn is_class_name(name: &str) -> bool {
     !name.chars().any(char::is_control)
-}
-
-/// Replaces a file whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 fn checksum(parts: &[&[u8]]) -> String {

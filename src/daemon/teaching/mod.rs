@@ -8,7 +8,6 @@ mod streams;
 mod thread;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::{info, warn};
@@ -34,51 +33,15 @@ pub(super) struct Teaching {
     status: Mutex<status::Learning>,
 }
 
-/// The neurons that were learned, as a model.
-fn file(folder: &Path, model: &str) -> PathBuf {
-    folder.join(format!("{model}.safetensors"))
-}
-
-/// Streams on which later neurons may not do worse, by class: slot values, as JSON.
-fn anchors_file(folder: &Path, model: &str) -> PathBuf {
-    folder.join(format!("{model}.anchors.json"))
-}
-
-/// Reads what [`keep`] wrote.
-fn read(folder: &Path, model: &str) -> Result<Learned, String> {
-    let part = Model::load(&file(folder, model)).map_err(|error| error.to_string())?;
-    let path = anchors_file(folder, model);
-    let anchors = match std::fs::read(&path) {
-        Ok(octets) => serde_json::from_slice(&octets).map_err(|error| format!("{}: {error}", path.display()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    Ok(Learned::of(&part, anchors))
-}
-
-/// Writes each file whole or not at all; what it says of a class holds for other neurons of the class too.
-fn keep(folder: &Path, model: &str, learned: &Learned) -> Result<(), String> {
-    let Some(part) = learned.part() else { return Ok(()) };
-    let path = anchors_file(folder, model);
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer(&mut file, &learned.anchors())?;
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        std::io::Result::Ok(())
-    };
-    write().map_err(|error| format!("{}: {error}", path.display()))?;
-    part.save(&file(folder, model)).map_err(|error| error.to_string())
-}
-
 impl Teaching {
     /// What was learned before, of the models that run.
     pub fn restore(config: &config::Learning, models: &Models) -> Self {
         let teaching = Self::default();
+        let Some(folder) = &config.folder else { return teaching };
         for model in models {
-            let Some(folder) = config.folder.as_ref().filter(|folder| file(folder, &model.name).exists()) else { continue };
-            match read(folder, &model.name) {
-                Ok(learned) => {
+            match Learned::load(folder, &model.name) {
+                Ok(None) => {}
+                Ok(Some(learned)) => {
                     info!(model = model.name, classes = learned.classes().count(), "learned before");
                     lock(&teaching.learned).insert(model.name.clone(), learned);
                 }

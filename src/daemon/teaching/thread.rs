@@ -20,8 +20,8 @@ use crate::train::live::{Heard, Learner, Lesson, Outcome, Settings};
 
 use super::super::policy::StreamFilter;
 use super::super::state::{State, lock};
+use super::Teaching;
 use super::streams::{Stream, Streams};
-use super::{Teaching, keep};
 
 /// Samples that may wait; what comes beyond is dropped and counted.
 const WAITING: usize = 4096;
@@ -311,11 +311,11 @@ impl Desk {
         self.models.store(Arc::new(models));
         all.insert(name.into(), learner.learned().clone());
         drop(all);
-        let trouble = self.config.folder.as_ref().and_then(|folder| keep(folder, name, learner.learned()).err());
+        let trouble = self.config.folder.as_ref().and_then(|folder| learner.learned().save(folder, name).err());
         if let Some(trouble) = &trouble {
             warn!("what was learned is not kept: {trouble}");
         }
-        lock(&self.teaching.status).trouble = trouble;
+        lock(&self.teaching.status).trouble = trouble.map(|trouble| trouble.to_string());
     }
 }
 

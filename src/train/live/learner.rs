@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::encode::{Layout, SILENT};
-use crate::model::{Model, PartsError, Provenance};
+use crate::encode::Layout;
+use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
 use crate::snn::{self, Network};
 use crate::stream::Decision;
@@ -11,6 +11,7 @@ use crate::train::{self, Corpus, Teacher};
 
 use super::super::calibrate::SUREST;
 use super::gate::{self, Accuracy};
+use super::learned::{Learned, side_by_side};
 use super::{Reservoir, Sampled};
 
 /// What is taught, and how.
@@ -39,8 +40,6 @@ pub struct Settings {
 
 /// One stream in so many is held back.
 const HELD_BACK: u64 = 4;
-/// Own streams of a class on which later neurons may not do worse, but for one in ten of them.
-const ANCHORS: usize = 32;
 /// Share of the other streams held back that a class may claim, whatever it claimed before.
 const CLAIMS: f64 = 0.01;
 /// Own streams to learn from and held back before there is a neuron.
@@ -81,91 +80,6 @@ pub enum Outcome {
     BelowGate,
     /// Worse than the one that there is.
     Worse,
-}
-
-/// What was learned of one class.
-#[derive(Clone, Debug)]
-struct Skill {
-    /// The neuron, as a model of one class: made of all that was remembered.
-    neuron: Model,
-    /// Its twin that was not shown what was held back: later ones are judged beside this one, like with like.
-    judged: Model,
-    /// Streams held back that a neuron of the class was right about when it was taken over: later ones must be, too. Whoever sends
-    /// junk where the teacher listens can add to them, and take nothing away.
-    anchors: Vec<Sampled>,
-}
-
-/// The neurons that were learned.
-#[derive(Clone, Debug, Default)]
-pub struct Learned(BTreeMap<String, Skill>);
-
-impl Learned {
-    /// The neurons of a part, with their anchors by class. Of those that don't fit the layout none are used.
-    pub fn of(part: &Model, mut anchors: BTreeMap<String, Vec<Sampled>>) -> Self {
-        let others = |class: &String| part.classes.iter().filter(|c| *c != class).cloned().collect::<Vec<_>>();
-        let width = part.layout.slots().len();
-        let fits = |s: &Sampled| s.len().is_multiple_of(width) && s.iter().all(|&v| v < 256 || v == SILENT);
-        let skills = part.classes.iter().filter_map(|class| {
-            let mut anchors = anchors.remove(class).unwrap_or_default();
-            anchors.retain(fits);
-            anchors.truncate(ANCHORS);
-            let neuron = part.without_classes(&others(class)).ok()?;
-            Some((class.clone(), Skill { judged: neuron.clone(), neuron, anchors }))
-        });
-        Self(skills.collect())
-    }
-
-    /// All of them side by side; `None` where there are none.
-    pub fn part(&self) -> Option<Model> {
-        side_by_side(self.0.values().map(|skill| &skill.neuron))
-    }
-
-    /// The streams on which later neurons may not do worse, by class.
-    pub fn anchors(&self) -> BTreeMap<&str, &[Sampled]> {
-        self.0.iter().map(|(class, skill)| (class.as_str(), skill.anchors.as_slice())).collect()
-    }
-
-    /// A model with them.
-    ///
-    /// # Errors
-    /// A model of another key or layout than what was learned.
-    pub fn applied(&self, model: &Model) -> Result<Model, PartsError> {
-        self.part().map_or_else(|| Ok(model.clone()), |part| model.with_part(&part))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn classes(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
-    fn anchors_of(&self, class: &str) -> &[Sampled] {
-        self.0.get(class).map_or(&[], |skill| &skill.anchors)
-    }
-
-    /// A model with the twins that were not shown what was held back.
-    fn as_judged(&self, model: &Model) -> Option<Model> {
-        let part = side_by_side(self.0.values().map(|skill| &skill.judged));
-        part.map_or_else(|| Some(model.clone()), |part| model.with_part(&part).ok())
-    }
-
-    /// Takes over a neuron; what `model`, which has its twin, is right about among `held` becomes an anchor while there is room.
-    fn take_over(&mut self, class: &str, neuron: Model, judged: Model, model: &Model, held: &[Sampled]) {
-        let mut anchors = self.0.remove(class).map_or_else(Vec::new, |skill| skill.anchors);
-        for stream in held {
-            if anchors.len() < ANCHORS && !anchors.contains(stream) && gate::named(model, stream) == Some(class) {
-                anchors.push(stream.clone());
-            }
-        }
-        self.0.insert(class.into(), Skill { neuron, judged, anchors });
-    }
-}
-
-fn side_by_side<'a>(mut neurons: impl Iterator<Item = &'a Model>) -> Option<Model> {
-    let first = neurons.next()?.clone();
-    neurons.try_fold(first, |part, neuron| part.with_part(neuron)).ok()
 }
 
 /// Share of streams right before they were taught, fading.
@@ -385,7 +299,7 @@ impl Learner {
     /// fall out the others are judged again without them.
     fn judged(&self, before: &Model, mut neurons: BTreeMap<String, Model>) -> (Vec<Attempt>, BTreeMap<String, Model>) {
         let old = gate::Answers::of(before, &self.held);
-        let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.0.contains_key(*class));
+        let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.has(class));
         let usual = own.map(|(_, accept)| *accept).fold(SUREST, f32::min);
         let mut refused = Vec::new();
         loop {
@@ -425,7 +339,7 @@ impl Learner {
         }
         let Some(was) = was else { return Outcome::TakenOver };
         // A neuron that came with the model gives way to a better one only.
-        let shipped = !self.learned.0.contains_key(class);
+        let shipped = !self.learned.has(class);
         let anchors = self.learned.anchors_of(class);
         // Own streams are what the teacher says, and junk among them must not buy a claim on others: each counts by itself.
         // One own stream more or less is chance.

@@ -6,9 +6,11 @@
 //! changes. Every fourth stream is held back: a neuron is taken over only where the model, with it, does no worse on those.
 
 mod gate;
+mod learned;
 mod learner;
 mod reservoir;
 
 pub use gate::{Accuracy, named};
-pub use learner::{Attempt, Heard, Learned, Learner, Lesson, Outcome, Settings};
+pub use learned::{Learned, LearnedError};
+pub use learner::{Attempt, Heard, Learner, Lesson, Outcome, Settings};
 pub use reservoir::{Reservoir, Sampled};
