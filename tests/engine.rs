@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use common::{fixture, frames_of, udp};
-use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source};
+use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
 use spiked::engine::{self, Event, KeptPacket, Models, Observer, Progress, Settings, Tap, Verdict};
 use spiked::model::Model;
 
@@ -92,6 +92,74 @@ fn quiet_streams_end_by_the_clock_though_nothing_comes() {
     assert_eq!((tally.timed_out, heard.timed_out_before_the_end), (50, 50));
     assert_eq!(heard.verdicts.iter().filter(|v| v.event == Event::Stream).count(), 50);
     assert!(heard.spikes >= 50, "each query makes at least its own class spike: {}", heard.spikes);
+}
+
+#[test]
+fn a_clock_that_is_set_back_leaves_no_stream_waiting_for_it_to_come_again() {
+    let settings = Settings::new(vec![built_in()]);
+    let (start, day) = (1_700_000_000, 86_400);
+    let batch = |numbers: std::ops::Range<u8>| numbers.map(dns).collect::<Vec<_>>();
+    let mut batches = vec![(start, batch(0..50)), (start - day, batch(50..100)), (start - day + 1, batch(50..100))];
+    batches.extend((1..30).map(|tick| (start - day + tick * 60, Vec::new())));
+    // And forward again.
+    batches.push((start + 1, batch(50..100)));
+    let mut heard = Heard::default();
+    let tally = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
+    assert_eq!((tally.frames, tally.opened, heard.timed_out_before_the_end), (200, 150, 100));
+    let packets: u64 = heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).sum();
+    assert_eq!(packets, 200);
+}
+
+#[test]
+fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = |heard: &Heard| {
+        let ends = heard
+            .verdicts
+            .iter()
+            .filter(|v| v.event == Event::Stream && v.class.is_some_and(|c| v.named.classes[usize::from(c)] == "ssh"));
+        let mut ends: Vec<_> = ends.map(|v| (v.key, v.packets)).collect();
+        ends.sort_unstable();
+        ends
+    };
+    let mut alone = Heard::default();
+    let settings = Settings { workers: 2, ..Settings::new(vec![built_in()]) };
+    engine::run(&settings, &mut CaptureFile::open(&fixture("captures/ssh-1.pcap")).unwrap(), &mut alone).unwrap();
+    assert!(ended(&alone).len() > 5);
+    // A year later.
+    let later = folder.path().join("1-later.pcap");
+    let mut octets = std::fs::read(fixture("captures/dns-1.pcap")).unwrap();
+    let mut at = 24;
+    while at < octets.len() {
+        let word = |octets: &[u8], at: usize| u32::from_le_bytes(octets[at..at + 4].try_into().unwrap());
+        let seconds = word(&octets, at) + 31_536_000;
+        octets[at..at + 4].copy_from_slice(&seconds.to_le_bytes());
+        at += 16 + word(&octets, at + 8) as usize;
+    }
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let watched = watch::Settings {
+        folder: folder.path().into(),
+        then: watch::Afterwards::Leave,
+        move_to: None,
+        set_aside: folder.path().join("unreadable"),
+        settle: Duration::from_secs(60),
+        filter: None,
+    };
+    let mut source = watch::Watch::open(&watched, &stop).unwrap();
+    let counters = Arc::clone(source.counters());
+    let mut heard = Heard::default();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| engine::run(&settings, &mut source, &mut heard).unwrap());
+        let read =
+            |captures| common::running::until("it is read", || (counters.captures_read.load(Relaxed) == captures).then_some(()));
+        std::fs::write(&later, &octets).unwrap();
+        read(1);
+        std::fs::copy(fixture("captures/ssh-1.pcap"), folder.path().join("2-earlier.pcap")).unwrap();
+        read(2);
+        stop.store(true, Relaxed);
+        running.join().unwrap();
+    });
+    assert_eq!(ended(&heard), ended(&alone));
 }
 
 /// Gives some batches, then panics; with a clock or without.

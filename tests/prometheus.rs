@@ -210,3 +210,37 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
     until("the target is down", || !query(r#"up{job="spiked"} == 0"#).is_empty());
     drop(running);
 }
+
+#[test]
+fn a_prometheus_that_is_killed_and_comes_back_finds_the_daemon_as_it_was() {
+    if !installed("prometheus") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let settings = folder.path().join("spiked.toml");
+    let text = format!(
+        "[replay]\ncaptures = [{:?}]\nspeed = 200.0\nrounds = 0\n[process]\nstatus_file = \"{}/status.json\"\n",
+        common::fixture("captures/mixed.pcapng"),
+        folder.path().display()
+    );
+    std::fs::write(&settings, text).unwrap();
+    let mut daemon = common::running::Running::start(&settings, |_| {});
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors();
+    for round in 0..2 {
+        let data = folder.path().join(format!("prometheus-{round}"));
+        std::fs::create_dir(&data).unwrap();
+        let (running, address) = prometheus(&data, daemon.address);
+        until("it is scraped", || {
+            ask(address, "/api/v1/targets").is_some_and(|t| t["data"]["activeTargets"][0]["health"] == "up")
+        });
+        let (frames, _) = common::net::counted(&daemon.status().unwrap()["interfaces"][0]);
+        // SIGKILL, its connection to the daemon open.
+        drop(running);
+        daemon.wait("it goes on", |s| common::net::counted(&s["interfaces"][0]).0 > frames + 1000 && s["unhealthy"].is_null());
+        until("nothing is left of it", || descriptors() <= before);
+    }
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let ended = daemon.log();
+    assert!(!ended.contains("ERROR"), "{ended}");
+}

@@ -87,7 +87,10 @@ pub struct Watch {
     read: BTreeMap<OsString, Version>,
     open: Option<(Filtered<CaptureFile>, PathBuf)>,
     next_list: Instant,
+    /// The time that the captures have come to: that of the one read last, were it older than another.
     last: Nanos,
+    /// The open capture has given no frame yet.
+    fresh: bool,
     last_at: Instant,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
@@ -121,6 +124,7 @@ impl Watch {
             open: None,
             next_list: Instant::now(),
             last: Nanos(0),
+            fresh: true,
             last_at: Instant::now(),
             counters: Arc::new(counters),
             stop: Arc::clone(stop),
@@ -223,6 +227,7 @@ impl Watch {
             Ok(file) => {
                 self.counters.origins.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
                 self.open = Some((file, path));
+                self.fresh = true;
             }
             // It is this process that lacks something: the capture is as good as before.
             Err(error) if error.is_shortage() => {
@@ -349,7 +354,9 @@ impl Source for Watch {
         if more {
             self.counters.frames.fetch_add(batch.len() as u64, Relaxed);
             if !batch.is_empty() {
-                self.last = self.last.max(batch.frame(batch.len() - 1).timestamp);
+                let last = batch.frame(batch.len() - 1).timestamp;
+                self.last = if self.fresh { last } else { self.last.max(last) };
+                self.fresh = false;
             }
             self.last_at = Instant::now();
         } else if let Some((file, path)) = self.open.take() {

@@ -17,7 +17,7 @@ use super::Stream;
 pub struct Limits {
     /// Most streams at once.
     pub streams: usize,
-    /// Nanoseconds without a packet after which a stream has ended.
+    /// Nanoseconds without a packet after which a stream has ended; so it has where the clock was set back by more.
     pub idle: u64,
     /// Nanoseconds after which a stream has ended however lively it is.
     pub active: u64,
@@ -32,7 +32,7 @@ impl Limits {
 
     fn over<T>(&self, stream: &Stream<T>, now: Nanos) -> bool {
         let quiet = now.0.saturating_sub(stream.last.0);
-        quiet > self.idle
+        now.0.abs_diff(stream.last.0) > self.idle
             || now.0.saturating_sub(stream.first.0) > self.active
             || (stream.closed == CLOSED && quiet > self.closed)
     }
