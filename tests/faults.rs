@@ -3,8 +3,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
@@ -112,6 +113,31 @@ fn a_full_disk_leaves_the_old_model_and_says_so() {
         .stderr(predicates::str::contains("can't write the model: No space left"));
     assert_eq!(fs::read_to_string(&model).unwrap(), "what was there before");
     assert_eq!(fs::read_dir(tiny.path()).unwrap().count(), 2, "half a model was left");
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_checkpoint_and_says_so() {
+    let Some(tiny) = Tiny::mount(1 << 20) else { return };
+    let [more, less] = two_checkpoints();
+    less.save(tiny.path(), "site").unwrap();
+    let there = || fs::read_dir(tiny.path()).unwrap().flatten().map(|f| (f.file_name(), fs::read(f.path()).unwrap()));
+    let before: BTreeMap<_, _> = there().collect();
+    assert_eq!(before.len(), 2);
+    // What is left is less than the new files take, then less than the first of them.
+    for left in [before.values().map(Vec::len).max().unwrap(), 0] {
+        let ballast = tiny.path().join("ballast");
+        let mut file = fs::File::create(&ballast).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        file.set_len(file.metadata().unwrap().len() - left as u64).unwrap();
+        let error = more.save(tiny.path(), "site").unwrap_err().to_string();
+        assert!(error.contains("No space left") && error.contains("site."), "{error}");
+        fs::remove_file(&ballast).unwrap();
+        let after: BTreeMap<_, _> = there().collect();
+        assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "something half written was left");
+        let found = Learned::load(tiny.path(), "site").unwrap().unwrap();
+        assert_eq!(found.part().unwrap().checksum(), less.part().unwrap().checksum(), "the neurons are the old ones");
+    }
+    more.save(tiny.path(), "site").unwrap();
 }
 
 #[test]
