@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::telemetry::Telemetry;
 use spiked::export::http::{Server, bind};
+use spiked::export::status::Lesson;
 use spiked::model::Model;
 
 fn start(telemetry: &Telemetry) -> Server {
@@ -228,6 +229,7 @@ fn the_page_shows_hostile_names_as_text() {
         status.interfaces[1].trouble = Some(hostile.into());
         status.sinks[1].trouble = Some(hostile.into());
         status.hardening = vec![hostile.into()];
+        status.learning.lessons = vec![Lesson { model: hostile.into(), class: hostile.into(), ..Lesson::default() }];
     }
     telemetry.replay("dns-1.pcap");
     let server = start(&telemetry);
@@ -246,7 +248,7 @@ fn the_page_shows_hostile_names_as_text() {
     let page = String::from_utf8_lossy(&chromium.stdout);
     let text = hostile.replace('<', "&lt;").replace('>', "&gt;");
     assert!(
-        page.matches(&text).count() >= 8,
+        page.matches(&text).count() >= 9,
         "the script did not fill the page:\n{page}\n{}",
         String::from_utf8_lossy(&chromium.stderr)
     );

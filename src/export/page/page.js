@@ -48,7 +48,7 @@ function rows(id, items, columns, empty, row) {
 
 function reasons(dropped) {
   const some = Object.entries(dropped).filter(([, n]) => n > 0);
-  return some.length ? element("span", "why", some.map(([reason, n]) => reason + " " + count(n)).join(", ")) : null;
+  return some.length ? element("span", "why", some.map(([reason, n]) => reason.replaceAll("_", " ") + " " + count(n)).join(", ")) : null;
 }
 const why = (text) => (text ? element("span", "why outside", text) : null);
 // What may be cut for want of room is whole under the pointer.
@@ -76,7 +76,12 @@ function show(s) {
   const [word, look] = s.unhealthy ? ["broken", "bad"] : s.not_ready ? ["not ready", "odd"] : ["ready", "good"];
   $("state").textContent = word;
   $("state").className = "badge " + look;
-  tell([s.unhealthy, s.not_ready, s.reloads.trouble && "The last reload failed: " + s.reloads.trouble]);
+  tell([
+    s.unhealthy,
+    s.not_ready,
+    s.reloads.trouble && "The last reload failed: " + s.reloads.trouble,
+    s.learning.trouble && "What was learned is not kept: " + s.learning.trouble,
+  ]);
 
   $("packets").textContent = rate(s.rates.frames_per_second);
   history(s.rates.frames);
@@ -119,6 +124,17 @@ function show(s) {
     cell("", tag(!k.trouble, "fine", "failing"), why(k.trouble)),
     cell("n", count(k.written)),
     cell("n", count(sum(k.dropped)), reasons(k.dropped)),
+  ]);
+  const learning = s.learning;
+  $("teaching").hidden = !learning.lessons.length;
+  const some = (x) => (x === null ? "–" : share(x));
+  rows("lessons", learning.lessons, 6, "none", (l) => [
+    cell("name", l.class, several ? why(l.model) : null),
+    cell("n", some(l.accuracy)),
+    cell("n", some(l.held_back)),
+    cell("n", count(l.shown) + " + " + count(l.held)),
+    cell("n", count(sum(l.streams)), reasons(l.streams)),
+    cell("n", count(sum(l.attempts)), reasons(l.attempts)),
   ]);
   $("last").parentElement.classList.toggle("one", !several);
   rows("last", s.detections, 8, "none yet", (d) => [
