@@ -3,71 +3,52 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::path::{Path, PathBuf};
 
-use common::running::until;
+use common::running::{Running, until};
 use common::{json_lines, spiked};
+use serde_json::Value;
 use spiked::capture::CaptureFile;
 use spiked::model::Model;
 use spiked::packet::Decoder;
 use spiked::train::live::{Learned, Learner, Lesson, Outcome, Settings, named as given};
 use spiked::train::{Corpus, LabelledStream};
 
-/// Kills the daemon where a test fails.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Settings of a daemon that replays captures and is taught Redis by its port.
-fn settings(folder: &Path, captures: &[&str], rounds: u32, more: &str) -> String {
+/// Settings of a daemon that replays captures; `more` says what it is taught.
+fn settings(folder: &Path, captures: &[&str], pace: &str, more: &str) -> PathBuf {
     let captures: Vec<String> = captures.iter().map(|c| format!("\"fixtures/captures/{c}\"")).collect();
-    let (captures, folder) = (captures.join(", "), folder.display());
-    format!(
+    let (captures, place) = (captures.join(", "), folder.display());
+    let text = format!(
         r#"
 [replay]
 captures = [{captures}]
-speed = 10
-rounds = {rounds}
+{pace}
 [[sinks]]
 type = "file"
-path = "{folder}/events.json"
-[metrics]
-enabled = false
+path = "{place}/events.json"
 [process]
-status_file = "{folder}/status"
+status_file = "{place}/status"
 [learning]
-folder = "{folder}/learned"
+folder = "{place}/learned"
 every_secs = 0.2
-[[teachers]]
-class = "redis"
-filter = "tcp port 6379"
-rate = 1e6
 {more}"#
-    )
+    );
+    let file = folder.join("spiked.toml");
+    fs::write(&file, text).unwrap();
+    fs::create_dir_all(folder.join("learned")).unwrap();
+    file
 }
 
-fn start(folder: &Path) -> Daemon {
-    let program = assert_cmd::cargo::cargo_bin("spiked");
-    let mut command = Command::new(program);
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("run").arg("--config").arg(folder.join("spiked.toml"));
-    Daemon(command.spawn().unwrap())
-}
+/// Redis is taught by its port.
+const REDIS: &str = "[[teachers]]\nclass = \"redis\"\nfilter = \"tcp port 6379\"\nrate = 1e6\n";
 
 #[test]
 fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    fs::create_dir(folder.join("learned")).unwrap();
     // The shipped model does not know Redis; the port on which it is to be found is none that the filter names.
     let captures = ["redis-1.pcap", "http-1.pcap", "ssh-1.pcap", "dns-1.pcap", "tls-1.pcap", "redis-oddport.pcap"];
-    fs::write(folder.join("spiked.toml"), settings(folder, &captures, 0, "")).unwrap();
-    let mut daemon = start(folder);
+    let daemon = Running::start(&settings(folder, &captures, "speed = 10\nrounds = 0", REDIS), |_| {});
     let found = |port: u64| {
         let lines = fs::read(folder.join("events.json")).unwrap_or_default();
         // The last line may not be whole yet.
@@ -77,17 +58,72 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     until("Redis on another port among the events", || found(0).then_some(()));
     let part = folder.join("learned/protocols.safetensors");
     until("a file of what was learned", || part.exists().then_some(()));
-    daemon.0.kill().unwrap();
-    daemon.0.wait().unwrap();
+    // SIGKILL.
+    drop(daemon);
 
     // The file is a model of the taught class, whole after a kill -9; another daemon knows it from its first packet.
     let shown = spiked().arg("model").arg("show").arg(&part).output().unwrap();
     assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("redis"));
     fs::remove_file(folder.join("events.json")).unwrap();
-    let frozen = settings(folder, &["redis-oddport.pcap"], 1, "freeze = true\n");
-    fs::write(folder.join("spiked.toml"), frozen).unwrap();
-    spiked().arg("run").arg("--config").arg(folder.join("spiked.toml")).assert().success();
+    let frozen = settings(folder, &["redis-oddport.pcap"], "speed = 10\nrounds = 1", &format!("{REDIS}freeze = true\n"));
+    spiked().args(["run", "--set", "metrics.enabled=false", "--config"]).arg(frozen).assert().success();
     assert!(found(0), "it does not know what was learned before it started");
+}
+
+/// A class's lesson.
+fn lesson<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
+    status["learning"]["lessons"].as_array()?.iter().find(|l| l["class"] == class)
+}
+
+#[test]
+fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
+    let folder = tempfile::tempdir().unwrap();
+    let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap"];
+    let with = |more: &str| settings(folder.path(), &captures, "speed = 20\nrounds = 0", more);
+    let mut daemon = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
+    let streams = |s: &Value, what: &str| lesson(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
+    let frozen = daemon.wait("streams are heard and not learned", |s| streams(s, "frozen") >= 20);
+    assert_eq!((streams(&frozen, "shown"), streams(&frozen, "held_back")), (0, 0));
+    assert!(lesson(&frozen, "redis").unwrap()["accuracy"] == 0.0, "nothing knows Redis: {frozen}");
+    with(REDIS);
+    daemon.signal(libc::SIGHUP);
+    let taught = daemon.wait("it is learned", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    assert!(streams(&taught, "shown") > 0 && taught["learning"]["one_in"] == 1);
+    with("");
+    daemon.signal(libc::SIGHUP);
+    let alone = daemon.wait("nobody teaches", |s| s["learning"]["one_in"] == 0 && s["reloads"]["succeeded"] == 2);
+    let class = |s: &Value| s["models"][0]["classes"].as_u64().unwrap();
+    assert_eq!(class(&alone), class(&frozen) + 1, "what was learned stays");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn a_host_is_taught_by_its_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher =
+        |(class, address)| format!("[[teachers]]\nclass = \"{class}\"\nfilter = \"ether host {address}\"\nrate = 1e6\n");
+    let teacher = [("client", "e2:9e:11:e9:40:65"), ("server", "ae:9b:60:08:c7:27")].map(teacher).concat();
+    let file = settings(folder.path(), &["mixed.pcapng"], "speed = 2000\nrounds = 0", &teacher);
+    let models = format!("models = [\"config/models/devices.safetensors\"]\n{}", fs::read_to_string(&file).unwrap());
+    fs::write(&file, models).unwrap();
+    let mut daemon = Running::start(&file, |_| {});
+    let taught =
+        daemon.wait("the host is learned", |s| lesson(s, "client").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    assert_eq!(lesson(&taught, "client").unwrap()["model"], "devices");
+    daemon.wait("it is known before it is taught once more", |s| {
+        lesson(s, "client").is_some_and(|l| l["accuracy"].as_f64() > Some(0.5))
+    });
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn streams_that_come_faster_than_they_are_heard_are_sampled_more_rarely() {
+    let folder = tempfile::tempdir().unwrap();
+    let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
+    let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrounds = 0", REDIS), |_| {});
+    daemon.wait("one stream in some is sampled", |s| s["learning"]["one_in"].as_u64() > Some(1));
+    daemon.wait("it is learned all the same", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
 /// The streams of a capture, as slot values.
@@ -162,4 +198,27 @@ fn junk_on_the_taught_port_does_not_make_the_model_worse() {
         let after = foreign(&model);
         assert!(after.iter().zip(&before).all(|(a, b)| *a >= b - 0.05), "{what} for Redis: {before:?} became {after:?}");
     }
+}
+
+#[test]
+fn streams_that_guard_a_class_are_there_again_after_a_restart() {
+    let (learner, good) = well_taught();
+    let folder = tempfile::tempdir().unwrap();
+    learner.learned().save(folder.path(), "protocols").unwrap();
+    // Another protocol that nobody knows, where Redis was: consistent, and no claim on anything.
+    let good = good.without_classes(&["mqtt".into()]).unwrap();
+    let retaught = |learned: Learned| {
+        let lesson = Lesson { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
+        let settings = Settings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
+        let mut learner = Learner::new(&good, vec![lesson], settings, learned);
+        FOREIGN.iter().flat_map(|c| streams(&good, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(&good, s, None));
+        let other = streams(&good, "mqtt-1.pcap");
+        other.iter().for_each(|s| _ = learner.hear(&good, s.clone(), Some(0)));
+        learner.learn(&good).1.pop().expect("there is enough to learn from").outcome
+    };
+    let restored = Learned::load(folder.path(), "protocols").unwrap().expect("it was saved");
+    assert_eq!(retaught(restored), Outcome::Worse);
+    let part = learner.learned().part().unwrap();
+    let unguarded = Learned::of(&part, std::collections::BTreeMap::new());
+    assert_eq!(retaught(unguarded), Outcome::TakenOver, "the test would show nothing");
 }

@@ -123,7 +123,16 @@ pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Show { file, json } => show(&Model::load(file)?, *json),
         Command::Join { a, b, out, reference } => {
-            let joined = Model::load(a)?.join(&Model::load(b)?)?;
+            let (a, b) = (Model::load(a)?, Model::load(b)?);
+            let joined = a.join(&b)?;
+            if a.has_other_bounds(&b) && !reference.is_given() {
+                let (large, small) = if b.classes.len() > a.classes.len() { (&b, &a) } else { (&a, &b) };
+                say!(
+                    "{0} and {1} bound one packet's evidence differently; {0}'s bounds hold, so {1}'s classes may be too sure or too unsure: a reference (--labels) puts that right",
+                    large.name,
+                    small.name
+                );
+            }
             if reference.is_given() { recalibrate(joined, reference, out) } else { write(&joined, out) }
         }
         Command::Retrain(args) => retrain(args),

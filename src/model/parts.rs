@@ -105,15 +105,13 @@ impl Model {
     }
 
     /// The neurons of both models side by side. Thresholds stay as they are; the weights that make evidence into confidence are
-    /// averaged, each model counting as many times as it has classes.
+    /// averaged, each model counting as many times as it has classes. The bounds of one packet's evidence are those of the model that
+    /// has more classes.
     ///
     /// # Errors
     /// Models of another key or layout, or with a class in common.
     pub fn join(&self, other: &Self) -> Result<Self, PartsError> {
         self.fits(other, self.classes.len())?;
-        if (self.decision.clip, self.decision.slope) != (other.decision.clip, other.decision.slope) {
-            return Err(self.unlike(other, "their evidence has other bounds"));
-        }
         if let Some(class) = self.classes.iter().find(|c| other.classes.contains(c)) {
             return Err(PartsError::Twice { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
         }
@@ -124,6 +122,9 @@ impl Model {
         let (decision, from) = (&mut model.decision, &other.decision);
         decision.theta.extend_from_slice(&from.theta);
         decision.accept.extend_from_slice(&from.accept);
+        if other.classes.len() > self.classes.len() {
+            (decision.clip, decision.slope) = (from.clip, from.slope);
+        }
         let (a, b) = (self.classes.len() as f32, other.classes.len() as f32);
         decision
             .confidence
@@ -138,6 +139,11 @@ impl Model {
         provenance.labels.extend_from_slice(&from.labels);
         provenance.captures += from.captures;
         Ok(model)
+    }
+
+    /// Whether the evidence of one packet is bounded otherwise.
+    pub fn has_other_bounds(&self, other: &Self) -> bool {
+        (self.decision.clip, self.decision.slope) != (other.decision.clip, other.decision.slope)
     }
 
     /// This model with the neurons of `part`, each in the place of the one for its class where there is one. All else is as it was:
@@ -169,6 +175,18 @@ fn pick<T: Clone>(from: &[T], which: &[usize]) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn joined_models_have_the_bounds_of_the_one_with_more_classes() {
+        let whole = Model::built_in().unwrap();
+        let (first, second) = whole.classes.split_at(40);
+        let (large, mut small) = (whole.without_classes(first).unwrap(), whole.without_classes(second).unwrap());
+        (small.decision.clip, small.decision.slope) = ((-0.7, 1.0), 0.5);
+        for joined in [large.join(&small).unwrap(), small.join(&large).unwrap()] {
+            assert_eq!((joined.decision.clip, joined.decision.slope), (whole.decision.clip, whole.decision.slope));
+        }
+        assert!(small.has_other_bounds(&large) && !large.has_other_bounds(&whole));
+    }
 
     #[test]
     fn parts_put_together_again_are_the_whole() {
