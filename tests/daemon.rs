@@ -20,7 +20,8 @@ fn alerts_go_by_the_policies_and_leave_the_packets_that_they_rest_on() {
     let settings = format!(
         r#"
 [replay]
-captures = ["fixtures/captures/ftp-1.pcap", "fixtures/captures/ssh-1.pcap", "fixtures/captures/http-1.pcap"]
+captures = ["fixtures/captures/ftp-1.pcap", "fixtures/captures/ssh-1.pcap", "fixtures/captures/http-1.pcap",
+    "fixtures/captures/tls-1.pcap", "fixtures/captures/tls-oddport.pcap"]
 speed = 0
 [[sinks]]
 type = "file"
@@ -35,6 +36,11 @@ status_file = "{}"
 [[policies]]
 class = "http"
 action = "ignore"
+[[policies]]
+class = "tls"
+action = "alert"
+severity = "low"
+only = "tcp port 443"
 [[policies]]
 class = "*"
 action = "alert"
@@ -51,7 +57,12 @@ unless = "tcp port 22"
     let events = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
     let of = |kind: &str| events.iter().filter(|e| e["event_type"] == kind).collect::<Vec<_>>();
     let (alerts, detections) = (of("alert"), of("detection"));
-    assert!(!alerts.is_empty() && alerts.iter().all(|e| e["severity"] == "high" && e["dest_port"] != 22));
+    assert!(alerts.iter().all(|e| e["dest_port"] != 22));
+    for (class, usual) in [("ftp", false), ("tls", true), ("tls", false)] {
+        let mut those = alerts.iter().filter(|e| e["spiked"]["class"] == class && (e["dest_port"] == 443) == usual).peekable();
+        assert!(those.peek().is_some(), "no alert of {class}");
+        assert!(those.all(|e| e["severity"] == if usual { "low" } else { "high" }), "the first policy that fits says");
+    }
     assert!(detections.iter().any(|e| e["spiked"]["class"] == "ssh"), "what gives no alert is reported all the same");
     assert!(events.iter().all(|e| e["spiked"]["class"] != "http"), "and what is ignored is not");
 
