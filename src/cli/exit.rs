@@ -62,7 +62,13 @@ impl Exit {
             }
             match cause.downcast_ref::<DaemonError>() {
                 Some(DaemonError::Capture(error)) => return Self::of_capture(error),
-                Some(DaemonError::Sink(_) | DaemonError::Http(_) | DaemonError::Evidence { .. } | DaemonError::Start(_)) => {
+                Some(
+                    DaemonError::Sink(_)
+                    | DaemonError::Http(_)
+                    | DaemonError::Evidence { .. }
+                    | DaemonError::Start(_)
+                    | DaemonError::MadeAnew(_),
+                ) => {
                     output = true;
                 }
                 _ => {}

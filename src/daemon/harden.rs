@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -24,11 +25,32 @@ pub struct UserError {
     why: String,
 }
 
-/// Takes the steps; returns a line on each.
+/// The folders that may be written, as they were when the process was confined to them: by what they are, not by their names.
+#[derive(Debug, Default)]
+pub(super) struct Confined(Vec<(PathBuf, (u64, u64))>);
+
+impl Confined {
+    fn to(folders: &BTreeSet<PathBuf>) -> Self {
+        Self(folders.iter().filter_map(|folder| Some((folder.clone(), identity(folder)?))).collect())
+    }
+
+    /// The first of them that somebody has removed and made anew, or put another in the place of: it is out of reach now.
+    pub fn made_anew(&self) -> Option<&Path> {
+        let another = |(folder, was): &&(PathBuf, (u64, u64))| identity(folder).is_some_and(|is| is != *was);
+        self.0.iter().find(another).map(|(folder, _)| folder.as_path())
+    }
+}
+
+/// Device and number of a folder; `None` where it is none.
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(folder).ok().filter(std::fs::Metadata::is_dir).map(|m| (m.dev(), m.ino()))
+}
+
+/// Takes the steps; returns a line on each, and what the process is confined to.
 ///
 /// # Errors
 /// Where another user was asked for and can't be had. What the kernel has not got is told, and no error.
-pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<Vec<String>, UserError> {
+pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<String>, Confined), UserError> {
     let keep: &[Capability] = if matches!(config.input, Input::Interfaces(_)) { &[Capability::CAP_NET_RAW] } else { &[] };
     let mut steps = Vec::new();
     if let Some(user) = &config.process.user {
@@ -37,7 +59,7 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<Vec<String
     }
     if !config.process.harden {
         steps.push("off (process.harden = false)".into());
-        return Ok(steps);
+        return Ok((steps, Confined::default()));
     }
     steps.push(match drop_capabilities(keep) {
         Ok(kept) => format!("capabilities: all dropped but {kept}"),
@@ -47,7 +69,13 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<Vec<String
         Ok(()) => "no new privileges: set".into(),
         Err(error) => format!("no new privileges: could not be set: {error}"),
     });
-    steps.push(match confine(config, settings_file) {
+    let (read, write) = folders(config, settings_file);
+    let mut confined = Confined::to(&write);
+    let status = confine(read, write);
+    if !matches!(status, Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced)) {
+        confined = Confined::default();
+    }
+    steps.push(match status {
         Ok(RulesetStatus::FullyEnforced) => "landlock: only the folders of the settings are seen".into(),
         Ok(RulesetStatus::PartiallyEnforced) => {
             "landlock: only the folders of the settings are seen, as far as this kernel can".into()
@@ -55,7 +83,7 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<Vec<String
         Ok(RulesetStatus::NotEnforced) => "landlock: this kernel has none".into(),
         Err(error) => format!("landlock: not enforced: {error}"),
     });
-    Ok(steps)
+    Ok((steps, confined))
 }
 
 /// Drops what is not in `keep`; returns what is left, for the log.
@@ -136,9 +164,8 @@ fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSe
     (read, write)
 }
 
-fn confine(config: &Config, settings_file: &Path) -> Result<RulesetStatus, landlock::RulesetError> {
+fn confine(read: BTreeSet<PathBuf>, write: BTreeSet<PathBuf>) -> Result<RulesetStatus, landlock::RulesetError> {
     let abi = ABI::V4;
-    let (read, write) = folders(config, settings_file);
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .create()?
@@ -179,7 +206,7 @@ mod tests {
         let config = Config::from_text(&file, &text, &[]).expect("sensible settings");
         let root = folder.path();
         std::thread::scope(|scope| {
-            let hardened = scope.spawn(move || attempt(root, &harden(&config, &file).expect("no user was asked for")));
+            let hardened = scope.spawn(move || attempt(root, &harden(&config, &file).expect("no user was asked for").0));
             hardened.join().expect("what was tried is as it should be");
         });
         // Other threads are as they were.

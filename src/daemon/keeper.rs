@@ -1,6 +1,7 @@
 //! Who looks after the daemon? One thread that takes signals, reloads, tells systemd that all workers move, and sees to the end.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -10,8 +11,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::harden::Confined;
 use super::notify;
 use super::reload::Reloader;
+use super::state::State;
 
 /// How often the state is looked at where nothing happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -50,17 +53,18 @@ enum What {
     Tick,
 }
 
-/// Starts the thread; it ends when the state says that all is done.
-pub(super) fn start(signals: Signals, reloader: Reloader) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("spiked-keeper".into()).spawn(move || keep(signals, reloader))
+/// Starts the thread; it ends when the state says that all is done, and tells the folder whose being made anew was the end.
+pub(super) fn start(signals: Signals, reloader: Reloader, confined: Confined) -> io::Result<JoinHandle<Option<PathBuf>>> {
+    std::thread::Builder::new().name("spiked-keeper".into()).spawn(move || keep(signals, reloader, &confined))
 }
 
-fn keep(signals: Signals, mut reloader: Reloader) {
+fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option<PathBuf> {
     let Signals { runtime, mut hangup, mut user, mut terminate, mut interrupt } = signals;
     let state = Arc::clone(&reloader.state);
     let watchdog = notify::watchdog_interval();
     let (mut next_ping, mut next_status) = (Instant::now(), Instant::now() + STATUS);
     let mut end = None;
+    let mut made_anew = None;
     let mut stuck = false;
     while !state.done.load(Relaxed) {
         let what = runtime.block_on(async {
@@ -75,15 +79,17 @@ fn keep(signals: Signals, mut reloader: Reloader) {
         match what {
             What::Reload if !reloader.stopping() => reloader.reload(),
             What::Summary => summary(&reloader),
-            What::Stop if end.is_none() => {
-                info!("stopping: taking what was captured, writing what is known");
-                notify::stopping();
-                state.stop.store(true, Relaxed);
-                end = Some(Instant::now() + END);
-            }
+            What::Stop if end.is_none() => end = Some(stop(&state)),
             What::Stop => {
                 error!("a second signal to stop: ending at once, what was not written is lost");
                 std::process::exit(CUT_SHORT);
+            }
+            What::Tick if end.is_none() => {
+                if let Some(folder) = confined.made_anew() {
+                    error!("{}: another folder is there now, which landlock keeps this process from", folder.display());
+                    made_anew = Some(folder.to_path_buf());
+                    end = Some(stop(&state));
+                }
             }
             What::Reload | What::Tick => {}
         }
@@ -112,6 +118,15 @@ fn keep(signals: Signals, mut reloader: Reloader) {
             next_status = now + STATUS;
         }
     }
+    made_anew
+}
+
+/// Asks all to end; returns when they must have.
+fn stop(state: &State) -> Instant {
+    info!("stopping: taking what was captured, writing what is known");
+    notify::stopping();
+    state.stop.store(true, Relaxed);
+    Instant::now() + END
 }
 
 /// What SIGUSR1 asks for.

@@ -56,6 +56,8 @@ pub enum DaemonError {
     Evidence { folder: PathBuf, source: io::Error },
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
+    #[error("{}: another folder is there now, which landlock keeps this process from; start it again", .0.display())]
+    MadeAnew(PathBuf),
 }
 
 /// How it ended.
@@ -181,7 +183,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     let state = Arc::new(State::new(&config.sensor, settings.workers, counters, depth, stop, Arc::clone(&teaching)));
     *lock(&state.loaded) = loaded;
 
-    let steps = harden(&config, &origin.path)?;
+    let (steps, confined) = harden(&config, &origin.path)?;
     steps.iter().for_each(|step| info!("hardening: {step}"));
     *lock(&state.hardening) = steps;
 
@@ -220,7 +222,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     };
     let (tap, pupil) = teaching::start(desk)?;
     settings.tap = Some(tap);
-    let keeper = keeper::start(signals, reloader)?;
+    let keeper = keeper::start(signals, reloader, confined)?;
 
     let ready = {
         let (state, address) = (Arc::clone(&state), server.as_ref().map(Server::address));
@@ -258,7 +260,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         info!(written = last.written, lost = last.dropped + last.failed, "evidence closed");
     }
     state.done.store(true, Relaxed);
-    let _ = keeper.join();
+    let made_anew = keeper.join().ok().flatten();
     drop(server);
     if let Err(error) = std::fs::remove_file(&config.process.status_file)
         && error.kind() != io::ErrorKind::NotFound
@@ -266,5 +268,8 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         warn!(file = %config.process.status_file.display(), %error, "can't remove the status file");
     }
     info!("ended: {summary}");
+    if let Some(folder) = made_anew {
+        return Err(DaemonError::MadeAnew(folder));
+    }
     Ok(End { tally: tally?, dropped, finite: matches!(config.input, Input::Replay(_)) })
 }
