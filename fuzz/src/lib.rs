@@ -145,70 +145,10 @@ pub fn models(octets: &[u8]) {
 }
 
 /// The words of BPF expressions; any other is a name, which would be looked up in the network.
-const WORDS: [&str; 62] = [
-    "ah",
-    "and",
-    "arp",
-    "atalk",
-    "broadcast",
-    "decnet",
-    "dst",
-    "esp",
-    "ether",
-    "fddi",
-    "gateway",
-    "geneve",
-    "greater",
-    "host",
-    "icmp",
-    "icmp6",
-    "icmpcode",
-    "icmptype",
-    "icmp6type",
-    "igmp",
-    "igrp",
-    "inbound",
-    "ip",
-    "ip6",
-    "ipx",
-    "iso",
-    "lat",
-    "len",
-    "less",
-    "link",
-    "llc",
-    "mask",
-    "moprc",
-    "mpls",
-    "multicast",
-    "net",
-    "netbeui",
-    "not",
-    "or",
-    "outbound",
-    "pim",
-    "port",
-    "portrange",
-    "pppoed",
-    "pppoes",
-    "proto",
-    "protochain",
-    "radio",
-    "rarp",
-    "sctp",
-    "slip",
-    "src",
-    "stp",
-    "syn",
-    "tcp",
-    "tcpflags",
-    "tr",
-    "type",
-    "udp",
-    "vlan",
-    "vrrp",
-    "wlan",
-];
+const WORDS: &str = "ah and arp atalk broadcast decnet dst esp ether fddi gateway geneve greater host icmp icmp6 icmpcode icmptype \
+    icmp6type igmp igrp inbound ip ip6 ipx iso lat len less link llc mask moprc mpls multicast net netbeui not or outbound \
+    pim port portrange pppoed pppoes proto protochain radio rarp sctp slip src stp syn tcp tcpflags tr type udp vlan vrrp \
+    wlan";
 
 /// BPF expressions, before a zero octet; after it a frame that they are asked about.
 pub fn filters(octets: &[u8]) {
@@ -216,7 +156,7 @@ pub fn filters(octets: &[u8]) {
     let Ok(expression) = std::str::from_utf8(&octets[..end]) else { return };
     let number = |word: &str| word.bytes().all(|b| b.is_ascii_digit()) || word.strip_prefix("0x").is_some_and(|w| w.len() < 9);
     let mut words = expression.split(|c: char| !c.is_alphanumeric());
-    if expression.len() > 500 || !words.all(|word| number(word) || WORDS.contains(&word)) {
+    if expression.len() > 500 || !words.all(|word| number(word) || word.is_empty() || WORDS.split(' ').any(|w| w == word)) {
         return;
     }
     let Ok(mut filter) = Filter::new(expression) else { return };
