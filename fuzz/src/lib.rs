@@ -85,11 +85,14 @@ pub fn decoder(octets: &[u8]) {
     agrees_with_etherparse(link, frame);
 }
 
+/// A layout, one for all inputs.
+static LAYOUT: LazyLock<Layout> = LazyLock::new(|| Layout::headers(&LayoutOptions { payload: 24, ..LayoutOptions::default() }));
+
 /// The encoder: slot values are octets or silent, inputs lie within the layout's, and as many as its contributors say.
 pub fn encoder(octets: &[u8]) {
     let [first, direction, position, previous, frame @ ..] = octets else { return };
     let Ok(headers) = Decoder::default().decode(link(*first), frame) else { return };
-    let layout = Layout::headers(&LayoutOptions { payload: 24, ..LayoutOptions::default() });
+    let layout = &*LAYOUT;
     let mut volley = Volley::default();
     let context = Context { direction: direction & 1, position: *position, previous: *previous };
     layout.encode(&headers, frame, context, &mut volley);
