@@ -265,7 +265,12 @@ status_file = "{self.folder}/status.json"
 
     def rest(self):
         """Nothing is under way: what was sent is accounted for, what was taken is written."""
-        self.until("every frame is accounted for", lambda: self.accounted() == self.load.sent)
+        try:
+            self.until("every frame is accounted for", lambda: self.accounted() == self.load.sent)
+        except Failed as error:
+            counts = {f"{name}/{path.name}": path.read_text().strip() for name in "ab" for path in pathlib.Path(f"/sys/class/net/{name}/statistics").iterdir()}
+            counts = {name: count for name, count in counts.items() if count != "0"}
+            raise Failed(f"{error}: {self.load.sent} sent, {self.accounted()} accounted for, {self.earlier} by earlier lives; {counts}") from error
         seen = None
 
         def written():
