@@ -1,5 +1,6 @@
 //! How is an interface opened? One libpcap handle, and with several capture threads the kernel's flow fan-out.
 
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,8 +13,8 @@ use crate::capture::{CaptureError, LinkType, Nanos};
 pub(super) struct Socket {
     pub capture: Capture<Active>,
     pub link: LinkType,
-    /// Frames before this came when the socket was not yet in its fan-out group: another socket has them.
-    pub since: Nanos,
+    /// Frames of this time came when the socket was open and not yet in its fan-out group: another socket has them.
+    pub joining: Range<Nanos>,
 }
 
 /// Now, by the wall clock.
@@ -29,6 +30,7 @@ pub(super) fn now() -> Nanos {
 pub(super) fn open(interface: &Interface, batch: Duration) -> Result<Socket, CaptureError> {
     let broken = |error: pcap::Error| trouble(&interface.name, &error);
     let millis = i32::try_from(batch.as_millis()).unwrap_or(i32::MAX).max(1);
+    let opened = now();
     let capture = Capture::from_device(interface.name.as_str())
         .map_err(broken)?
         // On all interfaces at once there is no promiscuous mode, and libpcap warns of it.
@@ -44,12 +46,12 @@ pub(super) fn open(interface: &Interface, batch: Duration) -> Result<Socket, Cap
         capture.filter(filter, true).map_err(|why| CaptureError::Filter { expression: filter.clone(), why: why.to_string() })?;
     }
     let link = LinkType(u16::try_from(capture.get_datalink().0).unwrap_or(u16::MAX));
-    let mut since = Nanos(0);
+    let mut joining = Nanos(0)..Nanos(0);
     if interface.threads > 1 {
         fan_out(&capture, interface)?;
-        since = now();
+        joining = opened..now();
     }
-    Ok(Socket { capture, link, since })
+    Ok(Socket { capture, link, joining })
 }
 
 pub(super) fn trouble(name: &str, error: &pcap::Error) -> CaptureError {

@@ -142,11 +142,11 @@ impl CaptureThread {
 
     fn dispatch(&mut self, socket: &mut Socket) -> Result<usize, CaptureError> {
         let (mut frames, mut dropped) = (0u64, 0u64);
-        let (inlet, link, since) = (&mut self.inlet, socket.link, socket.since);
+        let (inlet, link, joining) = (&mut self.inlet, socket.link, socket.joining.clone());
         let taken = socket.capture.dispatch(Some(DISPATCH), |packet| {
             let ts = packet.header.ts;
             let time = Nanos(ts.tv_sec.unsigned_abs() * 1_000_000_000 + ts.tv_usec.unsigned_abs());
-            if time < since {
+            if joining.contains(&time) {
                 return;
             }
             if inlet.push(time, link, packet.header.len, packet.data) {
