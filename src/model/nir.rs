@@ -10,6 +10,7 @@ use std::path::Path;
 use hdf5_pure::FileBuilder;
 
 use super::{Model, ModelError};
+use crate::replace::replace;
 
 /// Seconds of a step, and the time constant.
 const STEP: f64 = 1e-4;
@@ -67,6 +68,6 @@ impl Model {
     pub fn save_nir(&self, path: &Path) -> Result<(), ModelError> {
         let broken = |source| ModelError::Write { path: path.into(), source };
         let bytes = self.to_nir().map_err(|e| broken(std::io::Error::other(e)))?;
-        super::write_whole(path, &bytes).map_err(broken)
+        replace(path, 0o644, &bytes).map_err(broken)
     }
 }
