@@ -3,7 +3,8 @@
 //! `cargo bench --bench one_packet -- DATA`, DATA being the folder with `tasks/` and the captures. A model is trained on the task's
 //! training captures. Then each class in turn is taken out, one packet of one of its training streams is learned in its place, and the
 //! test captures are read: found are streams of the class that are given it, false alarms streams of all the others that are
-//! given it. Every second class is there to choose the defaults on, the others to report on. Without DATA one packet is learned and nothing measured, so that the bench can't rot.
+//! given it. Every second class is there to choose the defaults on, the others to report on. Without DATA one packet is learned and
+//! nothing measured, so that the bench can't rot.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -34,10 +34,11 @@ pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> io::Result<()> {
 /// Removes what was left half written. What can't be removed does no harm.
 fn remove_left(folder: &Path, begin: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let half = name.to_string_lossy().strip_prefix(begin).is_some_and(|rest| rest.ends_with(HALF));
+        if !entry.file_name().to_string_lossy().strip_prefix(begin).is_some_and(|rest| rest.ends_with(HALF)) {
+            continue;
+        }
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
-        if half && age.is_some_and(|age| age > LEFT) {
+        if age.is_some_and(|age| age > LEFT) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -159,7 +159,7 @@ pub fn filters(octets: &[u8]) {
     let Ok(expression) = std::str::from_utf8(&octets[..end]) else { return };
     let number = |word: &str| word.bytes().all(|b| b.is_ascii_digit()) || word.strip_prefix("0x").is_some_and(|w| w.len() < 9);
     let mut words = expression.split(|c: char| !c.is_alphanumeric());
-    if expression.len() > 500 || !words.all(|word| number(word) || word.is_empty() || WORDS.split(' ').any(|w| w == word)) {
+    if expression.len() > 500 || !words.all(|word| number(word) || WORDS.split(' ').any(|w| w == word)) {
         return;
     }
     let Ok(mut filter) = Filter::new(expression) else { return };

@@ -125,12 +125,11 @@ pub fn run(args: &Args) -> Result<Exit> {
         Command::Join { a, b, out, reference } => {
             let (a, b) = (Model::load(a)?, Model::load(b)?);
             let joined = a.join(&b)?;
-            if a.has_other_bounds(&b) && !reference.is_given() {
-                let (large, small) = if b.classes.len() > a.classes.len() { (&b, &a) } else { (&a, &b) };
+            if let Some((holds, other)) = a.other_bounds(&b).filter(|_| !reference.is_given()) {
                 say!(
                     "{0} and {1} bound one packet's evidence differently; {0}'s bounds hold, so {1}'s classes may be too sure or too unsure: a reference (--labels) puts that right",
-                    large.name,
-                    small.name
+                    holds.name,
+                    other.name
                 );
             }
             if reference.is_given() { recalibrate(joined, reference, out) } else { write(&joined, out) }

@@ -34,12 +34,20 @@ impl Confined {
         Self(folders.iter().filter_map(|folder| Some((folder.clone(), identity(folder)?))).collect())
     }
 
-    /// The first of them that somebody has removed and made anew, or put another in the place of: it is out of reach now.
-    pub fn made_anew(&self) -> Option<&Path> {
+    /// Looks at them again.
+    ///
+    /// # Errors
+    /// Where somebody has removed one and made it anew, or put another in its place: the first that is so.
+    pub fn check(&self) -> Result<(), MadeAnew> {
         let another = |(folder, was): &&(PathBuf, (u64, u64))| identity(folder).is_some_and(|is| is != *was);
-        self.0.iter().find(another).map(|(folder, _)| folder.as_path())
+        self.0.iter().find(another).map_or(Ok(()), |(folder, _)| Err(MadeAnew(folder.clone())))
     }
 }
+
+/// A folder is out of reach now: only a process that is started anew can write there.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: another folder is there now, which landlock keeps this process from; start it again", .0.display())]
+pub struct MadeAnew(PathBuf);
 
 /// Device and number of a folder; `None` where it is none.
 fn identity(folder: &Path) -> Option<(u64, u64)> {

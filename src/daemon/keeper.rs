@@ -1,7 +1,6 @@
 //! Who looks after the daemon? One thread that takes signals, reloads, tells systemd that all workers move, and sees to the end.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -11,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::harden::Confined;
+use super::harden::{Confined, MadeAnew};
 use super::notify;
 use super::reload::Reloader;
 use super::state::State;
@@ -53,12 +52,13 @@ enum What {
     Tick,
 }
 
-/// Starts the thread; it ends when the state says that all is done, and tells the folder whose being made anew was the end.
-pub(super) fn start(signals: Signals, reloader: Reloader, confined: Confined) -> io::Result<JoinHandle<Option<PathBuf>>> {
+/// Starts the thread; it ends when the state says that all is done, and tells of the folder that was made anew, where that was
+/// the end.
+pub(super) fn start(signals: Signals, reloader: Reloader, confined: Confined) -> io::Result<JoinHandle<Option<MadeAnew>>> {
     std::thread::Builder::new().name("spiked-keeper".into()).spawn(move || keep(signals, reloader, &confined))
 }
 
-fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option<PathBuf> {
+fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option<MadeAnew> {
     let Signals { runtime, mut hangup, mut user, mut terminate, mut interrupt } = signals;
     let state = Arc::clone(&reloader.state);
     let watchdog = notify::watchdog_interval();
@@ -85,9 +85,9 @@ fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option
                 std::process::exit(CUT_SHORT);
             }
             What::Tick if end.is_none() => {
-                if let Some(folder) = confined.made_anew() {
-                    error!("{}: another folder is there now, which landlock keeps this process from", folder.display());
-                    made_anew = Some(folder.to_path_buf());
+                if let Err(error) = confined.check() {
+                    error!("{error}");
+                    made_anew = Some(error);
                     end = Some(stop(&state));
                 }
             }

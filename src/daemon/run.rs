@@ -25,7 +25,7 @@ use crate::stream::Limits;
 
 use super::announce::Announcement;
 use super::examine::{Examined, examine};
-use super::harden::{UserError, harden};
+use super::harden::{MadeAnew, UserError, harden};
 use super::keeper::{self, Signals};
 use super::mailbox::Mailbox;
 use super::observer::Teller;
@@ -56,8 +56,8 @@ pub enum DaemonError {
     Evidence { folder: PathBuf, source: io::Error },
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
-    #[error("{}: another folder is there now, which landlock keeps this process from; start it again", .0.display())]
-    MadeAnew(PathBuf),
+    #[error(transparent)]
+    MadeAnew(#[from] MadeAnew),
 }
 
 /// How it ended.
@@ -268,8 +268,8 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         warn!(file = %config.process.status_file.display(), %error, "can't remove the status file");
     }
     info!("ended: {summary}");
-    if let Some(folder) = made_anew {
-        return Err(DaemonError::MadeAnew(folder));
+    if let Some(error) = made_anew {
+        return Err(error.into());
     }
     Ok(End { tally: tally?, dropped, finite: matches!(config.input, Input::Replay(_)) })
 }

@@ -122,8 +122,8 @@ impl Model {
         let (decision, from) = (&mut model.decision, &other.decision);
         decision.theta.extend_from_slice(&from.theta);
         decision.accept.extend_from_slice(&from.accept);
-        if other.classes.len() > self.classes.len() {
-            (decision.clip, decision.slope) = (from.clip, from.slope);
+        if let Some((holds, _)) = self.other_bounds(other) {
+            (decision.clip, decision.slope) = (holds.decision.clip, holds.decision.slope);
         }
         let (a, b) = (self.classes.len() as f32, other.classes.len() as f32);
         decision
@@ -141,9 +141,11 @@ impl Model {
         Ok(model)
     }
 
-    /// Whether the evidence of one packet is bounded otherwise.
-    pub fn has_other_bounds(&self, other: &Self) -> bool {
-        (self.decision.clip, self.decision.slope) != (other.decision.clip, other.decision.slope)
+    /// Where they bound the evidence of one packet differently: the model whose bounds hold when they are joined, and the other.
+    pub fn other_bounds<'a>(&'a self, other: &'a Self) -> Option<(&'a Self, &'a Self)> {
+        let alike = (self.decision.clip, self.decision.slope) == (other.decision.clip, other.decision.slope);
+        let larger = if other.classes.len() > self.classes.len() { (other, self) } else { (self, other) };
+        (!alike).then_some(larger)
     }
 
     /// This model with the neurons of `part`, each in the place of the one for its class where there is one. All else is as it was:
@@ -185,7 +187,7 @@ mod tests {
         for joined in [large.join(&small).unwrap(), small.join(&large).unwrap()] {
             assert_eq!((joined.decision.clip, joined.decision.slope), (whole.decision.clip, whole.decision.slope));
         }
-        assert!(small.has_other_bounds(&large) && !large.has_other_bounds(&whole));
+        assert!(small.other_bounds(&large).is_some() && large.other_bounds(&whole).is_none());
     }
 
     #[test]
