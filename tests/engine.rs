@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use common::{fixture, frames_of, udp};
+use common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
 use spiked::engine::{self, Event, KeptPacket, Models, Observer, Progress, Settings, Tap, Verdict};
 use spiked::model::Model;
@@ -124,21 +124,16 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     };
     let mut alone = Heard::default();
     let settings = Settings { workers: 2, ..Settings::new(vec![built_in()]) };
-    engine::run(&settings, &mut CaptureFile::open(&fixture("captures/ssh-1.pcap")).unwrap(), &mut alone).unwrap();
+    // Of 2023, a packet a second; the fixtures are years younger.
+    let earlier = folder.path().join("earlier");
+    std::fs::write(&earlier, pcap(1, &frames_of("ssh-1.pcap"))).unwrap();
+    engine::run(&settings, &mut CaptureFile::open(&earlier).unwrap(), &mut alone).unwrap();
     assert!(ended(&alone).len() > 5);
-    // A year later.
-    let later = folder.path().join("1-later.pcap");
-    let mut octets = std::fs::read(fixture("captures/dns-1.pcap")).unwrap();
-    let mut at = 24;
-    while at < octets.len() {
-        let word = |octets: &[u8], at: usize| u32::from_le_bytes(octets[at..at + 4].try_into().unwrap());
-        let seconds = word(&octets, at) + 31_536_000;
-        octets[at..at + 4].copy_from_slice(&seconds.to_le_bytes());
-        at += 16 + word(&octets, at + 8) as usize;
-    }
+    let incoming = folder.path().join("incoming");
+    std::fs::create_dir(&incoming).unwrap();
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let watched = watch::Settings {
-        folder: folder.path().into(),
+        folder: incoming.clone(),
         then: watch::Afterwards::Leave,
         move_to: None,
         set_aside: folder.path().join("unreadable"),
@@ -152,9 +147,9 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         let running = scope.spawn(|| engine::run(&settings, &mut source, &mut heard).unwrap());
         let read =
             |captures| common::running::until("it is read", || (counters.captures_read.load(Relaxed) == captures).then_some(()));
-        std::fs::write(&later, &octets).unwrap();
+        std::fs::copy(fixture("captures/dns-1.pcap"), incoming.join("later.pcap")).unwrap();
         read(1);
-        std::fs::copy(fixture("captures/ssh-1.pcap"), folder.path().join("2-earlier.pcap")).unwrap();
+        std::fs::rename(&earlier, incoming.join("earlier.pcap")).unwrap();
         read(2);
         stop.store(true, Relaxed);
         running.join().unwrap();

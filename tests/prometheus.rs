@@ -217,14 +217,7 @@ fn a_prometheus_that_is_killed_and_comes_back_finds_the_daemon_as_it_was() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let settings = folder.path().join("spiked.toml");
-    let text = format!(
-        "[replay]\ncaptures = [{:?}]\nspeed = 200.0\nrounds = 0\n[process]\nstatus_file = \"{}/status.json\"\n",
-        common::fixture("captures/mixed.pcapng"),
-        folder.path().display()
-    );
-    std::fs::write(&settings, text).unwrap();
-    let mut daemon = common::running::Running::start(&settings, |_| {});
+    let mut daemon = common::running::Running::start(&common::running::endless(folder.path(), ""), |_| {});
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     let before = descriptors();
     for round in 0..2 {
@@ -241,6 +234,5 @@ fn a_prometheus_that_is_killed_and_comes_back_finds_the_daemon_as_it_was() {
         until("nothing is left of it", || descriptors() <= before);
     }
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
-    let ended = daemon.log();
-    assert!(!ended.contains("ERROR"), "{ended}");
+    assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());
 }

@@ -143,13 +143,19 @@ fn named(model: &Model, capture: &str, class: &str) -> f64 {
 
 const FOREIGN: [&str; 5] = ["http", "ssh", "dns", "tls", "snmp"];
 
+/// A learner of Redis that has heard what is not.
+fn beginner(model: &Model, learned: Learned) -> Learner {
+    let lesson = Lesson { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
+    let settings = Settings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
+    let mut learner = Learner::new(model, vec![lesson], settings, learned);
+    FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(model, s, None));
+    learner
+}
+
 /// A learner that was taught Redis well, and the model with what it learned.
 fn well_taught() -> (Learner, Model) {
     let model = Model::built_in().unwrap();
-    let lesson = Lesson { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
-    let settings = Settings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
-    let mut learner = Learner::new(&model, vec![lesson], settings, Learned::default());
-    FOREIGN.iter().flat_map(|c| streams(&model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(&model, s, None));
+    let mut learner = beginner(&model, Learned::default());
     streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.hear(&model, s, Some(0)));
     assert_eq!(learner.prequential("redis"), Some(0.0), "nothing knew Redis before");
     let (with, attempts) = learner.learn(&model);
@@ -208,12 +214,8 @@ fn streams_that_guard_a_class_are_there_again_after_a_restart() {
     // Another protocol that nobody knows, where Redis was: consistent, and no claim on anything.
     let good = good.without_classes(&["mqtt".into()]).unwrap();
     let retaught = |learned: Learned| {
-        let lesson = Lesson { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
-        let settings = Settings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
-        let mut learner = Learner::new(&good, vec![lesson], settings, learned);
-        FOREIGN.iter().flat_map(|c| streams(&good, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(&good, s, None));
-        let other = streams(&good, "mqtt-1.pcap");
-        other.iter().for_each(|s| _ = learner.hear(&good, s.clone(), Some(0)));
+        let mut learner = beginner(&good, learned);
+        streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.hear(&good, s, Some(0)));
         learner.learn(&good).1.pop().expect("there is enough to learn from").outcome
     };
     let restored = Learned::load(folder.path(), "protocols").unwrap().expect("it was saved");

@@ -21,6 +21,20 @@ pub fn until<T>(what: &str, mut so: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Settings that read the fixtures without end at many times their pace, with `more` after them.
+pub fn endless(folder: &Path, more: &str) -> PathBuf {
+    let capture = super::fixture("captures/mixed.pcapng");
+    let text = format!(
+        "[replay]\ncaptures = [{capture:?}]\nspeed = 200.0\nrounds = 0\n[process]\nstatus_file = \"{}\"\n{more}",
+        folder.join("run/status.json").display()
+    );
+    // In a folder of its own, so that a hardened daemon may not write to all of `folder`.
+    fs::create_dir_all(folder.join("run")).unwrap();
+    let file = folder.join("spiked.toml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
 /// The daemon; killed when dropped.
 pub struct Running {
     pub child: Child,
