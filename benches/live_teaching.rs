@@ -84,6 +84,7 @@ fn slots_of(corpus: &Corpus, stream: usize) -> Vec<u16> {
 fn model(corpus: &Corpus, classes: Vec<String>, network: Network) -> Model {
     let (built_in, n) = (Model::built_in().expect("built in"), classes.len());
     let mut decision = built_in.decision;
+    decision.more.clear();
     (decision.theta, decision.accept) = (vec![snn::Stdp::default().theta; n], vec![0.9; n]);
     Model {
         name: "bench".into(),
@@ -108,7 +109,8 @@ fn offline(taught: &Corpus, without: &[&str], seed: u64) -> Model {
     let settings = train::Settings::new(taught.key, seed);
     let teacher = Teacher::new(&shown, &settings, seed, |i| Some(shown.streams[i].class));
     let n = taught.classes.len();
-    let weights = snn::train(settings.rule, taught.layout.input_count(), n, settings.threads, &teacher, &|| ());
+    let pupils = snn::Pupil::one_each(n);
+    let weights = snn::train(settings.rule, taught.layout.input_count(), &pupils, settings.threads, &teacher, &|| ());
     model(taught, taught.classes.clone(), Network::quantise(&weights, n))
 }
 

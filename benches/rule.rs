@@ -8,7 +8,7 @@ use std::path::Path;
 
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE};
 use spiked::packet::Decoder;
-use spiked::snn::{self, Presentations};
+use spiked::snn::{self, Presentations, Pupil};
 use spiked::train::{Corpus, Settings, Teacher, labels};
 
 const CLASSES: [&str; 3] = ["dns", "mqtt", "snmp"];
@@ -35,7 +35,7 @@ fn main() {
     let settings = Settings::new(corpus.key, 1);
     let (rule, classes) = (settings.rule, corpus.classes.len());
     let teacher = Teacher::new(&corpus, &settings, settings.seed, |i| Some(corpus.streams[i].class));
-    let weights = snn::train(rule, corpus.layout.input_count(), classes, 1, &teacher, &|| ());
+    let weights = snn::train(rule, corpus.layout.input_count(), &Pupil::one_each(classes), 1, &teacher, &|| ());
 
     let mut active = [0; MAX_ACTIVE];
     let mut place: BTreeMap<u32, usize> = BTreeMap::new();
@@ -43,15 +43,15 @@ fn main() {
     for pass in 0..rule.passes {
         let eta = rule.eta * (1.0 - 0.9 * pass as f32 / (rule.passes.max(2) - 1) as f32);
         for index in teacher.order(pass) {
-            let (n, class) = teacher.present(index, &mut active);
-            let inputs: Vec<usize> = active[..n]
+            let now = teacher.present(index, &mut active);
+            let inputs: Vec<usize> = active[..now.active]
                 .iter()
                 .map(|&input| {
                     let next = place.len();
                     *place.entry(input).or_insert(next)
                 })
                 .collect();
-            shown.push(serde_json::json!({ "class": class, "eta": eta, "inputs": inputs }));
+            shown.push(serde_json::json!({ "class": now.class, "eta": eta, "inputs": inputs }));
         }
     }
     let mut learned = vec![Vec::new(); place.len()];

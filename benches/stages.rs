@@ -10,7 +10,7 @@ use spiked::encode::{Context, MAX_ACTIVE, Volley};
 use spiked::engine::{self, Settings, Verdict};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
-use spiked::snn::{self, Network, Presentations, Stdp};
+use spiked::snn::{self, Network, Presentations, Pupil, Shown, Stdp};
 use spiked::stream::{Limits, StreamTable};
 
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
@@ -153,9 +153,9 @@ impl Presentations for Synthetic {
     fn order(&self, _: u32) -> Vec<u32> {
         (0..self.active.len() as u32).collect()
     }
-    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> (usize, u16) {
+    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Shown {
         active[..SLOTS].copy_from_slice(&self.active[index as usize]);
-        (SLOTS, (index as usize % CLASSES) as u16)
+        Shown { active: SLOTS, class: (index as usize % CLASSES) as u16, part: 0 }
     }
     fn gain(&self, _: u16) -> (f32, f32) {
         (1.0, 1.0)
@@ -163,6 +163,7 @@ impl Presentations for Synthetic {
 }
 
 fn learning(c: &mut Criterion) {
+    let pupils = Pupil::one_each(CLASSES);
     let mut state = 1u64;
     let mut random = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -185,10 +186,10 @@ fn learning(c: &mut Criterion) {
     let rule = Stdp::default();
     group.throughput(Throughput::Elements(shown.active.len() as u64 * u64::from(rule.passes)));
     group.bench_function("100 classes, 41 active inputs, one core", |b| {
-        b.iter(|| snn::train(rule, SLOTS * 256, CLASSES, 1, &shown, &|| ()));
+        b.iter(|| snn::train(rule, SLOTS * 256, &pupils, 1, &shown, &|| ()));
     });
     group.finish();
-    let weights = snn::train(rule, SLOTS * 256, CLASSES, 1, &shown, &|| ());
+    let weights = snn::train(rule, SLOTS * 256, &pupils, 1, &shown, &|| ());
     let network = Network::quantise(&weights, CLASSES);
     let mut potentials = network.buffer();
     let best = |i: usize, potentials: &mut Vec<i16>| {

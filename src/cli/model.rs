@@ -172,8 +172,10 @@ fn quieted(mut model: Model, reference: &Corpus) -> Result<Model> {
     let mut silenced = Vec::new();
     for found in evaluate::hyperactive(&model, reference) {
         let (class, before) = (&found.name, told(found.before));
-        if let Some((theta, after)) = found.quiet {
-            let was = std::mem::replace(&mut model.decision.theta[found.class], theta);
+        if let Some((by, after)) = found.quiet {
+            let was = model.decision.theta[found.class];
+            model.decision.raise(found.class, by);
+            let theta = model.decision.theta[found.class];
             say!("{class}: hyperactive, claims {before}; threshold {was:.2} raised to {theta:.2}: claims {}", told(after));
         } else {
             say!(
@@ -200,9 +202,9 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     let taught = Taught { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
     let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
     let bar = progress(args.source.quiet, steps, "training");
-    let (neuron, thresholds) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
+    let (neurons, (theta, accept)) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let model = model.with_neuron(&args.which, &neuron, thresholds, taught)?;
+    let model = model.with_neurons(&args.which, &neurons, (&theta, accept), taught)?;
     say!("{}: taught {streams} streams, {packets} packets", args.which);
     write(&model, args.out.as_ref().unwrap_or(&args.file))?;
     Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
@@ -254,10 +256,11 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     if !p.reference.is_empty() {
         say!("{:<18} {}", "calibrated on", p.reference.join(", "));
     }
-    say!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "threshold", "accepted");
+    say!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "accepted", "threshold");
     for (i, class) in model.classes.iter().enumerate() {
-        let (theta, accept) = (model.decision.theta[i], model.decision.accept[i]);
-        say!("{class:<28} {:>8} {:>8} {theta:>10.3} {accept:>10.3}", p.streams[i], p.packets[i]);
+        let theta: Vec<String> = model.decision.neurons_of(i).map(|n| format!("{:>10.3}", model.decision.theta[n])).collect();
+        let accept = model.decision.accept[i];
+        say!("{class:<28} {:>8} {:>8} {accept:>10.3} {}", p.streams[i], p.packets[i], theta.join(" "));
     }
     say!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
     Ok(Exit::Fine)

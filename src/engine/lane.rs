@@ -135,7 +135,7 @@ impl Lane {
             keep_packets: u64::from(settings.keep_packets),
             tap: settings.tap.clone(),
             kept: Kept::default(),
-            spikes: live.then(|| vec![0; width]),
+            spikes: live.then(|| vec![0; model.network.neurons()]),
             table: StreamTable::new(limits, hasher),
             rows: Rows { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 },
             volley: Volley::default(),
@@ -156,7 +156,9 @@ impl Lane {
     /// The spikes since it was last asked; `None` where there were none.
     pub fn take_spikes(&mut self) -> Option<Spikes> {
         let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
-        let counts = std::mem::replace(spikes, vec![0; self.model.classes.len()]);
+        let neurons = std::mem::replace(spikes, vec![0; self.model.network.neurons()]);
+        let mut counts = vec![0; self.model.classes.len()];
+        neurons.iter().enumerate().for_each(|(neuron, n)| counts[self.model.decision.class_of(neuron)] += n);
         Some(Spikes { model: Arc::clone(&self.model), counts })
     }
 
@@ -178,7 +180,9 @@ impl Lane {
             self.rows.width = model.classes.len();
             self.rows.sums.clear();
             self.rows.sums.resize(self.rows.owner.len() * self.rows.width, 0.0);
-            self.spikes = self.spikes.as_ref().map(|_| vec![0; model.classes.len()]);
+        }
+        if model.classes != self.model.classes || model.decision.more != self.model.decision.more {
+            self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
         }
         self.potentials = model.network.buffer();
         self.model = Arc::clone(model);

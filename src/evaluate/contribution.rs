@@ -27,13 +27,21 @@ pub fn contributions<'a>(
 ) -> Vec<Contribution> {
     let layout = &model.layout;
     let packets = volleys.clone().count().max(1) as f32;
-    let weight = |input: u32, class: usize| f32::from(model.network.weight(input as usize, class)) * model.network.gain()[class];
+    let weight = |input: u32, neuron: usize| f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron];
+    // Of a class's neurons the one that counted for the packet.
+    let neurons: Vec<(usize, Option<usize>)> = volleys
+        .clone()
+        .map(|volley| {
+            let counted = |class| model.counted(volley, class);
+            (counted(class), rival.map(counted))
+        })
+        .collect();
     let mut all = Vec::new();
     for (name, at) in layout.contributors() {
         let mut of = Contribution { name, values: Vec::new(), more: false, potential: 0.0, lead: 0.0 };
-        for volley in volleys.clone() {
+        for (volley, &(neuron, rival)) in volleys.clone().zip(&neurons) {
             for input in layout.inputs_of(volley, at) {
-                let w = weight(input, class);
+                let w = weight(input, neuron);
                 of.potential += w / packets;
                 of.lead += (w - rival.map_or(0.0, |r| weight(input, r))) / packets;
             }

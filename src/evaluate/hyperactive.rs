@@ -43,7 +43,7 @@ pub struct Hyperactive {
     pub name: String,
     pub class: usize,
     pub before: Claims,
-    /// The threshold that quiets it, and what it then claims; `None`: it is better silent.
+    /// By how much its threshold must rise to quiet it, and what it then claims; `None`: it is better silent.
     pub quiet: Option<(f32, Claims)>,
 }
 
@@ -65,15 +65,15 @@ pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<Hyperactive> {
         let class = model.place(&name).ok()?;
         let held = reference.streams.iter().any(|s| reference.classes[s.class as usize] == name);
         let mut quiet = None;
-        for _ in 0..STEPS {
-            decision.theta[class] += STEP;
+        for step in 1..=STEPS {
+            decision.raise(class, STEP);
             // A higher threshold changes nothing but what the neuron claimed.
             let mut after = Claims::default();
             let said = said(model, reference, &decision, &streams);
             said.iter().filter(|s| claimant(s) == Some(&name)).for_each(|s| after.add(s.label == name));
             // Of a class that the reference does not hold, a few foreign streams are no proof.
             if after.foreign <= after.own || (!held && after.foreign < FOREIGN) {
-                quiet = (after.own > 0 || !held).then_some((decision.theta[class], after));
+                quiet = (after.own > 0 || !held).then_some((step as f32 * STEP, after));
                 break;
             }
         }

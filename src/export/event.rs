@@ -248,6 +248,7 @@ mod tests {
             layout,
             decision: crate::stream::Decision {
                 theta: Vec::new(),
+                more: Vec::new(),
                 clip: (0.0, 0.0),
                 slope: 0.0,
                 confidence: Vec::new(),

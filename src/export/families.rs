@@ -117,7 +117,7 @@ fn families(status: &Status) -> Vec<Family> {
     let mut threshold = Family::gauge(
         "spiked_threshold",
         &["model", "class"],
-        "Homeostatic threshold of the class's neuron, in units of its membrane potential.",
+        "Homeostatic threshold of the class's (first) neuron, in units of its membrane potential.",
     );
     let mut accuracy = Family::gauge(
         "spiked_learning_accuracy_ratio",

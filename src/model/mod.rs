@@ -27,13 +27,16 @@ use crate::replace::replace;
 use crate::snn::Network;
 use crate::stream::{Decision, FEATURES};
 
-/// Written into every model; a file with a higher one is refused.
-const VERSION: u32 = 1;
+/// A file with a higher version is refused. Models with one neuron a class are of version 1.
+const VERSION: u32 = 2;
 const FORMAT: &str = "spiked-model";
 /// Larger files are refused before they are read: 2^20 coincidence inputs for 4,000 classes.
 const MAX_FILE: u64 = 4 << 30;
 /// Classes of one model at most.
 pub const MAX_CLASSES: usize = 16_384;
+
+/// Neurons of one model at most: as many as its file can number.
+const MAX_NEURONS: usize = 1 << 16;
 
 /// Synapses of one model at most: a gigaoctet.
 const MAX_SYNAPSES: usize = 1 << 30;
@@ -194,16 +197,18 @@ impl Model {
         if let Some(class) = d.classes.iter().find(|c| !is_class_name(c)) {
             return Err(wrong(format!("the class name {class:?} holds control characters")));
         }
-        if start.shape() != [inputs + 1] || gain.shape() != [classes] {
+        let neurons = classes + d.decision.more.len();
+        if start.shape() != [inputs + 1] || gain.shape() != [neurons] {
             let (start, gain) = (start.shape(), gain.shape());
             return Err(wrong(format!(
-                "its layout asks for {inputs} inputs x {classes} neurons; it has starts {start:?}, gains {gain:?}"
+                "its layout asks for {inputs} inputs x {neurons} neurons; it has starts {start:?}, gains {gain:?}"
             )));
         }
-        if inputs * classes > MAX_SYNAPSES {
-            return Err(wrong(format!("{inputs} inputs x {classes} neurons; at most {MAX_SYNAPSES} synapses are allowed")));
+        if neurons > MAX_NEURONS || inputs * neurons > MAX_SYNAPSES {
+            return Err(wrong(format!("{inputs} inputs x {neurons} neurons; at most {MAX_NEURONS} neurons and {MAX_SYNAPSES} synapses are allowed")));
         }
-        if d.decision.theta.len() != classes || d.decision.accept.len() != classes {
+        let strange = d.decision.more.iter().any(|&class| usize::from(class) >= classes);
+        if d.decision.theta.len() != neurons || d.decision.accept.len() != classes || strange {
             return Err(wrong("its thresholds do not match its classes".into()));
         }
         if d.decision.confidence.len() != FEATURES {
@@ -272,7 +277,7 @@ impl Model {
         // One metadata entry, so that the file is the same bit for bit: safetensors keeps metadata in a hash map.
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),
-            ("version".into(), VERSION.to_string()),
+            ("version".into(), if self.decision.more.is_empty() { 1 } else { VERSION }.to_string()),
             ("checksum".into(), tensors.checksum(&description)),
             ("model".into(), description),
         ]

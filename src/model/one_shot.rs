@@ -1,6 +1,6 @@
 //! A class more from one packet: a one-shot neuron beside those that a model has.
 
-use super::{MAX_CLASSES, Model, PartsError};
+use super::{MAX_CLASSES, Model, PartsError, Provenance};
 use crate::snn::OneShot;
 use crate::stream::{Decision, Leader};
 
@@ -23,15 +23,20 @@ impl Model {
             return Err(PartsError::Full { model: self.name.clone() });
         }
         let lowest = neuron.lowest(tolerance).ok_or(PartsError::Mute)?;
-        let all: Vec<usize> = (0..self.classes.len()).collect();
-        let mut model = self.clone();
-        model.network = self.network.joined(&all, Some(&neuron.network().clone().with_gain(GAIN)));
-        model.classes.push(class.into());
-        // Between the smallest potential that fires and the next below it: no rounding decides.
-        model.decision.theta.push(GAIN * (f32::from(lowest) - 0.5));
-        model.decision.accept.push(once(&self.decision));
-        model.provenance.streams.push(1);
-        model.provenance.packets.push(1);
+        let part = Self {
+            classes: vec![class.into()],
+            network: neuron.network().clone().with_gain(GAIN),
+            decision: Decision {
+                // Between the smallest potential that fires and the next below it: no rounding decides.
+                theta: vec![GAIN * (f32::from(lowest) - 0.5)],
+                more: Vec::new(),
+                accept: vec![once(&self.decision)],
+                ..self.decision.clone()
+            },
+            provenance: Provenance { streams: vec![1], packets: vec![1], ..Provenance::default() },
+            ..self.clone()
+        };
+        let mut model = self.with_part(&part)?;
         model.provenance.labels.push(format!("{class}={source}"));
         Ok(model)
     }

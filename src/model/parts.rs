@@ -42,31 +42,60 @@ impl Model {
         if kept.is_empty() {
             return Err(PartsError::NothingLeft { model: self.name.clone() });
         }
-        let mut model = self.clone();
-        model.network = self.network.joined(&kept, None);
-        model.classes = pick(&self.classes, &kept);
-        model.decision.theta = pick(&self.decision.theta, &kept);
-        model.decision.accept = pick(&self.decision.accept, &kept);
-        model.provenance.streams = pick(&self.provenance.streams, &kept);
-        model.provenance.packets = pick(&self.provenance.packets, &kept);
-        Ok(model)
+        Ok(self.composed(&kept, None))
     }
 
-    /// This model with another neuron for a class, its threshold and acceptance. The other neurons say what they said.
+    /// Some of this model's classes, then all of `other`'s, with their neurons: each says what it said.
+    fn composed(&self, kept: &[usize], other: Option<&Self>) -> Self {
+        fn both<T: Clone>(mine: &[T], kept: &[usize], theirs: Option<&Vec<T>>) -> Vec<T> {
+            let mine = kept.iter().map(|&i| mine[i].clone());
+            mine.chain(theirs.into_iter().flatten().cloned()).collect()
+        }
+        let mut model = self.clone();
+        let own = &self.decision;
+        let place = |class: u16| kept.iter().position(|&k| k == usize::from(class));
+        let second = |(neuron, &class): (usize, &u16)| place(class).map(|class| (neuron, class as u16));
+        let (seconds, mut more): (Vec<usize>, Vec<u16>) = (self.classes.len()..).zip(&own.more).filter_map(second).unzip();
+        let neurons = [kept, &seconds].concat();
+        model.network = self.network.joined(&neurons, other.map(|o| &o.network));
+        model.decision.theta = both(&own.theta, &neurons, other.map(|o| &o.decision.theta));
+        if let Some(other) = other {
+            // The first neurons of all classes come before the second ones of any.
+            let (first, all, theirs) = (kept.len(), neurons.len(), neurons.len() + other.classes.len());
+            if first < all {
+                let order = [0..first, all..theirs, first..all, theirs..all + other.network.neurons()].map(Vec::from_iter).concat();
+                model.network = model.network.joined(&order, None);
+                model.decision.theta = both(&model.decision.theta, &order, None);
+            }
+            more.extend(other.decision.more.iter().map(|class| class + first as u16));
+        }
+        model.decision.more = more;
+        model.classes = both(&self.classes, kept, other.map(|o| &o.classes));
+        model.decision.accept = both(&own.accept, kept, other.map(|o| &o.decision.accept));
+        let (provenance, from) = (&mut model.provenance, other.map(|o| &o.provenance));
+        provenance.streams = both(&self.provenance.streams, kept, from.map(|p| &p.streams));
+        provenance.packets = both(&self.provenance.packets, kept, from.map(|p| &p.packets));
+        model
+    }
+
+    /// This model with other neurons for a class, as many as it had, their thresholds, and its acceptance. The other neurons say what
+    /// they said.
     ///
     /// # Errors
     /// A class that it does not have.
-    pub fn with_neuron(
+    pub fn with_neurons(
         &self,
         class: &str,
-        neuron: &Network,
-        (theta, accept): (f32, f32),
+        neurons: &Network,
+        (theta, accept): (&[f32], f32),
         taught: Taught,
     ) -> Result<Self, PartsError> {
         let at = self.place(class)?;
         let mut model = self.clone();
-        model.network = self.network.replaced(at, neuron);
-        (model.decision.theta[at], model.decision.accept[at]) = (theta, accept);
+        let places: Vec<usize> = self.decision.neurons_of(at).collect();
+        model.network = self.network.replaced(&places, neurons);
+        places.iter().zip(theta).for_each(|(&place, &theta)| model.decision.theta[place] = theta);
+        model.decision.accept[at] = accept;
         let p = &mut model.provenance;
         (p.streams[at], p.packets[at]) = (taught.streams, taught.packets);
         let new: Vec<String> = taught.labels.into_iter().filter(|l| !p.labels.contains(l)).collect();
@@ -116,12 +145,8 @@ impl Model {
             return Err(PartsError::Twice { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
         }
         let all: Vec<usize> = (0..self.classes.len()).collect();
-        let mut model = self.clone();
-        model.network = self.network.joined(&all, Some(&other.network));
-        model.classes.extend_from_slice(&other.classes);
+        let mut model = self.composed(&all, Some(other));
         let (decision, from) = (&mut model.decision, &other.decision);
-        decision.theta.extend_from_slice(&from.theta);
-        decision.accept.extend_from_slice(&from.accept);
         if let Some((holds, _)) = self.other_bounds(other) {
             (decision.clip, decision.slope) = (holds.decision.clip, holds.decision.slope);
         }
@@ -134,8 +159,6 @@ impl Model {
         decision.stop = decision.stop.max(from.stop);
         decision.give_up = decision.give_up.max(from.give_up);
         let (provenance, from) = (&mut model.provenance, &other.provenance);
-        provenance.streams.extend_from_slice(&from.streams);
-        provenance.packets.extend_from_slice(&from.packets);
         provenance.labels.extend_from_slice(&from.labels);
         provenance.captures += from.captures;
         Ok(model)
@@ -156,22 +179,8 @@ impl Model {
     pub fn with_part(&self, part: &Self) -> Result<Self, PartsError> {
         let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !part.classes.contains(&self.classes[i])).collect();
         self.fits(part, kept.len())?;
-        fn both<T: Clone>(mine: &[T], kept: &[usize], theirs: &[T]) -> Vec<T> {
-            [pick(mine, kept), theirs.to_vec()].concat()
-        }
-        let mut model = self.clone();
-        model.network = self.network.joined(&kept, Some(&part.network));
-        model.classes = both(&self.classes, &kept, &part.classes);
-        model.decision.theta = both(&self.decision.theta, &kept, &part.decision.theta);
-        model.decision.accept = both(&self.decision.accept, &kept, &part.decision.accept);
-        model.provenance.streams = both(&self.provenance.streams, &kept, &part.provenance.streams);
-        model.provenance.packets = both(&self.provenance.packets, &kept, &part.provenance.packets);
-        Ok(model)
+        Ok(self.composed(&kept, Some(part)))
     }
-}
-
-fn pick<T: Clone>(from: &[T], which: &[usize]) -> Vec<T> {
-    which.iter().map(|&i| from[i].clone()).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What does a network say of a stream whose volleys are known?
 
+use super::Model;
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::snn::Network;
 use crate::stream::{Decision, Leader};
@@ -11,7 +12,7 @@ pub fn said<'a>(
     layout: &Layout,
     volleys: impl Iterator<Item = &'a [u16]>,
 ) -> Option<Leader> {
-    let (mut potentials, mut evidence) = (network.buffer(), vec![0f32; network.neurons()]);
+    let (mut potentials, mut evidence) = (network.buffer(), vec![0f32; decision.accept.len()]);
     let (mut active, mut volley, mut leader) = ([0u32; MAX_ACTIVE], Volley::default(), None);
     for slots in volleys {
         volley.slots[..slots.len()].copy_from_slice(slots);
@@ -24,4 +25,18 @@ pub fn said<'a>(
         }
     }
     leader
+}
+
+impl Model {
+    /// Of a class's neurons the one that counts for a packet: the one with the largest margin.
+    pub fn counted(&self, volley: &Volley, class: usize) -> usize {
+        let mut active = [0u32; MAX_ACTIVE];
+        let n = self.layout.inputs(volley, &mut active);
+        let margin = |neuron: usize| {
+            let potential: i32 = active[..n].iter().map(|&input| i32::from(self.network.weight(input as usize, neuron))).sum();
+            potential as f32 * self.network.gain()[neuron] - self.decision.theta[neuron]
+        };
+        let larger = |a: usize, b: usize| if margin(b) > margin(a) { b } else { a };
+        self.decision.neurons_of(class).reduce(larger).unwrap_or(class)
+    }
 }

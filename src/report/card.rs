@@ -12,12 +12,15 @@ use super::receptive::{Receptive, Strongest, reading};
 /// Fields that a card lists.
 const FIELDS: usize = 6;
 
+/// What the neurons of a class of two stand for.
+const DIRECTIONS: [&str; 2] = ["What its streams' first sender sends", "What comes back"];
+
 /// All that the page says of one class.
 pub struct Card<'a> {
     pub class: &'a str,
     pub number: usize,
-    strongest: Vec<Strongest>,
-    picture: String,
+    /// Of each of its neurons the strongest fields and the picture.
+    neurons: Vec<(Vec<Strongest>, String)>,
     carried: Vec<Contribution>,
     reliance: Option<&'a Reliance>,
     /// The class most of its streams were taken for, and how many of how many.
@@ -34,7 +37,10 @@ impl<'a> Card<'a> {
         number: usize,
     ) -> Self {
         let class = model.classes[number].as_str();
-        let weights = receptive.weights(number);
+        let neuron = |neuron: usize| {
+            let weights = receptive.weights(neuron);
+            (receptive.strongest(&weights), receptive.draw(class, &weights))
+        };
         let taken_for = measured.and_then(|m| {
             let streams = m.report.classes.iter().find(|c| c.class == class)?.streams;
             let (_, best, n) = m.report.confusions.iter().find(|c| c.0 == class)?;
@@ -43,8 +49,7 @@ impl<'a> Card<'a> {
         Self {
             class,
             number,
-            strongest: receptive.strongest(&weights),
-            picture: receptive.draw(class, &weights),
+            neurons: model.decision.neurons_of(number).map(neuron).collect(),
             carried: measured.map_or(Vec::new(), |m| by_field(receptive, &m.carried[number])),
             reliance: measured.and_then(|m| m.reliance.iter().find(|r| r.class == class)),
             taken_for,
@@ -64,7 +69,8 @@ impl<'a> Card<'a> {
 
     /// What one field's weights alone can do, where no streams said more.
     pub fn suspicion(&self) -> Option<String> {
-        let s = self.strongest.first().filter(|s| s.weight >= 1.0 && self.reliance.is_none())?;
+        let first = self.neurons.iter().filter_map(|(strongest, _)| strongest.first());
+        let s = first.max_by(|a, b| a.weight.total_cmp(&b.weight)).filter(|s| s.weight >= 1.0 && self.reliance.is_none())?;
         Some(format!("{} ({} = {})", name(self.class), Text(&s.field), Text(reading(&s.field, &s.values))))
     }
 
@@ -82,21 +88,26 @@ impl<'a> Card<'a> {
             out.push_str(" <span class=\"warn\">⚠ The first field below alone can make its neuron spike.</span>");
         }
         out.push_str("</p>\n");
-        out.push_str(&self.picture);
-        out.push_str(
-            "<table><caption>Strongest weights, in per cent of the threshold</caption><thead><tr><th scope=\"col\">field</th>\
-             <th scope=\"col\">value</th><th scope=\"col\" class=\"n\">excites %</th></tr></thead><tbody>\n",
-        );
-        for s in self.strongest.iter().take(FIELDS).filter(|s| s.weight > 0.0) {
-            let _ = writeln!(
-                out,
-                "<tr><td>{}</td><td>{}</td><td class=\"n\">{:.0}</td></tr>",
-                Text(&s.field),
-                Text(reading(&s.field, &s.values)),
-                s.weight * 100.0
+        for (number, (strongest, picture)) in self.neurons.iter().enumerate() {
+            if self.neurons.len() > 1 {
+                let _ = writeln!(out, "<h4>{}</h4>", DIRECTIONS[number.min(1)]);
+            }
+            out.push_str(picture);
+            out.push_str(
+                "<table><caption>Strongest weights, in per cent of the threshold</caption><thead><tr><th scope=\"col\">field</th>\
+                 <th scope=\"col\">value</th><th scope=\"col\" class=\"n\">excites %</th></tr></thead><tbody>\n",
             );
+            for s in strongest.iter().take(FIELDS).filter(|s| s.weight > 0.0) {
+                let _ = writeln!(
+                    out,
+                    "<tr><td>{}</td><td>{}</td><td class=\"n\">{:.0}</td></tr>",
+                    Text(&s.field),
+                    Text(reading(&s.field, &s.values)),
+                    s.weight * 100.0
+                );
+            }
+            out.push_str("</tbody></table>\n");
         }
-        out.push_str("</tbody></table>\n");
         if !self.carried.is_empty() {
             out.push_str(
                 "<table><caption>What sets its own streams apart, a packet on average</caption><thead><tr><th scope=\"col\">field</th>\

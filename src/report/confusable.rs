@@ -4,9 +4,9 @@
 
 use crate::model::Model;
 
-/// For each neuron the other whose excitatory weights are most alike, and the cosine between them.
+/// For each class the other with a neuron whose excitatory weights are most like one of its own, and the cosine between them.
 pub fn nearest_by_weight(model: &Model) -> Vec<Option<(usize, f64)>> {
-    let neurons = model.classes.len();
+    let neurons = model.network.neurons();
     let (start, neuron, weight) = model.network.sparse();
     let mut products = vec![0f64; neurons * neurons];
     for row in start.windows(2) {
@@ -23,9 +23,12 @@ pub fn nearest_by_weight(model: &Model) -> Vec<Option<(usize, f64)>> {
         let lengths = length(a) * length(b);
         if lengths > 0.0 { products[a.min(b) * neurons + a.max(b)] / lengths } else { 0.0 }
     };
-    (0..neurons)
-        .map(|a| {
-            let others = (0..neurons).filter(|&b| b != a).map(|b| (b, cosine(a, b)));
+    let class_of = |neuron| model.decision.class_of(neuron);
+    (0..model.classes.len())
+        .map(|class| {
+            let others = (0..neurons).filter(|&b| class_of(b) != class);
+            let pairs = others.flat_map(|b| model.decision.neurons_of(class).map(move |a| (a, b)));
+            let others = pairs.map(|(a, b)| (class_of(b), cosine(a, b)));
             others.max_by(|x, y| x.1.total_cmp(&y.1)).filter(|x| x.1 > 0.0)
         })
         .collect()

@@ -71,7 +71,14 @@ impl<'a> Raster<'a> {
             let n = self.model.layout.inputs(&packet.volley, &mut active);
             network.potentials(&active[..n], &mut buffer);
             let scaled = buffer.iter().zip(network.gain()).zip(theta);
-            scaled.map(|((&u, gain), &theta)| f32::from(u) * gain / if theta > 0.0 { theta } else { 1.0 }).collect()
+            let scaled = scaled.map(|((&u, gain), &theta)| f32::from(u) * gain / if theta > 0.0 { theta } else { 1.0 });
+            // A class's neurons share its strip: it shows the larger potential.
+            let mut of_class = vec![f32::NEG_INFINITY; self.model.classes.len()];
+            for (neuron, u) in scaled.enumerate() {
+                let most = &mut of_class[self.model.decision.class_of(neuron)];
+                *most = most.max(u);
+            }
+            of_class
         };
         self.packets.iter().map(heard).collect()
     }

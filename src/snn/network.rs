@@ -94,13 +94,15 @@ impl Network {
         Self::from_parts(self.inputs, gain.len(), &weights, gain)
     }
 
-    /// This network with the first neuron of `other` in the place of one of its own.
-    pub fn replaced(&self, neuron: usize, other: &Self) -> Self {
+    /// This network with the neurons of `other`, in their order, in the places of some of its own.
+    pub fn replaced(&self, places: &[usize], other: &Self) -> Self {
         let mut network = self.clone();
-        for input in 0..self.inputs {
-            network.weights[input * self.stride + neuron] = other.weight(input, 0);
+        for (from, &to) in places.iter().enumerate() {
+            for input in 0..self.inputs {
+                network.weights[input * self.stride + to] = other.weight(input, from);
+            }
+            network.gain[to] = other.gain[from];
         }
-        network.gain[neuron] = other.gain[0];
         network
     }
 

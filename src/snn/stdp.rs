@@ -2,10 +2,9 @@
 //!
 //! Each presentation shows one volley to every neuron. Where the teacher forces a neuron and its potential is below
 //! `theta + margin`, every active synapse is potentiated, w += (eta/n)(1 - w); where the teacher is silent and the potential is
-//! above `theta - margin`, every active synapse is depressed, w -= (eta/n)(1 + w); n is the number of active synapses. No
-//! neuron looks at another, so threads own blocks of neurons and the result does not depend on how many threads there are.
-
-use std::ops::Range;
+//! above `theta - margin`, every active synapse is depressed, w -= (eta/n)(1 + w); n is the number of active synapses. A neuron
+//! that stands for a part of its class learns nothing from the others of the class. No neuron looks at another, so threads own
+//! blocks of neurons and the result does not depend on how many threads there are.
 
 /// Constants of the rule.
 #[derive(Clone, Copy, Debug)]
@@ -26,71 +25,79 @@ impl Default for Stdp {
     }
 }
 
+/// What the teacher forces a neuron with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pupil {
+    pub class: u16,
+    /// The part of the class's presentations; `None`: all of them.
+    pub part: Option<u8>,
+}
+
+impl Pupil {
+    /// One neuron for each of so many classes.
+    pub fn one_each(classes: usize) -> Vec<Self> {
+        (0..classes as u16).map(|class| Self { class, part: None }).collect()
+    }
+}
+
+/// A presentation's kind: how many inputs are active, which class the teacher forces, and which part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub active: usize,
+    pub class: u16,
+    pub part: u8,
+}
+
 /// What is shown, in which order. Implementations are deterministic.
 pub trait Presentations: Sync {
     /// The order of one pass.
     fn order(&self, pass: u32) -> Vec<u32>;
-    /// Writes the active inputs of presentation `index`; returns their number and the class that the teacher forces.
-    fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> (usize, u16);
+    /// Writes the active inputs of presentation `index`.
+    fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> Shown;
     /// How strongly class `class` learns from its own presentations and from the others'.
     fn gain(&self, class: u16) -> (f32, f32);
 }
 
-/// Trains `classes` neurons over `inputs` inputs with `threads` threads.
+/// Trains neurons over `inputs` inputs with `threads` threads. What a neuron learns does not depend on which others there are.
 ///
-/// Returns the weights averaged over all presentations, `[input * classes + class]`.
+/// Returns the weights averaged over all presentations, `[input * pupils + pupil]`.
 pub fn train(
     rule: Stdp,
     inputs: usize,
-    classes: usize,
+    pupils: &[Pupil],
     threads: usize,
     shown: &dyn Presentations,
     tick: &(dyn Fn() + Sync),
 ) -> Vec<f32> {
-    train_neurons(rule, inputs, 0..classes, threads, shown, tick)
-}
-
-/// Trains the neurons of some classes alone: their weights are bit for bit those that [`train`] gives them.
-///
-/// Returns `[input * neurons.len() + class - neurons.start]`.
-pub fn train_neurons(
-    rule: Stdp,
-    inputs: usize,
-    neurons: Range<usize>,
-    threads: usize,
-    shown: &dyn Presentations,
-    tick: &(dyn Fn() + Sync),
-) -> Vec<f32> {
-    let classes = neurons.len();
-    let threads = threads.clamp(1, classes.max(1));
+    let neurons = pupils.len();
+    let threads = threads.clamp(1, neurons.max(1));
     let orders: Vec<Vec<u32>> = (0..rule.passes).map(|pass| shown.order(pass)).collect();
-    let bounds: Vec<usize> = (0..=threads).map(|t| t * classes / threads).collect();
+    let bounds: Vec<usize> = (0..=threads).map(|t| t * neurons / threads).collect();
     let shards: Vec<Vec<f32>> = std::thread::scope(|scope| {
         let handles: Vec<_> = bounds
             .windows(2)
             .map(|w| {
-                let (from, to, orders) = (neurons.start + w[0], neurons.start + w[1], &orders);
-                scope.spawn(move || train_shard(&Shard { rule, inputs, from, to, shown, orders, tick }))
+                let (pupils, orders) = (&pupils[w[0]..w[1]], &orders);
+                scope.spawn(move || train_shard(&Shard { rule, inputs, pupils, shown, orders, tick }))
             })
             .collect();
         handles.into_iter().map(|h| h.join().expect("a training thread panicked")).collect()
     });
-    let mut weights = vec![0f32; inputs * classes];
+    let mut weights = vec![0f32; inputs * neurons];
     for (shard, w) in shards.iter().zip(bounds.windows(2)) {
         let width = w[1] - w[0];
         for input in 0..inputs {
-            weights[input * classes + w[0]..input * classes + w[1]].copy_from_slice(&shard[input * width..][..width]);
+            weights[input * neurons + w[0]..input * neurons + w[1]].copy_from_slice(&shard[input * width..][..width]);
         }
     }
     weights
 }
 
-/// What one thread trains: the neurons `from..to`.
+/// What one thread trains.
 struct Shard<'a> {
     rule: Stdp,
     inputs: usize,
-    from: usize,
-    to: usize,
+    pupils: &'a [Pupil],
     shown: &'a dyn Presentations,
     orders: &'a [Vec<u32>],
     tick: &'a (dyn Fn() + Sync),
@@ -132,16 +139,21 @@ unsafe fn train_shard_avx2(shard: &Shard<'_>) -> Vec<f32> {
 /// Neurons whose weights lie side by side: one AVX-512 vector.
 const LANE: usize = 16;
 
-/// Returns `[input * (to - from) + neuron - from]`.
+/// The class of a lane that has no neuron.
+const NOBODY: u16 = u16::MAX;
+
+/// Returns `[input * pupils + pupil]`.
 #[inline(always)]
 fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
-    let &Shard { rule, inputs, from, to, shown, orders, tick } = shard;
-    let width = to - from;
+    let &Shard { rule, inputs, pupils, shown, orders, tick } = shard;
+    let width = pupils.len();
     let blocks = width.div_ceil(LANE);
     let mut weights = vec![[0f32; LANE]; inputs * blocks];
     // The average over presentations is w - moment, with moment the sum of time times change (Daumé's lazy averaging).
     let mut moments = vec![[0f32; LANE]; inputs * blocks];
-    let gains: Vec<(f32, f32)> = (from..to).map(|c| shown.gain(c as u16)).collect();
+    let gains: Vec<(f32, f32)> = pupils.iter().map(|p| shown.gain(p.class)).collect();
+    let mut class_of = vec![[NOBODY; LANE]; blocks];
+    pupils.iter().zip(class_of.as_flattened_mut()).for_each(|(pupil, class)| *class = pupil.class);
     let total: usize = orders.iter().map(Vec::len).sum();
     let mut time = 0usize;
     // One presentation is prepared, and its weights fetched, while the one before it is learned.
@@ -153,10 +165,10 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
         let mut coming = shown.present(first, &mut ahead);
         for place in 0..order.len() {
             std::mem::swap(&mut active, &mut ahead);
-            let (n, class) = coming;
+            let Shown { active: n, class, part } = coming;
             if let Some(&next) = order.get(place + 1) {
                 coming = shown.present(next, &mut ahead);
-                for &input in &ahead[..coming.0] {
+                for &input in &ahead[..coming.active] {
                     weights[input as usize * blocks..][..blocks].iter().for_each(crate::prefetch::prefetch);
                 }
             }
@@ -174,13 +186,16 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
                         potential[lane] += row[lane];
                     }
                 }
-                let own = (class as usize).checked_sub(from + block * LANE).filter(|&lane| lane < LANE);
+                let own = class_of[block].iter().fold(false, |any, &c| any | (c == class));
                 // Most blocks have nothing to learn: one test for all their neurons.
-                if own.is_none() && !potential.iter().fold(false, |any, &u| any | (u > low)) {
+                if !own && !potential.iter().fold(false, |any, &u| any | (u > low)) {
                     continue;
                 }
-                for lane in 0..LANE.min(width - block * LANE) {
-                    let forced = own == Some(lane);
+                for (lane, pupil) in pupils[block * LANE..].iter().enumerate().take(LANE) {
+                    let forced = pupil.class == class;
+                    if forced && pupil.part.is_some_and(|own| own != part) {
+                        continue;
+                    }
                     let u = potential[lane];
                     let gain = gains[block * LANE + lane];
                     let (step, target) = if forced && u < high {

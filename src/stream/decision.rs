@@ -11,8 +11,12 @@ use crate::snn::Network;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
-    /// Threshold of each neuron, subtracted from its potential: the one it learned with.
+    /// Threshold of each neuron, subtracted from its potential: the one it learned with. First one neuron a class, in the order of
+    /// the classes, then those of `more`.
     pub theta: Vec<f32>,
+    /// The classes of the neurons beyond the first of each class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<u16>,
     /// Bounds of the margin that one packet adds: one odd packet must not outweigh a stream.
     pub clip: (f32, f32),
     /// What a margin counts below the lower bound, a unit: little, so that of many neurons that do not fire the nearest is
@@ -85,11 +89,41 @@ pub const FEATURES: usize = 7;
 const FAR: f32 = -4.0;
 
 impl Decision {
+    /// The neurons of a class, by their place in the network.
+    pub fn neurons_of(&self, class: usize) -> impl Iterator<Item = usize> {
+        let more = (self.accept.len()..).zip(&self.more).filter(move |(_, c)| usize::from(**c) == class);
+        std::iter::once(class).chain(more.map(|(neuron, _)| neuron))
+    }
+
+    /// The class of a neuron.
+    pub fn class_of(&self, neuron: usize) -> usize {
+        neuron.checked_sub(self.accept.len()).map_or(neuron, |at| usize::from(self.more[at]))
+    }
+
+    /// Raises the thresholds of a class's neurons.
+    pub fn raise(&mut self, class: usize, by: f32) {
+        for neuron in self.neurons_of(class).collect::<Vec<_>>() {
+            self.theta[neuron] += by;
+        }
+    }
+
+    /// Adds one packet's margins. Of a class's neurons the one with the largest margin counts.
     #[inline]
     fn add(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) {
         for (((e, &u), gain), theta) in evidence.iter_mut().zip(potentials).zip(network.gain()).zip(&self.theta) {
             *e += self.bounded(f32::from(u) * gain - theta);
         }
+        let classes = evidence.len();
+        for (neuron, &class) in (classes..).zip(&self.more) {
+            let margin = |neuron: usize| f32::from(potentials[neuron]) * network.gain()[neuron] - self.theta[neuron];
+            evidence[class as usize] += self.gained(margin(class as usize), margin(neuron));
+        }
+    }
+
+    /// What a class's second neuron adds to the first one's bounded margin: what its own is larger.
+    #[inline]
+    pub fn gained(&self, first: f32, other: f32) -> f32 {
+        (self.bounded(other) - self.bounded(first)).max(0.0)
     }
 
     /// What one packet's margin adds to the evidence.
@@ -105,7 +139,7 @@ impl Decision {
         self.bounded(f32::NEG_INFINITY)
     }
 
-    /// Counts the neurons that one packet made spike.
+    /// Counts the spikes of one packet, a neuron each.
     pub fn count_spikes(&self, network: &Network, potentials: &[i16], counts: &mut [u64]) {
         for (((n, &u), gain), theta) in counts.iter_mut().zip(potentials).zip(network.gain()).zip(&self.theta) {
             *n += u64::from(f32::from(u) * gain >= *theta);
@@ -151,10 +185,11 @@ impl Decision {
 #[cfg(test)]
 mod tests {
     use super::{Decision, FAR, foremost};
+    use crate::snn::Network;
     use proptest::prelude::*;
 
     fn bounded(slope: f32) -> Decision {
-        Decision { theta: vec![1.0], clip: (-0.3, 1.5), slope, confidence: vec![], accept: vec![], stop: 1.0, give_up: 1 }
+        Decision { theta: vec![1.0], more: vec![], clip: (-0.3, 1.5), slope, confidence: vec![], accept: vec![], stop: 1.0, give_up: 1 }
     }
 
     fn plain(evidence: &[f32]) -> Option<(u16, f32, f32)> {
@@ -173,6 +208,20 @@ mod tests {
         #[test]
         fn the_foremost_is_found_side_by_side_as_one_by_one(evidence in prop::collection::vec((-6i8..6).prop_map(|e| f32::from(e) / 3.0), 0..130)) {
             prop_assert_eq!(foremost(&evidence), plain(&evidence));
+        }
+
+        #[test]
+        fn of_a_classs_neurons_the_one_with_the_larger_margin_counts(potentials in prop::collection::vec(-300i16..300, 5), theta in prop::collection::vec(-1f32..2.0, 5)) {
+            let network = Network::from_parts(1, 5, &[0; 5], vec![0.01; 5]);
+            let decision = Decision { theta: theta.clone(), more: vec![2, 0], accept: vec![0.5; 3], ..bounded(0.02) };
+            let mut evidence = vec![1f32; 3];
+            decision.hear(&network, &potentials, &mut evidence, None);
+            for (class, got) in evidence.iter().enumerate() {
+                let neurons = decision.neurons_of(class);
+                let want = neurons.map(|n| decision.bounded(f32::from(potentials[n]) * 0.01 - theta[n])).fold(f32::MIN, f32::max);
+                prop_assert!((got - 1.0 - want).abs() < 1e-5);
+                prop_assert!(decision.neurons_of(class).all(|n| decision.class_of(n) == class));
+            }
         }
 
         #[test]

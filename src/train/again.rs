@@ -8,7 +8,7 @@ use super::calibrate::{Claim, FEW, calibrate, raised};
 use super::deal::folds;
 use super::fit::{Felt, UNTAUGHT, feel};
 use super::homeostasis::threshold;
-use super::{Corpus, Settings, Teacher};
+use super::{Corpus, Settings, Teacher, parted};
 
 /// Confidence, acceptance and stop rule of a model from the streams of a reference, which it never saw. The reference may lack classes
 /// of the model, and may have others: their streams are untaught. The neurons and their thresholds stay as they are.
@@ -20,7 +20,7 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
         let class = stream.class;
         let mut add = |open: bool| {
             let untaught = |c: u16| c as usize >= known || (open && c == class);
-            felt.push(feel(reference, &model.network, number, settings.packets_per_stream, &untaught));
+            felt.push(feel(reference, &model.network, &model.decision.more, number, settings.packets_per_stream, &untaught));
         };
         let foreign = class as usize >= known;
         if !foreign {
@@ -31,17 +31,24 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
             add(true);
         }
     }
-    let mut theta = model.decision.theta.clone();
-    theta.resize(all, settings.rule.theta);
-    let (mut decision, _) = calibrate(reference, settings, &felt, Decision { theta, ..model.decision.clone() });
-    decision.theta.truncate(known);
+    let (mut decision, _) = calibrate(reference, settings, &felt, widened(&model.decision, all, settings.rule.theta));
+    decision.theta.drain(known..all);
     decision.accept.truncate(known);
     decision
 }
 
-/// A neuron for a class of the model, trained on a corpus as [`super::fit()`] trains it beside all others: bit for bit the same.
+/// A decision with thresholds for classes that the model does not have: as many classes as asked for.
+fn widened(decision: &Decision, classes: usize, theta: f32) -> Decision {
+    let mut wide = decision.clone();
+    let known = decision.accept.len();
+    wide.theta.splice(known..known, std::iter::repeat_n(theta, classes - known));
+    wide
+}
+
+/// Neurons for a class of the model, as many as it has, trained on a corpus as [`super::fit()`] trains them beside all others: bit for
+/// bit the same.
 ///
-/// Returns it with its threshold and the class's acceptance: the least of the others', raised while it claims too many of the streams
+/// Returns them with their thresholds and the class's acceptance: the least of the others', raised while it claims too many of the streams
 /// that it was not shown. Confidence stays what it is: the other neurons may have been shown these streams, which would make it too sure.
 pub fn retrain(
     model: &Model,
@@ -49,20 +56,22 @@ pub fn retrain(
     class: usize,
     settings: &Settings,
     tick: &(dyn Fn() + Sync),
-) -> (Network, (f32, f32)) {
+) -> (Network, (Vec<f32>, f32)) {
     let settings = &Settings { ports_alone: model.provenance.ports_alone, ..settings.clone() };
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = folds(corpus, &all, settings.folds, settings.seed, false);
     let own = corpus.classes.iter().position(|c| *c == model.classes[class]).unwrap_or(corpus.classes.len());
-    let neuron = |seed: u64, left_out: Option<usize>| {
+    let places: Vec<usize> = model.decision.neurons_of(class).collect();
+    let pupils = |class: usize| parted::pupils_of(class as u16, places.len() > 1);
+    let neurons = |seed: u64, left_out: Option<usize>| {
         let shown = |i: usize| (fold_of[i] != left_out).then(|| corpus.streams[i].class);
         let teacher = Teacher::new(corpus, settings, seed, shown);
         let inputs = corpus.layout.input_count();
-        Network::quantise(&snn::train_neurons(settings.rule, inputs, own..own + 1, 1, &teacher, tick), 1)
+        Network::quantise(&snn::train(settings.rule, inputs, &pupils(own), 1, &teacher, tick), places.len())
     };
-    let whole = neuron(settings.seed, None);
+    let whole = neurons(settings.seed, None);
     let parts: Vec<Network> =
-        (0..settings.folds).map(|fold| model.network.replaced(class, &neuron(settings.seed ^ 1, Some(fold)))).collect();
+        (0..settings.folds).map(|fold| model.network.replaced(&places, &neurons(settings.seed ^ 1, Some(fold)))).collect();
     corpus.arrange(&model.classes);
     // A class of one stream is not taught where that stream is left out.
     let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class as usize == class);
@@ -71,12 +80,20 @@ pub fn retrain(
         .into_iter()
         .map(|i| {
             let fold = fold_of[i].unwrap_or(0);
-            feel(corpus, &parts[fold], i, settings.packets_per_stream, &|c| c as usize == class && missing[fold])
+            feel(corpus, &parts[fold], &model.decision.more, i, settings.packets_per_stream, &|c| c as usize == class && missing[fold])
         })
         .collect();
-    let mut decision = model.decision.clone();
-    decision.theta[class] = threshold(corpus, settings, &felt, class);
-    decision.theta.resize(corpus.classes.len(), settings.rule.theta);
+    let mut decision = widened(&model.decision, corpus.classes.len(), settings.rule.theta);
+    let beyond = corpus.classes.len() - model.classes.len();
+    let thresholds: Vec<f32> = places
+        .iter()
+        .zip(pupils(class))
+        .map(|(&place, pupil)| {
+            let place = if place < model.classes.len() { place } else { place + beyond };
+            decision.theta[place] = threshold(corpus, settings, &felt, place, pupil);
+            decision.theta[place]
+        })
+        .collect();
     let claims: Vec<Claim> = felt
         .iter()
         .filter_map(|f| {
@@ -87,5 +104,5 @@ pub fn retrain(
         .collect();
     let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, &a)| a);
     let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class]);
-    (whole, (decision.theta[class], raised(least, &claims, FEW)))
+    (whole, (thresholds, raised(least, &claims, FEW)))
 }

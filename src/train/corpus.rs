@@ -33,6 +33,8 @@ pub struct Corpus {
     pub captures: Vec<String>,
     pub streams: Vec<LabelledStream>,
     slots: Vec<u16>,
+    /// The slot that says which way a packet went.
+    direction: Option<usize>,
 }
 
 /// What came of the labels.
@@ -77,14 +79,7 @@ impl Corpus {
         decoder: &Decoder,
         tick: &dyn Fn(),
     ) -> Result<(Self, Gathered), CorpusError> {
-        let mut corpus = Self {
-            key: labels.key,
-            layout,
-            classes: labels.classes.clone(),
-            captures: Vec::new(),
-            streams: Vec::new(),
-            slots: Vec::new(),
-        };
+        let mut corpus = Self::new(labels.key, layout, labels.classes.clone());
         let mut gathered = Gathered::default();
         for (capture, known) in &labels.captures {
             tick();
@@ -119,7 +114,8 @@ impl Corpus {
 
     /// An empty corpus, to be filled with [`Corpus::read_capture`].
     pub fn new(key: KeyKind, layout: Layout, classes: Vec<String>) -> Self {
-        Self { key, layout, classes, captures: Vec::new(), streams: Vec::new(), slots: Vec::new() }
+        let direction = layout.slots().iter().position(|s| s.name == "stream.direction");
+        Self { key, layout, classes, captures: Vec::new(), streams: Vec::new(), slots: Vec::new(), direction }
     }
 
     /// Adds a stream that has no name, of which the slot values of its volleys are known, one after another.
@@ -242,6 +238,11 @@ impl Corpus {
     pub fn volley(&self, index: usize) -> &[u16] {
         let width = self.layout.slots().len();
         &self.slots[index * width..][..width]
+    }
+
+    /// Which part of its class a volley is: its direction in the stream.
+    pub fn part(&self, index: usize) -> u8 {
+        self.direction.map_or(0, |slot| u8::from(self.volley(index)[slot] == 1))
     }
 
     /// All volleys of the streams.

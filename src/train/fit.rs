@@ -5,18 +5,20 @@
 //!    calibration streams: of the first the fold's, of the second all streams of the classes that it was not taught.
 //! 2. Homeostasis: each neuron's threshold (`homeostasis`). Of flows two ways to show packets, and two bounds of one packet's margin,
 //!    are tried; what tells the calibration streams of taught classes best is kept.
-//! 3. Confidence, acceptance, stop rule (`calibrate`).
-//! 4. The network that is kept is trained on everything.
+//! 3. Classes that are told better by a neuron for each direction get two (`parted`).
+//! 4. Confidence, acceptance, stop rule (`calibrate`).
+//! 5. The network that is kept is trained on everything.
 
 use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
-use crate::snn::{self, Network};
+use crate::snn::{self, Network, Pupil};
 use crate::stream::{Decision, Leader};
 
 use super::calibrate::calibrate;
 use super::deal::folds;
 use super::homeostasis::threshold;
+use super::parted::{self, Tried};
 use super::{Corpus, Settings, Teacher};
 
 /// Models of fewer classes are calibrated without untaught ones.
@@ -25,23 +27,43 @@ pub(super) const UNTAUGHT: usize = 5;
 /// A stream's packets as a network that never saw it felt them.
 pub(super) struct Felt {
     pub stream: usize,
-    /// Potentials times gain, `[packet * classes + class]`; untaught classes are at -infinity.
+    /// Potentials times gain, `[packet * width + neuron]`: one neuron of each class, then the others; those of untaught classes are
+    /// at -infinity.
     pub potentials: Vec<f32>,
+    pub width: usize,
     pub packets: usize,
     /// Whether the network was taught the stream's class.
     pub taught: bool,
 }
 
 impl Felt {
+    /// The evidence of each class after the last packet.
+    pub fn evidence(&self, decision: &Decision, classes: usize) -> Vec<f32> {
+        let mut evidence = vec![0f32; classes];
+        (0..self.packets).for_each(|p| self.hear(p, decision, &mut evidence));
+        evidence
+    }
+
+    /// Adds one packet to the evidence.
+    fn hear(&self, packet: usize, decision: &Decision, evidence: &mut [f32]) {
+        let row = &self.potentials[packet * self.width..][..self.width];
+        for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
+            *e += if u.is_finite() { decision.bounded(u - theta) } else { f32::NEG_INFINITY };
+        }
+        for (neuron, class) in (evidence.len()..).zip(&decision.more) {
+            let margin = |neuron: usize| row[neuron] - decision.theta[neuron];
+            if row[neuron].is_finite() {
+                evidence[*class as usize] += decision.gained(margin(*class as usize), margin(neuron));
+            }
+        }
+    }
+
     /// The leader after each packet.
     pub fn trail(&self, decision: &Decision, classes: usize) -> Vec<Leader> {
         let mut evidence = vec![0f32; classes];
         (0..self.packets)
             .filter_map(|p| {
-                let row = &self.potentials[p * classes..][..classes];
-                for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
-                    *e += if u.is_finite() { decision.bounded(u - theta) } else { f32::NEG_INFINITY };
-                }
+                self.hear(p, decision, &mut evidence);
                 decision.leader(&evidence, p as u32 + 1)
             })
             .collect()
@@ -85,7 +107,7 @@ impl Fitted {
 /// Passes over the corpus that [`fit()`] makes, as its `tick` counts them: one a thread.
 pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
     let untaught = usize::from(corpus.classes.len() >= UNTAUGHT);
-    let trainings = settings.folds * (ways(corpus).len() + untaught) + 1;
+    let trainings = settings.folds * (ways(corpus).len() + 1 + untaught) + 1;
     (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
 }
 
@@ -100,7 +122,8 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let class_of = |i: usize| corpus.streams[i].class;
-    let cross = |settings: &Settings, open: bool| {
+    let cross = |settings: &Settings, pupils: &[Pupil], open: bool| {
+        let more: Vec<u16> = pupils[classes..].iter().map(|p| p.class).collect();
         let mut all = Vec::new();
         for fold in 0..settings.folds {
             let left_out = |class: u16| open && class as usize % settings.folds == fold;
@@ -111,32 +134,45 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
             }
             let mut taught = vec![false; classes];
             streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class as usize] = true);
-            let network = train(corpus, settings, &teacher, tick);
+            let network = train(corpus, settings, pupils, &teacher, tick);
             for &i in &streams {
                 let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
                 if due {
-                    all.push(feel(corpus, &network, i, settings.packets_per_stream, &|c| !taught[c as usize]));
+                    all.push(feel(corpus, &network, &more, i, settings.packets_per_stream, &|c| !taught[c as usize]));
                 }
             }
         }
         all
     };
+    let one = Pupil::one_each(classes);
+    let thresholds = |settings: &Settings, felt: &[Felt], pupils: &[Pupil]| -> Vec<f32> {
+        pupils.iter().enumerate().map(|(neuron, &pupil)| threshold(corpus, settings, felt, neuron, pupil)).collect()
+    };
     let tried = ways(corpus).iter().map(|&ports_alone| {
         let settings = Settings { ports_alone, ..settings.clone() };
-        let felt = cross(&settings, false);
-        let theta = (0..classes).map(|class| threshold(corpus, &settings, &felt, class)).collect();
+        let felt = cross(&settings, &one, false);
+        let theta = thresholds(&settings, &felt, &one);
         let (neurons, worth) = bounded(corpus, &felt, theta);
         (settings, felt, neurons, worth)
     });
     // The first of equals.
     let best = tried.reduce(|best, next| if next.3 > best.3 { next } else { best });
-    let (settings, mut felt, neurons, _) = best.expect("one way is always tried");
+    let (settings, felt, decision, _) = best.expect("one way is always tried");
+    let every: Vec<u16> = (0..classes as u16).collect();
+    let pair = parted::pupils(classes, &every);
+    let apart = cross(&settings, &pair, false);
+    let theta = thresholds(&settings, &apart, &pair);
+    let one = Tried { felt, decision };
+    let two = Tried { felt: apart, decision: Decision { theta, more: every, ..one.decision.clone() } };
+    let parted = parted::better_parted(corpus, &one, &two);
+    let pupils = parted::pupils(classes, &parted);
+    let Tried { mut felt, decision } = parted::merged(one, &two, parted);
     if classes >= UNTAUGHT {
-        felt.append(&mut cross(&settings, true));
+        felt.append(&mut cross(&settings, &pupils, true));
     }
     let teacher = Teacher::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
-    let network = train(corpus, &settings, &teacher, tick);
-    let (decision, calibration) = calibrate(corpus, &settings, &felt, neurons);
+    let network = train(corpus, &settings, &pupils, &teacher, tick);
+    let (decision, calibration) = calibrate(corpus, &settings, &felt, decision);
     Fitted { network, decision, ports_alone: settings.ports_alone, calibration }
 }
 
@@ -152,7 +188,7 @@ const MOST: f32 = 1.5;
 fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
     let classes = corpus.classes.len();
     let open =
-        Decision { theta, clip: (0.0, MOST), slope: 0.0, confidence: Vec::new(), accept: Vec::new(), stop: 1.0, give_up: 0 };
+        Decision { theta, more: Vec::new(), clip: (0.0, MOST), slope: 0.0, confidence: Vec::new(), accept: Vec::new(), stop: 1.0, give_up: 0 };
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
     let worth = |decision: &Decision| {
         let mut counts = vec![(0usize, 0usize); classes];
@@ -175,18 +211,27 @@ fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
     if second.1 > first.1 { second } else { first }
 }
 
-fn train(corpus: &Corpus, settings: &Settings, teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
-    let classes = corpus.classes.len();
-    let weights = snn::train(settings.rule, corpus.layout.input_count(), classes, settings.threads, teacher, tick);
-    Network::quantise(&weights, classes)
+fn train(corpus: &Corpus, settings: &Settings, pupils: &[Pupil], teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
+    let weights = snn::train(settings.rule, corpus.layout.input_count(), pupils, settings.threads, teacher, tick);
+    Network::quantise(&weights, pupils.len())
 }
 
-/// What `network` feels of a stream's packets; its neurons are the first of the corpus' classes, and those of `untaught` ones are left out.
-pub(super) fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usize, untaught: &dyn Fn(u16) -> bool) -> Felt {
+/// What `network` feels of a stream's packets. Its neurons are one for each of the first of the corpus' classes, then those of `more`;
+/// those of `untaught` classes are left out.
+pub(super) fn feel(
+    corpus: &Corpus,
+    network: &Network,
+    more: &[u16],
+    stream: usize,
+    most: usize,
+    untaught: &dyn Fn(u16) -> bool,
+) -> Felt {
     let classes = corpus.classes.len();
+    let known = network.neurons() - more.len();
     let s = &corpus.streams[stream];
     let packets = s.kept.min(most);
-    let mut potentials = Vec::with_capacity(packets * classes);
+    let width = classes + more.len();
+    let mut potentials = Vec::with_capacity(packets * width);
     let mut buffer = network.buffer();
     let mut active = [0u32; MAX_ACTIVE];
     let mut volley = Volley::default();
@@ -195,10 +240,12 @@ pub(super) fn feel(corpus: &Corpus, network: &Network, stream: usize, most: usiz
         volley.slots[..slots.len()].copy_from_slice(slots);
         let n = corpus.layout.inputs(&volley, &mut active);
         network.potentials(&active[..n], &mut buffer);
-        for ((class, &u), gain) in (0u16..).zip(&buffer).zip(network.gain()) {
-            potentials.push(if untaught(class) { f32::NEG_INFINITY } else { f32::from(u) * gain });
-        }
-        potentials.resize((v - s.first + 1) * classes, f32::NEG_INFINITY);
+        let felt = |neuron: usize, class: u16| {
+            if untaught(class) { f32::NEG_INFINITY } else { f32::from(buffer[neuron]) * network.gain()[neuron] }
+        };
+        potentials.extend((0..known).map(|neuron| felt(neuron, neuron as u16)));
+        potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
+        potentials.extend((known..).zip(more).map(|(neuron, &class)| felt(neuron, class)));
     }
-    Felt { stream, potentials, packets, taught: !untaught(s.class) }
+    Felt { stream, potentials, width, packets, taught: !untaught(s.class) }
 }

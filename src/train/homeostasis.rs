@@ -1,21 +1,26 @@
 //! From which potential on does a neuron fire? Homeostasis on calibration streams, towards a target rate of false alarms.
 
+use crate::snn::Pupil;
+
 use super::fit::Felt;
 use super::{Corpus, Settings};
 
 /// The threshold stays within this share of the one that the neuron learned with.
 const BOUND: f32 = 0.25;
 
-/// The threshold of one class's neuron: raised until the packets of other classes' streams make it fire no more often than
+/// The threshold of one neuron: raised until the packets of other classes' streams make it fire no more often than
 /// `settings.false_alarm_rate`; where they do less, lowered while more than half of its own leave it silent. Each stream counts
 /// once, shared among its packets. Bounded, and left as it was learned where no stream tells.
-pub(super) fn threshold(corpus: &Corpus, settings: &Settings, felt: &[Felt], class: usize) -> f32 {
+pub(super) fn threshold(corpus: &Corpus, settings: &Settings, felt: &[Felt], neuron: usize, pupil: Pupil) -> f32 {
     let learned = settings.rule.theta;
-    let classes = corpus.classes.len();
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
     for f in felt {
-        let list = if corpus.streams[f.stream].class as usize == class { &mut own } else { &mut foreign };
-        let potentials = (0..f.packets).map(|p| f.potentials[p * classes + class]).filter(|u| u.is_finite());
+        let stream = &corpus.streams[f.stream];
+        let mine = stream.class == pupil.class;
+        let list = if mine { &mut own } else { &mut foreign };
+        // Of its own class only the part that it stands for.
+        let heard = |p: &usize| !mine || pupil.part.is_none_or(|part| part == corpus.part(stream.first + p));
+        let potentials = (0..f.packets).filter(heard).map(|p| f.potentials[p * f.width + neuron]).filter(|u| u.is_finite());
         list.extend(potentials.map(|u| (u, 1.0 / f.packets as f64)));
     }
     let quiet = level(&mut foreign, settings.false_alarm_rate).unwrap_or(learned);

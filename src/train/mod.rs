@@ -11,6 +11,7 @@ mod homeostasis;
 pub mod labels;
 pub mod live;
 pub mod one_packet;
+mod parted;
 mod teacher;
 
 pub use again::{recalibrate, retrain};

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::{Group, MAX_ACTIVE, SILENT, Volley};
-use crate::snn::Presentations;
+use crate::snn::{Presentations, Shown};
 
 use super::{Corpus, Settings};
 
@@ -95,7 +95,7 @@ impl Presentations for Teacher<'_> {
         order
     }
 
-    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> (usize, u16) {
+    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Shown {
         let (variants, index) = (self.silent.len(), index as usize);
         let ((volley_index, class), silent) = match index.checked_sub(variants * self.packets.len()) {
             None => (self.packets[index / variants], &self.silent[index % variants]),
@@ -107,7 +107,8 @@ impl Presentations for Teacher<'_> {
         for &slot in silent {
             volley.slots[slot as usize] = SILENT;
         }
-        (self.corpus.layout.inputs(&volley, active), class)
+        let part = self.corpus.part(volley_index as usize);
+        Shown { active: self.corpus.layout.inputs(&volley, active), class, part }
     }
 
     fn gain(&self, class: u16) -> (f32, f32) {
@@ -147,13 +148,15 @@ mod tests {
         let mut expected = [0; MAX_ACTIVE];
         let inputs = corpus.layout.inputs(&ports, &mut expected);
         for index in without.len()..with.len() {
-            assert_eq!(with.present(index as u32, &mut active), (inputs, 0));
+            let shown = with.present(index as u32, &mut active);
+            assert_eq!((shown.active, shown.class), (inputs, 0));
             assert_eq!(active[..inputs], expected[..inputs]);
         }
         for index in 0..without.len() as u32 {
             let mut other = [0; MAX_ACTIVE];
-            let (n, class) = without.present(index, &mut other);
-            assert_eq!((with.present(index, &mut active), &active[..n]), ((n, class), &other[..n]));
+            let shown = without.present(index, &mut other);
+            assert_eq!(with.present(index, &mut active), shown);
+            assert_eq!(active[..shown.active], other[..shown.active]);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::encode::Layout;
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
-use crate::snn::{self, Network};
+use crate::snn::{self, Network, Pupil};
 use crate::stream::Decision;
 use crate::train::{self, Corpus, Teacher};
 
@@ -267,7 +267,7 @@ impl Learner {
         settings.rule.eta = group[0].eta;
         let teacher = Teacher::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
         let (inputs, threads) = (self.layout.input_count(), self.settings.threads);
-        let weights = snn::train_neurons(settings.rule, inputs, 0..own.len(), threads, &teacher, &|| ());
+        let weights = snn::train(settings.rule, inputs, &Pupil::one_each(own.len()), threads, &teacher, &|| ());
         let packets = (0..own.len() as u16).map(|class| corpus.shown(class).1).collect();
         (Network::quantise(&weights, own.len()), packets)
     }
@@ -276,6 +276,7 @@ impl Learner {
         let mut decision = model.decision.clone();
         decision.theta = vec![snn::Stdp::default().theta];
         decision.accept = vec![1.0];
+        decision.more.clear();
         Model {
             name: model.name.clone(),
             key: self.key,

@@ -1,0 +1,162 @@
+//! Which classes have several kinds of packet? Those of which more streams are told with a neuron for each direction than with one.
+//!
+//! What opens a stream and what answers it often differ more than two protocols do, and one neuron has to fire for both. Cross-fitting
+//! says where two do better: a class has two where the streams that are right only with them outnumber those that are right only
+//! without by more than chance would (McNemar, *Note on the sampling error of the difference between correlated proportions*,
+//! Psychometrika 12, 1947: by two standard deviations).
+
+use crate::snn::Pupil;
+use crate::stream::Decision;
+
+use super::Corpus;
+use super::fit::Felt;
+
+/// Standard deviations by which the streams won must outnumber those lost.
+const DEVIATIONS: f64 = 2.0;
+
+/// The neurons of a class: one for all its packets, or one for each direction of its streams.
+pub(super) fn pupils_of(class: u16, parted: bool) -> Vec<Pupil> {
+    if parted { [0, 1].map(|part| Pupil { class, part: Some(part) }).into() } else { vec![Pupil { class, part: None }] }
+}
+
+/// The neurons of all classes, of which some have two: the first of each class, then the second of those.
+pub(super) fn pupils(classes: usize, parted: &[u16]) -> Vec<Pupil> {
+    let all: Vec<Vec<Pupil>> = (0..classes as u16).map(|class| pupils_of(class, parted.contains(&class))).collect();
+    let seconds = parted.iter().map(|&class| all[class as usize][1]);
+    all.iter().map(|of| of[0]).chain(seconds).collect()
+}
+
+/// What cross-fitting felt with some neurons, and how they decide.
+pub(super) struct Tried {
+    pub felt: Vec<Felt>,
+    pub decision: Decision,
+}
+
+/// The classes that do better with two neurons. `one` has one for each class, `two` two.
+pub(super) fn better_parted(corpus: &Corpus, one: &Tried, two: &Tried) -> Vec<u16> {
+    let classes = corpus.classes.len();
+    // Of each stream its class, and the evidence of all classes at its end: as decided so far, and with two neurons each.
+    let mut ends: Vec<(u16, Vec<f32>, Vec<f32>)> = (one.felt.iter().zip(&two.felt))
+        .filter(|(felt, _)| felt.taught)
+        .map(|(a, b)| {
+            let class = corpus.streams[a.stream].class;
+            (class, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes))
+        })
+        .collect();
+    let right = |truth: u16, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
+    let mut better = Vec::new();
+    for class in 0..classes {
+        let (mut won, mut lost) = (0u32, 0u32);
+        for (truth, now, two) in &mut ends {
+            let before = right(*truth, now);
+            let was = std::mem::replace(&mut now[class], two[class]);
+            let after = right(*truth, now);
+            now[class] = was;
+            won += u32::from(after && !before);
+            lost += u32::from(before && !after);
+        }
+        let (won, lost) = (f64::from(won), f64::from(lost));
+        if won > lost && won - lost >= DEVIATIONS * (won + lost).sqrt() {
+            better.push(class as u16);
+            ends.iter_mut().for_each(|(_, now, two)| now[class] = two[class]);
+        }
+    }
+    better
+}
+
+/// What would have been felt with two neurons for some classes and one for the others.
+pub(super) fn merged(one: Tried, two: &Tried, parted: Vec<u16>) -> Tried {
+    let Tried { mut felt, mut decision } = one;
+    let classes = decision.theta.len();
+    let mix = |one: &[f32], two: &[f32]| -> Vec<f32> {
+        let first = one.iter().enumerate().map(|(c, &x)| if parted.contains(&(c as u16)) { two[c] } else { x });
+        first.chain(parted.iter().map(|&c| two[classes + usize::from(c)])).collect()
+    };
+    decision.theta = mix(&decision.theta, &two.decision.theta);
+    for (one, two) in felt.iter_mut().zip(&two.felt) {
+        let packets = one.potentials.chunks_exact(one.width).zip(two.potentials.chunks_exact(two.width));
+        one.potentials = packets.flat_map(|(one, two)| mix(one, two)).collect();
+        one.width = decision.theta.len();
+    }
+    decision.more = parted;
+    Tried { felt, decision }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{Layout, LayoutOptions, SILENT};
+    use crate::model::{Model, said};
+    use crate::packet::KeyKind;
+    use crate::train::{Settings, fit, retrain};
+
+    const STREAMS: usize = 24;
+
+    /// "here" opens with 1 and is answered by 2, "there" opens with 2 and is answered by 1, "else" says 3 both ways: no sum of what
+    /// one neuron sees tells the first two apart.
+    fn crossed() -> Corpus {
+        let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, ..LayoutOptions::default() });
+        let slot = |name: &str| layout.slots().iter().position(|s| s.name == name).unwrap();
+        let (said, direction) = (slot("icmp.type"), slot("stream.direction"));
+        let classes = ["else", "here", "there"].map(String::from).to_vec();
+        let mut corpus = Corpus::new(KeyKind::Flow, layout, classes);
+        let width = corpus.layout.slots().len();
+        for (class, values) in [(0, [3, 3]), (1, [1, 2]), (2, [2, 1])].repeat(STREAMS) {
+            let mut slots = vec![SILENT; 2 * width];
+            for (way, value) in values.into_iter().enumerate() {
+                (slots[way * width + said], slots[way * width + direction]) = (value, way as u16);
+            }
+            corpus.push(class, &slots);
+        }
+        corpus
+    }
+
+    fn right(model: &Model, corpus: &Corpus) -> usize {
+        let said = |s: &crate::train::LabelledStream| said(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
+        let own = |class: u16| model.classes.iter().position(|c| *c == corpus.classes[usize::from(class)]);
+        corpus.streams.iter().filter(|s| said(s).map(|l| usize::from(l.class)) == own(s.class)).count()
+    }
+
+    #[test]
+    fn classes_that_one_neuron_can_not_tell_apart_get_one_for_each_direction_and_keep_them_in_other_models() {
+        let mut corpus = crossed();
+        let settings = Settings { threads: 2, ..Settings::new(KeyKind::Flow, 1) };
+        let model = fit(&corpus, &settings, &|_| true, &|| ()).into_model("crossed", &corpus);
+        assert!(!model.decision.more.is_empty() && !model.decision.more.contains(&0), "{:?}", model.decision.more);
+        assert_eq!(right(&model, &corpus), corpus.streams.len());
+
+        let file = Model::from_bytes(&model.to_bytes(), std::path::Path::new("crossed.safetensors")).unwrap();
+        assert_eq!(file, model);
+
+        // Taken apart and put together in another order, each neuron says what it said.
+        let part = |others: &[&str]| model.without_classes(&others.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        let joined = part(&["else", "there"]).join(&part(&["here"])).unwrap();
+        assert_eq!(joined.classes, ["here", "else", "there"]);
+        assert_eq!(joined.decision.more.len(), model.decision.more.len());
+        assert_eq!(right(&joined, &corpus), corpus.streams.len());
+        for neuron in 0..joined.network.neurons() {
+            let class = &joined.classes[joined.decision.class_of(neuron)];
+            let place = joined.decision.neurons_of(joined.place(class).unwrap()).position(|n| n == neuron).unwrap();
+            let was = model.decision.neurons_of(model.place(class).unwrap()).nth(place).unwrap();
+            assert_eq!(joined.decision.theta[neuron], model.decision.theta[was]);
+            assert!((0..model.network.inputs()).all(|i| joined.network.weight(i, neuron) == model.network.weight(i, was)));
+        }
+
+        let class = usize::from(model.decision.more[0]);
+        let (neurons, (theta, _)) = retrain(&model, &mut corpus, class, &settings, &|| ());
+        let places: Vec<usize> = model.decision.neurons_of(class).collect();
+        assert_eq!(neurons.neurons(), 2);
+        assert_eq!(model.network.replaced(&places, &neurons), model.network, "taught anew they are the same");
+        assert_eq!(theta, places.iter().map(|&p| model.decision.theta[p]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn classes_of_one_kind_of_packet_keep_one_neuron() {
+        let mut corpus = crossed();
+        corpus.streams.retain(|s| s.class < 2);
+        corpus.keep_classes(1);
+        let fitted = fit(&corpus, &Settings { threads: 2, ..Settings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
+        assert!(fitted.decision.more.is_empty());
+        assert_eq!(fitted.network.neurons(), 2);
+    }
+}
