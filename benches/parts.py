@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What joining parts costs, and what a labelled reference is worth: the tables "From parts" and "On a reference" of the README.
+"""What joining parts costs, and what a reference is worth: the tables "From parts" and "On a reference" of the README.
 
 usage: parts.py SPIKED DATA [--halves 6]
 
-Parts: the classes of DATA/tasks/protocol-train.csv dealt to two models, joined; confidence averaged, or from a random half of the streams of
-protocol-test.csv; tested on the other half, for each of some random halves. Reference: a model before and after `spiked model calibrate` on
+Parts: the classes of DATA/tasks/protocol-train.csv dealt to two models, joined; confidence averaged, or from a random half of the captures of
+protocol-test.csv, without their labels or with them; tested on the other half, for each of some random halves. Reference: a model before and after `spiked model calibrate` on
 half of what it was not taught, tested on the other half. What is tested on is never what anything was chosen on.
 """
 import argparse, collections, csv, json, os, random, subprocess, sys, tempfile
@@ -57,7 +57,8 @@ def parts(bench, seeds):
         seen[row["label"]] += 1
         if seen[row["label"]] <= 3:
             few.append(row)
-    print("| parts | calibration error: averaged | with a reference | rightly of those named | with a reference | of all | with a reference |")
+    print("| parts | calibration error: averaged | reference | labelled reference | rightly of those named: averaged | reference | labelled reference | of all: averaged | reference | labelled reference |")
+    captures = {row["capture"] for row in test}
     for what, first, taught in [("20 + 19 classes", 20, train), ("3 + 36 classes", 3, train), ("20 + 19 classes, 3 streams of each", 20, few)]:
         mixed = random.Random(2).sample(classes, len(classes))
         dealt = [mixed[:first], mixed[first:]]
@@ -65,15 +66,16 @@ def parts(bench, seeds):
         joined = os.path.join(bench.work, "joined.safetensors")
         figures = collections.defaultdict(list)
         for seed in seeds:
-            reference, tested = halves(range(len(test)), seed)
-            reference, tested = [test[i] for i in reference], [test[i] for i in tested]
-            for how, more in [("averaged", []), ("reference", bench.labels("reference", reference))]:
+            half = halves(captures, seed)[0]
+            reference, tested = ([row for row in test if (row["capture"] in half) == wanted] for wanted in (True, False))
+            unlabelled = ["--reference", *(os.path.join(bench.data, capture) for capture in half)]
+            for how, more in [("averaged", []), ("reference", unlabelled), ("labelled", bench.labels("reference", reference))]:
                 bench.run("model", "join", *models, "--out", joined, *more)
                 got = bench.eval(joined, tested)
                 for name in ("calibration_error", "precision", "recall"):
                     figures[name, how].append(got[name])
         mean = lambda name, how: f"{sum(figures[name, how]) / len(seeds):.3f}"
-        cells = [mean(name, how) for name in ("calibration_error", "precision", "recall") for how in ("averaged", "reference")]
+        cells = [mean(name, how) for name in ("calibration_error", "precision", "recall") for how in ("averaged", "reference", "labelled")]
         print("| " + " | ".join([what, *cells]) + " |", flush=True)
 
 

@@ -100,6 +100,65 @@ fn parts_joined_are_as_sure_as_a_reference_says() {
     spiked().args(["model", "show", &path("sure")]).assert().code(0).stdout(contains("reference.csv"));
 }
 
+/// The class that each stream of some captures is given, `None` where it is given none.
+fn classes(model: &str, captures: &[String]) -> Vec<Option<String>> {
+    let told =
+        spiked().args(["read", "--events", "streams", "--format", "jsonl", "--model", model]).args(captures).output().unwrap();
+    let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let class = |event: serde_json::Value| event["spiked"]["class"].as_str().map(str::to_string);
+    String::from_utf8(told.stdout).unwrap().lines().map(event).map(class).collect()
+}
+
+#[test]
+fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let few = ["dns", "ntp", "ssh", "redis"];
+    let of = |line: &str| few.iter().any(|class| line.ends_with(class));
+    for (name, mine) in [("a", true), ("b", false)] {
+        let labels = labels(folder.path(), name, |line| ordinary(line) && line.contains("-1.pcap") && of(line) == mine);
+        on(&["train", "--out", &path(&format!("{name}.safetensors"))], &labels).assert().code(0);
+    }
+    let [a, b, joined, partly] = ["a", "b", "joined", "partly"].map(|n| path(&format!("{n}.safetensors")));
+    let mut captures: Vec<String> = std::fs::read_dir(fixture("captures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().to_str().unwrap().to_string())
+        .filter(|capture| ordinary(&capture.replace("-2.pcap", "")) && capture.ends_with("-2.pcap"))
+        .collect();
+    captures.sort();
+    let join = |out: &str, captures: &[String]| {
+        let mut call = spiked();
+        call.args(["model", "join", &a, &b, "--out", out, "--reference"]).args(captures);
+        call.assert()
+    };
+    join(&joined, &captures).code(0).stdout(contains("reference streams"));
+    let alone = [&a, &b].map(|part| classes(part, &captures));
+    // Of the streams that one part names alone: how many there are, and how many both name so, and otherwise.
+    let together = |model: &str| {
+        let (mut one, mut kept, mut other) = (0, 0, 0);
+        for ((a, b), both) in alone[0].iter().zip(&alone[1]).zip(classes(model, &captures)) {
+            if let (Some(class), None) | (None, Some(class)) = (a, b) {
+                one += 1;
+                kept += usize::from(both.as_ref() == Some(class));
+                other += usize::from(both.as_ref().is_some_and(|c| c != class));
+            }
+        }
+        (one, kept, other)
+    };
+    let plain = path("plain.safetensors");
+    spiked().args(["model", "join", &a, &b, "--out", &plain]).assert().code(0);
+    let ((_, averaged, _), (one, kept, other)) = (together(&plain), together(&joined));
+    println!(
+        "{one} streams are named by one part alone; {kept} so by both on the captures, {averaged} averaged; {other} otherwise"
+    );
+    assert!(kept > averaged && kept * 4 >= one * 3 && other == 0);
+
+    let damaged = path("damaged.pcap");
+    std::fs::write(&damaged, "not a capture").unwrap();
+    join(&partly, &[damaged.clone(), captures[0].clone()]).code(1).stderr(contains("damaged.pcap"));
+    join(&partly, &[damaged]).failure().stderr(contains("no stream"));
+}
+
 #[test]
 fn a_hyperactive_neuron_is_found_and_quieted() {
     let folder = tempfile::tempdir().unwrap();

@@ -50,8 +50,9 @@ enum Command {
     },
     /// Puts the classes of two models into one
     ///
-    /// Given labelled captures that neither was taught (--labels, --captures), confidence and acceptance rest on them; else each class's
-    /// acceptance stays as it is and the weights that make evidence into confidence are averaged.
+    /// Given captures (--reference), confidence and acceptance are worked out anew so that they agree with what the two models say of
+    /// them each by itself; given labelled captures that neither was taught (--labels, --captures), so that they are right about those.
+    /// Else each class's acceptance stays as it is and the weights that make evidence into confidence are averaged.
     Join {
         /// Model file
         a: PathBuf,
@@ -60,8 +61,11 @@ enum Command {
         /// Model file to write
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,
+        /// Captures of the traffic that the model will see, without labels
+        #[arg(long, value_name = "CAPTURE", num_args = 1.., conflicts_with_all = ["labels", "class"])]
+        reference: Vec<PathBuf>,
         #[command(flatten)]
-        reference: Source,
+        labelled: Source,
     },
     /// Teaches one class's neuron anew
     ///
@@ -122,17 +126,23 @@ enum Command {
 pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Show { file, json } => show(&Model::load(file)?, *json),
-        Command::Join { a, b, out, reference } => {
+        Command::Join { a, b, out, reference, labelled } => {
             let (a, b) = (Model::load(a)?, Model::load(b)?);
             let joined = a.join(&b)?;
-            if let Some((holds, other)) = a.other_bounds(&b).filter(|_| !reference.is_given()) {
+            if labelled.is_given() {
+                return recalibrate(joined, labelled, out);
+            }
+            if !reference.is_empty() {
+                return agree(joined, [&a, &b], reference, &labelled.decoder(), out);
+            }
+            if let Some((holds, other)) = a.other_bounds(&b) {
                 say!(
-                    "{0} and {1} bound one packet's evidence differently; {0}'s bounds hold, so {1}'s classes may be too sure or too unsure: a reference (--labels) puts that right",
+                    "{0} and {1} bound one packet's evidence differently; {0}'s bounds hold, so {1}'s classes may be too sure or too unsure: captures (--reference, --labels) put that right",
                     holds.name,
                     other.name
                 );
             }
-            if reference.is_given() { recalibrate(joined, reference, out) } else { write(&joined, out) }
+            write(&joined, out)
         }
         Command::Retrain(args) => retrain(args),
         Command::Calibrate { file, reference, out } => recalibrate(Model::load(file)?, reference, out.as_ref().unwrap_or(file)),
@@ -164,6 +174,29 @@ fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit>
     );
     write(&model, out)?;
     Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+}
+
+/// Writes a joined model with its confidence and acceptance worked out on captures without labels.
+fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &Decoder, out: &Path) -> Result<Exit> {
+    let settings = settings_of(&joined, joined.provenance.seed);
+    let mut reference = Corpus::new(joined.key, joined.layout.clone(), joined.classes.clone());
+    let mut exit = Exit::Fine;
+    for capture in captures {
+        let read = CaptureFile::open(capture)
+            .and_then(|mut file| reference.read_capture(&mut file, 0, settings.packets_per_stream, decoder, &mut |_| Some(0)));
+        if let Err(error) = read {
+            eprintln!("spiked: {error}");
+            exit = Exit::Partly;
+        }
+    }
+    if reference.streams.is_empty() {
+        bail!("no stream of {} in the reference", if joined.key == KeyKind::Host { "a host" } else { "packets" });
+    }
+    joined.decision = train::agreed(&joined, parts, &reference, &settings);
+    joined.provenance.reference = captures.iter().map(|c| c.display().to_string()).collect();
+    say!("confidence and acceptance agree with what the parts say of {} reference streams", reference.streams.len());
+    write(&joined, out)?;
+    Ok(exit)
 }
 
 /// The model with its hyperactive neurons given a higher threshold or taken out; tells of each.

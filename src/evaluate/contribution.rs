@@ -27,7 +27,8 @@ pub fn contributions<'a>(
 ) -> Vec<Contribution> {
     let layout = &model.layout;
     let packets = volleys.clone().count().max(1) as f32;
-    let weight = |input: u32, neuron: usize| f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron];
+    let weight =
+        |input: u32, neuron: usize| f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron];
     // Of a class's neurons the one that counted for the packet.
     let neurons: Vec<(usize, Option<usize>)> = volleys
         .clone()

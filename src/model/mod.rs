@@ -205,7 +205,9 @@ impl Model {
             )));
         }
         if neurons > MAX_NEURONS || inputs * neurons > MAX_SYNAPSES {
-            return Err(wrong(format!("{inputs} inputs x {neurons} neurons; at most {MAX_NEURONS} neurons and {MAX_SYNAPSES} synapses are allowed")));
+            return Err(wrong(format!(
+                "{inputs} inputs x {neurons} neurons; at most {MAX_NEURONS} neurons and {MAX_SYNAPSES} synapses are allowed"
+            )));
         }
         let strange = d.decision.more.iter().any(|&class| usize::from(class) >= classes);
         if d.decision.theta.len() != neurons || d.decision.accept.len() != classes || strange {

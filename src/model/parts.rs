@@ -63,7 +63,8 @@ impl Model {
             // The first neurons of all classes come before the second ones of any.
             let (first, all, theirs) = (kept.len(), neurons.len(), neurons.len() + other.classes.len());
             if first < all {
-                let order = [0..first, all..theirs, first..all, theirs..all + other.network.neurons()].map(Vec::from_iter).concat();
+                let order =
+                    [0..first, all..theirs, first..all, theirs..all + other.network.neurons()].map(Vec::from_iter).concat();
                 model.network = model.network.joined(&order, None);
                 model.decision.theta = both(&model.decision.theta, &order, None);
             }

@@ -189,7 +189,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn bounded(slope: f32) -> Decision {
-        Decision { theta: vec![1.0], more: vec![], clip: (-0.3, 1.5), slope, confidence: vec![], accept: vec![], stop: 1.0, give_up: 1 }
+        Decision {
+            theta: vec![1.0],
+            more: vec![],
+            clip: (-0.3, 1.5),
+            slope,
+            confidence: vec![],
+            accept: vec![],
+            stop: 1.0,
+            give_up: 1,
+        }
     }
 
     fn plain(evidence: &[f32]) -> Option<(u16, f32, f32)> {

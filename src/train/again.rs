@@ -4,7 +4,7 @@ use crate::model::Model;
 use crate::snn::{self, Network};
 use crate::stream::Decision;
 
-use super::calibrate::{Claim, FEW, calibrate, raised};
+use super::calibrate::{Claim, FEW, calibrate, raised, weigh};
 use super::deal::folds;
 use super::fit::{Felt, UNTAUGHT, feel};
 use super::homeostasis::threshold;
@@ -31,7 +31,9 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
             add(true);
         }
     }
-    let (mut decision, _) = calibrate(reference, settings, &felt, widened(&model.decision, all, settings.rule.theta));
+    weigh(&mut felt);
+    let given = widened(&model.decision, all, settings.rule.theta);
+    let (mut decision, _) = calibrate(reference.key, all, settings, &felt, given);
     decision.theta.drain(known..all);
     decision.accept.truncate(known);
     decision
@@ -80,7 +82,9 @@ pub fn retrain(
         .into_iter()
         .map(|i| {
             let fold = fold_of[i].unwrap_or(0);
-            feel(corpus, &parts[fold], &model.decision.more, i, settings.packets_per_stream, &|c| c as usize == class && missing[fold])
+            feel(corpus, &parts[fold], &model.decision.more, i, settings.packets_per_stream, &|c| {
+                c as usize == class && missing[fold]
+            })
         })
         .collect();
     let mut decision = widened(&model.decision, corpus.classes.len(), settings.rule.theta);
@@ -98,7 +102,7 @@ pub fn retrain(
         .iter()
         .filter_map(|f| {
             let leader = *f.trail(&decision, corpus.classes.len()).last()?;
-            let right = corpus.streams[f.stream].class == leader.class;
+            let right = f.truth == leader.class;
             (leader.class as usize == class).then(|| Claim { confidence: decision.confidence(&leader), right, share: 1.0 })
         })
         .collect();

@@ -4,77 +4,103 @@
 //! 2. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
 //! 3. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
 
+use std::collections::BTreeMap;
+
 use crate::packet::KeyKind;
 use crate::stream::{Decision, FEATURES, Leader};
 
 use super::fit::Felt;
-use super::{Corpus, FLOW_PACKETS, Settings};
+use super::{FLOW_PACKETS, Settings};
 
-/// The thresholds and bounds of `given`, with confidence, acceptance and stop rule from calibration streams; and of each of these
-/// its number in the corpus, whether its class had been taught, and the leader when scoring stopped.
+/// A calibration stream and its leader after each packet.
+pub(super) type Trail<'a> = (&'a Felt, Vec<Leader>);
+
+/// The thresholds and bounds of `given`, with confidence, acceptance and stop rule from calibration streams of `classes` classes; and of
+/// each stream its number in the corpus, whether its class had been taught, and the leader when scoring stopped.
 pub(super) fn calibrate(
-    corpus: &Corpus,
+    key: KeyKind,
+    classes: usize,
     settings: &Settings,
     felt: &[Felt],
     given: Decision,
 ) -> (Decision, Vec<(usize, bool, Leader)>) {
-    let classes = corpus.classes.len();
-    let mut decision = Decision {
-        confidence: vec![0.0; FEATURES],
-        accept: vec![1.0; classes],
-        stop: 2.0,
-        give_up: settings.packets_per_stream as u32,
-        ..given
-    };
-    // The leader after each packet of each calibration stream.
-    let leaders: Vec<(usize, bool, Vec<Leader>)> =
-        felt.iter().map(|f| (f.stream, f.taught, f.trail(&decision, classes))).collect();
-    let right = |stream: usize, taught: bool, leader: &Leader| taught && leader.class == corpus.streams[stream].class;
-    // Every class was untaught once, so these streams are as many as the taught ones: more than traffic has of them.
-    let count = |of: bool| leaders.iter().filter(|l| l.1 == of).count() as f32;
-    let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
-    let share = |taught: bool| if taught { 1.0 } else { foreign };
+    let mut decision = Decision { accept: vec![1.0; classes], give_up: settings.packets_per_stream as u32, ..given };
+    let trails = trails(felt, &decision);
+    decision.confidence = confidence(&trails);
+    let calibration = admit(key, settings, &trails, &mut decision);
+    (decision, calibration)
+}
+
+/// Who leads after each packet of each stream.
+pub(super) fn trails<'a>(felt: &'a [Felt], decision: &Decision) -> Vec<Trail<'a>> {
+    felt.iter().map(|f| (f, f.trail(decision, decision.accept.len()))).collect()
+}
+
+/// The weights that make evidence into confidence.
+pub(super) fn confidence(trails: &[Trail<'_>]) -> Vec<f32> {
     // A stream counts once, over the packets at which it might be asked.
     let mut examples = Vec::new();
-    for (stream, taught, trail) in &leaders {
+    for (felt, trail) in trails {
         let asked = trail.len().min(FLOW_PACKETS);
         for leader in trail.iter().take(asked).chain(trail.last()) {
-            examples.push((leader.features(), right(*stream, *taught, leader), share(*taught) / (asked + 1) as f32));
+            examples.push((leader.features(), felt.taught && leader.class == felt.truth, felt.weight / (asked + 1) as f32));
         }
     }
-    decision.confidence = logistic(&examples);
+    logistic(&examples)
+}
+
+/// Sets acceptance and the stop rule where confidence is known.
+pub(super) fn admit(
+    key: KeyKind,
+    settings: &Settings,
+    trails: &[Trail<'_>],
+    decision: &mut Decision,
+) -> Vec<(usize, bool, Leader)> {
+    let classes = decision.accept.len();
     // Acceptance: walk down from the surest stream; the lowest confidence at which false alarms are below the target.
-    let ends: Vec<End> = leaders
+    let ends: Vec<End> = trails
         .iter()
-        .filter_map(|(stream, taught, trail)| {
+        .filter_map(|(felt, trail)| {
             let last = trail.last()?;
-            let (leader, truth) = (last.class as usize, corpus.streams[*stream].class as usize);
-            Some(End { confidence: decision.confidence(last), leader, truth, taught: *taught })
+            Some(End {
+                confidence: decision.confidence(last),
+                leader: last.class,
+                truth: felt.truth,
+                taught: felt.taught,
+                weight: felt.weight,
+            })
         })
         .collect();
-    decision.accept = vec![acceptance(&ends, classes, settings.false_alarm_cost); classes];
-    for class in 0..classes {
+    decision.accept = vec![acceptance(&ends, settings.false_alarm_cost); classes];
+    for class in 0..classes as u16 {
         let claims: Vec<Claim> = ends
             .iter()
             .filter(|e| e.leader == class)
-            .map(|e| Claim { confidence: e.confidence, right: e.right(), share: share(e.taught) })
+            .map(|e| Claim { confidence: e.confidence, right: e.right(), share: e.weight })
             .collect();
-        decision.accept[class] = raised(decision.accept[class], &claims, FEW);
+        let accept = &mut decision.accept[usize::from(class)];
+        *accept = raised(*accept, &claims, FEW);
     }
-    if corpus.key == KeyKind::Flow {
-        decision.stop = stop_rule(corpus, settings, &decision, &leaders);
-    }
+    decision.stop = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
     let stopped = |trail: &[Leader]| trail.iter().find(|l| decision.settled(l)).or(trail.last()).copied();
-    let calibration = leaders.iter().filter_map(|(stream, taught, trail)| Some((*stream, *taught, stopped(trail)?))).collect();
-    (decision, calibration)
+    trails.iter().filter_map(|(felt, trail)| Some((felt.stream, felt.taught, stopped(trail)?))).collect()
+}
+
+/// Gives the streams of untaught classes the weight that they have in traffic: every class was untaught once, so there are as many of
+/// them as of the taught ones.
+pub(super) fn weigh(felt: &mut [Felt]) {
+    let count = |of: bool| felt.iter().filter(|f| f.taught == of).count() as f32;
+    let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
+    felt.iter_mut().filter(|f| !f.taught).for_each(|f| f.weight = foreign);
 }
 
 /// How a calibration stream ended.
 struct End {
     confidence: f32,
-    leader: usize,
-    truth: usize,
+    leader: u16,
+    truth: u16,
     taught: bool,
+    weight: f32,
 }
 
 impl End {
@@ -83,6 +109,8 @@ impl End {
     }
 }
 
+/// A confidence that no stream earns.
+const NEVER: f32 = 2.0;
 /// Untaught streams for each taught one that confidence reckons with.
 const FOREIGN: f32 = 0.2;
 /// No class is asked for more confidence than this.
@@ -115,22 +143,22 @@ pub(super) fn raised(mut level: f32, claims: &[Claim], few: f32) -> f32 {
 /// The confidence from which streams are named: where the share of taught streams named rightly, less `cost` times the share
 /// of foreign ones named, is largest. Foreign are untaught streams, each class counting once so that a flood or a twin of one
 /// class does not decide for all; where no class was left untaught, the taught streams whose leader is wrong.
-fn acceptance(ends: &[End], classes: usize, cost: f64) -> f32 {
+fn acceptance(ends: &[End], cost: f64) -> f32 {
     let open = ends.iter().any(|e| !e.taught);
-    let mut of_class = vec![0usize; classes];
+    let mut of_class: BTreeMap<u16, f64> = BTreeMap::new();
     let foreign = |e: &End| if open { !e.taught } else { !e.right() };
-    ends.iter().filter(|e| foreign(e)).for_each(|e| of_class[e.truth] += 1);
-    let foreign_classes = of_class.iter().filter(|n| **n > 0).count().max(1) as f64;
-    let taught = ends.iter().filter(|e| e.taught).count().max(1) as f64;
+    ends.iter().filter(|e| foreign(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
+    let foreign_classes = of_class.len().max(1) as f64;
+    let taught: f64 = ends.iter().filter(|e| e.taught).map(|e| f64::from(e.weight)).sum();
     let mut sorted: Vec<&End> = ends.iter().collect();
     sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
     let (mut worth, mut best, mut level) = (0.0, f64::MIN, SUREST);
     for (i, end) in sorted.iter().enumerate() {
         if end.right() {
-            worth += 1.0 / taught;
+            worth += f64::from(end.weight) / taught;
         }
         if foreign(end) {
-            worth -= cost / (of_class[end.truth] as f64 * foreign_classes);
+            worth -= cost * f64::from(end.weight) / (of_class[&end.truth] * foreign_classes);
         }
         // Streams of one confidence are admitted together.
         if worth > best && sorted.get(i + 1).is_none_or(|next| next.confidence < end.confidence) {
@@ -141,17 +169,18 @@ fn acceptance(ends: &[End], classes: usize, cost: f64) -> f32 {
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.
-fn stop_rule(corpus: &Corpus, settings: &Settings, decision: &Decision, leaders: &[(usize, bool, Vec<Leader>)]) -> f32 {
-    let taught: Vec<_> = leaders.iter().filter(|l| l.1 && !l.2.is_empty()).collect();
+fn stop_rule(settings: &Settings, decision: &Decision, trails: &[Trail<'_>]) -> f32 {
+    let taught: Vec<_> = trails.iter().filter(|(felt, trail)| felt.taught && !trail.is_empty()).collect();
+    let all: f64 = taught.iter().map(|(felt, _)| f64::from(felt.weight)).sum();
     let accuracy = |stop: f32| {
-        let right = taught.iter().filter(|(stream, _, trail)| {
+        let right = taught.iter().filter(|(felt, trail)| {
             let stops = |l: &&Leader| decision.confidence(l) >= stop.max(decision.accept[l.class as usize]);
             let at = trail.iter().find(stops).or(trail.last());
-            at.is_some_and(|l| l.class == corpus.streams[*stream].class)
+            at.is_some_and(|l| l.class == felt.truth)
         });
-        right.count() as f64 / taught.len().max(1) as f64
+        right.map(|(felt, _)| f64::from(felt.weight)).sum::<f64>() / all.max(f64::MIN_POSITIVE)
     };
-    let whole = accuracy(2.0);
+    let whole = accuracy(NEVER);
     let candidates = [0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999];
     candidates.into_iter().find(|&stop| accuracy(stop) >= whole - settings.stop_loss).unwrap_or(0.9995)
 }

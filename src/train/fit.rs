@@ -15,7 +15,7 @@ use crate::packet::KeyKind;
 use crate::snn::{self, Network, Pupil};
 use crate::stream::{Decision, Leader};
 
-use super::calibrate::calibrate;
+use super::calibrate::{calibrate, weigh};
 use super::deal::folds;
 use super::homeostasis::threshold;
 use super::parted::{self, Tried};
@@ -32,8 +32,11 @@ pub(super) struct Felt {
     pub potentials: Vec<f32>,
     pub width: usize,
     pub packets: usize,
-    /// Whether the network was taught the stream's class.
+    /// The stream's class, and whether the network was taught it.
+    pub truth: u16,
     pub taught: bool,
+    /// How many streams it counts for in calibration.
+    pub weight: f32,
 }
 
 impl Felt {
@@ -152,7 +155,7 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
         let settings = Settings { ports_alone, ..settings.clone() };
         let felt = cross(&settings, &one, false);
         let theta = thresholds(&settings, &felt, &one);
-        let (neurons, worth) = bounded(corpus, &felt, theta);
+        let (neurons, worth) = bounded(classes, &felt, theta);
         (settings, felt, neurons, worth)
     });
     // The first of equals.
@@ -164,7 +167,7 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     let theta = thresholds(&settings, &apart, &pair);
     let one = Tried { felt, decision };
     let two = Tried { felt: apart, decision: Decision { theta, more: every, ..one.decision.clone() } };
-    let parted = parted::better_parted(corpus, &one, &two);
+    let parted = parted::better_parted(classes, &one, &two);
     let pupils = parted::pupils(classes, &parted);
     let Tried { mut felt, decision } = parted::merged(one, &two, parted);
     if classes >= UNTAUGHT {
@@ -172,7 +175,8 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     }
     let teacher = Teacher::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
     let network = train(corpus, &settings, &pupils, &teacher, tick);
-    let (decision, calibration) = calibrate(corpus, &settings, &felt, decision);
+    weigh(&mut felt);
+    let (decision, calibration) = calibrate(corpus.key, classes, &settings, &felt, decision);
     Fitted { network, decision, ports_alone: settings.ports_alone, calibration }
 }
 
@@ -185,18 +189,24 @@ const MOST: f32 = 1.5;
 
 /// Thresholds, with those bounds by which the streams of taught classes are told best: most streams right, and of all classes alike.
 /// Returns how well that is, the sum of both shares, too.
-fn bounded(corpus: &Corpus, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
-    let classes = corpus.classes.len();
-    let open =
-        Decision { theta, more: Vec::new(), clip: (0.0, MOST), slope: 0.0, confidence: Vec::new(), accept: Vec::new(), stop: 1.0, give_up: 0 };
+fn bounded(classes: usize, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
+    let open = Decision {
+        theta,
+        more: Vec::new(),
+        clip: (0.0, MOST),
+        slope: 0.0,
+        confidence: Vec::new(),
+        accept: Vec::new(),
+        stop: 1.0,
+        give_up: 0,
+    };
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
     let worth = |decision: &Decision| {
         let mut counts = vec![(0usize, 0usize); classes];
         for f in felt.iter().filter(|f| f.taught) {
-            let truth = corpus.streams[f.stream].class;
-            let (right, all) = &mut counts[truth as usize];
+            let (right, all) = &mut counts[f.truth as usize];
             let said = f.trail(decision, classes).last().map(|l| l.class);
-            (*right, *all) = (*right + usize::from(said == Some(truth)), *all + 1);
+            (*right, *all) = (*right + usize::from(said == Some(f.truth)), *all + 1);
         }
         let share = |(right, all): (usize, usize)| right as f64 / all.max(1) as f64;
         let with: Vec<_> = counts.into_iter().filter(|c| c.1 > 0).collect();
@@ -247,5 +257,5 @@ pub(super) fn feel(
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
         potentials.extend((known..).zip(more).map(|(neuron, &class)| felt(neuron, class)));
     }
-    Felt { stream, potentials, width, packets, taught: !untaught(s.class) }
+    Felt { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class), weight: 1.0 }
 }

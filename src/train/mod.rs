@@ -8,6 +8,7 @@ mod corpus;
 mod deal;
 mod fit;
 mod homeostasis;
+mod joined;
 pub mod labels;
 pub mod live;
 pub mod one_packet;
@@ -18,6 +19,7 @@ pub use again::{recalibrate, retrain};
 pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
 pub use deal::{folds, folds_by_stream};
 pub use fit::{Fitted, fit, passes};
+pub use joined::agreed;
 pub use teacher::Teacher;
 
 use crate::snn::Stdp;

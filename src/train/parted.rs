@@ -8,7 +8,6 @@
 use crate::snn::Pupil;
 use crate::stream::Decision;
 
-use super::Corpus;
 use super::fit::Felt;
 
 /// Standard deviations by which the streams won must outnumber those lost.
@@ -33,15 +32,11 @@ pub(super) struct Tried {
 }
 
 /// The classes that do better with two neurons. `one` has one for each class, `two` two.
-pub(super) fn better_parted(corpus: &Corpus, one: &Tried, two: &Tried) -> Vec<u16> {
-    let classes = corpus.classes.len();
+pub(super) fn better_parted(classes: usize, one: &Tried, two: &Tried) -> Vec<u16> {
     // Of each stream its class, and the evidence of all classes at its end: as decided so far, and with two neurons each.
     let mut ends: Vec<(u16, Vec<f32>, Vec<f32>)> = (one.felt.iter().zip(&two.felt))
         .filter(|(felt, _)| felt.taught)
-        .map(|(a, b)| {
-            let class = corpus.streams[a.stream].class;
-            (class, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes))
-        })
+        .map(|(a, b)| (a.truth, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes)))
         .collect();
     let right = |truth: u16, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
     let mut better = Vec::new();
@@ -84,11 +79,10 @@ pub(super) fn merged(one: Tried, two: &Tried, parted: Vec<u16>) -> Tried {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::encode::{Layout, LayoutOptions, SILENT};
     use crate::model::{Model, said};
     use crate::packet::KeyKind;
-    use crate::train::{Settings, fit, retrain};
+    use crate::train::{Corpus, Settings, fit, retrain};
 
     const STREAMS: usize = 24;
 

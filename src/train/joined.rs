@@ -1,0 +1,59 @@
+//! How sure is a model of two parts? What the parts say of a reference alone, without labels, says how often it is right.
+//!
+//! Each part's confidence is the chance that its own nearest class is a stream's, as if its classes were all that there are. A stream is
+//! of one class at most, so beside each other the chances that it is of the first part's nearest class, of the second's, or of neither
+//! are as o1 : o2 : 1, with o = p / (1 - p) the odds that each part gives. Confidence is fitted to a reference of which each stream
+//! stands for all three, with these weights. Acceptance and the stop rule follow from the streams that a part names alone: they are
+//! taken to be of that class, and those that neither names to be of none.
+
+use crate::model::{Model, said};
+use crate::stream::Decision;
+
+use super::calibrate::{admit, confidence, trails};
+use super::fit::{Felt, feel};
+use super::{Corpus, Settings};
+
+/// No part is taken to be surer than this, one way or the other.
+const SURE: f32 = 0.999;
+/// The class of a stream that is of none.
+const NONE: u16 = u16::MAX;
+
+/// What a part says of a stream: the nearest class as the joined model numbers it, its odds, and whether the part names it.
+#[derive(Clone, Copy)]
+struct Word {
+    class: u16,
+    odds: f32,
+    named: bool,
+}
+
+fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<Word> {
+    let leader = said(&part.network, &part.decision, &part.layout, corpus.volleys_of(&corpus.streams[stream]))?;
+    let class = model.place(&part.classes[usize::from(leader.class)]).ok()?;
+    let p = part.decision.confidence(&leader);
+    let sure = p.clamp(1.0 - SURE, SURE);
+    Some(Word { class: class as u16, odds: sure / (1.0 - sure), named: part.decision.earned(&leader, p).is_some() })
+}
+
+/// Confidence, acceptance and stop rule of a model from what the parts that it was joined from say of a reference's streams. Its
+/// neurons and their thresholds stay as they are.
+pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &Settings) -> Decision {
+    let (mut chances, mut named): (Vec<Felt>, Vec<Felt>) = (Vec::new(), Vec::new());
+    for stream in 0..reference.streams.len() {
+        let felt = |truth: u16, weight: f32| Felt {
+            truth,
+            taught: truth != NONE,
+            weight,
+            ..feel(reference, &model.network, &model.decision.more, stream, settings.packets_per_stream, &|_| false)
+        };
+        let words: Vec<Word> = parts.iter().filter_map(|part| word(model, part, reference, stream)).collect();
+        let all: f32 = 1.0 + words.iter().map(|w| w.odds).sum::<f32>();
+        chances.extend(words.iter().map(|w| felt(w.class, w.odds / all)));
+        chances.push(felt(NONE, 1.0 / all));
+        let surest = words.iter().filter(|w| w.named).max_by(|a, b| a.odds.total_cmp(&b.odds));
+        named.push(felt(surest.map_or(NONE, |w| w.class), 1.0));
+    }
+    let mut decision = model.decision.clone();
+    decision.confidence = confidence(&trails(&chances, &decision));
+    admit(model.key, settings, &trails(&named, &decision), &mut decision);
+    decision
+}
