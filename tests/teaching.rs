@@ -95,6 +95,12 @@ fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
     let class = |s: &Value| s["models"][0]["classes"].as_u64().unwrap();
     assert_eq!(class(&alone), class(&frozen) + 1, "what was learned stays");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+
+    let shown = |s: &Value| lesson(s, "redis").map_or(0, |l| l["shown"].as_u64().unwrap());
+    let mut again = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
+    let remembered = again.wait("what was heard is there again", |s| shown(s) > 0);
+    assert!(shown(&remembered) >= shown(&taught), "{remembered}");
+    assert_eq!(again.stop(), Some(0), "{}", again.log());
 }
 
 #[test]
@@ -143,11 +149,16 @@ fn named(model: &Model, capture: &str, class: &str) -> f64 {
 
 const FOREIGN: [&str; 5] = ["http", "ssh", "dns", "tls", "snmp"];
 
-/// A learner of Redis that has heard what is not.
-fn beginner(model: &Model, learned: Learned) -> Learner {
+/// A learner of Redis that has heard nothing yet.
+fn novice(model: &Model, learned: Learned) -> Learner {
     let lesson = Lesson { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
     let settings = Settings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
-    let mut learner = Learner::new(model, vec![lesson], settings, learned);
+    Learner::new(model, vec![lesson], settings, learned)
+}
+
+/// A learner of Redis that has heard what is not.
+fn beginner(model: &Model, learned: Learned) -> Learner {
+    let mut learner = novice(model, learned);
     FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(model, s, None));
     learner
 }
@@ -204,6 +215,47 @@ fn junk_on_the_taught_port_does_not_make_the_model_worse() {
         let after = foreign(&model);
         assert!(after.iter().zip(&before).all(|(a, b)| *a >= b - 0.05), "{what} for Redis: {before:?} became {after:?}");
     }
+}
+
+#[test]
+fn what_was_heard_is_remembered_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (learner, model) = well_taught();
+    learner.keep_heard(folder.path(), "site").unwrap();
+    let mut restarted = novice(&model, Learned::default());
+    assert!(!restarted.recall(folder.path(), "another").unwrap(), "nothing was kept under that name");
+    assert!(restarted.recall(folder.path(), "site").unwrap());
+    assert_eq!(restarted.remembered("redis"), learner.remembered("redis"));
+    assert!(restarted.remembered("redis").0 > 0);
+    assert_eq!(
+        (restarted.prequential("redis"), restarted.prequential_mean()),
+        (learner.prequential("redis"), learner.prequential_mean())
+    );
+    restarted.keep_heard(folder.path(), "again").unwrap();
+    let [first, second] =
+        ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.heard.safetensors"))).unwrap());
+    assert_eq!(first, second);
+    // It has nothing to hear any more before it learns.
+    let bare = model.without_classes(&["redis".into()]).unwrap();
+    assert!(restarted.is_ready());
+    let attempt = restarted.learn(&bare).1.pop().expect("a try");
+    assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", Outcome::TakenOver));
+
+    // A file cut anywhere, or with any octet changed, is refused or read as something: it never ends the daemon, and never has more
+    // than there is room for.
+    for at in (0..first.len()).step_by(first.len() / 200 + 1) {
+        fs::write(folder.path().join("cut.heard.safetensors"), &first[..at]).unwrap();
+        assert!(novice(&model, Learned::default()).recall(folder.path(), "cut").is_err());
+        let mut changed = first.clone();
+        changed[at] ^= 0x15;
+        fs::write(folder.path().join("cut.heard.safetensors"), changed).unwrap();
+        let mut learner = novice(&model, Learned::default());
+        let _ = learner.recall(folder.path(), "cut");
+        assert!(learner.remembered("redis").0 <= 4096);
+    }
+    // Another layout's volleys mean something else.
+    let devices = Model::load(Path::new("config/models/devices.safetensors")).unwrap();
+    assert!(!novice(&devices, Learned::default()).recall(folder.path(), "site").unwrap());
 }
 
 #[test]

@@ -35,6 +35,8 @@ const RAREST: u32 = 1 << 10;
 const PACKETS: [u8; KeyKind::COUNT] = [crate::train::FLOW_PACKETS as u8, u8::MAX];
 /// Learning may take one in so many parts of one CPU's time.
 const SHARE: u32 = 10;
+/// How often what was heard is kept: a file of some megaoctets.
+const KEEP: Duration = Duration::from_secs(600);
 /// Seconds' worth of a teacher's rate that may come at once.
 const BURST: f64 = 10.0;
 /// Niceness: whatever else there is to do goes first.
@@ -89,6 +91,8 @@ struct Thread {
     one_in: Arc<AtomicU32>,
     crowded_since: Instant,
     next: Instant,
+    /// When what was heard is kept next; `None`: nothing was heard since.
+    keep: Option<Instant>,
 }
 
 /// Starts the thread, which ends when the tap is dropped.
@@ -108,6 +112,7 @@ pub(in crate::daemon) fn start(desk: Desk) -> io::Result<(Tap, JoinHandle<()>)> 
         one_in,
         crowded_since: now,
         next: now,
+        keep: None,
         desk,
     };
     let teachers = std::mem::take(&mut thread.desk.teachers);
@@ -145,6 +150,9 @@ impl Thread {
             if Instant::now() >= self.next {
                 self.learn();
             }
+            if self.keep.is_some_and(|keep| Instant::now() >= keep) {
+                self.keep();
+            }
             self.tell();
             tick = Instant::now() + TICK;
         }
@@ -155,7 +163,18 @@ impl Thread {
         if !self.desk.state.stop.load(Relaxed) {
             self.learn();
         }
+        self.keep();
         self.tell();
+    }
+
+    /// Keeps what was heard since it was last kept.
+    fn keep(&mut self) {
+        let Some(folder) = self.desk.config.folder.as_ref().filter(|_| self.keep.take().is_some()) else { return };
+        for (name, (learner, _)) in &self.learners {
+            if let Err(error) = learner.keep_heard(folder, name) {
+                warn!("what was heard is not kept: {error}");
+            }
+        }
     }
 
     fn set_teachers(&mut self, teachers: Vec<config::Teacher>) {
@@ -215,8 +234,15 @@ impl Thread {
         }
         let (learner, told) = self.learners.entry(model.name.clone()).or_insert_with(|| {
             let learned = lock(&self.desk.teaching.learned).get(&model.name).cloned().unwrap_or_default();
-            (Learner::new(model, lessons.clone(), settings(&self.desk.config), learned), BTreeMap::new())
+            let mut learner = Learner::new(model, lessons.clone(), settings(&self.desk.config), learned);
+            match self.desk.config.folder.as_ref().map(|folder| learner.recall(folder, &model.name)) {
+                Some(Ok(true)) => info!(model = model.name, "what was heard before is remembered"),
+                Some(Err(error)) => warn!("what was heard before is forgotten: {error}"),
+                _ => {}
+            }
+            (learner, BTreeMap::new())
         });
+        self.keep = self.keep.or_else(|| Some(Instant::now() + KEEP));
         let outcome = if may {
             let taught = class.as_ref().and_then(|class| lessons.iter().position(|l| l.class == *class));
             match learner.hear(model, stream.slots, taught) {

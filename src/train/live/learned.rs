@@ -1,6 +1,6 @@
 //! What was learned, and how does it rest on disk? One neuron a class, each with the streams on which later ones may do no worse.
 //!
-//! Two files a model in one folder, each written whole or not at all: `MODEL.safetensors` is a model of the learned classes,
+//! Two files a model in one folder, beside that of what was [`heard`](super::heard), each written whole or not at all: `MODEL.safetensors` is a model of the learned classes,
 //! `MODEL.anchors.json` has their anchors (slot values by class). What the second says of a class holds for whatever neuron of the
 //! class is in the first.
 
@@ -46,7 +46,7 @@ pub enum LearnedError {
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error("{path}: {source}")]
-    Anchors { path: PathBuf, source: std::io::Error },
+    Beside { path: PathBuf, source: std::io::Error },
 }
 
 impl Learned {
@@ -66,7 +66,7 @@ impl Learned {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error),
         };
-        Ok(Some(Self::of(&part, anchors.map_err(|source| LearnedError::Anchors { path, source })?)))
+        Ok(Some(Self::of(&part, anchors.map_err(|source| LearnedError::Beside { path, source })?)))
     }
 
     /// Keeps it, where there is any. The anchors, header octets of streams, are for the program's own user.
@@ -78,7 +78,7 @@ impl Learned {
         let path = anchors_file(folder, model);
         let anchors = serde_json::to_vec(&self.anchors()).map_err(std::io::Error::from);
         let written = anchors.and_then(|octets| replace(&path, 0o600, &octets));
-        written.map_err(|source| LearnedError::Anchors { path, source })?;
+        written.map_err(|source| LearnedError::Beside { path, source })?;
         Ok(part.save(&model_file(folder, model))?)
     }
 

@@ -1,6 +1,9 @@
 //! What is remembered of what was heard, and when is a neuron made of it?
 
 use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use crate::encode::Layout;
 use crate::model::{Model, Provenance};
@@ -11,8 +14,8 @@ use crate::train::{self, Corpus, Teacher};
 
 use super::super::calibrate::SUREST;
 use super::gate::{self, Accuracy};
-use super::learned::{Learned, side_by_side};
-use super::{Reservoir, Sampled};
+use super::learned::{Learned, LearnedError, side_by_side};
+use super::{Reservoir, Sampled, heard};
 
 /// What is taught, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,23 +86,28 @@ pub enum Outcome {
 }
 
 /// Share of streams right before they were taught, fading.
-#[derive(Clone, Copy, Debug, Default)]
-struct Prequential {
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Prequential {
     right: f64,
     all: f64,
+}
+
+/// What is remembered of the streams that were heard.
+pub(super) struct Memory {
+    pub key: KeyKind,
+    pub layout: Layout,
+    pub shown: Reservoir,
+    pub held: Reservoir,
+    /// Streams heard of each label.
+    pub heard: BTreeMap<String, u64>,
+    pub prequential: BTreeMap<String, Prequential>,
 }
 
 /// Learns the taught classes of one model.
 pub struct Learner {
     lessons: Vec<Lesson>,
     settings: Settings,
-    key: KeyKind,
-    layout: Layout,
-    shown: Reservoir,
-    held: Reservoir,
-    /// Streams heard of each label.
-    heard: BTreeMap<String, u64>,
-    prequential: BTreeMap<String, Prequential>,
+    memory: Memory,
     learned: Learned,
     /// Something was heard since the last try.
     news: bool,
@@ -111,12 +119,14 @@ impl Learner {
         let slots = settings.volleys * model.layout.slots().len();
         Self {
             lessons,
-            key: model.key,
-            layout: model.layout.clone(),
-            shown: Reservoir::new(slots, settings.seed),
-            held: Reservoir::new(slots / HELD_BACK as usize, settings.seed ^ 1),
-            heard: BTreeMap::new(),
-            prequential: BTreeMap::new(),
+            memory: Memory {
+                key: model.key,
+                layout: model.layout.clone(),
+                shown: Reservoir::new(slots, settings.seed),
+                held: Reservoir::new(slots / HELD_BACK as usize, settings.seed ^ 1),
+                heard: BTreeMap::new(),
+                prequential: BTreeMap::new(),
+            },
             learned,
             news: false,
             tries: 0,
@@ -124,16 +134,34 @@ impl Learner {
         }
     }
 
+    /// Keeps what is remembered, in a file beside what was learned.
+    ///
+    /// # Errors
+    /// Where the folder can't be written.
+    pub fn keep_heard(&self, folder: &Path, model: &str) -> Result<(), LearnedError> {
+        heard::save(&self.memory, folder, model)
+    }
+
+    /// Remembers what [`Learner::keep_heard`] kept; whether there was anything that fits the model.
+    ///
+    /// # Errors
+    /// A file that can't be read, or is damaged: then nothing is remembered.
+    pub fn recall(&mut self, folder: &Path, model: &str) -> Result<bool, LearnedError> {
+        let found = heard::load(&mut self.memory, folder, model)?;
+        self.news |= found;
+        Ok(found)
+    }
+
     /// Other lessons from now on; what was heard and learned stays.
     pub fn set_lessons(&mut self, lessons: Vec<Lesson>) {
-        self.prequential.retain(|class, _| lessons.iter().any(|l| l.class == *class));
+        self.memory.prequential.retain(|class, _| lessons.iter().any(|l| l.class == *class));
         self.lessons = lessons;
         self.news = true;
     }
 
     /// Whether what is remembered is of this model's making.
     pub fn fits(&self, model: &Model) -> bool {
-        self.key == model.key && self.layout == model.layout
+        self.memory.key == model.key && self.memory.layout == model.layout
     }
 
     pub fn learned(&self) -> &Learned {
@@ -145,7 +173,7 @@ impl Learner {
         let name = gate::named(model, &slots);
         let label = match taught.map(|lesson| &self.lessons[lesson]) {
             Some(lesson) => {
-                let score = self.prequential.entry(lesson.class.clone()).or_default();
+                let score = self.memory.prequential.entry(lesson.class.clone()).or_default();
                 score.right = score.right * FADING + f64::from(u8::from(name == Some(&lesson.class)));
                 score.all = score.all * FADING + 1.0;
                 if lesson.freeze {
@@ -158,10 +186,11 @@ impl Learner {
                 None => return Heard::Unknown,
             },
         };
-        let heard = self.heard.entry(label.clone()).or_insert(0);
+        let heard = self.memory.heard.entry(label.clone()).or_insert(0);
         *heard += 1;
         let hold = heard.is_multiple_of(HELD_BACK);
-        let (reservoir, outcome) = if hold { (&mut self.held, Heard::HeldBack) } else { (&mut self.shown, Heard::Shown) };
+        let (reservoir, outcome) =
+            if hold { (&mut self.memory.held, Heard::HeldBack) } else { (&mut self.memory.shown, Heard::Shown) };
         if !reservoir.offer(&label, slots) {
             return Heard::Full;
         }
@@ -171,18 +200,18 @@ impl Learner {
 
     /// Share of the streams of a taught class that the model named right before they were taught; the last hundred or so count.
     pub fn prequential(&self, class: &str) -> Option<f64> {
-        self.prequential.get(class).map(|p| p.right / p.all.max(1.0))
+        self.memory.prequential.get(class).map(|p| p.right / p.all.max(1.0))
     }
 
     /// The same over all taught classes.
     pub fn prequential_mean(&self) -> Option<f64> {
-        let (right, all) = self.prequential.values().fold((0.0, 0.0), |(r, a), p| (r + p.right, a + p.all));
+        let (right, all) = self.memory.prequential.values().fold((0.0, 0.0), |(r, a), p| (r + p.right, a + p.all));
         (all > 0.0).then(|| right / all)
     }
 
     /// Streams remembered of a class: to learn from, and held back.
     pub fn remembered(&self, class: &str) -> (usize, usize) {
-        (self.shown.of(class).len(), self.held.of(class).len())
+        (self.memory.shown.of(class).len(), self.memory.held.of(class).len())
     }
 
     /// Whether there is something to learn from that was not there the last time.
@@ -192,7 +221,7 @@ impl Learner {
 
     fn can_learn(&self, lesson: &Lesson) -> bool {
         let (shown, held) = self.remembered(&lesson.class);
-        let foreign = self.shown.iter().any(|(label, streams)| label != lesson.class && !streams.is_empty());
+        let foreign = self.memory.shown.iter().any(|(label, streams)| label != lesson.class && !streams.is_empty());
         !lesson.freeze && shown >= LEAST.0 && held >= LEAST.1 && foreign
     }
 
@@ -216,7 +245,7 @@ impl Learner {
         for (class, mut neuron) in self.neurons(model, &taken, true) {
             let Some(twin) = twins.get(&class) else { continue };
             neuron.decision.accept.clone_from(&twin.decision.accept);
-            self.learned.take_over(&class, neuron, twin.clone(), &with, self.held.of(&class));
+            self.learned.take_over(&class, neuron, twin.clone(), &with, self.memory.held.of(&class));
         }
         (self.learned.applied(model).ok(), attempts)
     }
@@ -244,29 +273,30 @@ impl Learner {
     /// The neurons of a group, and how many packets each was shown of its own.
     fn train(&self, group: &[Lesson], all: bool) -> (Network, Vec<u64>) {
         let own: Vec<String> = group.iter().map(|l| l.class.clone()).collect();
-        let mut others: Vec<String> = self.shown.iter().chain(self.held.iter()).map(|(label, _)| label.to_string()).collect();
+        let mut others: Vec<String> =
+            self.memory.shown.iter().chain(self.memory.held.iter()).map(|(label, _)| label.to_string()).collect();
         others.sort_unstable();
         others.dedup();
         others.retain(|label| !own.contains(label));
         let classes = [own.clone(), others].concat();
-        let mut sparing = self.layout.clone();
+        let mut sparing = self.memory.layout.clone();
         // Names were checked where they came from; one that this layout has no slot for silences none.
         group[0].without.iter().for_each(|name| _ = sparing.without(name));
-        let width = self.layout.slots().len();
-        let mut corpus = Corpus::new(self.key, self.layout.clone(), classes.clone());
+        let width = self.memory.layout.slots().len();
+        let mut corpus = Corpus::new(self.memory.key, self.memory.layout.clone(), classes.clone());
         for (class, label) in (0u16..).zip(&classes) {
-            let held = if all { self.held.of(label) } else { &[] };
-            for stream in self.shown.of(label).iter().chain(held) {
+            let held = if all { self.memory.held.of(label) } else { &[] };
+            for stream in self.memory.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
                 slots.chunks_exact_mut(width).for_each(|volley| sparing.silence(volley));
                 corpus.push(class, &slots);
             }
         }
         let seed = self.settings.seed.wrapping_add(self.tries);
-        let mut settings = train::Settings::new(self.key, seed);
+        let mut settings = train::Settings::new(self.memory.key, seed);
         settings.rule.eta = group[0].eta;
         let teacher = Teacher::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
-        let (inputs, threads) = (self.layout.input_count(), self.settings.threads);
+        let (inputs, threads) = (self.memory.layout.input_count(), self.settings.threads);
         let weights = snn::train(settings.rule, inputs, &Pupil::one_each(own.len()), threads, &teacher, &|| ());
         let packets = (0..own.len() as u16).map(|class| corpus.shown(class).1).collect();
         (Network::quantise(&weights, own.len()), packets)
@@ -279,9 +309,9 @@ impl Learner {
         decision.more.clear();
         Model {
             name: model.name.clone(),
-            key: self.key,
+            key: self.memory.key,
             classes: vec![lesson.class.clone()],
-            layout: self.layout.clone(),
+            layout: self.memory.layout.clone(),
             network,
             decision,
             provenance: Provenance {
@@ -289,7 +319,7 @@ impl Learner {
                 seed: self.settings.seed,
                 labels: vec!["live".into()],
                 captures: 0,
-                streams: vec![self.shown.of(&lesson.class).len() as u64],
+                streams: vec![self.memory.shown.of(&lesson.class).len() as u64],
                 packets: vec![packets],
                 ..Provenance::default()
             },
@@ -299,14 +329,14 @@ impl Learner {
     /// Which of the neurons are taken over, with their acceptance, and how each try went. All are judged side by side; where some
     /// fall out the others are judged again without them.
     fn judged(&self, before: &Model, mut neurons: BTreeMap<String, Model>) -> (Vec<Attempt>, BTreeMap<String, Model>) {
-        let old = gate::Answers::of(before, &self.held);
+        let old = gate::Answers::of(before, &self.memory.held);
         let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.has(class));
         let usual = own.map(|(_, accept)| *accept).fold(SUREST, f32::min);
         let mut refused = Vec::new();
         loop {
             let part = side_by_side(neurons.values());
             let Some(with) = part.and_then(|part| before.with_part(&part).ok()) else { return (refused, BTreeMap::new()) };
-            let new = gate::Answers::of(&with, &self.held);
+            let new = gate::Answers::of(&with, &self.memory.held);
             let mut accept = with.decision.accept.clone();
             for (class, level) in with.classes.iter().zip(&mut accept) {
                 if let Some(neuron) = neurons.get_mut(class) {

@@ -6,6 +6,7 @@
 //! changes. Every fourth stream is held back: a neuron is taken over only where the model, with it, does no worse on those.
 
 mod gate;
+mod heard;
 mod learned;
 mod learner;
 mod reservoir;

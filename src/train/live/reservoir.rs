@@ -40,6 +40,26 @@ impl Reservoir {
         self.labels.iter().map(|(name, label)| (name.as_str(), label.streams.as_slice()))
     }
 
+    /// Each label: how many streams of it were offered, whether it was the largest when room was wanted, and its streams.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&str, u64, bool, &[Sampled])> {
+        self.labels.iter().map(|(name, label)| (name.as_str(), label.heard, label.full, label.streams.as_slice()))
+    }
+
+    /// Puts back what [`Reservoir::labels`] gave of one label, as far as there is room.
+    pub(super) fn restore(&mut self, name: &str, heard: u64, full: bool, streams: impl Iterator<Item = Sampled>) {
+        let label = self.labels.entry(name.into()).or_default();
+        (label.heard, label.full) = (heard, full);
+        for stream in streams {
+            if self.slots + stream.len() > self.room {
+                label.full = true;
+                continue;
+            }
+            self.slots += stream.len();
+            label.slots += stream.len();
+            label.streams.push(stream);
+        }
+    }
+
     /// The streams of a label.
     pub fn of(&self, label: &str) -> &[Sampled] {
         self.labels.get(label).map_or(&[], |l| &l.streams)
