@@ -113,7 +113,9 @@ impl End {
 const NEVER: f32 = 2.0;
 /// Untaught streams for each taught one that confidence reckons with.
 const FOREIGN: f32 = 0.2;
-/// No class is asked for more confidence than this.
+/// No class is asked for less confidence than this,
+const LEAST: f32 = 0.5;
+/// or for more than this.
 pub(super) const SUREST: f32 = 0.98;
 
 /// A stream that a class claims.
@@ -150,22 +152,25 @@ fn acceptance(ends: &[End], cost: f64) -> f32 {
     ends.iter().filter(|e| foreign(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
     let foreign_classes = of_class.len().max(1) as f64;
     let taught: f64 = ends.iter().filter(|e| e.taught).map(|e| f64::from(e.weight)).sum();
+    // Where nothing taught was held out, what was has no weight.
+    let share = |end: &End, of: f64| f64::from(end.weight) / of.max(f64::MIN_POSITIVE);
     let mut sorted: Vec<&End> = ends.iter().collect();
     sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
-    let (mut worth, mut best, mut level) = (0.0, f64::MIN, SUREST);
+    // Of no streams nothing is known: all is named.
+    let (mut worth, mut best, mut level) = (0.0, f64::MIN, if ends.is_empty() { LEAST } else { SUREST });
     for (i, end) in sorted.iter().enumerate() {
         if end.right() {
-            worth += f64::from(end.weight) / taught;
+            worth += share(end, taught);
         }
         if foreign(end) {
-            worth -= cost * f64::from(end.weight) / (of_class[&end.truth] * foreign_classes);
+            worth -= cost * share(end, of_class[&end.truth] * foreign_classes);
         }
         // Streams of one confidence are admitted together.
         if worth > best && sorted.get(i + 1).is_none_or(|next| next.confidence < end.confidence) {
             (best, level) = (worth, end.confidence);
         }
     }
-    level.clamp(0.5, SUREST)
+    level.clamp(LEAST, SUREST)
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.

@@ -145,6 +145,17 @@ mod tests {
     }
 
     #[test]
+    fn of_classes_of_one_stream_nothing_can_be_calibrated_and_all_is_named() {
+        let mut corpus = crossed();
+        corpus.streams.truncate(3);
+        let fitted = fit(&corpus, &Settings { threads: 1, ..Settings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
+        assert_eq!(fitted.decision.accept, [0.5; 3]);
+        let model = fitted.into_model("few", &corpus);
+        let of = |s: &crate::train::LabelledStream| said(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
+        assert!(corpus.streams.iter().all(|s| of(s).is_some_and(|leader| model.decision.class(&leader).is_some())));
+    }
+
+    #[test]
     fn classes_of_one_kind_of_packet_keep_one_neuron() {
         let mut corpus = crossed();
         corpus.streams.retain(|s| s.class < 2);
