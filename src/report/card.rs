@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::evaluate::{Contribution, Reliance};
 use crate::model::Model;
+use crate::packet::KeyKind;
 
 use super::Measured;
 use super::markup::{Text, name, percent};
@@ -12,15 +13,20 @@ use super::receptive::{Receptive, Strongest, reading};
 /// Fields that a card lists.
 const FIELDS: usize = 6;
 
-/// What the neurons of a class of two stand for.
-const DIRECTIONS: [&str; 2] = ["What its streams' first sender sends", "What comes back"];
+/// What the neurons of a class stand for where there are two.
+fn directions(key: KeyKind) -> [&'static str; 2] {
+    match key {
+        KeyKind::Flow => ["What its streams' first sender sends", "What comes back"],
+        KeyKind::Host => ["What its hosts send", "What they receive"],
+    }
+}
 
 /// All that the page says of one class.
 pub struct Card<'a> {
     pub class: &'a str,
     pub number: usize,
-    /// Of each of its neurons the strongest fields and the picture.
-    neurons: Vec<(Vec<Strongest>, String)>,
+    /// Of each of its neurons what it stands for, the strongest fields and the picture.
+    neurons: Vec<(&'a str, Vec<Strongest>, String)>,
     carried: Vec<Contribution>,
     reliance: Option<&'a Reliance>,
     /// The class most of its streams were taken for, and how many of how many.
@@ -37,9 +43,9 @@ impl<'a> Card<'a> {
         number: usize,
     ) -> Self {
         let class = model.classes[number].as_str();
-        let neuron = |neuron: usize| {
+        let neuron = |(neuron, stands_for)| {
             let weights = receptive.weights(neuron);
-            (receptive.strongest(&weights), receptive.draw(class, &weights))
+            (stands_for, receptive.strongest(&weights), receptive.draw(class, &weights))
         };
         let taken_for = measured.and_then(|m| {
             let streams = m.report.classes.iter().find(|c| c.class == class)?.streams;
@@ -49,7 +55,7 @@ impl<'a> Card<'a> {
         Self {
             class,
             number,
-            neurons: model.decision.neurons_of(number).map(neuron).collect(),
+            neurons: model.decision.neurons_of(number).zip(directions(model.key)).map(neuron).collect(),
             carried: measured.map_or(Vec::new(), |m| by_field(receptive, &m.carried[number])),
             reliance: measured.and_then(|m| m.reliance.iter().find(|r| r.class == class)),
             taken_for,
@@ -69,7 +75,7 @@ impl<'a> Card<'a> {
 
     /// What one field's weights alone can do, where no streams said more.
     pub fn suspicion(&self) -> Option<String> {
-        let first = self.neurons.iter().filter_map(|(strongest, _)| strongest.first());
+        let first = self.neurons.iter().filter_map(|(_, strongest, _)| strongest.first());
         let s = first.max_by(|a, b| a.weight.total_cmp(&b.weight)).filter(|s| s.weight >= 1.0 && self.reliance.is_none())?;
         Some(format!("{} ({} = {})", name(self.class), Text(&s.field), Text(reading(&s.field, &s.values))))
     }
@@ -88,9 +94,9 @@ impl<'a> Card<'a> {
             out.push_str(" <span class=\"warn\">⚠ The first field below alone can make its neuron spike.</span>");
         }
         out.push_str("</p>\n");
-        for (number, (strongest, picture)) in self.neurons.iter().enumerate() {
+        for (stands_for, strongest, picture) in &self.neurons {
             if self.neurons.len() > 1 {
-                let _ = writeln!(out, "<h4>{}</h4>", DIRECTIONS[number.min(1)]);
+                let _ = writeln!(out, "<h4>{stands_for}</h4>");
             }
             out.push_str(picture);
             out.push_str(
