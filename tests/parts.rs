@@ -157,6 +157,9 @@ fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
     std::fs::write(&damaged, "not a capture").unwrap();
     join(&partly, &[damaged.clone(), captures[0].clone()]).code(1).stderr(contains("damaged.pcap"));
     join(&partly, &[damaged]).failure().stderr(contains("no stream"));
+    let (cut, octets) = (path("cut.pcap"), std::fs::read(&captures[0]).unwrap());
+    std::fs::write(&cut, &octets[..octets.len() - 5]).unwrap();
+    join(&partly, &[cut]).code(1).stderr(contains("captures are cut").and(contains("cut.pcap")));
 }
 
 #[test]

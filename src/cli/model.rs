@@ -12,7 +12,7 @@ use crate::packet::{Decoder, KeyKind};
 use crate::train::{self, Corpus, Gathered, Settings};
 
 use super::train::{Source, same_kind};
-use super::{Exit, progress};
+use super::{Exit, complain, progress};
 
 /// Looks into a model file
 #[derive(ClapArgs)]
@@ -180,23 +180,24 @@ fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit>
 fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &Decoder, out: &Path) -> Result<Exit> {
     let settings = settings_of(&joined, joined.provenance.seed);
     let mut reference = Corpus::new(joined.key, joined.layout.clone(), joined.classes.clone());
-    let mut exit = Exit::Fine;
-    for capture in captures {
-        let read = CaptureFile::open(capture)
-            .and_then(|mut file| reference.read_capture(&mut file, 0, settings.packets_per_stream, decoder, &mut |_| Some(0)));
-        if let Err(error) = read {
-            eprintln!("spiked: {error}");
-            exit = Exit::Partly;
+    let (names, mut gathered): (Vec<String>, _) =
+        (captures.iter().map(|c| c.display().to_string()).collect(), Gathered::default());
+    for name in &names {
+        let (packets, every) = (settings.packets_per_stream, &mut |_: &_| Some(0));
+        if let Err(error) = reference.read_file(Path::new(""), name, packets, decoder, &mut gathered, every) {
+            gathered.unreadable.push(error.to_string());
         }
     }
+    complain("captures could not be read; the others are used", &gathered.unreadable);
+    complain("captures are cut; what is before the cut is used", &gathered.cut);
     if reference.streams.is_empty() {
         bail!("no stream of {} in the reference", if joined.key == KeyKind::Host { "a host" } else { "packets" });
     }
     joined.decision = train::agreed(&joined, parts, &reference, &settings);
-    joined.provenance.reference = captures.iter().map(|c| c.display().to_string()).collect();
+    joined.provenance.reference = names;
     say!("confidence and acceptance agree with what the parts say of {} reference streams", reference.streams.len());
     write(&joined, out)?;
-    Ok(exit)
+    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
 }
 
 /// The model with its hyperactive neurons given a higher threshold or taken out; tells of each.

@@ -181,9 +181,8 @@ impl Lane {
             self.rows.sums.clear();
             self.rows.sums.resize(self.rows.owner.len() * self.rows.width, 0.0);
         }
-        if model.classes != self.model.classes || model.decision.more != self.model.decision.more {
-            self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
-        }
+        // What was counted was taken with the batch before.
+        self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
         self.potentials = model.network.buffer();
         self.model = Arc::clone(model);
         true

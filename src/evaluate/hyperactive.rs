@@ -64,16 +64,18 @@ pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<Hyperactive> {
     let told = |(name, (before, streams)): (String, (Claims, Vec<usize>))| {
         let class = model.place(&name).ok()?;
         let held = reference.streams.iter().any(|s| reference.classes[s.class as usize] == name);
-        let mut quiet = None;
+        let (mut quiet, unraised) = (None, decision.clone());
         for step in 1..=STEPS {
-            decision.raise(class, STEP);
+            let by = step as f32 * STEP;
+            decision.clone_from(&unraised);
+            decision.raise(class, by);
             // A higher threshold changes nothing but what the neuron claimed.
             let mut after = Claims::default();
             let said = said(model, reference, &decision, &streams);
             said.iter().filter(|s| claimant(s) == Some(&name)).for_each(|s| after.add(s.label == name));
             // Of a class that the reference does not hold, a few foreign streams are no proof.
             if after.foreign <= after.own || (!held && after.foreign < FOREIGN) {
-                quiet = (after.own > 0 || !held).then_some((step as f32 * STEP, after));
+                quiet = (after.own > 0 || !held).then_some((by, after));
                 break;
             }
         }

@@ -3,6 +3,8 @@
 //! With all spikes of a volley simultaneous, one step of a current-based leaky integrate-and-fire neuron from rest is the
 //! sum of the weights of its active synapses, so a membrane potential is exactly that sum.
 
+use std::ops::{Deref, DerefMut, Range};
+
 use super::kernel;
 
 /// Columns are padded to a whole number of 64-byte vectors.
@@ -23,21 +25,26 @@ impl Rows {
         let start = room.as_ptr().align_offset(LANE).min(LANE - 1);
         Self { room, start }
     }
+
+    #[inline]
+    fn span(&self) -> Range<usize> {
+        self.start..self.room.len() + self.start + 1 - LANE
+    }
 }
 
-impl std::ops::Deref for Rows {
+impl Deref for Rows {
     type Target = [i8];
 
     #[inline]
     fn deref(&self) -> &[i8] {
-        &self.room[self.start..self.room.len() + self.start + 1 - LANE]
+        &self.room[self.span()]
     }
 }
 
-impl std::ops::DerefMut for Rows {
+impl DerefMut for Rows {
     fn deref_mut(&mut self) -> &mut [i8] {
-        let end = self.room.len() + self.start + 1 - LANE;
-        &mut self.room[self.start..end]
+        let span = self.span();
+        &mut self.room[span]
     }
 }
 

@@ -4,7 +4,7 @@ use crate::model::Model;
 use crate::snn::{self, Network};
 use crate::stream::Decision;
 
-use super::calibrate::{Claim, FEW, calibrate, raised, weigh};
+use super::calibrate::{Claim, FEW, calibrate, raised};
 use super::deal::folds;
 use super::fit::{Felt, UNTAUGHT, feel};
 use super::homeostasis::threshold;
@@ -31,7 +31,6 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
             add(true);
         }
     }
-    weigh(&mut felt);
     let given = widened(&model.decision, all, settings.rule.theta);
     let (mut decision, _) = calibrate(reference.key, all, settings, &felt, given);
     decision.theta.drain(known..all);
@@ -39,11 +38,12 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -
     decision
 }
 
-/// A decision with thresholds for classes that the model does not have: as many classes as asked for.
+/// A decision that has neurons for classes that the model does not know, too: for as many classes as asked for.
 fn widened(decision: &Decision, classes: usize, theta: f32) -> Decision {
     let mut wide = decision.clone();
     let known = decision.accept.len();
     wide.theta.splice(known..known, std::iter::repeat_n(theta, classes - known));
+    wide.accept.resize(classes, 1.0);
     wide
 }
 
@@ -88,16 +88,10 @@ pub fn retrain(
         })
         .collect();
     let mut decision = widened(&model.decision, corpus.classes.len(), settings.rule.theta);
-    let beyond = corpus.classes.len() - model.classes.len();
-    let thresholds: Vec<f32> = places
-        .iter()
-        .zip(pupils(class))
-        .map(|(&place, pupil)| {
-            let place = if place < model.classes.len() { place } else { place + beyond };
-            decision.theta[place] = threshold(corpus, settings, &felt, place, pupil);
-            decision.theta[place]
-        })
-        .collect();
+    let wide: Vec<usize> = decision.neurons_of(class).collect();
+    let thresholds: Vec<f32> =
+        wide.iter().zip(pupils(class)).map(|(&neuron, pupil)| threshold(corpus, settings, &felt, neuron, pupil)).collect();
+    wide.iter().zip(&thresholds).for_each(|(&neuron, &theta)| decision.theta[neuron] = theta);
     let claims: Vec<Claim> = felt
         .iter()
         .filter_map(|f| {

@@ -12,8 +12,17 @@ use crate::stream::{Decision, FEATURES, Leader};
 use super::fit::Felt;
 use super::{FLOW_PACKETS, Settings};
 
-/// A calibration stream and its leader after each packet.
-pub(super) type Trail<'a> = (&'a Felt, Vec<Leader>);
+/// A calibration stream.
+pub(super) struct Trail {
+    pub stream: usize,
+    /// Its class, and whether the network was taught it.
+    pub truth: u16,
+    pub taught: bool,
+    /// How many streams it counts for.
+    pub weight: f32,
+    /// Who leads after each packet.
+    pub leaders: Vec<Leader>,
+}
 
 /// The thresholds and bounds of `given`, with confidence, acceptance and stop rule from calibration streams of `classes` classes; and of
 /// each stream its number in the corpus, whether its class had been taught, and the leader when scoring stopped.
@@ -25,50 +34,44 @@ pub(super) fn calibrate(
     given: Decision,
 ) -> (Decision, Vec<(usize, bool, Leader)>) {
     let mut decision = Decision { accept: vec![1.0; classes], give_up: settings.packets_per_stream as u32, ..given };
-    let trails = trails(felt, &decision);
+    let trail = |f: &Felt| Trail {
+        stream: f.stream,
+        truth: f.truth,
+        taught: f.taught,
+        weight: 1.0,
+        leaders: f.trail(&decision, classes),
+    };
+    let mut trails: Vec<Trail> = felt.iter().map(trail).collect();
+    weigh(&mut trails);
     decision.confidence = confidence(&trails);
     let calibration = admit(key, settings, &trails, &mut decision);
     (decision, calibration)
 }
 
-/// Who leads after each packet of each stream.
-pub(super) fn trails<'a>(felt: &'a [Felt], decision: &Decision) -> Vec<Trail<'a>> {
-    felt.iter().map(|f| (f, f.trail(decision, decision.accept.len()))).collect()
-}
-
 /// The weights that make evidence into confidence.
-pub(super) fn confidence(trails: &[Trail<'_>]) -> Vec<f32> {
+pub(super) fn confidence(trails: &[Trail]) -> Vec<f32> {
     // A stream counts once, over the packets at which it might be asked.
     let mut examples = Vec::new();
-    for (felt, trail) in trails {
-        let asked = trail.len().min(FLOW_PACKETS);
-        for leader in trail.iter().take(asked).chain(trail.last()) {
-            examples.push((leader.features(), felt.taught && leader.class == felt.truth, felt.weight / (asked + 1) as f32));
+    for trail in trails {
+        let asked = trail.leaders.len().min(FLOW_PACKETS);
+        for leader in trail.leaders.iter().take(asked).chain(trail.leaders.last()) {
+            let right = trail.taught && leader.class == trail.truth;
+            examples.push((leader.features(), right, trail.weight / (asked + 1) as f32));
         }
     }
     logistic(&examples)
 }
 
 /// Sets acceptance and the stop rule where confidence is known.
-pub(super) fn admit(
-    key: KeyKind,
-    settings: &Settings,
-    trails: &[Trail<'_>],
-    decision: &mut Decision,
-) -> Vec<(usize, bool, Leader)> {
+pub(super) fn admit(key: KeyKind, settings: &Settings, trails: &[Trail], decision: &mut Decision) -> Vec<(usize, bool, Leader)> {
     let classes = decision.accept.len();
     // Acceptance: walk down from the surest stream; the lowest confidence at which false alarms are below the target.
     let ends: Vec<End> = trails
         .iter()
-        .filter_map(|(felt, trail)| {
-            let last = trail.last()?;
-            Some(End {
-                confidence: decision.confidence(last),
-                leader: last.class,
-                truth: felt.truth,
-                taught: felt.taught,
-                weight: felt.weight,
-            })
+        .filter_map(|trail| {
+            let last = trail.leaders.last()?;
+            let &Trail { truth, taught, weight, .. } = trail;
+            Some(End { confidence: decision.confidence(last), leader: last.class, truth, taught, weight })
         })
         .collect();
     decision.accept = vec![acceptance(&ends, settings.false_alarm_cost); classes];
@@ -82,16 +85,16 @@ pub(super) fn admit(
         *accept = raised(*accept, &claims, FEW);
     }
     decision.stop = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
-    let stopped = |trail: &[Leader]| trail.iter().find(|l| decision.settled(l)).or(trail.last()).copied();
-    trails.iter().filter_map(|(felt, trail)| Some((felt.stream, felt.taught, stopped(trail)?))).collect()
+    let stopped = |leaders: &[Leader]| leaders.iter().find(|l| decision.settled(l)).or(leaders.last()).copied();
+    trails.iter().filter_map(|trail| Some((trail.stream, trail.taught, stopped(&trail.leaders)?))).collect()
 }
 
 /// Gives the streams of untaught classes the weight that they have in traffic: every class was untaught once, so there are as many of
 /// them as of the taught ones.
-pub(super) fn weigh(felt: &mut [Felt]) {
-    let count = |of: bool| felt.iter().filter(|f| f.taught == of).count() as f32;
+fn weigh(trails: &mut [Trail]) {
+    let count = |of: bool| trails.iter().filter(|t| t.taught == of).count() as f32;
     let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
-    felt.iter_mut().filter(|f| !f.taught).for_each(|f| f.weight = foreign);
+    trails.iter_mut().filter(|t| !t.taught).for_each(|t| t.weight = foreign);
 }
 
 /// How a calibration stream ended.
@@ -114,7 +117,7 @@ const NEVER: f32 = 2.0;
 /// Untaught streams for each taught one that confidence reckons with.
 const FOREIGN: f32 = 0.2;
 /// No class is asked for less confidence than this,
-const LEAST: f32 = 0.5;
+pub(super) const LEAST: f32 = 0.5;
 /// or for more than this.
 pub(super) const SUREST: f32 = 0.98;
 
@@ -174,16 +177,16 @@ fn acceptance(ends: &[End], cost: f64) -> f32 {
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.
-fn stop_rule(settings: &Settings, decision: &Decision, trails: &[Trail<'_>]) -> f32 {
-    let taught: Vec<_> = trails.iter().filter(|(felt, trail)| felt.taught && !trail.is_empty()).collect();
-    let all: f64 = taught.iter().map(|(felt, _)| f64::from(felt.weight)).sum();
+fn stop_rule(settings: &Settings, decision: &Decision, trails: &[Trail]) -> f32 {
+    let taught: Vec<_> = trails.iter().filter(|t| t.taught && !t.leaders.is_empty()).collect();
+    let all: f64 = taught.iter().map(|t| f64::from(t.weight)).sum();
     let accuracy = |stop: f32| {
-        let right = taught.iter().filter(|(felt, trail)| {
+        let right = taught.iter().filter(|trail| {
             let stops = |l: &&Leader| decision.confidence(l) >= stop.max(decision.accept[l.class as usize]);
-            let at = trail.iter().find(stops).or(trail.last());
-            at.is_some_and(|l| l.class == felt.truth)
+            let at = trail.leaders.iter().find(stops).or(trail.leaders.last());
+            at.is_some_and(|l| l.class == trail.truth)
         });
-        right.map(|(felt, _)| f64::from(felt.weight)).sum::<f64>() / all.max(f64::MIN_POSITIVE)
+        right.map(|t| f64::from(t.weight)).sum::<f64>() / all.max(f64::MIN_POSITIVE)
     };
     let whole = accuracy(NEVER);
     let candidates = [0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999];

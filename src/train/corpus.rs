@@ -83,24 +83,15 @@ impl Corpus {
         let mut gathered = Gathered::default();
         for (capture, known) in &labels.captures {
             tick();
-            let mut file = match CaptureFile::open(&folder.join(capture)) {
-                Ok(file) => file,
-                Err(error) => {
-                    gathered.unreadable.push(error.to_string());
-                    continue;
-                }
-            };
-            let number = corpus.captures.len() as u32;
-            corpus.captures.push(capture.clone());
             let mut found = std::collections::HashSet::new();
-            corpus.read_capture(&mut file, number, packets_per_stream, decoder, &mut |name| {
+            let class_of = &mut |name: &StreamName| {
                 if known.streams.contains_key(name) {
                     found.insert(name.clone());
                 }
                 known.class_of(name)
-            })?;
-            if let Some(cut) = file.cut() {
-                gathered.cut.push(format!("{capture}: {cut}"));
+            };
+            if !corpus.read_file(folder, capture, packets_per_stream, decoder, &mut gathered, class_of)? {
+                continue;
             }
             let mut missing: Vec<_> = known.streams.keys().filter(|n| !found.contains(n)).collect();
             missing.sort();
@@ -110,6 +101,36 @@ impl Corpus {
             return Err(CorpusError::Nothing(labels.rows, folder.to_path_buf()));
         }
         Ok((corpus, gathered))
+    }
+
+    /// Adds the streams of the file `capture` below `folder` that `class_of` gives a class. One that can't be opened, or is cut, is
+    /// named in `gathered`; whether it was opened.
+    ///
+    /// # Errors
+    /// As [`Corpus::read_capture`].
+    pub fn read_file(
+        &mut self,
+        folder: &Path,
+        capture: &str,
+        packets_per_stream: usize,
+        decoder: &Decoder,
+        gathered: &mut Gathered,
+        class_of: &mut dyn FnMut(&StreamName) -> Option<u16>,
+    ) -> Result<bool, CaptureError> {
+        let mut file = match CaptureFile::open(&folder.join(capture)) {
+            Ok(file) => file,
+            Err(error) => {
+                gathered.unreadable.push(error.to_string());
+                return Ok(false);
+            }
+        };
+        let number = self.captures.len() as u32;
+        self.captures.push(capture.into());
+        self.read_capture(&mut file, number, packets_per_stream, decoder, class_of)?;
+        if let Some(cut) = file.cut() {
+            gathered.cut.push(format!("{capture}: {cut}"));
+        }
+        Ok(true)
     }
 
     /// An empty corpus, to be filled with [`Corpus::read_capture`].

@@ -15,7 +15,7 @@ use crate::packet::KeyKind;
 use crate::snn::{self, Network, Pupil};
 use crate::stream::{Decision, Leader};
 
-use super::calibrate::{calibrate, weigh};
+use super::calibrate::calibrate;
 use super::deal::folds;
 use super::homeostasis::threshold;
 use super::parted::{self, Tried};
@@ -35,8 +35,6 @@ pub(super) struct Felt {
     /// The stream's class, and whether the network was taught it.
     pub truth: u16,
     pub taught: bool,
-    /// How many streams it counts for in calibration.
-    pub weight: f32,
 }
 
 impl Felt {
@@ -175,7 +173,6 @@ pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool,
     }
     let teacher = Teacher::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
     let network = train(corpus, &settings, &pupils, &teacher, tick);
-    weigh(&mut felt);
     let (decision, calibration) = calibrate(corpus.key, classes, &settings, &felt, decision);
     Fitted { network, decision, ports_alone: settings.ports_alone, calibration }
 }
@@ -257,5 +254,5 @@ pub(super) fn feel(
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
         potentials.extend((known..).zip(more).map(|(neuron, &class)| felt(neuron, class)));
     }
-    Felt { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class), weight: 1.0 }
+    Felt { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class) }
 }

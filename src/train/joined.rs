@@ -9,8 +9,8 @@
 use crate::model::{Model, said};
 use crate::stream::Decision;
 
-use super::calibrate::{admit, confidence, trails};
-use super::fit::{Felt, feel};
+use super::calibrate::{Trail, admit, confidence};
+use super::fit::feel;
 use super::{Corpus, Settings};
 
 /// No part is taken to be surer than this, one way or the other.
@@ -37,23 +37,20 @@ fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<W
 /// Confidence, acceptance and stop rule of a model from what the parts that it was joined from say of a reference's streams. Its
 /// neurons and their thresholds stay as they are.
 pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &Settings) -> Decision {
-    let (mut chances, mut named): (Vec<Felt>, Vec<Felt>) = (Vec::new(), Vec::new());
+    let (mut chances, mut named): (Vec<Trail>, Vec<Trail>) = (Vec::new(), Vec::new());
     for stream in 0..reference.streams.len() {
-        let felt = |truth: u16, weight: f32| Felt {
-            truth,
-            taught: truth != NONE,
-            weight,
-            ..feel(reference, &model.network, &model.decision.more, stream, settings.packets_per_stream, &|_| false)
-        };
+        let (network, more, most) = (&model.network, &model.decision.more, settings.packets_per_stream);
+        let leaders = feel(reference, network, more, stream, most, &|_| false).trail(&model.decision, model.classes.len());
+        let trail = |truth: u16, weight: f32| Trail { stream, truth, taught: truth != NONE, weight, leaders: leaders.clone() };
         let words: Vec<Word> = parts.iter().filter_map(|part| word(model, part, reference, stream)).collect();
         let all: f32 = 1.0 + words.iter().map(|w| w.odds).sum::<f32>();
-        chances.extend(words.iter().map(|w| felt(w.class, w.odds / all)));
-        chances.push(felt(NONE, 1.0 / all));
+        chances.extend(words.iter().map(|w| trail(w.class, w.odds / all)));
+        chances.push(trail(NONE, 1.0 / all));
         let surest = words.iter().filter(|w| w.named).max_by(|a, b| a.odds.total_cmp(&b.odds));
-        named.push(felt(surest.map_or(NONE, |w| w.class), 1.0));
+        named.push(trail(surest.map_or(NONE, |w| w.class), 1.0));
     }
     let mut decision = model.decision.clone();
-    decision.confidence = confidence(&trails(&chances, &decision));
-    admit(model.key, settings, &trails(&named, &decision), &mut decision);
+    decision.confidence = confidence(&chances);
+    admit(model.key, settings, &named, &mut decision);
     decision
 }

@@ -3,7 +3,7 @@
 use crate::model::{self, Model};
 use crate::stream::Leader;
 
-use super::super::calibrate::{Claim, SUREST, raised};
+use super::super::calibrate::{Claim, LEAST, SUREST, raised};
 use super::{Reservoir, Sampled};
 
 /// What a model says of a stream after its volleys, scored as in reading.
@@ -93,8 +93,6 @@ pub(super) fn right(model: &Model, class: &str, streams: &[Sampled]) -> usize {
     streams.iter().filter(|stream| named(model, stream) == Some(class)).count()
 }
 
-/// No class is asked for less confidence than this.
-const LEAST: f32 = 0.5;
 /// One own stream in so many may earn less than what is asked for.
 const FEW: usize = 20;
 /// What a stream may fall short of those held back, in logits: they are few.

@@ -37,7 +37,7 @@ impl Reservoir {
 
     /// Each label with its streams.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[Sampled])> {
-        self.labels.iter().map(|(name, label)| (name.as_str(), label.streams.as_slice()))
+        self.labels().map(|(name, _, _, streams)| (name, streams))
     }
 
     /// Each label: how many streams of it were offered, whether it was the largest when room was wanted, and its streams.
@@ -46,18 +46,23 @@ impl Reservoir {
     }
 
     /// Puts back what [`Reservoir::labels`] gave of one label, as far as there is room.
-    pub(super) fn restore(&mut self, name: &str, heard: u64, full: bool, streams: impl Iterator<Item = Sampled>) {
-        let label = self.labels.entry(name.into()).or_default();
-        (label.heard, label.full) = (heard, full);
+    pub(super) fn restore(&mut self, name: &str, heard: u64, mut full: bool, streams: impl Iterator<Item = Sampled>) {
         for stream in streams {
             if self.slots + stream.len() > self.room {
-                label.full = true;
+                full = true;
                 continue;
             }
-            self.slots += stream.len();
-            label.slots += stream.len();
-            label.streams.push(stream);
+            self.put(name, stream);
         }
+        let label = self.labels.entry(name.into()).or_default();
+        (label.heard, label.full) = (heard, full);
+    }
+
+    fn put(&mut self, name: &str, stream: Sampled) {
+        let label = self.labels.entry(name.into()).or_default();
+        self.slots += stream.len();
+        label.slots += stream.len();
+        label.streams.push(stream);
     }
 
     /// The streams of a label.
@@ -89,10 +94,7 @@ impl Reservoir {
                 self.forget_one(&largest);
             }
         }
-        let mine = self.labels.entry(label.into()).or_default();
-        mine.slots += wanted;
-        mine.streams.push(stream);
-        self.slots += wanted;
+        self.put(label, stream);
         true
     }
 
