@@ -105,8 +105,8 @@ fn stages(c: &mut Criterion) {
         b.iter(|| {
             for ((key, direction), ((link, bytes), headers)) in keyed.iter().zip(frames.iter().zip(&headers)) {
                 let frame = Frame { timestamp: Nanos(0), link: LinkType(*link), wire_len: bytes.len() as u32, bytes };
-                let hash = table.hash(black_box(key));
-                black_box(table.packet(key, hash, *direction, 0, headers, &frame, |()| true, || ()).at);
+                let packet = table.arrival(*black_box(key), *direction, headers, &frame);
+                black_box(table.packet(&packet, 0, |()| true, || ()).at);
             }
         });
     });

@@ -42,8 +42,8 @@ pub struct FrameBatch {
 }
 
 impl FrameBatch {
-    /// Frames that a batch holds: enough to make a hand-over cheap, few enough to stay in the cache.
-    pub const CAPACITY: usize = 256;
+    /// Frames that a batch holds: enough to make a hand-over cheap, few enough to stay in the second-level cache.
+    pub const CAPACITY: usize = 1024;
     /// Octets after which a batch is full whatever the number of frames.
     const MAX_BYTES: usize = 1 << 20;
 

@@ -74,9 +74,9 @@ pub fn length_bucket(length: u32) -> u8 {
     (1 + octave * 4 + quarter).min(64) as u8
 }
 
-/// What a stream remembers of a packet for the next one's [`Context::previous`].
-pub fn previous_of(headers: &Headers, direction: u8) -> u8 {
-    length_bucket(headers.payload_wire_len) | (direction & 1) << 7
+/// What a stream remembers of a packet with a payload of this [`length_bucket`] for the next one's [`Context::previous`].
+pub fn previous_of(size: u8, direction: u8) -> u8 {
+    size | (direction & 1) << 7
 }
 
 /// Who receives: 0 one host, 1 a group, 2 everybody.

@@ -9,7 +9,7 @@ use super::{Observer, Settings, Tally};
 /// Reads a source to its end in the caller's thread.
 pub(super) fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Tally, CaptureError> {
     let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default());
-    let mut routed = Routed::new(FrameBatch::new(), 1);
+    let mut routed = Routed::new(FrameBatch::new(), 1, 0);
     let (mut tally, mut told, mut first) = (Tally::default(), Told::default(), 0);
     let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
         let report = shard.report(0, None);

@@ -2,26 +2,24 @@
 
 use std::sync::Arc;
 
-use crate::capture::{Frame, FrameBatch, Nanos};
+use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
-use crate::packet::{Direction, Headers, KeyKind, StreamKey};
+use crate::packet::Headers;
 use crate::snn::Potentials;
-use crate::stream::{Ended, Leader, Limits, Stream, StreamTable, Swept};
+use crate::stream::{Arrival, Ended, Leader, Limits, Stream, StreamTable, Swept};
 
 use super::keep::{self, Kept};
+use super::shard::Routed;
 use super::told::Told;
 use super::{Event, Sample, Settings, Spikes, Tally, Tap, Verdict};
 
 /// A packet on its way to the worker that owns its stream.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Item {
-    pub key: StreamKey,
-    pub hash: u64,
-    pub headers: Headers,
+    pub packet: Arrival,
     /// Index into the batch.
     pub frame: u32,
-    pub direction: Direction,
 }
 
 /// No evidence row: the stream is decided, or was given up.
@@ -149,10 +147,6 @@ impl Lane {
         self.table.live()
     }
 
-    pub fn key(&self) -> KeyKind {
-        self.model.key
-    }
-
     /// The spikes since it was last asked; `None` where there were none.
     pub fn take_spikes(&mut self) -> Option<Spikes> {
         let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
@@ -203,19 +197,18 @@ impl Lane {
     }
 
     /// Handles a shard's packets of one batch, whose first has the number `first`.
-    pub fn packets(&mut self, batch: &FrameBatch, first: u64, items: &[Item], tally: &mut Tally, out: &mut Told) {
+    pub fn packets(&mut self, routed: &Routed, shard: usize, first: u64, tally: &mut Tally, out: &mut Told) {
+        let items = &routed.items[shard][self.model.key as usize];
         for item in items {
-            self.table.prefetch_index(item.hash);
+            self.table.prefetch_index(item.packet.hash);
         }
         for item in items {
-            self.table.prefetch_record(item.hash);
+            self.table.prefetch_record(item.packet.hash);
         }
         for item in items {
-            let frame = batch.frame(item.frame as usize);
             let packet = first + u64::from(item.frame);
             let keep = |s: &Scored| s.told || s.row != NO_ROW;
-            let seen =
-                self.table.packet(&item.key, item.hash, item.direction, packet, &item.headers, &frame, keep, || Scored::NEW);
+            let seen = self.table.packet(&item.packet, packet, keep, || Scored::NEW);
             if let Some((stream, why)) = seen.ended {
                 match why {
                     Ended::Timeout => tally.timed_out += 1,
@@ -223,17 +216,19 @@ impl Lane {
                 }
                 self.end(stream, packet, out);
             }
+            // Of most packets the frame is not looked at: it lies where it was decoded, in another core's cache may be.
+            let whole = || (routed.batch.frame(item.frame as usize), &routed.headers[item.frame as usize]);
             if let Some(tap) = &self.tap
-                && tap.wants(self.model.key, item.hash, seen.context.position)
+                && tap.wants(self.model.key, item.packet.hash, seen.context.position)
             {
-                tally.untapped += u64::from(!self.sample(seen.at, seen.context, item, &frame));
+                tally.untapped += u64::from(!self.sample(seen.at, seen.context, whole()));
             }
             let stream = self.table.get_mut(seen.at);
             if seen.context.position == 0 && stream.number == packet {
                 tally.opened += 1;
             } else if stream.state.row == NO_ROW {
                 if stream.state.told && stream.packets <= self.keep_packets {
-                    out.packets.extend(keep::later(packet, &frame, self.number, &self.model, stream));
+                    out.packets.extend(keep::later(packet, &whole().0, self.number, &self.model, stream));
                 }
                 continue;
             }
@@ -247,7 +242,7 @@ impl Lane {
                     tally.hurried += 1;
                 }
             }
-            let stream = self.table.get(seen.at);
+            let ((frame, headers), stream) = (whole(), self.table.get(seen.at));
             if stream.packets <= self.keep_packets {
                 if stream.state.told {
                     out.packets.extend(keep::later(packet, &frame, self.number, &self.model, stream));
@@ -256,19 +251,19 @@ impl Lane {
                 }
             }
             tally.scored += 1;
-            self.score(seen.at, seen.context, item, &frame, packet, out);
+            self.score(seen.at, seen.context, headers, &frame, packet, out);
         }
     }
 
     /// Hands the packet to the tap; whether there was room.
-    fn sample(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>) -> bool {
+    fn sample(&mut self, at: usize, context: Context, (frame, headers): (Frame<'_>, &Headers)) -> bool {
         let Some(tap) = self.tap.as_ref().filter(|tap| !tap.samples.is_full()) else { return false };
-        self.model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
+        self.model.layout.encode(headers, frame.bytes, context, &mut self.volley);
         let stream = self.table.get(at);
         let sample = Sample {
             model: self.number,
             named: Arc::clone(&self.model),
-            key: item.key,
+            key: stream.key,
             stream: stream.number,
             first_direction: stream.first_direction,
             position: context.position,
@@ -279,9 +274,9 @@ impl Lane {
 
     /// Adds a packet to the evidence of its stream, which has a row for it. No row of weights is prefetched: the often active ones
     /// are in the cache, and asking for all of them costs more than waiting for the others (measured).
-    fn score(&mut self, at: usize, context: Context, item: &Item, frame: &Frame<'_>, packet: u64, out: &mut Told) {
+    fn score(&mut self, at: usize, context: Context, headers: &Headers, frame: &Frame<'_>, packet: u64, out: &mut Told) {
         let (model, stream) = (&self.model, self.table.get_mut(at));
-        model.layout.encode(&item.headers, frame.bytes, context, &mut self.volley);
+        model.layout.encode(headers, frame.bytes, context, &mut self.volley);
         let inputs = model.layout.inputs(&self.volley, &mut self.active);
         model.network.potentials(&self.active[..inputs], &mut self.potentials);
         if let Some(spikes) = &mut self.spikes {

@@ -23,6 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::capture::{CaptureError, FrameBatch, Source};
 use crate::model::Model;
@@ -108,21 +109,25 @@ pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Obse
         return alone::run(settings, source, observer);
     }
     let feed = Mutex::new(Feed { source, next_batch: 0, next_packet: 0, error: None });
-    let pool = crossbeam_channel::bounded(workers * IN_FLIGHT);
-    for _ in 0..workers * IN_FLIGHT {
-        pool.0.send(Routed::new(FrameBatch::new(), workers)).expect("the pool has room for all its batches");
+    // Each worker fills batches of its own, which lie in its core's cache.
+    let (homes, pools): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::bounded(IN_FLIGHT)).unzip();
+    for (owner, home) in homes.iter().enumerate() {
+        for _ in 0..IN_FLIGHT {
+            home.send(Routed::new(FrameBatch::new(), workers, owner)).expect("there is room for all batches");
+        }
     }
     let (others, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
     let (output, outputs) = crossbeam_channel::bounded::<Output>(workers * IN_FLIGHT * 4);
+    let (heard, blank) = crossbeam_channel::bounded(workers * IN_FLIGHT * 4);
     let hasher = foldhash::fast::RandomState::default();
     let mut tally = Tally::default();
     std::thread::scope(|scope| {
         let (mut threads, mut rests) = (Vec::new(), Vec::new());
-        for (number, inbox) in inboxes.into_iter().enumerate() {
+        for (number, (inbox, pool)) in inboxes.into_iter().zip(pools).enumerate() {
             let shard = Shard::new(number, settings, live, hasher.clone());
-            let (others, pool, output) = (others.clone(), pool.clone(), output.clone());
+            let (others, homes, output, blank) = (others.clone(), homes.clone(), output.clone(), blank.clone());
             let (rest, left) = crossbeam_channel::bounded(IN_FLIGHT);
-            let (feed, worker) = (&feed, Worker { shard, others, inbox, pool, output, rest });
+            let (feed, worker) = (&feed, Worker { shard, others, inbox, pool, homes, output, blank, rest });
             let pin = settings.pin;
             let builder = std::thread::Builder::new().name(format!("spiked-worker-{number}"));
             let thread = builder.spawn_scoped(scope, move || {
@@ -134,12 +139,12 @@ pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Obse
             threads.push(thread.unwrap_or_else(|error| panic!("can't start worker {number}: {error}")));
             rests.push(left);
         }
-        drop((others, pool, output));
+        drop((others, homes, output));
         let mut hear = |report: &Report, observer: &mut dyn Observer| {
             tally.add(&report.tally);
             report.tell(observer);
         };
-        collect(workers, &outputs, &mut hear, observer);
+        collect(workers, &outputs, &heard, &mut hear, observer);
         told::merge_rest(rests, observer);
         for thread in threads {
             match thread.join() {
@@ -155,7 +160,8 @@ pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Obse
 /// Puts what the workers tell of the batches into packet order.
 fn collect(
     workers: usize,
-    outputs: &crossbeam_channel::Receiver<Output>,
+    outputs: &Receiver<Output>,
+    heard: &Sender<Told>,
     hear: &mut dyn FnMut(&Report, &mut dyn Observer),
     observer: &mut dyn Observer,
 ) {
@@ -165,7 +171,11 @@ fn collect(
         hear(&report, observer);
         waiting.entry(batch).or_default().push(told);
         while waiting.get(&next).is_some_and(|all| all.len() == workers) {
-            told::merge(waiting.remove(&next).unwrap_or_default(), observer);
+            let mut all = waiting.remove(&next).unwrap_or_default();
+            told::merge(&mut all, observer);
+            for told in all {
+                let _ = heard.try_send(told);
+            }
             next += 1;
         }
     }

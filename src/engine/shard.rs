@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::capture::{FrameBatch, Nanos};
-use crate::packet::{KeyKind, StreamKey};
+use crate::packet::{Direction, Headers, KeyKind, StreamKey};
+use crate::stream::Arrival;
 
 use super::lane::{Item, Lane};
 use super::told::Told;
@@ -16,16 +17,21 @@ pub(super) struct Routed {
     pub batch: FrameBatch,
     /// What time it was, for live sources.
     pub clock: Option<Nanos>,
+    /// Of each frame; [`Headers::NONE`] of one that can't be decoded.
+    pub headers: Vec<Headers>,
     /// For each shard and kind of key its packets.
     pub items: Vec<[Vec<Item>; KeyKind::COUNT]>,
+    /// The worker that fills it.
+    pub owner: usize,
 }
 
 impl Routed {
-    pub fn new(batch: FrameBatch, shards: usize) -> Self {
-        Self { batch, clock: None, items: (0..shards).map(|_| Default::default()).collect() }
+    pub fn new(batch: FrameBatch, shards: usize, owner: usize) -> Self {
+        Self { batch, clock: None, headers: Vec::new(), items: (0..shards).map(|_| Default::default()).collect(), owner }
     }
 
     fn forget(&mut self) {
+        self.headers.clear();
         self.items.iter_mut().flatten().for_each(Vec::clear);
     }
 }
@@ -109,7 +115,7 @@ impl<'a> Shard<'a> {
         use std::hash::BuildHasher;
         routed.forget();
         let (tally, decoder) = (&mut self.tally, &self.settings.decoder);
-        let Routed { batch, items, .. } = routed;
+        let Routed { batch, headers: found, items, .. } = routed;
         let shards = items.len() as u64;
         for (number, frame) in (0u32..).zip(batch.iter()) {
             tally.frames += 1;
@@ -117,18 +123,27 @@ impl<'a> Shard<'a> {
             let headers = match decoder.decode(frame.link.0, frame.bytes) {
                 Ok(headers) => headers,
                 Err(reason) => {
+                    found.push(Headers::NONE);
                     *tally.undecodable.entry(reason).or_default() += 1;
                     continue;
                 }
             };
-            for kind in [KeyKind::Flow, KeyKind::Host].into_iter().filter(|&kind| kinds[kind as usize]) {
-                for (key, direction) in StreamKey::of(kind, &headers, frame.bytes).into_iter().flatten() {
-                    let hash = self.hasher.hash_one(key);
-                    // The high half of a 32 x 32 bit product shares the hash range out evenly.
-                    let shard = (((hash >> 32) * shards) >> 32) as usize;
-                    items[shard][kind as usize].push(Item { key, hash, headers, frame: number, direction });
-                }
+            let mut file = |key: StreamKey, direction: Direction| {
+                let hash = self.hasher.hash_one(key);
+                // The high half of a 32 x 32 bit product shares the hash range out evenly.
+                let shard = (((hash >> 32) * shards) >> 32) as usize;
+                let packet = Arrival::new(key, hash, direction, &headers, &frame);
+                items[shard][key.kind() as usize].push(Item { packet, frame: number });
+            };
+            if kinds[KeyKind::Flow as usize] {
+                let (key, direction) = StreamKey::flow(&headers, frame.bytes);
+                file(key, direction);
             }
+            if kinds[KeyKind::Host as usize] {
+                let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);
+                hosts.into_iter().flatten().for_each(|(key, direction)| file(key, direction));
+            }
+            found.push(headers);
         }
     }
 
@@ -158,10 +173,10 @@ impl<'a> Shard<'a> {
     pub fn handle(&mut self, routed: &Routed, first: u64, told: &mut Told) {
         self.adopt(told);
         let mine = &routed.items[self.number];
-        let (lanes, tally) = (&mut self.lanes, &mut self.tally);
+        let (shard, lanes, tally) = (self.number, &mut self.lanes, &mut self.tally);
         let handled = catch_unwind(AssertUnwindSafe(|| {
             for lane in lanes.iter_mut() {
-                lane.packets(&routed.batch, first, &mine[lane.key() as usize], tally, told);
+                lane.packets(routed, shard, first, tally, told);
                 if let Some(now) = routed.clock {
                     lane.sweep(now, first, tally, told);
                 }

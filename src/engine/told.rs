@@ -53,12 +53,18 @@ impl Told {
         self.heard += 1;
     }
 
-    /// Tells all, and is empty then; it keeps its allocations.
+    /// Tells all, and is empty then.
     pub fn tell(&mut self, observer: &mut dyn Observer) {
         while self.next().is_some() {
             self.tell_next(observer);
         }
         tell_packets(std::mem::take(&mut self.packets), observer);
+        self.clear();
+    }
+
+    /// Forgets all and keeps the allocations.
+    fn clear(&mut self) {
+        self.packets.clear();
         self.verdicts.clear();
         self.text.clear();
         self.ends.clear();
@@ -78,10 +84,11 @@ fn tell_oldest<'a>(all: impl Iterator<Item = &'a mut Told>, observer: &mut dyn O
     oldest.map(|told| told.tell_next(observer)).is_some()
 }
 
-/// Tells what all shards found in one batch.
-pub(super) fn merge(mut all: Vec<Told>, observer: &mut dyn Observer) {
+/// Tells what all shards found in one batch; empty then, to be filled again.
+pub(super) fn merge(all: &mut [Told], observer: &mut dyn Observer) {
     while tell_oldest(all.iter_mut(), observer) {}
-    tell_packets(all.into_iter().flat_map(|t| t.packets).collect(), observer);
+    tell_packets(all.iter_mut().flat_map(|t| std::mem::take(&mut t.packets)).collect(), observer);
+    all.iter_mut().for_each(Told::clear);
 }
 
 /// Tells what the shards send piece by piece, each in order, of the streams that ended with the source.

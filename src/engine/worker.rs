@@ -43,9 +43,12 @@ pub(super) struct Worker<'a> {
     pub shard: Shard<'a>,
     pub others: Vec<Sender<Message>>,
     pub inbox: Receiver<Message>,
-    /// Batches to be filled.
-    pub pool: (Sender<Routed>, Receiver<Routed>),
+    /// Its batches to be filled, and where each worker's go when all have handled them.
+    pub pool: Receiver<Routed>,
+    pub homes: Vec<Sender<Routed>>,
     pub output: Sender<Output>,
+    /// What was told and heard, to be filled again.
+    pub blank: Receiver<Told>,
     /// For what is told when all batches are done.
     pub rest: Sender<Told>,
 }
@@ -69,16 +72,14 @@ impl Worker<'_> {
                 break;
             }
             if batches.is_none()
-                && let Ok(routed) = self.pool.1.try_recv()
+                && let Ok(routed) = self.pool.try_recv()
             {
                 match self.turn(feed) {
                     Some(feed) => {
                         self.pull(feed, routed);
                         continue;
                     }
-                    None => {
-                        let _ = self.pool.0.try_send(routed);
-                    }
+                    None => self.home(routed),
                 }
             }
             let asleep = Instant::now();
@@ -142,13 +143,18 @@ impl Worker<'_> {
         }
     }
 
+    /// Back to the worker that filled it.
+    fn home(&self, routed: Routed) {
+        let _ = self.homes[routed.owner].try_send(routed);
+    }
+
     fn handle(&mut self, number: u64, first: u64, routed: Arc<Routed>, queue: usize) {
-        let mut told = Told::default();
+        let mut told = self.blank.try_recv().unwrap_or_default();
         self.shard.handle(&routed, first, &mut told);
         let last = routed.batch.len().checked_sub(1).map(|last| routed.batch.frame(last).timestamp);
         let lag = routed.clock.zip(last).map(|(now, last)| Duration::from_nanos(now.0.saturating_sub(last.0)));
         if let Some(routed) = Arc::into_inner(routed) {
-            let _ = self.pool.0.try_send(routed);
+            self.home(routed);
         }
         let report = self.shard.report(queue, lag);
         let _ = self.output.send(Output { batch: number, told, report });

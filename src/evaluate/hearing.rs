@@ -49,7 +49,7 @@ pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usi
             let Ok(headers) = decoder.decode(frame.link.0, frame.bytes) else { continue };
             for (key, direction) in StreamKey::of(model.key, &headers, frame.bytes).into_iter().flatten() {
                 let open = || Open { evidence: vec![0.0; classes], heard: Vec::new(), leader: None };
-                let seen = table.packet(&key, table.hash(&key), direction, number, &headers, &frame, |_| true, open);
+                let seen = table.packet(&table.arrival(key, direction, &headers, &frame), number, |_| true, open);
                 let state = &mut table.get_mut(seen.at).state;
                 if state.leader.is_some_and(|l| model.decision.settled(&l)) {
                     continue;

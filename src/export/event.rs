@@ -2,6 +2,8 @@
 //!
 //! Events are a good part of what reading a capture costs, so they are written field by field; a test holds them to serde_json.
 
+use std::sync::{Arc, Weak};
+
 use jiff::Timestamp;
 
 use crate::capture::Nanos;
@@ -23,34 +25,74 @@ pub struct Context<'a> {
 }
 
 const SECOND: u64 = 1_000_000_000;
+const DAY: u64 = 86_400;
 
-/// Writes events; remembers the second that it wrote last, since the next event is most likely of the same.
+/// Writes events; remembers what it wrote last, since the next event is most likely of the same day, capture and model.
 #[derive(Debug, Default)]
 pub struct EventWriter {
-    second: Option<u64>,
-    /// The second as text, down to the decimal point.
-    text: String,
+    /// Days since 1970, and the date as text down to the hour.
+    day: Option<u64>,
+    date: String,
+    /// A capture's name, as it is and as JSON.
+    capture: (String, Vec<u8>),
+    names: Names,
+}
+
+/// The names that a model gives, as JSON.
+#[derive(Debug, Default)]
+struct Names {
+    of: Weak<Model>,
+    classes: Vec<Vec<u8>>,
+    model: Vec<u8>,
+}
+
+impl Names {
+    fn of(&mut self, model: &Arc<Model>) -> &Self {
+        if self.of.as_ptr() != Arc::as_ptr(model) {
+            let json = |name: &String| {
+                let mut out = Vec::new();
+                json::string(&mut out, name);
+                out
+            };
+            *self =
+                Self { of: Arc::downgrade(model), classes: model.classes.iter().map(json).collect(), model: json(&model.name) };
+        }
+        self
+    }
 }
 
 impl EventWriter {
     /// RFC 3339 with microseconds, in UTC, as Suricata writes it.
     fn time(&mut self, out: &mut Vec<u8>, time: Nanos) {
-        let (second, nanos) = (time.0 / SECOND, time.0 % SECOND);
-        if self.second != Some(second) {
+        let (second, micros) = (time.0 / SECOND, time.0 % SECOND / 1000);
+        let (day, second) = (second / DAY, second % DAY);
+        if self.day != Some(day) {
             // Every time in nanoseconds that a u64 holds lies within the calendar: the year 2554 is its last.
-            let start = Timestamp::from_second(second as i64).unwrap_or(Timestamp::UNIX_EPOCH);
-            self.text = start.strftime("\"%Y-%m-%dT%H:%M:%S.").to_string();
-            self.second = Some(second);
+            let start = Timestamp::from_second((day * DAY) as i64).unwrap_or(Timestamp::UNIX_EPOCH);
+            self.date = start.strftime("\"%Y-%m-%dT").to_string();
+            self.day = Some(day);
         }
-        out.extend_from_slice(self.text.as_bytes());
-        let mut micros = nanos / 1000;
-        let mut digits = [b'0'; 6];
-        for digit in digits.iter_mut().rev() {
-            *digit += (micros % 10) as u8;
-            micros /= 10;
+        out.extend_from_slice(self.date.as_bytes());
+        let mut text = *b"00:00:00.000000+0000\"";
+        let parts = [(0, second / 3600), (3, second / 60 % 60), (6, second % 60)];
+        let fraction = [(9, micros / 10_000), (11, micros / 100 % 100), (13, micros % 100)];
+        for (at, pair) in parts.into_iter().chain(fraction) {
+            text[at] += (pair / 10) as u8;
+            text[at + 1] += (pair % 10) as u8;
         }
-        out.extend_from_slice(&digits);
-        out.extend_from_slice(b"+0000\"");
+        out.extend_from_slice(&text);
+    }
+
+    /// The name of a capture.
+    fn capture(&mut self, out: &mut Vec<u8>, name: &str) {
+        if self.capture.0 != name {
+            self.capture = (name.to_string(), Vec::new());
+        }
+        // No name is written as nothing.
+        if self.capture.1.is_empty() {
+            json::string(&mut self.capture.1, name);
+        }
+        out.extend_from_slice(&self.capture.1);
     }
 
     /// Appends the verdict as one JSON object, without a line's end.
@@ -87,8 +129,9 @@ impl EventWriter {
                     out.push(b'"');
                 }
             }
-            out.extend_from_slice(b",\"proto\":");
-            json::string(out, &key.proto_name());
+            out.extend_from_slice(b",\"proto\":\"");
+            out.extend_from_slice(key.proto_name().as_bytes());
+            out.push(b'"');
         }
         if let Some(vlan) = key.vlan() {
             out.extend_from_slice(b",\"vlan\":[");
@@ -96,12 +139,13 @@ impl EventWriter {
             out.push(b']');
         }
         if let Some(id) = key.community_id(0) {
-            out.extend_from_slice(b",\"community_id\":");
-            json::string(out, &id);
+            out.extend_from_slice(b",\"community_id\":\"");
+            out.extend_from_slice(&id);
+            out.push(b'"');
         }
         if let Some(capture) = context.capture {
             out.extend_from_slice(b",\"pcap_filename\":");
-            json::string(out, capture);
+            self.capture(out, capture);
         }
         for (name, value) in [(&b",\"sensor\":"[..], context.sensor), (b",\"severity\":", context.alert)] {
             if let Some(value) = value {
@@ -110,17 +154,17 @@ impl EventWriter {
             }
         }
         out.extend_from_slice(b",\"spiked\":");
-        said(verdict, &verdict.named, out);
+        said(verdict, self.names.of(&verdict.named), out);
         out.push(b'}');
     }
 }
 
 /// What the model says: the object `spiked`.
-fn said(verdict: &Verdict, model: &Model, out: &mut Vec<u8>) {
+fn said(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
     let class = |name: &[u8], class: Option<u16>, out: &mut Vec<u8>| {
         out.extend_from_slice(name);
         match class {
-            Some(class) => json::string(out, &model.classes[class as usize]),
+            Some(class) => out.extend_from_slice(&names.classes[class as usize]),
             None => out.extend_from_slice(b"null"),
         }
     };
@@ -141,7 +185,7 @@ fn said(verdict: &Verdict, model: &Model, out: &mut Vec<u8>) {
         json::number(out, value);
     }
     out.extend_from_slice(b",\"model\":");
-    json::string(out, &model.name);
+    out.extend_from_slice(&names.model);
     out.push(b'}');
 }
 
@@ -154,8 +198,6 @@ pub fn event(verdict: &Verdict, context: Context<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::packet::{Decoder, KeyKind, StreamKey};
     use crate::stream::Leader;
@@ -221,7 +263,7 @@ mod tests {
             dest_port: (flow && ports).then_some(destination.1),
             proto: flow.then(|| key.proto_name().into_owned()),
             vlan: key.vlan().map(|v| [v]),
-            community_id: key.community_id(0),
+            community_id: key.community_id(0).map(|id| String::from_utf8(id.to_vec()).unwrap()),
             pcap_filename: context.capture,
             spiked: Spiked {
                 class: name(verdict.class),
@@ -301,9 +343,10 @@ mod tests {
                 let context = Context { capture: capture.as_deref(), ..Context::default() };
                 let want = by_serde(&verdict, context);
                 prop_assert_eq!(&event(&verdict, context), &want);
-                // The second that a writer remembers must not stick.
+                // What a writer remembers must not stick.
                 let (mut writer, mut out) = (EventWriter::default(), Vec::new());
-                writer.write(&Verdict { timestamp: verdict.first, ..verdict.clone() }, context, &mut out);
+                let other = Arc::new(Model { classes: vec!["ssh".into(); 3], ..small() });
+                writer.write(&Verdict { timestamp: verdict.first, named: other, ..verdict.clone() }, Context { capture: Some("x"), ..context }, &mut out);
                 out.clear();
                 writer.write(&verdict, context, &mut out);
                 prop_assert_eq!(out, want.into_bytes());

@@ -46,6 +46,39 @@ impl Default for Decoder {
     }
 }
 
+/// What most frames are, at one glance: Ethernet, IPv4 without options, the first or only fragment of TCP or UDP. `None` says nothing.
+#[inline]
+fn plain(link_type: u16, frame: &[u8]) -> Option<Headers> {
+    const IP: usize = 14;
+    const OVER: usize = IP + 20;
+    let head: &[u8; OVER + 14] = frame.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let (tcp, udp) = (head[IP + 9] == 6, head[IP + 9] == 17 && word(OVER + 2) != VXLAN_PORT);
+    let v4 = link_type == 1 && word(12) == 0x0800 && head[IP] == 0x45 && word(IP + 6) & 0x1fff == 0;
+    if !(v4 && (tcp || udp)) {
+        return None;
+    }
+    let total = usize::from(word(IP + 2));
+    let wire_end = if total < 20 { frame.len() } else { IP + total };
+    let end = wire_end.min(frame.len());
+    let offset = if end > OVER + 12 { usize::from(head[OVER + 12] >> 4) * 4 } else { 0 };
+    let payload = (OVER + if tcp { offset.max(20) } else { 8 }).min(wire_end);
+    Some(Headers {
+        link: Link::Ethernet,
+        ether_type: 0x0800,
+        network: Network::Ipv4,
+        network_at: IP as u16,
+        transport: if tcp { Transport::Tcp } else { Transport::Udp },
+        transport_at: OVER as u16,
+        ip_protocol: head[IP + 9],
+        tcp_flags: if tcp { head[OVER + 13] } else { 0 },
+        payload_at: payload.min(end) as u32,
+        payload_end: end as u32,
+        payload_wire_len: (wire_end - payload) as u32,
+        ..Headers::NONE
+    })
+}
+
 fn be16(frame: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
 }
@@ -55,23 +88,17 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Undecodable`] where not even the link header can be read.
+    #[inline]
     pub fn decode(&self, link_type: u16, frame: &[u8]) -> Result<Headers, Undecodable> {
-        let mut h = Headers {
-            link: Link::None,
-            link_at: 0,
-            ether_type: 0,
-            vlan: NO_VLAN,
-            network: Network::None,
-            network_at: 0,
-            transport: Transport::None,
-            transport_at: 0,
-            ip_protocol: 0,
-            later_fragment: false,
-            tunnel: Tunnel::None,
-            payload_at: 0,
-            payload_end: frame.len() as u32,
-            payload_wire_len: 0,
-        };
+        match plain(link_type, frame) {
+            Some(headers) => Ok(headers),
+            None => self.any(link_type, frame),
+        }
+    }
+
+    /// [`Decoder::decode`] of whatever frame.
+    fn any(&self, link_type: u16, frame: &[u8]) -> Result<Headers, Undecodable> {
+        let mut h = Headers { payload_end: frame.len() as u32, ..Headers::NONE };
         let cut = Undecodable::Truncated;
         let ip = |first: Option<&u8>| match first.map(|b| b >> 4) {
             Some(4) => Some(0x0800),
@@ -204,7 +231,10 @@ impl Decoder {
         if !h.later_fragment && at <= MAX_HEADERS {
             let own = frame.get(at..end).unwrap_or(&[]);
             (h.transport, header) = match protocol {
-                6 => (Transport::Tcp, own.get(12).map_or(20, |b| usize::from(b >> 4) * 4).max(20)),
+                6 => {
+                    h.tcp_flags = frame.get(at + 13).copied().unwrap_or(0);
+                    (Transport::Tcp, own.get(12).map_or(20, |b| usize::from(b >> 4) * 4).max(20))
+                }
                 17 => (Transport::Udp, 8),
                 132 => (Transport::Sctp, 12),
                 1 => (Transport::Icmp, 8),
@@ -267,5 +297,39 @@ fn ppp(protocol: u16) -> u16 {
         0x0021 => 0x0800,
         0x0057 => 0x86dd,
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+        #[test]
+        fn plain_frames_are_decoded_as_any_frame_is(
+            mut frame in prop::collection::vec(any::<u8>(), 40..90), protocol in 0usize..3, offset: u8, total in 0u16..90, fragment in prop::sample::select(vec![0u16, 0x2000, 0x4000, 0x2001, 7]), vxlan: bool,
+        ) {
+            frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+            frame[16..18].copy_from_slice(&total.to_be_bytes());
+            frame[20..22].copy_from_slice(&fragment.to_be_bytes());
+            frame[23] = [6, 17, 1][protocol];
+            if vxlan {
+                frame[36..38].copy_from_slice(&VXLAN_PORT.to_be_bytes());
+            }
+            if let Some(byte) = frame.get_mut(46) {
+                *byte = offset;
+            }
+            let plain = plain(1, &frame);
+            if let Some(plain) = plain {
+                for open_tunnels in [true, false] {
+                    prop_assert_eq!(Ok(plain), Decoder { open_tunnels }.any(1, &frame));
+                }
+            }
+            let whole = frame.len() >= 48 && fragment & 0x1fff == 0;
+            let expected = whole && (protocol == 0 || protocol == 1 && be16(&frame, 36) != Some(VXLAN_PORT));
+            prop_assert_eq!(plain.is_some(), expected);
+        }
     }
 }

@@ -67,6 +67,30 @@ impl fmt::Display for Address {
     }
 }
 
+/// Each octet as text with a dot behind it, and how long that is.
+const DOTTED: [([u8; 4], usize); 256] = {
+    let mut all = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let (text, length) = &mut all[octet];
+        *length = if octet < 10 {
+            2
+        } else if octet < 100 {
+            3
+        } else {
+            4
+        };
+        let (mut at, mut rest) = (*length - 1, octet);
+        while at > 0 {
+            at -= 1;
+            text[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        octet += 1;
+    }
+    all
+};
+
 impl Address {
     /// Appends what is displayed; for IPv4 without the detour of formatting, since every event has two.
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -74,12 +98,13 @@ impl Address {
             write!(out, "{self}").expect("a vector takes all octets");
             return;
         }
-        let mut digits = itoa::Buffer::new();
-        for octet in &self.octets[..4] {
-            out.extend_from_slice(digits.format(*octet).as_bytes());
-            out.push(b'.');
+        let (mut text, mut end) = ([0; 16], 0);
+        for &octet in &self.octets[..4] {
+            let (dotted, length) = DOTTED[usize::from(octet)];
+            text[end..end + 4].copy_from_slice(&dotted);
+            end += length;
         }
-        out.pop();
+        out.extend_from_slice(&text[..end - 1]);
     }
 }
 
@@ -276,9 +301,9 @@ impl StreamKey {
         words.into_iter().fold(0x1319_8a2e_0370_7344, fold) >> 11
     }
 
-    /// Community ID, version 1. For ICMP the type and code that the specification maps to ports are not part of a stream here,
-    /// so its identifier is that of a protocol without ports.
-    pub fn community_id(&self, seed: u16) -> Option<String> {
+    /// Community ID, version 1, in ASCII. For ICMP the type and code that the specification maps to ports are not part of a stream
+    /// here, so its identifier is that of a protocol without ports.
+    pub fn community_id(&self, seed: u16) -> Option<[u8; 30]> {
         let length = match self.family {
             Family::Ipv4 => 4,
             Family::Ipv6 => 16,
@@ -296,7 +321,10 @@ impl StreamKey {
             hash.update(self.port_a.to_be_bytes());
             hash.update(self.port_b.to_be_bytes());
         }
-        Some(format!("1:{}", base64::engine::general_purpose::STANDARD.encode(hash.finalize())))
+        let mut id = *b"1:0000000000000000000000000000";
+        let written = base64::engine::general_purpose::STANDARD.encode_slice(hash.finalize(), &mut id[2..]);
+        assert_eq!(written, Ok(28), "a digest of twenty octets is 28 characters");
+        Some(id)
     }
 }
 
@@ -316,6 +344,6 @@ mod tests {
             family: Family::Ipv4,
             kind: KeyKind::Flow,
         };
-        assert_eq!(key.community_id(0).as_deref(), Some("1:LQU9qZlK+B5F3KDmev6m5PMibrg="));
+        assert_eq!(key.community_id(0).as_ref(), Some(b"1:LQU9qZlK+B5F3KDmev6m5PMibrg="));
     }
 }

@@ -83,6 +83,8 @@ pub struct Headers {
     /// A fragment other than the first: it has no transport header.
     pub later_fragment: bool,
     pub tunnel: Tunnel,
+    /// 0 where the packet is not TCP or was cut before them.
+    pub tcp_flags: u8,
     /// First octet after the last decoded header.
     pub payload_at: u32,
     /// End of the captured payload, link padding cut off.
@@ -92,6 +94,25 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Of a frame in which nothing was found.
+    pub(crate) const NONE: Self = Self {
+        link: Link::None,
+        link_at: 0,
+        ether_type: 0,
+        vlan: NO_VLAN,
+        network: Network::None,
+        network_at: 0,
+        transport: Transport::None,
+        transport_at: 0,
+        ip_protocol: 0,
+        later_fragment: false,
+        tunnel: Tunnel::None,
+        tcp_flags: 0,
+        payload_at: 0,
+        payload_end: 0,
+        payload_wire_len: 0,
+    };
+
     fn mac(&self, frame: &[u8], ethernet: usize) -> Option<[u8; 6]> {
         let at = usize::from(self.link_at);
         let place = match self.link {
@@ -141,27 +162,6 @@ impl Headers {
             }
             _ => (0, 0),
         }
-    }
-
-    /// TCP flags, 0 where the packet is not TCP.
-    fn tcp_flags(&self, frame: &[u8]) -> u8 {
-        let at = usize::from(self.transport_at) + 13;
-        if self.transport == Transport::Tcp { frame.get(at).copied().unwrap_or(0) } else { 0 }
-    }
-
-    /// Whether the packet asks for a TCP connection: SYN without ACK.
-    pub fn tcp_opens(&self, frame: &[u8]) -> bool {
-        self.tcp_flags(frame) & 0b1_0010 == 0b10
-    }
-
-    /// 1 where the packet carries a TCP FIN.
-    pub fn tcp_closes(&self, frame: &[u8]) -> u8 {
-        self.tcp_flags(frame) & 1
-    }
-
-    /// 1 where the packet is a TCP reset.
-    pub fn tcp_resets(&self, frame: &[u8]) -> u8 {
-        self.tcp_flags(frame) >> 2 & 1
     }
 
     /// The captured payload.

@@ -9,8 +9,47 @@ pub use decision::{Decision, FEATURES, Leader};
 pub use table::{Ended, Limits, Seen, StreamTable, Swept};
 
 use crate::capture::{Frame, Nanos};
-use crate::encode::{Context, NO_PREVIOUS, previous_of};
+use crate::encode::{Context, NO_PREVIOUS, length_bucket, previous_of};
 use crate::packet::{Direction, Headers, KeyKind, StreamKey};
+
+/// A packet as its stream is told of it: no octet of the frame is needed any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub key: StreamKey,
+    /// Of the key, by the hasher of the table.
+    pub hash: u64,
+    pub timestamp: Nanos,
+    /// Octets on the wire.
+    pub wire_len: u32,
+    pub direction: Direction,
+    /// [`length_bucket`] of its payload.
+    size: u8,
+    tcp_flags: u8,
+}
+
+impl Arrival {
+    #[inline]
+    pub fn new(key: StreamKey, hash: u64, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
+        let Frame { timestamp, wire_len, .. } = *frame;
+        let size = length_bucket(headers.payload_wire_len);
+        Self { key, hash, timestamp, wire_len, direction, size, tcp_flags: headers.tcp_flags }
+    }
+
+    /// Whether it asks for a TCP connection: SYN without ACK.
+    fn opens(&self) -> bool {
+        self.tcp_flags & 0b1_0010 == 0b10
+    }
+
+    /// 1 where it carries a TCP FIN.
+    fn closes(&self) -> u8 {
+        self.tcp_flags & 1
+    }
+
+    /// 1 where it is a TCP reset.
+    fn resets(&self) -> u8 {
+        self.tcp_flags >> 2 & 1
+    }
+}
 
 /// One stream and what `T` its user keeps of it.
 #[derive(Debug)]
@@ -32,12 +71,13 @@ pub struct Stream<T> {
 }
 
 impl<T> Stream<T> {
-    fn open(key: StreamKey, direction: Direction, frame: &Frame<'_>, number: u64, state: T) -> Self {
+    fn open(packet: &Arrival, number: u64, state: T) -> Self {
+        let Arrival { key, timestamp, direction, .. } = *packet;
         Self {
             key,
             number,
-            first: frame.timestamp,
-            last: frame.timestamp,
+            first: timestamp,
+            last: timestamp,
             packets: 0,
             bytes: 0,
             first_direction: if key.kind() == KeyKind::Host { Direction::Forward } else { direction },
@@ -49,14 +89,14 @@ impl<T> Stream<T> {
 
     /// Counts a packet; returns what was known of the stream before it.
     #[inline]
-    fn step(&mut self, headers: &Headers, frame: &Frame<'_>, direction: Direction) -> Context {
-        let way = u8::from(direction != self.first_direction);
+    fn step(&mut self, packet: &Arrival) -> Context {
+        let way = u8::from(packet.direction != self.first_direction);
         let context = Context { direction: way, position: self.packets.min(255) as u8, previous: self.previous };
-        self.previous = previous_of(headers, way);
+        self.previous = previous_of(packet.size, way);
         self.packets += 1;
-        self.bytes += u64::from(frame.wire_len);
-        self.last = self.last.max(frame.timestamp);
-        self.closed |= (headers.tcp_closes(frame.bytes) << way) | (headers.tcp_resets(frame.bytes) * 3);
+        self.bytes += u64::from(packet.wire_len);
+        self.last = self.last.max(packet.timestamp);
+        self.closed |= (packet.closes() << way) | (packet.resets() * 3);
         context
     }
 }

@@ -10,7 +10,7 @@ use crate::encode::Context;
 use crate::packet::{Direction, Headers, StreamKey};
 use crate::prefetch::{prefetch, prefetch_whole};
 
-use super::Stream;
+use super::{Arrival, Stream};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +89,15 @@ pub struct StreamTable<T> {
 }
 
 impl<T> StreamTable<T> {
-    /// An empty table. Tables that share `hasher` agree on [`StreamTable::hash`].
+    /// An empty table. Tables that share `hasher` agree on [`Arrival::hash`].
     pub fn new(limits: Limits, hasher: foldhash::fast::RandomState) -> Self {
         let index = vec![Entry { tag: 0, record: EMPTY }; 1024];
         Self { limits, hasher, index, records: Vec::new(), hand: 0, sweeper: 0 }
     }
 
-    pub fn hash(&self, key: &StreamKey) -> u64 {
-        self.hasher.hash_one(key)
+    /// A packet of the stream `key` as this table files it.
+    pub fn arrival(&self, key: StreamKey, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Arrival {
+        Arrival::new(key, self.hasher.hash_one(key), direction, headers, frame)
     }
 
     /// Live streams.
@@ -169,32 +170,22 @@ impl<T> StreamTable<T> {
     /// Where the table is full a stream makes room: of some records looked at in turn one of a single packet, else one that
     /// `keep` does not hold to be worth keeping, else the one that has been quiet longest.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "each is one plain fact about the packet")]
-    pub fn packet(
-        &mut self,
-        key: &StreamKey,
-        hash: u64,
-        direction: Direction,
-        number: u64,
-        headers: &Headers,
-        frame: &Frame<'_>,
-        keep: impl Fn(&T) -> bool,
-        open: impl FnOnce() -> T,
-    ) -> Seen<T> {
+    pub fn packet(&mut self, packet: &Arrival, number: u64, keep: impl Fn(&T) -> bool, open: impl FnOnce() -> T) -> Seen<T> {
+        let (key, hash) = (&packet.key, packet.hash);
         let mut ended = None;
         let at = match self.find(key, hash) {
             Ok(slot) => {
                 let at = self.index[slot].record as usize;
                 let stream = &self.records[at];
-                let anew = stream.closed == CLOSED && self.limits.closed < u64::MAX && headers.tcp_opens(frame.bytes);
-                if anew || self.limits.over(stream, frame.timestamp) {
-                    let new = Stream::open(*key, direction, frame, number, open());
+                let anew = stream.closed == CLOSED && self.limits.closed < u64::MAX && packet.opens();
+                if anew || self.limits.over(stream, packet.timestamp) {
+                    let new = Stream::open(packet, number, open());
                     ended = Some((std::mem::replace(&mut self.records[at], new), Ended::Timeout));
                 }
                 at
             }
             Err(slot) => {
-                let new = Stream::open(*key, direction, frame, number, open());
+                let new = Stream::open(packet, number, open());
                 if self.records.len() < self.limits.streams.max(1) {
                     self.records.push(new);
                     let at = self.records.len() - 1;
@@ -215,7 +206,7 @@ impl<T> StreamTable<T> {
                 }
             }
         };
-        let context = self.records[at].step(headers, frame, direction);
+        let context = self.records[at].step(packet);
         Seen { at, context, ended }
     }
 

@@ -179,8 +179,8 @@ impl Corpus {
                         let name = StreamName::of(&key);
                         Open { class: class_of(&name), name, slots: Vec::new() }
                     };
-                    let hash = streams.hash(&key);
-                    let seen = streams.packet(&key, hash, direction, number, &headers, &frame, |_| true, open);
+                    let packet = streams.arrival(key, direction, &headers, &frame);
+                    let seen = streams.packet(&packet, number, |_| true, open);
                     let open = &mut streams.get_mut(seen.at).state;
                     if open.class.is_some() && open.slots.len() < packets_per_stream * width {
                         self.layout.encode(&headers, frame.bytes, seen.context, &mut volley);

@@ -53,7 +53,7 @@ pub fn patterns(
             number += 1;
             let Ok(headers) = decoder.decode(frame.link.0, frame.bytes) else { continue };
             for (key, direction) in StreamKey::of(key, &headers, frame.bytes).into_iter().flatten() {
-                let seen = table.packet(&key, table.hash(&key), direction, number, &headers, &frame, |_| true, || ());
+                let seen = table.packet(&table.arrival(key, direction, &headers, &frame), number, |_| true, || ());
                 let wanted = match pointed {
                     Pointed::Packets(numbers) => numbers.contains(&number),
                     Pointed::Stream(text) => {

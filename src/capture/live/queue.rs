@@ -6,6 +6,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::capture::{FrameBatch, LinkType, Nanos};
 
+/// Frames after which a batch is handed on: fewer than a file's batches have, since these are copied, and wait to be filled.
+const FRAMES: usize = 256;
+const _: () = assert!(FRAMES <= FrameBatch::CAPACITY);
+
 /// The engine's end.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -83,7 +87,7 @@ impl Inlet {
         }
         let Some(batch) = &mut self.batch else { return false };
         batch.push(timestamp, link, wire_len, bytes);
-        if batch.is_full() {
+        if batch.len() >= FRAMES || batch.is_full() {
             self.hand_on();
         }
         true
@@ -121,12 +125,12 @@ mod tests {
     fn capture_never_waits_and_every_frame_is_taken_or_refused() {
         let (outlet, mut inlets) = queue(2, 1, Duration::from_secs(60));
         let inlet = &mut inlets[0];
-        assert_eq!(frames(inlet, 1000), 2 * FrameBatch::CAPACITY);
+        assert_eq!(frames(inlet, 1000), 2 * FRAMES);
         let mut batch = FrameBatch::new();
         assert_eq!(outlet.take(&mut batch, Duration::ZERO), Some(true));
-        assert_eq!(batch.len(), FrameBatch::CAPACITY);
+        assert_eq!(batch.len(), FRAMES);
         // The batch that the engine gave for it is free again.
-        assert_eq!(frames(inlet, 1000), FrameBatch::CAPACITY);
+        assert_eq!(frames(inlet, 1000), FRAMES);
     }
 
     #[test]
