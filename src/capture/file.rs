@@ -19,6 +19,10 @@ const CHUNK: usize = 256 << 10;
 /// that every record waits for memory. Measured on 2 million packets: a bare scan takes half the time, the same from 1 to 8 KiB.
 const AHEAD: usize = 2 << 10;
 
+/// Octets of a map that are kept behind what was read, for the batches under way, before as many again are given back: else a capture
+/// counts as this program's memory to its last octet.
+const BEHIND: usize = 8 << 20;
+
 /// Where and why a capture ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -34,11 +38,12 @@ impl std::fmt::Display for Cut {
 }
 
 enum Input {
-    /// `asked`: up to where the cache has been asked for the map.
+    /// `asked`: up to where the cache has been asked for the map; `given_back`: up to where its pages were given back.
     Map {
         map: Arc<Mmap>,
         at: usize,
         asked: usize,
+        given_back: usize,
     },
     Stream {
         reader: Box<dyn Read + Send>,
@@ -75,7 +80,7 @@ impl CaptureFile {
             // every program that maps files; whoever may not be ended so takes `open_unmapped`.
             let map = unsafe { Mmap::map(&file) }.map_err(broken)?;
             if let Some((format, at)) = Format::detect(&map) {
-                let input = Input::Map { map: Arc::new(map), at, asked: at };
+                let input = Input::Map { map: Arc::new(map), at, asked: at, given_back: 0 };
                 return Ok(Self { name, input, format, frames: 0, cut: None, done: false });
             }
         }
@@ -143,13 +148,26 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
 }
 
+/// Gives back the pages of `BEHIND` octets of the map.
+fn give_back(map: &Mmap, from: usize) {
+    #[cfg(unix)]
+    // SAFETY: a private map of a file that nobody writes to: whoever looks at such a page again is given what the file holds.
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, BEHIND) };
+    #[cfg(not(unix))]
+    let _ = (map, from);
+}
+
 impl Source for CaptureFile {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         while !self.done && !batch.is_full() {
             match &mut self.input {
-                Input::Map { map, at, asked } => {
+                Input::Map { map, at, asked, given_back } => {
                     batch.set_map(map);
+                    if *at - *given_back >= 2 * BEHIND {
+                        give_back(map, *given_back);
+                        *given_back += BEHIND;
+                    }
                     let mut reason = None;
                     while !batch.is_full() {
                         let window = &map[*at..];

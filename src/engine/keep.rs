@@ -130,10 +130,10 @@ pub struct Tap {
 impl Tap {
     /// Whether the packet is one of the sample.
     #[inline]
-    pub(super) fn wants(&self, kind: KeyKind, hash: u64, position: u8) -> bool {
+    pub(super) fn wants(&self, kind: KeyKind, hash: u32, position: u8) -> bool {
         position < self.packets[kind as usize] && {
             let one_in = self.one_in.load(Relaxed);
-            one_in != 0 && (hash as u32).is_multiple_of(one_in)
+            one_in != 0 && hash.is_multiple_of(one_in)
         }
     }
 }

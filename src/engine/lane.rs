@@ -288,12 +288,15 @@ impl Lane {
         let Some(leader) = model.decision.hear(&model.network, &self.potentials, evidence, before.as_ref()) else { return };
         stream.state.leader = leader;
         // Of a stream that has its name and is scored on and on nothing hangs on its being settled.
-        let named_for_good = stream.state.told && self.every_packet;
-        if named_for_good || !model.decision.settled(&leader) {
+        if stream.state.told && self.every_packet {
+            return;
+        }
+        let confidence = model.decision.confidence(&leader);
+        if !model.decision.enough(&leader, confidence) {
             return;
         }
         if !stream.state.told {
-            let verdict = verdict(model, self.number, Event::Detection, stream, packet, frame.timestamp);
+            let verdict = verdict(model, self.number, Event::Detection, stream, packet, frame.timestamp, confidence);
             if verdict.class.is_some() {
                 stream.state.told = true;
                 self.kept.hand_on(row, self.number, model, stream, &mut out.packets);
@@ -310,7 +313,8 @@ impl Lane {
     /// Tells of a stream that has ended.
     pub fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
         let row = stream.state.row;
-        let end = verdict(&self.model, self.number, Event::Stream, &stream, packet, stream.last);
+        let confidence = stream.state.leader().map_or(0.0, |l| self.model.decision.confidence(&l));
+        let end = verdict(&self.model, self.number, Event::Stream, &stream, packet, stream.last, confidence);
         if end.class.is_some() && !stream.state.told {
             self.kept.hand_on(row, self.number, &self.model, &stream, &mut out.packets);
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
@@ -333,9 +337,16 @@ impl Lane {
     }
 }
 
-fn verdict(model: &Arc<Model>, number: usize, event: Event, stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Verdict {
+fn verdict(
+    model: &Arc<Model>,
+    number: usize,
+    event: Event,
+    stream: &Stream<Scored>,
+    packet: u64,
+    timestamp: Nanos,
+    confidence: f32,
+) -> Verdict {
     let leader = stream.state.leader();
-    let confidence = leader.map_or(0.0, |l| model.decision.confidence(&l));
     Verdict {
         event,
         model: number,

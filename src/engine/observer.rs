@@ -48,8 +48,8 @@ pub struct Verdict {
 
 impl Verdict {
     /// Total order: by packet, stream, model, then the detection before the end.
-    pub(super) fn order(&self) -> (u64, u64, StreamKey, usize, Event) {
-        (self.packet, self.number, self.key, self.model, self.event)
+    pub(super) fn order(&self) -> (u64, u64, &StreamKey, usize, Event) {
+        (self.packet, self.number, &self.key, self.model, self.event)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::capture::{FrameBatch, Nanos};
 use crate::packet::{Direction, Headers, KeyKind, StreamKey};
-use crate::stream::Arrival;
+use crate::stream::{Arrival, short};
 
 use super::lane::{Item, Lane};
 use super::told::Told;
@@ -129,9 +129,9 @@ impl<'a> Shard<'a> {
                 }
             };
             let mut file = |key: StreamKey, direction: Direction| {
-                let hash = self.hasher.hash_one(key);
+                let hash = short(self.hasher.hash_one(key));
                 // The high half of a 32 x 32 bit product shares the hash range out evenly.
-                let shard = (((hash >> 32) * shards) >> 32) as usize;
+                let shard = ((u64::from(hash) * shards) >> 32) as usize;
                 let packet = Arrival::new(key, hash, direction, &headers, &frame);
                 items[shard][key.kind() as usize].push(Item { packet, frame: number });
             };

@@ -26,7 +26,7 @@ impl Told {
 
     /// Puts the verdicts in order, before they are written.
     pub fn sort(&mut self) {
-        self.verdicts.sort_by_key(Verdict::order);
+        self.verdicts.sort_by(|a, b| a.order().cmp(&b.order()));
     }
 
     /// Writes the verdicts.

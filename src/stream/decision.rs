@@ -212,7 +212,12 @@ impl Decision {
 
     /// Whether the stream needs no further packet: it has earned its class beyond doubt, or has had its chance.
     pub fn settled(&self, leader: &Leader) -> bool {
-        leader.packets >= self.give_up || self.confidence(leader) >= self.stop.max(self.accept[leader.class as usize])
+        self.enough(leader, self.confidence(leader))
+    }
+
+    /// [`Decision::settled`] where the leader's confidence is known.
+    pub fn enough(&self, leader: &Leader, confidence: f32) -> bool {
+        leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class as usize])
     }
 
     /// The class, where it has earned its threshold.

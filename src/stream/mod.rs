@@ -6,7 +6,7 @@ mod decision;
 mod table;
 
 pub use decision::{Decision, FEATURES, Leader};
-pub use table::{Ended, Limits, Seen, StreamTable, Swept};
+pub use table::{Ended, Limits, Seen, StreamTable, Swept, short};
 
 use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, NO_PREVIOUS, length_bucket, previous_of};
@@ -16,8 +16,8 @@ use crate::packet::{Direction, Headers, KeyKind, StreamKey};
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub key: StreamKey,
-    /// Of the key, by the hasher of the table.
-    pub hash: u64,
+    /// Of the key, by the hasher of the table: [`short`].
+    pub hash: u32,
     pub timestamp: Nanos,
     /// Octets on the wire.
     pub wire_len: u32,
@@ -29,7 +29,7 @@ pub struct Arrival {
 
 impl Arrival {
     #[inline]
-    pub fn new(key: StreamKey, hash: u64, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
+    pub fn new(key: StreamKey, hash: u32, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
         let Frame { timestamp, wire_len, .. } = *frame;
         let size = length_bucket(headers.payload_wire_len);
         Self { key, hash, timestamp, wire_len, direction, size, tcp_flags: headers.tcp_flags }

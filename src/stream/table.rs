@@ -1,6 +1,6 @@
 //! Which streams live? A bounded hash table of records, made for look-ups that are prefetched a batch ahead.
 //!
-//! Records lie in one vector; an open-addressed index of (hash tag, record) pairs finds them, eight to a cache line. Hashing
+//! Records lie in one vector; an open-addressed index of (hash, record) pairs finds them, eight to a cache line. Hashing
 //! is seeded by the process, so chosen addresses can't be made to collide.
 
 use std::hash::BuildHasher;
@@ -71,10 +71,19 @@ const CLOSED: u8 = 3;
 /// Records looked at to find one to evict.
 const SAMPLE: usize = 24;
 
+/// The home of an entry follows from its hash, so entries are moved without a look at their records.
 #[derive(Clone, Copy)]
 struct Entry {
-    tag: u32,
+    hash: u32,
     record: u32,
+}
+
+const VACANT: Entry = Entry { hash: 0, record: EMPTY };
+
+/// What a table and those who share streams out know of a key's hash: its upper half.
+#[inline]
+pub fn short(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 /// The streams of one model within one shard.
@@ -91,13 +100,17 @@ pub struct StreamTable<T> {
 impl<T> StreamTable<T> {
     /// An empty table. Tables that share `hasher` agree on [`Arrival::hash`].
     pub fn new(limits: Limits, hasher: foldhash::fast::RandomState) -> Self {
-        let index = vec![Entry { tag: 0, record: EMPTY }; 1024];
+        let index = vec![VACANT; 1024];
         Self { limits, hasher, index, records: Vec::new(), hand: 0, sweeper: 0 }
     }
 
     /// A packet of the stream `key` as this table files it.
     pub fn arrival(&self, key: StreamKey, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Arrival {
-        Arrival::new(key, self.hasher.hash_one(key), direction, headers, frame)
+        Arrival::new(key, self.hash(&key), direction, headers, frame)
+    }
+
+    fn hash(&self, key: &StreamKey) -> u32 {
+        short(self.hasher.hash_one(key))
     }
 
     /// Live streams.
@@ -125,13 +138,13 @@ impl<T> StreamTable<T> {
 
     /// Asks the cache for the index entry of `hash`.
     #[inline]
-    pub fn prefetch_index(&self, hash: u64) {
+    pub fn prefetch_index(&self, hash: u32) {
         prefetch(&self.index[self.home(hash)]);
     }
 
     /// Asks the cache for the record that `hash` most likely has.
     #[inline]
-    pub fn prefetch_record(&self, hash: u64) {
+    pub fn prefetch_record(&self, hash: u32) {
         let entry = self.index[self.home(hash)];
         if let Some(record) = self.records.get(entry.record as usize) {
             prefetch_whole(record);
@@ -139,18 +152,13 @@ impl<T> StreamTable<T> {
     }
 
     #[inline]
-    fn home(&self, hash: u64) -> usize {
+    fn home(&self, hash: u32) -> usize {
         hash as usize & (self.index.len() - 1)
-    }
-
-    #[inline]
-    fn tag(hash: u64) -> u32 {
-        (hash >> 32) as u32
     }
 
     /// The index slot of the key, or the empty slot where it belongs.
     #[inline]
-    fn find(&self, key: &StreamKey, hash: u64) -> Result<usize, usize> {
+    fn find(&self, key: &StreamKey, hash: u32) -> Result<usize, usize> {
         let mask = self.index.len() - 1;
         let mut slot = self.home(hash);
         loop {
@@ -158,7 +166,7 @@ impl<T> StreamTable<T> {
             if entry.record == EMPTY {
                 return Err(slot);
             }
-            if entry.tag == Self::tag(hash) && self.records[entry.record as usize].key == *key {
+            if entry.hash == hash && self.records[entry.record as usize].key == *key {
                 return Ok(slot);
             }
             slot = (slot + 1) & mask;
@@ -189,7 +197,7 @@ impl<T> StreamTable<T> {
                 if self.records.len() < self.limits.streams.max(1) {
                     self.records.push(new);
                     let at = self.records.len() - 1;
-                    self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
+                    self.index[slot] = Entry { hash, record: at as u32 };
                     if self.records.len() * 4 > self.index.len() * 3 {
                         self.grow();
                     }
@@ -201,7 +209,7 @@ impl<T> StreamTable<T> {
                     ended = Some((old, Ended::Evicted));
                     // Unlinking may have moved entries: look for the place anew.
                     let slot = self.find(key, hash).unwrap_or_else(|slot| slot);
-                    self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
+                    self.index[slot] = Entry { hash, record: at as u32 };
                     at
                 }
             }
@@ -212,31 +220,27 @@ impl<T> StreamTable<T> {
 
     fn grow(&mut self) {
         let size = self.index.len() * 2;
-        self.index.clear();
-        self.index.resize(size, Entry { tag: 0, record: EMPTY });
-        for at in 0..self.records.len() {
-            self.link(at);
-        }
+        let old = std::mem::replace(&mut self.index, vec![VACANT; size]);
+        old.into_iter().filter(|e| e.record != EMPTY).for_each(|e| self.link(e));
     }
 
-    fn link(&mut self, at: usize) {
-        let hash = self.hasher.hash_one(self.records[at].key);
+    fn link(&mut self, entry: Entry) {
         let mask = self.index.len() - 1;
-        let mut slot = self.home(hash);
+        let mut slot = self.home(entry.hash);
         while self.index[slot].record != EMPTY {
             slot = (slot + 1) & mask;
         }
-        self.index[slot] = Entry { tag: Self::tag(hash), record: at as u32 };
+        self.index[slot] = entry;
     }
 
     /// Takes a record out of the index; later entries of the run move up, so that no tombstone is needed.
-    fn unlink(&mut self, at: usize) {
-        let hash = self.hasher.hash_one(self.records[at].key);
+    fn unlink(&mut self, at: usize) -> Entry {
         let mask = self.index.len() - 1;
-        let mut hole = self.home(hash);
+        let mut hole = self.home(self.hash(&self.records[at].key));
         while self.index[hole].record != at as u32 {
             hole = (hole + 1) & mask;
         }
+        let taken = self.index[hole];
         let mut slot = hole;
         loop {
             slot = (slot + 1) & mask;
@@ -244,14 +248,15 @@ impl<T> StreamTable<T> {
             if entry.record == EMPTY {
                 break;
             }
-            let home = self.home(self.hasher.hash_one(self.records[entry.record as usize].key));
+            let home = self.home(entry.hash);
             // The entry may fill the hole where its home does not lie behind the hole.
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.index[hole] = entry;
                 hole = slot;
             }
         }
-        self.index[hole].record = EMPTY;
+        self.index[hole] = VACANT;
+        taken
     }
 
     fn victim(&mut self, keep: impl Fn(&T) -> bool) -> usize {
@@ -283,20 +288,17 @@ impl<T> StreamTable<T> {
     fn remove(&mut self, at: usize) -> Swept<T> {
         self.unlink(at);
         let last = self.records.len() - 1;
-        let moved = (at != last).then(|| {
-            self.unlink(last);
-            last
-        });
+        let moved = (at != last).then(|| self.unlink(last));
         let stream = self.records.swap_remove(at);
-        if moved.is_some() {
-            self.link(at);
+        if let Some(entry) = moved {
+            self.link(Entry { record: at as u32, ..entry });
         }
-        Swept { stream, at, moved }
+        Swept { stream, at, moved: moved.map(|_| last) }
     }
 
     /// Ends all streams; the table is empty afterwards.
     pub fn take(&mut self) -> Vec<Stream<T>> {
-        self.index.fill(Entry { tag: 0, record: EMPTY });
+        self.index.fill(VACANT);
         self.hand = 0;
         std::mem::take(&mut self.records)
     }
