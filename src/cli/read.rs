@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
-use crate::engine::{self, Event, KeptPacket, Observer, Settings, Verdict, Writer};
+use crate::engine::{self, Event, KeptPacket, Models, Observer, Settings, Verdict, Writer};
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, Summary, evidence};
 use crate::model::Model;
@@ -136,12 +136,8 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         }
         None => None,
     };
-    let mut teller = Teller {
-        out: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
-        summary: Summary::new(models.iter().map(Arc::as_ref)),
-        packets_to,
-        written: Ok(()),
-    };
+    let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
+    let mut teller = Teller { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
     // How each capture that could not be read all through ended.
     let mut ends = Vec::new();
     let (mut read, mut packets) = (0, 0);
@@ -155,10 +151,10 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             }
         };
         let name = path.display().to_string();
-        let settings = Settings { writer: events.map(|wanted| writers(wanted, &name)), ..settings.clone() };
+        let settings = Settings { writer: Some(writers(events, &name, &summary, &models)), ..settings.clone() };
         let tally = engine::run(&settings, &mut source, &mut teller);
         std::mem::replace(&mut teller.written, Ok(()))?;
-        let summary = &mut teller.summary;
+        let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
         match tally {
             Ok(tally) => summary.capture(&tally),
             Err(error) => {
@@ -184,10 +180,11 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         eprintln!("spiked: {}: no capture could be read", exit.name());
         return Ok(exit);
     }
-    let Teller { mut out, mut summary, packets_to, .. } = teller;
+    let Teller { mut out, packets_to, .. } = teller;
     if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
         packets_to.get_mut().flush().with_context(|| Unwritten::to(path, "packets there"))?;
     }
+    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
     for path in &operands.skipped {
         summary.note(format!("skipped: {}: not a capture", path.display()));
     }
@@ -203,16 +200,13 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
 /// Who hears what is found: the user.
 struct Teller<'a> {
     out: BufWriter<StdoutLock<'a>>,
-    summary: Summary,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
     /// The first mistake in writing; nothing is written after it.
     written: io::Result<()>,
 }
 
 impl Observer for Teller<'_> {
-    fn verdict(&mut self, verdict: &Verdict) {
-        self.summary.count(verdict);
-    }
+    fn verdict(&mut self, _: &Verdict) {}
 
     fn written(&mut self, octets: &[u8]) {
         if self.written.is_ok() {
@@ -229,13 +223,32 @@ impl Observer for Teller<'_> {
     }
 }
 
-/// Makes writers of a capture's events: a line each.
-fn writers(wanted: Event, capture: &str) -> Arc<dyn Fn() -> Writer + Send + Sync> {
-    let capture: Arc<str> = capture.into();
+/// What one worker finds, counted until the worker ends.
+struct Count {
+    own: Summary,
+    all: Arc<Mutex<Summary>>,
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).add(&self.own);
+    }
+}
+
+/// Makes writers of a capture's events of the kind that is wanted, a line each; they count all streams.
+fn writers(
+    wanted: Option<Event>,
+    capture: &str,
+    all: &Arc<Mutex<Summary>>,
+    models: &Arc<Models>,
+) -> Arc<dyn Fn() -> Writer + Send + Sync> {
+    let (capture, all, models): (Arc<str>, _, _) = (capture.into(), Arc::clone(all), Arc::clone(models));
     Arc::new(move || {
         let (capture, mut writer) = (Arc::clone(&capture), export::EventWriter::default());
+        let mut count = Count { own: Summary::new(models.iter().map(Arc::as_ref)), all: Arc::clone(&all) };
         Box::new(move |verdict, out| {
-            if verdict.event == wanted {
+            count.own.count(verdict);
+            if Some(verdict.event) == wanted {
                 writer.write(verdict, export::Context { capture: Some(&capture), ..Default::default() }, out);
                 out.push(b'\n');
             }

@@ -58,7 +58,8 @@ pub struct Settings {
     pub keep_packets: u32,
     /// Where learning listens in.
     pub tap: Option<Tap>,
-    /// Makes a writer for each worker, so that writing is shared out as well: [`Observer::written`].
+    /// Makes a writer for each worker, which hears all that the worker finds, so that writing is shared out as well. The observer
+    /// hears only what a writer wrote something of: [`Observer::written`].
     pub writer: Option<Arc<dyn Fn() -> Writer + Send + Sync>>,
 }
 

@@ -29,13 +29,18 @@ impl Told {
         self.verdicts.sort_by(|a, b| a.order().cmp(&b.order()));
     }
 
-    /// Writes the verdicts.
+    /// Lets the writer hear the verdicts, and forgets those that it writes nothing of.
     pub fn write(&mut self, writer: &mut Option<Writer>) {
-        let Some(write) = writer else { return };
-        for verdict in &self.verdicts {
-            write(verdict, &mut self.text);
-            self.ends.push(self.text.len());
-        }
+        let (Some(write), Self { verdicts, text, ends, .. }) = (writer, self) else { return };
+        verdicts.retain(|verdict| {
+            let start = text.len();
+            write(verdict, text);
+            let written = text.len() > start;
+            if written {
+                ends.push(text.len());
+            }
+            written
+        });
     }
 
     fn next(&self) -> Option<&Verdict> {
@@ -46,9 +51,7 @@ impl Told {
         observer.verdict(&self.verdicts[self.heard]);
         if let Some(&end) = self.ends.get(self.heard) {
             let start = self.heard.checked_sub(1).map_or(0, |before| self.ends[before]);
-            if start < end {
-                observer.written(&self.text[start..end]);
-            }
+            observer.written(&self.text[start..end]);
         }
         self.heard += 1;
     }

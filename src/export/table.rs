@@ -54,6 +54,15 @@ impl Summary {
         }
     }
 
+    /// Adds the streams that another counted, of the same models.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.models.iter_mut().zip(&other.models).flat_map(|(a, b)| a.sums.iter_mut().zip(&b.sums)) {
+            sum.streams += more.streams;
+            sum.packets += more.packets;
+            sum.bytes += more.bytes;
+        }
+    }
+
     /// Adds what one capture's run counted.
     pub fn capture(&mut self, tally: &Tally) {
         self.captures += 1;
