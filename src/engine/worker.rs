@@ -53,6 +53,9 @@ pub(super) struct Worker<'a> {
     pub rest: Sender<Told>,
 }
 
+/// Batches of a capture that a worker takes before it handles the first: so workers rarely meet at the source with nothing else to do.
+const AHEAD: usize = 2;
+
 impl Worker<'_> {
     /// Works until the source has ended; the report is the last.
     pub fn run(mut self, feed: &Mutex<Feed<'_>>) -> Report {
@@ -63,6 +66,20 @@ impl Worker<'_> {
             while let Ok(message) = self.inbox.try_recv() {
                 receive(message, &mut ready, &mut batches);
             }
+            // A live source is waited in, so it comes last.
+            let ahead = if self.shard.live { 1 } else { AHEAD };
+            if batches.is_none()
+                && ready.len() < ahead
+                && let Ok(routed) = self.pool.try_recv()
+            {
+                match self.turn(feed, ready.is_empty()) {
+                    Some(feed) => {
+                        self.pull(feed, routed);
+                        continue;
+                    }
+                    None => self.home(routed),
+                }
+            }
             if let Some((first, routed)) = ready.remove(&next) {
                 self.handle(next, first, routed, ready.len());
                 next += 1;
@@ -70,17 +87,6 @@ impl Worker<'_> {
             }
             if batches == Some(next) {
                 break;
-            }
-            if batches.is_none()
-                && let Ok(routed) = self.pool.try_recv()
-            {
-                match self.turn(feed) {
-                    Some(feed) => {
-                        self.pull(feed, routed);
-                        continue;
-                    }
-                    None => self.home(routed),
-                }
             }
             let asleep = Instant::now();
             let message = self.inbox.recv();
@@ -100,9 +106,9 @@ impl Worker<'_> {
     }
 
     /// The source, when it is this worker's turn. A live source may keep another worker waiting in it: that one will send what
-    /// comes to all, so this one waits at its inbox. A capture gives its batch at once.
-    fn turn<'f, 's>(&self, feed: &'f Mutex<Feed<'s>>) -> Option<MutexGuard<'f, Feed<'s>>> {
-        if !self.shard.live {
+    /// comes to all, so this one waits at its inbox. A capture gives its batch at once, so who has nothing else to do waits for it.
+    fn turn<'f, 's>(&self, feed: &'f Mutex<Feed<'s>>, idle: bool) -> Option<MutexGuard<'f, Feed<'s>>> {
+        if idle && !self.shard.live {
             return Some(feed.lock().unwrap_or_else(PoisonError::into_inner));
         }
         match feed.try_lock() {
