@@ -395,6 +395,41 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
+    /// Where streams push each other out of the table and out of the rows of evidence, and are quiet for too long now and then.
+    #[test]
+    fn a_crowd_is_told_of_alike_however_it_is_cut_into_batches(
+        packets in proptest::collection::vec((0u16..300, 0usize..4, 0u64..500), 500..1000),
+        lengths in proptest::collection::vec(1usize..40, 1..6),
+        streams in proptest::sample::select(vec![100usize, 200, 1000]),
+        every_packet: bool,
+    ) {
+        let mut now = 1_700_000_000;
+        let frames: Vec<(u64, Vec<u8>)> = packets
+            .iter()
+            .map(|&(number, kind, pause)| {
+                now += pause.saturating_sub(490) * 100;
+                let mut frame = if kind == 3 { dns(1) } else { segment(ACK, kind == 1) };
+                let port = if kind == 1 { 36 } else { 34 };
+                frame[port..port + 2].copy_from_slice(&(40_000 + number).to_be_bytes());
+                (now, frame)
+            })
+            .collect();
+        let run = |lengths: Vec<usize>| {
+            let mut settings = Settings { workers: 1, every_packet, keep_packets: 2, ..Settings::new(vec![built_in()]) };
+            settings.limits.streams = streams;
+            let mut heard = Heard::default();
+            let mut source = Cut { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let tally = engine::run(&settings, &mut source, &mut heard).unwrap();
+            (heard.verdicts, tally)
+        };
+        let whole = run(vec![FrameBatch::CAPACITY]);
+        proptest::prop_assume!(whole.1.hurried > 0 && whole.1.timed_out > 0);
+        proptest::prop_assert_eq!(run(lengths), whole);
+    }
+}
+
 /// Packets of each stream of the model's that the segments make, (second, flags, whether the server sends it) each.
 fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();

@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::packet::{Direction, KeyKind, StreamKey};
 
 use super::KeptPacket;
-use super::lane::Scored;
+use super::scorer::Scored;
 use crate::stream::Stream;
 
 /// Octets of undecided streams' packets that one model keeps in one shard.

@@ -9,6 +9,7 @@ mod alone;
 mod keep;
 mod lane;
 mod observer;
+mod scorer;
 mod shard;
 mod tally;
 mod told;

@@ -6,6 +6,7 @@
 use std::ops::{Deref, DerefMut, Range};
 
 use super::kernel;
+use crate::prefetch::prefetch_span;
 
 /// Columns are padded to a whole number of 64-byte vectors.
 const LANE: usize = 64;
@@ -212,6 +213,14 @@ impl Network {
     /// A buffer for [`Network::potentials`].
     pub fn buffer(&self) -> Potentials {
         vec![0; self.stride]
+    }
+
+    /// Asks the cache for the rows of the active inputs.
+    #[inline]
+    pub fn prefetch(&self, active: &[u32]) {
+        for row in active.iter().filter_map(|&input| self.weights.get(input as usize * self.stride..)?.get(..self.stride)) {
+            prefetch_span(row);
+        }
     }
 
     /// Sums the rows of the active inputs. At most 256 inputs may be active, so that no sum leaves an i16.

@@ -118,6 +118,12 @@ impl<T> StreamTable<T> {
         self.records.len()
     }
 
+    /// Whether a new stream takes the place of another.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.records.len() >= self.limits.streams.max(1)
+    }
+
     /// Octets that one stream costs, its share of the index included.
     pub const fn octets_per_stream() -> usize {
         size_of::<Stream<T>>() + 2 * size_of::<Entry>()
@@ -194,7 +200,7 @@ impl<T> StreamTable<T> {
             }
             Err(slot) => {
                 let new = Stream::open(packet, number, open());
-                if self.records.len() < self.limits.streams.max(1) {
+                if !self.is_full() {
                     self.records.push(new);
                     let at = self.records.len() - 1;
                     self.index[slot] = Entry { hash, record: at as u32 };

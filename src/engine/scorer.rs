@@ -1,0 +1,321 @@
+//! What does a model say of a packet, and what follows for its stream? One packet behind, so that its weights are in the cache by then.
+
+use std::sync::Arc;
+
+use crate::capture::{Frame, Nanos};
+use crate::encode::{Context, MAX_ACTIVE, Volley};
+use crate::model::Model;
+use crate::packet::Headers;
+use crate::snn::Potentials;
+use crate::stream::{Leader, Stream, StreamTable};
+
+use super::keep::Kept;
+use super::told::Told;
+use super::{Event, Spikes, Verdict};
+
+/// No evidence row: the stream is decided, or was given up.
+pub(super) const NO_ROW: u32 = u32::MAX;
+
+/// Undecided streams that keep evidence at once, as a share of all.
+const ROWS_SHARE: usize = 16;
+/// Rows looked at to find one that is taken from its stream.
+const ROWS_LOOKED_AT: usize = 16;
+/// Octets of evidence that one model keeps in one shard: a model of 16,384 classes would take gigaoctets else.
+const MOST_EVIDENCE: usize = 256 << 20;
+
+/// What a lane keeps of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scored {
+    /// Of no meaning before the first packet was scored: its `packets` is 0 then.
+    leader: Leader,
+    /// Of evidence, or [`NO_ROW`].
+    pub row: u32,
+    pub told: bool,
+}
+
+impl Scored {
+    pub const NEW: Self = Self { leader: Leader { class: 0, evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
+
+    /// What is known of it after the classes have changed, where its own has the number `place` now: nothing where it has none, or
+    /// was not decided.
+    pub fn renamed(&mut self, place: impl FnOnce(u16) -> Option<u16>) {
+        match place(self.leader.class) {
+            Some(class) if self.row == NO_ROW => self.leader.class = class,
+            _ => self.leader = Self::NEW.leader,
+        }
+    }
+
+    /// Of the class in front.
+    pub fn evidence(&self) -> f32 {
+        self.leader.evidence
+    }
+
+    /// The class in front, once a packet was scored.
+    pub fn leader(&self) -> Option<Leader> {
+        Some(self.leader).filter(|l| l.packets > 0)
+    }
+}
+
+// What a million streams cost is promised to users.
+const _: () = assert!(StreamTable::<Scored>::octets_per_stream() <= 128);
+
+/// Evidence of the undecided streams: one row of sums a stream, as many rows as were ever needed at once, bounded.
+pub(super) struct Rows {
+    width: usize,
+    most: usize,
+    sums: Vec<f32>,
+    /// The record that owns each row.
+    owner: Vec<u32>,
+    free: Vec<u32>,
+    hand: usize,
+}
+
+impl Rows {
+    /// None yet, for `width` classes and at most `streams` streams, decided or not.
+    fn new(width: usize, streams: usize) -> Self {
+        let room = MOST_EVIDENCE / (width.max(1) * size_of::<f32>());
+        let most = (streams / ROWS_SHARE).min(room).clamp(64, NO_ROW as usize - 1);
+        Self { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 }
+    }
+
+    /// Forgets all sums: there are other classes.
+    fn rebuild(&mut self, width: usize) {
+        self.width = width;
+        self.sums.clear();
+        self.sums.resize(self.owner.len() * width, 0.0);
+    }
+
+    /// The record that owns a row has moved.
+    pub fn moved(&mut self, row: u32, owner: usize) {
+        if row != NO_ROW {
+            self.owner[row as usize] = owner as u32;
+        }
+    }
+
+    fn row(&mut self, row: u32) -> &mut [f32] {
+        &mut self.sums[row as usize * self.width..][..self.width]
+    }
+
+    /// A cleared row for the record `owner`, and whose row it was where none was free: of some looked at in turn the one whose
+    /// stream is least like any class, as what a flood consists of is.
+    pub fn take(&mut self, owner: u32, evidence: impl Fn(u32) -> f32) -> (u32, Option<u32>) {
+        let (row, robbed) = if let Some(row) = self.free.pop() {
+            (row, None)
+        } else if self.owner.len() < self.most {
+            self.owner.push(0);
+            self.sums.resize(self.owner.len() * self.width, 0.0);
+            (self.owner.len() as u32 - 1, None)
+        } else {
+            let looked_at = (0..ROWS_LOOKED_AT).map(|step| (self.hand + step) % self.most);
+            let least = |a: &usize, b: &usize| evidence(self.owner[*a]).total_cmp(&evidence(self.owner[*b]));
+            let row = looked_at.min_by(least).unwrap_or(self.hand);
+            self.hand = (self.hand + ROWS_LOOKED_AT) % self.most;
+            (row as u32, Some(self.owner[row]))
+        };
+        self.owner[row as usize] = owner;
+        self.row(row).fill(0.0);
+        (row, robbed)
+    }
+
+    fn release(&mut self, row: u32) {
+        if row != NO_ROW {
+            self.free.push(row);
+        }
+    }
+}
+
+/// When something may be said of a stream, and what was counted of it by then.
+pub(super) struct Moment {
+    packet: u64,
+    timestamp: Nanos,
+    last: Nanos,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Moment {
+    /// Now, with the packet of that number.
+    pub fn of(stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Self {
+        Self { packet, timestamp, last: stream.last, packets: stream.packets, bytes: stream.bytes }
+    }
+}
+
+/// A packet whose active inputs are known, while the cache is asked for their weights. It is scored when the next one is as far.
+pub(super) struct Waiting {
+    /// Its stream's record.
+    pub at: usize,
+    pub moment: Moment,
+}
+
+/// Active inputs.
+struct Active {
+    inputs: Box<[u32; MAX_ACTIVE]>,
+    count: usize,
+}
+
+impl Active {
+    fn new() -> Self {
+        Self { inputs: Box::new([0; MAX_ACTIVE]), count: 0 }
+    }
+}
+
+/// What one model has heard of the undecided streams of one shard.
+pub(super) struct Scorer {
+    pub model: Arc<Model>,
+    /// Place among the models.
+    pub number: usize,
+    every_packet: bool,
+    pub rows: Rows,
+    pub kept: Kept,
+    /// Counts of spikes, for live sources.
+    spikes: Option<Vec<u64>>,
+    volley: Volley,
+    /// Of the packet looked at last, and of the one that waits.
+    next: Active,
+    active: Active,
+    pub waiting: Option<Waiting>,
+    potentials: Potentials,
+}
+
+impl Scorer {
+    /// For at most `streams` streams.
+    pub fn new(model: Arc<Model>, number: usize, streams: usize, every_packet: bool, live: bool) -> Self {
+        Self {
+            number,
+            every_packet,
+            rows: Rows::new(model.classes.len(), streams),
+            kept: Kept::default(),
+            spikes: live.then(|| vec![0; model.network.neurons()]),
+            volley: Volley::default(),
+            next: Active::new(),
+            active: Active::new(),
+            waiting: None,
+            potentials: model.network.buffer(),
+            model,
+        }
+    }
+
+    /// Takes over another model. Where its classes are others, all evidence is forgotten.
+    pub fn adopt(&mut self, model: &Arc<Model>) {
+        if model.classes != self.model.classes {
+            self.rows.rebuild(model.classes.len());
+        }
+        // What was counted was taken with the batch before.
+        self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
+        self.potentials = model.network.buffer();
+        self.model = Arc::clone(model);
+    }
+
+    /// The spikes since it was last asked; `None` where there were none.
+    pub fn take_spikes(&mut self) -> Option<Spikes> {
+        let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
+        let neurons = std::mem::replace(spikes, vec![0; self.model.network.neurons()]);
+        let mut counts = vec![0; self.model.classes.len()];
+        neurons.iter().enumerate().for_each(|(neuron, n)| counts[self.model.decision.class_of(neuron)] += n);
+        Some(Spikes { model: Arc::clone(&self.model), counts })
+    }
+
+    /// The slot values of a packet.
+    pub fn encode(&mut self, context: Context, (frame, headers): (Frame<'_>, &Headers)) -> &[u16] {
+        self.model.layout.encode(headers, frame.bytes, context, &mut self.volley);
+        &self.volley.slots[..self.model.layout.slots().len()]
+    }
+
+    /// Finds the active inputs of a packet and asks the cache for their weights.
+    pub fn look(&mut self, context: Context, packet: (Frame<'_>, &Headers)) {
+        self.encode(context, packet);
+        self.next.count = self.model.layout.inputs(&self.volley, &mut self.next.inputs);
+        self.model.network.prefetch(&self.next.inputs[..self.next.count]);
+    }
+
+    /// The packet looked at last waits from now on; none did.
+    pub fn wait(&mut self, waiting: Waiting) {
+        std::mem::swap(&mut self.active, &mut self.next);
+        self.waiting = Some(waiting);
+    }
+
+    /// Scores the packet that waits, if any.
+    pub fn catch_up(&mut self, table: &mut StreamTable<Scored>, out: &mut Told) {
+        if let Some(waiting) = self.waiting.take() {
+            self.score(table.get_mut(waiting.at), &waiting.moment, out);
+        }
+    }
+
+    /// Adds the packet that waited to the evidence of its stream, which has a row for it.
+    pub fn score(&mut self, stream: &mut Stream<Scored>, moment: &Moment, out: &mut Told) {
+        let model = &self.model;
+        model.network.potentials(&self.active.inputs[..self.active.count], &mut self.potentials);
+        if let Some(spikes) = &mut self.spikes {
+            model.decision.count_spikes(&model.network, &self.potentials, spikes);
+        }
+        let row = stream.state.row;
+        let evidence = self.rows.row(row);
+        let before = stream.state.leader();
+        let Some(leader) = model.decision.hear(&model.network, &self.potentials, evidence, before.as_ref()) else { return };
+        stream.state.leader = leader;
+        // Of a stream that has its name and is scored on and on nothing hangs on its being settled.
+        if stream.state.told && self.every_packet {
+            return;
+        }
+        let confidence = model.decision.confidence(&leader);
+        if !model.decision.enough(&leader, confidence) {
+            return;
+        }
+        if !stream.state.told {
+            let verdict = verdict(model, self.number, Event::Detection, stream, moment, confidence);
+            if verdict.class.is_some() {
+                stream.state.told = true;
+                self.kept.hand_on(row, self.number, model, stream, &mut out.packets);
+                out.verdicts.push(verdict);
+            }
+        }
+        if !self.every_packet {
+            self.kept.forget(row);
+            self.rows.release(row);
+            stream.state.row = NO_ROW;
+        }
+    }
+
+    /// Tells of a stream that has ended.
+    pub fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
+        let row = stream.state.row;
+        let confidence = stream.state.leader().map_or(0.0, |l| self.model.decision.confidence(&l));
+        let moment = Moment::of(&stream, packet, stream.last);
+        let end = verdict(&self.model, self.number, Event::Stream, &stream, &moment, confidence);
+        if end.class.is_some() && !stream.state.told {
+            self.kept.hand_on(row, self.number, &self.model, &stream, &mut out.packets);
+            out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
+        }
+        self.kept.forget(row);
+        self.rows.release(row);
+        out.verdicts.push(end);
+    }
+}
+
+fn verdict(
+    model: &Arc<Model>,
+    number: usize,
+    event: Event,
+    stream: &Stream<Scored>,
+    moment: &Moment,
+    confidence: f32,
+) -> Verdict {
+    let leader = stream.state.leader();
+    Verdict {
+        event,
+        model: number,
+        named: Arc::clone(model),
+        key: stream.key,
+        number: stream.number,
+        packet: moment.packet,
+        timestamp: moment.timestamp,
+        first: stream.first,
+        last: moment.last,
+        packets: moment.packets,
+        bytes: moment.bytes,
+        first_direction: stream.first_direction,
+        leader,
+        class: leader.and_then(|l| model.decision.earned(&l, confidence)),
+        confidence,
+    }
+}
