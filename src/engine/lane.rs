@@ -126,6 +126,7 @@ impl Lane {
             let opened = seen.context.position == 0 && stream.number == packet;
             tally.opened += u64::from(opened);
             if opened || stream.state.row != NO_ROW {
+                // The packet that waits comes first in all that follows: it may settle this one's stream, or leave its row to it.
                 self.scorer.look(seen.context, whole());
                 self.scorer.catch_up(&mut self.table, out);
             }
