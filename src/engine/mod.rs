@@ -1,7 +1,7 @@
 //! Who does the work? Workers that pull batches, decode them, hand each packet to the worker that owns its stream, and score.
 //!
 //! Input: a [`Source`] and [`Model`]s. Output: to an [`Observer`], [`Verdict`]s in packet order and what was counted. Every worker
-//! takes the next batch from the source when it has nothing of its own to do, so no core waits; batches are numbered and each
+//! takes the next batch from the source while it has little of its own to do, so no core waits; batches are numbered and each
 //! worker handles its shard of them in that order, so results do not depend on the number of workers or on the batch size.
 
 mod affinity;
