@@ -8,6 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spiked::capture::{CaptureFile, Frame, FrameBatch, LinkType, Nanos, Source};
 use spiked::encode::{Context, MAX_ACTIVE, Volley};
 use spiked::engine::{self, Settings, Verdict};
+use spiked::export::{self, EventWriter};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
 use spiked::snn::{self, Network, Presentations, Pupil, Shown, Stdp};
@@ -126,6 +127,20 @@ fn stages(c: &mut Criterion) {
         other.join().expect("it ends with its channel");
     });
     let model = Arc::new(model);
+    group.bench_function("events", |b| {
+        let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
+        let (settings, mut verdicts) = (Settings { workers: 1, ..Settings::new(vec![Arc::clone(&model)]) }, Vec::new());
+        engine::run(&settings, &mut source, &mut |verdict: &Verdict| verdicts.push(verdict.clone())).expect("a whole capture");
+        let (mut writer, mut out, mut events) = (EventWriter::default(), Vec::new(), verdicts.iter().cycle());
+        // As many as packets, so that the unit is the same.
+        b.iter(|| {
+            out.clear();
+            for verdict in events.by_ref().take(frames.len()) {
+                writer.write(black_box(verdict), export::Context { capture: Some(CAPTURE), ..Default::default() }, &mut out);
+            }
+            out.len()
+        });
+    });
     for workers in [1, 2] {
         group.bench_function(format!("pipeline, {workers} workers"), |b| {
             let settings = Settings { workers, ..Settings::new(vec![Arc::clone(&model)]) };
