@@ -130,13 +130,6 @@ impl Lane {
                 self.scorer.look(seen.context, whole());
                 self.scorer.catch_up(&mut self.table, out);
             }
-            let stream = self.table.get(seen.at);
-            if !opened && stream.state.row == NO_ROW {
-                if stream.state.told && stream.packets <= self.keep_packets {
-                    out.packets.extend(keep::later(packet, &whole().0, self.scorer.number, &self.scorer.model, stream));
-                }
-                continue;
-            }
             if opened {
                 let table = &self.table;
                 let evidence = |owner: u32| table.get(owner as usize).state.evidence();
@@ -153,9 +146,12 @@ impl Lane {
                 let (frame, _) = whole();
                 if stream.state.told {
                     out.packets.extend(keep::later(packet, &frame, self.scorer.number, &self.scorer.model, stream));
-                } else if !self.scorer.kept.push(stream.state.row, packet, &frame) {
+                } else if stream.state.row != NO_ROW && !self.scorer.kept.push(stream.state.row, packet, &frame) {
                     tally.unkept += 1;
                 }
+            }
+            if stream.state.row == NO_ROW {
+                continue;
             }
             tally.scored += 1;
             self.scorer.wait(Waiting { at: seen.at, moment: Moment::of(stream, packet, item.packet.timestamp) });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::capture::{FrameBatch, Nanos};
 use crate::packet::{Direction, Headers, KeyKind, StreamKey};
-use crate::stream::{Arrival, short};
+use crate::stream::Arrival;
 
 use super::lane::{Item, Lane};
 use super::told::Told;
@@ -112,7 +112,6 @@ impl<'a> Shard<'a> {
     }
 
     fn file(&mut self, routed: &mut Routed, kinds: [bool; KeyKind::COUNT]) {
-        use std::hash::BuildHasher;
         routed.forget();
         let (tally, decoder) = (&mut self.tally, &self.settings.decoder);
         let Routed { batch, headers: found, items, .. } = routed;
@@ -129,10 +128,9 @@ impl<'a> Shard<'a> {
                 }
             };
             let mut file = |key: StreamKey, direction: Direction| {
-                let hash = short(self.hasher.hash_one(key));
+                let packet = Arrival::new(key, &self.hasher, direction, &headers, &frame);
                 // The high half of a 32 x 32 bit product shares the hash range out evenly.
-                let shard = ((u64::from(hash) * shards) >> 32) as usize;
-                let packet = Arrival::new(key, hash, direction, &headers, &frame);
+                let shard = ((u64::from(packet.hash) * shards) >> 32) as usize;
                 items[shard][key.kind() as usize].push(Item { packet, frame: number });
             };
             if kinds[KeyKind::Flow as usize] {

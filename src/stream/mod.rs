@@ -6,7 +6,11 @@ mod decision;
 mod table;
 
 pub use decision::{Decision, FEATURES, Leader};
-pub use table::{Ended, Limits, Seen, StreamTable, Swept, short};
+pub use table::{Ended, Limits, Seen, StreamTable, Swept};
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 
 use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, NO_PREVIOUS, length_bucket, previous_of};
@@ -16,7 +20,7 @@ use crate::packet::{Direction, Headers, KeyKind, StreamKey};
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub key: StreamKey,
-    /// Of the key, by the hasher of the table: [`short`].
+    /// Of the key, by the hasher of the table.
     pub hash: u32,
     pub timestamp: Nanos,
     /// Octets on the wire.
@@ -27,12 +31,18 @@ pub struct Arrival {
     tcp_flags: u8,
 }
 
+/// What tables and those who share streams out know of a key's hash: its upper half.
+#[inline]
+fn hash(hasher: &RandomState, key: &StreamKey) -> u32 {
+    (hasher.hash_one(key) >> 32) as u32
+}
+
 impl Arrival {
     #[inline]
-    pub fn new(key: StreamKey, hash: u32, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
+    pub fn new(key: StreamKey, hasher: &RandomState, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
         let Frame { timestamp, wire_len, .. } = *frame;
         let size = length_bucket(headers.payload_wire_len);
-        Self { key, hash, timestamp, wire_len, direction, size, tcp_flags: headers.tcp_flags }
+        Self { key, hash: hash(hasher, &key), timestamp, wire_len, direction, size, tcp_flags: headers.tcp_flags }
     }
 
     /// Whether it asks for a TCP connection: SYN without ACK.

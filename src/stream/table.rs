@@ -3,14 +3,12 @@
 //! Records lie in one vector; an open-addressed index of (hash, record) pairs finds them, eight to a cache line. Hashing
 //! is seeded by the process, so chosen addresses can't be made to collide.
 
-use std::hash::BuildHasher;
-
 use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::packet::{Direction, Headers, StreamKey};
 use crate::prefetch::{prefetch, prefetch_whole};
 
-use super::{Arrival, Stream};
+use super::{Arrival, Stream, hash};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +78,6 @@ struct Entry {
 
 const VACANT: Entry = Entry { hash: 0, record: EMPTY };
 
-/// What a table and those who share streams out know of a key's hash: its upper half.
-#[inline]
-pub fn short(hash: u64) -> u32 {
-    (hash >> 32) as u32
-}
-
 /// The streams of one model within one shard.
 pub struct StreamTable<T> {
     limits: Limits,
@@ -106,11 +98,7 @@ impl<T> StreamTable<T> {
 
     /// A packet of the stream `key` as this table files it.
     pub fn arrival(&self, key: StreamKey, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Arrival {
-        Arrival::new(key, self.hash(&key), direction, headers, frame)
-    }
-
-    fn hash(&self, key: &StreamKey) -> u32 {
-        short(self.hasher.hash_one(key))
+        Arrival::new(key, &self.hasher, direction, headers, frame)
     }
 
     /// Live streams.
@@ -242,7 +230,7 @@ impl<T> StreamTable<T> {
     /// Takes a record out of the index; later entries of the run move up, so that no tombstone is needed.
     fn unlink(&mut self, at: usize) -> Entry {
         let mask = self.index.len() - 1;
-        let mut hole = self.home(self.hash(&self.records[at].key));
+        let mut hole = self.home(hash(&self.hasher, &self.records[at].key));
         while self.index[hole].record != at as u32 {
             hole = (hole + 1) & mask;
         }
