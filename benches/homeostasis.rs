@@ -14,7 +14,7 @@ use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
 use spiked::evaluate::{self, Report};
 use spiked::model::Model;
 use spiked::packet::{Decoder, KeyKind};
-use spiked::train::{self, Corpus, Settings, labels};
+use spiked::train::{self, Corpus, TrainSettings, labels};
 
 /// What an unwanted spike raises a threshold by.
 const STEP: f32 = 0.002;
@@ -30,7 +30,7 @@ const ROUNDS: usize = 4;
 #[derive(Clone, Copy, PartialEq)]
 enum Follow {
     Frozen,
-    Taught,
+    ClassSources,
     ByItself,
 }
 
@@ -52,9 +52,9 @@ fn measure(train: &Path, test: &Path, folder: &Path) {
     let (taught, tested) = (corpus(train, folder), corpus(test, folder));
     let fitted = train::fit(
         &taught,
-        &Settings {
-            packets_per_stream: HOST_PACKETS.min(Settings::new(taught.key, 1).packets_per_stream),
-            ..Settings::new(taught.key, 1)
+        &TrainSettings {
+            packets_per_stream: HOST_PACKETS.min(TrainSettings::new(taught.key, 1).packets_per_stream),
+            ..TrainSettings::new(taught.key, 1)
         },
         &|_| true,
         &|| (),
@@ -64,7 +64,7 @@ fn measure(train: &Path, test: &Path, folder: &Path) {
     let changed = changed(&tested);
     println!("{} streams a round, {n} classes", tested.streams.len());
     println!("{:<12} {:<28} {:>9} {:>8} {:>8} {:>12}", "thresholds", "traffic", "precision", "recall", "nearest", "theta");
-    for (name, follow) in [("frozen", Follow::Frozen), ("taught", Follow::Taught), ("by itself", Follow::ByItself)] {
+    for (name, follow) in [("frozen", Follow::Frozen), ("taught", Follow::ClassSources), ("by itself", Follow::ByItself)] {
         let mut model = model.clone();
         for round in 0..=ROUNDS {
             let (traffic, what) =
@@ -102,7 +102,7 @@ fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate
             evaluate::outcomes(streams, &model.network, &model.decision, &model.classes, &model.layout, &known, one).remove(0);
         let class = match follow {
             Follow::Frozen => None,
-            Follow::Taught => Some(outcome.label.clone()),
+            Follow::ClassSources => Some(outcome.label.clone()),
             Follow::ByItself => outcome.class.clone(),
         };
         if let Some(own) = class.and_then(|class| model.classes.iter().position(|c| *c == class)) {

@@ -14,8 +14,8 @@ use spiked::evaluate::{self, Report};
 use spiked::model::{Model, Provenance};
 use spiked::packet::Decoder;
 use spiked::snn::{self, Network};
-use spiked::train::live::{Learned, Learner, Lesson, Outcome, Settings};
-use spiked::train::{self, Corpus, Teacher, labels};
+use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome};
+use spiked::train::{self, Corpus, TeachingSchedule, labels};
 
 /// The learner learns each time that so many streams more were heard.
 const EVERY: usize = 400;
@@ -106,26 +106,26 @@ fn offline(taught: &Corpus, without: &[&str], seed: u64) -> Model {
         slots.chunks_exact_mut(taught.layout.slots().len()).for_each(|volley| layout.silence(volley));
         shown.push(stream.class, &slots);
     }
-    let settings = train::Settings::new(taught.key, seed);
-    let teacher = Teacher::new(&shown, &settings, seed, |i| Some(shown.streams[i].class));
+    let settings = train::TrainSettings::new(taught.key, seed);
+    let teacher = TeachingSchedule::new(&shown, &settings, seed, |i| Some(shown.streams[i].class));
     let n = taught.classes.len();
-    let pupils = snn::Pupil::one_each(n);
-    let weights = snn::train(settings.rule, taught.layout.input_count(), &pupils, settings.threads, &teacher, &|| ());
+    let specs = snn::NeuronSpec::one_each(n);
+    let weights = snn::train(settings.rule, taught.layout.input_count(), &specs, settings.threads, &teacher, &|| ());
     model(taught, taught.classes.clone(), Network::quantise(&weights, n))
 }
 
 fn live(taught: &Corpus, without: &[&str], volleys: usize, seed: u64) -> Model {
     let eta = snn::Stdp::default().eta;
     let without: Vec<String> = without.iter().map(ToString::to_string).collect();
-    let lesson = |class: &String| Lesson { class: class.clone(), without: without.clone(), eta, freeze: false };
+    let lesson = |class: &String| LearningTask { class: class.clone(), without: without.clone(), eta, freeze: false };
     let inputs = taught.layout.input_count();
     // A learner needs a model; this one's only neuron is silent.
     let nothing = "(nothing)".to_string();
     let mut current = model(taught, vec![nothing.clone()], Network::from_parts(inputs, 1, &vec![0; inputs], vec![1.0]));
     // Some classes have so few streams that none of those held back may be right: what there is counts.
-    let settings = Settings { volleys, gate: 0.0, seed, threads: 2 };
+    let settings = LearnerSettings { volleys, gate: 0.0, seed, threads: 2 };
     let lessons = taught.classes.iter().map(lesson).collect();
-    let mut learner = Learner::new(&current, lessons, settings, Learned::default());
+    let mut learner = Learner::new(&current, lessons, settings, LearnedNeurons::default());
     let last = taught.streams.len();
     for (number, stream) in taught.streams.iter().enumerate() {
         learner.hear(&current, slots_of(taught, number), Some(usize::from(stream.class)));

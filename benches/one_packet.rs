@@ -16,7 +16,7 @@ use spiked::evaluate;
 use spiked::model::Model;
 use spiked::packet::Decoder;
 use spiked::snn::OneShot;
-use spiked::train::{self, Corpus, Settings, labels, one_packet};
+use spiked::train::{self, Corpus, TrainSettings, labels, one_packet};
 
 const TOLERANCES: [f32; 8] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0];
 /// Packets drawn for each class.
@@ -43,7 +43,7 @@ fn main() {
     };
     let taught = gather("protocol-train", None);
     let tested = gather("protocol-test", Some(&taught.classes));
-    let fitted = train::fit(&taught, &Settings::new(taught.key, seed), &|_| true, &|| ());
+    let fitted = train::fit(&taught, &TrainSettings::new(taught.key, seed), &|_| true, &|| ());
     let model = fitted.into_model("protocol", &taught);
     speed(&model);
     let mut sparing = model.layout.clone();

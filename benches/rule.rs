@@ -8,8 +8,8 @@ use std::path::Path;
 
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE};
 use spiked::packet::Decoder;
-use spiked::snn::{self, Presentations, Pupil};
-use spiked::train::{Corpus, Settings, Teacher, labels};
+use spiked::snn::{self, NeuronSpec, Presentations};
+use spiked::train::{Corpus, TeachingSchedule, TrainSettings, labels};
 
 const CLASSES: [&str; 3] = ["dns", "mqtt", "snmp"];
 /// Streams of each class, and packets of each stream.
@@ -32,10 +32,10 @@ fn main() {
         _ => false,
     });
     corpus.keep_classes(1);
-    let settings = Settings::new(corpus.key, 1);
+    let settings = TrainSettings::new(corpus.key, 1);
     let (rule, classes) = (settings.rule, corpus.classes.len());
-    let teacher = Teacher::new(&corpus, &settings, settings.seed, |i| Some(corpus.streams[i].class));
-    let weights = snn::train(rule, corpus.layout.input_count(), &Pupil::one_each(classes), 1, &teacher, &|| ());
+    let teacher = TeachingSchedule::new(&corpus, &settings, settings.seed, |i| Some(corpus.streams[i].class));
+    let weights = snn::train(rule, corpus.layout.input_count(), &NeuronSpec::one_each(classes), 1, &teacher, &|| ());
 
     let mut active = [0; MAX_ACTIVE];
     let mut place: BTreeMap<u32, usize> = BTreeMap::new();

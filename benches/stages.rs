@@ -7,12 +7,12 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spiked::capture::{CaptureFile, Frame, FrameBatch, LinkType, Nanos, Source};
 use spiked::encode::{Context, MAX_ACTIVE, Volley};
-use spiked::engine::{self, Settings, Verdict};
+use spiked::engine::{self, EngineSettings, Verdict};
 use spiked::export::{self, EventWriter};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
-use spiked::snn::{self, Network, Presentations, Pupil, Shown, Stdp};
-use spiked::stream::{Limits, StreamTable};
+use spiked::snn::{self, Network, NeuronSpec, Presentations, Shown, Stdp};
+use spiked::stream::{StreamLimits, StreamTable};
 
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
 
@@ -101,7 +101,7 @@ fn stages(c: &mut Criterion) {
         });
     });
     group.bench_function("table", |b| {
-        let mut table = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
+        let mut table = StreamTable::new(StreamLimits::NONE, foldhash::fast::RandomState::default());
         let keyed: Vec<_> = frames.iter().zip(&headers).map(|((_, f), h)| StreamKey::flow(h, f)).collect();
         b.iter(|| {
             for ((key, direction), ((link, bytes), headers)) in keyed.iter().zip(frames.iter().zip(&headers)) {
@@ -129,7 +129,8 @@ fn stages(c: &mut Criterion) {
     let model = Arc::new(model);
     group.bench_function("events", |b| {
         let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
-        let (settings, mut verdicts) = (Settings { workers: 1, ..Settings::new(vec![Arc::clone(&model)]) }, Vec::new());
+        let (settings, mut verdicts) =
+            (EngineSettings { workers: 1, ..EngineSettings::new(vec![Arc::clone(&model)]) }, Vec::new());
         engine::run(&settings, &mut source, &mut |verdict: &Verdict| verdicts.push(verdict.clone())).expect("a whole capture");
         let (mut writer, mut out, mut events) = (EventWriter::default(), Vec::new(), verdicts.iter().cycle());
         // As many as packets, so that the unit is the same.
@@ -143,13 +144,13 @@ fn stages(c: &mut Criterion) {
     });
     for workers in [1, 2] {
         group.bench_function(format!("pipeline, {workers} workers"), |b| {
-            let settings = Settings { workers, ..Settings::new(vec![Arc::clone(&model)]) };
+            let settings = EngineSettings { workers, ..EngineSettings::new(vec![Arc::clone(&model)]) };
             b.iter(|| {
                 let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
                 engine::run(&settings, &mut source, &mut |verdict: &Verdict| {
                     black_box(verdict);
                 })
-                .map(|tally| tally.frames)
+                .map(|counters| counters.frames)
             });
         });
     }
@@ -178,7 +179,7 @@ impl Presentations for Synthetic {
 }
 
 fn learning(c: &mut Criterion) {
-    let pupils = Pupil::one_each(CLASSES);
+    let specs = NeuronSpec::one_each(CLASSES);
     let mut state = 1u64;
     let mut random = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -201,10 +202,10 @@ fn learning(c: &mut Criterion) {
     let rule = Stdp::default();
     group.throughput(Throughput::Elements(shown.active.len() as u64 * u64::from(rule.passes)));
     group.bench_function("100 classes, 41 active inputs, one core", |b| {
-        b.iter(|| snn::train(rule, SLOTS * 256, &pupils, 1, &shown, &|| ()));
+        b.iter(|| snn::train(rule, SLOTS * 256, &specs, 1, &shown, &|| ()));
     });
     group.finish();
-    let weights = snn::train(rule, SLOTS * 256, &pupils, 1, &shown, &|| ());
+    let weights = snn::train(rule, SLOTS * 256, &specs, 1, &shown, &|| ());
     let network = Network::quantise(&weights, CLASSES);
     let mut potentials = network.buffer();
     let best = |i: usize, potentials: &mut Vec<i16>| {

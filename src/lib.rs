@@ -6,6 +6,7 @@
 //! ```
 //! Everything flows one way; a stage knows the types before it and nothing after it. [`train`] is the same way with a teacher.
 
+pub mod atomic_write;
 pub mod capture;
 pub mod cli;
 pub mod config;
@@ -17,7 +18,6 @@ pub mod export;
 pub mod model;
 pub mod packet;
 mod prefetch;
-pub mod replace;
 pub mod report;
 pub mod snn;
 pub mod stream;

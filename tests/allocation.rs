@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{pcap, udp};
 use spiked::capture::CaptureFile;
-use spiked::engine::{self, Settings, Verdict};
+use spiked::engine::{self, EngineSettings, Verdict};
 use spiked::model::Model;
 
 struct Counting;
@@ -33,15 +33,16 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn ten_times_the_packets_of_the_same_streams_allocate_next_to_nothing_more() {
-    let settings = Settings { workers: 2, every_packet: true, ..Settings::new(vec![Arc::new(Model::built_in().unwrap())]) };
+    let settings =
+        EngineSettings { workers: 2, every_packet: true, ..EngineSettings::new(vec![Arc::new(Model::built_in().unwrap())]) };
     let allocations = |rounds: usize| {
         let frames: Vec<Vec<u8>> =
             (0..100 * rounds).map(|i| udp([10, 0, 0, (i % 100) as u8], 1000, [10, 0, 1, 1], 53, &[7; 30])).collect();
         let file = pcap(1, &frames);
         let mut source = CaptureFile::from_reader(std::io::Cursor::new(file), "memory".into()).unwrap();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let tally = engine::run(&settings, &mut source, &mut |_: &Verdict| {}).unwrap();
-        assert_eq!(tally.frames as usize, 100 * rounds);
+        let counters = engine::run(&settings, &mut source, &mut |_: &Verdict| {}).unwrap();
+        assert_eq!(counters.frames as usize, 100 * rounds);
         ALLOCATIONS.load(Ordering::Relaxed) - before
     };
     allocations(10);

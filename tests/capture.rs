@@ -7,12 +7,12 @@ use std::path::Path;
 
 use common::{fixture, pcap, shared_data, udp};
 use proptest::prelude::*;
-use spiked::capture::{CaptureError, CaptureFile, Cut, FrameBatch, Source};
+use spiked::capture::{CaptureError, CaptureFile, FrameBatch, Source, Truncation};
 
 /// (nanoseconds, link type, octets on the wire, octets)
 type Read = Vec<(u64, u16, u32, Vec<u8>)>;
 
-fn read(mut file: CaptureFile) -> (Read, Option<Cut>) {
+fn read(mut file: CaptureFile) -> (Read, Option<Truncation>) {
     let (mut frames, mut batch) = (Vec::new(), FrameBatch::new());
     while file.fill(&mut batch).expect("what was opened can be read") {
         frames.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
-use spiked::engine::{self, Event, KeptPacket, Models, Observer, Progress, Settings, Tap, Verdict};
+use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Progress, Tap, Verdict};
 use spiked::model::Model;
 
 const SECOND: u64 = 1_000_000_000;
@@ -47,7 +47,7 @@ impl Source for Live {
 #[derive(Default)]
 struct Heard {
     verdicts: Vec<Verdict>,
-    kept: Vec<KeptPacket>,
+    kept: Vec<EvidencePacket>,
     frames: u64,
     timed_out_before_the_end: u64,
     spikes: u64,
@@ -58,13 +58,13 @@ impl Observer for Heard {
     fn verdict(&mut self, verdict: &Verdict) {
         self.verdicts.push(verdict.clone());
     }
-    fn packet(&mut self, packet: &KeptPacket) {
+    fn packet(&mut self, packet: &EvidencePacket) {
         self.kept.push(packet.clone());
     }
     fn progress(&mut self, progress: &Progress<'_>) {
-        self.frames += progress.tally.frames;
-        self.timed_out_before_the_end += progress.tally.timed_out;
-        self.spikes += progress.tally.spikes.iter().flat_map(|s| &s.counts).sum::<u64>();
+        self.frames += progress.counters.frames;
+        self.timed_out_before_the_end += progress.counters.timed_out;
+        self.spikes += progress.counters.spikes.iter().flat_map(|s| &s.counts).sum::<u64>();
         self.idle += progress.idle;
     }
 }
@@ -82,21 +82,21 @@ fn dns(number: u8) -> Vec<u8> {
 
 #[test]
 fn quiet_streams_end_by_the_clock_though_nothing_comes() {
-    let settings = Settings::new(vec![built_in()]);
+    let settings = EngineSettings::new(vec![built_in()]);
     let start = 1_700_000_000;
     let mut batches = vec![(start, (0..50).map(dns).collect::<Vec<_>>())];
     batches.extend((1..30).map(|tick| (start + tick * 60, Vec::new())));
     let mut heard = Heard::default();
-    let tally = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
-    assert_eq!((tally.frames, heard.frames), (50, 50));
-    assert_eq!((tally.timed_out, heard.timed_out_before_the_end), (50, 50));
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
+    assert_eq!((counters.frames, heard.frames), (50, 50));
+    assert_eq!((counters.timed_out, heard.timed_out_before_the_end), (50, 50));
     assert_eq!(heard.verdicts.iter().filter(|v| v.event == Event::Stream).count(), 50);
     assert!(heard.spikes >= 50, "each query makes at least its own class spike: {}", heard.spikes);
 }
 
 #[test]
 fn a_clock_that_is_set_back_leaves_no_stream_waiting_for_it_to_come_again() {
-    let settings = Settings::new(vec![built_in()]);
+    let settings = EngineSettings::new(vec![built_in()]);
     let (start, day) = (1_700_000_000, 86_400);
     let batch = |numbers: std::ops::Range<u8>| numbers.map(dns).collect::<Vec<_>>();
     let mut batches = vec![(start, batch(0..50)), (start - day, batch(50..100)), (start - day + 1, batch(50..100))];
@@ -104,8 +104,8 @@ fn a_clock_that_is_set_back_leaves_no_stream_waiting_for_it_to_come_again() {
     // And forward again.
     batches.push((start + 1, batch(50..100)));
     let mut heard = Heard::default();
-    let tally = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
-    assert_eq!((tally.frames, tally.opened, heard.timed_out_before_the_end), (200, 150, 100));
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
+    assert_eq!((counters.frames, counters.opened, heard.timed_out_before_the_end), (200, 150, 100));
     let packets: u64 = heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).sum();
     assert_eq!(packets, 200);
 }
@@ -123,7 +123,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         ends
     };
     let mut alone = Heard::default();
-    let settings = Settings { workers: 2, ..Settings::new(vec![built_in()]) };
+    let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
     // Of 2023, a packet a second; the fixtures are years younger.
     let earlier = folder.path().join("earlier");
     std::fs::write(&earlier, pcap(1, &frames_of("ssh-1.pcap"))).unwrap();
@@ -132,15 +132,15 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     let incoming = folder.path().join("incoming");
     std::fs::create_dir(&incoming).unwrap();
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let watched = watch::Settings {
+    let watched = watch::WatchSettings {
         folder: incoming.clone(),
-        then: watch::Afterwards::Leave,
+        then: watch::Disposition::Leave,
         move_to: None,
         set_aside: folder.path().join("unreadable"),
         settle: Duration::from_secs(60),
         filter: None,
     };
-    let mut source = watch::Watch::open(&watched, &stop).unwrap();
+    let mut source = watch::WatchSource::open(&watched, &stop).unwrap();
     let counters = Arc::clone(source.counters());
     let mut heard = Heard::default();
     std::thread::scope(|scope| {
@@ -175,7 +175,7 @@ impl Source for Broken {
 #[test]
 fn a_source_that_panics_ends_with_an_error_and_what_it_gave_is_told() {
     for (workers, live) in [(1, false), (1, true), (2, false), (3, true)] {
-        let settings = Settings { workers, ..Settings::new(vec![built_in()]) };
+        let settings = EngineSettings { workers, ..EngineSettings::new(vec![built_in()]) };
         let batches = (0..3).map(|n| (1_700_000_000 + n, (0..50).map(dns).collect::<Vec<_>>())).collect();
         let mut heard = Heard::default();
         let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut heard).unwrap_err();
@@ -193,7 +193,7 @@ fn models_are_swapped_under_way_and_no_packet_is_lost() {
     let only_dns = Arc::new(whole.without_classes(&known).unwrap());
     let no_dns = Arc::new(whole.without_classes(&["dns".into()]).unwrap());
     for workers in [1, 2, 3] {
-        let settings = Settings { workers, ..Settings::new(vec![Arc::clone(&no_dns)]) };
+        let settings = EngineSettings { workers, ..EngineSettings::new(vec![Arc::clone(&no_dns)]) };
         let swap = Arc::clone(&settings.models);
         let (first, second): (Models, Models) = (vec![Arc::clone(&only_dns), Arc::clone(&whole)], vec![Arc::clone(&whole)]);
         let batches: Vec<_> = (0..30u64).map(|n| (1_700_000_000 + n, (0..100u8).map(dns).collect::<Vec<_>>())).collect();
@@ -204,8 +204,8 @@ fn models_are_swapped_under_way_and_no_packet_is_lost() {
             _ => {}
         });
         let mut heard = Heard::default();
-        let tally = engine::run(&settings, &mut source, &mut heard).unwrap();
-        assert_eq!(tally.frames, 3000);
+        let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
+        assert_eq!(counters.frames, 3000);
         let ends: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.model == 0).collect();
         assert_eq!(ends.len(), 100, "each stream goes on through both swaps ({workers} workers)");
         assert!(ends.iter().all(|v| v.packets == 30), "and has all its packets");
@@ -218,7 +218,7 @@ fn models_are_swapped_under_way_and_no_packet_is_lost() {
 #[test]
 fn the_first_packets_of_named_streams_are_kept_with_their_class() {
     let count = |workers, keep_packets| {
-        let settings = Settings { workers, keep_packets, ..Settings::new(vec![built_in()]) };
+        let settings = EngineSettings { workers, keep_packets, ..EngineSettings::new(vec![built_in()]) };
         let mut source = CaptureFile::open(&fixture("captures/ssh-1.pcap")).unwrap();
         let mut heard = Heard::default();
         engine::run(&settings, &mut source, &mut heard).unwrap();
@@ -239,12 +239,12 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
 fn the_tap_gives_volleys_and_counts_what_its_reader_is_too_slow_for() {
     let (samples, taken) = crossbeam_channel::bounded(30);
     let tap = Some(Tap { samples, one_in: Arc::new(AtomicU32::new(1)), packets: [1; 2] });
-    let settings = Settings { tap, ..Settings::new(vec![built_in()]) };
+    let settings = EngineSettings { tap, ..EngineSettings::new(vec![built_in()]) };
     let batches = vec![(1_700_000_000, (0..50).map(dns).collect::<Vec<_>>()), (1_700_000_001, (0..50).map(dns).collect())];
-    let tally = engine::run(&settings, &mut Live::new(batches), &mut Heard::default()).unwrap();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut Heard::default()).unwrap();
     drop(settings);
     let taken: Vec<_> = taken.iter().collect();
-    assert_eq!((taken.len(), tally.untapped), (30, 20));
+    assert_eq!((taken.len(), counters.untapped), (30, 20));
     assert!(taken.iter().all(|s| s.slots.len() == s.named.layout.slots().len() && s.position == 0));
 }
 
@@ -263,7 +263,7 @@ fn an_idle_source_leaves_workers_waiting_not_spinning() {
         }
     }
     let (_keep, never) = mpsc::channel();
-    let settings = Settings { workers: 2, ..Settings::new(vec![built_in()]) };
+    let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
     let mut heard = Heard::default();
     engine::run(&settings, &mut Idle(never, 0), &mut heard).unwrap();
     // Ten waits of 50 ms, told by two workers.
@@ -290,7 +290,7 @@ fn pinned_workers_have_a_cpu_each() {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap();
     let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
     let workers = 9;
-    let settings = Settings { workers, pin: true, ..Settings::new(vec![built_in()]) };
+    let settings = EngineSettings { workers, pin: true, ..EngineSettings::new(vec![built_in()]) };
     let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
     let keep = Arc::clone(&seen);
     let mut source = Live::new((0..20).map(|n| (1_700_000_000 + n, vec![dns(1)])).collect());
@@ -308,13 +308,13 @@ fn pinned_workers_have_a_cpu_each() {
 }
 
 /// Frames with their seconds, in batches of the lengths given, in turn.
-struct Cut {
+struct Truncation {
     frames: Vec<(u64, Vec<u8>)>,
     at: usize,
     lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
 }
 
-impl Source for Cut {
+impl Source for Truncation {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
@@ -357,22 +357,22 @@ proptest::proptest! {
             })
             .collect();
         let run = |workers, lengths: Vec<usize>| {
-            let settings = Settings { workers, every_packet, keep_packets, ..Settings::new(SIDE_BY_SIDE.clone()) };
-            let mut source = Cut { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let settings = EngineSettings { workers, every_packet, keep_packets, ..EngineSettings::new(SIDE_BY_SIDE.clone()) };
+            let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
             let mut heard = Heard::default();
-            let tally = engine::run(&settings, &mut source, &mut heard).unwrap();
+            let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
             let mut kept: Vec<_> = heard.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
             // They are handed on when their stream is named: in order within a batch alone.
             kept.sort_unstable();
-            (heard.verdicts, kept, tally)
+            (heard.verdicts, kept, counters)
         };
         let alone = run(1, vec![FrameBatch::CAPACITY]);
         proptest::prop_assert!(alone.0.len() >= 10, "{} verdicts", alone.0.len());
         for (workers, lengths) in [(1, lengths.clone()), (workers, vec![FrameBatch::CAPACITY]), (workers, lengths)] {
-            let (verdicts, kept, tally) = run(workers, lengths);
+            let (verdicts, kept, counters) = run(workers, lengths);
             proptest::prop_assert_eq!(&verdicts, &alone.0);
             proptest::prop_assert_eq!(&kept, &alone.1);
-            proptest::prop_assert_eq!(&tally, &alone.2);
+            proptest::prop_assert_eq!(&counters, &alone.2);
         }
     }
 }
@@ -417,12 +417,12 @@ proptest::proptest! {
             })
             .collect();
         let run = |lengths: Vec<usize>| {
-            let mut settings = Settings { workers: 1, every_packet, keep_packets: 2, ..Settings::new(vec![built_in()]) };
+            let mut settings = EngineSettings { workers: 1, every_packet, keep_packets: 2, ..EngineSettings::new(vec![built_in()]) };
             settings.limits.streams = streams;
             let mut heard = Heard::default();
-            let mut source = Cut { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
-            let tally = engine::run(&settings, &mut source, &mut heard).unwrap();
-            (heard.verdicts, tally)
+            let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
+            (heard.verdicts, counters)
         };
         let whole = run(vec![FrameBatch::CAPACITY]);
         proptest::prop_assume!(whole.1.hurried > 0 && whole.1.timed_out > 0);
@@ -433,8 +433,8 @@ proptest::proptest! {
 /// Packets of each stream of the model's that the segments make, (second, flags, whether the server sends it) each.
 fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
-    let settings = Settings { workers: 1, ..Settings::new(vec![model]) };
-    let mut source = Cut { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
+    let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
     let mut heard = Heard::default();
     engine::run(&settings, &mut source, &mut heard).unwrap();
     heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()

@@ -8,7 +8,7 @@ use std::process::Command;
 use common::{fixture, spiked};
 use predicates::str::contains;
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
-use spiked::export::evidence::{Evidence, Kept, Options};
+use spiked::export::evidence::{CommentedPacket, Evidence, Options};
 use spiked::export::pcapng::{Packet, PcapngWriter};
 
 /// (nanoseconds, link type, octets on the wire, octets)
@@ -89,9 +89,9 @@ fn read_writes_the_first_packets_of_named_streams() {
     spiked().args(["read", "--write"]).args([&nowhere, &copy]).assert().code(4).stderr(contains("no/such.pcapng"));
 }
 
-fn kept(number: u8) -> Kept {
+fn kept(number: u8) -> CommentedPacket {
     let timestamp = Nanos(1_700_000_000_000_000_000 + u64::from(number));
-    Kept { timestamp, link: LinkType(1), wire_len: 900, bytes: vec![number; 900], comment: format!("number {number}") }
+    CommentedPacket { timestamp, link: LinkType(1), wire_len: 900, bytes: vec![number; 900], comment: format!("number {number}") }
 }
 
 #[test]

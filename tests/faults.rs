@@ -21,7 +21,7 @@ use common::{fixture, json_lines, spiked};
 use serde_json::Value;
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 use spiked::model::Model;
-use spiked::train::live::Learned;
+use spiked::train::live::LearnedNeurons;
 
 fn sink<'a>(status: &'a Value, name: &str) -> &'a Value {
     status["sinks"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("{status}"))
@@ -120,7 +120,7 @@ fn a_full_disk_leaves_the_old_checkpoint_and_says_so() {
         fs::remove_file(&ballast).unwrap();
         let after: BTreeMap<_, _> = there().collect();
         assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "something half written was left");
-        let found = Learned::load(tiny.path(), "site").unwrap().unwrap();
+        let found = LearnedNeurons::load(tiny.path(), "site").unwrap().unwrap();
         assert_eq!(found.part().unwrap().checksum(), less.part().unwrap().checksum(), "the neurons are the old ones");
     }
     more.save(tiny.path(), "site").unwrap();
@@ -291,13 +291,13 @@ fn two_models() -> [Model; 2] {
 }
 
 /// What live teaching keeps where it learned two classes, and where one: the neurons, with as many anchors as it keeps at most.
-fn two_checkpoints() -> [Learned; 2] {
+fn two_checkpoints() -> [LearnedNeurons; 2] {
     let all = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
     [2, 1].map(|learned| {
         let model = all.without_classes(&all.classes[learned..]).unwrap();
         let anchor = |class: usize| (0..32).map(|n| vec![(class * 32 + n) as u16 % 256; model.layout.slots().len()]).collect();
         let anchors = (0..).zip(&model.classes).map(|(number, class)| (class.clone(), anchor(number)));
-        Learned::of(&model, anchors.collect())
+        LearnedNeurons::of(&model, anchors.collect())
     })
 }
 
@@ -375,7 +375,7 @@ fn killed_while_a_checkpoint_is_written_each_of_its_files_is_the_old_or_the_new_
             serde_json::from_slice(&fs::read(folder.join("site.anchors.json")).unwrap()).unwrap();
         assert!([1, 2].contains(&anchors.len()));
         assert!(anchors.values().all(|streams| streams.as_array().unwrap().len() == 32), "anchors were lost");
-        let found = Learned::load(folder, "site").unwrap().expect("a checkpoint").part().unwrap().checksum();
+        let found = LearnedNeurons::load(folder, "site").unwrap().expect("a checkpoint").part().unwrap().checksum();
         parts.iter().position(|part| *part == found).expect("the old or the new neurons")
     });
 }

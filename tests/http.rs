@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::telemetry::Telemetry;
 use spiked::export::http::{Server, bind};
-use spiked::export::status::Lesson;
+use spiked::export::status::LearningTaskStatus;
 use spiked::model::Model;
 
 fn start(telemetry: &Telemetry) -> Server {
@@ -229,7 +229,8 @@ fn the_page_shows_hostile_names_as_text() {
         status.interfaces[1].trouble = Some(hostile.into());
         status.sinks[1].trouble = Some(hostile.into());
         status.hardening = vec![hostile.into()];
-        status.learning.lessons = vec![Lesson { model: hostile.into(), class: hostile.into(), ..Lesson::default() }];
+        status.learning.lessons =
+            vec![LearningTaskStatus { model: hostile.into(), class: hostile.into(), ..LearningTaskStatus::default() }];
     }
     telemetry.replay("dns-1.pcap");
     let server = start(&telemetry);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::telemetry::Telemetry;
-use spiked::engine::{Progress, Tally};
+use spiked::engine::{Counters, Progress};
 use spiked::model::Model;
 use spiked::packet::Undecodable;
 
@@ -107,11 +107,11 @@ fn traffic_adds_no_series() {
     for capture in ["mixed.pcapng", "scan-1.pcap", "synflood-1.pcap", "http-oddport.pcap"] {
         telemetry.replay(capture);
     }
-    let mut tally = Tally::default();
-    tally.undecodable.extend((0..=u16::MAX).map(|link| (Undecodable::UnsupportedLink(link), 1)));
-    tally.undecodable.insert(Undecodable::Truncated, 1);
+    let mut counters = Counters::default();
+    counters.undecodable.extend((0..=u16::MAX).map(|link| (Undecodable::UnsupportedLink(link), 1)));
+    counters.undecodable.insert(Undecodable::Truncated, 1);
     let (busy, idle) = (Duration::ZERO, Duration::ZERO);
-    telemetry.metrics.progress(&Progress { worker: 1, tally: &tally, live: 0, queue: 0, busy, idle, lag: None });
+    telemetry.metrics.progress(&Progress { worker: 1, counters: &counters, live: 0, queue: 0, busy, idle, lag: None });
     assert_eq!(series(telemetry.text()), before);
     assert_eq!(telemetry.value(r#"spiked_undecodable_frames_total{reason="unsupported_link"}"#), Some(65536.0));
 }
@@ -134,7 +134,7 @@ fn classes_that_vanish_lose_their_series_and_the_others_keep_their_counts() {
     // Gone: all but dns. A verdict of the old model for a class that is gone is counted, without a series of its own.
     let new = vec![renamed(&old[0], |i, c| if c == "dns" { c.into() } else { format!("new-{i}") })];
     telemetry.metrics.models(&new);
-    telemetry.status.lock().unwrap().models = vec![spiked::export::status::Loaded::now(Arc::clone(&new[0]))];
+    telemetry.status.lock().unwrap().models = vec![spiked::export::status::LoadedModel::now(Arc::clone(&new[0]))];
     telemetry.replay("ssh-1.pcap");
     assert_eq!(telemetry.value(dns), Some(counted));
     for class in old[0].classes.iter().filter(|c| *c != "dns") {
@@ -151,7 +151,7 @@ fn classes_that_vanish_lose_their_series_and_the_others_keep_their_counts() {
     other.name = "other".into();
     let other = Arc::new(other);
     telemetry.metrics.models(&[Arc::clone(&other)]);
-    telemetry.status.lock().unwrap().models = vec![spiked::export::status::Loaded::now(other)];
+    telemetry.status.lock().unwrap().models = vec![spiked::export::status::LoadedModel::now(other)];
     assert!(!telemetry.text().contains(r#"model="protocols""#));
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::{frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::encode::{Layout, LayoutOptions};
-use spiked::engine::{self, Event, Observer, Progress, Settings, Tally, Verdict};
+use spiked::engine::{self, Counters, EngineSettings, Event, Observer, Progress, Verdict};
 use spiked::model::{MAX_CLASSES, Model};
 use spiked::packet::{self, Decoder, StreamKey, Tunnel};
 use spiked::snn::Network;
@@ -67,24 +67,29 @@ impl<I: Iterator<Item = (u64, Vec<u8>)> + Send> Source for Frames<I> {
     }
 }
 
-fn settings(streams: usize) -> Settings {
-    let mut settings = Settings { workers: 2, ..Settings::new(vec![Arc::new(Model::built_in().expect("a sound model"))]) };
+fn settings(streams: usize) -> EngineSettings {
+    let mut settings =
+        EngineSettings { workers: 2, ..EngineSettings::new(vec![Arc::new(Model::built_in().expect("a sound model"))]) };
     settings.limits.streams = streams;
     settings
 }
 
-fn run(settings: &Settings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Tally, Heard) {
+fn run(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Counters, Heard) {
     listen(settings, frames, Heard::default())
 }
 
 /// Listens to the verdicts on streams that `calm` named.
-fn run_flooded(settings: &Settings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send, calm: &Heard) -> (Tally, Heard) {
+fn run_flooded(
+    settings: &EngineSettings,
+    frames: impl Iterator<Item = (u64, Vec<u8>)> + Send,
+    calm: &Heard,
+) -> (Counters, Heard) {
     listen(settings, frames, Heard { only: Some(calm.named.keys().copied().collect()), ..Heard::default() })
 }
 
-fn listen(settings: &Settings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send, mut heard: Heard) -> (Tally, Heard) {
-    let tally = engine::run(settings, &mut Frames(frames), &mut heard).expect("the frames don't end early");
-    (tally, heard)
+fn listen(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send, mut heard: Heard) -> (Counters, Heard) {
+    let counters = engine::run(settings, &mut Frames(frames), &mut heard).expect("the frames don't end early");
+    (counters, heard)
 }
 
 /// How many of the streams that `calm` named are named as without the flood: 99 % are promised.
@@ -95,9 +100,9 @@ fn kept(calm: &Heard, heard: &Heard) -> usize {
 }
 
 /// Every stream that was opened has ended, none with its worker.
-fn accounted(tally: &Tally, heard: &Heard) {
-    assert_eq!(tally.opened, heard.ends, "streams opened and told");
-    assert_eq!((tally.lost_streams, tally.lost_packets), (0, 0));
+fn accounted(counters: &Counters, heard: &Heard) {
+    assert_eq!(counters.opened, heard.ends, "streams opened and told");
+    assert_eq!((counters.lost_streams, counters.lost_packets), (0, 0));
 }
 
 /// Real traffic: the fixtures of several protocols, one after another, as a capture that goes on.
@@ -141,10 +146,10 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         std::iter::once((now, frame.clone())).chain((0..each).map(move |n| (now, syn(i * each + n))))
     });
     let before = peak();
-    let (tally, heard) = run_flooded(&settings(streams), mixed, &calm.1);
-    accounted(&tally, &heard);
-    assert_eq!(tally.frames, real.len() as u64 * (each + 1));
-    assert_eq!(heard.packets, tally.frames, "each packet is in one stream that was told");
+    let (counters, heard) = run_flooded(&settings(streams), mixed, &calm.1);
+    accounted(&counters, &heard);
+    assert_eq!(counters.frames, real.len() as u64 * (each + 1));
+    assert_eq!(heard.packets, counters.frames, "each packet is in one stream that was told");
     let live: usize = heard.most.values().sum();
     assert!(live <= streams + 2, "{live} streams at once");
     let kept = kept(&calm.1, &heard);
@@ -152,8 +157,8 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         "{} flood packets: {kept} of {} streams named as without; {live} live at most, {} evicted, {} hurried; {} MB at the peak, {before} before",
         each * real.len() as u64,
         calm.1.named.len(),
-        tally.evicted,
-        tally.hurried,
+        counters.evicted,
+        counters.hurried,
         peak()
     );
     // Records, index, evidence of the undecided, and the batches on their way. At full size it runs alone; else the peak is that of all
@@ -181,9 +186,9 @@ fn a_flood_of_undecidable_streams_hides_almost_nothing() {
         let flood = (0..each).map(move |n| (now, datagram(i * each / 3 + n % (each / 3))));
         std::iter::once((now, frame.clone())).chain(flood)
     });
-    let (tally, heard) = run_flooded(&settings(streams), mixed, &calm.1);
-    accounted(&tally, &heard);
-    assert_eq!(heard.packets, tally.frames, "each packet is in one stream that was told");
+    let (counters, heard) = run_flooded(&settings(streams), mixed, &calm.1);
+    accounted(&counters, &heard);
+    assert_eq!(heard.packets, counters.frames, "each packet is in one stream that was told");
     let live: usize = heard.most.values().sum();
     assert!(live <= streams + 2, "{live} streams at once");
     let kept = kept(&calm.1, &heard);
@@ -192,8 +197,8 @@ fn a_flood_of_undecidable_streams_hides_almost_nothing() {
         each * real.len() as u64,
         each / 3 * real.len() as u64,
         calm.1.named.len(),
-        tally.evicted,
-        tally.hurried
+        counters.evicted,
+        counters.hurried
     );
 }
 
@@ -219,8 +224,8 @@ fn addresses_chosen_to_collide_spread_like_any_others() {
     let real = real();
     let calm = run(&settings(1 << 16), real.iter().cloned().enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f)));
     let mixed = flood.into_iter().chain(real.iter().cloned()).enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f));
-    let (tally, heard) = run_flooded(&settings(1 << 16), mixed, &calm.1);
-    accounted(&tally, &heard);
+    let (counters, heard) = run_flooded(&settings(1 << 16), mixed, &calm.1);
+    accounted(&counters, &heard);
     let kept = kept(&calm.1, &heard);
     println!("{index} tried for 4096 that collide: {:?} live at most by worker, {kept} named as without", heard.most);
     // Of 4,096 streams half and half: within six standard deviations.
@@ -246,11 +251,14 @@ fn a_worker_that_panics_costs_its_streams_which_are_counted() {
         // Each round an hour later: its streams are new.
         (START + (i / real.len()) as u64 * 3600 * SECOND, real[i % real.len()].clone())
     });
-    let (tally, heard) = run(&settings, frames);
-    println!("{} packets: {} streams and {} packets lost and counted", tally.frames, tally.lost_streams, tally.lost_packets);
-    assert_eq!(tally.frames, count as u64);
-    assert!(tally.lost_streams > 0 && tally.lost_packets > 0);
-    assert_eq!(tally.opened, heard.ends + tally.lost_streams, "each stream has ended or is counted lost");
+    let (counters, heard) = run(&settings, frames);
+    println!(
+        "{} packets: {} streams and {} packets lost and counted",
+        counters.frames, counters.lost_streams, counters.lost_packets
+    );
+    assert_eq!(counters.frames, count as u64);
+    assert!(counters.lost_streams > 0 && counters.lost_packets > 0);
+    assert_eq!(counters.opened, heard.ends + counters.lost_streams, "each stream has ended or is counted lost");
     assert!(heard.named.len() > 100, "what comes after is named: {}", heard.named.len());
 }
 
@@ -261,10 +269,10 @@ fn one_elephant_stream_leaves_the_others_named() {
     let elephant = udp([10, 9, 9, 9], 50_000, [10, 9, 9, 8], 50_001, &[0x55; 1200]);
     // Of all packets 99.5 % are one worker's.
     let mixed = real.iter().flat_map(|f| std::iter::repeat_n(elephant.clone(), 200).chain([f.clone()])).map(|f| (START, f));
-    let (tally, heard) = run(&settings(1 << 16), mixed);
-    accounted(&tally, &heard);
-    assert_eq!(tally.frames, heard.packets);
-    assert_eq!(tally.opened, calm.0.opened + 1);
+    let (counters, heard) = run(&settings(1 << 16), mixed);
+    accounted(&counters, &heard);
+    assert_eq!(counters.frames, heard.packets);
+    assert_eq!(counters.opened, calm.0.opened + 1);
     let lost: Vec<_> = calm.1.named.iter().filter(|(k, c)| heard.named.get(*k) != Some(*c)).collect();
     assert!(lost.is_empty(), "{lost:?}");
 }
@@ -287,11 +295,11 @@ fn fragments_overlapping_and_tiny_are_counted_and_belong_to_somebody() {
     }
     frames.push(fragment(0x1fff, true, 64));
     let count = frames.len() as u64;
-    let (tally, heard) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
-    accounted(&tally, &heard);
-    assert_eq!((tally.frames, heard.packets), (count, count));
+    let (counters, heard) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
+    accounted(&counters, &heard);
+    assert_eq!((counters.frames, heard.packets), (count, count));
     // Those with the ports whole, those without.
-    assert!(tally.opened <= 3, "{} streams", tally.opened);
+    assert!(counters.opened <= 3, "{} streams", counters.opened);
 }
 
 #[test]
@@ -316,10 +324,10 @@ fn headers_that_lie_about_length_cost_nothing_but_themselves() {
         frames.extend((0..frame.len()).map(|n| frame[..n].to_vec()));
     }
     let count = frames.len() as u64;
-    let (tally, heard) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
-    accounted(&tally, &heard);
+    let (counters, heard) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
+    accounted(&counters, &heard);
     assert_eq!(
-        heard.packets + tally.undecodable.values().sum::<u64>(),
+        heard.packets + counters.undecodable.values().sum::<u64>(),
         count,
         "each frame is in a stream or counted undecodable"
     );
@@ -356,9 +364,9 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
     assert_eq!(Decoder::default().decode(101, &extensions).expect("raw IP").network, packet::Network::Ipv6);
     let frames = (0..200).map(tagged).chain([labelled]).chain((0..200).map(nested)).map(|f| (START, f));
-    let (tally, heard) = run(&settings(4096), frames);
-    accounted(&tally, &heard);
-    assert_eq!((tally.frames, tally.frames), (401, heard.packets + tally.undecodable.values().sum::<u64>()));
+    let (counters, heard) = run(&settings(4096), frames);
+    accounted(&counters, &heard);
+    assert_eq!((counters.frames, counters.frames), (401, heard.packets + counters.undecodable.values().sum::<u64>()));
 }
 
 #[test]
@@ -368,10 +376,10 @@ fn clocks_that_jump_end_streams_at_worst() {
     let real = real();
     let count = real.len() as u64;
     let jumping = real.into_iter().enumerate().map(|(i, f)| (times[i % times.len()], f));
-    let (tally, heard) = run(&settings(1 << 16), jumping);
-    accounted(&tally, &heard);
-    assert_eq!((tally.frames, heard.packets), (count, count));
-    assert!(tally.timed_out > 0);
+    let (counters, heard) = run(&settings(1 << 16), jumping);
+    accounted(&counters, &heard);
+    assert_eq!((counters.frames, heard.packets), (count, count));
+    assert!(counters.timed_out > 0);
 }
 
 #[test]
@@ -461,9 +469,9 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     settings.models = Arc::new(arc_swap::ArcSwap::from_pointee(vec![Arc::new(again)]));
     let real = real();
     let count = real.len() as u64;
-    let (tally, heard) = run(&settings, real.into_iter().map(|f| (START, f)));
-    accounted(&tally, &heard);
-    assert_eq!((tally.frames, heard.packets), (count, count));
+    let (counters, heard) = run(&settings, real.into_iter().map(|f| (START, f)));
+    accounted(&counters, &heard);
+    assert_eq!((counters.frames, heard.packets), (count, count));
     println!("{} MB on disk, {} MB at the peak", octets.len() >> 20, peak());
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::tiny::Tiny;
 use spiked::capture::Nanos;
-use spiked::export::sink::{Line, Outlet, Reason, Severity, Target};
+use spiked::export::sink::{Line, Reason, Severity, SinkHandle, Target};
 use spiked::export::status;
 
 fn line(number: u64) -> Arc<Line> {
@@ -57,7 +57,7 @@ fn dropped(status: &status::Sink) -> u64 {
 fn a_file_gets_every_line_soon_and_goes_on_after_logrotate() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("eve.json"), folder.path().join("eve.json.1"));
-    let outlet = Outlet::start("file", &Target::File(path.clone()), 100_000).unwrap();
+    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100_000).unwrap();
     (0..10_000).for_each(|n| outlet.offer(&line(n)));
     until("the first lines", || outlet.status().written == 10_000);
     fs::rename(&path, &moved).unwrap();
@@ -76,7 +76,7 @@ fn a_file_gets_every_line_soon_and_goes_on_after_logrotate() {
 fn a_file_that_logrotate_empties_in_place_goes_on_from_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("eve.json");
-    let outlet = Outlet::start("file", &Target::File(path.clone()), 100).unwrap();
+    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
     outlet.offer(&line(1));
     until("the line", || fs::metadata(&path).unwrap().len() > 0);
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
@@ -91,7 +91,7 @@ fn half_a_line_at_the_end_is_mended_when_the_file_is_opened() {
     let path = folder.path().join("eve.json");
     let after = |before: &str| {
         fs::write(&path, before).unwrap();
-        let outlet = Outlet::start("file", &Target::File(path.clone()), 100).unwrap();
+        let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
         outlet.offer(&Arc::new(Line { text: "{}".into(), ..(*line(0)).clone() }));
         outlet.close(soon());
         fs::read_to_string(&path).unwrap()
@@ -109,7 +109,7 @@ fn half_a_line_at_the_end_is_mended_when_the_file_is_opened() {
 #[test]
 fn a_file_that_cannot_be_opened_is_told_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let error = |path: &Path| Outlet::start("file", &Target::File(path.into()), 1).err().expect("no such file").to_string();
+    let error = |path: &Path| SinkHandle::start("file", &Target::File(path.into()), 1).err().expect("no such file").to_string();
     assert!(error(&folder.path().join("no/such/folder")).contains("no/such/folder: can't write events there: No such file"));
     assert!(error(Path::new("/dev/null")).contains("not a regular file"));
 }
@@ -120,7 +120,7 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
     let path = tiny.path().join("eve.json");
     let ballast = tiny.path().join("ballast");
     fs::write(&ballast, vec![0; 128 << 10]).unwrap();
-    let outlet = Outlet::start("file", &Target::File(path.clone()), 1000).unwrap();
+    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 1000).unwrap();
     for n in 0..1500 {
         outlet.offer(&line(n));
         std::thread::sleep(Duration::from_micros(100));
@@ -150,7 +150,7 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
 fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
-    let outlet = Outlet::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
+    let outlet = SinkHandle::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
     // Nobody listens: the queue fills, the rest is counted.
     (0..500).for_each(|n| outlet.offer(&line(n)));
     until("trouble is told", || outlet.status().trouble.is_some());
@@ -191,7 +191,7 @@ fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let outlet = Outlet::start("unix", &Target::Socket(path), 500).unwrap();
+    let outlet = SinkHandle::start("unix", &Target::Socket(path), 500).unwrap();
     outlet.offer(&line(0));
     let mut reader = listener.accept().unwrap().0;
     let mut offered = 1;
@@ -232,7 +232,7 @@ fn a_reader_killed_in_the_middle_never_sees_half_a_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let outlet = Outlet::start("unix", &Target::Socket(path), 10_000).unwrap();
+    let outlet = SinkHandle::start("unix", &Target::Socket(path), 10_000).unwrap();
     let mut next = 0;
     for round in 0..20 {
         for _ in 0..300 {
@@ -257,8 +257,8 @@ fn syslog_gets_rfc_5424_and_journald_gets_fields() {
     let folder = tempfile::tempdir().unwrap();
     let (log, journal) = (folder.path().join("log"), folder.path().join("journal"));
     let (logs, journals) = (UnixDatagram::bind(&log).unwrap(), UnixDatagram::bind(&journal).unwrap());
-    let syslog = Outlet::start("syslog", &Target::Syslog { socket: log.clone(), facility: 16 }, 10).unwrap();
-    let journald = Outlet::start("journald", &Target::Journald(journal), 10).unwrap();
+    let syslog = SinkHandle::start("syslog", &Target::Syslog { socket: log.clone(), facility: 16 }, 10).unwrap();
+    let journald = SinkHandle::start("journald", &Target::Journald(journal), 10).unwrap();
     let one = Arc::new(Line { text: r#"{"number":1}"#.into(), ..(*line(1)).clone() });
     syslog.offer(&one);
     journald.offer(&one);
@@ -301,7 +301,7 @@ fn every_reason_has_its_name() {
 #[test]
 fn child_writes_until_killed() {
     let Some(path) = std::env::var_os("SPIKED_TEST_FILE") else { return };
-    let outlet = Outlet::start("file", &Target::File(path.into()), 1 << 16).unwrap();
+    let outlet = SinkHandle::start("file", &Target::File(path.into()), 1 << 16).unwrap();
     let pace = std::env::var("SPIKED_TEST_PACE").unwrap() == "slow";
     for number in 0.. {
         let mut one = (*padded(number, (number % 700) as usize)).clone();
@@ -317,7 +317,7 @@ fn child_writes_until_killed() {
 #[test]
 fn child_writes_to_standard_output() {
     let Ok(count) = std::env::var("SPIKED_TEST_STDOUT") else { return };
-    let outlet = Outlet::start("stdout", &Target::Stdout, 1000).unwrap();
+    let outlet = SinkHandle::start("stdout", &Target::Stdout, 1000).unwrap();
     for n in 0..count.parse().unwrap() {
         outlet.offer(&line(n));
         std::thread::sleep(Duration::from_micros(50));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use spiked::capture::CaptureFile;
 use spiked::model::Model;
 use spiked::packet::Decoder;
-use spiked::train::live::{Learned, Learner, Lesson, Outcome, Settings, named as given};
+use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome, named as given};
 use spiked::train::{Corpus, LabelledStream};
 
 /// Settings of a daemon that replays captures; `more` says what it is taught.
@@ -150,14 +150,14 @@ fn named(model: &Model, capture: &str, class: &str) -> f64 {
 const FOREIGN: [&str; 5] = ["http", "ssh", "dns", "tls", "snmp"];
 
 /// A learner of Redis that has heard nothing yet.
-fn novice(model: &Model, learned: Learned) -> Learner {
-    let lesson = Lesson { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
-    let settings = Settings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
+fn novice(model: &Model, learned: LearnedNeurons) -> Learner {
+    let lesson = LearningTask { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
+    let settings = LearnerSettings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
     Learner::new(model, vec![lesson], settings, learned)
 }
 
 /// A learner of Redis that has heard what is not.
-fn beginner(model: &Model, learned: Learned) -> Learner {
+fn beginner(model: &Model, learned: LearnedNeurons) -> Learner {
     let mut learner = novice(model, learned);
     FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(model, s, None));
     learner
@@ -166,7 +166,7 @@ fn beginner(model: &Model, learned: Learned) -> Learner {
 /// A learner that was taught Redis well, and the model with what it learned.
 fn well_taught() -> (Learner, Model) {
     let model = Model::built_in().unwrap();
-    let mut learner = beginner(&model, Learned::default());
+    let mut learner = beginner(&model, LearnedNeurons::default());
     streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.hear(&model, s, Some(0)));
     assert_eq!(learner.prequential("redis"), Some(0.0), "nothing knew Redis before");
     let (with, attempts) = learner.learn(&model);
@@ -222,7 +222,7 @@ fn what_was_heard_is_remembered_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (learner, model) = well_taught();
     learner.keep_heard(folder.path(), "site").unwrap();
-    let mut restarted = novice(&model, Learned::default());
+    let mut restarted = novice(&model, LearnedNeurons::default());
     assert!(!restarted.recall(folder.path(), "another").unwrap(), "nothing was kept under that name");
     assert!(restarted.recall(folder.path(), "site").unwrap());
     assert_eq!(restarted.remembered("redis"), learner.remembered("redis"));
@@ -245,17 +245,17 @@ fn what_was_heard_is_remembered_after_a_restart() {
     // than there is room for.
     for at in (0..first.len()).step_by(first.len() / 200 + 1) {
         fs::write(folder.path().join("cut.heard.safetensors"), &first[..at]).unwrap();
-        assert!(novice(&model, Learned::default()).recall(folder.path(), "cut").is_err());
+        assert!(novice(&model, LearnedNeurons::default()).recall(folder.path(), "cut").is_err());
         let mut changed = first.clone();
         changed[at] ^= 0x15;
         fs::write(folder.path().join("cut.heard.safetensors"), changed).unwrap();
-        let mut learner = novice(&model, Learned::default());
+        let mut learner = novice(&model, LearnedNeurons::default());
         let _ = learner.recall(folder.path(), "cut");
         assert!(learner.remembered("redis").0 <= 4096);
     }
     // Another layout's volleys mean something else.
     let devices = Model::load(Path::new("config/models/devices.safetensors")).unwrap();
-    assert!(!novice(&devices, Learned::default()).recall(folder.path(), "site").unwrap());
+    assert!(!novice(&devices, LearnedNeurons::default()).recall(folder.path(), "site").unwrap());
 }
 
 #[test]
@@ -265,14 +265,14 @@ fn streams_that_guard_a_class_are_there_again_after_a_restart() {
     learner.learned().save(folder.path(), "protocols").unwrap();
     // Another protocol that nobody knows, where Redis was: consistent, and no claim on anything.
     let good = good.without_classes(&["mqtt".into()]).unwrap();
-    let retaught = |learned: Learned| {
+    let retaught = |learned: LearnedNeurons| {
         let mut learner = beginner(&good, learned);
         streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.hear(&good, s, Some(0)));
         learner.learn(&good).1.pop().expect("there is enough to learn from").outcome
     };
-    let restored = Learned::load(folder.path(), "protocols").unwrap().expect("it was saved");
+    let restored = LearnedNeurons::load(folder.path(), "protocols").unwrap().expect("it was saved");
     assert_eq!(retaught(restored), Outcome::Worse);
     let part = learner.learned().part().unwrap();
-    let unguarded = Learned::of(&part, std::collections::BTreeMap::new());
+    let unguarded = LearnedNeurons::of(&part, std::collections::BTreeMap::new());
     assert_eq!(retaught(unguarded), Outcome::TakenOver, "the test would show nothing");
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::decompress::unpack;
 use super::format::{Format, Step};
-use super::unpack::unpack;
 use super::{CaptureError, FrameBatch, Source};
 use crate::prefetch::prefetch_span;
 
@@ -25,13 +25,13 @@ const BEHIND: usize = 8 << 20;
 
 /// Where and why a capture ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct Truncation {
     /// Frames before it, all read.
     pub after: u64,
     pub reason: String,
 }
 
-impl std::fmt::Display for Cut {
+impl std::fmt::Display for Truncation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "cut after packet {}: {}", self.after, self.reason)
     }
@@ -59,7 +59,7 @@ pub struct CaptureFile {
     input: Input,
     format: Format,
     frames: u64,
-    cut: Option<Cut>,
+    cut: Option<Truncation>,
     done: bool,
 }
 
@@ -132,13 +132,13 @@ impl CaptureFile {
     }
 
     /// Where reading ended early, once it has.
-    pub fn cut(&self) -> Option<&Cut> {
+    pub fn cut(&self) -> Option<&Truncation> {
         self.cut.as_ref()
     }
 
     fn end(&mut self, reason: Option<String>) {
         self.done = true;
-        self.cut = reason.map(|reason| Cut { after: self.frames, reason });
+        self.cut = reason.map(|reason| Truncation { after: self.frames, reason });
     }
 }
 

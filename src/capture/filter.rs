@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pcap::{BpfProgram, Capture, Linktype};
 
-use super::{CaptureError, CaptureFile, Cut, FrameBatch, LinkType, Source};
+use super::{CaptureError, CaptureFile, FrameBatch, LinkType, Source, Truncation};
 
 /// A BPF expression, compiled for each link type that comes along.
 pub struct Filter {
@@ -60,7 +60,7 @@ impl<S> Filtered<S> {
 
 impl Filtered<CaptureFile> {
     /// As [`CaptureFile::cut`].
-    pub fn cut(&self) -> Option<&Cut> {
+    pub fn cut(&self) -> Option<&Truncation> {
         self.source.cut()
     }
 

@@ -29,7 +29,7 @@ pub(super) enum Step {
 }
 
 #[derive(Clone, Copy)]
-struct Interface {
+struct FileInterface {
     link: LinkType,
     /// Nanoseconds a tick as a fraction.
     numerator: u64,
@@ -45,7 +45,7 @@ pub(super) enum Format {
 }
 
 /// Interfaces are numbered by place, so a damaged one keeps its own.
-pub(super) struct InterfaceSlot(Option<Interface>);
+pub(super) struct InterfaceSlot(Option<FileInterface>);
 
 fn u16_at(w: &[u8], at: usize, big: bool) -> u16 {
     let b = [w[at], w[at + 1]];
@@ -185,7 +185,7 @@ fn pcapng_block(window: &[u8], big: &mut bool, interfaces: &mut Vec<InterfaceSlo
     }
 }
 
-impl Interface {
+impl FileInterface {
     fn time(&self, ticks: u64) -> Nanos {
         let nanos = u128::from(ticks) * u128::from(self.numerator) / u128::from(self.denominator);
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX).saturating_add(i128::from(self.offset) * 1_000_000_000);
@@ -193,7 +193,7 @@ impl Interface {
     }
 }
 
-fn parse_interface(body: &[u8], big: bool) -> Option<Interface> {
+fn parse_interface(body: &[u8], big: bool) -> Option<FileInterface> {
     if body.len() < 8 {
         return None;
     }
@@ -222,5 +222,5 @@ fn parse_interface(body: &[u8], big: bool) -> Option<Interface> {
         }
         at += 4 + size.div_ceil(4) * 4;
     }
-    Some(Interface { link: LinkType(u16_at(body, 0, big)), numerator, denominator, offset, snaplen: u32_at(body, 4, big) })
+    Some(FileInterface { link: LinkType(u16_at(body, 0, big)), numerator, denominator, offset, snaplen: u32_at(body, 4, big) })
 }

@@ -3,21 +3,21 @@
 //! Output: [`FrameBatch`]es. Sources implement [`Source`]; everything after them is the same for files and live interfaces.
 
 mod batch;
+mod capture_index;
+mod decompress;
 mod file;
 mod filter;
 mod format;
 pub mod live;
-mod operands;
-mod origins;
+mod paths;
 pub mod replay;
-mod unpack;
 pub mod watch;
 
 pub use batch::{Frame, FrameBatch};
-pub use file::{CaptureFile, Cut};
+pub use capture_index::CaptureIndex;
+pub use file::{CaptureFile, Truncation};
 pub use filter::{Filter, Filtered};
-pub use operands::{Expanded, expand};
-pub use origins::Origins;
+pub use paths::{ExpandedPaths, expand};
 
 use std::io;
 
@@ -88,7 +88,7 @@ pub trait Source: Send {
     /// Fills `batch`, which it clears first. `Ok(false)`: the source has ended. A batch may be empty before that.
     ///
     /// # Errors
-    /// Where nothing more can be had and nothing was had at all; what ends a source early is not an error but a [`Cut`].
+    /// Where nothing more can be had and nothing was had at all; what ends a source early is not an error but a [`Truncation`].
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError>;
 
     /// What time it is, for sources that live: quiet streams end by it though nothing comes. `None` for captures, whose time is

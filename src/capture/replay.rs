@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::live::Counters;
+use super::live::InputCounters;
 use super::{CaptureError, CaptureFile, Filtered, FrameBatch, Nanos, Source, expand};
 
 /// How long the engine waits at most before it looks after its streams.
@@ -20,7 +20,7 @@ const SHORTAGE: Duration = Duration::from_millis(200);
 
 /// Captures read as if they were traffic.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct ReplaySettings {
     /// Files and folders.
     pub captures: Vec<PathBuf>,
     /// Multiple of the captures' own pace; 0: as fast as it goes.
@@ -42,8 +42,8 @@ struct Open {
 }
 
 /// Captures as a source.
-pub struct Replay {
-    settings: Settings,
+pub struct ReplaySource {
+    settings: ReplaySettings,
     captures: Vec<PathBuf>,
     /// Between captures that had to be moved: longer than a stream may be quiet.
     gap: Duration,
@@ -57,18 +57,18 @@ pub struct Replay {
     last: Nanos,
     /// When `last` was handed out.
     last_at: Instant,
-    counters: Arc<Counters>,
+    counters: Arc<InputCounters>,
     stop: Arc<AtomicBool>,
 }
 
-impl Replay {
+impl ReplaySource {
     /// Finds the captures; `idle` is how long a stream may be quiet.
     ///
     /// # Errors
     /// Where there is no capture, or the filter is mistaken.
-    pub fn open(settings: &Settings, idle: Duration, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
+    pub fn open(settings: &ReplaySettings, idle: Duration, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
         let captures = expand(&settings.captures)?.captures;
-        let counters = Counters::new("replay", settings.filter.as_deref());
+        let counters = InputCounters::new("replay", settings.filter.as_deref());
         counters.set_trouble(None);
         Ok(Self {
             settings: settings.clone(),
@@ -87,7 +87,7 @@ impl Replay {
         })
     }
 
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub fn counters(&self) -> &Arc<InputCounters> {
         &self.counters
     }
 
@@ -148,7 +148,7 @@ impl Replay {
                 if self.pending.is_empty() {
                     continue;
                 }
-                self.counters.origins.begin(self.counters.frames.load(Relaxed), &open.name);
+                self.counters.capture_index.begin(self.counters.frames.load(Relaxed), &open.name);
                 self.round_frames += self.pending.len() as u64;
                 let first = self.pending.frame(0).timestamp;
                 let (last, gap) = (self.last, u64::try_from(self.gap.as_nanos()).unwrap_or(u64::MAX));
@@ -184,7 +184,7 @@ impl Replay {
     }
 }
 
-impl Source for Replay {
+impl Source for ReplaySource {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         if self.stop.load(Relaxed) {
@@ -232,8 +232,8 @@ mod tests {
     }
 
     fn replay(name: &str, speed: f64, rounds: u64) -> (Vec<(u64, Vec<u8>)>, Duration) {
-        let settings = Settings { captures: vec![fixture(name)], speed, rounds, filter: None };
-        let mut source = Replay::open(&settings, Duration::from_secs(600), &Arc::default()).expect("a fixture");
+        let settings = ReplaySettings { captures: vec![fixture(name)], speed, rounds, filter: None };
+        let mut source = ReplaySource::open(&settings, Duration::from_secs(600), &Arc::default()).expect("a fixture");
         let (mut frames, mut batch, began) = (Vec::new(), FrameBatch::new(), Instant::now());
         while source.fill(&mut batch).expect("a fixture") {
             frames.extend(batch.iter().map(|f| (f.timestamp.0, f.bytes.to_vec())));

@@ -19,9 +19,9 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::live::Counters;
+use super::live::InputCounters;
 use super::{CaptureError, CaptureFile, Filtered, FrameBatch, Nanos, Source};
-use crate::replace::replace;
+use crate::atomic_write::replace;
 
 /// How long the engine waits before it looks after its streams.
 const WAIT: Duration = Duration::from_millis(50);
@@ -35,7 +35,7 @@ const READ: &str = ".spiked-read";
 /// What becomes of a capture that was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Afterwards {
+pub enum Disposition {
     #[default]
     Leave,
     Move,
@@ -44,10 +44,10 @@ pub enum Afterwards {
 
 /// A folder whose captures are read as they are finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct WatchSettings {
     pub folder: PathBuf,
-    pub then: Afterwards,
-    /// Where captures that were read go, for [`Afterwards::Move`].
+    pub then: Disposition,
+    /// Where captures that were read go, for [`Disposition::Move`].
     pub move_to: Option<PathBuf>,
     /// Where captures that can't be read go, each with its reason beside it.
     pub set_aside: PathBuf,
@@ -59,32 +59,32 @@ pub struct Settings {
 
 /// A file, as far as it tells whether it has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-struct Version {
+struct FileVersion {
     size: u64,
     modified: SystemTime,
 }
 
 #[derive(Debug)]
-struct Seen {
-    version: Version,
+struct Observed {
+    version: FileVersion,
     /// When it was first seen so.
     since: Instant,
 }
 
 /// What the kernel told of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum WriterState {
     Writing,
     Finished,
 }
 
 /// A watched folder as a source.
-pub struct Watch {
-    settings: Settings,
+pub struct WatchSource {
+    settings: WatchSettings,
     events: Option<OwnedFd>,
-    told: BTreeMap<OsString, Told>,
-    seen: BTreeMap<OsString, Seen>,
-    read: BTreeMap<OsString, Version>,
+    writer_states: BTreeMap<OsString, WriterState>,
+    seen: BTreeMap<OsString, Observed>,
+    read: BTreeMap<OsString, FileVersion>,
     open: Option<(Filtered<CaptureFile>, PathBuf)>,
     next_list: Instant,
     /// The time that the captures have come to: that of the one read last, were it older than another.
@@ -92,16 +92,16 @@ pub struct Watch {
     /// The open capture has given no frame yet.
     fresh: bool,
     last_at: Instant,
-    counters: Arc<Counters>,
+    counters: Arc<InputCounters>,
     stop: Arc<AtomicBool>,
 }
 
-impl Watch {
+impl WatchSource {
     /// Begins to watch.
     ///
     /// # Errors
     /// Where the folder can't be listed, or the filter is mistaken.
-    pub fn open(settings: &Settings, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
+    pub fn open(settings: &WatchSettings, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
         let broken = |source| CaptureError::Open { path: settings.folder.display().to_string(), source };
         fs::read_dir(&settings.folder).map_err(broken)?;
         if let Some(filter) = &settings.filter {
@@ -112,13 +112,13 @@ impl Watch {
                 warn!(folder = %settings.folder.display(), %error, "can't follow the folder's changes; captures count as finished when they have not changed for settle_secs");
             })
             .ok();
-        let counters = Counters::new("watch", settings.filter.as_deref());
+        let counters = InputCounters::new("watch", settings.filter.as_deref());
         counters.set_trouble(None);
-        let read = if settings.then == Afterwards::Leave { recall(&settings.folder) } else { BTreeMap::new() };
+        let read = if settings.then == Disposition::Leave { recall(&settings.folder) } else { BTreeMap::new() };
         Ok(Self {
             settings: settings.clone(),
             events,
-            told: BTreeMap::new(),
+            writer_states: BTreeMap::new(),
             seen: BTreeMap::new(),
             read,
             open: None,
@@ -131,7 +131,7 @@ impl Watch {
         })
     }
 
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub fn counters(&self) -> &Arc<InputCounters> {
         &self.counters
     }
 
@@ -152,9 +152,9 @@ impl Watch {
             let Some(name) = event.file_name() else { continue };
             let name = std::ffi::OsStr::from_bytes(name.to_bytes()).to_os_string();
             if event.events().intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
-                self.told.insert(name, Told::Finished);
+                self.writer_states.insert(name, WriterState::Finished);
             } else if event.events().intersects(ReadFlags::CREATE | ReadFlags::MODIFY) {
-                self.told.insert(name, Told::Writing);
+                self.writer_states.insert(name, WriterState::Writing);
             }
         }
         any
@@ -173,10 +173,10 @@ impl Watch {
             // A file that has just gone is no mistake.
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_file() {
-                there.insert(name, Version { size: metadata.len(), modified: metadata.modified()? });
+                there.insert(name, FileVersion { size: metadata.len(), modified: metadata.modified()? });
             }
         }
-        self.told.retain(|name, _| there.contains_key(name));
+        self.writer_states.retain(|name, _| there.contains_key(name));
         self.seen.retain(|name, _| there.contains_key(name));
         self.read.retain(|name, _| there.contains_key(name));
         let mut finished = Vec::new();
@@ -186,16 +186,16 @@ impl Watch {
             }
             let seen = self.seen.entry(name.clone()).or_insert_with(|| {
                 let age = version.modified.elapsed().unwrap_or_default();
-                Seen { version, since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now) }
+                Observed { version, since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now) }
             });
             if seen.version != version {
-                *seen = Seen { version, since: Instant::now() };
+                *seen = Observed { version, since: Instant::now() };
             }
             let settled = version.size > 0 && seen.since.elapsed() >= self.settings.settle;
-            match self.told.get(&name) {
-                Some(Told::Finished) => finished.push((version.modified, name)),
+            match self.writer_states.get(&name) {
+                Some(WriterState::Finished) => finished.push((version.modified, name)),
                 None if settled => finished.push((version.modified, name)),
-                Some(Told::Writing) | None => {}
+                Some(WriterState::Writing) | None => {}
             }
         }
         Ok(finished.into_iter().min().map(|(_, name)| self.settings.folder.join(name)))
@@ -225,7 +225,7 @@ impl Watch {
         };
         match CaptureFile::open_unmapped(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
             Ok(file) => {
-                self.counters.origins.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
+                self.counters.capture_index.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
                 self.open = Some((file, path));
                 self.fresh = true;
             }
@@ -244,7 +244,7 @@ impl Watch {
 
     fn forget(&mut self, path: &Path) {
         if let Some(name) = path.file_name() {
-            self.told.remove(name);
+            self.writer_states.remove(name);
             if let Some(seen) = self.seen.remove(name) {
                 self.read.insert(name.to_os_string(), seen.version);
             }
@@ -281,10 +281,10 @@ impl Watch {
         }
         self.forget(path);
         let done = match (self.settings.then, &self.settings.move_to) {
-            (Afterwards::Leave, _) => remember(&self.settings.folder, &self.read),
-            (Afterwards::Delete, _) => fs::remove_file(path),
-            (Afterwards::Move, Some(folder)) => fs::create_dir_all(folder).and_then(|()| move_into(path, folder)).map(|_| ()),
-            (Afterwards::Move, None) => Ok(()),
+            (Disposition::Leave, _) => remember(&self.settings.folder, &self.read),
+            (Disposition::Delete, _) => fs::remove_file(path),
+            (Disposition::Move, Some(folder)) => fs::create_dir_all(folder).and_then(|()| move_into(path, folder)).map(|_| ()),
+            (Disposition::Move, None) => Ok(()),
         };
         if let Err(error) = done {
             let then = self.settings.then;
@@ -320,17 +320,17 @@ fn move_into(path: &Path, folder: &Path) -> io::Result<PathBuf> {
     Ok(to)
 }
 
-fn recall(folder: &Path) -> BTreeMap<OsString, Version> {
+fn recall(folder: &Path) -> BTreeMap<OsString, FileVersion> {
     let text = fs::read_to_string(folder.join(READ)).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-fn remember(folder: &Path, read: &BTreeMap<OsString, Version>) -> io::Result<()> {
+fn remember(folder: &Path, read: &BTreeMap<OsString, FileVersion>) -> io::Result<()> {
     let lines: io::Result<Vec<String>> = read.iter().map(|entry| Ok(serde_json::to_string(&entry)? + "\n")).collect();
     replace(&folder.join(READ), 0o644, lines?.concat().as_bytes())
 }
 
-impl Source for Watch {
+impl Source for WatchSource {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         if self.stop.load(Relaxed) {
@@ -378,13 +378,13 @@ mod tests {
 
     struct Watched {
         _folder: tempfile::TempDir,
-        settings: Settings,
-        watch: Watch,
+        settings: WatchSettings,
+        watch: WatchSource,
     }
 
-    fn watched(then: Afterwards, settle: Duration) -> Watched {
+    fn watched(then: Disposition, settle: Duration) -> Watched {
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = Settings {
+        let settings = WatchSettings {
             folder: folder.path().join("in"),
             then,
             move_to: Some(folder.path().join("done")),
@@ -393,7 +393,7 @@ mod tests {
             filter: None,
         };
         fs::create_dir(&settings.folder).expect("a folder");
-        let watch = Watch::open(&settings, &Arc::default()).expect("a folder");
+        let watch = WatchSource::open(&settings, &Arc::default()).expect("a folder");
         Watched { _folder: folder, settings, watch }
     }
 
@@ -402,7 +402,7 @@ mod tests {
     }
 
     /// Frames that come within a moment.
-    fn frames(watch: &mut Watch) -> usize {
+    fn frames(watch: &mut WatchSource) -> usize {
         let (mut batch, mut frames) = (FrameBatch::new(), 0);
         let until = Instant::now() + Duration::from_millis(400);
         watch.next_list = Instant::now();
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_capture_still_being_written_is_left_alone_until_it_is_closed() {
-        let Watched { settings, mut watch, _folder } = watched(Afterwards::Leave, Duration::ZERO);
+        let Watched { settings, mut watch, _folder } = watched(Disposition::Leave, Duration::ZERO);
         let octets = fixture("dns-1.pcap");
         let mut writer = File::create(settings.folder.join("a.pcap")).expect("a file");
         writer.write_all(&octets[..1000]).expect("written");
@@ -435,13 +435,13 @@ mod tests {
         assert_eq!(frames(&mut watch), count("dns-1.pcap"));
         assert_eq!(frames(&mut watch), 0, "each capture is read once");
         // Nor after a restart.
-        let mut watch = Watch::open(&settings, &Arc::default()).expect("a folder");
+        let mut watch = WatchSource::open(&settings, &Arc::default()).expect("a folder");
         assert_eq!(frames(&mut watch), 0);
     }
 
     #[test]
     fn captures_that_were_there_are_read_oldest_first_when_they_have_settled() {
-        let Watched { settings, mut watch, _folder } = watched(Afterwards::Delete, Duration::from_secs(60));
+        let Watched { settings, mut watch, _folder } = watched(Disposition::Delete, Duration::from_secs(60));
         for (name, from, age) in [("b.pcap", "dns-1.pcap", 300), ("a.pcap", "ntp-1.pcap", 200), ("c.pcap", "ntp-1.pcap", 10)] {
             let path = settings.folder.join(name);
             fs::write(&path, fixture(from)).expect("written");
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn a_capture_that_is_cut_while_it_is_read_is_read_to_where_it_is_cut() {
-        let Watched { settings, mut watch, _folder } = watched(Afterwards::Leave, Duration::from_secs(60));
+        let Watched { settings, mut watch, _folder } = watched(Disposition::Leave, Duration::from_secs(60));
         let (octets, path) = (fixture("ssh-1.pcap"), settings.folder.join("a.pcap"));
         let long = [&octets, octets[24..].repeat(100).as_slice()].concat();
         fs::write(&path, &long).expect("written");
@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_set_aside_with_its_reason_and_the_rest_is_moved() {
-        let Watched { settings, mut watch, _folder } = watched(Afterwards::Move, Duration::from_secs(60));
+        let Watched { settings, mut watch, _folder } = watched(Disposition::Move, Duration::from_secs(60));
         fs::write(settings.folder.join("bad.pcap"), "no capture at all, this").expect("written");
         fs::write(settings.folder.join("good.pcap"), fixture("ntp-1.pcap")).expect("written");
         fs::write(settings.folder.join("part.pcap.part"), "not whole").expect("written");

@@ -6,19 +6,19 @@ use clap::Args as ClapArgs;
 use crate::daemon;
 
 use super::Exit;
-use super::run::Settings;
+use super::run::ConfigArgs;
 
 /// Checks settings: every mistake at once, each with its place and what to do; opens models, filters and folders
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked check --config /etc/spiked/spiked.toml && systemctl reload spiked")]
 pub struct Args {
     #[command(flatten)]
-    settings: Settings,
+    settings: ConfigArgs,
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
     let (config, origin) = args.settings.load()?;
-    let examined = match daemon::examine(&config) {
+    let examined = match daemon::preflight(&config) {
         Ok(examined) => examined,
         Err(wrong) => {
             wrong.iter().for_each(|w| eprintln!("spiked: {}: {w}", origin.path.display()));
@@ -34,5 +34,5 @@ pub fn run(args: &Args) -> Result<Exit> {
         config.policies.len(),
         config.sinks.len()
     );
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }

@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             let bar = progress(args.source.quiet, steps, "training");
             let mut outcomes = Vec::new();
             for round in 0..u64::from(args.rounds) {
-                let settings = train::Settings { seed: settings.seed + round, ..settings.clone() };
+                let settings = train::TrainSettings { seed: settings.seed + round, ..settings.clone() };
                 let fold_of = match args.by {
                     Split::Capture => train::folds(&corpus, &all, folds, settings.seed, true),
                     Split::Stream => train::folds_by_stream(&corpus, folds, settings.seed),
@@ -105,5 +105,5 @@ pub fn run(args: &Args) -> Result<Exit> {
     } else {
         say!("{}", report.to_string().trim_end());
     }
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }

@@ -12,7 +12,7 @@ use crate::model::ModelError;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Exit {
     /// All went well.
-    Fine = 0,
+    Ok = 0,
     /// Done, but a part of the input was cut short, unreadable or missing, or a wanted threshold was missed; what was good was used.
     Partly = 1,
     /// Misconfigured: the usage, a setting, a filter, a model or a label file is wrong. Nothing was done.
@@ -36,15 +36,15 @@ pub const HELP: &str = "Exit codes, the same for every command:\n  \
 
 /// Context of an error in writing what was asked for, which tells it from errors in reading: "FILE: can't write the page".
 #[derive(Debug)]
-pub struct Unwritten(String);
+pub struct OutputError(String);
 
-impl Unwritten {
+impl OutputError {
     pub fn to(path: &Path, what: &str) -> Self {
         Self(format!("{}: can't write {what}", path.display()))
     }
 }
 
-impl fmt::Display for Unwritten {
+impl fmt::Display for OutputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -55,7 +55,7 @@ impl Exit {
     pub fn of(error: &anyhow::Error) -> Self {
         // A bare one is standard output's: what is read has errors of its own.
         let bare = |e: &(dyn std::error::Error + 'static)| e.is::<io::Error>() || e.is::<csv::Error>();
-        let mut output = error.is::<Unwritten>() || error.chain().next().is_some_and(bare);
+        let mut output = error.is::<OutputError>() || error.chain().next().is_some_and(bare);
         for cause in error.chain() {
             if let Some(error) = cause.downcast_ref::<CaptureError>() {
                 return Self::of_capture(error);
@@ -67,7 +67,7 @@ impl Exit {
                     | DaemonError::Http(_)
                     | DaemonError::Evidence { .. }
                     | DaemonError::Start(_)
-                    | DaemonError::MadeAnew(_),
+                    | DaemonError::FolderReplaced(_),
                 ) => {
                     output = true;
                 }
@@ -99,7 +99,7 @@ impl Exit {
     /// Its name, as messages say it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Fine => "fine",
+            Self::Ok => "fine",
             Self::Partly => "done in part",
             Self::Misconfigured => "misconfigured",
             Self::Nothing => "nothing in it",
@@ -118,12 +118,12 @@ impl From<Exit> for ExitCode {
 /// `println!`, but for what it does where standard output can't be written: a word on standard error and [`Exit::Unreadable`].
 macro_rules! say {
     ($($text:tt)*) => {
-        $crate::cli::exit::said(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*))))
+        $crate::cli::exit::check_output(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*))))
     };
 }
 
 /// Ends the program where standard output could not be written.
-pub(super) fn said(written: io::Result<()>) {
+pub(super) fn check_output(written: io::Result<()>) {
     if let Err(error) = written {
         eprintln!("spiked: standard output: {error}");
         std::process::exit(Exit::Unreadable as i32);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args as ClapArgs, Command};
 use clap_complete::Shell;
 
-use super::exit::{Exit, Unwritten, said};
+use super::exit::{Exit, OutputError, check_output};
 
 /// Prints what makes a shell complete spiked's commands and options
 #[derive(ClapArgs)]
@@ -31,13 +31,13 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs, mut cli: Command) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut cli, "spiked", &mut script);
-    said(io::stdout().write_all(&script));
-    Exit::Fine
+    check_output(io::stdout().write_all(&script));
+    Exit::Ok
 }
 
 pub fn man(args: &ManArgs, cli: Command) -> Result<Exit> {
-    fs::create_dir_all(&args.folder).with_context(|| Unwritten::to(&args.folder, "there"))?;
+    fs::create_dir_all(&args.folder).with_context(|| OutputError::to(&args.folder, "there"))?;
     clap_mangen::generate_to(cli.disable_help_subcommand(true), &args.folder)
-        .with_context(|| Unwritten::to(&args.folder, "the pages"))?;
-    Ok(Exit::Fine)
+        .with_context(|| OutputError::to(&args.folder, "the pages"))?;
+    Ok(Exit::Ok)
 }

@@ -10,7 +10,7 @@ use crate::model::{self, Model, is_class_name};
 use crate::packet::Decoder;
 use crate::snn::OneShot;
 use crate::stream::Leader;
-use crate::train::one_packet::{self, Pattern, Pointed, TOLERANCE, WITHOUT};
+use crate::train::one_packet::{self, PacketSelection, Pattern, TOLERANCE, WITHOUT};
 
 use super::{Exit, silence};
 
@@ -76,9 +76,9 @@ pub fn run(args: &Args) -> Result<Exit> {
         silence(&mut layout, &args.without)?;
     }
     let mut pointed = match (&args.stream, &args.filter) {
-        (Some(text), _) => Pointed::Stream(text.clone()),
-        (_, Some(expression)) => Pointed::Admitted(Filter::new(expression)?),
-        _ => Pointed::Packets(args.packet.clone()),
+        (Some(text), _) => PacketSelection::Stream(text.clone()),
+        (_, Some(expression)) => PacketSelection::Admitted(Filter::new(expression)?),
+        _ => PacketSelection::Packets(args.packet.clone()),
     };
     let mut source = CaptureFile::open(&args.from)?;
     let decoder = Decoder { open_tunnels: !args.no_tunnels };
@@ -86,9 +86,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     let from = args.from.display();
     if shown.is_empty() {
         match pointed {
-            Pointed::Packets(_) => bail!("{from}: no packet of that number can be decoded"),
-            Pointed::Stream(text) => bail!("{from}: no stream holds '{text}'; `spiked read {from}` lists them"),
-            Pointed::Admitted(_) => bail!("{from}: the filter admits no packet that can be decoded"),
+            PacketSelection::Packets(_) => bail!("{from}: no packet of that number can be decoded"),
+            PacketSelection::Stream(text) => bail!("{from}: no stream holds '{text}'; `spiked read {from}` lists them"),
+            PacketSelection::Admitted(_) => bail!("{from}: the filter admits no packet that can be decoded"),
         }
     }
     let patterns: Vec<Vec<u32>> = shown.iter().map(|p| p.inputs.clone()).collect();
@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let learned = model.with_one_shot(&args.class, &neuron, args.tolerance, &name).with_context(|| format!("{from}"))?;
     let out = args.out.as_ref().unwrap_or(&args.model);
     for pattern in shown.iter().take(super::NAMED) {
-        say!("packet {:<6} {}; before, the model said {}", pattern.packet, pattern.stream, said(&model, pattern));
+        say!("packet {:<6} {}; before, the model said {}", pattern.packet, pattern.stream, describe(&model, pattern));
     }
     if shown.len() > super::NAMED {
         say!("and {} more", shown.len() - super::NAMED);
@@ -120,13 +120,13 @@ pub fn run(args: &Args) -> Result<Exit> {
     );
     learned.save(out)?;
     say!("written: {}, {} classes", out.display(), learned.classes.len());
-    Ok(if source.cut().is_some() || more > 0 { Exit::Partly } else { Exit::Fine })
+    Ok(if source.cut().is_some() || more > 0 { Exit::Partly } else { Exit::Ok })
 }
 
 /// What a model says of one packet alone.
-fn said(model: &Model, pattern: &Pattern) -> String {
+fn describe(model: &Model, pattern: &Pattern) -> String {
     let slots = &pattern.volley.slots[..model.layout.slots().len()];
-    let said = model::said(&model.network, &model.decision, &model.layout, std::iter::once(slots));
+    let said = model::classify(&model.network, &model.decision, &model.layout, std::iter::once(slots));
     let Some(leader) = said else { return "nothing".into() };
     let Leader { class, .. } = leader;
     let (name, confidence) = (&model.classes[class as usize], model.decision.confidence(&leader));

@@ -5,6 +5,7 @@ mod exit;
 
 mod check;
 mod eval;
+mod features;
 mod generate;
 mod learn;
 mod model;
@@ -14,7 +15,6 @@ mod reload;
 mod report;
 mod run;
 mod train;
-mod volleys;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::encode::Layout;
 
-use exit::{Exit, Unwritten};
+use exit::{Exit, OutputError};
 
 #[derive(Parser)]
 #[command(
@@ -54,7 +54,7 @@ enum Command {
     Model(model::Args),
     Paper(paper::Args),
     Report(report::Args),
-    Volleys(volleys::Args),
+    Volleys(features::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
         Command::Model(args) => model::run(&args),
         Command::Paper(args) => paper::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::Volleys(args) => volleys::run(&args),
+        Command::Volleys(args) => features::run(&args),
         Command::Completions(args) => Ok(generate::completions(&args, Cli::command())),
         Command::Man(args) => generate::man(&args, Cli::command()),
     };

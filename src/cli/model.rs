@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::capture::CaptureFile;
-use crate::evaluate::{self, Claims, HeardPacket, contributions, hear};
-use crate::model::{Model, Taught};
+use crate::evaluate::{self, Claims, TracePacket, contributions, hear};
+use crate::model::{ClassSources, Model};
 use crate::packet::{Decoder, KeyKind};
-use crate::train::{self, Corpus, Gathered, Settings};
+use crate::train::{self, Corpus, GatherReport, TrainSettings};
 
 use super::train::{Source, same_kind};
 use super::{Exit, complain, progress};
@@ -75,7 +75,7 @@ enum Command {
     Retrain(Retrain),
     /// Works out confidence and acceptance anew, on labelled captures that the model was not taught
     ///
-    /// Hyperactive neurons, which claim twenty foreign streams or more and fewer of their own, get a threshold so high that they no
+    /// HyperactiveNeuron neurons, which claim twenty foreign streams or more and fewer of their own, get a threshold so high that they no
     /// longer do; a class of which the reference has streams, and that then claims none of them, is taken out.
     /// Streams of classes that the model does not have are welcome: they show how often it names what it was never taught.
     Calibrate {
@@ -157,7 +157,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 fn write(model: &Model, out: &Path) -> Result<Exit> {
     model.save(out)?;
     say!("written: {}, {} classes", out.display(), model.classes.len());
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }
 
 /// Writes a model with its confidence and acceptance worked out on a reference.
@@ -173,7 +173,7 @@ fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit>
         corpus.streams.len()
     );
     write(&model, out)?;
-    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+    Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
 /// Writes a joined model with its confidence and acceptance worked out on captures without labels.
@@ -181,7 +181,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
     let settings = settings_of(&joined, joined.provenance.seed);
     let mut reference = Corpus::new(joined.key, joined.layout.clone(), joined.classes.clone());
     let (names, mut gathered): (Vec<String>, _) =
-        (captures.iter().map(|c| c.display().to_string()).collect(), Gathered::default());
+        (captures.iter().map(|c| c.display().to_string()).collect(), GatherReport::default());
     for name in &names {
         let (packets, every) = (settings.packets_per_stream, &mut |_: &_| Some(0));
         if let Err(error) = reference.read_file(Path::new(""), name, packets, decoder, &mut gathered, every) {
@@ -197,7 +197,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
     joined.provenance.reference = names;
     say!("confidence and acceptance agree with what the parts say of {} reference streams", reference.streams.len());
     write(&joined, out)?;
-    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+    Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
 /// The model with its hyperactive neurons given a higher threshold or taken out; tells of each.
@@ -233,7 +233,7 @@ fn retrain(args: &Retrain) -> Result<Exit> {
         bail!("the labels name streams of '{}' alone; a class is learned against others", args.which);
     }
     let (streams, packets) = corpus.shown(own as u16);
-    let taught = Taught { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
+    let taught = ClassSources { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
     let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
     let bar = progress(args.source.quiet, steps, "training");
     let (neurons, (theta, accept)) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
@@ -241,16 +241,16 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     let model = model.with_neurons(&args.which, &neurons, (&theta, accept), taught)?;
     say!("{}: taught {streams} streams, {packets} packets", args.which);
     write(&model, args.out.as_ref().unwrap_or(&args.file))?;
-    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+    Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
 /// The settings that a model was trained with, as far as it knows them.
-fn settings_of(model: &Model, seed: u64) -> Settings {
-    Settings { packets_per_stream: model.decision.give_up as usize, ..Settings::new(model.key, seed) }
+fn settings_of(model: &Model, seed: u64) -> TrainSettings {
+    TrainSettings { packets_per_stream: model.decision.give_up as usize, ..TrainSettings::new(model.key, seed) }
 }
 
 /// Labelled streams as the model sees them.
-fn gather(model: &Model, source: &Source, settings: &Settings, file: &Path) -> Result<(Corpus, Gathered)> {
+fn gather(model: &Model, source: &Source, settings: &TrainSettings, file: &Path) -> Result<(Corpus, GatherReport)> {
     let labels = source.read_labels()?;
     same_kind(model, &labels, file)?;
     source.gather(&labels, model.layout.clone(), settings.packets_per_stream)
@@ -260,7 +260,7 @@ fn gather(model: &Model, source: &Source, settings: &Settings, file: &Path) -> R
 fn export(model: &Model, nir: &Path) -> Result<Exit> {
     model.save_nir(nir)?;
     say!("written: {}, {} neurons over {} inputs", nir.display(), model.network.neurons(), model.network.inputs());
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }
 
 #[cfg(not(feature = "nir"))]
@@ -271,7 +271,7 @@ fn export(_: &Model, _: &Path) -> Result<Exit> {
 fn show(model: &Model, json: bool) -> Result<Exit> {
     if json {
         say!("{}", serde_json::to_string_pretty(&model.description())?);
-        return Ok(Exit::Fine);
+        return Ok(Exit::Ok);
     }
     let p = &model.provenance;
     let key = if model.key == KeyKind::Host { "hosts" } else { "flows" };
@@ -297,7 +297,7 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
         say!("{class:<28} {:>8} {:>8} {accept:>10.3} {}", p.streams[i], p.packets[i], theta.join(" "));
     }
     say!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }
 
 fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<Exit> {
@@ -332,7 +332,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             None => bail!("{}: no stream could be decoded", capture.display()),
         }
     }
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }
 
 /// The class with the most evidence but `leader`.
@@ -341,7 +341,7 @@ fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
 }
 
 /// What each slot added to the leader's potential, and to its lead over the rival, with the values that it had.
-fn table_of_fields(model: &Model, heard: &[HeardPacket], leader: usize, rival: Option<usize>, fields: usize) {
+fn table_of_fields(model: &Model, heard: &[TracePacket], leader: usize, rival: Option<usize>, fields: usize) {
     let rows = contributions(model, heard.iter().map(|h| &h.volley), leader, rival);
     say!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
     for row in rows.iter().take(fields) {

@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use crate::encode::Layout;
 use crate::snn::{Machine, OneShot};
 
-use super::{Exit, Unwritten};
+use super::{Exit, OutputError};
 
 /// Reproduces the founding paper's experiments with its own one-shot rule
 #[derive(ClapArgs)]
@@ -104,10 +104,10 @@ fn table(plot: Option<&Path>) -> Result<Exit> {
         );
     }
     if let Some(path) = plot {
-        std::fs::write(path, svg(&rows)).with_context(|| Unwritten::to(path, "the plot"))?;
+        std::fs::write(path, svg(&rows)).with_context(|| OutputError::to(path, "the plot"))?;
         say!("\nwritten: {}", path.display());
     }
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }
 
 /// The table as a line plot.
@@ -228,7 +228,7 @@ fn compare(path: &Path) -> Result<Exit> {
                 tied_alike += usize::from(neuron.fires(active) == fired);
             } else if neuron.fires(active) != fired {
                 different += 1;
-                say!("{}: word {word}: {} there, {} here", row.name, said(fired), said(!fired));
+                say!("{}: word {word}: {} there, {} here", row.name, fired_text(fired), fired_text(!fired));
             }
         }
     }
@@ -245,9 +245,9 @@ fn compare(path: &Path) -> Result<Exit> {
     say!("{:<58} {}", "words compared", rows.len() * words.len());
     say!("{:<58} {otherwise}", "decided otherwise");
     say!("{:<58} {alike} of {}", "homeostatic factor found by its search, to five decimals", rows.len());
-    Ok(if different == 0 { Exit::Fine } else { Exit::Partly })
+    Ok(if different == 0 { Exit::Ok } else { Exit::Partly })
 }
 
-fn said(fired: bool) -> &'static str {
+fn fired_text(fired: bool) -> &'static str {
     if fired { "fired" } else { "silent" }
 }

@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
-use crate::engine::{self, Event, KeptPacket, Models, Observer, Settings, Verdict, Writer};
+use crate::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Verdict, Writer};
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, Summary, evidence};
 use crate::model::Model;
 use crate::packet::Decoder;
 
-use super::{Exit, Unwritten, silence};
+use super::{Exit, OutputError, silence};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     for model in &mut models {
         silence(&mut model.layout, &args.without)?;
     }
-    let mut settings = Settings::new(models.into_iter().map(Arc::new).collect());
+    let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
     settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
     settings.limits.streams = args.streams.max(1);
     settings.pin = args.pin;
@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     read(args, &settings)
 }
 
-fn read(args: &Args, settings: &Settings) -> Result<Exit> {
+fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if let Some(expression) = &args.filter {
         Filter::new(expression)?;
     }
@@ -131,13 +131,13 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             if operands.captures.iter().any(same) {
                 bail!("--write {}: that is a capture to be read", path.display());
             }
-            let file = File::create(path).with_context(|| Unwritten::to(path, "packets there"))?;
+            let file = File::create(path).with_context(|| OutputError::to(path, "packets there"))?;
             Some(PcapngWriter::new(BufWriter::new(file))?)
         }
         None => None,
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
-    let mut teller = Teller { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
+    let mut teller = ReadObserver { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
     // How each capture that could not be read all through ended.
     let mut ends = Vec::new();
     let (mut read, mut packets) = (0, 0);
@@ -151,12 +151,12 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
             }
         };
         let name = path.display().to_string();
-        let settings = Settings { writer: Some(writers(events, &name, &summary, &models)), ..settings.clone() };
-        let tally = engine::run(&settings, &mut source, &mut teller);
+        let settings = EngineSettings { writer: Some(writers(events, &name, &summary, &models)), ..settings.clone() };
+        let counters = engine::run(&settings, &mut source, &mut teller);
         std::mem::replace(&mut teller.written, Ok(()))?;
         let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-        match tally {
-            Ok(tally) => summary.capture(&tally),
+        match counters {
+            Ok(counters) => summary.capture(&counters),
             Err(error) => {
                 ends.push(Exit::of_capture(&error));
                 eprintln!("spiked: {error}");
@@ -180,9 +180,9 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
         eprintln!("spiked: {}: no capture could be read", exit.name());
         return Ok(exit);
     }
-    let Teller { mut out, packets_to, .. } = teller;
+    let ReadObserver { mut out, packets_to, .. } = teller;
     if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
-        packets_to.get_mut().flush().with_context(|| Unwritten::to(path, "packets there"))?;
+        packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets there"))?;
     }
     let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
     for path in &operands.skipped {
@@ -198,14 +198,14 @@ fn read(args: &Args, settings: &Settings) -> Result<Exit> {
 }
 
 /// Who hears what is found: the user.
-struct Teller<'a> {
+struct ReadObserver<'a> {
     out: BufWriter<StdoutLock<'a>>,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
     /// The first mistake in writing; nothing is written after it.
     written: io::Result<()>,
 }
 
-impl Observer for Teller<'_> {
+impl Observer for ReadObserver<'_> {
     fn verdict(&mut self, _: &Verdict) {}
 
     fn written(&mut self, octets: &[u8]) {
@@ -214,9 +214,9 @@ impl Observer for Teller<'_> {
         }
     }
 
-    fn packet(&mut self, packet: &KeptPacket) {
+    fn packet(&mut self, packet: &EvidencePacket) {
         if let (Some(writer), Ok(())) = (&mut self.packets_to, &self.written) {
-            let KeptPacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
+            let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
             self.written =
                 writer.packet(&pcapng::Packet { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
         }
@@ -249,7 +249,7 @@ fn writers(
         Box::new(move |verdict, out| {
             count.own.count(verdict);
             if Some(verdict.event) == wanted {
-                writer.write(verdict, export::Context { capture: Some(&capture), ..Default::default() }, out);
+                writer.write(verdict, export::EventContext { capture: Some(&capture), ..Default::default() }, out);
                 out.push(b'\n');
             }
         })
@@ -260,7 +260,7 @@ fn writers(
 fn end(wrong: &[Exit], packets: u64) -> Exit {
     match wrong.iter().max() {
         None if packets == 0 => Exit::Nothing,
-        None => Exit::Fine,
+        None => Exit::Ok,
         Some(&worst) if packets == 0 => worst,
         Some(_) => Exit::Partly,
     }

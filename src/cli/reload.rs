@@ -6,17 +6,17 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::daemon::{self, Announcement};
+use crate::daemon::{self, StatusFile};
 
 use super::Exit;
-use super::run::Settings;
+use super::run::ConfigArgs;
 
 /// Checks settings, then has the running daemon read them anew and waits for the outcome
 #[derive(ClapArgs)]
 #[command(after_help = "What is bad leaves the old settings and models running; the exit code is 2 then.")]
 pub struct Args {
     #[command(flatten)]
-    settings: Settings,
+    settings: ConfigArgs,
     /// Longest wait for the outcome, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
@@ -24,13 +24,13 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<Exit> {
     let (config, origin) = args.settings.load()?;
-    if let Err(wrong) = daemon::examine(&config) {
+    if let Err(wrong) = daemon::preflight(&config) {
         wrong.iter().for_each(|w| eprintln!("spiked: {}: {w}", origin.path.display()));
         eprintln!("spiked: not reloaded");
         return Ok(Exit::Misconfigured);
     }
     let file = &config.process.status_file;
-    let before = Announcement::read(file)
+    let before = StatusFile::read(file)
         .with_context(|| format!("{}: no daemon has written there (process.status_file); does it run?", file.display()))?;
     let pid = i32::try_from(before.pid).ok().and_then(Pid::from_raw).context("the status file names no process")?;
     // The number may have been given to another process since.
@@ -44,11 +44,11 @@ pub fn run(args: &Args) -> Result<Exit> {
     let until = Instant::now() + Duration::from_secs(args.timeout);
     while Instant::now() < until {
         std::thread::sleep(Duration::from_millis(50));
-        let now = Announcement::read(file).context("the daemon has ended meanwhile")?;
+        let now = StatusFile::read(file).context("the daemon has ended meanwhile")?;
         if let Some(outcome) = now.last_reload.filter(|_| now.reloads > before.reloads) {
             if outcome.ok {
                 say!("reloaded: {}", outcome.what);
-                return Ok(Exit::Fine);
+                return Ok(Exit::Ok);
             }
             eprintln!("spiked: not reloaded, the old settings and models go on: {}", outcome.what);
             return Ok(Exit::Misconfigured);

@@ -8,11 +8,11 @@ use clap::Args as ClapArgs;
 use crate::capture::CaptureFile;
 use crate::evaluate::{self, hear};
 use crate::model::Model;
-use crate::report::{self, Measured, Raster};
-use crate::train::Settings;
+use crate::report::{self, Measurements, Raster};
+use crate::train::TrainSettings;
 
 use super::train::{Source, same_kind};
-use super::{Exit, Unwritten, progress};
+use super::{Exit, OutputError, progress};
 
 /// Writes a page that shows what a model learned and how good it is
 #[derive(ClapArgs)]
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         Some(path) => Model::load(path)?,
         None => Model::built_in()?,
     };
-    let mut exit = Exit::Fine;
+    let mut exit = Exit::Ok;
     let measured = if args.source.is_given() {
         let (measured, all) = measure(args, &model)?;
         if !all {
@@ -78,7 +78,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         Raster::new(&model, name, heard)
     });
     let page = report::page(&model, measured.as_ref(), raster.as_ref());
-    std::fs::write(&args.out, &page).with_context(|| Unwritten::to(&args.out, "the page"))?;
+    std::fs::write(&args.out, &page).with_context(|| OutputError::to(&args.out, "the page"))?;
     if !args.source.quiet {
         say!("written: {}, {} kB", args.out.display(), page.len().div_ceil(1000));
     }
@@ -86,10 +86,10 @@ pub fn run(args: &Args) -> Result<Exit> {
 }
 
 /// Scores the labelled captures; also says whether all labels could be used.
-fn measure(args: &Args, model: &Model) -> Result<(Measured, bool)> {
+fn measure(args: &Args, model: &Model) -> Result<(Measurements, bool)> {
     let labels = args.source.read_labels()?;
     same_kind(model, &labels, args.model.as_deref().unwrap_or("the built-in model".as_ref()))?;
-    let settings = Settings::new(labels.key, args.seed);
+    let settings = TrainSettings::new(labels.key, args.seed);
     let packets = (model.decision.give_up as usize).max(settings.packets_per_stream);
     let (corpus, gathered) = args.source.gather(&labels, model.layout.clone(), packets)?;
     let learning = if args.learning_curve {
@@ -100,5 +100,5 @@ fn measure(args: &Args, model: &Model) -> Result<(Measured, bool)> {
     } else {
         Vec::new()
     };
-    Ok((Measured::new(model, &corpus, args.source.label_names(), learning, args.seed), gathered.is_whole()))
+    Ok((Measurements::new(model, &corpus, args.source.label_names(), learning, args.seed), gathered.is_whole()))
 }

@@ -6,14 +6,14 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 
 use crate::config::{Config, Override};
-use crate::daemon::{self, Origin};
+use crate::daemon::{self, ConfigSource};
 
 use super::Exit;
 
 /// Where settings come from; the same for run, check and reload
 #[derive(ClapArgs, Clone)]
-pub struct Settings {
-    /// Settings file (TOML); `config/spiked.toml` documents every key
+pub struct ConfigArgs {
+    /// ConfigArgs file (TOML); `config/spiked.toml` documents every key
     #[arg(long, short, value_name = "FILE", default_value = "/etc/spiked/spiked.toml")]
     config: PathBuf,
     /// Sets a key over the file and the environment, such as metrics.address=127.0.0.1:9185; may be repeated
@@ -21,16 +21,16 @@ pub struct Settings {
     set: Vec<Override>,
 }
 
-impl Settings {
+impl ConfigArgs {
     /// The file, the environment over it, and the arguments over both.
-    pub(super) fn origin(&self) -> Result<Origin> {
+    pub(super) fn origin(&self) -> Result<ConfigSource> {
         let variables = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
         let mut overrides = Override::from_environment(variables)?;
         overrides.extend(self.set.iter().cloned());
-        Ok(Origin { path: self.config.clone(), overrides })
+        Ok(ConfigSource { path: self.config.clone(), overrides })
     }
 
-    pub(super) fn load(&self) -> Result<(Config, Origin)> {
+    pub(super) fn load(&self) -> Result<(Config, ConfigSource)> {
         let origin = self.origin()?;
         Ok((origin.load()?, origin))
     }
@@ -48,7 +48,7 @@ impl Settings {
     SIGTERM  takes what was captured, writes what is known, ends within 5 s")]
 pub struct Args {
     #[command(flatten)]
-    settings: Settings,
+    settings: ConfigArgs,
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
@@ -58,5 +58,5 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
     let (config, origin) = args.settings.load()?;
     let end = daemon::run(config, origin)?;
-    Ok(if end.tally.frames == 0 && end.finite { Exit::Nothing } else { Exit::Fine })
+    Ok(if end.counters.frames == 0 && end.finite { Exit::Nothing } else { Exit::Ok })
 }

@@ -10,7 +10,7 @@ use crate::encode::{Group, Layout, LayoutOptions, MAX_PAYLOAD};
 use crate::evaluate::{self, Report};
 use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
-use crate::train::{self, Corpus, FALSE_ALARM_RATE, Gathered, Settings, labels};
+use crate::train::{self, Corpus, FALSE_ALARM_RATE, GatherReport, TrainSettings, labels};
 
 use super::{Exit, complain, progress};
 
@@ -85,8 +85,8 @@ impl Choices {
         Ok(Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() }))
     }
 
-    pub fn settings(&self, key: KeyKind) -> Result<Settings> {
-        let mut settings = Settings::new(key, self.seed);
+    pub fn settings(&self, key: KeyKind) -> Result<TrainSettings> {
+        let mut settings = TrainSettings::new(key, self.seed);
         if let Some(packets) = self.packets {
             settings.packets_per_stream = packets;
         }
@@ -141,7 +141,7 @@ impl Source {
     }
 
     /// The corpus of all labelled streams, classes with too few left out. Tells what could not be used.
-    pub fn gather(&self, labels: &labels::Labels, layout: Layout, packets: usize) -> Result<(Corpus, Gathered)> {
+    pub fn gather(&self, labels: &labels::Labels, layout: Layout, packets: usize) -> Result<(Corpus, GatherReport)> {
         let bar = progress(self.quiet, labels.captures.len() as u64, "captures");
         let (mut corpus, gathered) = Corpus::gather(labels, &self.captures, layout, packets, &self.decoder(), &|| bar.inc(1))?;
         bar.finish_and_clear();
@@ -185,7 +185,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         summary(&corpus, &model, &held_out);
         say!("\nwritten: {}", args.out.display());
     }
-    Ok(if gathered.is_whole() { Exit::Fine } else { Exit::Partly })
+    Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
 fn name_of(path: &Path) -> String {

@@ -3,16 +3,16 @@
 //! Input: a TOML file, `SPIKED_...` variables, `--set key=value`, later ones winning. Output: a [`Config`], or every mistake at
 //! once with its place and what to do. `config/spiked.toml` documents each key; a test holds it to the code.
 
+pub mod raw;
 mod text;
-pub mod typed;
 mod validate;
 
+pub use raw::{Action, EventType, Facility, LogFormat, LogLevel, Severity};
 pub use text::{Mistake, Override, keys};
-pub use typed::{Action, EventType, Facility, LogFormat, LogLevel, Severity};
 
-pub use crate::capture::live::{Interface, Settings as Capture};
-pub use crate::capture::replay::Settings as Replay;
-pub use crate::capture::watch::{Afterwards, Settings as Watch};
+pub use crate::capture::live::{InterfaceSettings, LiveSettings};
+pub use crate::capture::replay::ReplaySettings;
+pub use crate::capture::watch::{Disposition, WatchSettings};
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,19 +40,19 @@ pub struct Config {
     pub sensor: String,
     pub models: Vec<ModelSource>,
     pub input: Input,
-    pub capture: Capture,
-    pub engine: Engine,
-    pub sinks: Vec<Sink>,
+    pub capture: LiveSettings,
+    pub engine: EngineConfig,
+    pub sinks: Vec<SinkConfig>,
     /// Where metrics and the page are served; `None`: nowhere.
-    pub metrics: Option<Metrics>,
+    pub metrics: Option<MetricsConfig>,
     /// In the order of the file: the first that fits counts.
-    pub policies: Vec<Policy>,
-    pub alerts: Alerts,
-    pub evidence: Option<Evidence>,
-    pub learning: Learning,
-    pub teachers: Vec<Teacher>,
-    pub log: Log,
-    pub process: Process,
+    pub policies: Vec<PolicyConfig>,
+    pub alerts: AlertsConfig,
+    pub evidence: Option<EvidenceConfig>,
+    pub learning: LearningConfig,
+    pub teachers: Vec<TeacherConfig>,
+    pub log: LogConfig,
+    pub process: ProcessConfig,
 }
 
 /// Where a model comes from.
@@ -75,14 +75,14 @@ impl fmt::Display for ModelSource {
 /// Where frames come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    Interfaces(Vec<Interface>),
-    Replay(Replay),
-    Watch(Watch),
+    Interfaces(Vec<InterfaceSettings>),
+    Replay(ReplaySettings),
+    Watch(WatchSettings),
 }
 
 /// How much the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Engine {
+pub struct EngineConfig {
     /// Worker threads; 0: one for each CPU that is allowed.
     pub workers: usize,
     /// Each worker stays on one CPU.
@@ -98,7 +98,7 @@ pub struct Engine {
     pub every_packet: bool,
 }
 
-impl Default for Engine {
+impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             workers: 0,
@@ -115,7 +115,7 @@ impl Default for Engine {
 
 /// Somebody who is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sink {
+pub struct SinkConfig {
     /// What metrics and log call it; unique.
     pub name: String,
     pub kind: SinkKind,
@@ -141,7 +141,7 @@ pub enum SinkKind {
 
 /// What is done about a class, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct PolicyConfig {
     /// A class's name, or `*` for all.
     pub class: String,
     /// Name of the model it is meant for; `None`: all models.
@@ -156,14 +156,14 @@ pub struct Policy {
 
 /// Bounds of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alerts {
+pub struct AlertsConfig {
     /// Alerts a minute for each class and host; 0: no limit.
     pub per_minute: u32,
     /// Pairs of class and host that are remembered at once.
     pub hosts: usize,
 }
 
-impl Default for Alerts {
+impl Default for AlertsConfig {
     fn default() -> Self {
         Self { per_minute: 10, hosts: 65_536 }
     }
@@ -171,7 +171,7 @@ impl Default for Alerts {
 
 /// Captures of streams that gave rise to alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Evidence {
+pub struct EvidenceConfig {
     pub folder: PathBuf,
     /// First packets of each stream.
     pub packets: u32,
@@ -183,7 +183,7 @@ pub struct Evidence {
 
 /// What holds for all teachers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Learning {
+pub struct LearningConfig {
     /// Where what was learned is kept, a file for each model, and read again at the start; `None`: nowhere.
     pub folder: Option<PathBuf>,
     /// Least time from one try to make better neurons to the next.
@@ -194,7 +194,7 @@ pub struct Learning {
     pub gate: f64,
 }
 
-impl Default for Learning {
+impl Default for LearningConfig {
     fn default() -> Self {
         Self { folder: None, every: Duration::from_secs(10), volleys: 32_768, gate: 0.8 }
     }
@@ -202,7 +202,7 @@ impl Default for Learning {
 
 /// Who teaches a class while it runs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Teacher {
+pub struct TeacherConfig {
     pub class: String,
     /// Name of the model that learns; `None`: the first.
     pub model: Option<String>,
@@ -219,14 +219,14 @@ pub struct Teacher {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     pub format: LogFormat,
     pub level: LogLevel,
 }
 
 /// What the process may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessConfig {
     /// The user to become once sockets are open.
     pub user: Option<String>,
     /// Drop capabilities, confine the process to the folders of the settings, forbid new privileges.
@@ -235,7 +235,7 @@ pub struct Process {
     pub status_file: PathBuf,
 }
 
-impl Default for Process {
+impl Default for ProcessConfig {
     fn default() -> Self {
         Self { user: None, harden: true, status_file: PathBuf::from("/run/spiked/status.json") }
     }
@@ -243,13 +243,13 @@ impl Default for Process {
 
 /// Where metrics and the page are served: to this machine alone by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metrics {
+pub struct MetricsConfig {
     pub address: SocketAddr,
     /// Names by which browsers may ask for the page, besides addresses and localhost.
     pub names: Vec<String>,
 }
 
-impl Default for Metrics {
+impl Default for MetricsConfig {
     fn default() -> Self {
         Self { address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9184), names: Vec::new() }
     }

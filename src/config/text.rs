@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
-use super::typed::Typed;
+use super::raw::RawConfig;
 
 /// One mistake in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Override {
 
 /// Every key that can be set from outside the file, such as `metrics.address`.
 pub fn keys() -> Vec<String> {
-    let all = serde_json::to_value(Typed::default()).expect("settings have only string keys");
+    let all = serde_json::to_value(RawConfig::default()).expect("settings have only string keys");
     let mut keys = Vec::new();
     for (name, value) in all.as_object().into_iter().flatten() {
         match value.as_object() {
@@ -134,7 +134,7 @@ impl Sources {
 
 /// What was parsed, what was wrong with it, and the keys that were left out for that.
 pub(super) struct Parsed {
-    pub typed: Typed,
+    pub typed: RawConfig,
     pub mistakes: Vec<(usize, String)>,
     pub left_out: Vec<String>,
 }
@@ -147,7 +147,7 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
     let mut left_out = Vec::new();
     if !mistakes.is_empty() {
         // What a syntax error leaves behind is a guess: only what is certain is told.
-        return Parsed { typed: Typed::default(), mistakes, left_out };
+        return Parsed { typed: RawConfig::default(), mistakes, left_out };
     }
     let mut root = document.into_inner();
     let mut start = first_override(text);
@@ -188,7 +188,7 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
         mistakes.push((place.start, what));
         match take_out(&mut root, &place) {
             Some(key) => left_out.push(key),
-            None => return Parsed { typed: Typed::default(), mistakes, left_out },
+            None => return Parsed { typed: RawConfig::default(), mistakes, left_out },
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
-use crate::config::Alerts;
+use crate::config::AlertsConfig;
 use crate::engine::Verdict;
 use crate::export::status;
 use crate::packet::Address;
@@ -20,18 +20,18 @@ type Pair = (usize, u16, Option<Address>);
 
 /// The limiter.
 pub struct Limiter {
-    settings: Alerts,
+    settings: AlertsConfig,
     minute: u64,
     told: HashMap<Pair, u32, foldhash::fast::RandomState>,
 }
 
 impl Limiter {
-    pub fn new(settings: Alerts) -> Self {
+    pub fn new(settings: AlertsConfig) -> Self {
         Self { settings, minute: 0, told: HashMap::default() }
     }
 
     /// Takes the bounds that a reload has changed.
-    pub fn set(&mut self, settings: Alerts) {
+    pub fn set(&mut self, settings: AlertsConfig) {
         self.settings = settings;
     }
 
@@ -57,7 +57,7 @@ impl Limiter {
     }
 }
 
-/// Alerts told and held back, by model and class: as many entries as classes.
+/// AlertsConfig told and held back, by model and class: as many entries as classes.
 #[derive(Debug, Default)]
 pub struct AlertCounts(Mutex<BTreeMap<(String, String), (u64, u64)>>);
 
@@ -90,7 +90,7 @@ mod tests {
     use std::sync::Arc;
 
     use crate::capture::{CaptureFile, Nanos};
-    use crate::engine::{self, Settings};
+    use crate::engine::{self, EngineSettings};
     use crate::model::Model;
     use crate::packet::{Decoder, KeyKind, StreamKey};
 
@@ -98,7 +98,7 @@ mod tests {
     fn verdict() -> Verdict {
         let capture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/dns-1.pcap");
         let mut source = CaptureFile::open(&capture).expect("a fixture");
-        let settings = Settings::new(vec![Arc::new(Model::built_in().expect("it is built in"))]);
+        let settings = EngineSettings::new(vec![Arc::new(Model::built_in().expect("it is built in"))]);
         let mut verdicts = Vec::new();
         engine::run(&settings, &mut source, &mut |v: &Verdict| verdicts.push(v.clone())).expect("a fixture");
         verdicts.into_iter().find(|v| v.class.is_some()).expect("one is named")
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn each_host_has_its_share_every_minute() {
         let like = verdict();
-        let mut limiter = Limiter::new(Alerts { per_minute: 2, hosts: 10 });
+        let mut limiter = Limiter::new(AlertsConfig { per_minute: 2, hosts: 10 });
         let mut told = |host, second| limiter.admits(&of_host(&like, host, second));
         assert_eq!([told(1, 600), told(1, 610), told(1, 659)], [true, true, false]);
         assert_eq!([told(2, 659), told(2, 659), told(2, 659)], [true, true, false]);
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_flood_of_hosts_is_bounded_and_silences_nobody_who_was_there_before() {
         let like = verdict();
-        let settings = Alerts { per_minute: 3, hosts: 100 };
+        let settings = AlertsConfig { per_minute: 3, hosts: 100 };
         let mut limiter = Limiter::new(settings.clone());
         assert!(limiter.admits(&of_host(&like, 7, 600)));
         let flood = (1_000_000..1_050_000).filter(|&host| limiter.admits(&of_host(&like, host, 610))).count();
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn no_limit_is_no_limit() {
         let like = verdict();
-        let mut limiter = Limiter::new(Alerts { per_minute: 0, hosts: 1 });
+        let mut limiter = Limiter::new(AlertsConfig { per_minute: 0, hosts: 1 });
         assert!((0..1000).all(|_| limiter.admits(&of_host(&like, 1, 600))));
     }
 }

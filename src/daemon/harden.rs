@@ -27,9 +27,9 @@ pub struct UserError {
 
 /// The folders that may be written, as they were when the process was confined to them: by what they are, not by their names.
 #[derive(Debug, Default)]
-pub(super) struct Confined(Vec<(PathBuf, (u64, u64))>);
+pub(super) struct Confinement(Vec<(PathBuf, (u64, u64))>);
 
-impl Confined {
+impl Confinement {
     fn to(folders: &BTreeSet<PathBuf>) -> Self {
         Self(folders.iter().filter_map(|folder| Some((folder.clone(), identity(folder)?))).collect())
     }
@@ -38,16 +38,16 @@ impl Confined {
     ///
     /// # Errors
     /// Where somebody has removed one and made it anew, or put another in its place: the first that is so.
-    pub fn check(&self) -> Result<(), MadeAnew> {
+    pub fn check(&self) -> Result<(), FolderReplaced> {
         let another = |(folder, was): &&(PathBuf, (u64, u64))| identity(folder).is_some_and(|is| is != *was);
-        self.0.iter().find(another).map_or(Ok(()), |(folder, _)| Err(MadeAnew(folder.clone())))
+        self.0.iter().find(another).map_or(Ok(()), |(folder, _)| Err(FolderReplaced(folder.clone())))
     }
 }
 
 /// A folder is out of reach now: only a process that is started anew can write there.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: another folder is there now, which landlock keeps this process from; start it again", .0.display())]
-pub struct MadeAnew(PathBuf);
+pub struct FolderReplaced(PathBuf);
 
 /// Device and number of a folder; `None` where it is none.
 fn identity(folder: &Path) -> Option<(u64, u64)> {
@@ -58,7 +58,7 @@ fn identity(folder: &Path) -> Option<(u64, u64)> {
 ///
 /// # Errors
 /// Where another user was asked for and can't be had. What the kernel has not got is told, and no error.
-pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<String>, Confined), UserError> {
+pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<String>, Confinement), UserError> {
     let keep: &[Capability] = if matches!(config.input, Input::Interfaces(_)) { &[Capability::CAP_NET_RAW] } else { &[] };
     let mut steps = Vec::new();
     if let Some(user) = &config.process.user {
@@ -67,7 +67,7 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<Strin
     }
     if !config.process.harden {
         steps.push("off (process.harden = false)".into());
-        return Ok((steps, Confined::default()));
+        return Ok((steps, Confinement::default()));
     }
     steps.push(match drop_capabilities(keep) {
         Ok(kept) => format!("capabilities: all dropped but {kept}"),
@@ -78,10 +78,10 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<Strin
         Err(error) => format!("no new privileges: could not be set: {error}"),
     });
     let (read, write) = folders(config, settings_file);
-    let mut confined = Confined::to(&write);
+    let mut confined = Confinement::to(&write);
     let status = confine(read, write);
     if !matches!(status, Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced)) {
-        confined = Confined::default();
+        confined = Confinement::default();
     }
     steps.push(match status {
         Ok(RulesetStatus::FullyEnforced) => "landlock: only the folders of the settings are seen".into(),

@@ -6,7 +6,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Changes the level.
 pub(super) struct Level(reload::Handle<LevelFilter, Registry>);
@@ -54,7 +54,7 @@ impl<W: io::Write> io::Write for OneLine<W> {
 ///
 /// # Errors
 /// Where the journal is wanted and is not there.
-pub(super) fn start(log: Log) -> io::Result<Level> {
+pub(super) fn start(log: LogConfig) -> io::Result<Level> {
     let (level, handle) = reload::Layer::new(filter(log.level));
     let to_stderr = || tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).with_target(false).with_ansi(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match log.format {

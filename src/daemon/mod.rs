@@ -4,33 +4,33 @@
 //! hears what it finds (`observer`); one more thread, the `keeper`, takes signals, reloads and feeds systemd's watchdog.
 
 mod alerts;
-mod announce;
-mod examine;
 mod harden;
-mod keeper;
 mod log;
 mod mailbox;
 mod notify;
 mod observer;
 mod policy;
+mod preflight;
 mod reload;
 mod run;
 mod state;
+mod status_file;
+mod supervisor;
 mod teaching;
 
-pub use announce::{Announcement, ReloadOutcome};
-pub use examine::{Examined, examine};
 pub use policy::{Judgement, Policies};
+pub use preflight::{Preflight, preflight};
 pub use run::{DaemonError, End, run};
+pub use status_file::{ReloadOutcome, StatusFile};
 
 /// How settings are found again: the file and what lies over it.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ConfigSource {
     pub path: std::path::PathBuf,
     pub overrides: Vec<crate::config::Override>,
 }
 
-impl Origin {
+impl ConfigSource {
     /// Reads the settings.
     ///
     /// # Errors

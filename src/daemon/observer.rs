@@ -4,29 +4,29 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::config::{Alerts, EventType, Severity, Sink};
-use crate::engine::{Event, KeptPacket, Observer, Progress, Verdict};
-use crate::export::evidence::Kept;
+use crate::config::{AlertsConfig, EventType, Severity, SinkConfig};
+use crate::engine::{Event, EvidencePacket, Observer, Progress, Verdict};
+use crate::export::evidence::CommentedPacket;
 use crate::export::sink::{self, Line};
-use crate::export::{Context, EventWriter, Metrics};
+use crate::export::{EventContext, EventWriter, Metrics};
 use crate::packet::StreamKey;
 
 use super::alerts::Limiter;
 use super::mailbox::Mailbox;
 use super::policy::{Judgement, Policies};
-use super::state::{State, lock};
+use super::state::{DaemonState, lock};
 
 /// Streams of alerting classes remembered, so that their later packets are kept as evidence; the oldest is forgotten first.
 const ALERTING: usize = 65_536;
 
 /// The streams whose packets are evidence.
 #[derive(Default)]
-struct Alerting {
+struct AlertDispatch {
     known: HashSet<(usize, StreamKey)>,
     order: VecDeque<(usize, StreamKey)>,
 }
 
-impl Alerting {
+impl AlertDispatch {
     fn add(&mut self, stream: (usize, StreamKey)) {
         if self.known.insert(stream) {
             self.order.push_back(stream);
@@ -39,15 +39,15 @@ impl Alerting {
     }
 }
 
-pub(super) struct Teller {
-    pub state: Arc<State>,
+pub(super) struct EventObserver {
+    pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
     /// What a reload leaves: the observer has policies for itself.
-    pub mailbox: Arc<Mailbox<(Policies, Alerts)>>,
+    pub mailbox: Arc<Mailbox<(Policies, AlertsConfig)>>,
     pub policies: Policies,
     pub limiter: Limiter,
     pub writer: EventWriter,
-    alerting: Alerting,
+    alerting: AlertDispatch,
     /// Which events each sink is told, in the order of the sinks.
     wanted: Vec<Vec<EventType>>,
     text: Vec<u8>,
@@ -55,13 +55,13 @@ pub(super) struct Teller {
     ready: Option<Box<dyn FnOnce()>>,
 }
 
-impl Teller {
+impl EventObserver {
     pub fn new(
-        state: Arc<State>,
+        state: Arc<DaemonState>,
         metrics: Option<Arc<Metrics>>,
-        mailbox: Arc<Mailbox<(Policies, Alerts)>>,
-        (policies, alerts): (Policies, Alerts),
-        sinks: &[Sink],
+        mailbox: Arc<Mailbox<(Policies, AlertsConfig)>>,
+        (policies, alerts): (Policies, AlertsConfig),
+        sinks: &[SinkConfig],
         ready: Box<dyn FnOnce()>,
     ) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Teller {
             policies,
             limiter: Limiter::new(alerts),
             writer: EventWriter::default(),
-            alerting: Alerting::default(),
+            alerting: AlertDispatch::default(),
             wanted: sinks.iter().map(|s| s.events.clone()).collect(),
             text: Vec::new(),
             ready: Some(ready),
@@ -82,8 +82,8 @@ impl Teller {
         if !self.wanted.iter().any(|w| w.contains(&event)) {
             return;
         }
-        let capture = self.state.counters.first().and_then(|c| c.origins.of(verdict.packet));
-        let context = Context { capture: capture.as_deref(), sensor: Some(&self.state.sensor), alert: alert.map(word) };
+        let capture = self.state.counters.first().and_then(|c| c.capture_index.of(verdict.packet));
+        let context = EventContext { capture: capture.as_deref(), sensor: Some(&self.state.sensor), alert: alert.map(word) };
         self.text.clear();
         self.writer.write(verdict, context, &mut self.text);
         let line = Arc::new(Line {
@@ -103,8 +103,8 @@ impl Teller {
             },
             class: verdict.class.map(|c| verdict.named.classes[c as usize].as_str().into()),
         });
-        for (outlet, _) in lock(&self.state.sinks).iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
-            outlet.offer(&line);
+        for (sink, _) in lock(&self.state.sinks).iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
+            sink.offer(&line);
         }
     }
 }
@@ -118,7 +118,7 @@ fn word(severity: Severity) -> &'static str {
     }
 }
 
-impl Observer for Teller {
+impl Observer for EventObserver {
     fn verdict(&mut self, verdict: &Verdict) {
         if let Some(metrics) = &self.metrics {
             metrics.verdict(verdict);
@@ -143,11 +143,11 @@ impl Observer for Teller {
         }
     }
 
-    fn packet(&mut self, packet: &KeptPacket) {
+    fn packet(&mut self, packet: &EvidencePacket) {
         if self.alerting.known.contains(&(packet.model, packet.key))
             && let Some(evidence) = &*lock(&self.state.evidence)
         {
-            evidence.offer(Kept::from(packet));
+            evidence.offer(CommentedPacket::from(packet));
         }
     }
 

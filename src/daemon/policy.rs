@@ -4,7 +4,7 @@
 //! frame made of the stream's key, as its first packet would look.
 
 use crate::capture::{CaptureError, Filter, LinkType};
-use crate::config::{Action, Policy, Severity, Teacher};
+use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
 use crate::packet::{Direction, StreamKey};
 
@@ -37,8 +37,8 @@ impl StreamFilter {
     }
 }
 
-struct Compiled {
-    policy: Policy,
+struct CompiledPolicy {
+    policy: PolicyConfig,
     only: Option<StreamFilter>,
     unless: Option<StreamFilter>,
 }
@@ -46,7 +46,7 @@ struct Compiled {
 /// All policies, ready to judge.
 #[derive(Default)]
 pub struct Policies {
-    policies: Vec<Compiled>,
+    policies: Vec<CompiledPolicy>,
     frame: Vec<u8>,
 }
 
@@ -55,10 +55,10 @@ impl Policies {
     ///
     /// # Errors
     /// Where an expression is mistaken.
-    pub fn new(policies: &[Policy]) -> Result<Self, CaptureError> {
-        let compile = |policy: &Policy| {
+    pub fn new(policies: &[PolicyConfig]) -> Result<Self, CaptureError> {
+        let compile = |policy: &PolicyConfig| {
             let filter = |expression: &Option<String>| expression.as_deref().map(StreamFilter::new).transpose();
-            Ok(Compiled { policy: policy.clone(), only: filter(&policy.only)?, unless: filter(&policy.unless)? })
+            Ok(CompiledPolicy { policy: policy.clone(), only: filter(&policy.only)?, unless: filter(&policy.unless)? })
         };
         Ok(Self { policies: policies.iter().map(compile).collect::<Result<_, CaptureError>>()?, frame: Vec::new() })
     }
@@ -68,7 +68,7 @@ impl Policies {
         let Some(class) = verdict.class else { return Judgement::Report };
         let name = verdict.named.classes[class as usize].as_str();
         let frame = &mut self.frame;
-        let fits = |p: &mut Compiled| {
+        let fits = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
                 && p.policy.model.as_ref().is_none_or(|m| *m == verdict.named.name)
                 && p.only.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
@@ -84,8 +84,8 @@ impl Policies {
 }
 
 /// Policies for models or classes that are not there and not taught either, each as a sentence.
-pub fn misdirected(policies: &[Policy], teachers: &[Teacher], models: &Models) -> Vec<String> {
-    let wrong = |policy: &Policy| {
+pub fn misdirected(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<String> {
+    let wrong = |policy: &PolicyConfig| {
         let (class, model) = (&policy.class, &policy.model);
         if let Some(model) = model
             && !models.iter().any(|m| m.name == *model)

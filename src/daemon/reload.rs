@@ -8,29 +8,29 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
-use crate::config::{Alerts, Config};
+use crate::config::{AlertsConfig, Config};
 use crate::engine::Models;
 use crate::export::Metrics;
 
-use super::announce::{Announcement, ReloadOutcome};
-use super::examine::examine;
 use super::log::Level;
 use super::mailbox::Mailbox;
 use super::policy::Policies;
-use super::state::{State, lock};
-use super::{Origin, notify};
+use super::preflight::preflight;
+use super::state::{DaemonState, lock};
+use super::status_file::{ReloadOutcome, StatusFile};
+use super::{ConfigSource, notify};
 
 /// All that a reload touches.
 pub(super) struct Reloader {
-    pub origin: Origin,
+    pub origin: ConfigSource,
     /// The settings that run.
     pub config: Config,
-    pub state: Arc<State>,
+    pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
     pub models: Arc<ArcSwap<Models>>,
-    pub mailbox: Arc<Mailbox<(Policies, Alerts)>>,
+    pub mailbox: Arc<Mailbox<(Policies, AlertsConfig)>>,
     pub level: Level,
-    pub announcement: Announcement,
+    pub announcement: StatusFile,
 }
 
 /// Settings whose change waits for a restart.
@@ -56,7 +56,7 @@ impl Reloader {
     /// Reads all anew; files are opened anew in any case.
     pub fn reload(&mut self) {
         notify::reloading();
-        lock(&self.state.sinks).iter().for_each(crate::export::sink::Outlet::reopen);
+        lock(&self.state.sinks).iter().for_each(crate::export::sink::SinkHandle::reopen);
         let outcome = match self.attempt() {
             Ok(what) => {
                 info!("reloaded: {what}");
@@ -94,7 +94,7 @@ impl Reloader {
 
     fn attempt(&mut self) -> Result<String, String> {
         let new = self.origin.load().map_err(|error| error.to_string())?;
-        let examined = examine(&new).map_err(|wrong| {
+        let examined = preflight(&new).map_err(|wrong| {
             let hint = if self.config.process.harden && self.config.models != new.models {
                 " (a hardened daemon sees only the folders that its settings named at the start)"
             } else {

@@ -10,29 +10,29 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::capture::live::{Counters, Depth, Live};
-use crate::capture::replay::Replay;
-use crate::capture::watch::Watch;
+use crate::capture::live::{InputCounters, LiveSource, QueueDepth};
+use crate::capture::replay::ReplaySource;
+use crate::capture::watch::WatchSource;
 use crate::capture::{CaptureError, Source};
 use crate::config::{self, Config, Input, SinkKind};
-use crate::engine::{self, Tally};
+use crate::engine::{self, Counters};
 use crate::export::evidence::{self, Evidence};
 use crate::export::http::{self, HttpError, Server};
-use crate::export::sink::{self, Outlet, SinkError, Target};
-use crate::export::{Ask, Metrics};
+use crate::export::sink::{self, SinkError, SinkHandle, Target};
+use crate::export::{Metrics, StatusProvider};
 use crate::packet::Decoder;
-use crate::stream::Limits;
+use crate::stream::StreamLimits;
 
-use super::announce::Announcement;
-use super::examine::{Examined, examine};
-use super::harden::{MadeAnew, UserError, harden};
-use super::keeper::{self, Signals};
+use super::harden::{FolderReplaced, UserError, harden};
 use super::mailbox::Mailbox;
-use super::observer::Teller;
+use super::observer::EventObserver;
+use super::preflight::{Preflight, preflight};
 use super::reload::Reloader;
-use super::state::{State, lock};
-use super::teaching::{self, Desk, Teaching};
-use super::{Origin, log, notify};
+use super::state::{DaemonState, lock};
+use super::status_file::StatusFile;
+use super::supervisor::{self, Signals};
+use super::teaching::{self, LearningContext, SharedLearning};
+use super::{ConfigSource, log, notify};
 
 /// How long sinks may write what is left, once the engine has ended.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -57,13 +57,13 @@ pub enum DaemonError {
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
     #[error(transparent)]
-    MadeAnew(#[from] MadeAnew),
+    FolderReplaced(#[from] FolderReplaced),
 }
 
 /// How it ended.
 #[derive(Clone, Debug)]
 pub struct End {
-    pub tally: Tally,
+    pub counters: Counters,
     /// Frames lost on the way to the engine.
     pub dropped: u64,
     /// The input was one that ends of itself.
@@ -72,21 +72,21 @@ pub struct End {
 
 /// Any of the sources.
 enum Frames {
-    Live(Live),
-    Replay(Replay),
-    Watch(Watch),
+    Live(LiveSource),
+    Replay(ReplaySource),
+    Watch(WatchSource),
 }
 
 impl Frames {
     fn open(config: &Config, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
         Ok(match &config.input {
-            Input::Interfaces(interfaces) => Self::Live(Live::open(interfaces, &config.capture, stop)?),
-            Input::Replay(replay) => Self::Replay(Replay::open(replay, config.engine.idle, stop)?),
-            Input::Watch(watch) => Self::Watch(Watch::open(watch, stop)?),
+            Input::Interfaces(interfaces) => Self::Live(LiveSource::open(interfaces, &config.capture, stop)?),
+            Input::Replay(replay) => Self::Replay(ReplaySource::open(replay, config.engine.idle, stop)?),
+            Input::Watch(watch) => Self::Watch(WatchSource::open(watch, stop)?),
         })
     }
 
-    fn counters(&self) -> Vec<Arc<Counters>> {
+    fn counters(&self) -> Vec<Arc<InputCounters>> {
         match self {
             Self::Live(live) => live.counters().to_vec(),
             Self::Replay(replay) => vec![Arc::clone(replay.counters())],
@@ -94,7 +94,7 @@ impl Frames {
         }
     }
 
-    fn depth(&self) -> Option<Depth> {
+    fn depth(&self) -> Option<QueueDepth> {
         match self {
             Self::Live(live) => Some(live.depth()),
             Self::Replay(_) | Self::Watch(_) => None,
@@ -117,12 +117,12 @@ impl Frames {
     }
 }
 
-fn engine_settings(config: &Config, examined: &Examined) -> engine::Settings {
+fn engine_settings(config: &Config, examined: &Preflight) -> engine::EngineSettings {
     let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-    let mut settings = engine::Settings::new(examined.models.clone());
+    let mut settings = engine::EngineSettings::new(examined.models.clone());
     let engine = &config.engine;
     settings.decoder = Decoder { open_tunnels: engine.tunnels };
-    settings.limits = Limits {
+    settings.limits = StreamLimits {
         streams: engine.streams,
         idle: nanos(engine.idle),
         active: engine.active.map_or(u64::MAX, nanos),
@@ -147,16 +147,16 @@ fn target(kind: &SinkKind) -> Target {
     }
 }
 
-fn evidence(config: &config::Evidence) -> Result<Evidence, DaemonError> {
+fn evidence(config: &config::EvidenceConfig) -> Result<Evidence, DaemonError> {
     let options = evidence::Options { folder: config.folder.clone(), file_octets: config.file_mib << 20, files: config.files };
     Evidence::start(options).map_err(|source| DaemonError::Evidence { folder: config.folder.clone(), source })
 }
 
 /// Waits until the teaching thread has ended: for a last lesson where the input has ended, and not for long where a signal asks for
 /// the end. Whenever it goes, its files are whole.
-fn wait_for(pupil: &JoinHandle<()>, state: &State) {
+fn wait_for(spec: &JoinHandle<()>, state: &DaemonState) {
     let mut stopping = None;
-    while !pupil.is_finished() {
+    while !spec.is_finished() {
         if state.stop.load(Relaxed) && stopping.get_or_insert_with(Instant::now).elapsed() > CLOSE / 2 {
             return;
         }
@@ -168,11 +168,11 @@ fn wait_for(pupil: &JoinHandle<()>, state: &State) {
 ///
 /// # Errors
 /// Where it can't start. Once it runs, troubles are logged, counted and survived.
-pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
+pub fn run(config: Config, origin: ConfigSource) -> Result<End, DaemonError> {
     let level = log::start(config.log).map_err(DaemonError::Log)?;
-    let mut examined = examine(&config).map_err(DaemonError::Settings)?;
+    let mut examined = preflight(&config).map_err(DaemonError::Settings)?;
     examined.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let teaching = Arc::new(Teaching::restore(&config.learning, &examined.models));
+    let teaching = Arc::new(SharedLearning::restore(&config.learning, &examined.models));
     let loaded = teaching.hold().apply(&mut examined.models);
     let mut settings = engine_settings(&config, &examined);
     let signals = Signals::catch()?;
@@ -180,7 +180,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     let mut frames = Frames::open(&config, &stop)?;
     let listener = config.metrics.as_ref().map(|m| http::bind(m.address)).transpose()?;
     let (counters, depth) = (frames.counters(), frames.depth());
-    let state = Arc::new(State::new(&config.sensor, settings.workers, counters, depth, stop, Arc::clone(&teaching)));
+    let state = Arc::new(DaemonState::new(&config.sensor, settings.workers, counters, depth, stop, Arc::clone(&teaching)));
     *lock(&state.loaded) = loaded;
 
     let (steps, confined) = harden(&config, &origin.path)?;
@@ -189,20 +189,20 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
 
     let metrics = Arc::new(Metrics::new({
         let state = Arc::clone(&state);
-        let ask: Ask = Arc::new(move || state.status());
+        let ask: StatusProvider = Arc::new(move || state.status());
         ask
     }));
     metrics.models(&examined.models);
     let names = config.metrics.as_ref().map_or_else(Vec::new, |m| m.names.clone());
     let server = listener.map(|l| Server::serve(l, Arc::clone(&metrics), names)).transpose()?;
-    let outlets: Result<Vec<Outlet>, SinkError> =
-        config.sinks.iter().map(|s| Outlet::start(&s.name, &target(&s.kind), s.queue)).collect();
-    *lock(&state.sinks) = outlets?;
+    let sinks: Result<Vec<SinkHandle>, SinkError> =
+        config.sinks.iter().map(|s| SinkHandle::start(&s.name, &target(&s.kind), s.queue)).collect();
+    *lock(&state.sinks) = sinks?;
     *lock(&state.evidence) = config.evidence.as_ref().map(evidence).transpose()?;
     frames.start()?;
     let mailbox = Arc::new(Mailbox::default());
     let reloader = Reloader {
-        announcement: Announcement::new(&origin.path),
+        announcement: StatusFile::new(&origin.path),
         origin,
         config: config.clone(),
         state: Arc::clone(&state),
@@ -212,7 +212,7 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         level,
     };
     reloader.announce();
-    let desk = Desk {
+    let desk = LearningContext {
         config: config.learning.clone(),
         teachers: config.teachers.clone(),
         models: Arc::clone(&settings.models),
@@ -220,9 +220,9 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         state: Arc::clone(&state),
         metrics: Some(Arc::clone(&metrics)),
     };
-    let (tap, pupil) = teaching::start(desk)?;
+    let (tap, spec) = teaching::start(desk)?;
     settings.tap = Some(tap);
-    let keeper = keeper::start(signals, reloader, confined)?;
+    let keeper = supervisor::start(signals, reloader, confined)?;
 
     let ready = {
         let (state, address) = (Arc::clone(&state), server.as_ref().map(Server::address));
@@ -236,11 +236,11 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         })
     };
     let policies = (examined.policies, config.alerts.clone());
-    let mut teller = Teller::new(Arc::clone(&state), Some(metrics), mailbox, policies, &config.sinks, ready);
-    let tally = engine::run(&settings, frames.source(), &mut teller);
+    let mut teller = EventObserver::new(Arc::clone(&state), Some(metrics), mailbox, policies, &config.sinks, ready);
+    let counters = engine::run(&settings, frames.source(), &mut teller);
 
     drop(settings);
-    wait_for(&pupil, &state);
+    wait_for(&spec, &state);
 
     let summary = state.summary();
     let dropped = frames
@@ -250,8 +250,8 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
         .sum();
     drop(frames);
     let deadline = Instant::now() + CLOSE;
-    let outlets = std::mem::take(&mut *lock(&state.sinks));
-    for last in outlets.into_iter().map(|outlet| outlet.close(deadline)) {
+    let sinks = std::mem::take(&mut *lock(&state.sinks));
+    for last in sinks.into_iter().map(|sink| sink.close(deadline)) {
         let lost: u64 = last.dropped.values().sum();
         info!(sink = last.name, written = last.written, lost, "sink closed");
     }
@@ -271,5 +271,5 @@ pub fn run(config: Config, origin: Origin) -> Result<End, DaemonError> {
     if let Some(error) = made_anew {
         return Err(error.into());
     }
-    Ok(End { tally: tally?, dropped, finite: matches!(config.input, Input::Replay(_)) })
+    Ok(End { counters: counters?, dropped, finite: matches!(config.input, Input::Replay(_)) })
 }

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::capture::live::{Counters, Depth};
+use crate::capture::live::{InputCounters, QueueDepth};
 use crate::export::evidence::Evidence;
-use crate::export::sink::Outlet;
-use crate::export::status::{Interface, Loaded, Queue, Reloads, Status};
+use crate::export::sink::SinkHandle;
+use crate::export::status::{Interface, LoadedModel, Queue, Reloads, Status};
 
 use super::alerts::AlertCounts;
-use super::teaching::Teaching;
+use super::teaching::SharedLearning;
 
 /// A worker that has made no progress for so long is stuck: batches take milliseconds, and come every 50 of them.
 pub(super) const STUCK: Duration = Duration::from_secs(10);
@@ -42,16 +42,16 @@ impl Heartbeat {
 }
 
 /// What is told to others. One for a process, shared.
-pub(super) struct State {
+pub(super) struct DaemonState {
     pub sensor: String,
     pub started: SystemTime,
-    pub counters: Vec<Arc<Counters>>,
-    pub depth: Option<Depth>,
-    pub loaded: Mutex<Vec<Loaded>>,
-    pub sinks: Mutex<Vec<Outlet>>,
+    pub counters: Vec<Arc<InputCounters>>,
+    pub depth: Option<QueueDepth>,
+    pub loaded: Mutex<Vec<LoadedModel>>,
+    pub sinks: Mutex<Vec<SinkHandle>>,
     pub evidence: Mutex<Option<Evidence>>,
     pub alerts: AlertCounts,
-    pub teaching: Arc<Teaching>,
+    pub teaching: Arc<SharedLearning>,
     pub reloads: Mutex<Reloads>,
     pub hardening: Mutex<Vec<String>>,
     /// Workers run.
@@ -67,14 +67,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl State {
+impl DaemonState {
     pub fn new(
         sensor: &str,
         workers: usize,
-        counters: Vec<Arc<Counters>>,
-        depth: Option<Depth>,
+        counters: Vec<Arc<InputCounters>>,
+        depth: Option<QueueDepth>,
         stop: Arc<AtomicBool>,
-        teaching: Arc<Teaching>,
+        teaching: Arc<SharedLearning>,
     ) -> Self {
         Self {
             sensor: sensor.into(),
@@ -104,7 +104,7 @@ impl State {
     }
 
     pub fn status(&self) -> Status {
-        let interface = |c: &Arc<Counters>| Interface {
+        let interface = |c: &Arc<InputCounters>| Interface {
             name: c.name.clone(),
             up: c.up.load(Relaxed),
             trouble: c.trouble(),
@@ -140,7 +140,7 @@ impl State {
                 .map_or(Queue::default(), |d| Queue { depth: d.waiting() as u64, capacity: d.capacity() as u64 }),
             sinks: lock(&self.sinks)
                 .iter()
-                .map(Outlet::status)
+                .map(SinkHandle::status)
                 .chain(lock(&self.evidence).as_ref().map(Evidence::status))
                 .collect(),
             alerts: self.alerts.status(),
@@ -153,7 +153,7 @@ impl State {
 
     /// One line for the log and for systemd.
     pub fn summary(&self) -> String {
-        let sum = |of: fn(&Counters) -> &std::sync::atomic::AtomicU64| -> u64 {
+        let sum = |of: fn(&InputCounters) -> &std::sync::atomic::AtomicU64| -> u64 {
             self.counters.iter().map(|c| of(c).load(Relaxed)).sum()
         };
         let up = self.counters.iter().filter(|c| c.up.load(Relaxed)).count();

@@ -5,19 +5,19 @@
 //! worker handles its shard of them in that order, so results do not depend on the number of workers or on the batch size.
 
 mod affinity;
-mod alone;
-mod keep;
-mod lane;
+mod counters;
+mod evidence;
+mod model_shard;
 mod observer;
+mod output;
 mod scorer;
 mod shard;
-mod tally;
-mod told;
+mod single;
 mod worker;
 
-pub use keep::{Sample, Tap};
-pub use observer::{Event, KeptPacket, Observer, Progress, Verdict};
-pub use tally::{Spikes, Tally};
+pub use counters::{Counters, SpikeCounts};
+pub use evidence::{Tap, TapSample};
+pub use observer::{Event, EvidencePacket, Observer, Progress, Verdict};
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,11 +29,11 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::capture::{CaptureError, FrameBatch, Source};
 use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
-use crate::stream::Limits;
+use crate::stream::StreamLimits;
 
-use shard::{Report, Routed, Shard};
-use told::Told;
-use worker::{Feed, Message, Output, Worker};
+use output::BatchOutput;
+use shard::{RoutedBatch, Shard, WorkerReport};
+use worker::{Feed, Message, Worker, WorkerOutput};
 
 /// Models side by side; each has its own streams.
 pub type Models = Vec<Arc<Model>>;
@@ -43,13 +43,13 @@ pub type Writer = Box<dyn FnMut(&Verdict, &mut Vec<u8>) + Send>;
 
 /// What the engine is told.
 #[derive(Clone)]
-pub struct Settings {
+pub struct EngineSettings {
     /// May be swapped for others at any time: each worker looks once a batch. Where a model takes the place of one of the same key
     /// and classes, streams go on; else undecided streams begin anew.
     pub models: Arc<ArcSwap<Models>>,
     pub decoder: Decoder,
     /// Streams of each model, shared out among the workers.
-    pub limits: Limits,
+    pub limits: StreamLimits,
     pub workers: usize,
     /// Pins each worker to a CPU of its own among those allowed, in turn where there are fewer.
     pub pin: bool,
@@ -67,13 +67,13 @@ pub struct Settings {
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 
-impl Settings {
+impl EngineSettings {
     /// The defaults for reading captures: all cores, a million streams a model.
     pub fn new(models: Models) -> Self {
         Self {
             models: Arc::new(ArcSwap::from_pointee(models)),
             decoder: Decoder::default(),
-            limits: Limits { streams: 1 << 20, idle: 600 * SECOND, active: u64::MAX, closed: 60 * SECOND },
+            limits: StreamLimits { streams: 1 << 20, idle: 600 * SECOND, active: u64::MAX, closed: 60 * SECOND },
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             pin: false,
             every_packet: false,
@@ -103,26 +103,26 @@ const IN_FLIGHT: usize = 4;
 ///
 /// # Errors
 /// Where the source can't be read; what it gave before is told all the same.
-pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Tally, CaptureError> {
+pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Counters, CaptureError> {
     let workers = settings.workers.max(1);
     let live = source.clock().is_some();
     // What the observer waits for must not keep a live source waiting; and the caller's thread is not ours to pin.
     if workers == 1 && !live && !settings.pin {
-        return alone::run(settings, source, observer);
+        return single::run(settings, source, observer);
     }
     let feed = Mutex::new(Feed { source, next_batch: 0, next_packet: 0, error: None });
     // Each worker fills batches of its own, which lie in its core's cache.
     let (homes, pools): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::bounded(IN_FLIGHT)).unzip();
     for (owner, home) in homes.iter().enumerate() {
         for _ in 0..IN_FLIGHT {
-            home.send(Routed::new(FrameBatch::new(), workers, owner)).expect("there is room for all batches");
+            home.send(RoutedBatch::new(FrameBatch::new(), workers, owner)).expect("there is room for all batches");
         }
     }
     let (others, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
-    let (output, outputs) = crossbeam_channel::bounded::<Output>(workers * IN_FLIGHT * 4);
+    let (output, outputs) = crossbeam_channel::bounded::<WorkerOutput>(workers * IN_FLIGHT * 4);
     let (heard, blank) = crossbeam_channel::bounded(workers * IN_FLIGHT * 4);
     let hasher = foldhash::fast::RandomState::default();
-    let mut tally = Tally::default();
+    let mut counters = Counters::default();
     std::thread::scope(|scope| {
         let (mut threads, mut rests) = (Vec::new(), Vec::new());
         for (number, (inbox, pool)) in inboxes.into_iter().zip(pools).enumerate() {
@@ -142,12 +142,12 @@ pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Obse
             rests.push(left);
         }
         drop((others, homes, output));
-        let mut hear = |report: &Report, observer: &mut dyn Observer| {
-            tally.add(&report.tally);
+        let mut hear = |report: &WorkerReport, observer: &mut dyn Observer| {
+            counters.add(&report.counters);
             report.tell(observer);
         };
         collect(workers, &outputs, &heard, &mut hear, observer);
-        told::merge_rest(rests, observer);
+        output::merge_rest(rests, observer);
         for thread in threads {
             match thread.join() {
                 Ok(report) => hear(&report, observer),
@@ -156,25 +156,25 @@ pub fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Obse
         }
     });
     let feed = feed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    feed.error.map_or(Ok(tally), Err)
+    feed.error.map_or(Ok(counters), Err)
 }
 
 /// Puts what the workers tell of the batches into packet order.
 fn collect(
     workers: usize,
-    outputs: &Receiver<Output>,
-    heard: &Sender<Told>,
-    hear: &mut dyn FnMut(&Report, &mut dyn Observer),
+    outputs: &Receiver<WorkerOutput>,
+    heard: &Sender<BatchOutput>,
+    hear: &mut dyn FnMut(&WorkerReport, &mut dyn Observer),
     observer: &mut dyn Observer,
 ) {
-    let mut waiting: BTreeMap<u64, Vec<Told>> = BTreeMap::new();
+    let mut waiting: BTreeMap<u64, Vec<BatchOutput>> = BTreeMap::new();
     let mut next = 0;
-    for Output { batch, told, report } in outputs {
+    for WorkerOutput { batch, told, report } in outputs {
         hear(&report, observer);
         waiting.entry(batch).or_default().push(told);
         while waiting.get(&next).is_some_and(|all| all.len() == workers) {
             let mut all = waiting.remove(&next).unwrap_or_default();
-            told::merge(&mut all, observer);
+            output::merge(&mut all, observer);
             for told in all {
                 let _ = heard.try_send(told);
             }

@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 use crate::stream::Leader;
 
-use super::Tally;
+use super::Counters;
 
 /// What a verdict tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     pub event: Event,
-    /// Place among [`super::Settings::models`].
+    /// Place among [`super::EngineSettings::models`].
     pub model: usize,
     /// The model that said it: another may have taken its place since.
     pub named: Arc<Model>,
@@ -55,7 +55,7 @@ impl Verdict {
 
 /// A packet of a stream that was given a class.
 #[derive(Clone, Debug)]
-pub struct KeptPacket {
+pub struct EvidencePacket {
     /// The packet's number, from 0.
     pub packet: u64,
     pub timestamp: Nanos,
@@ -75,7 +75,7 @@ pub struct KeptPacket {
 pub struct Progress<'a> {
     pub worker: usize,
     /// Counts since then.
-    pub tally: &'a Tally,
+    pub counters: &'a Counters,
     /// Streams that the worker remembers now.
     pub live: usize,
     /// Batches that wait for the worker.
@@ -92,11 +92,11 @@ pub trait Observer {
     /// A stream was given a class, or has ended; in the order of the packets that brought it about.
     fn verdict(&mut self, verdict: &Verdict);
 
-    /// What the writer of [`super::Settings::writer`] wrote of the verdict that was told last.
+    /// What the writer of [`super::EngineSettings::writer`] wrote of the verdict that was told last.
     fn written(&mut self, _octets: &[u8]) {}
 
-    /// A packet of a stream that was given a class, where [`super::Settings::keep_packets`] asks for them.
-    fn packet(&mut self, _packet: &KeptPacket) {}
+    /// A packet of a stream that was given a class, where [`super::EngineSettings::keep_packets`] asks for them.
+    fn packet(&mut self, _packet: &EvidencePacket) {}
 
     /// A worker has handled a batch; live sources have batches of no frames where nothing comes.
     fn progress(&mut self, _progress: &Progress<'_>) {}

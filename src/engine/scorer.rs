@@ -9,23 +9,23 @@ use crate::packet::Headers;
 use crate::snn::Potentials;
 use crate::stream::{Leader, Stream, StreamTable};
 
-use super::keep::Kept;
-use super::told::Told;
-use super::{Event, Spikes, Verdict};
+use super::evidence::EvidenceBuffer;
+use super::output::BatchOutput;
+use super::{Event, SpikeCounts, Verdict};
 
 /// No evidence row: the stream is decided, or was given up.
 pub(super) const NO_ROW: u32 = u32::MAX;
 
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
-/// Rows looked at to find one that is taken from its stream.
+/// EvidenceRows looked at to find one that is taken from its stream.
 const ROWS_LOOKED_AT: usize = 16;
 /// Octets of evidence that one model keeps in one shard: a model of 16,384 classes would take gigaoctets else.
 const MOST_EVIDENCE: usize = 256 << 20;
 
-/// What a lane keeps of a stream.
+/// What a model_shard keeps of a stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scored {
+pub(super) struct ScoredStream {
     /// Of no meaning before the first packet was scored: its `packets` is 0 then.
     leader: Leader,
     /// Of evidence, or [`NO_ROW`].
@@ -33,7 +33,7 @@ pub(super) struct Scored {
     pub told: bool,
 }
 
-impl Scored {
+impl ScoredStream {
     pub const NEW: Self = Self { leader: Leader { class: 0, evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
 
     /// What is known of it after the classes have changed, where its own has the number `place` now: nothing where it has none, or
@@ -57,10 +57,10 @@ impl Scored {
 }
 
 // What a million streams cost is promised to users.
-const _: () = assert!(StreamTable::<Scored>::octets_per_stream() <= 128);
+const _: () = assert!(StreamTable::<ScoredStream>::octets_per_stream() <= 128);
 
 /// Evidence of the undecided streams: one row of sums a stream, as many rows as were ever needed at once, bounded.
-pub(super) struct Rows {
+pub(super) struct EvidenceRows {
     width: usize,
     most: usize,
     sums: Vec<f32>,
@@ -70,7 +70,7 @@ pub(super) struct Rows {
     hand: usize,
 }
 
-impl Rows {
+impl EvidenceRows {
     /// None yet, for `width` classes and at most `streams` streams, decided or not.
     fn new(width: usize, streams: usize) -> Self {
         let room = MOST_EVIDENCE / (width.max(1) * size_of::<f32>());
@@ -125,7 +125,7 @@ impl Rows {
 }
 
 /// When something may be said of a stream, and what was counted of it by then.
-pub(super) struct Moment {
+pub(super) struct StreamSnapshot {
     packet: u64,
     timestamp: Nanos,
     last: Nanos,
@@ -133,27 +133,27 @@ pub(super) struct Moment {
     bytes: u64,
 }
 
-impl Moment {
+impl StreamSnapshot {
     /// Now, with the packet of that number.
-    pub fn of(stream: &Stream<Scored>, packet: u64, timestamp: Nanos) -> Self {
+    pub fn of(stream: &Stream<ScoredStream>, packet: u64, timestamp: Nanos) -> Self {
         Self { packet, timestamp, last: stream.last, packets: stream.packets, bytes: stream.bytes }
     }
 }
 
 /// A packet whose active inputs are known, while the cache is asked for their weights. It is scored when the next one is as far.
-pub(super) struct Waiting {
+pub(super) struct PendingPacket {
     /// Its stream's record.
     pub at: usize,
-    pub moment: Moment,
+    pub snapshot: StreamSnapshot,
 }
 
-/// Active inputs.
-struct Active {
+/// ActiveInputs inputs.
+struct ActiveInputs {
     inputs: Box<[u32; MAX_ACTIVE]>,
     count: usize,
 }
 
-impl Active {
+impl ActiveInputs {
     fn new() -> Self {
         Self { inputs: Box::new([0; MAX_ACTIVE]), count: 0 }
     }
@@ -165,15 +165,15 @@ pub(super) struct Scorer {
     /// Place among the models.
     pub number: usize,
     every_packet: bool,
-    pub rows: Rows,
-    pub kept: Kept,
+    pub rows: EvidenceRows,
+    pub kept: EvidenceBuffer,
     /// Counts of spikes, for live sources.
     spikes: Option<Vec<u64>>,
     volley: Volley,
     /// Of the packet looked at last, and of the one that waits.
-    next: Active,
-    active: Active,
-    pub waiting: Option<Waiting>,
+    next: ActiveInputs,
+    active: ActiveInputs,
+    pub waiting: Option<PendingPacket>,
     potentials: Potentials,
 }
 
@@ -183,12 +183,12 @@ impl Scorer {
         Self {
             number,
             every_packet,
-            rows: Rows::new(model.classes.len(), streams),
-            kept: Kept::default(),
+            rows: EvidenceRows::new(model.classes.len(), streams),
+            kept: EvidenceBuffer::default(),
             spikes: live.then(|| vec![0; model.network.neurons()]),
             volley: Volley::default(),
-            next: Active::new(),
-            active: Active::new(),
+            next: ActiveInputs::new(),
+            active: ActiveInputs::new(),
             waiting: None,
             potentials: model.network.buffer(),
             model,
@@ -207,12 +207,12 @@ impl Scorer {
     }
 
     /// The spikes since it was last asked; `None` where there were none.
-    pub fn take_spikes(&mut self) -> Option<Spikes> {
+    pub fn take_spikes(&mut self) -> Option<SpikeCounts> {
         let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
         let neurons = std::mem::replace(spikes, vec![0; self.model.network.neurons()]);
         let mut counts = vec![0; self.model.classes.len()];
         neurons.iter().enumerate().for_each(|(neuron, n)| counts[self.model.decision.class_of(neuron)] += n);
-        Some(Spikes { model: Arc::clone(&self.model), counts })
+        Some(SpikeCounts { model: Arc::clone(&self.model), counts })
     }
 
     /// The slot values of a packet.
@@ -229,20 +229,20 @@ impl Scorer {
     }
 
     /// The packet looked at last waits from now on; none did.
-    pub fn wait(&mut self, waiting: Waiting) {
+    pub fn wait(&mut self, waiting: PendingPacket) {
         std::mem::swap(&mut self.active, &mut self.next);
         self.waiting = Some(waiting);
     }
 
     /// Scores the packet that waits, if any.
-    pub fn catch_up(&mut self, table: &mut StreamTable<Scored>, out: &mut Told) {
+    pub fn catch_up(&mut self, table: &mut StreamTable<ScoredStream>, out: &mut BatchOutput) {
         if let Some(waiting) = self.waiting.take() {
-            self.score(table.get_mut(waiting.at), &waiting.moment, out);
+            self.score(table.get_mut(waiting.at), &waiting.snapshot, out);
         }
     }
 
     /// Adds the packet that waited to the evidence of its stream, which has a row for it.
-    pub fn score(&mut self, stream: &mut Stream<Scored>, moment: &Moment, out: &mut Told) {
+    pub fn score(&mut self, stream: &mut Stream<ScoredStream>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
         let model = &self.model;
         model.network.potentials(&self.active.inputs[..self.active.count], &mut self.potentials);
         if let Some(spikes) = &mut self.spikes {
@@ -262,7 +262,7 @@ impl Scorer {
             return;
         }
         if !stream.state.told {
-            let verdict = verdict(model, self.number, Event::Detection, stream, moment, confidence);
+            let verdict = verdict(model, self.number, Event::Detection, stream, snapshot, confidence);
             if verdict.class.is_some() {
                 stream.state.told = true;
                 self.kept.hand_on(row, self.number, model, stream, &mut out.packets);
@@ -277,11 +277,11 @@ impl Scorer {
     }
 
     /// Tells of a stream that has ended.
-    pub fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
+    pub fn end(&mut self, stream: Stream<ScoredStream>, packet: u64, out: &mut BatchOutput) {
         let row = stream.state.row;
         let confidence = stream.state.leader().map_or(0.0, |l| self.model.decision.confidence(&l));
-        let moment = Moment::of(&stream, packet, stream.last);
-        let end = verdict(&self.model, self.number, Event::Stream, &stream, &moment, confidence);
+        let snapshot = StreamSnapshot::of(&stream, packet, stream.last);
+        let end = verdict(&self.model, self.number, Event::Stream, &stream, &snapshot, confidence);
         if end.class.is_some() && !stream.state.told {
             self.kept.hand_on(row, self.number, &self.model, &stream, &mut out.packets);
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
@@ -296,8 +296,8 @@ fn verdict(
     model: &Arc<Model>,
     number: usize,
     event: Event,
-    stream: &Stream<Scored>,
-    moment: &Moment,
+    stream: &Stream<ScoredStream>,
+    snapshot: &StreamSnapshot,
     confidence: f32,
 ) -> Verdict {
     let leader = stream.state.leader();
@@ -307,12 +307,12 @@ fn verdict(
         named: Arc::clone(model),
         key: stream.key,
         number: stream.number,
-        packet: moment.packet,
-        timestamp: moment.timestamp,
+        packet: snapshot.packet,
+        timestamp: snapshot.timestamp,
         first: stream.first,
-        last: moment.last,
-        packets: moment.packets,
-        bytes: moment.bytes,
+        last: snapshot.last,
+        packets: snapshot.packets,
+        bytes: snapshot.bytes,
         first_direction: stream.first_direction,
         leader,
         class: leader.and_then(|l| model.decision.earned(&l, confidence)),

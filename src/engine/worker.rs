@@ -8,8 +8,8 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::capture::{CaptureError, Source};
 
-use super::shard::{Report, Routed, Shard};
-use super::told::Told;
+use super::output::BatchOutput;
+use super::shard::{RoutedBatch, Shard, WorkerReport};
 
 /// The source, and what is next from it.
 pub(super) struct Feed<'a> {
@@ -24,7 +24,7 @@ pub(super) enum Message {
     Batch {
         number: u64,
         first: u64,
-        routed: Arc<Routed>,
+        routed: Arc<RoutedBatch>,
     },
     /// The source has ended after so many batches.
     End {
@@ -33,10 +33,10 @@ pub(super) enum Message {
 }
 
 /// What a worker tells when its shard of a batch is done.
-pub(super) struct Output {
+pub(super) struct WorkerOutput {
     pub batch: u64,
-    pub told: Told,
-    pub report: Report,
+    pub told: BatchOutput,
+    pub report: WorkerReport,
 }
 
 pub(super) struct Worker<'a> {
@@ -44,13 +44,13 @@ pub(super) struct Worker<'a> {
     pub others: Vec<Sender<Message>>,
     pub inbox: Receiver<Message>,
     /// Its batches to be filled, and where each worker's go when all have handled them.
-    pub pool: Receiver<Routed>,
-    pub homes: Vec<Sender<Routed>>,
-    pub output: Sender<Output>,
+    pub pool: Receiver<RoutedBatch>,
+    pub homes: Vec<Sender<RoutedBatch>>,
+    pub output: Sender<WorkerOutput>,
     /// What was told and heard, to be filled again.
-    pub blank: Receiver<Told>,
+    pub blank: Receiver<BatchOutput>,
     /// For what is told when all batches are done.
-    pub rest: Sender<Told>,
+    pub rest: Sender<BatchOutput>,
 }
 
 /// Batches of a capture that a worker takes before it handles the first: so workers rarely meet at the source with nothing else to do.
@@ -58,8 +58,8 @@ const AHEAD: usize = 2;
 
 impl Worker<'_> {
     /// Works until the source has ended; the report is the last.
-    pub fn run(mut self, feed: &Mutex<Feed<'_>>) -> Report {
-        let mut ready: BTreeMap<u64, (u64, Arc<Routed>)> = BTreeMap::new();
+    pub fn run(mut self, feed: &Mutex<Feed<'_>>) -> WorkerReport {
+        let mut ready: BTreeMap<u64, (u64, Arc<RoutedBatch>)> = BTreeMap::new();
         let mut next = 0;
         let mut batches = None;
         loop {
@@ -119,7 +119,7 @@ impl Worker<'_> {
     }
 
     /// Takes the next batch from the source, decodes it and hands it to all.
-    fn pull(&mut self, mut feed: MutexGuard<'_, Feed<'_>>, mut routed: Routed) {
+    fn pull(&mut self, mut feed: MutexGuard<'_, Feed<'_>>, mut routed: RoutedBatch) {
         let asleep = self.shard.live.then(Instant::now);
         let filled = feed.error.is_none() && {
             let after = feed.next_packet;
@@ -150,11 +150,11 @@ impl Worker<'_> {
     }
 
     /// Back to the worker that filled it.
-    fn home(&self, routed: Routed) {
+    fn home(&self, routed: RoutedBatch) {
         let _ = self.homes[routed.owner].try_send(routed);
     }
 
-    fn handle(&mut self, number: u64, first: u64, routed: Arc<Routed>, queue: usize) {
+    fn handle(&mut self, number: u64, first: u64, routed: Arc<RoutedBatch>, queue: usize) {
         let mut told = self.blank.try_recv().unwrap_or_default();
         self.shard.handle(&routed, first, &mut told);
         let last = routed.batch.len().checked_sub(1).map(|last| routed.batch.frame(last).timestamp);
@@ -163,11 +163,11 @@ impl Worker<'_> {
             self.home(routed);
         }
         let report = self.shard.report(queue, lag);
-        let _ = self.output.send(Output { batch: number, told, report });
+        let _ = self.output.send(WorkerOutput { batch: number, told, report });
     }
 }
 
-fn receive(message: Message, ready: &mut BTreeMap<u64, (u64, Arc<Routed>)>, batches: &mut Option<u64>) {
+fn receive(message: Message, ready: &mut BTreeMap<u64, (u64, Arc<RoutedBatch>)>, batches: &mut Option<u64>) {
     match message {
         Message::Batch { number, first, routed } => {
             ready.insert(number, (first, routed));

@@ -38,7 +38,7 @@ impl Claims {
 
 /// A neuron that claims too much.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Hyperactive {
+pub struct HyperactiveNeuron {
     /// Its class, and the class's number in the model.
     pub name: String,
     pub class: usize,
@@ -48,14 +48,14 @@ pub struct Hyperactive {
 }
 
 /// The hyperactive neurons of a model, those that claim most foreign streams first.
-pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<Hyperactive> {
+pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<HyperactiveNeuron> {
     let mut decision = model.decision.clone();
     let all: Vec<usize> = (0..reference.streams.len()).collect();
     let mut claimed: BTreeMap<String, (Claims, Vec<usize>)> = BTreeMap::new();
-    for (stream, said) in all.iter().zip(said(model, reference, &decision, &all)) {
-        if let Some(class) = claimant(&said) {
+    for (stream, outcome) in all.iter().zip(classified(model, reference, &decision, &all)) {
+        if let Some(class) = claimant(&outcome) {
             let (count, streams) = claimed.entry(class.clone()).or_default();
-            count.add(said.label == *class);
+            count.add(outcome.label == *class);
             streams.push(*stream);
         }
     }
@@ -71,15 +71,15 @@ pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<Hyperactive> {
             decision.raise(class, by);
             // A higher threshold changes nothing but what the neuron claimed.
             let mut after = Claims::default();
-            let said = said(model, reference, &decision, &streams);
-            said.iter().filter(|s| claimant(s) == Some(&name)).for_each(|s| after.add(s.label == name));
+            let outcome = classified(model, reference, &decision, &streams);
+            outcome.iter().filter(|s| claimant(s) == Some(&name)).for_each(|s| after.add(s.label == name));
             // Of a class that the reference does not hold, a few foreign streams are no proof.
             if after.foreign <= after.own || (!held && after.foreign < FOREIGN) {
                 quiet = (after.own > 0 || !held).then_some((by, after));
                 break;
             }
         }
-        Some(Hyperactive { name, class, before, quiet })
+        Some(HyperactiveNeuron { name, class, before, quiet })
     };
     found.into_iter().filter_map(told).collect()
 }
@@ -88,7 +88,7 @@ fn claimant(outcome: &Outcome) -> Option<&String> {
     if outcome.known { outcome.best.as_ref() } else { outcome.class.as_ref() }
 }
 
-fn said(model: &Model, reference: &Corpus, decision: &Decision, which: &[usize]) -> Vec<Outcome> {
+fn classified(model: &Model, reference: &Corpus, decision: &Decision, which: &[usize]) -> Vec<Outcome> {
     let known = |label: &str| model.classes.iter().any(|c| c == label);
     outcomes(reference, &model.network, decision, &model.classes, &model.layout, &known, which.iter().copied())
 }

@@ -1,6 +1,6 @@
 //! How many streams of a class are enough? Training on a few of each, testing on other captures.
 
-use crate::train::{self, Corpus, Settings};
+use crate::train::{self, Corpus, TrainSettings};
 
 use super::{Split, cross_validate};
 
@@ -11,7 +11,7 @@ const HALVES: usize = 2;
 
 /// What came of teaching so many streams of each class.
 #[derive(Clone, Copy, Debug)]
-pub struct Learned {
+pub struct LearningPoint {
     /// Streams taught of each class, where it has as many.
     pub streams: usize,
     pub right: usize,
@@ -27,20 +27,20 @@ fn sizes(corpus: &Corpus) -> impl Iterator<Item = usize> {
 }
 
 /// Passes that [`learning_curve`] makes, as its `tick` counts them.
-pub fn learning_passes(corpus: &Corpus, settings: &Settings) -> u64 {
+pub fn learning_passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
     (sizes(corpus).count() * HALVES) as u64 * train::passes(corpus, settings)
 }
 
 /// Streams right against streams taught: captures are dealt into two halves, streams are drawn from one, and the streams of the
 /// other whose class was taught are tested, and the other way round. Nothing is tested that was trained on.
-pub fn learning_curve(corpus: &Corpus, settings: &Settings, tick: &(dyn Fn() + Sync)) -> Vec<Learned> {
+pub fn learning_curve(corpus: &Corpus, settings: &TrainSettings, tick: &(dyn Fn() + Sync)) -> Vec<LearningPoint> {
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = train::folds(corpus, &all, HALVES, settings.seed, true);
     let one = |streams: usize| {
         let split = Split { folds: HALVES, fold_of: fold_of.clone(), untaught: false, streams_per_class: Some(streams) };
         let mut said = cross_validate(corpus, settings, &corpus.layout, &split, tick);
         said.retain(|o| o.known);
-        Learned { streams, right: said.iter().filter(|o| o.right()).count(), tested: said.len() }
+        LearningPoint { streams, right: said.iter().filter(|o| o.right()).count(), tested: said.len() }
     };
     sizes(corpus).map(one).filter(|l| l.tested > 0).collect()
 }

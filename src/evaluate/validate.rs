@@ -4,10 +4,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::Layout;
-use crate::model::said;
+use crate::model::classify;
 use crate::snn::Network;
 use crate::stream::{Decision, Leader};
-use crate::train::{self, Corpus, Fitted, Settings};
+use crate::train::{self, Corpus, Fitted, TrainSettings};
 
 use super::Outcome;
 
@@ -24,7 +24,7 @@ pub fn outcomes(
     which
         .map(|i| {
             let stream = &corpus.streams[i];
-            let leader = said(network, decision, layout, corpus.volleys_of(stream));
+            let leader = classify(network, decision, layout, corpus.volleys_of(stream));
             let label = corpus.classes[stream.class as usize].clone();
             Outcome {
                 known: known(&label),
@@ -91,7 +91,7 @@ impl Split {
 /// Trains on all folds but one and tests on that, for each fold.
 pub fn cross_validate(
     corpus: &Corpus,
-    settings: &Settings,
+    settings: &TrainSettings,
     layout: &Layout,
     split: &Split,
     tick: &(dyn Fn() + Sync),

@@ -15,7 +15,7 @@ use super::json;
 
 /// Where a verdict's packets came from.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Context<'a> {
+pub struct EventContext<'a> {
     /// The capture as named, for captures.
     pub capture: Option<&'a str>,
     /// The sensor's name, for the daemon.
@@ -96,7 +96,7 @@ impl EventWriter {
     }
 
     /// Appends the verdict as one JSON object, without a line's end.
-    pub fn write(&mut self, verdict: &Verdict, context: Context<'_>, out: &mut Vec<u8>) {
+    pub fn write(&mut self, verdict: &Verdict, context: EventContext<'_>, out: &mut Vec<u8>) {
         let key = &verdict.key;
         out.extend_from_slice(b"{\"timestamp\":");
         self.time(out, verdict.timestamp);
@@ -154,13 +154,13 @@ impl EventWriter {
             }
         }
         out.extend_from_slice(b",\"spiked\":");
-        said(verdict, self.names.of(&verdict.named), out);
+        write_spiked(verdict, self.names.of(&verdict.named), out);
         out.push(b'}');
     }
 }
 
 /// What the model says: the object `spiked`.
-fn said(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
+fn write_spiked(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
     let class = |name: &[u8], class: Option<u16>, out: &mut Vec<u8>| {
         out.extend_from_slice(name);
         match class {
@@ -190,7 +190,7 @@ fn said(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
 }
 
 /// The verdict as one JSON line, without the line's end.
-pub fn event(verdict: &Verdict, context: Context<'_>) -> String {
+pub fn event(verdict: &Verdict, context: EventContext<'_>) -> String {
     let mut out = Vec::new();
     EventWriter::default().write(verdict, context, &mut out);
     String::from_utf8(out).expect("JSON made of text is text")
@@ -243,7 +243,7 @@ mod tests {
         model: &'a str,
     }
 
-    fn by_serde(verdict: &Verdict, context: Context<'_>) -> String {
+    fn by_serde(verdict: &Verdict, context: EventContext<'_>) -> String {
         let key = &verdict.key;
         let round = |x: f32| (f64::from(x) * 1e4).round() / 1e4;
         let name = |class: Option<u16>| class.map(|c| verdict.named.classes[c as usize].as_str());
@@ -340,13 +340,13 @@ mod tests {
                     class,
                     confidence,
                 };
-                let context = Context { capture: capture.as_deref(), ..Context::default() };
+                let context = EventContext { capture: capture.as_deref(), ..EventContext::default() };
                 let want = by_serde(&verdict, context);
                 prop_assert_eq!(&event(&verdict, context), &want);
                 // What a writer remembers must not stick.
                 let (mut writer, mut out) = (EventWriter::default(), Vec::new());
                 let other = Arc::new(Model { classes: vec!["ssh".into(); 3], ..small() });
-                writer.write(&Verdict { timestamp: verdict.first, named: other, ..verdict.clone() }, Context { capture: Some("x"), ..context }, &mut out);
+                writer.write(&Verdict { timestamp: verdict.first, named: other, ..verdict.clone() }, EventContext { capture: Some("x"), ..context }, &mut out);
                 out.clear();
                 writer.write(&verdict, context, &mut out);
                 prop_assert_eq!(out, want.into_bytes());

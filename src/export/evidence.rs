@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::pcapng::{Packet, PcapngWriter};
 use super::{sink, status};
 use crate::capture::{LinkType, Nanos};
-use crate::engine::KeptPacket;
+use crate::engine::EvidencePacket;
 
 /// What status and metrics call it among the sinks.
 pub const NAME: &str = "evidence";
@@ -35,7 +35,7 @@ pub struct Options {
 
 /// A packet on its way to the disk.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct CommentedPacket {
     pub timestamp: Nanos,
     pub link: LinkType,
     pub wire_len: u32,
@@ -45,13 +45,13 @@ pub struct Kept {
 }
 
 /// What is said of a packet: "ssh, confidence 0.987, model protocols".
-pub fn comment(packet: &KeptPacket) -> String {
+pub fn comment(packet: &EvidencePacket) -> String {
     let class = packet.named.classes.get(usize::from(packet.class)).map_or("?", String::as_str);
     format!("{class}, confidence {:.3}, model {}", packet.confidence, packet.named.name)
 }
 
-impl From<&KeptPacket> for Kept {
-    fn from(packet: &KeptPacket) -> Self {
+impl From<&EvidencePacket> for CommentedPacket {
+    fn from(packet: &EvidencePacket) -> Self {
         Self {
             timestamp: packet.timestamp,
             link: packet.link,
@@ -64,7 +64,7 @@ impl From<&KeptPacket> for Kept {
 
 /// What became of the packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct EvidenceCounts {
     pub written: u64,
     /// Lost since the queue was full.
     pub dropped: u64,
@@ -73,24 +73,24 @@ pub struct Counts {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct AtomicCounts {
     written: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
 }
 
-impl Shared {
-    fn counts(&self) -> Counts {
+impl AtomicCounts {
+    fn counts(&self) -> EvidenceCounts {
         let read = |count: &AtomicU64| count.load(Relaxed);
-        Counts { written: read(&self.written), dropped: read(&self.dropped), failed: read(&self.failed) }
+        EvidenceCounts { written: read(&self.written), dropped: read(&self.dropped), failed: read(&self.failed) }
     }
 }
 
 /// The end that packets are given to.
 #[derive(Debug)]
 pub struct Evidence {
-    queue: Sender<Kept>,
-    shared: Arc<Shared>,
+    queue: Sender<CommentedPacket>,
+    shared: Arc<AtomicCounts>,
     thread: JoinHandle<()>,
 }
 
@@ -101,7 +101,7 @@ impl Evidence {
     /// Where the folder can't be read or no thread be started.
     pub fn start(options: Options) -> io::Result<Self> {
         let (queue, packets) = crossbeam_channel::bounded(QUEUE);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(AtomicCounts::default());
         let mut files = Files { next: 0, names: existing(&options.folder)?, options, open: None };
         files.next = files.names.last().and_then(|p| number(p)).map_or(0, |n| n + 1);
         let counts = Arc::clone(&shared);
@@ -110,19 +110,19 @@ impl Evidence {
     }
 
     /// Puts a packet into the queue, or drops and counts it where the queue is full. Never waits.
-    pub fn offer(&self, packet: Kept) {
+    pub fn offer(&self, packet: CommentedPacket) {
         if self.queue.try_send(packet).is_err() {
             self.shared.dropped.fetch_add(1, Relaxed);
         }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> EvidenceCounts {
         self.shared.counts()
     }
 
     /// What became of the packets, in the words that sinks have: metrics and the page show it beside them.
     pub fn status(&self) -> status::Sink {
-        let Counts { written, dropped, failed } = self.counts();
+        let EvidenceCounts { written, dropped, failed } = self.counts();
         let mut by_reason: BTreeMap<&'static str, u64> = sink::Reason::ALL.iter().map(|r| (r.name(), 0)).collect();
         by_reason.insert(sink::Reason::QueueFull.name(), dropped);
         by_reason.insert(sink::Reason::Other.name(), failed);
@@ -130,7 +130,7 @@ impl Evidence {
     }
 
     /// Writes what is queued.
-    pub fn close(self) -> Counts {
+    pub fn close(self) -> EvidenceCounts {
         let Self { queue, shared, thread } = self;
         drop(queue);
         let _ = thread.join();
@@ -138,7 +138,7 @@ impl Evidence {
     }
 }
 
-fn write(packets: &Receiver<Kept>, files: &mut Files, shared: &Shared) {
+fn write(packets: &Receiver<CommentedPacket>, files: &mut Files, shared: &AtomicCounts) {
     let mut trouble = false;
     for packet in packets {
         match files.packet(&packet) {
@@ -167,7 +167,7 @@ struct Files {
 }
 
 impl Files {
-    fn packet(&mut self, kept: &Kept) -> io::Result<()> {
+    fn packet(&mut self, kept: &CommentedPacket) -> io::Result<()> {
         // What a packet adds, with a new interface's block, at most.
         let size = (kept.bytes.len() + kept.comment.len() + 128) as u64;
         if self.open.as_ref().is_none_or(|w| w.written() + size > self.options.file_octets) {
@@ -175,7 +175,7 @@ impl Files {
             self.open = Some(self.rotate(kept.timestamp)?);
         }
         let Some(writer) = &mut self.open else { return Ok(()) };
-        let Kept { timestamp, link, wire_len, bytes, comment } = kept;
+        let CommentedPacket { timestamp, link, wire_len, bytes, comment } = kept;
         let packet = Packet { timestamp: *timestamp, link: *link, wire_len: *wire_len, bytes, comment };
         let written = writer.packet(&packet);
         if written.is_err() {

@@ -273,10 +273,10 @@ fn learning(status: &Status) -> [Family; 6] {
 }
 
 /// Where a [`Status`] comes from, whenever one is wanted.
-pub type Ask = std::sync::Arc<dyn Fn() -> Status + Send + Sync>;
+pub type StatusProvider = std::sync::Arc<dyn Fn() -> Status + Send + Sync>;
 
 /// Reads the daemon's status at each scrape.
-pub(super) struct StatusCollector(pub Ask);
+pub(super) struct StatusCollector(pub StatusProvider);
 
 impl Collector for StatusCollector {
     /// None: the families are not known to collide with others by a test, and registering needs no more.

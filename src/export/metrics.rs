@@ -1,12 +1,12 @@
-//! What does Prometheus read? Counters that the engine's tallies and verdicts are added to, and the daemon's [`Status`].
+//! What does Prometheus read? InputCounters that the engine's tallies and verdicts are added to, and the daemon's [`Status`].
 //!
-//! Input: a tally a batch and a verdict a stream, never a packet. Output: the text of `/metrics`. Labels are classes, models,
+//! Input: a counters a batch and a verdict a stream, never a packet. Output: the text of `/metrics`. Labels are classes, models,
 //! interfaces, sinks and workers, all of them from settings and models: traffic can't add a series.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::engine::{Event, Progress, Spikes, Verdict};
+use crate::engine::{Event, Progress, SpikeCounts, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
 use prometheus::{
@@ -14,7 +14,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use super::families::{Ask, StatusCollector};
+use super::families::{StatusCollector, StatusProvider};
 use super::recent::{Recent, Share};
 use super::status::{Status, unix};
 
@@ -23,7 +23,7 @@ const DECISION_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
 /// Packets scored until a stream's detection.
 const DECISION_PACKETS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
 /// A model's series.
-pub(super) struct Lane {
+pub(super) struct ModelMetrics {
     pub(super) name: Arc<str>,
     pub(super) classes: Vec<Class>,
     pub(super) named: IntCounter,
@@ -38,7 +38,7 @@ pub(super) struct Class {
     spikes: IntCounter,
 }
 
-impl Lane {
+impl ModelMetrics {
     /// The series of a neuron's class; `model` may be one that was replaced.
     fn class(&self, neuron: usize, model: &Model) -> Option<&Class> {
         let name = model.classes.get(neuron)?.as_str();
@@ -61,7 +61,7 @@ pub(super) struct Worker {
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
-    ask: Ask,
+    ask: StatusProvider,
     pub(super) frames: IntCounter,
     pub(super) bytes: IntCounter,
     undecodable: IntCounterVec,
@@ -85,7 +85,7 @@ pub struct Metrics {
     idle: CounterVec,
     progress: GaugeVec,
     queue: GaugeVec,
-    pub(super) lanes: Mutex<Vec<Lane>>,
+    pub(super) lanes: Mutex<Vec<ModelMetrics>>,
     pub(super) workers: Mutex<Vec<Worker>>,
     pub(super) recent: Mutex<Recent>,
 }
@@ -96,9 +96,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes metrics in a registry. Names and labels are constants here, so that what can fail fails in every test.
-struct Maker<'a>(&'a Registry);
+struct MetricRegistrar<'a>(&'a Registry);
 
-impl Maker<'_> {
+impl MetricRegistrar<'_> {
     fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("the name and labels are valid");
         self.0.register(Box::new(metric.clone())).expect("no other metric has the name");
@@ -120,9 +120,9 @@ impl Maker<'_> {
 
 impl Metrics {
     /// Metrics without traffic yet; `ask` gives the daemon's status at each scrape.
-    pub fn new(ask: Ask) -> Self {
+    pub fn new(ask: StatusProvider) -> Self {
         let registry = Registry::new();
-        let make = Maker(&registry);
+        let make = MetricRegistrar(&registry);
         let class: &[&str] = &["model", "class"];
         let model: &[&str] = &["model"];
         let worker: &[&str] = &["worker"];
@@ -156,7 +156,7 @@ impl Metrics {
             spikes: make.counters(
                 "spiked_spikes_total",
                 class,
-                "Spikes of the class's neuron: volleys that brought it over its threshold.",
+                "SpikeCounts of the class's neuron: volleys that brought it over its threshold.",
             ),
             named: make.counters("spiked_streams_named_total", model, "Streams that ended with a class."),
             unknown: make.counters("spiked_streams_unknown_total", model, "Streams that ended without a class."),
@@ -213,13 +213,13 @@ impl Metrics {
     /// Tells which models are in use: at the start and at each swap. Series of classes that are gone end.
     pub fn models(&self, models: &[Arc<Model>]) {
         let mut lanes = lock(&self.lanes);
-        let same = |(lane, model): (&Lane, &Arc<Model>)| {
+        let same = |(lane, model): (&ModelMetrics, &Arc<Model>)| {
             *lane.name == *model.name && lane.classes.iter().map(|c| &*c.name).eq(model.classes.iter().map(String::as_str))
         };
         if lanes.len() == models.len() && lanes.iter().zip(models).all(same) {
             return;
         }
-        let new: Vec<Lane> = models.iter().map(|m| self.lane(m)).collect();
+        let new: Vec<ModelMetrics> = models.iter().map(|m| self.lane(m)).collect();
         for old in lanes.iter() {
             let lane = new.iter().find(|l| l.name == old.name);
             for class in &old.classes {
@@ -241,14 +241,14 @@ impl Metrics {
         *lanes = new;
     }
 
-    fn lane(&self, model: &Model) -> Lane {
+    fn lane(&self, model: &Model) -> ModelMetrics {
         let label = [model.name.as_str()];
         let class = |class: &String| Class {
             name: class.as_str().into(),
             detections: self.detections.with_label_values(&[&model.name, class]),
             spikes: self.spikes.with_label_values(&[&model.name, class]),
         };
-        Lane {
+        ModelMetrics {
             name: model.name.as_str().into(),
             classes: model.classes.iter().map(class).collect(),
             named: self.named.with_label_values(&label),
@@ -286,29 +286,29 @@ impl Metrics {
 
     /// Counts what a worker did since it last told.
     pub fn progress(&self, progress: &Progress<'_>) {
-        let tally = progress.tally;
-        self.frames.inc_by(tally.frames);
-        self.bytes.inc_by(tally.bytes);
-        for (reason, &count) in &tally.undecodable {
+        let counters = progress.counters;
+        self.frames.inc_by(counters.frames);
+        self.bytes.inc_by(counters.bytes);
+        for (reason, &count) in &counters.undecodable {
             let reason = match reason {
                 Undecodable::UnsupportedLink(_) => "unsupported_link",
                 Undecodable::Truncated => "truncated",
             };
             self.undecodable.with_label_values(&[reason]).inc_by(count);
         }
-        self.lost_packets.inc_by(tally.lost_packets);
-        self.unkept.inc_by(tally.unkept);
-        self.untapped.inc_by(tally.untapped);
-        self.scored.inc_by(tally.scored);
-        self.created.inc_by(tally.opened);
-        for (reason, count) in [("timeout", tally.timed_out), ("evicted", tally.evicted), ("lost", tally.lost_streams)] {
+        self.lost_packets.inc_by(counters.lost_packets);
+        self.unkept.inc_by(counters.unkept);
+        self.untapped.inc_by(counters.untapped);
+        self.scored.inc_by(counters.scored);
+        self.created.inc_by(counters.opened);
+        for (reason, count) in [("timeout", counters.timed_out), ("evicted", counters.evicted), ("lost", counters.lost_streams)] {
             if count > 0 {
                 self.ended.with_label_values(&[reason]).inc_by(count);
             }
         }
-        self.hurried.inc_by(tally.hurried);
+        self.hurried.inc_by(counters.hurried);
         let lanes = lock(&self.lanes);
-        for Spikes { model, counts } in &tally.spikes {
+        for SpikeCounts { model, counts } in &counters.spikes {
             let Some(lane) = lanes.iter().find(|l| *l.name == *model.name) else { continue };
             for (neuron, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                 if let Some(class) = lane.class(neuron, model) {
@@ -339,7 +339,7 @@ impl Metrics {
         worker.live = progress.live;
         worker.lag = progress.lag.unwrap_or_default();
         drop(workers);
-        lock(&self.recent).count(tally.frames, tally.bytes);
+        lock(&self.recent).count(counters.frames, counters.bytes);
     }
 
     /// The text of `/metrics`.

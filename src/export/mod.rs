@@ -13,7 +13,7 @@ pub mod sink;
 pub mod status;
 mod table;
 
-pub use event::{Context, EventWriter, event};
-pub use families::Ask;
+pub use event::{EventContext, EventWriter, event};
+pub use families::StatusProvider;
 pub use metrics::Metrics;
 pub use table::Summary;

@@ -20,7 +20,7 @@ const MEAN_OVER: usize = 5;
 const SHARE_OVER: Duration = Duration::from_secs(5);
 
 /// A detection, before anybody asked for it: nothing is formatted on the way of verdicts.
-struct Detected {
+struct LastDetection {
     timestamp: Nanos,
     key: StreamKey,
     first_direction: Direction,
@@ -67,7 +67,7 @@ pub(super) struct Recent {
     /// The second that is being filled, and those before it, oldest first.
     now: (u64, Second),
     past: VecDeque<Second>,
-    detected: VecDeque<Detected>,
+    detected: VecDeque<LastDetection>,
 }
 
 impl Recent {
@@ -101,7 +101,7 @@ impl Recent {
         if self.detected.len() == DETECTIONS {
             self.detected.pop_front();
         }
-        self.detected.push_back(Detected {
+        self.detected.push_back(LastDetection {
             timestamp: verdict.timestamp,
             key: verdict.key,
             first_direction: verdict.first_direction,
@@ -114,7 +114,7 @@ impl Recent {
 
     /// The last detections, the newest first.
     pub fn detections(&self) -> Vec<Detection> {
-        self.detected.iter().rev().map(Detected::told).collect()
+        self.detected.iter().rev().map(LastDetection::told).collect()
     }
 
     pub fn rates(&mut self) -> Rates {
@@ -135,7 +135,7 @@ impl Recent {
     }
 }
 
-impl Detected {
+impl LastDetection {
     fn told(&self) -> Detection {
         let key = &self.key;
         let end = |address: String, port: u16| match (key.has_ports(), address.contains(':')) {

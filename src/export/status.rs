@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::model::Model;
 
-/// The daemon at one moment. Counters count from its start.
+/// The daemon at one moment. InputCounters count from its start.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// The sensor's name, from the settings.
@@ -23,7 +23,7 @@ pub struct Status {
     /// What is broken and only a restart mends (a stuck worker); `None`: healthy.
     pub unhealthy: Option<String>,
     pub interfaces: Vec<Interface>,
-    pub models: Vec<Loaded>,
+    pub models: Vec<LoadedModel>,
     /// Batches that were captured and wait for a worker, and the most that may.
     pub queue: Queue,
     pub sinks: Vec<Sink>,
@@ -78,7 +78,7 @@ pub struct Interface {
 
 /// A model in use.
 #[derive(Clone, Debug, Serialize)]
-pub struct Loaded {
+pub struct LoadedModel {
     #[serde(flatten, serialize_with = "identity")]
     pub model: Arc<Model>,
     /// Of the file's content, as the file itself has it in its metadata.
@@ -89,7 +89,7 @@ pub struct Loaded {
     pub learning_accuracy: Option<f64>,
 }
 
-impl Loaded {
+impl LoadedModel {
     /// A model that was loaded now.
     pub fn now(model: Arc<Model>) -> Self {
         Self { checksum: model.checksum(), model, loaded: SystemTime::now(), learning_accuracy: None }
@@ -128,7 +128,7 @@ pub struct Alerts {
 /// Live teaching.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Learning {
-    pub lessons: Vec<Lesson>,
+    pub lessons: Vec<LearningTaskStatus>,
     /// One stream in so many is sampled; 0: there is no teacher.
     pub one_in: u32,
     /// Sampled streams that there was no room for while their packets came.
@@ -139,7 +139,7 @@ pub struct Learning {
 
 /// A class that is taught.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Lesson {
+pub struct LearningTaskStatus {
     /// The model's name.
     pub model: String,
     pub class: String,

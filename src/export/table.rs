@@ -3,13 +3,13 @@
 use std::fmt;
 
 use crate::capture::LinkType;
-use crate::engine::{Event, Tally, Verdict};
+use crate::engine::{Counters, Event, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
 
 /// Streams, packets, octets.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sum {
+struct TableTotal {
     streams: u64,
     packets: u64,
     bytes: u64,
@@ -17,28 +17,28 @@ struct Sum {
 
 /// What one model found.
 #[derive(Debug)]
-struct Found {
+struct TableRow {
     model: String,
     classes: Vec<String>,
     /// For each class its sum, last the unknown.
-    sums: Vec<Sum>,
+    sums: Vec<TableTotal>,
 }
 
 /// What one or more captures held, by class.
 #[derive(Debug, Default)]
 pub struct Summary {
-    models: Vec<Found>,
+    models: Vec<TableRow>,
     captures: u64,
-    tally: Tally,
+    counters: Counters,
     notes: Vec<String>,
 }
 
 impl Summary {
     pub fn new<'a>(models: impl Iterator<Item = &'a Model>) -> Self {
-        let found = |m: &Model| Found {
+        let found = |m: &Model| TableRow {
             model: m.name.clone(),
             classes: m.classes.clone(),
-            sums: vec![Sum::default(); m.classes.len() + 1],
+            sums: vec![TableTotal::default(); m.classes.len() + 1],
         };
         Self { models: models.map(found).collect(), ..Self::default() }
     }
@@ -64,9 +64,9 @@ impl Summary {
     }
 
     /// Adds what one capture's run counted.
-    pub fn capture(&mut self, tally: &Tally) {
+    pub fn capture(&mut self, counters: &Counters) {
         self.captures += 1;
-        self.tally.add(tally);
+        self.counters.add(counters);
     }
 
     /// Adds a line about something skipped or cut.
@@ -95,16 +95,16 @@ fn grouped(n: u64) -> String {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, Found { model, classes, sums }) in self.models.iter().enumerate() {
+        for (i, TableRow { model, classes, sums }) in self.models.iter().enumerate() {
             if self.models.len() > 1 {
                 writeln!(f, "{}model {model}", if i > 0 { "\n" } else { "" })?;
             }
-            let mut known: Vec<(&String, &Sum)> = classes.iter().zip(sums).filter(|(_, sum)| sum.streams > 0).collect();
+            let mut known: Vec<(&String, &TableTotal)> = classes.iter().zip(sums).filter(|(_, sum)| sum.streams > 0).collect();
             known.sort_by(|a, b| b.1.streams.cmp(&a.1.streams).then_with(|| a.0.cmp(b.0)));
             let unknown = sums[classes.len()];
             let width = known.iter().map(|(class, _)| class.chars().count()).max().unwrap_or(0).max(16);
             writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
-            let mut line = |class: &str, sum: &Sum| {
+            let mut line = |class: &str, sum: &TableTotal| {
                 let (streams, packets, bytes) = (grouped(sum.streams), grouped(sum.packets), grouped(sum.bytes));
                 writeln!(f, "{class:<width$} {streams:>10} {packets:>12} {bytes:>16}")
             };
@@ -113,10 +113,10 @@ impl fmt::Display for Summary {
             }
             line("unknown", &unknown)?;
         }
-        let tally = &self.tally;
+        let counters = &self.counters;
         let captures = if self.captures == 1 { "1 capture".into() } else { format!("{} captures", grouped(self.captures)) };
-        writeln!(f, "\n{} packets, {} bytes in {captures}", grouped(tally.frames), grouped(tally.bytes))?;
-        for (reason, &count) in &tally.undecodable {
+        writeln!(f, "\n{} packets, {} bytes in {captures}", grouped(counters.frames), grouped(counters.bytes))?;
+        for (reason, &count) in &counters.undecodable {
             let what = match reason {
                 Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", LinkType(*link)),
                 Undecodable::Truncated => "cut before the end of the link header".into(),
@@ -124,10 +124,10 @@ impl fmt::Display for Summary {
             writeln!(f, "skipped: {} packets: {what}", grouped(count))?;
         }
         for (count, what) in [
-            (tally.evicted, "streams ended early: the stream table was full (--streams)"),
-            (tally.hurried, "streams given up early: too many were undecided at once (--streams)"),
-            (tally.lost_streams, "streams lost: a worker failed; please report it"),
-            (tally.lost_packets, "packets lost: a worker failed; please report it"),
+            (counters.evicted, "streams ended early: the stream table was full (--streams)"),
+            (counters.hurried, "streams given up early: too many were undecided at once (--streams)"),
+            (counters.lost_streams, "streams lost: a worker failed; please report it"),
+            (counters.lost_packets, "packets lost: a worker failed; please report it"),
         ] {
             if count > 0 {
                 writeln!(f, "{} {what}", grouped(count))?;

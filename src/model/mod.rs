@@ -5,14 +5,14 @@
 //! potential that one unit of a neuron's weights is worth. Metadata: `format`, `version`, `checksum` (CRC-32 of the octets of
 //! `start`, `neuron`, `weight`, `gain` and `model`, in this order) and `model` (JSON).
 
+mod classify;
 #[cfg(feature = "nir")]
 mod nir;
 mod one_shot;
 mod parts;
-mod said;
 
-pub use parts::{PartsError, Taught};
-pub use said::said;
+pub use classify::classify;
+pub use parts::{ClassSources, PartsError};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_write::replace;
 use crate::encode::Layout;
 use crate::packet::KeyKind;
-use crate::replace::replace;
 use crate::snn::Network;
 use crate::stream::{Decision, FEATURES};
 
@@ -56,7 +56,7 @@ pub struct Provenance {
     /// Streams and packets taught for each class.
     pub streams: Vec<u64>,
     pub packets: Vec<u64>,
-    /// Whether packets of classes of few streams were also shown with their ports alone ([`crate::train::Settings`]).
+    /// Whether packets of classes of few streams were also shown with their ports alone ([`crate::train::TrainSettings`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ports_alone: bool,
     /// Label files of the reference that confidence and acceptance rest on, where it is not what was taught.

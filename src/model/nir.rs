@@ -10,7 +10,7 @@ use std::path::Path;
 use hdf5_pure::FileBuilder;
 
 use super::{Model, ModelError};
-use crate::replace::replace;
+use crate::atomic_write::replace;
 
 /// Seconds of a step, and the time constant.
 const STEP: f64 = 1e-4;

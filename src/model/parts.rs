@@ -23,7 +23,7 @@ pub enum PartsError {
 }
 
 /// What a neuron was taught from.
-pub struct Taught {
+pub struct ClassSources {
     pub streams: u64,
     pub packets: u64,
     /// Label files, by name.
@@ -89,7 +89,7 @@ impl Model {
         class: &str,
         neurons: &Network,
         (theta, accept): (&[f32], f32),
-        taught: Taught,
+        taught: ClassSources,
     ) -> Result<Self, PartsError> {
         let at = self.place(class)?;
         let mut model = self.clone();

@@ -4,7 +4,7 @@
 
 mod decode;
 mod key;
-mod specimen;
+mod synthetic_frame;
 
 pub use decode::{Decoder, Undecodable};
 pub use key::{Address, Direction, KeyKind, StreamKey};

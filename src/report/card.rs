@@ -6,7 +6,7 @@ use crate::evaluate::{Contribution, Reliance};
 use crate::model::Model;
 use crate::packet::KeyKind;
 
-use super::Measured;
+use super::Measurements;
 use super::markup::{Text, name, percent};
 use super::receptive::{Receptive, Strongest, reading};
 
@@ -38,7 +38,7 @@ impl<'a> Card<'a> {
     pub fn new(
         model: &'a Model,
         receptive: &Receptive<'_>,
-        measured: Option<&'a Measured>,
+        measured: Option<&'a Measurements>,
         alike: &[Option<(usize, f64)>],
         number: usize,
     ) -> Self {

@@ -17,7 +17,7 @@ pub use raster::Raster;
 use std::fmt::Write as _;
 
 use crate::encode::Volley;
-use crate::evaluate::{self, Contribution, Learned, Outcome, Reliance, Report};
+use crate::evaluate::{self, Contribution, LearningPoint, Outcome, Reliance, Report};
 use crate::model::Model;
 use crate::packet::KeyKind;
 use crate::train::Corpus;
@@ -30,7 +30,7 @@ use receptive::Receptive;
 const STYLE: &str = include_str!("style.css");
 
 /// What labelled captures said of the model.
-pub struct Measured {
+pub struct Measurements {
     /// Label files, by name.
     pub labels: Vec<String>,
     pub captures: usize,
@@ -39,7 +39,7 @@ pub struct Measured {
     pub reliance: Vec<Reliance>,
     /// For each class of the model what carries it, against the class that it is confused with most.
     pub carried: Vec<Vec<Contribution>>,
-    pub learning: Vec<Learned>,
+    pub learning: Vec<LearningPoint>,
     /// Of the bootstrap.
     pub seed: u64,
 }
@@ -47,9 +47,9 @@ pub struct Measured {
 /// Packets of a class from which is learned what carries it.
 const SAMPLE: usize = 400;
 
-impl Measured {
+impl Measurements {
     /// Scores a corpus of labelled streams as reading would.
-    pub fn new(model: &Model, corpus: &Corpus, labels: Vec<String>, learning: Vec<Learned>, seed: u64) -> Self {
+    pub fn new(model: &Model, corpus: &Corpus, labels: Vec<String>, learning: Vec<LearningPoint>, seed: u64) -> Self {
         let known = |label: &str| model.classes.iter().any(|c| c == label);
         let all = 0..corpus.streams.len();
         let (network, decision) = (&model.network, &model.decision);
@@ -92,7 +92,7 @@ fn volleys_of(corpus: &Corpus, class: &str) -> Vec<Volley> {
 }
 
 /// The page.
-pub fn page(model: &Model, measured: Option<&Measured>, raster: Option<&Raster<'_>>) -> String {
+pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Raster<'_>>) -> String {
     let alike = nearest_by_weight(model);
     let receptive = Receptive::new(model);
     let cards: Vec<Card> = (0..model.classes.len()).map(|c| Card::new(model, &receptive, measured, &alike, c)).collect();
@@ -146,7 +146,7 @@ fn lead(model: &Model) -> String {
     let labels: Vec<String> = p.labels.iter().map(|l| name(l)).collect();
     format!(
         "<h1>{}</h1>\n<p class=\"sub\">A spiking neural network that knows {} classes of {}: {} input neurons, {} slots of the header, \
-         {} coincidences. Taught {} packets of {} streams in {} captures ({}), with spiked {}, seed {}.</p>\n",
+         {} coincidences. ClassSources {} packets of {} streams in {} captures ({}), with spiked {}, seed {}.</p>\n",
         name(&model.name),
         model.classes.len(),
         if model.key == KeyKind::Host { "hosts" } else { "flows" },

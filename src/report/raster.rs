@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::encode::{MAX_ACTIVE, SILENT};
-use crate::evaluate::{Heard, HeardPacket};
+use crate::evaluate::{StreamTrace, TracePacket};
 use crate::model::Model;
 
 use super::markup::{Text, short};
@@ -27,23 +27,23 @@ pub struct Raster<'a> {
     model: &'a Model,
     pub capture: String,
     /// The streams shown, in the order of their first packets.
-    pub streams: Vec<&'a Heard>,
+    pub streams: Vec<&'a StreamTrace>,
     /// (index into `streams`, packet) in the capture's order.
-    packets: Vec<(usize, &'a HeardPacket)>,
+    packets: Vec<(usize, &'a TracePacket)>,
     /// Packets that the network heard of the capture.
     pub heard: usize,
 }
 
 impl<'a> Raster<'a> {
-    pub fn new(model: &'a Model, capture: String, all: &'a [Heard]) -> Self {
+    pub fn new(model: &'a Model, capture: String, all: &'a [StreamTrace]) -> Self {
         let mut of_class = vec![0usize; model.classes.len()];
-        let few = |s: &&Heard| {
+        let few = |s: &&StreamTrace| {
             s.leader.is_some_and(|l| {
                 of_class[l.class as usize] += 1;
                 of_class[l.class as usize] <= ALIKE
             })
         };
-        let mut streams: Vec<&Heard> = all.iter().filter(few).take(STREAMS).collect();
+        let mut streams: Vec<&StreamTrace> = all.iter().filter(few).take(STREAMS).collect();
         let mut packets: Vec<_> = streams.iter().enumerate().flat_map(|(i, s)| s.heard.iter().map(move |p| (i, p))).collect();
         packets.sort_by_key(|(_, p)| p.number);
         packets.truncate(PACKETS);
@@ -57,7 +57,7 @@ impl<'a> Raster<'a> {
     }
 
     /// What a stream was called, and how sure.
-    pub fn verdict(&self, stream: &Heard) -> (Option<&'a str>, f32) {
+    pub fn verdict(&self, stream: &StreamTrace) -> (Option<&'a str>, f32) {
         let Some(leader) = stream.leader else { return (None, 0.0) };
         let class = self.model.decision.class(&leader).map(|c| self.model.classes[c as usize].as_str());
         (class, self.model.decision.confidence(&leader))
@@ -67,7 +67,7 @@ impl<'a> Raster<'a> {
     fn potentials(&self) -> Vec<Vec<f32>> {
         let (network, theta) = (&self.model.network, &self.model.decision.theta);
         let (mut buffer, mut active) = (network.buffer(), [0; MAX_ACTIVE]);
-        let heard = |(_, packet): &(usize, &HeardPacket)| {
+        let heard = |(_, packet): &(usize, &TracePacket)| {
             let n = self.model.layout.inputs(&packet.volley, &mut active);
             network.potentials(&active[..n], &mut buffer);
             let scaled = buffer.iter().zip(network.gain()).zip(theta);
@@ -233,7 +233,7 @@ mod tests {
     use crate::evaluate::hear;
     use crate::packet::Decoder;
 
-    fn heard(model: &Model, most: usize) -> Vec<Heard> {
+    fn heard(model: &Model, most: usize) -> Vec<StreamTrace> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/mixed.pcapng");
         hear(model, &mut CaptureFile::open(&path).unwrap(), &Decoder::default(), most).unwrap()
     }

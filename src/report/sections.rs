@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::evaluate::{Interval, Outcome, Reliance, Report, Resampled, macro_f1_interval, wilson};
 use crate::model::Model;
 
-use super::Measured;
+use super::Measurements;
 use super::Raster;
 use super::card::Card;
 use super::chart::{Axis, Chart};
@@ -32,10 +32,10 @@ fn tile(out: &mut String, value: &str, title: &str, interval: Option<(f64, Inter
 }
 
 /// The headline figures of what was measured.
-pub fn figures(m: &Measured) -> String {
+pub fn figures(m: &Measurements) -> String {
     let r = &m.report;
     let mut out = format!(
-        "<p>Measured on {} streams of {} captures, {}. Figures are per cent where nothing else is said.</p>\n<ul class=\"tiles\">\n",
+        "<p>Measurements on {} streams of {} captures, {}. Figures are per cent where nothing else is said.</p>\n<ul class=\"tiles\">\n",
         thousands(r.streams as u64),
         thousands(m.captures as u64),
         m.labels.iter().map(|l| name(l)).collect::<Vec<_>>().join(", ")
@@ -132,7 +132,7 @@ pub fn model_alone(model: &Model) -> String {
 const FEW: u64 = 5;
 
 /// Warnings.
-pub fn to_know(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -> String {
+pub fn to_know(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>]) -> String {
     let mut all: Vec<String> = Vec::new();
     let few: Vec<String> = model
         .classes
@@ -142,7 +142,7 @@ pub fn to_know(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -
         .map(|(class, streams)| format!("{} ({streams})", name(class)))
         .collect();
     if !few.is_empty() {
-        all.push(format!("Taught fewer than {FEW} streams, teach them more: {}", few.join(", ")));
+        all.push(format!("ClassSources fewer than {FEW} streams, teach them more: {}", few.join(", ")));
     }
     if let Some(m) = measured {
         let taught: Vec<String> = m.labels.iter().filter(|l| model.provenance.labels.contains(l)).map(|l| name(l)).collect();
@@ -180,7 +180,7 @@ fn figure(chart: &str, title: &str, caption: &str) -> String {
 }
 
 /// Risk and coverage, calibration, packets to decision, learning curve.
-pub fn curves(m: &Measured) -> String {
+pub fn curves(m: &Measurements) -> String {
     let mut out = String::from("<div class=\"plots\">\n");
     let risks = &m.report.risk_coverage;
     let taught: Vec<Outcome> = m.outcomes.iter().filter(|o| o.known).cloned().collect();
@@ -220,7 +220,7 @@ pub fn curves(m: &Measured) -> String {
 const BARS: u32 = 16;
 const LABELLED: u32 = 3;
 
-fn packets(m: &Measured) -> String {
+fn packets(m: &Measurements) -> String {
     let most = m.outcomes.iter().map(|o| o.scored).max().unwrap_or(1).max(1);
     let step = most.div_ceil(BARS);
     let bars = most.div_ceil(step);
@@ -245,7 +245,7 @@ fn packets(m: &Measured) -> String {
     figure(&chart.draw(true), "Packets to decision", caption)
 }
 
-fn learning(m: &Measured) -> String {
+fn learning(m: &Measurements) -> String {
     if m.learning.is_empty() {
         return String::new();
     }
@@ -255,7 +255,7 @@ fn learning(m: &Measured) -> String {
         Axis::named("streams taught of each class", names),
         Axis::share("other captures' streams right, %"),
     );
-    let share = |l: &crate::evaluate::Learned| l.right as f64 / l.tested as f64;
+    let share = |l: &crate::evaluate::LearningPoint| l.right as f64 / l.tested as f64;
     chart.line("", m.learning.iter().enumerate().map(|(i, l)| (i as f64, share(l))));
     for (i, l) in m.learning.iter().enumerate() {
         let what = format!("{} streams a class: {} of {} right", l.streams, l.right, l.tested);
@@ -270,7 +270,7 @@ fn learning(m: &Measured) -> String {
 }
 
 /// Matrix and lists of what is taken for what.
-pub fn confusions(m: &Measured) -> String {
+pub fn confusions(m: &Measurements) -> String {
     let mut out = tables::confusion_matrix(&m.report, &m.outcomes);
     out.push_str("<div class=\"plots\">\n");
     if !m.report.confusions.is_empty() {
@@ -282,7 +282,7 @@ pub fn confusions(m: &Measured) -> String {
     out + "</div>\n"
 }
 
-pub fn classes(model: &Model, measured: Option<&Measured>, cards: &[Card<'_>]) -> String {
+pub fn classes(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>]) -> String {
     let line = |card: &Card<'_>| ClassLine {
         class: &model.classes[card.number],
         card: card.number,
@@ -343,7 +343,7 @@ pub fn fields(cards: &[Card<'_>]) -> String {
     out + "</div>\n"
 }
 
-pub fn how(measured: Option<&Measured>) -> String {
+pub fn how(measured: Option<&Measurements>) -> String {
     let mut out = String::from(
         "<ul>\n<li>A packet makes one input neuron spike for each header octet (slot) that it has, and one for each pair of neighbouring \
          slots (coincidence). A neuron's potential is the sum of its active synapses' weights; what lies above its threshold is \

@@ -11,4 +11,4 @@ mod stdp;
 pub use machine::Machine;
 pub use network::{Network, Potentials};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};
-pub use stdp::{Presentations, Pupil, Shown, Stdp, train};
+pub use stdp::{NeuronSpec, Presentations, Shown, Stdp, train};

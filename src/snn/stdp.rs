@@ -1,4 +1,4 @@
-//! Teacher-gated STDP: how the weights come about.
+//! TeachingSchedule-gated STDP: how the weights come about.
 //!
 //! Each presentation shows one volley to every neuron. Where the teacher forces a neuron and its potential is below
 //! `theta + margin`, every active synapse is potentiated, w += (eta/n)(1 - w); where the teacher is silent and the potential is
@@ -27,13 +27,13 @@ impl Default for Stdp {
 
 /// What the teacher forces a neuron with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pupil {
+pub struct NeuronSpec {
     pub class: u16,
     /// The part of the class's presentations; `None`: all of them.
     pub part: Option<u8>,
 }
 
-impl Pupil {
+impl NeuronSpec {
     /// One neuron for each of so many classes.
     pub fn one_each(classes: usize) -> Vec<Self> {
         (0..classes as u16).map(|class| Self { class, part: None }).collect()
@@ -60,16 +60,16 @@ pub trait Presentations: Sync {
 
 /// Trains neurons over `inputs` inputs with `threads` threads. What a neuron learns does not depend on which others there are.
 ///
-/// Returns the weights averaged over all presentations, `[input * pupils + pupil]`.
+/// Returns the weights averaged over all presentations, `[input * specs + spec]`.
 pub fn train(
     rule: Stdp,
     inputs: usize,
-    pupils: &[Pupil],
+    specs: &[NeuronSpec],
     threads: usize,
     shown: &dyn Presentations,
     tick: &(dyn Fn() + Sync),
 ) -> Vec<f32> {
-    let neurons = pupils.len();
+    let neurons = specs.len();
     let threads = threads.clamp(1, neurons.max(1));
     let orders: Vec<Vec<u32>> = (0..rule.passes).map(|pass| shown.order(pass)).collect();
     let bounds: Vec<usize> = (0..=threads).map(|t| t * neurons / threads).collect();
@@ -77,8 +77,8 @@ pub fn train(
         let handles: Vec<_> = bounds
             .windows(2)
             .map(|w| {
-                let (pupils, orders) = (&pupils[w[0]..w[1]], &orders);
-                scope.spawn(move || train_shard(&Shard { rule, inputs, pupils, shown, orders, tick }))
+                let (specs, orders) = (&specs[w[0]..w[1]], &orders);
+                scope.spawn(move || train_shard(&Shard { rule, inputs, specs, shown, orders, tick }))
             })
             .collect();
         handles.into_iter().map(|h| h.join().expect("a training thread panicked")).collect()
@@ -97,7 +97,7 @@ pub fn train(
 struct Shard<'a> {
     rule: Stdp,
     inputs: usize,
-    pupils: &'a [Pupil],
+    specs: &'a [NeuronSpec],
     shown: &'a dyn Presentations,
     orders: &'a [Vec<u32>],
     tick: &'a (dyn Fn() + Sync),
@@ -142,18 +142,18 @@ const LANE: usize = 16;
 /// The class of a lane that has no neuron.
 const NOBODY: u16 = u16::MAX;
 
-/// Returns `[input * pupils + pupil]`.
+/// Returns `[input * specs + spec]`.
 #[inline(always)]
 fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
-    let &Shard { rule, inputs, pupils, shown, orders, tick } = shard;
-    let width = pupils.len();
+    let &Shard { rule, inputs, specs, shown, orders, tick } = shard;
+    let width = specs.len();
     let blocks = width.div_ceil(LANE);
     let mut weights = vec![[0f32; LANE]; inputs * blocks];
     // The average over presentations is w - moment, with moment the sum of time times change (Daumé's lazy averaging).
     let mut moments = vec![[0f32; LANE]; inputs * blocks];
-    let gains: Vec<(f32, f32)> = pupils.iter().map(|p| shown.gain(p.class)).collect();
+    let gains: Vec<(f32, f32)> = specs.iter().map(|p| shown.gain(p.class)).collect();
     let mut class_of = vec![[NOBODY; LANE]; blocks];
-    pupils.iter().zip(class_of.as_flattened_mut()).for_each(|(pupil, class)| *class = pupil.class);
+    specs.iter().zip(class_of.as_flattened_mut()).for_each(|(spec, class)| *class = spec.class);
     let total: usize = orders.iter().map(Vec::len).sum();
     let mut time = 0usize;
     // One presentation is prepared, and its weights fetched, while the one before it is learned.
@@ -191,9 +191,9 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
                 if !own && !potential.iter().fold(false, |any, &u| any | (u > low)) {
                     continue;
                 }
-                for (lane, pupil) in pupils[block * LANE..].iter().enumerate().take(LANE) {
-                    let forced = pupil.class == class;
-                    if forced && pupil.part.is_some_and(|own| own != part) {
+                for (lane, spec) in specs[block * LANE..].iter().enumerate().take(LANE) {
+                    let forced = spec.class == class;
+                    if forced && spec.part.is_some_and(|own| own != part) {
                         continue;
                     }
                     let u = potential[lane];

@@ -6,7 +6,7 @@ mod decision;
 mod table;
 
 pub use decision::{Decision, FEATURES, Leader};
-pub use table::{Ended, Limits, Seen, StreamTable, Swept};
+pub use table::{EndReason, PacketPlace, StreamLimits, StreamTable, SweptStream};
 
 use std::hash::BuildHasher;
 

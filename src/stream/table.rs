@@ -12,7 +12,7 @@ use super::{Arrival, Stream, hash};
 
 /// Bounds of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct StreamLimits {
     /// Most streams at once.
     pub streams: usize,
     /// Nanoseconds without a packet after which a stream has ended; so it has where the clock was set back by more.
@@ -24,7 +24,7 @@ pub struct Limits {
     pub closed: u64,
 }
 
-impl Limits {
+impl StreamLimits {
     /// No bound at all: what training reads is given by the labels.
     pub const NONE: Self = Self { streams: EMPTY as usize, idle: u64::MAX, active: u64::MAX, closed: u64::MAX };
 
@@ -38,17 +38,17 @@ impl Limits {
 
 /// What a packet found.
 #[derive(Debug)]
-pub struct Seen<T> {
+pub struct PacketPlace<T> {
     /// Record of its stream, good until another packet of another stream is filed.
     pub at: usize,
     pub context: Context,
     /// The stream that had to make room: ended by a timeout or closed (same key), or evicted.
-    pub ended: Option<(Stream<T>, Ended)>,
+    pub ended: Option<(Stream<T>, EndReason)>,
 }
 
 /// A stream that left the table by itself.
 #[derive(Debug)]
-pub struct Swept<T> {
+pub struct SweptStream<T> {
     pub stream: Stream<T>,
     /// Where its record lay.
     pub at: usize,
@@ -58,7 +58,7 @@ pub struct Swept<T> {
 
 /// Why a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndReason {
     Timeout,
     Evicted,
 }
@@ -80,7 +80,7 @@ const VACANT: Entry = Entry { hash: 0, record: EMPTY };
 
 /// The streams of one model within one shard.
 pub struct StreamTable<T> {
-    limits: Limits,
+    limits: StreamLimits,
     hasher: foldhash::fast::RandomState,
     index: Vec<Entry>,
     records: Vec<Stream<T>>,
@@ -91,7 +91,7 @@ pub struct StreamTable<T> {
 
 impl<T> StreamTable<T> {
     /// An empty table. Tables that share `hasher` agree on [`Arrival::hash`].
-    pub fn new(limits: Limits, hasher: foldhash::fast::RandomState) -> Self {
+    pub fn new(limits: StreamLimits, hasher: foldhash::fast::RandomState) -> Self {
         let index = vec![VACANT; 1024];
         Self { limits, hasher, index, records: Vec::new(), hand: 0, sweeper: 0 }
     }
@@ -172,7 +172,13 @@ impl<T> StreamTable<T> {
     /// Where the table is full a stream makes room: of some records looked at in turn one of a single packet, else one that
     /// `keep` does not hold to be worth keeping, else the one that has been quiet longest.
     #[inline]
-    pub fn packet(&mut self, packet: &Arrival, number: u64, keep: impl Fn(&T) -> bool, open: impl FnOnce() -> T) -> Seen<T> {
+    pub fn packet(
+        &mut self,
+        packet: &Arrival,
+        number: u64,
+        keep: impl Fn(&T) -> bool,
+        open: impl FnOnce() -> T,
+    ) -> PacketPlace<T> {
         let (key, hash) = (&packet.key, packet.hash);
         let mut ended = None;
         let at = match self.find(key, hash) {
@@ -182,7 +188,7 @@ impl<T> StreamTable<T> {
                 let anew = stream.closed == CLOSED && self.limits.closed < u64::MAX && packet.opens();
                 if anew || self.limits.over(stream, packet.timestamp) {
                     let new = Stream::open(packet, number, open());
-                    ended = Some((std::mem::replace(&mut self.records[at], new), Ended::Timeout));
+                    ended = Some((std::mem::replace(&mut self.records[at], new), EndReason::Timeout));
                 }
                 at
             }
@@ -200,7 +206,7 @@ impl<T> StreamTable<T> {
                     let at = self.victim(keep);
                     self.unlink(at);
                     let old = std::mem::replace(&mut self.records[at], new);
-                    ended = Some((old, Ended::Evicted));
+                    ended = Some((old, EndReason::Evicted));
                     // Unlinking may have moved entries: look for the place anew.
                     let slot = self.find(key, hash).unwrap_or_else(|slot| slot);
                     self.index[slot] = Entry { hash, record: at as u32 };
@@ -209,7 +215,7 @@ impl<T> StreamTable<T> {
             }
         };
         let context = self.records[at].step(packet);
-        Seen { at, context, ended }
+        PacketPlace { at, context, ended }
     }
 
     fn grow(&mut self) {
@@ -268,7 +274,7 @@ impl<T> StreamTable<T> {
 
     /// Looks at some records in turn for one that is over at `now`; where there is one it leaves the table. Returns it with its
     /// old place and, where another record took that place, where that one lay.
-    pub fn sweep(&mut self, now: Nanos, looks: usize) -> Option<Swept<T>> {
+    pub fn sweep(&mut self, now: Nanos, looks: usize) -> Option<SweptStream<T>> {
         for _ in 0..looks.min(self.records.len()) {
             self.sweeper = self.sweeper.checked_sub(1).unwrap_or(self.records.len() - 1).min(self.records.len() - 1);
             let at = self.sweeper;
@@ -279,7 +285,7 @@ impl<T> StreamTable<T> {
         None
     }
 
-    fn remove(&mut self, at: usize) -> Swept<T> {
+    fn remove(&mut self, at: usize) -> SweptStream<T> {
         self.unlink(at);
         let last = self.records.len() - 1;
         let moved = (at != last).then(|| self.unlink(last));
@@ -287,7 +293,7 @@ impl<T> StreamTable<T> {
         if let Some(entry) = moved {
             self.link(Entry { record: at as u32, ..entry });
         }
-        Swept { stream, at, moved: moved.map(|_| last) }
+        SweptStream { stream, at, moved: moved.map(|_| last) }
     }
 
     /// Ends all streams; the table is empty afterwards.

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use crate::packet::KeyKind;
 use crate::stream::{Decision, FEATURES, Leader};
 
-use super::fit::Felt;
-use super::{FLOW_PACKETS, Settings};
+use super::fit::HeldOutPotentials;
+use super::{FLOW_PACKETS, TrainSettings};
 
 /// A calibration stream.
-pub(super) struct Trail {
+pub(super) struct LeaderHistory {
     pub stream: usize,
     /// Its class, and whether the network was taught it.
     pub truth: u16,
@@ -29,19 +29,19 @@ pub(super) struct Trail {
 pub(super) fn calibrate(
     key: KeyKind,
     classes: usize,
-    settings: &Settings,
-    felt: &[Felt],
+    settings: &TrainSettings,
+    held_out: &[HeldOutPotentials],
     given: Decision,
 ) -> (Decision, Vec<(usize, bool, Leader)>) {
     let mut decision = Decision { accept: vec![1.0; classes], give_up: settings.packets_per_stream as u32, ..given };
-    let trail = |f: &Felt| Trail {
+    let trail = |f: &HeldOutPotentials| LeaderHistory {
         stream: f.stream,
         truth: f.truth,
         taught: f.taught,
         weight: 1.0,
         leaders: f.trail(&decision, classes),
     };
-    let mut trails: Vec<Trail> = felt.iter().map(trail).collect();
+    let mut trails: Vec<LeaderHistory> = held_out.iter().map(trail).collect();
     weigh(&mut trails);
     decision.confidence = confidence(&trails);
     let calibration = admit(key, settings, &trails, &mut decision);
@@ -49,7 +49,7 @@ pub(super) fn calibrate(
 }
 
 /// The weights that make evidence into confidence.
-pub(super) fn confidence(trails: &[Trail]) -> Vec<f32> {
+pub(super) fn confidence(trails: &[LeaderHistory]) -> Vec<f32> {
     // A stream counts once, over the packets at which it might be asked.
     let mut examples = Vec::new();
     for trail in trails {
@@ -63,14 +63,19 @@ pub(super) fn confidence(trails: &[Trail]) -> Vec<f32> {
 }
 
 /// Sets acceptance and the stop rule where confidence is known.
-pub(super) fn admit(key: KeyKind, settings: &Settings, trails: &[Trail], decision: &mut Decision) -> Vec<(usize, bool, Leader)> {
+pub(super) fn admit(
+    key: KeyKind,
+    settings: &TrainSettings,
+    trails: &[LeaderHistory],
+    decision: &mut Decision,
+) -> Vec<(usize, bool, Leader)> {
     let classes = decision.accept.len();
     // Acceptance: walk down from the surest stream; the lowest confidence at which false alarms are below the target.
     let ends: Vec<End> = trails
         .iter()
         .filter_map(|trail| {
             let last = trail.leaders.last()?;
-            let &Trail { truth, taught, weight, .. } = trail;
+            let &LeaderHistory { truth, taught, weight, .. } = trail;
             Some(End { confidence: decision.confidence(last), leader: last.class, truth, taught, weight })
         })
         .collect();
@@ -91,7 +96,7 @@ pub(super) fn admit(key: KeyKind, settings: &Settings, trails: &[Trail], decisio
 
 /// Gives the streams of untaught classes the weight that they have in traffic: every class was untaught once, so there are as many of
 /// them as of the taught ones.
-fn weigh(trails: &mut [Trail]) {
+fn weigh(trails: &mut [LeaderHistory]) {
     let count = |of: bool| trails.iter().filter(|t| t.taught == of).count() as f32;
     let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
     trails.iter_mut().filter(|t| !t.taught).for_each(|t| t.weight = foreign);
@@ -177,7 +182,7 @@ fn acceptance(ends: &[End], cost: f64) -> f32 {
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.
-fn stop_rule(settings: &Settings, decision: &Decision, trails: &[Trail]) -> f32 {
+fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHistory]) -> f32 {
     let taught: Vec<_> = trails.iter().filter(|t| t.taught && !t.leaders.is_empty()).collect();
     let all: f64 = taught.iter().map(|t| f64::from(t.weight)).sum();
     let accuracy = |stop: f32| {

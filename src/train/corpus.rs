@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::capture::{CaptureError, CaptureFile, FrameBatch, Source};
 use crate::encode::{Layout, Volley};
 use crate::packet::{Decoder, KeyKind, StreamKey};
-use crate::stream::{Limits, StreamTable};
+use crate::stream::{StreamLimits, StreamTable};
 
 use super::labels::{Labels, StreamName};
 
@@ -39,7 +39,7 @@ pub struct Corpus {
 
 /// What came of the labels.
 #[derive(Debug, Default)]
-pub struct Gathered {
+pub struct GatherReport {
     /// Captures that could not be read, with the reason.
     pub unreadable: Vec<String>,
     /// Captures that were cut.
@@ -48,7 +48,7 @@ pub struct Gathered {
     pub missing: Vec<String>,
 }
 
-impl Gathered {
+impl GatherReport {
     /// Whether all labels could be used.
     pub fn is_whole(&self) -> bool {
         self.unreadable.is_empty() && self.cut.is_empty() && self.missing.is_empty()
@@ -67,7 +67,7 @@ pub enum CorpusError {
 }
 
 impl Corpus {
-    /// Reads all labelled captures below `folder`. What can't be found is counted and named in [`Gathered`]; the rest is used.
+    /// Reads all labelled captures below `folder`. What can't be found is counted and named in [`GatherReport`]; the rest is used.
     ///
     /// # Errors
     /// Where not one labelled stream was found.
@@ -78,9 +78,9 @@ impl Corpus {
         packets_per_stream: usize,
         decoder: &Decoder,
         tick: &dyn Fn(),
-    ) -> Result<(Self, Gathered), CorpusError> {
+    ) -> Result<(Self, GatherReport), CorpusError> {
         let mut corpus = Self::new(labels.key, layout, labels.classes.clone());
-        let mut gathered = Gathered::default();
+        let mut gathered = GatherReport::default();
         for (capture, known) in &labels.captures {
             tick();
             let mut found = std::collections::HashSet::new();
@@ -114,7 +114,7 @@ impl Corpus {
         capture: &str,
         packets_per_stream: usize,
         decoder: &Decoder,
-        gathered: &mut Gathered,
+        gathered: &mut GatherReport,
         class_of: &mut dyn FnMut(&StreamName) -> Option<u16>,
     ) -> Result<bool, CaptureError> {
         let mut file = match CaptureFile::open(&folder.join(capture)) {
@@ -166,7 +166,7 @@ impl Corpus {
             slots: Vec<u16>,
         }
         let width = self.layout.slots().len();
-        let mut streams: StreamTable<Open> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
+        let mut streams: StreamTable<Open> = StreamTable::new(StreamLimits::NONE, foldhash::fast::RandomState::default());
         let mut batch = FrameBatch::new();
         let mut volley = Volley::default();
         let mut number = 0;

@@ -1,7 +1,7 @@
 //! From a corpus to a model: cross-fitting, thresholds, confidence.
 //!
 //! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
-//!    class and one that is never taught a part of the classes. What they feel of streams that they never saw are the
+//!    class and one that is never taught a part of the classes. What they forward of streams that they never saw are the
 //!    calibration streams: of the first the fold's, of the second all streams of the classes that it was not taught.
 //! 2. Homeostasis: each neuron's threshold (`homeostasis`). Of flows two ways to show packets, and two bounds of one packet's margin,
 //!    are tried; what tells the calibration streams of taught classes best is kept.
@@ -12,20 +12,20 @@
 use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
-use crate::snn::{self, Network, Pupil};
+use crate::snn::{self, Network, NeuronSpec};
 use crate::stream::{Decision, Leader};
 
 use super::calibrate::calibrate;
-use super::deal::folds;
+use super::folds::folds;
 use super::homeostasis::threshold;
-use super::parted::{self, Tried};
-use super::{Corpus, Settings, Teacher};
+use super::split_by_direction::{self, CrossFit};
+use super::{Corpus, TeachingSchedule, TrainSettings};
 
 /// Models of fewer classes are calibrated without untaught ones.
 pub(super) const UNTAUGHT: usize = 5;
 
-/// A stream's packets as a network that never saw it felt them.
-pub(super) struct Felt {
+/// A stream's packets as a network that never saw it held_out them.
+pub(super) struct HeldOutPotentials {
     pub stream: usize,
     /// Potentials times gain, `[packet * width + neuron]`: one neuron of each class, then the others; those of untaught classes are
     /// at -infinity.
@@ -37,7 +37,7 @@ pub(super) struct Felt {
     pub taught: bool,
 }
 
-impl Felt {
+impl HeldOutPotentials {
     /// The evidence of each class after the last packet.
     pub fn evidence(&self, decision: &Decision, classes: usize) -> Vec<f32> {
         let mut evidence = vec![0f32; classes];
@@ -77,7 +77,7 @@ pub struct Fitted {
     pub decision: Decision,
     /// Whether packets of classes of few streams were also shown with their ports alone.
     pub ports_alone: bool,
-    /// For each calibration stream, which the network that felt it had not been taught: its number in the corpus, whether its
+    /// For each calibration stream, which the network that held_out it had not been taught: its number in the corpus, whether its
     /// class had been taught, and the leader when scoring stopped.
     pub calibration: Vec<(usize, bool, Leader)>,
 }
@@ -106,7 +106,7 @@ impl Fitted {
 }
 
 /// Passes over the corpus that [`fit()`] makes, as its `tick` counts them: one a thread.
-pub fn passes(corpus: &Corpus, settings: &Settings) -> u64 {
+pub fn passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
     let untaught = usize::from(corpus.classes.len() >= UNTAUGHT);
     let trainings = settings.folds * (ways(corpus).len() + 1 + untaught) + 1;
     (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
@@ -118,62 +118,62 @@ fn ways(corpus: &Corpus) -> &'static [bool] {
 }
 
 /// Trains on the streams that `chosen` admits.
-pub fn fit(corpus: &Corpus, settings: &Settings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> Fitted {
+pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> Fitted {
     let classes = corpus.classes.len();
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let class_of = |i: usize| corpus.streams[i].class;
-    let cross = |settings: &Settings, pupils: &[Pupil], open: bool| {
-        let more: Vec<u16> = pupils[classes..].iter().map(|p| p.class).collect();
+    let cross = |settings: &TrainSettings, specs: &[NeuronSpec], open: bool| {
+        let more: Vec<u16> = specs[classes..].iter().map(|p| p.class).collect();
         let mut all = Vec::new();
         for fold in 0..settings.folds {
             let left_out = |class: u16| open && class as usize % settings.folds == fold;
             let shown = |i: usize| (fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
-            let teacher = Teacher::new(corpus, settings, settings.seed ^ 1, shown);
+            let teacher = TeachingSchedule::new(corpus, settings, settings.seed ^ 1, shown);
             if teacher.is_empty() {
                 continue;
             }
             let mut taught = vec![false; classes];
             streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class as usize] = true);
-            let network = train(corpus, settings, pupils, &teacher, tick);
+            let network = train(corpus, settings, specs, &teacher, tick);
             for &i in &streams {
                 let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
                 if due {
-                    all.push(feel(corpus, &network, &more, i, settings.packets_per_stream, &|c| !taught[c as usize]));
+                    all.push(forward(corpus, &network, &more, i, settings.packets_per_stream, &|c| !taught[c as usize]));
                 }
             }
         }
         all
     };
-    let one = Pupil::one_each(classes);
-    let thresholds = |settings: &Settings, felt: &[Felt], pupils: &[Pupil]| -> Vec<f32> {
-        pupils.iter().enumerate().map(|(neuron, &pupil)| threshold(corpus, settings, felt, neuron, pupil)).collect()
+    let one = NeuronSpec::one_each(classes);
+    let thresholds = |settings: &TrainSettings, held_out: &[HeldOutPotentials], specs: &[NeuronSpec]| -> Vec<f32> {
+        specs.iter().enumerate().map(|(neuron, &spec)| threshold(corpus, settings, held_out, neuron, spec)).collect()
     };
     let tried = ways(corpus).iter().map(|&ports_alone| {
-        let settings = Settings { ports_alone, ..settings.clone() };
-        let felt = cross(&settings, &one, false);
-        let theta = thresholds(&settings, &felt, &one);
-        let (neurons, worth) = bounded(classes, &felt, theta);
-        (settings, felt, neurons, worth)
+        let settings = TrainSettings { ports_alone, ..settings.clone() };
+        let held_out = cross(&settings, &one, false);
+        let theta = thresholds(&settings, &held_out, &one);
+        let (neurons, worth) = bounded(classes, &held_out, theta);
+        (settings, held_out, neurons, worth)
     });
     // The first of equals.
     let best = tried.reduce(|best, next| if next.3 > best.3 { next } else { best });
-    let (settings, felt, decision, _) = best.expect("one way is always tried");
+    let (settings, held_out, decision, _) = best.expect("one way is always tried");
     let every: Vec<u16> = (0..classes as u16).collect();
-    let pair = parted::pupils(classes, &every);
+    let pair = split_by_direction::specs(classes, &every);
     let apart = cross(&settings, &pair, false);
     let theta = thresholds(&settings, &apart, &pair);
-    let one = Tried { felt, decision };
-    let two = Tried { felt: apart, decision: Decision { theta, more: every, ..one.decision.clone() } };
-    let parted = parted::better_parted(classes, &one, &two);
-    let pupils = parted::pupils(classes, &parted);
-    let Tried { mut felt, decision } = parted::merged(one, &two, parted);
+    let one = CrossFit { held_out, decision };
+    let two = CrossFit { held_out: apart, decision: Decision { theta, more: every, ..one.decision.clone() } };
+    let parted = split_by_direction::better_parted(classes, &one, &two);
+    let specs = split_by_direction::specs(classes, &parted);
+    let CrossFit { mut held_out, decision } = split_by_direction::merged(one, &two, parted);
     if classes >= UNTAUGHT {
-        felt.append(&mut cross(&settings, &pupils, true));
+        held_out.append(&mut cross(&settings, &specs, true));
     }
-    let teacher = Teacher::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
-    let network = train(corpus, &settings, &pupils, &teacher, tick);
-    let (decision, calibration) = calibrate(corpus.key, classes, &settings, &felt, decision);
+    let teacher = TeachingSchedule::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
+    let network = train(corpus, &settings, &specs, &teacher, tick);
+    let (decision, calibration) = calibrate(corpus.key, classes, &settings, &held_out, decision);
     Fitted { network, decision, ports_alone: settings.ports_alone, calibration }
 }
 
@@ -186,7 +186,7 @@ const MOST: f32 = 1.5;
 
 /// Thresholds, with those bounds by which the streams of taught classes are told best: most streams right, and of all classes alike.
 /// Returns how well that is, the sum of both shares, too.
-fn bounded(classes: usize, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
+fn bounded(classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
     let open = Decision {
         theta,
         more: Vec::new(),
@@ -200,7 +200,7 @@ fn bounded(classes: usize, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
     let worth = |decision: &Decision| {
         let mut counts = vec![(0usize, 0usize); classes];
-        for f in felt.iter().filter(|f| f.taught) {
+        for f in held_out.iter().filter(|f| f.taught) {
             let (right, all) = &mut counts[f.truth as usize];
             let said = f.trail(decision, classes).last().map(|l| l.class);
             (*right, *all) = (*right + usize::from(said == Some(f.truth)), *all + 1);
@@ -218,21 +218,27 @@ fn bounded(classes: usize, felt: &[Felt], theta: Vec<f32>) -> (Decision, f64) {
     if second.1 > first.1 { second } else { first }
 }
 
-fn train(corpus: &Corpus, settings: &Settings, pupils: &[Pupil], teacher: &Teacher<'_>, tick: &(dyn Fn() + Sync)) -> Network {
-    let weights = snn::train(settings.rule, corpus.layout.input_count(), pupils, settings.threads, teacher, tick);
-    Network::quantise(&weights, pupils.len())
+fn train(
+    corpus: &Corpus,
+    settings: &TrainSettings,
+    specs: &[NeuronSpec],
+    teacher: &TeachingSchedule<'_>,
+    tick: &(dyn Fn() + Sync),
+) -> Network {
+    let weights = snn::train(settings.rule, corpus.layout.input_count(), specs, settings.threads, teacher, tick);
+    Network::quantise(&weights, specs.len())
 }
 
 /// What `network` feels of a stream's packets. Its neurons are one for each of the first of the corpus' classes, then those of `more`;
 /// those of `untaught` classes are left out.
-pub(super) fn feel(
+pub(super) fn forward(
     corpus: &Corpus,
     network: &Network,
     more: &[u16],
     stream: usize,
     most: usize,
     untaught: &dyn Fn(u16) -> bool,
-) -> Felt {
+) -> HeldOutPotentials {
     let classes = corpus.classes.len();
     let known = network.neurons() - more.len();
     let s = &corpus.streams[stream];
@@ -247,12 +253,12 @@ pub(super) fn feel(
         volley.slots[..slots.len()].copy_from_slice(slots);
         let n = corpus.layout.inputs(&volley, &mut active);
         network.potentials(&active[..n], &mut buffer);
-        let felt = |neuron: usize, class: u16| {
+        let held_out = |neuron: usize, class: u16| {
             if untaught(class) { f32::NEG_INFINITY } else { f32::from(buffer[neuron]) * network.gain()[neuron] }
         };
-        potentials.extend((0..known).map(|neuron| felt(neuron, neuron as u16)));
+        potentials.extend((0..known).map(|neuron| held_out(neuron, neuron as u16)));
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
-        potentials.extend((known..).zip(more).map(|(neuron, &class)| felt(neuron, class)));
+        potentials.extend((known..).zip(more).map(|(neuron, &class)| held_out(neuron, class)));
     }
-    Felt { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class) }
+    HeldOutPotentials { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class) }
 }

@@ -1,9 +1,9 @@
 //! From which potential on does a neuron fire? Homeostasis on calibration streams, towards a target rate of false alarms.
 
-use crate::snn::Pupil;
+use crate::snn::NeuronSpec;
 
-use super::fit::Felt;
-use super::{Corpus, Settings};
+use super::fit::HeldOutPotentials;
+use super::{Corpus, TrainSettings};
 
 /// The threshold stays within this share of the one that the neuron learned with.
 const BOUND: f32 = 0.25;
@@ -11,15 +11,21 @@ const BOUND: f32 = 0.25;
 /// The threshold of one neuron: raised until the packets of other classes' streams make it fire no more often than
 /// `settings.false_alarm_rate`; where they do less, lowered while more than half of its own leave it silent. Each stream counts
 /// once, shared among its packets. Bounded, and left as it was learned where no stream tells.
-pub(super) fn threshold(corpus: &Corpus, settings: &Settings, felt: &[Felt], neuron: usize, pupil: Pupil) -> f32 {
+pub(super) fn threshold(
+    corpus: &Corpus,
+    settings: &TrainSettings,
+    held_out: &[HeldOutPotentials],
+    neuron: usize,
+    spec: NeuronSpec,
+) -> f32 {
     let learned = settings.rule.theta;
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
-    for f in felt {
+    for f in held_out {
         let stream = &corpus.streams[f.stream];
-        let mine = stream.class == pupil.class;
+        let mine = stream.class == spec.class;
         let list = if mine { &mut own } else { &mut foreign };
         // Of its own class only the part that it stands for.
-        let heard = |p: &usize| !mine || pupil.part.is_none_or(|part| part == corpus.part(stream.first + p));
+        let heard = |p: &usize| !mine || spec.part.is_none_or(|part| part == corpus.part(stream.first + p));
         let potentials = (0..f.packets).filter(heard).map(|p| f.potentials[p * f.width + neuron]).filter(|u| u.is_finite());
         list.extend(potentials.map(|u| (u, 1.0 / f.packets as f64)));
     }

@@ -2,31 +2,31 @@
 //!
 //! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. See [`fit()`] for the steps.
 
-mod again;
 mod calibrate;
 mod corpus;
-mod deal;
 mod fit;
+mod folds;
 mod homeostasis;
-mod joined;
+mod join_calibration;
 pub mod labels;
 pub mod live;
 pub mod one_packet;
-mod parted;
+mod retrain;
+mod split_by_direction;
 mod teacher;
 
-pub use again::{recalibrate, retrain};
-pub use corpus::{Corpus, CorpusError, Gathered, LabelledStream};
-pub use deal::{folds, folds_by_stream};
+pub use corpus::{Corpus, CorpusError, GatherReport, LabelledStream};
 pub use fit::{Fitted, fit, passes};
-pub use joined::agreed;
-pub use teacher::Teacher;
+pub use folds::{folds, folds_by_stream};
+pub use join_calibration::agreed;
+pub use retrain::{recalibrate, retrain};
+pub use teacher::TeachingSchedule;
 
 use crate::snn::Stdp;
 
 /// What a user may choose about training.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct TrainSettings {
     pub seed: u64,
     pub threads: usize,
     pub rule: Stdp,
@@ -55,7 +55,7 @@ pub const HOST_PACKETS: usize = 2048;
 /// Share of other classes' streams for whose packets a neuron may fire, unless told otherwise.
 pub const FALSE_ALARM_RATE: f64 = 0.01;
 
-impl Settings {
+impl TrainSettings {
     /// The defaults for a kind of stream.
     pub fn new(key: crate::packet::KeyKind, seed: u64) -> Self {
         let host = key == crate::packet::KeyKind::Host;

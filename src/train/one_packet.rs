@@ -4,7 +4,7 @@ use crate::capture::{CaptureError, Filter, FrameBatch, Source};
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::packet::{Decoder, KeyKind, StreamKey};
 use crate::snn::OneShot;
-use crate::stream::{Limits, StreamTable};
+use crate::stream::{StreamLimits, StreamTable};
 
 use super::labels::StreamName;
 
@@ -16,7 +16,7 @@ pub const WITHOUT: [&str; 5] = ["ttl", "options", "tcp.window", "length", "strea
 pub const TOLERANCE: f32 = 3.0;
 
 /// The packets pointed at.
-pub enum Pointed {
+pub enum PacketSelection {
     /// By number in the capture, from 1.
     Packets(Vec<u64>),
     /// The first stream whose description holds this text.
@@ -43,9 +43,9 @@ pub fn patterns(
     key: KeyKind,
     layout: &Layout,
     decoder: &Decoder,
-    pointed: &mut Pointed,
+    pointed: &mut PacketSelection,
 ) -> Result<(Vec<Pattern>, usize), CaptureError> {
-    let mut table: StreamTable<()> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
+    let mut table: StreamTable<()> = StreamTable::new(StreamLimits::NONE, foldhash::fast::RandomState::default());
     let (mut batch, mut volley, mut active) = (FrameBatch::new(), Volley::default(), [0; MAX_ACTIVE]);
     let (mut found, mut more, mut number, mut chosen) = (Vec::new(), 0, 0, None);
     while source.fill(&mut batch)? {
@@ -55,14 +55,14 @@ pub fn patterns(
             for (key, direction) in StreamKey::of(key, &headers, frame.bytes).into_iter().flatten() {
                 let seen = table.packet(&table.arrival(key, direction, &headers, &frame), number, |_| true, || ());
                 let wanted = match pointed {
-                    Pointed::Packets(numbers) => numbers.contains(&number),
-                    Pointed::Stream(text) => {
+                    PacketSelection::Packets(numbers) => numbers.contains(&number),
+                    PacketSelection::Stream(text) => {
                         if chosen.is_none() && StreamName::of(&key).to_string().contains(text.as_str()) {
                             chosen = Some(key);
                         }
                         chosen == Some(key)
                     }
-                    Pointed::Admitted(filter) => filter.admits(frame.link, frame.bytes),
+                    PacketSelection::Admitted(filter) => filter.admits(frame.link, frame.bytes),
                 };
                 if !wanted {
                     continue;

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::encode::{Group, MAX_ACTIVE, SILENT, Volley};
 use crate::snn::{Presentations, Shown};
 
-use super::{Corpus, Settings};
+use super::{Corpus, TrainSettings};
 
 /// Groups that are silenced together, one set a presentation.
 const DROPOUT: [&[Group]; 6] = [
@@ -26,7 +26,7 @@ const DROPOUT: [&[Group]; 6] = [
 const FEW: u32 = 5;
 
 /// Shows the chosen streams of a corpus.
-pub struct Teacher<'a> {
+pub struct TeachingSchedule<'a> {
     corpus: &'a Corpus,
     /// (volley, class) of every packet shown.
     packets: Vec<(u32, u16)>,
@@ -39,9 +39,9 @@ pub struct Teacher<'a> {
     seed: u64,
 }
 
-impl<'a> Teacher<'a> {
+impl<'a> TeachingSchedule<'a> {
     /// `shown` gives the class that the teacher forces for a stream, or `None` to leave the stream out.
-    pub fn new(corpus: &'a Corpus, settings: &Settings, seed: u64, mut shown: impl FnMut(usize) -> Option<u16>) -> Self {
+    pub fn new(corpus: &'a Corpus, settings: &TrainSettings, seed: u64, mut shown: impl FnMut(usize) -> Option<u16>) -> Self {
         let classes = corpus.classes.len();
         let mut packets = Vec::new();
         let mut streams = vec![0u32; classes];
@@ -82,7 +82,7 @@ impl<'a> Teacher<'a> {
     }
 }
 
-impl Presentations for Teacher<'_> {
+impl Presentations for TeachingSchedule<'_> {
     fn order(&self, pass: u32) -> Vec<u32> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(u64::from(pass));
@@ -137,9 +137,9 @@ mod tests {
     fn only_classes_of_few_streams_see_their_ports_alone_and_only_where_asked() {
         let few = FEW as usize;
         let corpus = corpus(few);
-        let plain = Settings::new(KeyKind::Flow, 1);
-        let alone = Settings { ports_alone: true, ..plain.clone() };
-        let teacher = |settings| Teacher::new(&corpus, settings, 1, |i| Some(corpus.streams[i].class));
+        let plain = TrainSettings::new(KeyKind::Flow, 1);
+        let alone = TrainSettings { ports_alone: true, ..plain.clone() };
+        let teacher = |settings| TeachingSchedule::new(&corpus, settings, 1, |i| Some(corpus.streams[i].class));
         let (without, with) = (teacher(&plain), teacher(&alone));
         assert_eq!(with.len(), without.len() + few, "one presentation more for each packet of the class of few streams");
         let mut active = [0; MAX_ACTIVE];

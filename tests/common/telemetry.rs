@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use spiked::capture::CaptureFile;
-use spiked::engine::{self, Observer, Progress, Settings, Spikes, Tally, Verdict};
+use spiked::engine::{self, Counters, EngineSettings, Observer, Progress, SpikeCounts, Verdict};
 use spiked::export::Metrics;
-use spiked::export::status::{Alerts, Interface, Learning, Lesson, Loaded, Queue, Reloads, Sink, Status};
+use spiked::export::status::{Alerts, Interface, Learning, LearningTaskStatus, LoadedModel, Queue, Reloads, Sink, Status};
 use spiked::model::Model;
 
 /// Metrics, and the status behind them, to be changed by the test.
@@ -38,7 +38,7 @@ pub fn status(models: &[Arc<Model>]) -> Status {
     };
     status.interfaces =
         vec![up, Interface { up: false, filter: None, received: 0, dropped: BTreeMap::from([("kernel", 0)]), ..down }];
-    status.models = models.iter().map(|m| Loaded::now(Arc::clone(m))).collect();
+    status.models = models.iter().map(|m| LoadedModel::now(Arc::clone(m))).collect();
     status.models[0].learning_accuracy = Some(0.97);
     status.queue = Queue { depth: 3, capacity: 64 };
     let file = Sink { name: "file".into(), written: 812, dropped: BTreeMap::from([("disk_full", 0)]), queued: 1, trouble: None };
@@ -50,7 +50,12 @@ pub fn status(models: &[Arc<Model>]) -> Status {
     };
     status.sinks = vec![file, socket];
     let (model, class) = (models[0].name.clone(), models[0].classes[0].clone());
-    let lesson = Lesson { model: model.clone(), class: "backup".into(), held_back: Some(0.96), ..Lesson::default() };
+    let lesson = LearningTaskStatus {
+        model: model.clone(),
+        class: "backup".into(),
+        held_back: Some(0.96),
+        ..LearningTaskStatus::default()
+    };
     status.learning = Learning { lessons: vec![lesson], one_in: 1, ..Learning::default() };
     status.alerts = vec![Alerts { model, class, sent: 4, suppressed: 9 }];
     let trouble = Some("spiked.toml:12: unknown key 'interfcae'; did you mean 'interface'?".into());
@@ -88,19 +93,19 @@ impl Telemetry {
     /// Puts a capture of the fixtures through the engine, then what a live source would tell more: spikes, queues, lag.
     pub fn replay(&self, capture: &str) {
         let mut source = CaptureFile::open(&super::fixture("captures").join(capture)).unwrap();
-        let mut settings = Settings::new(self.models.clone());
+        let mut settings = EngineSettings::new(self.models.clone());
         settings.workers = 2;
-        let tally = engine::run(&settings, &mut source, &mut Told(&self.metrics)).unwrap();
+        let counters = engine::run(&settings, &mut source, &mut Told(&self.metrics)).unwrap();
         {
             let mut status = self.status.lock().unwrap();
-            status.interfaces[0].received += tally.frames;
+            status.interfaces[0].received += counters.frames;
             *status.interfaces[0].dropped.get_mut("kernel").unwrap() += 1;
         }
-        let spikes = self.models.iter().map(|m| Spikes { model: Arc::clone(m), counts: vec![1; m.classes.len()] }).collect();
+        let spikes = self.models.iter().map(|m| SpikeCounts { model: Arc::clone(m), counts: vec![1; m.classes.len()] }).collect();
         let (busy, idle, lag) = (Duration::from_millis(240), Duration::from_millis(760), Some(Duration::from_millis(12)));
-        let tally = Tally { spikes, ..Tally::default() };
-        self.metrics.progress(&Progress { worker: 0, tally: &tally, live: 41, queue: 2, busy, idle, lag });
-        self.metrics.progress(&Progress { worker: 1, tally: &Tally::default(), live: 2, queue: 0, busy, idle, lag });
+        let counters = Counters { spikes, ..Counters::default() };
+        self.metrics.progress(&Progress { worker: 0, counters: &counters, live: 41, queue: 2, busy, idle, lag });
+        self.metrics.progress(&Progress { worker: 1, counters: &Counters::default(), live: 2, queue: 0, busy, idle, lag });
     }
 
     pub fn text(&self) -> String {

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use crate::capture::Origins;
+use crate::capture::CaptureIndex;
 
-/// Counters of one interface, of a replay, or of a watched folder. They only grow.
+/// InputCounters of one interface, of a replay, or of a watched folder. They only grow.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct InputCounters {
     pub name: String,
     pub filter: Option<String>,
     /// Frames are being captured.
@@ -28,11 +28,11 @@ pub struct Counters {
     pub captures_read: AtomicU64,
     pub captures_refused: AtomicU64,
     /// The captures that frames come from.
-    pub origins: Origins,
+    pub capture_index: CaptureIndex,
     trouble: Mutex<Option<String>>,
 }
 
-impl Counters {
+impl InputCounters {
     pub fn new(name: &str, filter: Option<&str>) -> Self {
         Self { name: name.into(), filter: filter.map(Into::into), ..Self::default() }
     }

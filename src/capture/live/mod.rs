@@ -8,8 +8,8 @@ mod queue;
 mod socket;
 mod thread;
 
-pub use counters::Counters;
-pub use queue::Depth;
+pub use counters::InputCounters;
+pub use queue::QueueDepth;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{CaptureError, FrameBatch, Nanos, Source};
-use queue::Outlet;
+use queue::QueueConsumer;
 use thread::CaptureThread;
 
 /// How long the engine waits for a batch before it looks after its streams.
@@ -25,7 +25,7 @@ const WAIT: Duration = Duration::from_millis(50);
 
 /// A network interface that is listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
+pub struct InterfaceSettings {
     pub name: String,
     /// BPF expression.
     pub filter: Option<String>,
@@ -38,7 +38,7 @@ pub struct Interface {
     pub threads: usize,
 }
 
-impl Interface {
+impl InterfaceSettings {
     /// The interface with every other setting at its default.
     pub fn named(name: &str) -> Self {
         Self { name: name.into(), filter: None, promiscuous: true, snap_length: 512, buffer_mib: 64, threads: 1 }
@@ -47,7 +47,7 @@ impl Interface {
 
 /// Between the kernel and the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct LiveSettings {
     /// Batches of 256 frames that may wait for the engine, over all interfaces; beyond it frames are dropped and counted.
     pub queue: usize,
     /// A batch is handed on after this time even if it is not full.
@@ -56,36 +56,36 @@ pub struct Settings {
     pub retry_max: Duration,
 }
 
-impl Default for Settings {
+impl Default for LiveSettings {
     fn default() -> Self {
         Self { queue: 256, batch: Duration::from_millis(100), retry_max: Duration::from_secs(30) }
     }
 }
 
-/// Live interfaces as a source.
-pub struct Live {
-    outlet: Outlet,
+/// LiveSource interfaces as a source.
+pub struct LiveSource {
+    consumer: QueueConsumer,
     opened: Vec<CaptureThread>,
     running: Vec<JoinHandle<()>>,
-    counters: Vec<Arc<Counters>>,
+    counters: Vec<Arc<InputCounters>>,
     stop: Arc<AtomicBool>,
 }
 
-impl Live {
+impl LiveSource {
     /// Opens the interfaces; those that are not there are opened when they appear.
     ///
     /// # Errors
     /// Where the privilege to capture is lacking, or a filter has no sense on its interface.
-    pub fn open(interfaces: &[Interface], settings: &Settings, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
+    pub fn open(interfaces: &[InterfaceSettings], settings: &LiveSettings, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
         let threads = interfaces.iter().map(|i| i.threads.max(1)).sum();
         // Each capture thread may hold one batch while it fills it.
-        let (outlet, inlets) = queue::queue(settings.queue + threads, threads, settings.batch);
-        let mut inlets = inlets.into_iter();
+        let (consumer, producers) = queue::queue(settings.queue + threads, threads, settings.batch);
+        let mut producers = producers.into_iter();
         let (mut opened, mut counters) = (Vec::new(), Vec::new());
         for interface in interfaces {
-            let mine = Arc::new(Counters::new(&interface.name, interface.filter.as_deref()));
+            let mine = Arc::new(InputCounters::new(&interface.name, interface.filter.as_deref()));
             counters.push(Arc::clone(&mine));
-            for (number, inlet) in (0..interface.threads.max(1)).zip(&mut inlets) {
+            for (number, producer) in (0..interface.threads.max(1)).zip(&mut producers) {
                 let socket = match socket::open(interface, settings.batch) {
                     Ok(socket) => Some(socket),
                     Err(error @ CaptureError::Interface { .. }) => {
@@ -102,13 +102,13 @@ impl Live {
                     first: number == 0,
                     socket,
                     counters: Arc::clone(&mine),
-                    inlet,
+                    producer,
                     settings: settings.clone(),
                     stop: Arc::clone(stop),
                 });
             }
         }
-        Ok(Self { outlet, opened, running: Vec::new(), counters, stop: Arc::clone(stop) })
+        Ok(Self { consumer, opened, running: Vec::new(), counters, stop: Arc::clone(stop) })
     }
 
     /// Starts the capture threads.
@@ -124,19 +124,19 @@ impl Live {
     }
 
     /// One for each interface.
-    pub fn counters(&self) -> &[Arc<Counters>] {
+    pub fn counters(&self) -> &[Arc<InputCounters>] {
         &self.counters
     }
 
-    pub fn depth(&self) -> Depth {
-        self.outlet.depth()
+    pub fn depth(&self) -> QueueDepth {
+        self.consumer.depth()
     }
 }
 
-impl Source for Live {
+impl Source for LiveSource {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
-        Ok(self.outlet.take(batch, WAIT).unwrap_or(true))
+        Ok(self.consumer.take(batch, WAIT).unwrap_or(true))
     }
 
     /// The wall clock.
@@ -145,7 +145,7 @@ impl Source for Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveSource {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         for thread in self.running.drain(..) {

@@ -12,14 +12,14 @@ const _: () = assert!(FRAMES <= FrameBatch::CAPACITY);
 
 /// The engine's end.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub(super) struct QueueConsumer {
     full: Receiver<FrameBatch>,
     free: Sender<FrameBatch>,
 }
 
 /// A capture thread's end.
 #[derive(Debug)]
-pub(super) struct Inlet {
+pub(super) struct QueueProducer {
     full: Sender<FrameBatch>,
     free: Receiver<FrameBatch>,
     batch: Option<FrameBatch>,
@@ -30,9 +30,9 @@ pub(super) struct Inlet {
 
 /// How full the queue is.
 #[derive(Clone, Debug)]
-pub struct Depth(Receiver<FrameBatch>);
+pub struct QueueDepth(Receiver<FrameBatch>);
 
-impl Depth {
+impl QueueDepth {
     /// Batches that wait for the engine.
     pub fn waiting(&self) -> usize {
         self.0.len()
@@ -44,19 +44,20 @@ impl Depth {
     }
 }
 
-/// A pool of `batches` batches with `inlets` ends for capture threads; a batch waits at most `patience` to be filled.
-pub(super) fn queue(batches: usize, inlets: usize, patience: Duration) -> (Outlet, Vec<Inlet>) {
+/// A pool of `batches` batches with `producers` ends for capture threads; a batch waits at most `patience` to be filled.
+pub(super) fn queue(batches: usize, producers: usize, patience: Duration) -> (QueueConsumer, Vec<QueueProducer>) {
     let (full_in, full_out) = crossbeam_channel::bounded(batches);
     let (free_in, free_out) = crossbeam_channel::bounded(batches);
     for _ in 0..batches {
         free_in.send(FrameBatch::new()).expect("the pool has room for all its batches");
     }
-    let inlet = |_| Inlet { full: full_in.clone(), free: free_out.clone(), batch: None, due: Instant::now(), patience };
-    let inlets = (0..inlets).map(inlet).collect();
-    (Outlet { full: full_out, free: free_in }, inlets)
+    let producer =
+        |_| QueueProducer { full: full_in.clone(), free: free_out.clone(), batch: None, due: Instant::now(), patience };
+    let producers = (0..producers).map(producer).collect();
+    (QueueConsumer { full: full_out, free: free_in }, producers)
 }
 
-impl Outlet {
+impl QueueConsumer {
     /// Swaps the next full batch in. `None`: there was none within `wait`; `Some(false)`: there will be none, no capture thread is left.
     pub fn take(&self, batch: &mut FrameBatch, wait: Duration) -> Option<bool> {
         match self.full.recv_timeout(wait) {
@@ -71,12 +72,12 @@ impl Outlet {
         }
     }
 
-    pub fn depth(&self) -> Depth {
-        Depth(self.full.clone())
+    pub fn depth(&self) -> QueueDepth {
+        QueueDepth(self.full.clone())
     }
 }
 
-impl Inlet {
+impl QueueProducer {
     /// Takes a frame. `false`: no batch was free, the frame is dropped.
     #[inline]
     pub fn push(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, bytes: &[u8]) -> bool {
@@ -117,34 +118,34 @@ impl Inlet {
 mod tests {
     use super::*;
 
-    fn frames(inlet: &mut Inlet, count: usize) -> usize {
-        (0..count).filter(|_| inlet.push(Nanos(1), LinkType(1), 60, &[0; 60])).count()
+    fn frames(producer: &mut QueueProducer, count: usize) -> usize {
+        (0..count).filter(|_| producer.push(Nanos(1), LinkType(1), 60, &[0; 60])).count()
     }
 
     #[test]
     fn capture_never_waits_and_every_frame_is_taken_or_refused() {
-        let (outlet, mut inlets) = queue(2, 1, Duration::from_secs(60));
-        let inlet = &mut inlets[0];
-        assert_eq!(frames(inlet, 1000), 2 * FRAMES);
+        let (consumer, mut producers) = queue(2, 1, Duration::from_secs(60));
+        let producer = &mut producers[0];
+        assert_eq!(frames(producer, 1000), 2 * FRAMES);
         let mut batch = FrameBatch::new();
-        assert_eq!(outlet.take(&mut batch, Duration::ZERO), Some(true));
+        assert_eq!(consumer.take(&mut batch, Duration::ZERO), Some(true));
         assert_eq!(batch.len(), FRAMES);
         // The batch that the engine gave for it is free again.
-        assert_eq!(frames(inlet, 1000), FRAMES);
+        assert_eq!(frames(producer, 1000), FRAMES);
     }
 
     #[test]
     fn a_batch_is_handed_on_when_it_has_waited_and_the_end_is_told() {
-        let (outlet, mut inlets) = queue(2, 1, Duration::ZERO);
+        let (consumer, mut producers) = queue(2, 1, Duration::ZERO);
         let mut batch = FrameBatch::new();
-        assert_eq!(frames(&mut inlets[0], 3), 3);
-        assert_eq!(outlet.take(&mut batch, Duration::ZERO), None);
-        inlets[0].tick();
-        assert_eq!((outlet.take(&mut batch, Duration::ZERO), batch.len()), (Some(true), 3));
-        assert_eq!(frames(&mut inlets[0], 1), 1);
-        inlets[0].hand_on();
-        drop(inlets);
-        assert_eq!((outlet.take(&mut batch, Duration::ZERO), batch.len()), (Some(true), 1));
-        assert_eq!(outlet.take(&mut batch, Duration::ZERO), Some(false));
+        assert_eq!(frames(&mut producers[0], 3), 3);
+        assert_eq!(consumer.take(&mut batch, Duration::ZERO), None);
+        producers[0].tick();
+        assert_eq!((consumer.take(&mut batch, Duration::ZERO), batch.len()), (Some(true), 3));
+        assert_eq!(frames(&mut producers[0], 1), 1);
+        producers[0].hand_on();
+        drop(producers);
+        assert_eq!((consumer.take(&mut batch, Duration::ZERO), batch.len()), (Some(true), 1));
+        assert_eq!(consumer.take(&mut batch, Duration::ZERO), Some(false));
     }
 }

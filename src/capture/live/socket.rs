@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pcap::{Active, Capture, Precision};
 
-use super::Interface;
+use super::InterfaceSettings;
 use crate::capture::{CaptureError, LinkType, Nanos};
 
 /// An open interface.
@@ -27,7 +27,7 @@ pub(super) fn now() -> Nanos {
 ///
 /// # Errors
 /// It is not there, or it must not be opened, or the filter has no sense on its link type.
-pub(super) fn open(interface: &Interface, batch: Duration) -> Result<Socket, CaptureError> {
+pub(super) fn open(interface: &InterfaceSettings, batch: Duration) -> Result<Socket, CaptureError> {
     let broken = |error: pcap::Error| trouble(&interface.name, &error);
     let millis = i32::try_from(batch.as_millis()).unwrap_or(i32::MAX).max(1);
     let opened = now();
@@ -65,7 +65,7 @@ pub(super) fn trouble(name: &str, error: &pcap::Error) -> CaptureError {
 }
 
 /// Joins the group of sockets among which the kernel shares out the interface's flows.
-fn fan_out(capture: &Capture<Active>, interface: &Interface) -> Result<(), CaptureError> {
+fn fan_out(capture: &Capture<Active>, interface: &InterfaceSettings) -> Result<(), CaptureError> {
     // The group's number is the network namespace's: the process and the interface make it ours.
     let name = interface.name.bytes().fold(0u32, |hash, octet| hash.wrapping_mul(31).wrapping_add(u32::from(octet)));
     let group = (std::process::id() ^ name) & 0xffff;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{info, warn};
 
-use super::queue::Inlet;
+use super::queue::QueueProducer;
 use super::socket::{Socket, open};
-use super::{Counters, Interface, Settings};
+use super::{InputCounters, InterfaceSettings, LiveSettings};
 use crate::capture::{CaptureError, Nanos};
 
 /// Frames taken before looking at the clock again.
@@ -23,19 +23,19 @@ const RETRY: Duration = Duration::from_millis(100);
 const DRAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct CaptureThread {
-    pub interface: Interface,
+    pub interface: InterfaceSettings,
     /// The first thread of its interface tells of it and counts what the card dropped.
     pub first: bool,
     pub socket: Option<Socket>,
-    pub counters: Arc<Counters>,
-    pub inlet: Inlet,
-    pub settings: Settings,
+    pub counters: Arc<InputCounters>,
+    pub producer: QueueProducer,
+    pub settings: LiveSettings,
     pub stop: Arc<AtomicBool>,
 }
 
 /// What the kernel has counted since the socket was opened: 32 bits that wrap.
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct KernelStats {
     dropped: u32,
     if_dropped: u32,
 }
@@ -47,7 +47,7 @@ impl CaptureThread {
             if let Some(socket) = self.socket.take() {
                 pause = RETRY;
                 let Err(error) = self.capture(socket) else { break };
-                self.inlet.hand_on();
+                self.producer.hand_on();
                 self.down(&error);
             }
             self.rest(pause);
@@ -62,7 +62,7 @@ impl CaptureThread {
                 }
             }
         }
-        self.inlet.hand_on();
+        self.producer.hand_on();
     }
 
     fn down(&self, error: &CaptureError) {
@@ -98,7 +98,7 @@ impl CaptureThread {
 
     /// Takes frames until told to stop, then what the kernel still holds.
     fn capture(&mut self, mut socket: Socket) -> Result<(), CaptureError> {
-        let mut seen = Seen::default();
+        let mut seen = KernelStats::default();
         let mut next_statistics = Instant::now() + STATISTICS;
         let wait = rustix::event::Timespec {
             tv_sec: 0,
@@ -113,7 +113,7 @@ impl CaptureThread {
                     return Err(error);
                 }
             };
-            self.inlet.tick();
+            self.producer.tick();
             let now = Instant::now();
             if now >= next_statistics {
                 self.statistics(&mut socket, &mut seen);
@@ -142,14 +142,14 @@ impl CaptureThread {
 
     fn dispatch(&mut self, socket: &mut Socket) -> Result<usize, CaptureError> {
         let (mut frames, mut dropped) = (0u64, 0u64);
-        let (inlet, link, joining) = (&mut self.inlet, socket.link, socket.joining.clone());
+        let (producer, link, joining) = (&mut self.producer, socket.link, socket.joining.clone());
         let taken = socket.capture.dispatch(Some(DISPATCH), |packet| {
             let ts = packet.header.ts;
             let time = Nanos(ts.tv_sec.unsigned_abs() * 1_000_000_000 + ts.tv_usec.unsigned_abs());
             if joining.contains(&time) {
                 return;
             }
-            if inlet.push(time, link, packet.header.len, packet.data) {
+            if producer.push(time, link, packet.header.len, packet.data) {
                 frames += 1;
             } else {
                 dropped += 1;
@@ -160,7 +160,7 @@ impl CaptureThread {
         taken.map_err(|error| super::socket::trouble(&self.interface.name, &error))
     }
 
-    fn statistics(&self, socket: &mut Socket, seen: &mut Seen) {
+    fn statistics(&self, socket: &mut Socket, seen: &mut KernelStats) {
         let Ok(now) = socket.capture.stats() else { return };
         let grow = |counter: &AtomicU64, now: u32, before: u32| {
             counter.fetch_add(u64::from(now.wrapping_sub(before)), Relaxed);
@@ -169,6 +169,6 @@ impl CaptureThread {
         if self.first {
             grow(&self.counters.interface_drops, now.if_dropped, seen.if_dropped);
         }
-        *seen = Seen { dropped: now.dropped, if_dropped: now.if_dropped };
+        *seen = KernelStats { dropped: now.dropped, if_dropped: now.if_dropped };
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::super::typed::{self, Maybe};
-use super::super::{Afterwards, Capture, Input, Interface, ModelSource, Replay, Watch};
+use super::super::raw::{self, Maybe};
+use super::super::{Disposition, Input, InterfaceSettings, LiveSettings, ModelSource, ReplaySettings, WatchSettings};
 use super::{Check, or, path};
 
 impl Check {
@@ -39,9 +39,9 @@ impl Check {
 
     pub(super) fn input(
         &mut self,
-        interfaces: Vec<Spanned<typed::Interface>>,
-        replay: typed::Replay,
-        watch: typed::Watch,
+        interfaces: Vec<Spanned<raw::RawInterface>>,
+        replay: raw::RawReplay,
+        watch: raw::RawWatch,
     ) -> Input {
         let places = [
             ("interfaces", interfaces.first().map(|i| i.span().start)),
@@ -83,8 +83,8 @@ impl Check {
             self.missing(at, "folder", &unused("watch.folder"));
         }
         if let Some(folder) = watch.folder {
-            return Input::Watch(Watch {
-                then: or(&watch.then, Afterwards::default()),
+            return Input::Watch(WatchSettings {
+                then: or(&watch.then, Disposition::default()),
                 move_to: self.move_to(watch.then.as_ref(), watch.move_to),
                 set_aside: path(watch.set_aside).unwrap_or_else(|| Path::new(folder.get_ref()).join("unreadable")),
                 folder: folder.into_inner().into(),
@@ -96,7 +96,7 @@ impl Check {
             if captures.get_ref().is_empty() {
                 self.wrong(captures.span().start, "no capture; give files or folders");
             }
-            return Input::Replay(Replay {
+            return Input::Replay(ReplaySettings {
                 captures: captures.into_inner().into_iter().map(|c| c.into_inner().into()).collect(),
                 speed: self.number("replay.speed", &replay.speed, 1.0, 0.0..=1e6, "times the captures' own pace (0: flat out)"),
                 rounds: self.number("replay.rounds", &replay.rounds, 1, 0..=u64::MAX / 2, "rounds (0: without end)"),
@@ -115,13 +115,13 @@ impl Check {
         Input::Interfaces(interfaces.into_iter().filter_map(|i| self.interface(i, &mut names)).collect())
     }
 
-    fn move_to(&mut self, then: Option<&Spanned<Afterwards>>, move_to: Maybe<String>) -> Option<PathBuf> {
+    fn move_to(&mut self, then: Option<&Spanned<Disposition>>, move_to: Maybe<String>) -> Option<PathBuf> {
         match (then.map(|t| (t.span().start, *t.get_ref())), move_to) {
-            (Some((at, Afterwards::Move)), None) => {
+            (Some((at, Disposition::Move)), None) => {
                 self.missing(at, "move_to", "watch.then = \"move\" needs watch.move_to, the folder to move captures to");
                 None
             }
-            (Some((_, Afterwards::Move)), to) => path(to),
+            (Some((_, Disposition::Move)), to) => path(to),
             (_, Some(to)) => {
                 self.wrong(to.span().start, "watch.move_to has no effect unless watch.then = \"move\"");
                 None
@@ -130,10 +130,10 @@ impl Check {
         }
     }
 
-    fn interface(&mut self, typed: Spanned<typed::Interface>, names: &mut BTreeSet<String>) -> Option<Interface> {
+    fn interface(&mut self, typed: Spanned<raw::RawInterface>, names: &mut BTreeSet<String>) -> Option<InterfaceSettings> {
         let at = typed.span().start;
         let typed = typed.into_inner();
-        let default = Interface::named("");
+        let default = InterfaceSettings::named("");
         let place = typed.name.as_ref().map_or(at, |n| n.span().start);
         let name = self.text("name", typed.name);
         if name.is_none() {
@@ -144,7 +144,7 @@ impl Check {
         {
             self.wrong(place, format!("interface {name} is given twice; for more capture threads set its threads"));
         }
-        Some(Interface {
+        Some(InterfaceSettings {
             name: name.unwrap_or_default(),
             filter: self.filter(typed.filter),
             promiscuous: or(&typed.promiscuous, default.promiscuous),
@@ -154,10 +154,10 @@ impl Check {
         })
     }
 
-    pub(super) fn capture(&mut self, typed: &typed::Capture) -> Capture {
-        let default = Capture::default();
+    pub(super) fn capture(&mut self, typed: &raw::RawCapture) -> LiveSettings {
+        let default = LiveSettings::default();
         let millis = u64::try_from(default.batch.as_millis()).unwrap_or(u64::MAX);
-        Capture {
+        LiveSettings {
             queue: self.number("capture.queue", &typed.queue, default.queue, 8..=65_536, "batches of 256 frames"),
             batch: Duration::from_millis(self.number(
                 "capture.batch_millis",

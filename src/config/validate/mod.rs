@@ -1,8 +1,8 @@
 //! Are the settings sensible? From what was typed to what runs, all mistakes collected.
 
 mod input;
-mod taught;
-mod told;
+mod output;
+mod teaching;
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crate::capture::Filter;
 
+use super::raw::{self, Maybe, RawConfig};
 use super::text::{self, Sources};
-use super::typed::{self, Maybe, Typed};
-use super::{Alerts, Config, ConfigError, Engine, Log, Mistake, Override, Process};
+use super::{AlertsConfig, Config, ConfigError, EngineConfig, LogConfig, Mistake, Override, ProcessConfig};
 
 /// A day, the longest time that any setting may ask for.
 const DAY: u64 = 86_400;
@@ -98,7 +98,7 @@ impl Check {
         Some(typed.into_inner())
     }
 
-    fn config(&mut self, typed: Typed) -> Config {
+    fn config(&mut self, typed: RawConfig) -> Config {
         Config {
             sensor: self.text("sensor", typed.sensor).unwrap_or_else(host_name),
             models: self.models(typed.models),
@@ -109,8 +109,8 @@ impl Check {
             metrics: self.metrics(typed.metrics),
             policies: typed.policies.into_iter().filter_map(|p| self.policy(p)).collect(),
             alerts: {
-                let default = Alerts::default();
-                Alerts {
+                let default = AlertsConfig::default();
+                AlertsConfig {
                     per_minute: self.number(
                         "alerts.per_minute",
                         &typed.alerts.per_minute,
@@ -124,10 +124,13 @@ impl Check {
             evidence: self.evidence(typed.evidence),
             learning: self.learning(typed.learning),
             teachers: typed.teachers.into_iter().filter_map(|t| self.teacher(t)).collect(),
-            log: Log { format: or(&typed.log.format, Log::default().format), level: or(&typed.log.level, Log::default().level) },
+            log: LogConfig {
+                format: or(&typed.log.format, LogConfig::default().format),
+                level: or(&typed.log.level, LogConfig::default().level),
+            },
             process: {
-                let default = Process::default();
-                Process {
+                let default = ProcessConfig::default();
+                ProcessConfig {
                     user: self.text("process.user", typed.process.user),
                     harden: or(&typed.process.harden, default.harden),
                     status_file: self
@@ -138,10 +141,10 @@ impl Check {
         }
     }
 
-    fn engine(&mut self, typed: &typed::Engine) -> Engine {
-        let default = Engine::default();
+    fn engine(&mut self, typed: &raw::RawEngine) -> EngineConfig {
+        let default = EngineConfig::default();
         let active = self.seconds("engine.active_secs", &typed.active_secs, Duration::ZERO, 0);
-        Engine {
+        EngineConfig {
             workers: self.number("engine.workers", &typed.workers, default.workers, 0..=256, "workers (0: one a CPU)"),
             pin: or(&typed.pin, default.pin),
             streams: self.number("engine.streams", &typed.streams, default.streams, 64..=1 << 28, "streams"),

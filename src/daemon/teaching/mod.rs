@@ -14,32 +14,32 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::engine::Models;
-use crate::export::status::{self, Loaded};
+use crate::export::status::{self, LoadedModel};
 use crate::model::Model;
-use crate::train::live::Learned;
+use crate::train::live::LearnedNeurons;
 
 use super::mailbox::Mailbox;
 use super::state::lock;
 
-pub(super) use thread::{Desk, start};
+pub(super) use thread::{LearningContext, start};
 
 /// What the teaching thread and others share.
 #[derive(Default)]
-pub(super) struct Teaching {
+pub(super) struct SharedLearning {
     /// By the model's name.
-    learned: Mutex<BTreeMap<String, Learned>>,
+    learned: Mutex<BTreeMap<String, LearnedNeurons>>,
     /// The teachers from now on.
-    pub teachers: Mailbox<Vec<config::Teacher>>,
+    pub teachers: Mailbox<Vec<config::TeacherConfig>>,
     status: Mutex<status::Learning>,
 }
 
-impl Teaching {
+impl SharedLearning {
     /// What was learned before, of the models that run.
-    pub fn restore(config: &config::Learning, models: &Models) -> Self {
+    pub fn restore(config: &config::LearningConfig, models: &Models) -> Self {
         let teaching = Self::default();
         let Some(folder) = &config.folder else { return teaching };
         for model in models {
-            match Learned::load(folder, &model.name) {
+            match LearnedNeurons::load(folder, &model.name) {
                 Ok(None) => {}
                 Ok(Some(learned)) => {
                     info!(model = model.name, classes = learned.classes().count(), "learned before");
@@ -52,8 +52,8 @@ impl Teaching {
     }
 
     /// What was learned, held so that nobody publishes meanwhile.
-    pub fn hold(&self) -> Held<'_> {
-        Held(lock(&self.learned))
+    pub fn hold(&self) -> LearnedGuard<'_> {
+        LearnedGuard(lock(&self.learned))
     }
 
     pub fn status(&self) -> status::Learning {
@@ -62,20 +62,20 @@ impl Teaching {
 }
 
 /// What was learned, by the model's name.
-pub(super) struct Held<'a>(MutexGuard<'a, BTreeMap<String, Learned>>);
+pub(super) struct LearnedGuard<'a>(MutexGuard<'a, BTreeMap<String, LearnedNeurons>>);
 
-impl Held<'_> {
+impl LearnedGuard<'_> {
     /// Makes what was learned part of the models; what is told of each, its checksum being that of the file it was read from.
-    pub fn apply(&self, models: &mut Models) -> Vec<Loaded> {
+    pub fn apply(&self, models: &mut Models) -> Vec<LoadedModel> {
         let one = |model: &mut Arc<Model>| {
-            let loaded = Loaded::now(Arc::clone(model));
+            let loaded = LoadedModel::now(Arc::clone(model));
             if let Some(learned) = self.0.get(&model.name).filter(|learned| !learned.is_empty()) {
                 match learned.applied(model) {
                     Ok(with) => *model = Arc::new(with),
                     Err(error) => warn!("what was learned does not fit the model: {error}"),
                 }
             }
-            Loaded { model: Arc::clone(model), ..loaded }
+            LoadedModel { model: Arc::clone(model), ..loaded }
         };
         models.iter_mut().map(one).collect()
     }

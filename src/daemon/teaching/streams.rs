@@ -5,37 +5,37 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
-use crate::engine::Sample;
+use crate::engine::TapSample;
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
-use crate::train::live::Sampled;
+use crate::train::live::StreamSlots;
 
-/// Streams that are put together at once.
+/// SampledStreams that are put together at once.
 const MOST: usize = 8192;
 /// A stream of which nothing comes for so long has said what it will say.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// A stream of samples.
-pub(super) struct Stream {
+pub(super) struct SampledStream {
     pub model: usize,
     pub named: Arc<Model>,
     pub key: StreamKey,
     pub first_direction: Direction,
-    pub slots: Sampled,
+    pub slots: StreamSlots,
     last: Instant,
 }
 
-/// Streams that are being put together.
+/// SampledStreams that are being put together.
 #[derive(Default)]
-pub(super) struct Streams {
-    open: HashMap<(usize, StreamKey, u64), Stream, foldhash::fast::RandomState>,
-    /// Streams that there was no room for.
+pub(super) struct SampledStreams {
+    open: HashMap<(usize, StreamKey, u64), SampledStream, foldhash::fast::RandomState>,
+    /// SampledStreams that there was no room for.
     pub crowded: u64,
 }
 
-impl Streams {
+impl SampledStreams {
     /// Takes a sample; returns its stream where that has `packets` now.
-    pub fn add(&mut self, sample: Sample, packets: usize) -> Option<Stream> {
+    pub fn add(&mut self, sample: TapSample, packets: usize) -> Option<SampledStream> {
         let name = (sample.model, sample.key, sample.stream);
         let width = sample.slots.len();
         let now = Instant::now();
@@ -44,8 +44,8 @@ impl Streams {
                 self.crowded += 1;
                 return None;
             }
-            let Sample { model, named, key, first_direction, slots, .. } = sample;
-            self.open.insert(name, Stream { model, named, key, first_direction, slots, last: now });
+            let TapSample { model, named, key, first_direction, slots, .. } = sample;
+            self.open.insert(name, SampledStream { model, named, key, first_direction, slots, last: now });
         } else {
             // Its first packet was not sampled, or it has all that are wanted.
             let stream = self.open.get_mut(&name)?;
@@ -59,8 +59,8 @@ impl Streams {
         if complete { self.open.remove(&name) } else { None }
     }
 
-    /// Streams of which nothing has come for a while; all of them where it is the end.
-    pub fn quiet(&mut self, end: bool) -> Vec<Stream> {
+    /// SampledStreams of which nothing has come for a while; all of them where it is the end.
+    pub fn quiet(&mut self, end: bool) -> Vec<SampledStream> {
         let now = Instant::now();
         self.open.extract_if(|_, s| end || now.duration_since(s.last) > QUIET).map(|(_, stream)| stream).collect()
     }

@@ -13,15 +13,15 @@ use tracing::{info, warn};
 
 use crate::capture::CaptureError;
 use crate::config;
-use crate::engine::{Models, Sample, Tap};
+use crate::engine::{Models, Tap, TapSample};
 use crate::export::{Metrics, status};
 use crate::packet::KeyKind;
-use crate::train::live::{Heard, Learner, Lesson, Outcome, Settings};
+use crate::train::live::{Learner, LearnerSettings, LearningTask, Outcome, SampleOutcome};
 
 use super::super::policy::StreamFilter;
-use super::super::state::{State, lock};
-use super::Teaching;
-use super::streams::{Stream, Streams};
+use super::super::state::{DaemonState, lock};
+use super::SharedLearning;
+use super::streams::{SampledStream, SampledStreams};
 
 /// Samples that may wait; what comes beyond is dropped and counted.
 const WAITING: usize = 4096;
@@ -43,26 +43,26 @@ const BURST: f64 = 10.0;
 const NICE: i32 = 10;
 
 /// The desk at which the thread sits: what it needs of the daemon.
-pub(in crate::daemon) struct Desk {
-    pub config: config::Learning,
-    pub teachers: Vec<config::Teacher>,
+pub(in crate::daemon) struct LearningContext {
+    pub config: config::LearningConfig,
+    pub teachers: Vec<config::TeacherConfig>,
     pub models: Arc<ArcSwap<Models>>,
-    pub teaching: Arc<Teaching>,
-    pub state: Arc<State>,
+    pub teaching: Arc<SharedLearning>,
+    pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
 }
 
 /// A teacher at work.
-struct Teacher {
-    config: config::Teacher,
+struct ActiveTeacher {
+    config: config::TeacherConfig,
     filter: StreamFilter,
     /// Packets that may be taught now.
     tokens: f64,
     filled: Instant,
 }
 
-impl Teacher {
-    fn new(config: config::Teacher) -> Result<Self, CaptureError> {
+impl ActiveTeacher {
+    fn new(config: config::TeacherConfig) -> Result<Self, CaptureError> {
         let (filter, tokens) = (StreamFilter::new(&config.filter)?, config.rate * BURST);
         Ok(Self { config, filter, tokens, filled: Instant::now() })
     }
@@ -81,12 +81,12 @@ impl Teacher {
     }
 }
 
-struct Thread {
-    desk: Desk,
-    teachers: Vec<Teacher>,
+struct TeachingThread {
+    desk: LearningContext,
+    teachers: Vec<ActiveTeacher>,
     /// By the model's name, with the number of streams and tries by outcome for each class.
-    learners: BTreeMap<String, (Learner, BTreeMap<String, status::Lesson>)>,
-    streams: Streams,
+    learners: BTreeMap<String, (Learner, BTreeMap<String, status::LearningTaskStatus>)>,
+    streams: SampledStreams,
     frame: Vec<u8>,
     one_in: Arc<AtomicU32>,
     crowded_since: Instant,
@@ -99,15 +99,15 @@ struct Thread {
 ///
 /// # Errors
 /// Where no thread can be started.
-pub(in crate::daemon) fn start(desk: Desk) -> io::Result<(Tap, JoinHandle<()>)> {
+pub(in crate::daemon) fn start(desk: LearningContext) -> io::Result<(Tap, JoinHandle<()>)> {
     let (samples, taken) = crossbeam_channel::bounded(WAITING);
     let one_in = Arc::new(AtomicU32::new(0));
     let tap = Tap { samples, one_in: Arc::clone(&one_in), packets: PACKETS };
     let now = Instant::now();
-    let mut thread = Thread {
+    let mut thread = TeachingThread {
         teachers: Vec::new(),
         learners: BTreeMap::new(),
-        streams: Streams::default(),
+        streams: SampledStreams::default(),
         frame: Vec::new(),
         one_in,
         crowded_since: now,
@@ -121,8 +121,8 @@ pub(in crate::daemon) fn start(desk: Desk) -> io::Result<(Tap, JoinHandle<()>)> 
     Ok((tap, handle))
 }
 
-impl Thread {
-    fn run(mut self, samples: &Receiver<Sample>) {
+impl TeachingThread {
+    fn run(mut self, samples: &Receiver<TapSample>) {
         // Of a thread, on Linux. That it stays as nice as the others costs a little speed and nothing else.
         let _ = rustix::process::setpriority_process(None, NICE);
         let mut tick = Instant::now() + TICK;
@@ -177,10 +177,10 @@ impl Thread {
         }
     }
 
-    fn set_teachers(&mut self, teachers: Vec<config::Teacher>) {
+    fn set_teachers(&mut self, teachers: Vec<config::TeacherConfig>) {
         self.teachers.clear();
         for teacher in teachers {
-            match Teacher::new(teacher) {
+            match ActiveTeacher::new(teacher) {
                 Ok(teacher) => self.teachers.push(teacher),
                 Err(error) => warn!("a teacher can't teach: {error}"),
             }
@@ -208,7 +208,7 @@ impl Thread {
     }
 
     /// Hears a stream, whole or as far as it went.
-    fn hear(&mut self, stream: Stream) {
+    fn hear(&mut self, stream: SampledStream) {
         let models = self.desk.models.load_full();
         let Some(model) = models.get(stream.model).filter(|m| m.layout == stream.named.layout && m.key == stream.named.key)
         else {
@@ -219,7 +219,7 @@ impl Thread {
             return;
         }
         let frame = &mut self.frame;
-        let mut teaches = |t: &mut &mut Teacher| {
+        let mut teaches = |t: &mut &mut ActiveTeacher| {
             learns(&t.config, &models, &model.name) && t.filter.admits(&stream.key, stream.first_direction, frame)
         };
         let mut teacher = self.teachers.iter_mut();
@@ -246,11 +246,11 @@ impl Thread {
         let outcome = if may {
             let taught = class.as_ref().and_then(|class| lessons.iter().position(|l| l.class == *class));
             match learner.hear(model, stream.slots, taught) {
-                Heard::Shown => "shown",
-                Heard::HeldBack => "held_back",
-                Heard::Full => "full",
-                Heard::Frozen => "frozen",
-                Heard::Unknown => return,
+                SampleOutcome::Shown => "shown",
+                SampleOutcome::HeldBack => "held_back",
+                SampleOutcome::Full => "full",
+                SampleOutcome::Frozen => "frozen",
+                SampleOutcome::Unknown => return,
             }
         } else {
             "rate"
@@ -302,7 +302,7 @@ impl Thread {
                 let (shown, held) = learner.remembered(class);
                 let accuracy = learner.prequential(class);
                 let (model, class) = (model.clone(), class.clone());
-                lessons.push(status::Lesson { model, class, accuracy, shown, held, ..lesson.clone() });
+                lessons.push(status::LearningTaskStatus { model, class, accuracy, shown, held, ..lesson.clone() });
             }
             for loaded in lock(&self.desk.state.loaded).iter_mut().filter(|l| l.model.name == *model) {
                 loaded.learning_accuracy = learner.prequential_mean();
@@ -315,7 +315,7 @@ impl Thread {
     }
 }
 
-impl Desk {
+impl LearningContext {
     /// Puts a model with all that was learned in the place of the one that runs, and keeps what was learned.
     fn publish(&self, name: &str, learner: &Learner) {
         let mut all = lock(&self.teaching.learned);
@@ -346,7 +346,7 @@ impl Desk {
 }
 
 /// Whether a teacher's model is the one of that name.
-fn learns(teacher: &config::Teacher, models: &Models, name: &str) -> bool {
+fn learns(teacher: &config::TeacherConfig, models: &Models, name: &str) -> bool {
     match &teacher.model {
         Some(model) => model == name,
         None => models.first().is_some_and(|first| first.name == name),
@@ -354,17 +354,17 @@ fn learns(teacher: &config::Teacher, models: &Models, name: &str) -> bool {
 }
 
 /// What is taught to the model of that name: one lesson a class, as its first teacher has it.
-fn lessons(teachers: &[Teacher], models: &Models, name: &str) -> Vec<Lesson> {
-    let mut lessons: Vec<Lesson> = Vec::new();
+fn lessons(teachers: &[ActiveTeacher], models: &Models, name: &str) -> Vec<LearningTask> {
+    let mut lessons: Vec<LearningTask> = Vec::new();
     for teacher in teachers.iter().map(|t| &t.config).filter(|t| learns(t, models, name)) {
         if !lessons.iter().any(|l| l.class == teacher.class) {
-            let config::Teacher { class, without, learning_rate, freeze, .. } = teacher.clone();
-            lessons.push(Lesson { class, without, eta: learning_rate as f32, freeze });
+            let config::TeacherConfig { class, without, learning_rate, freeze, .. } = teacher.clone();
+            lessons.push(LearningTask { class, without, eta: learning_rate as f32, freeze });
         }
     }
     lessons
 }
 
-fn settings(config: &config::Learning) -> Settings {
-    Settings { volleys: config.volleys, gate: config.gate, seed: 1, threads: 1 }
+fn settings(config: &config::LearningConfig) -> LearnerSettings {
+    LearnerSettings { volleys: config.volleys, gate: config.gate, seed: 1, threads: 1 }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::stream::PATIENCE;
+use super::stream::WRITE_TIMEOUT;
 use super::{Failure, Line, Sink};
 
 /// A socket that datagrams go to; connected to when there is something to tell.
@@ -25,7 +25,7 @@ impl Datagrams {
     fn connect(&self) -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(&self.path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(socket)
     }
 

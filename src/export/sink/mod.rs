@@ -1,20 +1,20 @@
 //! Where do events go? Files, standard output, sockets, syslog, journald: each behind a bounded queue and a thread of its own.
 //!
 //! ```text
-//! capture ─ ... ─ observer ──offer──> Outlet [ queue ] ── thread ──> Sink (may block, may fail)
+//! capture ─ ... ─ observer ──offer──> SinkHandle [ queue ] ── thread ──> Sink (may block, may fail)
 //!                              └── full: dropped and counted, with the reason why it is full
 //! ```
-//! [`Outlet::offer`] never waits, so nothing that happens to a sink reaches capture. A sink that fails is tried again with growing
+//! [`SinkHandle::offer`] never waits, so nothing that happens to a sink reaches capture. A sink that fails is tried again with growing
 //! pauses; what it had not taken is kept. Lines are whole or not there: see `file` and `stream` for how.
 //!
 //! Which reader of ours dies is its own affair: the process must ignore SIGPIPE.
 
 mod datagram;
 mod file;
-mod outlet;
+mod handle;
 mod stream;
 
-pub use outlet::Outlet;
+pub use handle::SinkHandle;
 
 use std::io;
 use std::path::PathBuf;
@@ -139,7 +139,7 @@ impl Failure {
     }
 }
 
-/// Where lines end up. Works on the outlet's thread, where it may block.
+/// Where lines end up. Works on the handle's thread, where it may block.
 trait Sink: Send {
     /// Takes all lines, or tells how many it took before it failed. Returns within a second or two where the system lets it.
     fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure>;

@@ -20,7 +20,7 @@ const PIPE_CHUNK: usize = 4096;
 /// Octets a send to a Unix socket; one buffer of the kernel holds more.
 const SOCKET_CHUNK: usize = 16 << 10;
 /// After so long without room the reader is called slow.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Standard output, where it is a pipe or a terminal. A write waits for the reader.
 pub(super) struct Pipe {
@@ -63,7 +63,7 @@ impl Socket {
     fn connect(&self) -> io::Result<UnixStream> {
         let connection = UnixStream::connect(&self.path)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
-        connection.set_write_timeout(Some(PATIENCE))?;
+        connection.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(connection)
     }
 }

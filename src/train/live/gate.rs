@@ -4,17 +4,19 @@ use crate::model::{self, Model};
 use crate::stream::Leader;
 
 use super::super::calibrate::{Claim, LEAST, SUREST, raised};
-use super::{Reservoir, Sampled};
+use super::{Reservoir, StreamSlots};
 
 /// What a model says of a stream after its volleys, scored as in reading.
-pub(super) fn said(model: &Model, slots: &[u16]) -> Option<Leader> {
+pub(super) fn classify(model: &Model, slots: &[u16]) -> Option<Leader> {
     let volleys = slots.chunks_exact(model.layout.slots().len());
-    model::said(&model.network, &model.decision, &model.layout, volleys)
+    model::classify(&model.network, &model.decision, &model.layout, volleys)
 }
 
 /// The class that a model gives a stream, of which the slot values of its packets are known, one after another.
 pub fn named<'a>(model: &'a Model, slots: &[u16]) -> Option<&'a str> {
-    said(model, slots).and_then(|leader| model.decision.class(&leader)).map(|class| model.classes[usize::from(class)].as_str())
+    classify(model, slots)
+        .and_then(|leader| model.decision.class(&leader))
+        .map(|class| model.classes[usize::from(class)].as_str())
 }
 
 /// How a model does on streams that were held back, for one class: the mean of two shares, so that neither kind of stream drowns
@@ -39,15 +41,15 @@ impl Accuracy {
 }
 
 /// What a model says of every stream that was held back.
-pub(super) struct Answers<'a> {
+pub(super) struct GateAnswers<'a> {
     model: &'a Model,
-    /// Label, leader.
+    /// SampleLabel, leader.
     all: Vec<(&'a str, Option<Leader>)>,
 }
 
-impl<'a> Answers<'a> {
+impl<'a> GateAnswers<'a> {
     pub fn of(model: &'a Model, held: &'a Reservoir) -> Self {
-        let all = held.iter().flat_map(|(label, streams)| streams.iter().map(move |s| (label, said(model, s))));
+        let all = held.iter().flat_map(|(label, streams)| streams.iter().map(move |s| (label, classify(model, s))));
         Self { model, all: all.collect() }
     }
 
@@ -89,7 +91,7 @@ impl<'a> Answers<'a> {
 }
 
 /// How many of some streams the model gives the class.
-pub(super) fn right(model: &Model, class: &str, streams: &[Sampled]) -> usize {
+pub(super) fn right(model: &Model, class: &str, streams: &[StreamSlots]) -> usize {
     streams.iter().filter(|stream| named(model, stream) == Some(class)).count()
 }
 

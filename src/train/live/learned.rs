@@ -7,30 +7,30 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::atomic_write::replace;
 use crate::encode::SILENT;
 use crate::model::{Model, ModelError, PartsError};
-use crate::replace::replace;
 
-use super::{Sampled, gate};
+use super::{StreamSlots, gate};
 
 /// Own streams of a class on which later neurons may not do worse, but for one in ten of them.
 const ANCHORS: usize = 32;
 
 /// What was learned of one class.
 #[derive(Clone, Debug)]
-struct Skill {
+struct LearnedNeuron {
     /// The neuron, as a model of one class: made of all that was remembered.
     neuron: Model,
     /// Its twin that was not shown what was held back: later ones are judged beside this one, like with like.
     judged: Model,
     /// Streams held back that a neuron of the class was right about when it was taken over: later ones must be, too. Whoever sends
     /// junk where the teacher listens can add to them, and take nothing away.
-    anchors: Vec<Sampled>,
+    anchors: Vec<StreamSlots>,
 }
 
 /// The neurons that were learned.
 #[derive(Clone, Debug, Default)]
-pub struct Learned(BTreeMap<String, Skill>);
+pub struct LearnedNeurons(BTreeMap<String, LearnedNeuron>);
 
 fn model_file(folder: &Path, model: &str) -> PathBuf {
     folder.join(format!("{model}.safetensors"))
@@ -49,8 +49,8 @@ pub enum LearnedError {
     Beside { path: PathBuf, source: std::io::Error },
 }
 
-impl Learned {
-    /// Reads what [`Learned::save`] wrote of the model of that name; `None` where it wrote nothing.
+impl LearnedNeurons {
+    /// Reads what [`LearnedNeurons::save`] wrote of the model of that name; `None` where it wrote nothing.
     ///
     /// # Errors
     /// Files that can't be read, or are damaged.
@@ -83,16 +83,16 @@ impl Learned {
     }
 
     /// The neurons of a part, with their anchors by class. Of those that don't fit the layout none are used.
-    pub fn of(part: &Model, mut anchors: BTreeMap<String, Vec<Sampled>>) -> Self {
+    pub fn of(part: &Model, mut anchors: BTreeMap<String, Vec<StreamSlots>>) -> Self {
         let others = |class: &String| part.classes.iter().filter(|c| *c != class).cloned().collect::<Vec<_>>();
         let width = part.layout.slots().len();
-        let fits = |s: &Sampled| s.len().is_multiple_of(width) && s.iter().all(|&v| v < 256 || v == SILENT);
+        let fits = |s: &StreamSlots| s.len().is_multiple_of(width) && s.iter().all(|&v| v < 256 || v == SILENT);
         let skills = part.classes.iter().filter_map(|class| {
             let mut anchors = anchors.remove(class).unwrap_or_default();
             anchors.retain(fits);
             anchors.truncate(ANCHORS);
             let neuron = part.without_classes(&others(class)).ok()?;
-            Some((class.clone(), Skill { judged: neuron.clone(), neuron, anchors }))
+            Some((class.clone(), LearnedNeuron { judged: neuron.clone(), neuron, anchors }))
         });
         Self(skills.collect())
     }
@@ -103,7 +103,7 @@ impl Learned {
     }
 
     /// The streams on which later neurons may not do worse, by class.
-    fn anchors(&self) -> BTreeMap<&str, &[Sampled]> {
+    fn anchors(&self) -> BTreeMap<&str, &[StreamSlots]> {
         self.0.iter().map(|(class, skill)| (class.as_str(), skill.anchors.as_slice())).collect()
     }
 
@@ -127,7 +127,7 @@ impl Learned {
         self.0.keys().map(String::as_str)
     }
 
-    pub(super) fn anchors_of(&self, class: &str) -> &[Sampled] {
+    pub(super) fn anchors_of(&self, class: &str) -> &[StreamSlots] {
         self.0.get(class).map_or(&[], |skill| &skill.anchors)
     }
 
@@ -138,14 +138,14 @@ impl Learned {
     }
 
     /// Takes over a neuron; what `model`, which has its twin, is right about among `held` becomes an anchor while there is room.
-    pub(super) fn take_over(&mut self, class: &str, neuron: Model, judged: Model, model: &Model, held: &[Sampled]) {
+    pub(super) fn take_over(&mut self, class: &str, neuron: Model, judged: Model, model: &Model, held: &[StreamSlots]) {
         let mut anchors = self.0.remove(class).map_or_else(Vec::new, |skill| skill.anchors);
         for stream in held {
             if anchors.len() < ANCHORS && !anchors.contains(stream) && gate::named(model, stream) == Some(class) {
                 anchors.push(stream.clone());
             }
         }
-        self.0.insert(class.into(), Skill { neuron, judged, anchors });
+        self.0.insert(class.into(), LearnedNeuron { neuron, judged, anchors });
     }
 }
 

@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::encode::Layout;
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
-use crate::snn::{self, Network, Pupil};
+use crate::snn::{self, Network, NeuronSpec};
 use crate::stream::Decision;
-use crate::train::{self, Corpus, Teacher};
+use crate::train::{self, Corpus, TeachingSchedule};
 
 use super::super::calibrate::SUREST;
 use super::gate::{self, Accuracy};
-use super::learned::{Learned, LearnedError, side_by_side};
-use super::{Reservoir, Sampled, heard};
+use super::learned::{LearnedError, LearnedNeurons, side_by_side};
+use super::{Reservoir, StreamSlots, replay_buffer};
 
 /// What is taught, and how.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lesson {
+pub struct LearningTask {
     pub class: String,
     /// Slots that the class's neuron does not look at, as [`Layout::without`] takes them: what the teacher goes by would be all it
     /// learns.
@@ -32,7 +32,7 @@ pub struct Lesson {
 
 /// Bounds of a learner.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct LearnerSettings {
     /// Volleys remembered to learn from; a quarter as many are held back.
     pub volleys: usize,
     /// Mean of own and foreign streams right among those held back, below which a neuron is not taken over.
@@ -53,7 +53,7 @@ const FADING: f64 = 0.99;
 
 /// What became of a stream that was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum SampleOutcome {
     /// Shown from now on.
     Shown,
     HeldBack,
@@ -93,7 +93,7 @@ pub(super) struct Prequential {
 }
 
 /// What is remembered of the streams that were heard.
-pub(super) struct Memory {
+pub(super) struct ReplayBuffer {
     pub key: KeyKind,
     pub layout: Layout,
     pub shown: Reservoir,
@@ -105,21 +105,21 @@ pub(super) struct Memory {
 
 /// Learns the taught classes of one model.
 pub struct Learner {
-    lessons: Vec<Lesson>,
-    settings: Settings,
-    memory: Memory,
-    learned: Learned,
+    lessons: Vec<LearningTask>,
+    settings: LearnerSettings,
+    memory: ReplayBuffer,
+    learned: LearnedNeurons,
     /// Something was heard since the last try.
     news: bool,
     tries: u64,
 }
 
 impl Learner {
-    pub fn new(model: &Model, lessons: Vec<Lesson>, settings: Settings, learned: Learned) -> Self {
+    pub fn new(model: &Model, lessons: Vec<LearningTask>, settings: LearnerSettings, learned: LearnedNeurons) -> Self {
         let slots = settings.volleys * model.layout.slots().len();
         Self {
             lessons,
-            memory: Memory {
+            memory: ReplayBuffer {
                 key: model.key,
                 layout: model.layout.clone(),
                 shown: Reservoir::new(slots, settings.seed),
@@ -139,7 +139,7 @@ impl Learner {
     /// # Errors
     /// Where the folder can't be written.
     pub fn keep_heard(&self, folder: &Path, model: &str) -> Result<(), LearnedError> {
-        heard::save(&self.memory, folder, model)
+        replay_buffer::save(&self.memory, folder, model)
     }
 
     /// Remembers what [`Learner::keep_heard`] kept; whether there was anything that fits the model.
@@ -147,13 +147,13 @@ impl Learner {
     /// # Errors
     /// A file that can't be read, or is damaged: then nothing is remembered.
     pub fn recall(&mut self, folder: &Path, model: &str) -> Result<bool, LearnedError> {
-        let found = heard::load(&mut self.memory, folder, model)?;
+        let found = replay_buffer::load(&mut self.memory, folder, model)?;
         self.news |= found;
         Ok(found)
     }
 
     /// Other lessons from now on; what was heard and learned stays.
-    pub fn set_lessons(&mut self, lessons: Vec<Lesson>) {
+    pub fn set_lessons(&mut self, lessons: Vec<LearningTask>) {
         self.memory.prequential.retain(|class, _| lessons.iter().any(|l| l.class == *class));
         self.lessons = lessons;
         self.news = true;
@@ -164,12 +164,12 @@ impl Learner {
         self.memory.key == model.key && self.memory.layout == model.layout
     }
 
-    pub fn learned(&self) -> &Learned {
+    pub fn learned(&self) -> &LearnedNeurons {
         &self.learned
     }
 
     /// Hears a stream: of lesson number `taught`, or of nobody's.
-    pub fn hear(&mut self, model: &Model, slots: Sampled, taught: Option<usize>) -> Heard {
+    pub fn hear(&mut self, model: &Model, slots: StreamSlots, taught: Option<usize>) -> SampleOutcome {
         let name = gate::named(model, &slots);
         let label = match taught.map(|lesson| &self.lessons[lesson]) {
             Some(lesson) => {
@@ -177,22 +177,22 @@ impl Learner {
                 score.right = score.right * FADING + f64::from(u8::from(name == Some(&lesson.class)));
                 score.all = score.all * FADING + 1.0;
                 if lesson.freeze {
-                    return Heard::Frozen;
+                    return SampleOutcome::Frozen;
                 }
                 lesson.class.clone()
             }
             None => match name.filter(|name| !self.lessons.iter().any(|l| l.class == *name)) {
                 Some(name) => name.to_string(),
-                None => return Heard::Unknown,
+                None => return SampleOutcome::Unknown,
             },
         };
         let heard = self.memory.heard.entry(label.clone()).or_insert(0);
         *heard += 1;
         let hold = heard.is_multiple_of(HELD_BACK);
         let (reservoir, outcome) =
-            if hold { (&mut self.memory.held, Heard::HeldBack) } else { (&mut self.memory.shown, Heard::Shown) };
+            if hold { (&mut self.memory.held, SampleOutcome::HeldBack) } else { (&mut self.memory.shown, SampleOutcome::Shown) };
         if !reservoir.offer(&label, slots) {
-            return Heard::Full;
+            return SampleOutcome::Full;
         }
         self.news = true;
         outcome
@@ -219,7 +219,7 @@ impl Learner {
         self.news && self.lessons.iter().any(|lesson| self.can_learn(lesson))
     }
 
-    fn can_learn(&self, lesson: &Lesson) -> bool {
+    fn can_learn(&self, lesson: &LearningTask) -> bool {
         let (shown, held) = self.remembered(&lesson.class);
         let foreign = self.memory.shown.iter().any(|(label, streams)| label != lesson.class && !streams.is_empty());
         !lesson.freeze && shown >= LEAST.0 && held >= LEAST.1 && foreign
@@ -230,11 +230,11 @@ impl Learner {
     pub fn learn(&mut self, model: &Model) -> (Option<Model>, Vec<Attempt>) {
         self.news = false;
         self.tries += 1;
-        let ready: Vec<Lesson> = self.lessons.iter().filter(|lesson| self.can_learn(lesson)).cloned().collect();
+        let ready: Vec<LearningTask> = self.lessons.iter().filter(|lesson| self.can_learn(lesson)).cloned().collect();
         let Some(before) = self.learned.as_judged(model) else { return (None, Vec::new()) };
         let twins = self.neurons(&before, &ready, false);
         let (attempts, twins) = self.judged(&before, twins);
-        let taken: Vec<Lesson> = ready.into_iter().filter(|lesson| twins.contains_key(&lesson.class)).collect();
+        let taken: Vec<LearningTask> = ready.into_iter().filter(|lesson| twins.contains_key(&lesson.class)).collect();
         if taken.is_empty() {
             return (None, attempts);
         }
@@ -251,10 +251,10 @@ impl Learner {
     }
 
     /// One neuron a lesson, by class; of all that is remembered, or but for what is held back.
-    fn neurons(&self, model: &Model, lessons: &[Lesson], all: bool) -> BTreeMap<String, Model> {
-        let mut groups: Vec<Vec<Lesson>> = Vec::new();
+    fn neurons(&self, model: &Model, lessons: &[LearningTask], all: bool) -> BTreeMap<String, Model> {
+        let mut groups: Vec<Vec<LearningTask>> = Vec::new();
         for lesson in lessons {
-            let alike = |group: &&mut Vec<Lesson>| group[0].without == lesson.without && group[0].eta == lesson.eta;
+            let alike = |group: &&mut Vec<LearningTask>| group[0].without == lesson.without && group[0].eta == lesson.eta;
             match groups.iter_mut().find(alike) {
                 Some(group) => group.push(lesson.clone()),
                 None => groups.push(vec![lesson.clone()]),
@@ -271,7 +271,7 @@ impl Learner {
     }
 
     /// The neurons of a group, and how many packets each was shown of its own.
-    fn train(&self, group: &[Lesson], all: bool) -> (Network, Vec<u64>) {
+    fn train(&self, group: &[LearningTask], all: bool) -> (Network, Vec<u64>) {
         let own: Vec<String> = group.iter().map(|l| l.class.clone()).collect();
         let mut others: Vec<String> =
             self.memory.shown.iter().chain(self.memory.held.iter()).map(|(label, _)| label.to_string()).collect();
@@ -293,16 +293,16 @@ impl Learner {
             }
         }
         let seed = self.settings.seed.wrapping_add(self.tries);
-        let mut settings = train::Settings::new(self.memory.key, seed);
+        let mut settings = train::TrainSettings::new(self.memory.key, seed);
         settings.rule.eta = group[0].eta;
-        let teacher = Teacher::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
+        let teacher = TeachingSchedule::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
         let (inputs, threads) = (self.memory.layout.input_count(), self.settings.threads);
-        let weights = snn::train(settings.rule, inputs, &Pupil::one_each(own.len()), threads, &teacher, &|| ());
+        let weights = snn::train(settings.rule, inputs, &NeuronSpec::one_each(own.len()), threads, &teacher, &|| ());
         let packets = (0..own.len() as u16).map(|class| corpus.shown(class).1).collect();
         (Network::quantise(&weights, own.len()), packets)
     }
 
-    fn neuron(&self, model: &Model, lesson: &Lesson, network: Network, packets: u64) -> Model {
+    fn neuron(&self, model: &Model, lesson: &LearningTask, network: Network, packets: u64) -> Model {
         let mut decision = model.decision.clone();
         decision.theta = vec![snn::Stdp::default().theta];
         decision.accept = vec![1.0];
@@ -329,14 +329,14 @@ impl Learner {
     /// Which of the neurons are taken over, with their acceptance, and how each try went. All are judged side by side; where some
     /// fall out the others are judged again without them.
     fn judged(&self, before: &Model, mut neurons: BTreeMap<String, Model>) -> (Vec<Attempt>, BTreeMap<String, Model>) {
-        let old = gate::Answers::of(before, &self.memory.held);
+        let old = gate::GateAnswers::of(before, &self.memory.held);
         let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.has(class));
         let usual = own.map(|(_, accept)| *accept).fold(SUREST, f32::min);
         let mut refused = Vec::new();
         loop {
             let part = side_by_side(neurons.values());
             let Some(with) = part.and_then(|part| before.with_part(&part).ok()) else { return (refused, BTreeMap::new()) };
-            let new = gate::Answers::of(&with, &self.memory.held);
+            let new = gate::GateAnswers::of(&with, &self.memory.held);
             let mut accept = with.decision.accept.clone();
             for (class, level) in with.classes.iter().zip(&mut accept) {
                 if let Some(neuron) = neurons.get_mut(class) {

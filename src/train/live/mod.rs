@@ -6,12 +6,12 @@
 //! changes. Every fourth stream is held back: a neuron is taken over only where the model, with it, does no worse on those.
 
 mod gate;
-mod heard;
 mod learned;
 mod learner;
+mod replay_buffer;
 mod reservoir;
 
 pub use gate::{Accuracy, named};
-pub use learned::{Learned, LearnedError};
-pub use learner::{Attempt, Heard, Learner, Lesson, Outcome, Settings};
-pub use reservoir::{Reservoir, Sampled};
+pub use learned::{LearnedError, LearnedNeurons};
+pub use learner::{Attempt, Learner, LearnerSettings, LearningTask, Outcome, SampleOutcome};
+pub use reservoir::{Reservoir, StreamSlots};

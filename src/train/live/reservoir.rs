@@ -10,15 +10,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// A stream as it was sampled: the slot values of its packets, one after another.
-pub type Sampled = Vec<u16>;
+pub type StreamSlots = Vec<u16>;
 
 #[derive(Default)]
-struct Label {
+struct SampleLabel {
     heard: u64,
     /// It was the largest when room was wanted.
     full: bool,
     slots: usize,
-    streams: Vec<Sampled>,
+    streams: Vec<StreamSlots>,
 }
 
 /// Streams by label, within a bound.
@@ -26,7 +26,7 @@ pub struct Reservoir {
     /// Slot values that it has room for.
     room: usize,
     slots: usize,
-    labels: BTreeMap<String, Label>,
+    labels: BTreeMap<String, SampleLabel>,
     random: ChaCha8Rng,
 }
 
@@ -36,17 +36,17 @@ impl Reservoir {
     }
 
     /// Each label with its streams.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Sampled])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[StreamSlots])> {
         self.labels().map(|(name, _, _, streams)| (name, streams))
     }
 
     /// Each label: how many streams of it were offered, whether it was the largest when room was wanted, and its streams.
-    pub(super) fn labels(&self) -> impl Iterator<Item = (&str, u64, bool, &[Sampled])> {
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&str, u64, bool, &[StreamSlots])> {
         self.labels.iter().map(|(name, label)| (name.as_str(), label.heard, label.full, label.streams.as_slice()))
     }
 
     /// Puts back what [`Reservoir::labels`] gave of one label, as far as there is room.
-    pub(super) fn restore(&mut self, name: &str, heard: u64, mut full: bool, streams: impl Iterator<Item = Sampled>) {
+    pub(super) fn restore(&mut self, name: &str, heard: u64, mut full: bool, streams: impl Iterator<Item = StreamSlots>) {
         for stream in streams {
             if self.slots + stream.len() > self.room {
                 full = true;
@@ -58,7 +58,7 @@ impl Reservoir {
         (label.heard, label.full) = (heard, full);
     }
 
-    fn put(&mut self, name: &str, stream: Sampled) {
+    fn put(&mut self, name: &str, stream: StreamSlots) {
         let label = self.labels.entry(name.into()).or_default();
         self.slots += stream.len();
         label.slots += stream.len();
@@ -66,12 +66,12 @@ impl Reservoir {
     }
 
     /// The streams of a label.
-    pub fn of(&self, label: &str) -> &[Sampled] {
+    pub fn of(&self, label: &str) -> &[StreamSlots] {
         self.labels.get(label).map_or(&[], |l| &l.streams)
     }
 
     /// Offers a stream; whether it was taken.
-    pub fn offer(&mut self, label: &str, stream: Sampled) -> bool {
+    pub fn offer(&mut self, label: &str, stream: StreamSlots) -> bool {
         let wanted = stream.len();
         if wanted > self.room {
             return false;
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn numbered(number: usize, length: usize) -> Sampled {
+    fn numbered(number: usize, length: usize) -> StreamSlots {
         vec![number as u16; length]
     }
 

@@ -6,7 +6,7 @@ use crate::snn::Network;
 use crate::stream::{Decision, Leader};
 
 /// Who leads when scoring stops, as in reading; the slots that `layout` silences are silent. `volleys`: slot values, `[slot]` each.
-pub fn said<'a>(
+pub fn classify<'a>(
     network: &Network,
     decision: &Decision,
     layout: &Layout,

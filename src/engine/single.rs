@@ -2,18 +2,22 @@
 
 use crate::capture::{CaptureError, FrameBatch, Source};
 
-use super::shard::{Routed, Shard};
-use super::told::Told;
-use super::{Observer, Settings, Tally};
+use super::output::BatchOutput;
+use super::shard::{RoutedBatch, Shard};
+use super::{Counters, EngineSettings, Observer};
 
 /// Reads a source to its end in the caller's thread.
-pub(super) fn run(settings: &Settings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Tally, CaptureError> {
+pub(super) fn run(
+    settings: &EngineSettings,
+    source: &mut dyn Source,
+    observer: &mut dyn Observer,
+) -> Result<Counters, CaptureError> {
     let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default());
-    let mut routed = Routed::new(FrameBatch::new(), 1, 0);
-    let (mut tally, mut told, mut first) = (Tally::default(), Told::default(), 0);
+    let mut routed = RoutedBatch::new(FrameBatch::new(), 1, 0);
+    let (mut counters, mut told, mut first) = (Counters::default(), BatchOutput::default(), 0);
     let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
         let report = shard.report(0, None);
-        tally.add(&report.tally);
+        counters.add(&report.counters);
         report.tell(observer);
     };
     let ended = loop {
@@ -30,5 +34,5 @@ pub(super) fn run(settings: &Settings, source: &mut dyn Source, observer: &mut d
     };
     shard.finish(|told| told.tell(observer));
     report(&mut shard, observer);
-    ended.map(|()| tally)
+    ended.map(|()| counters)
 }

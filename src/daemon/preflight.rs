@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::capture;
-use crate::config::{Afterwards, Config, Input, ModelSource, SinkKind};
+use crate::config::{Config, Disposition, Input, ModelSource, SinkKind};
 use crate::engine::Models;
 use crate::model::Model;
 
 use super::policy::{Policies, misdirected};
 
 /// What is ready to run.
-pub struct Examined {
+pub struct Preflight {
     pub models: Models,
     pub policies: Policies,
     /// What need not stop it: an interface that is not there yet.
@@ -24,7 +24,7 @@ pub struct Examined {
 ///
 /// # Errors
 /// Every mistake, a sentence each.
-pub fn examine(config: &Config) -> Result<Examined, Vec<String>> {
+pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
     let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
     let mut models = Models::new();
     for source in &config.models {
@@ -72,7 +72,7 @@ pub fn examine(config: &Config) -> Result<Examined, Vec<String>> {
         }
         Input::Watch(watch) => {
             folder("watch.folder", &watch.folder, &mut wrong);
-            if let (Afterwards::Move, Some(to)) = (watch.then, &watch.move_to) {
+            if let (Disposition::Move, Some(to)) = (watch.then, &watch.move_to) {
                 parent("watch.move_to", to, &mut wrong);
             }
         }
@@ -91,7 +91,7 @@ pub fn examine(config: &Config) -> Result<Examined, Vec<String>> {
     if !wrong.is_empty() {
         return Err(wrong);
     }
-    Ok(Examined { models, policies, warnings })
+    Ok(Preflight { models, policies, warnings })
 }
 
 fn folder(setting: &str, path: &Path, wrong: &mut Vec<String>) {

@@ -4,12 +4,12 @@ use crate::capture::{CaptureError, FrameBatch, Nanos, Source};
 use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::packet::{Decoder, StreamKey};
-use crate::stream::{Leader, Limits, StreamTable};
+use crate::stream::{Leader, StreamLimits, StreamTable};
 use crate::train::labels::StreamName;
 
 /// One packet as the network heard it.
 #[derive(Clone)]
-pub struct HeardPacket {
+pub struct TracePacket {
     /// Number of its frame in the capture, from 1.
     pub number: u64,
     pub time: Nanos,
@@ -17,11 +17,11 @@ pub struct HeardPacket {
 }
 
 /// One stream, and its packets until it was decided.
-pub struct Heard {
+pub struct StreamTrace {
     pub name: StreamName,
     /// All packets of the stream, those after the decision too.
     pub packets: u64,
-    pub heard: Vec<HeardPacket>,
+    pub heard: Vec<TracePacket>,
     pub evidence: Vec<f32>,
     /// Who led at the end.
     pub leader: Option<Leader>,
@@ -29,7 +29,7 @@ pub struct Heard {
 
 /// What is kept of an open stream.
 struct Open {
-    heard: Vec<HeardPacket>,
+    heard: Vec<TracePacket>,
     evidence: Vec<f32>,
     leader: Option<Leader>,
 }
@@ -38,8 +38,8 @@ struct Open {
 ///
 /// # Errors
 /// Where the source can't be read.
-pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usize) -> Result<Vec<Heard>, CaptureError> {
-    let mut table: StreamTable<Open> = StreamTable::new(Limits::NONE, foldhash::fast::RandomState::default());
+pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usize) -> Result<Vec<StreamTrace>, CaptureError> {
+    let mut table: StreamTable<Open> = StreamTable::new(StreamLimits::NONE, foldhash::fast::RandomState::default());
     let (mut batch, mut buffer, mut active) = (FrameBatch::new(), model.network.buffer(), [0; MAX_ACTIVE]);
     let (mut number, mut count) = (0, 0);
     let classes = model.classes.len();
@@ -58,7 +58,7 @@ pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usi
                 model.layout.encode(&headers, frame.bytes, seen.context, &mut volley);
                 let n = model.layout.inputs(&volley, &mut active);
                 model.network.potentials(&active[..n], &mut buffer);
-                state.heard.push(HeardPacket { number, time: frame.timestamp, volley });
+                state.heard.push(TracePacket { number, time: frame.timestamp, volley });
                 state.leader = model.decision.hear(&model.network, &buffer, &mut state.evidence, state.leader.as_ref());
                 count += 1;
                 if count >= most {
@@ -67,7 +67,7 @@ pub fn hear(model: &Model, source: &mut dyn Source, decoder: &Decoder, most: usi
             }
         }
     }
-    let streams = table.take().into_iter().map(|s| Heard {
+    let streams = table.take().into_iter().map(|s| StreamTrace {
         name: StreamName::of(&s.key),
         packets: s.packets,
         heard: s.state.heard,

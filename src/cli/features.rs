@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
     }
     out.flush()?;
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }
 
 /// One line a packet: stream, class, active inputs, neurons that spiked; numbers are parted by blanks.
@@ -78,5 +78,5 @@ fn spikes(args: &Args, labels: &train::labels::Labels, model: &Path) -> Result<E
         }
     }
     out.flush()?;
-    Ok(Exit::Fine)
+    Ok(Exit::Ok)
 }

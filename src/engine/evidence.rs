@@ -9,8 +9,8 @@ use crate::capture::{Frame, LinkType, Nanos};
 use crate::model::Model;
 use crate::packet::{Direction, KeyKind, StreamKey};
 
-use super::KeptPacket;
-use super::scorer::Scored;
+use super::EvidencePacket;
+use super::scorer::ScoredStream;
 use crate::stream::Stream;
 
 /// Octets of undecided streams' packets that one model keeps in one shard.
@@ -18,7 +18,7 @@ const MOST_OCTETS: usize = 32 << 20;
 
 /// A packet of a stream that is not decided yet.
 #[derive(Debug)]
-struct Waiting {
+struct BufferedPacket {
     packet: u64,
     timestamp: Nanos,
     link: LinkType,
@@ -26,15 +26,15 @@ struct Waiting {
     bytes: Vec<u8>,
 }
 
-impl Waiting {
+impl BufferedPacket {
     fn of(packet: u64, frame: &Frame<'_>) -> Self {
         let Frame { timestamp, link, wire_len, bytes } = *frame;
         Self { packet, timestamp, link, wire_len, bytes: bytes.to_vec() }
     }
 
-    fn named(self, model: usize, named: &Arc<Model>, stream: &Stream<Scored>) -> Option<KeptPacket> {
+    fn named(self, model: usize, named: &Arc<Model>, stream: &Stream<ScoredStream>) -> Option<EvidencePacket> {
         let leader = stream.state.leader()?;
-        Some(KeptPacket {
+        Some(EvidencePacket {
             packet: self.packet,
             timestamp: self.timestamp,
             link: self.link,
@@ -51,12 +51,12 @@ impl Waiting {
 
 /// The first packets of undecided streams, by evidence row.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
-    rows: Vec<Vec<Waiting>>,
+pub(super) struct EvidenceBuffer {
+    rows: Vec<Vec<BufferedPacket>>,
     octets: usize,
 }
 
-impl Kept {
+impl EvidenceBuffer {
     /// Keeps a packet of the undecided stream that has the row; whether there was room.
     pub fn push(&mut self, row: u32, packet: u64, frame: &Frame<'_>) -> bool {
         if self.octets + frame.bytes.len() > MOST_OCTETS {
@@ -67,12 +67,12 @@ impl Kept {
         if row >= self.rows.len() {
             self.rows.resize_with(row + 1, Vec::new);
         }
-        self.rows[row].push(Waiting::of(packet, frame));
+        self.rows[row].push(BufferedPacket::of(packet, frame));
         true
     }
 
     /// Takes the row's packets out.
-    fn take(&mut self, row: u32) -> Vec<Waiting> {
+    fn take(&mut self, row: u32) -> Vec<BufferedPacket> {
         let taken = self.rows.get_mut(row as usize).map(std::mem::take).unwrap_or_default();
         self.octets -= taken.iter().map(|w| w.bytes.len()).sum::<usize>();
         taken
@@ -84,7 +84,14 @@ impl Kept {
     }
 
     /// Hands on the row's packets: its stream was given a class.
-    pub fn hand_on(&mut self, row: u32, model: usize, named: &Arc<Model>, stream: &Stream<Scored>, out: &mut Vec<KeptPacket>) {
+    pub fn hand_on(
+        &mut self,
+        row: u32,
+        model: usize,
+        named: &Arc<Model>,
+        stream: &Stream<ScoredStream>,
+        out: &mut Vec<EvidencePacket>,
+    ) {
         out.extend(self.take(row).into_iter().filter_map(|w| w.named(model, named, stream)));
     }
 }
@@ -95,14 +102,14 @@ pub(super) fn later(
     frame: &Frame<'_>,
     model: usize,
     named: &Arc<Model>,
-    stream: &Stream<Scored>,
-) -> Option<KeptPacket> {
-    Waiting::of(packet, frame).named(model, named, stream)
+    stream: &Stream<ScoredStream>,
+) -> Option<EvidencePacket> {
+    BufferedPacket::of(packet, frame).named(model, named, stream)
 }
 
 /// One volley for learning.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub struct TapSample {
     pub model: usize,
     /// The model whose layout made the volley.
     pub named: Arc<Model>,
@@ -120,7 +127,7 @@ pub struct Sample {
 #[derive(Clone, Debug)]
 pub struct Tap {
     /// What the reader is too slow for is counted, not waited for.
-    pub samples: Sender<Sample>,
+    pub samples: Sender<TapSample>,
     /// One stream in so many, by its hash; 0: none. The reader may change it at any time.
     pub one_in: Arc<AtomicU32>,
     /// Packets of a stream, from its first, by kind of key.

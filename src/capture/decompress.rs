@@ -13,12 +13,12 @@ const FREE: u64 = 256 << 20;
 const RATIO: u64 = 200;
 
 /// Counts what is read through it.
-struct Counted<R> {
+struct CountingReader<R> {
     inner: R,
     octets: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.octets.fetch_add(read as u64, Relaxed);
@@ -27,13 +27,13 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// Ends with an error where more comes out than [`FREE`] and [`RATIO`] allow.
-struct Capped<R> {
+struct CappedReader<R> {
     unpacker: R,
     packed: Arc<AtomicU64>,
     unpacked: u64,
 }
 
-impl<R: Read> Read for Capped<R> {
+impl<R: Read> Read for CappedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let packed = self.packed.load(Relaxed);
         if self.unpacked > FREE.saturating_add(packed.saturating_mul(RATIO)) {
@@ -52,16 +52,16 @@ impl<R: Read> Read for Capped<R> {
 /// What `reader`, which begins with `start`, holds once it is unpacked; itself where it is not packed.
 pub(super) fn unpack(start: &[u8], reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
     let packed = Arc::new(AtomicU64::new(0));
-    let counted = |inner| Counted { inner, octets: Arc::clone(&packed) };
+    let counted = |inner| CountingReader { inner, octets: Arc::clone(&packed) };
     Ok(match start {
         [0x1f, 0x8b, ..] => {
             let unpacker = flate2::read::MultiGzDecoder::new(counted(reader));
-            Box::new(Capped { unpacker, packed, unpacked: 0 })
+            Box::new(CappedReader { unpacker, packed, unpacked: 0 })
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let mut unpacker = zstd::stream::read::Decoder::new(counted(reader))?;
             unpacker.window_log_max(ZSTD_WINDOW_LOG)?;
-            Box::new(Capped { unpacker, packed, unpacked: 0 })
+            Box::new(CappedReader { unpacker, packed, unpacked: 0 })
         }
         _ => Box::new(reader),
     })

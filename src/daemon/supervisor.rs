@@ -10,10 +10,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::harden::{Confined, MadeAnew};
+use super::harden::{Confinement, FolderReplaced};
 use super::notify;
 use super::reload::Reloader;
-use super::state::State;
+use super::state::DaemonState;
 
 /// How often the state is looked at where nothing happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -45,7 +45,7 @@ impl Signals {
     }
 }
 
-enum What {
+enum CaughtSignal {
     Reload,
     Summary,
     Stop,
@@ -54,11 +54,15 @@ enum What {
 
 /// Starts the thread; it ends when the state says that all is done, and tells of the folder that was made anew, where that was
 /// the end.
-pub(super) fn start(signals: Signals, reloader: Reloader, confined: Confined) -> io::Result<JoinHandle<Option<MadeAnew>>> {
+pub(super) fn start(
+    signals: Signals,
+    reloader: Reloader,
+    confined: Confinement,
+) -> io::Result<JoinHandle<Option<FolderReplaced>>> {
     std::thread::Builder::new().name("spiked-keeper".into()).spawn(move || keep(signals, reloader, &confined))
 }
 
-fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option<MadeAnew> {
+fn keep(signals: Signals, mut reloader: Reloader, confined: &Confinement) -> Option<FolderReplaced> {
     let Signals { runtime, mut hangup, mut user, mut terminate, mut interrupt } = signals;
     let state = Arc::clone(&reloader.state);
     let watchdog = notify::watchdog_interval();
@@ -69,29 +73,29 @@ fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option
     while !state.done.load(Relaxed) {
         let what = runtime.block_on(async {
             tokio::select! {
-                _ = hangup.recv() => What::Reload,
-                _ = user.recv() => What::Summary,
-                _ = terminate.recv() => What::Stop,
-                _ = interrupt.recv() => What::Stop,
-                () = tokio::time::sleep(TICK) => What::Tick,
+                _ = hangup.recv() => CaughtSignal::Reload,
+                _ = user.recv() => CaughtSignal::Summary,
+                _ = terminate.recv() => CaughtSignal::Stop,
+                _ = interrupt.recv() => CaughtSignal::Stop,
+                () = tokio::time::sleep(TICK) => CaughtSignal::Tick,
             }
         });
         match what {
-            What::Reload if !reloader.stopping() => reloader.reload(),
-            What::Summary => summary(&reloader),
-            What::Stop if end.is_none() => end = Some(stop(&state)),
-            What::Stop => {
+            CaughtSignal::Reload if !reloader.stopping() => reloader.reload(),
+            CaughtSignal::Summary => summary(&reloader),
+            CaughtSignal::Stop if end.is_none() => end = Some(stop(&state)),
+            CaughtSignal::Stop => {
                 error!("a second signal to stop: ending at once, what was not written is lost");
                 std::process::exit(CUT_SHORT);
             }
-            What::Tick if end.is_none() => {
+            CaughtSignal::Tick if end.is_none() => {
                 if let Err(error) = confined.check() {
                     error!("{error}");
                     made_anew = Some(error);
                     end = Some(stop(&state));
                 }
             }
-            What::Reload | What::Tick => {}
+            CaughtSignal::Reload | CaughtSignal::Tick => {}
         }
         let now = Instant::now();
         if end.is_some_and(|end| now >= end) {
@@ -122,7 +126,7 @@ fn keep(signals: Signals, mut reloader: Reloader, confined: &Confined) -> Option
 }
 
 /// Asks all to end; returns when they must have.
-fn stop(state: &State) -> Instant {
+fn stop(state: &DaemonState) -> Instant {
     info!("stopping: taking what was captured, writing what is known");
     notify::stopping();
     state.stop.store(true, Relaxed);

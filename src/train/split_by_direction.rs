@@ -5,37 +5,37 @@
 //! without by more than chance would (McNemar, *Note on the sampling error of the difference between correlated proportions*,
 //! Psychometrika 12, 1947: by two standard deviations).
 
-use crate::snn::Pupil;
+use crate::snn::NeuronSpec;
 use crate::stream::Decision;
 
-use super::fit::Felt;
+use super::fit::HeldOutPotentials;
 
 /// Standard deviations by which the streams won must outnumber those lost.
 const DEVIATIONS: f64 = 2.0;
 
 /// The neurons of a class: one for all its packets, or one for each direction of its streams.
-pub(super) fn pupils_of(class: u16, parted: bool) -> Vec<Pupil> {
-    if parted { [0, 1].map(|part| Pupil { class, part: Some(part) }).into() } else { vec![Pupil { class, part: None }] }
+pub(super) fn specs_of(class: u16, parted: bool) -> Vec<NeuronSpec> {
+    if parted { [0, 1].map(|part| NeuronSpec { class, part: Some(part) }).into() } else { vec![NeuronSpec { class, part: None }] }
 }
 
 /// The neurons of all classes, of which some have two: the first of each class, then the second of those.
-pub(super) fn pupils(classes: usize, parted: &[u16]) -> Vec<Pupil> {
-    let all: Vec<Vec<Pupil>> = (0..classes as u16).map(|class| pupils_of(class, parted.contains(&class))).collect();
+pub(super) fn specs(classes: usize, parted: &[u16]) -> Vec<NeuronSpec> {
+    let all: Vec<Vec<NeuronSpec>> = (0..classes as u16).map(|class| specs_of(class, parted.contains(&class))).collect();
     let seconds = parted.iter().map(|&class| all[class as usize][1]);
     all.iter().map(|of| of[0]).chain(seconds).collect()
 }
 
-/// What cross-fitting felt with some neurons, and how they decide.
-pub(super) struct Tried {
-    pub felt: Vec<Felt>,
+/// What cross-fitting held_out with some neurons, and how they decide.
+pub(super) struct CrossFit {
+    pub held_out: Vec<HeldOutPotentials>,
     pub decision: Decision,
 }
 
 /// The classes that do better with two neurons. `one` has one for each class, `two` two.
-pub(super) fn better_parted(classes: usize, one: &Tried, two: &Tried) -> Vec<u16> {
+pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<u16> {
     // Of each stream its class, and the evidence of all classes at its end: as decided so far, and with two neurons each.
-    let mut ends: Vec<(u16, Vec<f32>, Vec<f32>)> = (one.felt.iter().zip(&two.felt))
-        .filter(|(felt, _)| felt.taught)
+    let mut ends: Vec<(u16, Vec<f32>, Vec<f32>)> = (one.held_out.iter().zip(&two.held_out))
+        .filter(|(held_out, _)| held_out.taught)
         .map(|(a, b)| (a.truth, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes)))
         .collect();
     let right = |truth: u16, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
@@ -59,30 +59,30 @@ pub(super) fn better_parted(classes: usize, one: &Tried, two: &Tried) -> Vec<u16
     better
 }
 
-/// What would have been felt with two neurons for some classes and one for the others.
-pub(super) fn merged(one: Tried, two: &Tried, parted: Vec<u16>) -> Tried {
-    let Tried { mut felt, mut decision } = one;
+/// What would have been held_out with two neurons for some classes and one for the others.
+pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<u16>) -> CrossFit {
+    let CrossFit { mut held_out, mut decision } = one;
     let classes = decision.theta.len();
     let mix = |one: &[f32], two: &[f32]| -> Vec<f32> {
         let first = one.iter().enumerate().map(|(c, &x)| if parted.contains(&(c as u16)) { two[c] } else { x });
         first.chain(parted.iter().map(|&c| two[classes + usize::from(c)])).collect()
     };
     decision.theta = mix(&decision.theta, &two.decision.theta);
-    for (one, two) in felt.iter_mut().zip(&two.felt) {
+    for (one, two) in held_out.iter_mut().zip(&two.held_out) {
         let packets = one.potentials.chunks_exact(one.width).zip(two.potentials.chunks_exact(two.width));
         one.potentials = packets.flat_map(|(one, two)| mix(one, two)).collect();
         one.width = decision.theta.len();
     }
     decision.more = parted;
-    Tried { felt, decision }
+    CrossFit { held_out, decision }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::encode::{Layout, LayoutOptions, SILENT};
-    use crate::model::{Model, said};
+    use crate::model::{Model, classify};
     use crate::packet::KeyKind;
-    use crate::train::{Corpus, Settings, fit, retrain};
+    use crate::train::{Corpus, TrainSettings, fit, retrain};
 
     const STREAMS: usize = 24;
 
@@ -106,15 +106,16 @@ mod tests {
     }
 
     fn right(model: &Model, corpus: &Corpus) -> usize {
-        let said = |s: &crate::train::LabelledStream| said(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
+        let leader_of =
+            |s: &crate::train::LabelledStream| classify(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
         let own = |class: u16| model.classes.iter().position(|c| *c == corpus.classes[usize::from(class)]);
-        corpus.streams.iter().filter(|s| said(s).map(|l| usize::from(l.class)) == own(s.class)).count()
+        corpus.streams.iter().filter(|s| leader_of(s).map(|l| usize::from(l.class)) == own(s.class)).count()
     }
 
     #[test]
     fn classes_that_one_neuron_can_not_tell_apart_get_one_for_each_direction_and_keep_them_in_other_models() {
         let mut corpus = crossed();
-        let settings = Settings { threads: 2, ..Settings::new(KeyKind::Flow, 1) };
+        let settings = TrainSettings { threads: 2, ..TrainSettings::new(KeyKind::Flow, 1) };
         let model = fit(&corpus, &settings, &|_| true, &|| ()).into_model("crossed", &corpus);
         assert!(!model.decision.more.is_empty() && !model.decision.more.contains(&0), "{:?}", model.decision.more);
         assert_eq!(right(&model, &corpus), corpus.streams.len());
@@ -148,10 +149,11 @@ mod tests {
     fn of_classes_of_one_stream_nothing_can_be_calibrated_and_all_is_named() {
         let mut corpus = crossed();
         corpus.streams.truncate(3);
-        let fitted = fit(&corpus, &Settings { threads: 1, ..Settings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
+        let fitted = fit(&corpus, &TrainSettings { threads: 1, ..TrainSettings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
         assert_eq!(fitted.decision.accept, [0.5; 3]);
         let model = fitted.into_model("few", &corpus);
-        let of = |s: &crate::train::LabelledStream| said(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
+        let of =
+            |s: &crate::train::LabelledStream| classify(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
         assert!(corpus.streams.iter().all(|s| of(s).is_some_and(|leader| model.decision.class(&leader).is_some())));
     }
 
@@ -160,7 +162,7 @@ mod tests {
         let mut corpus = crossed();
         corpus.streams.retain(|s| s.class < 2);
         corpus.keep_classes(1);
-        let fitted = fit(&corpus, &Settings { threads: 2, ..Settings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
+        let fitted = fit(&corpus, &TrainSettings { threads: 2, ..TrainSettings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
         assert!(fitted.decision.more.is_empty());
         assert_eq!(fitted.network.neurons(), 2);
     }

@@ -2,16 +2,16 @@
 
 use crossbeam_channel::Receiver;
 
-use super::{KeptPacket, Observer, Verdict, Writer};
+use super::{EvidencePacket, Observer, Verdict, Writer};
 
 /// What one shard found: in one batch, or when its streams ended with the source.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct BatchOutput {
     pub verdicts: Vec<Verdict>,
     /// What the settings' writer wrote of the verdicts, one after the other, and where each ends.
     text: Vec<u8>,
     ends: Vec<usize>,
-    pub packets: Vec<KeptPacket>,
+    pub packets: Vec<EvidencePacket>,
     /// Verdicts that the observer has heard.
     heard: usize,
 }
@@ -19,7 +19,7 @@ pub(super) struct Told {
 /// Verdicts told at once when streams end with the source.
 const MANY: usize = 256;
 
-impl Told {
+impl BatchOutput {
     pub fn is_full(&self) -> bool {
         self.verdicts.len() >= MANY
     }
@@ -75,28 +75,28 @@ impl Told {
     }
 }
 
-fn tell_packets(mut packets: Vec<KeptPacket>, observer: &mut dyn Observer) {
+fn tell_packets(mut packets: Vec<EvidencePacket>, observer: &mut dyn Observer) {
     packets.sort_by_key(|p| (p.packet, p.model));
     packets.iter().for_each(|p| observer.packet(p));
 }
 
 /// Tells the oldest verdict at hand; whether there was one.
-fn tell_oldest<'a>(all: impl Iterator<Item = &'a mut Told>, observer: &mut dyn Observer) -> bool {
+fn tell_oldest<'a>(all: impl Iterator<Item = &'a mut BatchOutput>, observer: &mut dyn Observer) -> bool {
     let oldest =
         all.filter(|t| t.next().is_some()).min_by(|a, b| a.next().map(Verdict::order).cmp(&b.next().map(Verdict::order)));
     oldest.map(|told| told.tell_next(observer)).is_some()
 }
 
 /// Tells what all shards found in one batch; empty then, to be filled again.
-pub(super) fn merge(all: &mut [Told], observer: &mut dyn Observer) {
+pub(super) fn merge(all: &mut [BatchOutput], observer: &mut dyn Observer) {
     while tell_oldest(all.iter_mut(), observer) {}
     tell_packets(all.iter_mut().flat_map(|t| std::mem::take(&mut t.packets)).collect(), observer);
-    all.iter_mut().for_each(Told::clear);
+    all.iter_mut().for_each(BatchOutput::clear);
 }
 
 /// Tells what the shards send piece by piece, each in order, of the streams that ended with the source.
-pub(super) fn merge_rest(shards: Vec<Receiver<Told>>, observer: &mut dyn Observer) {
-    let mut pieces: Vec<_> = shards.into_iter().map(|shard| (shard, Told::default())).collect();
+pub(super) fn merge_rest(shards: Vec<Receiver<BatchOutput>>, observer: &mut dyn Observer) {
+    let mut pieces: Vec<_> = shards.into_iter().map(|shard| (shard, BatchOutput::default())).collect();
     let mut packets = Vec::new();
     loop {
         // None is passed over while it may have the oldest.

@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 32;
 
 /// The captures that operands name.
 #[derive(Debug, Default)]
-pub struct Expanded {
+pub struct ExpandedPaths {
     pub captures: Vec<PathBuf>,
     /// Files in named folders that are no captures.
     pub skipped: Vec<PathBuf>,
@@ -22,8 +22,8 @@ pub struct Expanded {
 ///
 /// # Errors
 /// Where a folder can't be read or holds no capture.
-pub fn expand(operands: &[PathBuf]) -> Result<Expanded, CaptureError> {
-    let mut expanded = Expanded::default();
+pub fn expand(operands: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
+    let mut expanded = ExpandedPaths::default();
     for operand in operands {
         if operand.is_dir() {
             let before = expanded.captures.len();
@@ -38,7 +38,7 @@ pub fn expand(operands: &[PathBuf]) -> Result<Expanded, CaptureError> {
     Ok(expanded)
 }
 
-fn walk(folder: &Path, depth: usize, expanded: &mut Expanded) -> Result<(), CaptureError> {
+fn walk(folder: &Path, depth: usize, expanded: &mut ExpandedPaths) -> Result<(), CaptureError> {
     let broken = |source| CaptureError::Open { path: folder.display().to_string(), source };
     let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(broken)?.map(|e| e.map(|e| e.path())).collect();
     let mut entries = entries.map_err(broken)?;

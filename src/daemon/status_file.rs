@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::replace::replace;
+use crate::atomic_write::replace;
 
 /// What the status file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Announcement {
+pub struct StatusFile {
     pub pid: u32,
     pub version: String,
     /// The settings' file.
@@ -25,7 +25,7 @@ pub struct ReloadOutcome {
     pub what: String,
 }
 
-impl Announcement {
+impl StatusFile {
     pub(super) fn new(config: &Path) -> Self {
         Self {
             pid: std::process::id(),

@@ -8,7 +8,7 @@ use crate::packet::Undecodable;
 
 /// How often each neuron of a model spiked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Spikes {
+pub struct SpikeCounts {
     pub model: Arc<Model>,
     /// One count a neuron.
     pub counts: Vec<u64>,
@@ -16,7 +16,7 @@ pub struct Spikes {
 
 /// Counts of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tally {
+pub struct Counters {
     pub frames: u64,
     /// Octets on the wire.
     pub bytes: u64,
@@ -33,16 +33,16 @@ pub struct Tally {
     /// Streams lost since their worker panicked, and packets that it was handling.
     pub lost_streams: u64,
     pub lost_packets: u64,
-    /// Packets of named streams that could not be kept for want of room ([`super::Settings::keep_packets`]).
+    /// Packets of named streams that could not be kept for want of room ([`super::EngineSettings::keep_packets`]).
     pub unkept: u64,
     /// Packets that the tap's reader was too slow for ([`super::Tap`]).
     pub untapped: u64,
-    /// Spikes of the output neurons, counted for live sources; one entry a batch and model.
-    pub spikes: Vec<Spikes>,
+    /// SpikeCounts of the output neurons, counted for live sources; one entry a batch and model.
+    pub spikes: Vec<SpikeCounts>,
 }
 
-impl Tally {
-    /// Adds another tally. Spikes are left out: they are told with each batch and add up to no end.
+impl Counters {
+    /// Adds another counters. SpikeCounts are left out: they are told with each batch and add up to no end.
     pub fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;

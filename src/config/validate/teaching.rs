@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::super::typed;
-use super::super::{Learning, Teacher};
+use super::super::raw;
+use super::super::{LearningConfig, TeacherConfig};
 use super::{Check, or};
 
 impl Check {
-    pub(super) fn learning(&mut self, typed: typed::Learning) -> Learning {
-        let default = Learning::default();
+    pub(super) fn learning(&mut self, typed: raw::RawLearning) -> LearningConfig {
+        let default = LearningConfig::default();
         let every = default.every.as_secs_f64();
         let every = self.number("learning.every_secs", &typed.every_secs, every, 0.05..=86_400.0, "seconds");
-        Learning {
+        LearningConfig {
             folder: self.text("learning.folder", typed.folder).map(PathBuf::from),
             every: Duration::from_secs_f64(every),
             volleys: self.number("learning.volleys", &typed.volleys, default.volleys, 1024..=1 << 20, "volleys"),
@@ -22,7 +22,7 @@ impl Check {
         }
     }
 
-    pub(super) fn teacher(&mut self, typed: Spanned<typed::Teacher>) -> Option<Teacher> {
+    pub(super) fn teacher(&mut self, typed: Spanned<raw::RawTeacher>) -> Option<TeacherConfig> {
         let at = typed.span().start;
         let typed = typed.into_inner();
         if typed.class.is_none() {
@@ -31,7 +31,7 @@ impl Check {
         if typed.filter.is_none() {
             self.missing(at, "filter", "the teacher has no filter; give filter = \"...\", a BPF expression that its streams fit");
         }
-        let teacher = Teacher {
+        let teacher = TeacherConfig {
             model: self.text("model", typed.model),
             rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets a second"),
             learning_rate: self.number("learning_rate", &typed.learning_rate, 0.5, 1e-6..=1.0, "(eta)"),

@@ -9,9 +9,9 @@ const MOST: usize = 4096;
 /// The captures under way, each with the number of its first packet in the source. Written by the source, read by who hears of
 /// packets, later and in their order.
 #[derive(Debug, Default)]
-pub struct Origins(Mutex<VecDeque<(u64, Arc<str>)>>);
+pub struct CaptureIndex(Mutex<VecDeque<(u64, Arc<str>)>>);
 
-impl Origins {
+impl CaptureIndex {
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<str>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,16 +47,16 @@ mod tests {
 
     #[test]
     fn each_packet_has_its_capture_and_those_before_are_forgotten() {
-        let origins = Origins::default();
-        assert_eq!(origins.of(0), None);
-        origins.begin(0, "empty");
-        origins.begin(0, "a");
-        origins.begin(3, "b");
-        origins.begin(5, "c");
-        let of = |packet| origins.of(packet).expect("a capture").to_string();
+        let capture_index = CaptureIndex::default();
+        assert_eq!(capture_index.of(0), None);
+        capture_index.begin(0, "empty");
+        capture_index.begin(0, "a");
+        capture_index.begin(3, "b");
+        capture_index.begin(5, "c");
+        let of = |packet| capture_index.of(packet).expect("a capture").to_string();
         assert_eq!([0, 2, 3, 4, 5, 9, u64::MAX].map(of), ["a", "a", "b", "b", "c", "c", "c"]);
-        assert_eq!(origins.lock().len(), 1);
-        (10..20_000).for_each(|first| origins.begin(first, &first.to_string()));
-        assert_eq!(origins.lock().len(), MOST);
+        assert_eq!(capture_index.lock().len(), 1);
+        (10..20_000).for_each(|first| capture_index.begin(first, &first.to_string()));
+        assert_eq!(capture_index.lock().len(), MOST);
     }
 }

@@ -5,35 +5,35 @@
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::capture::watch::Afterwards;
+use crate::capture::watch::Disposition;
 
 /// A value that may be missing, with its place.
 pub type Maybe<T> = Option<Spanned<T>>;
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Typed {
+pub struct RawConfig {
     pub sensor: Maybe<String>,
     pub models: Maybe<Vec<Spanned<String>>>,
-    pub interfaces: Vec<Spanned<Interface>>,
-    pub replay: Replay,
-    pub watch: Watch,
-    pub capture: Capture,
-    pub engine: Engine,
-    pub sinks: Vec<Spanned<Sink>>,
-    pub metrics: Metrics,
-    pub policies: Vec<Spanned<Policy>>,
-    pub alerts: Alerts,
-    pub evidence: Evidence,
-    pub learning: Learning,
-    pub teachers: Vec<Spanned<Teacher>>,
-    pub log: Log,
-    pub process: Process,
+    pub interfaces: Vec<Spanned<RawInterface>>,
+    pub replay: RawReplay,
+    pub watch: RawWatch,
+    pub capture: RawCapture,
+    pub engine: RawEngine,
+    pub sinks: Vec<Spanned<RawSink>>,
+    pub metrics: RawMetrics,
+    pub policies: Vec<Spanned<RawPolicy>>,
+    pub alerts: RawAlerts,
+    pub evidence: RawEvidence,
+    pub learning: RawLearning,
+    pub teachers: Vec<Spanned<RawTeacher>>,
+    pub log: RawLog,
+    pub process: RawProcess,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Interface {
+pub struct RawInterface {
     pub name: Maybe<String>,
     pub filter: Maybe<String>,
     pub promiscuous: Maybe<bool>,
@@ -44,7 +44,7 @@ pub struct Interface {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Replay {
+pub struct RawReplay {
     pub captures: Maybe<Vec<Spanned<String>>>,
     pub speed: Maybe<f64>,
     pub rounds: Maybe<i64>,
@@ -53,9 +53,9 @@ pub struct Replay {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Watch {
+pub struct RawWatch {
     pub folder: Maybe<String>,
-    pub then: Maybe<Afterwards>,
+    pub then: Maybe<Disposition>,
     pub move_to: Maybe<String>,
     pub set_aside: Maybe<String>,
     pub settle_secs: Maybe<i64>,
@@ -64,7 +64,7 @@ pub struct Watch {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Capture {
+pub struct RawCapture {
     pub queue: Maybe<i64>,
     pub batch_millis: Maybe<i64>,
     pub retry_max_secs: Maybe<i64>,
@@ -72,7 +72,7 @@ pub struct Capture {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Engine {
+pub struct RawEngine {
     pub workers: Maybe<i64>,
     pub pin: Maybe<bool>,
     pub streams: Maybe<i64>,
@@ -85,7 +85,7 @@ pub struct Engine {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sink {
+pub struct RawSink {
     pub r#type: Maybe<SinkType>,
     pub name: Maybe<String>,
     pub path: Maybe<String>,
@@ -136,7 +136,7 @@ pub enum Facility {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Metrics {
+pub struct RawMetrics {
     pub enabled: Maybe<bool>,
     pub address: Maybe<String>,
     pub names: Maybe<Vec<Spanned<String>>>,
@@ -144,7 +144,7 @@ pub struct Metrics {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Policy {
+pub struct RawPolicy {
     pub class: Maybe<String>,
     pub model: Maybe<String>,
     pub action: Maybe<Action>,
@@ -179,14 +179,14 @@ pub enum Severity {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Alerts {
+pub struct RawAlerts {
     pub per_minute: Maybe<i64>,
     pub hosts: Maybe<i64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Evidence {
+pub struct RawEvidence {
     pub folder: Maybe<String>,
     pub packets: Maybe<i64>,
     pub file_mib: Maybe<i64>,
@@ -195,7 +195,7 @@ pub struct Evidence {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Learning {
+pub struct RawLearning {
     pub folder: Maybe<String>,
     pub every_secs: Maybe<f64>,
     pub volleys: Maybe<i64>,
@@ -204,7 +204,7 @@ pub struct Learning {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Teacher {
+pub struct RawTeacher {
     pub class: Maybe<String>,
     pub model: Maybe<String>,
     pub filter: Maybe<String>,
@@ -216,7 +216,7 @@ pub struct Teacher {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub struct RawLog {
     pub format: Maybe<LogFormat>,
     pub level: Maybe<LogLevel>,
 }
@@ -246,7 +246,7 @@ pub enum LogLevel {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Process {
+pub struct RawProcess {
     pub user: Maybe<String>,
     pub harden: Maybe<bool>,
     pub status_file: Maybe<String>,

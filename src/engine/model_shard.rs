@@ -6,17 +6,17 @@ use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::model::Model;
 use crate::packet::Headers;
-use crate::stream::{Arrival, Ended, Limits, Stream, StreamTable, Swept};
+use crate::stream::{Arrival, EndReason, Stream, StreamLimits, StreamTable, SweptStream};
 
-use super::keep;
-use super::scorer::{Moment, NO_ROW, Scored, Scorer, Waiting};
-use super::shard::Routed;
-use super::told::Told;
-use super::{Sample, Settings, Spikes, Tally, Tap};
+use super::evidence;
+use super::output::BatchOutput;
+use super::scorer::{NO_ROW, PendingPacket, ScoredStream, Scorer, StreamSnapshot};
+use super::shard::RoutedBatch;
+use super::{Counters, EngineSettings, SpikeCounts, Tap, TapSample};
 
 /// A packet on its way to the worker that owns its stream.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct RoutedPacket {
     pub packet: Arrival,
     /// Index into the batch.
     pub frame: u32,
@@ -26,19 +26,19 @@ pub(super) struct Item {
 const SWEEP: (usize, usize) = (512, 256);
 
 /// One model within one shard.
-pub(super) struct Lane {
-    table: StreamTable<Scored>,
+pub(super) struct ModelShard {
+    table: StreamTable<ScoredStream>,
     scorer: Scorer,
     keep_packets: u64,
     tap: Option<Tap>,
 }
 
-impl Lane {
+impl ModelShard {
     pub fn new(
         model: Arc<Model>,
         number: usize,
-        limits: Limits,
-        settings: &Settings,
+        limits: StreamLimits,
+        settings: &EngineSettings,
         live: bool,
         hasher: foldhash::fast::RandomState,
     ) -> Self {
@@ -55,7 +55,7 @@ impl Lane {
     }
 
     /// The spikes since it was last asked; `None` where there were none.
-    pub fn take_spikes(&mut self) -> Option<Spikes> {
+    pub fn take_spikes(&mut self) -> Option<SpikeCounts> {
         self.scorer.take_spikes()
     }
 
@@ -75,20 +75,20 @@ impl Lane {
     }
 
     /// Ends streams that have been quiet for too long, a few at a time.
-    pub fn sweep(&mut self, now: Nanos, packet: u64, tally: &mut Tally, out: &mut Told) {
+    pub fn sweep(&mut self, now: Nanos, packet: u64, counters: &mut Counters, out: &mut BatchOutput) {
         let looks = SWEEP.0.max(self.table.live() / SWEEP.1);
         for _ in 0..looks {
-            let Some(Swept { stream, at, moved }) = self.table.sweep(now, looks) else { break };
+            let Some(SweptStream { stream, at, moved }) = self.table.sweep(now, looks) else { break };
             if moved.is_some() {
                 self.scorer.rows.moved(self.table.get(at).state.row, at);
             }
-            tally.timed_out += 1;
+            counters.timed_out += 1;
             self.scorer.end(stream, packet, out);
         }
     }
 
     /// Handles a shard's packets of one batch, whose first has the number `first`.
-    pub fn packets(&mut self, routed: &Routed, shard: usize, first: u64, tally: &mut Tally, out: &mut Told) {
+    pub fn packets(&mut self, routed: &RoutedBatch, shard: usize, first: u64, counters: &mut Counters, out: &mut BatchOutput) {
         let items = &routed.items[shard][self.scorer.model.key as usize];
         for item in items {
             self.table.prefetch_index(item.packet.hash);
@@ -102,15 +102,15 @@ impl Lane {
                 // Who makes room hangs on what is known of all.
                 self.scorer.catch_up(&mut self.table, out);
             }
-            let keep = |s: &Scored| s.told || s.row != NO_ROW;
-            let seen = self.table.packet(&item.packet, packet, keep, || Scored::NEW);
+            let keep = |s: &ScoredStream| s.told || s.row != NO_ROW;
+            let seen = self.table.packet(&item.packet, packet, keep, || ScoredStream::NEW);
             if let Some((mut stream, why)) = seen.ended {
                 match why {
-                    Ended::Timeout => tally.timed_out += 1,
-                    Ended::Evicted => tally.evicted += 1,
+                    EndReason::Timeout => counters.timed_out += 1,
+                    EndReason::Evicted => counters.evicted += 1,
                 }
                 match self.scorer.waiting.take_if(|w| w.at == seen.at) {
-                    Some(waiting) => self.scorer.score(&mut stream, &waiting.moment, out),
+                    Some(waiting) => self.scorer.score(&mut stream, &waiting.snapshot, out),
                     None => self.scorer.catch_up(&mut self.table, out),
                 }
                 self.scorer.end(stream, packet, out);
@@ -120,11 +120,11 @@ impl Lane {
             if let Some(tap) = &self.tap
                 && tap.wants(self.scorer.model.key, item.packet.hash, seen.context.position)
             {
-                tally.untapped += u64::from(!self.sample(seen.at, seen.context, whole()));
+                counters.untapped += u64::from(!self.sample(seen.at, seen.context, whole()));
             }
             let stream = self.table.get(seen.at);
             let opened = seen.context.position == 0 && stream.number == packet;
-            tally.opened += u64::from(opened);
+            counters.opened += u64::from(opened);
             if opened || stream.state.row != NO_ROW {
                 // The packet that waits comes first in all that follows: it may settle this one's stream, or leave its row to it.
                 self.scorer.look(seen.context, whole());
@@ -138,23 +138,23 @@ impl Lane {
                 if let Some(robbed) = robbed.filter(|&r| r as usize != seen.at) {
                     self.table.get_mut(robbed as usize).state.row = NO_ROW;
                     self.scorer.kept.forget(row);
-                    tally.hurried += 1;
+                    counters.hurried += 1;
                 }
             }
             let stream = self.table.get(seen.at);
             if stream.packets <= self.keep_packets {
                 let (frame, _) = whole();
                 if stream.state.told {
-                    out.packets.extend(keep::later(packet, &frame, self.scorer.number, &self.scorer.model, stream));
+                    out.packets.extend(evidence::later(packet, &frame, self.scorer.number, &self.scorer.model, stream));
                 } else if stream.state.row != NO_ROW && !self.scorer.kept.push(stream.state.row, packet, &frame) {
-                    tally.unkept += 1;
+                    counters.unkept += 1;
                 }
             }
             if stream.state.row == NO_ROW {
                 continue;
             }
-            tally.scored += 1;
-            self.scorer.wait(Waiting { at: seen.at, moment: Moment::of(stream, packet, item.packet.timestamp) });
+            counters.scored += 1;
+            self.scorer.wait(PendingPacket { at: seen.at, snapshot: StreamSnapshot::of(stream, packet, item.packet.timestamp) });
         }
         self.scorer.catch_up(&mut self.table, out);
     }
@@ -164,7 +164,7 @@ impl Lane {
         let Some(tap) = self.tap.as_ref().filter(|tap| !tap.samples.is_full()) else { return false };
         let slots = self.scorer.encode(context, packet).to_vec();
         let (scorer, stream) = (&self.scorer, self.table.get(at));
-        let sample = Sample {
+        let sample = TapSample {
             model: scorer.number,
             named: Arc::clone(&scorer.model),
             key: stream.key,
@@ -177,19 +177,19 @@ impl Lane {
     }
 
     /// Tells of a stream that has ended.
-    pub fn end(&mut self, stream: Stream<Scored>, packet: u64, out: &mut Told) {
+    pub fn end(&mut self, stream: Stream<ScoredStream>, packet: u64, out: &mut BatchOutput) {
         self.scorer.end(stream, packet, out);
     }
 
-    /// All streams, in the order in which they began; the lane has none then.
-    pub fn take(&mut self) -> Vec<Stream<Scored>> {
+    /// All streams, in the order in which they began; the model_shard has none then.
+    pub fn take(&mut self) -> Vec<Stream<ScoredStream>> {
         let mut streams = self.table.take();
         streams.sort_by(|a, b| (a.number, &a.key).cmp(&(b.number, &b.key)));
         streams
     }
 
     /// Ends all streams.
-    pub fn finish(&mut self, out: &mut Told) {
+    pub fn finish(&mut self, out: &mut BatchOutput) {
         self.take().into_iter().for_each(|stream| self.end(stream, u64::MAX, out));
     }
 }

@@ -5,34 +5,41 @@ use crate::snn::{self, Network};
 use crate::stream::Decision;
 
 use super::calibrate::{Claim, FEW, calibrate, raised};
-use super::deal::folds;
-use super::fit::{Felt, UNTAUGHT, feel};
+use super::fit::{HeldOutPotentials, UNTAUGHT, forward};
+use super::folds::folds;
 use super::homeostasis::threshold;
-use super::{Corpus, Settings, Teacher, parted};
+use super::{Corpus, TeachingSchedule, TrainSettings, split_by_direction};
 
 /// Confidence, acceptance and stop rule of a model from the streams of a reference, which it never saw. The reference may lack classes
 /// of the model, and may have others: their streams are untaught. The neurons and their thresholds stay as they are.
-pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &Settings) -> Decision {
+pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettings) -> Decision {
     reference.arrange(&model.classes);
     let (known, all) = (model.classes.len(), reference.classes.len());
-    let mut felt: Vec<Felt> = Vec::new();
+    let mut held_out: Vec<HeldOutPotentials> = Vec::new();
     for (number, stream) in reference.streams.iter().enumerate() {
         let class = stream.class;
         let mut add = |open: bool| {
             let untaught = |c: u16| c as usize >= known || (open && c == class);
-            felt.push(feel(reference, &model.network, &model.decision.more, number, settings.packets_per_stream, &untaught));
+            held_out.push(forward(
+                reference,
+                &model.network,
+                &model.decision.more,
+                number,
+                settings.packets_per_stream,
+                &untaught,
+            ));
         };
         let foreign = class as usize >= known;
         if !foreign {
             add(false);
         }
-        // One known stream in so many is felt without its own neuron too: how the others take what they were never taught.
+        // One known stream in so many is held_out without its own neuron too: how the others take what they were never taught.
         if foreign || (known > UNTAUGHT && (class as usize + number).is_multiple_of(UNTAUGHT)) {
             add(true);
         }
     }
     let given = widened(&model.decision, all, settings.rule.theta);
-    let (mut decision, _) = calibrate(reference.key, all, settings, &felt, given);
+    let (mut decision, _) = calibrate(reference.key, all, settings, &held_out, given);
     decision.theta.drain(known..all);
     decision.accept.truncate(known);
     decision
@@ -56,20 +63,20 @@ pub fn retrain(
     model: &Model,
     corpus: &mut Corpus,
     class: usize,
-    settings: &Settings,
+    settings: &TrainSettings,
     tick: &(dyn Fn() + Sync),
 ) -> (Network, (Vec<f32>, f32)) {
-    let settings = &Settings { ports_alone: model.provenance.ports_alone, ..settings.clone() };
+    let settings = &TrainSettings { ports_alone: model.provenance.ports_alone, ..settings.clone() };
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = folds(corpus, &all, settings.folds, settings.seed, false);
     let own = corpus.classes.iter().position(|c| *c == model.classes[class]).unwrap_or(corpus.classes.len());
     let places: Vec<usize> = model.decision.neurons_of(class).collect();
-    let pupils = |class: usize| parted::pupils_of(class as u16, places.len() > 1);
+    let specs = |class: usize| split_by_direction::specs_of(class as u16, places.len() > 1);
     let neurons = |seed: u64, left_out: Option<usize>| {
         let shown = |i: usize| (fold_of[i] != left_out).then(|| corpus.streams[i].class);
-        let teacher = Teacher::new(corpus, settings, seed, shown);
+        let teacher = TeachingSchedule::new(corpus, settings, seed, shown);
         let inputs = corpus.layout.input_count();
-        Network::quantise(&snn::train(settings.rule, inputs, &pupils(own), 1, &teacher, tick), places.len())
+        Network::quantise(&snn::train(settings.rule, inputs, &specs(own), 1, &teacher, tick), places.len())
     };
     let whole = neurons(settings.seed, None);
     let parts: Vec<Network> =
@@ -78,11 +85,11 @@ pub fn retrain(
     // A class of one stream is not taught where that stream is left out.
     let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class as usize == class);
     let missing: Vec<bool> = (0..settings.folds).map(|fold| !taught(Some(fold))).collect();
-    let felt: Vec<Felt> = all
+    let held_out: Vec<HeldOutPotentials> = all
         .into_iter()
         .map(|i| {
             let fold = fold_of[i].unwrap_or(0);
-            feel(corpus, &parts[fold], &model.decision.more, i, settings.packets_per_stream, &|c| {
+            forward(corpus, &parts[fold], &model.decision.more, i, settings.packets_per_stream, &|c| {
                 c as usize == class && missing[fold]
             })
         })
@@ -90,9 +97,9 @@ pub fn retrain(
     let mut decision = widened(&model.decision, corpus.classes.len(), settings.rule.theta);
     let wide: Vec<usize> = decision.neurons_of(class).collect();
     let thresholds: Vec<f32> =
-        wide.iter().zip(pupils(class)).map(|(&neuron, pupil)| threshold(corpus, settings, &felt, neuron, pupil)).collect();
+        wide.iter().zip(specs(class)).map(|(&neuron, spec)| threshold(corpus, settings, &held_out, neuron, spec)).collect();
     wide.iter().zip(&thresholds).for_each(|(&neuron, &theta)| decision.theta[neuron] = theta);
-    let claims: Vec<Claim> = felt
+    let claims: Vec<Claim> = held_out
         .iter()
         .filter_map(|f| {
             let leader = *f.trail(&decision, corpus.classes.len()).last()?;

@@ -10,16 +10,16 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_write::replace;
 use crate::encode::{Layout, SILENT};
 use crate::packet::KeyKind;
-use crate::replace::replace;
 
-use super::learner::{Memory, Prequential};
-use super::{LearnedError, Reservoir, Sampled};
+use super::learner::{Prequential, ReplayBuffer};
+use super::{LearnedError, Reservoir, StreamSlots};
 
 /// What a reservoir holds of one label.
 #[derive(Serialize, Deserialize)]
-struct Held {
+struct StoredStream {
     label: String,
     heard: u64,
     full: bool,
@@ -27,13 +27,13 @@ struct Held {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Contents {
+struct BufferContents {
     key: KeyKind,
     layout: Layout,
     heard: BTreeMap<String, u64>,
     prequential: BTreeMap<String, Prequential>,
     /// To learn from, and held back.
-    reservoirs: [Vec<Held>; 2],
+    reservoirs: [Vec<StoredStream>; 2],
 }
 
 fn file(folder: &Path, model: &str) -> PathBuf {
@@ -49,11 +49,11 @@ fn broken(path: &Path, what: impl Into<String>) -> LearnedError {
 ///
 /// # Errors
 /// Where the folder can't be written; the file is then whole, the old or the new one.
-pub(super) fn save(memory: &Memory, folder: &Path, model: &str) -> Result<(), LearnedError> {
+pub(super) fn save(memory: &ReplayBuffer, folder: &Path, model: &str) -> Result<(), LearnedError> {
     let path = file(folder, model);
     let both = [&memory.shown, &memory.held];
     let held = |reservoir: &Reservoir| {
-        let of = |(label, heard, full, streams): (&str, u64, bool, &[Sampled])| Held {
+        let of = |(label, heard, full, streams): (&str, u64, bool, &[StreamSlots])| StoredStream {
             label: label.into(),
             heard,
             full,
@@ -61,7 +61,7 @@ pub(super) fn save(memory: &Memory, folder: &Path, model: &str) -> Result<(), Le
         };
         reservoir.labels().map(of).collect()
     };
-    let contents = Contents {
+    let contents = BufferContents {
         key: memory.key,
         layout: memory.layout.clone(),
         heard: memory.heard.clone(),
@@ -69,7 +69,8 @@ pub(super) fn save(memory: &Memory, folder: &Path, model: &str) -> Result<(), Le
         reservoirs: both.map(held),
     };
     let width = memory.layout.slots().len();
-    let streams: Vec<&Sampled> = both.into_iter().flat_map(Reservoir::labels).flat_map(|(_, _, _, streams)| streams).collect();
+    let streams: Vec<&StreamSlots> =
+        both.into_iter().flat_map(Reservoir::labels).flat_map(|(_, _, _, streams)| streams).collect();
     let volleys: Vec<u8> = streams.iter().flat_map(|s| ((s.len() / width) as u32).to_le_bytes()).collect();
     let slots: Vec<u8> = streams.iter().flat_map(|s| s.iter().flat_map(|v| v.to_le_bytes())).collect();
     let octets = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
@@ -88,17 +89,17 @@ pub(super) fn save(memory: &Memory, folder: &Path, model: &str) -> Result<(), Le
 ///
 /// # Errors
 /// A file that can't be read, or is damaged; the memory is then empty.
-pub(super) fn load(memory: &mut Memory, folder: &Path, model: &str) -> Result<bool, LearnedError> {
+pub(super) fn load(memory: &mut ReplayBuffer, folder: &Path, model: &str) -> Result<bool, LearnedError> {
     let path = file(folder, model);
     let octets = match std::fs::read(&path) {
         Ok(octets) => octets,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(source) => return Err(LearnedError::Beside { path, source }),
     };
-    let read = || -> Result<(Contents, Vec<Sampled>), Box<dyn std::error::Error>> {
+    let read = || -> Result<(BufferContents, Vec<StreamSlots>), Box<dyn std::error::Error>> {
         let (_, header) = SafeTensors::read_metadata(&octets)?;
         let text = header.metadata().as_ref().and_then(|m| m.get("heard")).ok_or("it does not say what was heard")?;
-        let contents: Contents = serde_json::from_str(text)?;
+        let contents: BufferContents = serde_json::from_str(text)?;
         let tensors = SafeTensors::deserialize(&octets)?;
         let of = |name: &str, dtype| tensors.tensor(name).ok().filter(|t| t.dtype() == dtype).ok_or("a tensor is missing");
         let (slots, volleys) = (of("slots", Dtype::U16)?, of("volleys", Dtype::U32)?);
@@ -107,7 +108,7 @@ pub(super) fn load(memory: &mut Memory, folder: &Path, model: &str) -> Result<bo
         let mut streams = Vec::new();
         for b in volleys.data().chunks_exact(4) {
             let volleys = u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;
-            let stream: Sampled = values.by_ref().take(volleys.saturating_mul(width)).collect();
+            let stream: StreamSlots = values.by_ref().take(volleys.saturating_mul(width)).collect();
             if stream.len() != volleys.saturating_mul(width) || stream.iter().any(|&v| v > 255 && v != SILENT) {
                 return Err("its streams are not what they are said to be".into());
             }

@@ -23,15 +23,15 @@ const LONGEST: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_millis(250);
 
 /// The end of a sink that events are given to.
-pub struct Outlet {
+pub struct SinkHandle {
     name: String,
     queue: Sender<Arc<Line>>,
-    shared: Arc<Shared>,
+    shared: Arc<SinkShared>,
     thread: JoinHandle<()>,
 }
 
 /// What both ends know.
-struct Shared {
+struct SinkShared {
     started: Instant,
     written: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
@@ -46,7 +46,7 @@ struct Shared {
     deadline: Mutex<Option<Instant>>,
 }
 
-impl Shared {
+impl SinkShared {
     fn drop_lines(&self, reason: Reason, lines: u64) {
         self.dropped[reason as usize].fetch_add(lines, Relaxed);
     }
@@ -78,7 +78,7 @@ impl Shared {
     }
 }
 
-impl Outlet {
+impl SinkHandle {
     /// Starts a sink whose queue holds so many lines.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Outlet {
     pub fn start(name: &str, target: &Target, capacity: usize) -> Result<Self, SinkError> {
         let sink = target.open()?;
         let (queue, lines) = crossbeam_channel::bounded(capacity.max(1));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SinkShared {
             started: Instant::now(),
             written: AtomicU64::new(0),
             dropped: Default::default(),
@@ -96,7 +96,7 @@ impl Outlet {
             trouble: Mutex::new(None),
             deadline: Mutex::new(None),
         });
-        let writer = Writer { name: name.into(), sink, lines, shared: Arc::clone(&shared), in_hand: Vec::new() };
+        let writer = SinkWriter { name: name.into(), sink, lines, shared: Arc::clone(&shared), in_hand: Vec::new() };
         let thread = thread::Builder::new()
             .name(format!("sink-{name}"))
             .spawn(move || writer.run())
@@ -153,15 +153,15 @@ impl Outlet {
 }
 
 /// The other end.
-struct Writer {
+struct SinkWriter {
     name: String,
     sink: Box<dyn Sink>,
     lines: Receiver<Arc<Line>>,
-    shared: Arc<Shared>,
+    shared: Arc<SinkShared>,
     in_hand: Vec<Arc<Line>>,
 }
 
-impl Writer {
+impl SinkWriter {
     fn run(mut self) {
         let mut pause = FIRST;
         let mut dropped_before = 0;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::super::typed::{self, SinkType};
-use super::super::{Action, EventType, Evidence, Metrics, Policy, Severity, Sink, SinkKind};
+use super::super::raw::{self, SinkType};
+use super::super::{Action, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind};
 use super::{Check, or, path};
 
 impl Check {
-    pub(super) fn sinks(&mut self, typed: Vec<Spanned<typed::Sink>>) -> Vec<Sink> {
+    pub(super) fn sinks(&mut self, typed: Vec<Spanned<raw::RawSink>>) -> Vec<SinkConfig> {
         let mut names = BTreeSet::new();
         let mut sinks = Vec::new();
         for sink in typed {
@@ -24,7 +24,7 @@ impl Check {
         sinks
     }
 
-    fn sink(&mut self, typed: Spanned<typed::Sink>) -> Option<Sink> {
+    fn sink(&mut self, typed: Spanned<raw::RawSink>) -> Option<SinkConfig> {
         let at = typed.span().start;
         let typed = typed.into_inner();
         let Some(kind) = typed.r#type else {
@@ -56,7 +56,7 @@ impl Check {
             SinkType::Unix => ("unix", SinkKind::Unix { path: needed(self, "socket that the reader listens on") }),
             SinkType::Syslog => {
                 let socket = given.unwrap_or_else(|| "/dev/log".into());
-                ("syslog", SinkKind::Syslog { socket, facility: or(&typed.facility, typed::Facility::default()) })
+                ("syslog", SinkKind::Syslog { socket, facility: or(&typed.facility, raw::Facility::default()) })
             }
             SinkType::Journald => ("journald", SinkKind::Journald),
         };
@@ -70,7 +70,7 @@ impl Check {
                 all.into_iter().collect()
             }
         };
-        Some(Sink {
+        Some(SinkConfig {
             name: self.text("name", typed.name).unwrap_or_else(|| default_name.into()),
             kind,
             events,
@@ -78,8 +78,8 @@ impl Check {
         })
     }
 
-    pub(super) fn metrics(&mut self, typed: typed::Metrics) -> Option<Metrics> {
-        let mut metrics = Metrics::default();
+    pub(super) fn metrics(&mut self, typed: raw::RawMetrics) -> Option<MetricsConfig> {
+        let mut metrics = MetricsConfig::default();
         if let Some(address) = typed.address {
             match address.get_ref().parse() {
                 Ok(parsed) => metrics.address = parsed,
@@ -100,7 +100,7 @@ impl Check {
         or(&typed.enabled, true).then_some(metrics)
     }
 
-    pub(super) fn policy(&mut self, typed: Spanned<typed::Policy>) -> Option<Policy> {
+    pub(super) fn policy(&mut self, typed: Spanned<raw::RawPolicy>) -> Option<PolicyConfig> {
         let at = typed.span().start;
         let typed = typed.into_inner();
         let class = self.text("class", typed.class);
@@ -115,7 +115,7 @@ impl Check {
         if let (Some(severity), false) = (&typed.severity, action == Action::Alert) {
             self.wrong(severity.span().start, "severity has no effect unless action = \"alert\"");
         }
-        Some(Policy {
+        Some(PolicyConfig {
             class: class?,
             model: self.text("model", typed.model),
             action,
@@ -125,12 +125,12 @@ impl Check {
         })
     }
 
-    pub(super) fn evidence(&mut self, typed: typed::Evidence) -> Option<Evidence> {
+    pub(super) fn evidence(&mut self, typed: raw::RawEvidence) -> Option<EvidenceConfig> {
         let unused = [&typed.packets, &typed.file_mib, &typed.files].into_iter().flatten().map(|v| v.span().start).next();
         if let (None, Some(at)) = (&typed.folder, unused) {
             self.missing(at, "folder", "evidence.folder is not given, so this has no effect; give it or leave this out");
         }
-        let evidence = Evidence {
+        let evidence = EvidenceConfig {
             packets: self.number("evidence.packets", &typed.packets, 20, 1..=1000, "packets"),
             file_mib: self.number("evidence.file_mib", &typed.file_mib, 64, 1..=65_536, "MiB"),
             files: self.number("evidence.files", &typed.files, 10, 1..=10_000, "files"),
