@@ -137,7 +137,7 @@ fn stages(c: &mut Criterion) {
         b.iter(|| {
             out.clear();
             for verdict in events.by_ref().take(frames.len()) {
-                writer.write(black_box(verdict), export::Context { capture: Some(CAPTURE), ..Default::default() }, &mut out);
+                writer.write(black_box(verdict), export::EventContext { capture: Some(CAPTURE), ..Default::default() }, &mut out);
             }
             out.len()
         });

@@ -181,10 +181,10 @@ fn each_key_of_the_code_is_in_the_shipped_file() {
         let value = serde_json::to_value(value).expect("string keys");
         value.as_object().expect("a table").keys().cloned().collect()
     }
-    all.extend(of(raw::Interface::default()));
-    all.extend(of(raw::Sink::default()));
-    all.extend(of(raw::Policy::default()));
-    all.extend(of(raw::Teacher::default()));
+    all.extend(of(raw::RawInterface::default()));
+    all.extend(of(raw::RawSink::default()));
+    all.extend(of(raw::RawPolicy::default()));
+    all.extend(of(raw::RawTeacher::default()));
     for key in all {
         let last = key.rsplit('.').next().expect("not empty");
         if ["interfaces", "sinks", "policies", "teachers"].contains(&last) {
