@@ -25,7 +25,7 @@ OPTIONS = {"device": ["--payload", "32"]}
 def volleys(spiked, data, task, folds):
     labels = [f"{data}/tasks/{name}.csv" for name in TASKS[task]]
     with tempfile.NamedTemporaryFile("w+") as out:
-        call = [spiked, "volleys", "--quiet", "--folds", str(folds), "--captures", data, "--labels", *labels, *OPTIONS.get(task, [])]
+        call = [spiked, "features", "--quiet", "--folds", str(folds), "--captures", data, "--labels", *labels, *OPTIONS.get(task, [])]
         subprocess.run(call, stdout=out, stderr=subprocess.DEVNULL, check=True)
         out.seek(0)
         header = out.readline().strip().split(",")

@@ -4,7 +4,7 @@
     cargo build --release --features nir
     pip install brian2==2.9.0 snntorch==1.0.0 nir==1.0.8 torch 'numpy<2.3'
     target/release/spiked model export MODEL --nir model.h5
-    target/release/spiked volleys --labels CSV --captures DIR --spikes MODEL > volleys.csv
+    target/release/spiked features --labels CSV --captures DIR --spikes MODEL > volleys.csv
     python3 benches/simulators_agree.py model.h5 volleys.csv
 
 Each volley starts from rest and lasts one step of NIR's 0.1 ms. A neuron whose potential is within TIE of its threshold is counted as

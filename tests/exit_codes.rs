@@ -48,21 +48,21 @@ fn misconfigured_is_2() {
     spiked().args(["read", "--model", "none.safetensors"]).arg(&good).assert().code(2).stderr(contains("can't read the model"));
     let twice = ["read", "--model", "config/models/devices.safetensors", "--model", "config/models/devices.safetensors"];
     spiked().args(twice).arg(&good).assert().code(2).stderr(contains("two models would be called 'devices'"));
-    spiked().args(["read", "--workers", "0"]).arg(&good).assert().code(2).stderr(contains("at least one worker"));
+    spiked().args(["read", "--workers", "0"]).arg(&good).assert().code(2).stderr(contains("out of range (1 or more)"));
 }
 
 #[test]
 fn nothing_in_it_is_3() {
     let folder = tempfile::tempdir().unwrap();
     let none = write(folder.path(), "none.pcap", &pcap(1, &[]));
-    spiked().arg("read").arg(&none).assert().code(3).stdout(contains("none.pcap: no packet in it"));
+    spiked().arg("read").arg(&none).assert().code(3).stdout(contains("none.pcap: no packets"));
     let empty = write(folder.path(), "empty.pcap", b"");
-    spiked().arg("read").arg(&empty).assert().code(3).stderr(contains("nothing in it: no capture could be read"));
+    spiked().arg("read").arg(&empty).assert().code(3).stderr(contains("no input: no capture could be read"));
     let hollow = folder.path().join("hollow");
     std::fs::create_dir(&hollow).unwrap();
     spiked().arg("read").arg(&hollow).assert().code(3).stderr(contains("the folder holds no capture"));
     // A capture without packets beside others, as tcpdump -G leaves at night, is nothing to alarm anyone about.
-    spiked().arg("read").arg(&none).arg(fixture("captures/dns-1.pcap")).assert().code(0).stdout(contains("no packet in it"));
+    spiked().arg("read").arg(&none).arg(fixture("captures/dns-1.pcap")).assert().code(0).stdout(contains("no packets"));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_cannot_be_written_is_4_and_named() {
     full(&["read", "--format", "jsonl", "fixtures/captures/dns-1.pcap"]);
     full(&["model", "show", "config/models/devices.safetensors"]);
     full(&["completions", "bash"]);
-    full(&["volleys", "--labels", "fixtures/labels.csv", "--captures", "fixtures"]);
+    full(&["features", "--labels", "fixtures/labels.csv", "--captures", "fixtures"]);
     // Files, each named.
     for arguments in [&["read", "--write"][..], &["report", "--model", "config/models/devices.safetensors", "--out"]] {
         let mut command = spiked();
@@ -157,7 +157,7 @@ fn no_privilege_is_5() {
 fn the_help_names_every_code() {
     let said = spiked().arg("--help").assert().code(0);
     let help = String::from_utf8(said.get_output().stdout.clone()).unwrap();
-    for code in ["0  fine", "1  done", "2  misconfigured", "3  nothing in it", "4  unreadable", "5  no privilege"] {
+    for code in ["0  ok", "1  done", "2  misconfigured", "3  no input", "4  unreadable", "5  no privilege"] {
         assert!(help.contains(code), "{code} is not in\n{help}");
     }
 }

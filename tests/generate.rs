@@ -12,7 +12,7 @@ fn every_command_has_a_man_page_with_its_options_and_the_exit_codes() {
     spiked().arg("man").arg(folder.path().join("new/man1")).assert().code(0);
     let page = |name: &str| std::fs::read_to_string(folder.path().join("new/man1").join(name)).expect(name);
     let main = page("spiked.1");
-    for code in ["fine", "cut short", "misconfigured", "nothing in it", "unreadable", "no privilege"] {
+    for code in ["ok", "cut short", "misconfigured", "no input", "unreadable", "no privilege"] {
         assert!(main.contains(code), "{code} is not in\n{main}");
     }
     assert!(page("spiked-read.1").contains("\\-\\-filter"));

@@ -57,7 +57,7 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
     learn(&shown, &strict, &["--filter", "udp port 7777", "--tolerance", "1"]).code(0);
     assert_eq!(classes(&strict, &shown), ["private"]);
     assert!(!classes(&strict, &later).contains(&"private".to_string()));
-    learn(&shown, &strict, &["--stream", "192.0.2.1:40001", "--without", "none"]).code(0);
+    learn(&shown, &strict, &["--stream", "192.0.2.1:40001", "--mask", "none"]).code(0);
     assert_eq!(classes(&strict, &shown), ["private"]);
 }
 
@@ -66,10 +66,10 @@ fn what_cannot_be_learned_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));
     std::fs::write(&shown, pcap(1, &[message(1, 7777, 1)])).unwrap();
-    learn(&shown, &model, &["--packet", "2"]).code(2).stderr(contains("no packet of that number"));
-    learn(&shown, &model, &["--stream", "nowhere"]).code(2).stderr(contains("no stream holds 'nowhere'"));
-    learn(&shown, &model, &["--filter", "tcp"]).code(2).stderr(contains("admits no packet"));
-    learn(&shown, &model, &["--packet", "1", "--tolerance", "0.5"]).code(2).stderr(contains("at least 1"));
+    learn(&shown, &model, &["--packet", "2"]).code(2).stderr(contains("no packet with that number"));
+    learn(&shown, &model, &["--stream", "nowhere"]).code(2).stderr(contains("no stream contains 'nowhere'"));
+    learn(&shown, &model, &["--filter", "tcp"]).code(2).stderr(contains("matches the filter"));
+    learn(&shown, &model, &["--packet", "1", "--tolerance", "0.5"]).code(2).stderr(contains("out of range (1 or more"));
     learn(&shown, &model, &[]).code(2);
     assert!(!model.exists());
     learn(&shown, &model, &["--packet", "1"]).code(0);

@@ -96,7 +96,7 @@ fn what_is_cut_or_does_not_fit_is_said() {
     report().arg("--raster").arg(path("none.pcap")).assert().code(4).stderr(contains("none.pcap"));
     let hosts = path("hosts.csv");
     std::fs::write(&hosts, "capture,host,label\ncut.pcap,02:00:00:00:00:01,x\n").unwrap();
-    report().arg("--labels").arg(&hosts).assert().code(2).stderr(contains("the labels name hosts"));
+    report().arg("--labels").arg(&hosts).assert().code(2).stderr(contains("the labels are of hosts"));
     let out = path("no/such/r.html");
     spiked().args(["report", "--out"]).arg(&out).assert().failure().stderr(contains("can't write the page"));
 }

@@ -1,4 +1,4 @@
-//! `spiked check`: would it run? All mistakes of the settings at once.
+//! `spiked check`: validates the settings, models, filters and folders that `spiked run` would use.
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -8,7 +8,7 @@ use crate::daemon;
 use super::Exit;
 use super::run::ConfigArgs;
 
-/// Checks settings: every mistake at once, each with its place and what to do; opens models, filters and folders
+/// Checks settings and everything they refer to: reports every mistake at once, with its line and what to do
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked check --config /etc/spiked/spiked.toml && systemctl reload spiked")]
 pub struct Args {
@@ -17,20 +17,20 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
-    let (config, origin) = args.settings.load()?;
-    let examined = match daemon::preflight(&config) {
-        Ok(examined) => examined,
+    let (config, source) = args.settings.load()?;
+    let preflight = match daemon::preflight(&config) {
+        Ok(preflight) => preflight,
         Err(wrong) => {
-            wrong.iter().for_each(|w| eprintln!("spiked: {}: {w}", origin.path.display()));
+            wrong.iter().for_each(|w| eprintln!("spiked: {}: {w}", source.path.display()));
             return Ok(Exit::Misconfigured);
         }
     };
-    examined.warnings.iter().for_each(|w| eprintln!("spiked: {}: {w}", origin.path.display()));
-    let classes: usize = examined.models.iter().map(|m| m.classes.len()).sum();
+    preflight.warnings.iter().for_each(|w| eprintln!("spiked: {}: {w}", source.path.display()));
+    let classes: usize = preflight.models.iter().map(|m| m.classes.len()).sum();
     say!(
-        "{}: fine: {} models with {classes} classes, {} policies, {} sinks",
-        origin.path.display(),
-        examined.models.len(),
+        "{}: ok: {} models with {classes} classes, {} policies, {} sinks",
+        source.path.display(),
+        preflight.models.len(),
         config.policies.len(),
         config.sinks.len()
     );

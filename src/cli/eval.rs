@@ -1,4 +1,4 @@
-//! `spiked eval`: how good a model is on labelled captures, or a way of training in cross-validation.
+//! `spiked eval`: accuracy of a model on labelled captures, or of training in cross-validation.
 
 use std::path::PathBuf;
 
@@ -10,51 +10,51 @@ use crate::model::Model;
 use crate::train;
 
 use super::train::{Choices, Source, same_kind};
-use super::{Exit, progress, silence};
+use super::{Exit, mask, progress};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Split {
-    /// Captures are dealt into folds: the honest figure
+    /// Splits by capture: the figure to expect on other captures
     Capture,
-    /// Streams are dealt into folds
+    /// Splits by stream
     Stream,
 }
 
-/// Measures a model on labelled captures, or training in cross-validation
+/// Measures a model on labelled captures, or training by cross-validation
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
     spiked eval --model mine.safetensors --labels test.csv --captures captures/\n  \
-    spiked eval --model mine.safetensors --labels test.csv --captures captures/ --without ports\n  \
-    spiked eval --cross-validate 5 --by capture --labels all.csv --captures captures/\n  \
-    spiked eval --cross-validate 5 --streams-per-class 2 --rounds 5 --labels all.csv --captures captures/\n  \
-    spiked eval --cross-validate 5 --untaught --labels all.csv --captures captures/")]
+    spiked eval --model mine.safetensors --labels test.csv --captures captures/ --mask ports\n  \
+    spiked eval --cross-validate 5 --split-by capture --labels all.csv --captures captures/\n  \
+    spiked eval --cross-validate 5 --streams-per-class 2 --repeats 5 --labels all.csv --captures captures/\n  \
+    spiked eval --cross-validate 5 --unseen-classes --labels all.csv --captures captures/")]
 pub struct Args {
-    /// Model file to measure
+    /// Model file
     #[arg(long, short, value_name = "FILE", required_unless_present = "cross_validate", conflicts_with = "cross_validate")]
     model: Option<PathBuf>,
-    /// Train on all folds but one and test on that, K times
+    /// Trains on all folds but one and tests on the remaining one, K times
     #[arg(long, value_name = "K")]
     cross_validate: Option<usize>,
-    /// What is dealt into folds
+    /// What the folds are made of
     #[arg(long, value_enum, default_value = "capture")]
-    by: Split,
-    /// In each fold, never teach one in K of the classes: how well unknown traffic is told
+    split_by: Split,
+    /// Excludes one in K classes from training in each fold: measures how well unknown traffic is recognised as unknown
     #[arg(long, requires = "cross_validate")]
-    untaught: bool,
-    /// In each fold, teach at most N streams of each class, drawn by the seed: what a handful of examples does
+    unseen_classes: bool,
+    /// Trains on at most N streams per class in each fold, drawn by the seed: measures what a few examples achieve
     #[arg(long, value_name = "N", requires = "cross_validate", value_parser = clap::value_parser!(u32).range(1..))]
     streams_per_class: Option<u32>,
-    /// Repeat with R seeds, beginning with --seed; the figures are over all rounds (their intervals take each for new streams)
+    /// Repeats with R seeds, starting at --seed; figures cover all repeats (intervals treat each repeat as new streams)
     #[arg(long, value_name = "R", requires = "cross_validate", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    repeats: u32,
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
     choices: Choices,
-    /// Silence these slots when testing
+    /// Masks these slots when testing: a group or a field, as in `spiked read --mask`
     #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
-    without: Vec<String>,
-    /// All figures as one JSON object
+    mask: Vec<String>,
+    /// Prints all figures as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         (Some(path), _) => {
             let mut model = Model::load(path)?;
             same_kind(&model, &labels, path)?;
-            silence(&mut model.layout, &args.without)?;
+            mask(&mut model.layout, &args.mask)?;
             let packets = model.decision.give_up as usize;
             let (corpus, _) = args.source.gather(&labels, model.layout.clone(), packets)?;
             let known = |label: &str| model.classes.iter().any(|c| c == label);
@@ -79,19 +79,19 @@ pub fn run(args: &Args) -> Result<Exit> {
             let settings = args.choices.settings(labels.key)?;
             let (corpus, _) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
             let mut layout = corpus.layout.clone();
-            silence(&mut layout, &args.without)?;
+            mask(&mut layout, &args.mask)?;
             let all: Vec<usize> = (0..corpus.streams.len()).collect();
-            let steps = u64::from(args.rounds) * folds as u64 * train::passes(&corpus, &settings);
+            let steps = u64::from(args.repeats) * folds as u64 * train::passes(&corpus, &settings);
             let bar = progress(args.source.quiet, steps, "training");
             let mut outcomes = Vec::new();
-            for round in 0..u64::from(args.rounds) {
+            for round in 0..u64::from(args.repeats) {
                 let settings = train::TrainSettings { seed: settings.seed + round, ..settings.clone() };
-                let fold_of = match args.by {
+                let fold_of = match args.split_by {
                     Split::Capture => train::folds(&corpus, &all, folds, settings.seed, true),
                     Split::Stream => train::folds_by_stream(&corpus, folds, settings.seed),
                 };
                 let streams_per_class = args.streams_per_class.map(|n| n as usize);
-                let split = evaluate::Split { folds, fold_of, untaught: args.untaught, streams_per_class };
+                let split = evaluate::Split { folds, fold_of, untaught: args.unseen_classes, streams_per_class };
                 outcomes.extend(evaluate::cross_validate(&corpus, &settings, &layout, &split, &|| bar.inc(1)));
             }
             bar.finish_and_clear();

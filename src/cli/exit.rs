@@ -1,4 +1,4 @@
-//! How does a command end? One exit code for each kind of end, the same for every command, offline and as a service.
+//! Exit codes, the same for every command, offline and as a service.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,33 +8,33 @@ use crate::capture::CaptureError;
 use crate::daemon::DaemonError;
 use crate::model::ModelError;
 
-/// Kinds of end, the later the worse; the number is the exit code.
+/// How a command ended, in order of severity. The number is the exit code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Exit {
-    /// All went well.
+    /// Success.
     Ok = 0,
-    /// Done, but a part of the input was cut short, unreadable or missing, or a wanted threshold was missed; what was good was used.
+    /// Done, but part of the input was cut short, unreadable or missing, or a requested threshold was missed. The rest was processed.
     Partly = 1,
-    /// Misconfigured: the usage, a setting, a filter, a model or a label file is wrong. Nothing was done.
+    /// Wrong usage, or an invalid setting, filter, model or label file. Nothing was done.
     Misconfigured = 2,
-    /// Nothing in it: no capture in the folder, no packet in the captures.
+    /// No input: no capture in the folder, or no packet in the captures.
     Nothing = 3,
-    /// Unreadable: none of the captures could be read, or what was to be captured from, listened on or written to can't be had.
+    /// No capture could be read, or an interface, address or output could not be opened.
     Unreadable = 4,
-    /// The privilege is lacking: to capture, to read a file, to write one.
+    /// Missing privilege to capture, to read or to write.
     NoPrivilege = 5,
 }
 
-/// What `--help` and the man page say of it.
+/// Exit codes as `--help` and the man page list them.
 pub const HELP: &str = "Exit codes, the same for every command:\n  \
-    0  fine\n  \
-    1  done, but something was cut short, unreadable or missing; what was good was used\n  \
+    0  ok\n  \
+    1  done in part: something was cut short, unreadable or missing; the rest was processed\n  \
     2  misconfigured: wrong usage, setting, filter, model or label file; nothing was done\n  \
-    3  nothing in it: no capture in the folder, no packet in the captures\n  \
-    4  unreadable: no capture could be read, no interface or address opened, no output written\n  \
-    5  no privilege to capture, to read or to write";
+    3  no input: no capture in the folder, no packet in the captures\n  \
+    4  unreadable: no capture could be read, or an interface, address or output could not be opened\n  \
+    5  no privilege: capturing, reading or writing is not permitted";
 
-/// Context of an error in writing what was asked for, which tells it from errors in reading: "FILE: can't write the page".
+/// Context that marks an error as an output error, as opposed to one of reading: "FILE: can't write the page".
 #[derive(Debug)]
 pub struct OutputError(String);
 
@@ -51,9 +51,9 @@ impl fmt::Display for OutputError {
 }
 
 impl Exit {
-    /// The end that an error means.
+    /// The exit code for an error.
     pub fn of(error: &anyhow::Error) -> Self {
-        // A bare one is standard output's: what is read has errors of its own.
+        // An I/O error without context comes from standard output: input has error types of its own.
         let bare = |e: &(dyn std::error::Error + 'static)| e.is::<io::Error>() || e.is::<csv::Error>();
         let mut output = error.is::<OutputError>() || error.chain().next().is_some_and(bare);
         for cause in error.chain() {
@@ -82,7 +82,7 @@ impl Exit {
         if output { Self::Unreadable } else { Self::Misconfigured }
     }
 
-    /// The end that a capture's error means, where it is the only one.
+    /// The exit code for a capture error that is the only one.
     pub fn of_capture(error: &CaptureError) -> Self {
         match error {
             CaptureError::Open { source, .. } | CaptureError::Read { source, .. } => match source.kind() {
@@ -96,13 +96,13 @@ impl Exit {
         }
     }
 
-    /// Its name, as messages say it.
+    /// Name of the outcome in messages.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Ok => "fine",
+            Self::Ok => "ok",
             Self::Partly => "done in part",
             Self::Misconfigured => "misconfigured",
-            Self::Nothing => "nothing in it",
+            Self::Nothing => "no input",
             Self::Unreadable => "unreadable",
             Self::NoPrivilege => "no privilege",
         }
@@ -115,14 +115,14 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// `println!`, but for what it does where standard output can't be written: a word on standard error and [`Exit::Unreadable`].
+/// `println!` that ends the program with a message and [`Exit::Unreadable`] where standard output can't be written, instead of panicking.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::exit::check_output(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*))))
     };
 }
 
-/// Ends the program where standard output could not be written.
+/// Ends the program if standard output could not be written.
 pub(super) fn check_output(written: io::Result<()>) {
     if let Err(error) = written {
         eprintln!("spiked: standard output: {error}");

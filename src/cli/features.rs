@@ -1,4 +1,4 @@
-//! `spiked volleys`: the labelled packets as the network sees them, for comparison with other classifiers.
+//! `spiked features`: labelled packets as the network sees them, for comparison with other classifiers.
 
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -13,19 +13,19 @@ use crate::train;
 use super::Exit;
 use super::train::{Choices, Source};
 
-/// Writes the labelled packets as slot values, one CSV line a packet
+/// Writes labelled packets as slot values, one CSV line per packet
 #[derive(ClapArgs)]
-#[command(after_help = "Columns: stream, class, fold (by capture), then a column a slot, empty where it is silent.\n\
+#[command(after_help = "Columns: stream, class, fold (by capture), then one column per slot, empty where the slot is silent.\n\
     benches/baselines.py trains other classifiers on it.")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
     choices: Choices,
-    /// Folds that captures are dealt into, as `spiked eval --cross-validate` does
+    /// Number of folds that captures are split into, as `spiked eval --cross-validate` does
     #[arg(long, value_name = "K", default_value_t = 5)]
     folds: usize,
-    /// Active inputs and the neurons that spiked of this model instead of slot values: what an exported network must do
+    /// Writes this model's active inputs and the neurons that spiked instead of slot values: the reference for exported networks
     #[arg(long, value_name = "MODEL")]
     spikes: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// One line a packet: stream, class, active inputs, neurons that spiked; numbers are parted by blanks.
+/// One line per packet: stream, class, active inputs, neurons that spiked; numbers are separated by spaces.
 fn spikes(args: &Args, labels: &train::labels::Labels, model: &Path) -> Result<Exit> {
     let model = Model::load(model)?;
     let packets = args.choices.settings(labels.key)?.packets_per_stream;

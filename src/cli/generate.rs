@@ -1,4 +1,4 @@
-//! `spiked man` and `spiked completions`: what packages install, made from the command line's own description.
+//! `spiked man` and `spiked completions`: man pages and shell completions generated from the command line's definition.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::exit::{Exit, OutputError, check_output};
 
-/// Prints what makes a shell complete spiked's commands and options
+/// Prints a completion script for a shell
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
     source <(spiked completions bash)\n  \
@@ -20,11 +20,11 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Writes the man pages, one for each command, into a folder
+/// Writes the man pages into a folder, one per command
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  spiked man man/ && man -l man/spiked-read.1")]
 pub struct ManArgs {
-    /// The folder; it is made where it is missing
+    /// Output folder; created if missing
     folder: PathBuf,
 }
 
@@ -36,7 +36,7 @@ pub fn completions(args: &CompletionsArgs, mut cli: Command) -> Exit {
 }
 
 pub fn man(args: &ManArgs, cli: Command) -> Result<Exit> {
-    fs::create_dir_all(&args.folder).with_context(|| OutputError::to(&args.folder, "there"))?;
+    fs::create_dir_all(&args.folder).with_context(|| OutputError::to(&args.folder, "the folder"))?;
     clap_mangen::generate_to(cli.disable_help_subcommand(true), &args.folder)
         .with_context(|| OutputError::to(&args.folder, "the pages"))?;
     Ok(Exit::Ok)

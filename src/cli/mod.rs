@@ -1,4 +1,4 @@
-//! How is it asked? One file a command; `exit` says how each may end.
+//! Command line: one file per command. [`exit`] defines the exit codes.
 
 #[macro_use]
 mod exit;
@@ -32,7 +32,7 @@ use exit::{Exit, OutputError};
 #[command(
     name = "spiked",
     version,
-    about = "Names the streams in network traffic with a spiking neural network that learned them from labelled captures",
+    about = "Classifies network streams with a spiking neural network trained on labelled captures",
     after_help = format!("{}\n\n`spiked COMMAND --help` shows examples.", exit::HELP),
     propagate_version = true,
     max_term_width = 110
@@ -54,16 +54,16 @@ enum Command {
     Model(model::Args),
     Paper(paper::Args),
     Report(report::Args),
-    Volleys(features::Args),
+    Features(features::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
 
-/// Runs the command line; errors go to standard error, one line a cause.
+/// Runs the command line. Errors go to standard error, the causes on the same line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // SAFETY: called before any thread is started, with the system's own handler. A reader of our output that has gone, as `head`
-    // does, ends the program silently, as users of other commands expect.
+    // SAFETY: no thread has been started yet, and SIG_DFL is a valid handler. With it, a closed output pipe (`spiked read x | head`)
+    // ends the program silently, as users expect of command-line tools.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
         Command::Model(args) => model::run(&args),
         Command::Paper(args) => paper::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::Volleys(args) => features::run(&args),
+        Command::Features(args) => features::run(&args),
         Command::Completions(args) => Ok(generate::completions(&args, Cli::command())),
         Command::Man(args) => generate::man(&args, Cli::command()),
     };
@@ -91,12 +91,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Silences what `--without` names.
-fn silence(layout: &mut Layout, names: &[String]) -> anyhow::Result<()> {
-    names.iter().try_for_each(|name| layout.without(name).with_context(|| format!("--without {name}")))
+/// Masks the slots named by `--mask`.
+fn mask(layout: &mut Layout, names: &[String]) -> anyhow::Result<()> {
+    names.iter().try_for_each(|name| layout.without(name).with_context(|| format!("--mask {name}")))
 }
 
-/// A bar on standard error for work of `length` steps, where a person looks; else nothing.
+/// A progress bar on standard error for work of `length` steps; hidden unless standard error is a terminal.
 fn progress(quiet: bool, length: u64, what: &'static str) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -108,18 +108,18 @@ fn progress(quiet: bool, length: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// Names at most so many of a longer list.
-const NAMED: usize = 5;
+/// Entries of a list printed before the rest is summarised as a count.
+const LISTED: usize = 5;
 
-/// Tells on standard error what was found wrong with the input and not used: how many, and the first few.
-fn complain(what: &str, list: &[String]) {
+/// Reports unused input on standard error: the number of items, and the first few of them.
+fn report_unused(what: &str, list: &[String]) {
     if !list.is_empty() {
         eprintln!("spiked: {} {what}:", list.len());
-        for line in list.iter().take(NAMED) {
+        for line in list.iter().take(LISTED) {
             eprintln!("  {line}");
         }
-        if list.len() > NAMED {
-            eprintln!("  and {} more", list.len() - NAMED);
+        if list.len() > LISTED {
+            eprintln!("  and {} more", list.len() - LISTED);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `spiked model`: looks into a model.
+//! `spiked model`: inspects and edits model files.
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +12,9 @@ use crate::packet::{Decoder, KeyKind};
 use crate::train::{self, Corpus, GatherReport, TrainSettings};
 
 use super::train::{Source, same_kind};
-use super::{Exit, complain, progress};
+use super::{Exit, progress, report_unused};
 
-/// Looks into a model file
+/// Inspects and edits model files
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(subcommand)]
@@ -25,34 +25,34 @@ pub struct Args {
 struct Retrain {
     /// Model file
     file: PathBuf,
-    /// Class to teach anew
+    /// Class to retrain
     #[arg(value_name = "CLASS")]
     which: String,
     #[command(flatten)]
     source: Source,
-    /// Seed of every random choice [default: the one that the model was trained with]
+    /// Random seed [default: the one that the model was trained with]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Model file to write [default: the model file itself, replaced whole]
+    /// Model file to write [default: replaces the model file]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// What a model knows and where it comes from
+    /// Shows a model's classes, thresholds and provenance
     Show {
         /// Model file
         file: PathBuf,
-        /// As one JSON object
+        /// Prints one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Puts the classes of two models into one
+    /// Joins the classes of two models into one
     ///
-    /// Given captures (--reference), confidence and acceptance are worked out anew so that they agree with what the two models say of
-    /// them each by itself; given labelled captures that neither was taught (--labels, --captures), so that they are right about those.
-    /// Else each class's acceptance stays as it is and the weights that make evidence into confidence are averaged.
+    /// With captures (--reference), confidence and acceptance are recalibrated to agree with the classifications of the two models
+    /// alone. With labelled captures that neither model was trained on (--labels, --captures), they are calibrated on the labels.
+    /// Otherwise each class keeps its acceptance threshold, and the weights that turn evidence into confidence are averaged.
     Join {
         /// Model file
         a: PathBuf,
@@ -61,44 +61,44 @@ enum Command {
         /// Model file to write
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,
-        /// Captures of the traffic that the model will see, without labels
+        /// Unlabelled captures of the traffic that the model will classify
         #[arg(long, value_name = "CAPTURE", num_args = 1.., conflicts_with_all = ["labels", "class"])]
         reference: Vec<PathBuf>,
         #[command(flatten)]
         labelled: Source,
     },
-    /// Teaches one class's neuron anew
+    /// Retrains one class's neurons
     ///
-    /// The labelled captures hold the class and others to tell it from: those that the model was taught, or more like them. The
-    /// neuron is the one that `train` would make of them; its acceptance is worked out on streams that it was not shown. All else
-    /// stays bit for bit as it is; `model calibrate` makes confidence anew.
+    /// The labelled captures must hold the class and other classes to distinguish it from, such as the model's training captures. The
+    /// result is what `train` would make of them; the acceptance threshold is set on held-out streams. Everything else in the model
+    /// stays bit for bit the same; `model calibrate` recalibrates confidence.
     Retrain(Retrain),
-    /// Works out confidence and acceptance anew, on labelled captures that the model was not taught
+    /// Recalibrates confidence and acceptance on labelled captures that the model was not trained on
     ///
-    /// HyperactiveNeuron neurons, which claim twenty foreign streams or more and fewer of their own, get a threshold so high that they no
-    /// longer do; a class of which the reference has streams, and that then claims none of them, is taken out.
-    /// Streams of classes that the model does not have are welcome: they show how often it names what it was never taught.
+    /// Raises the threshold of hyperactive neurons (those that claim twenty or more streams of other classes and fewer of their own) until
+    /// they no longer do so. A class that then claims none of its streams in the reference is removed. Streams of classes that the
+    /// model lacks are useful: they show how often it names unknown traffic.
     Calibrate {
         /// Model file
         file: PathBuf,
         #[command(flatten)]
         reference: Source,
-        /// Model file to write [default: the model file itself, replaced whole]
+        /// Model file to write [default: replaces the model file]
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Takes classes out of a model
+    /// Removes classes from a model
     Remove {
         /// Model file
         file: PathBuf,
-        /// Classes
+        /// Classes to remove
         #[arg(required = true)]
         classes: Vec<String>,
         /// Model file to write
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Writes the network for other simulators
+    /// Exports the network for other simulators
     Export {
         /// Model file
         file: PathBuf,
@@ -106,18 +106,18 @@ enum Command {
         #[arg(long, value_name = "H5")]
         nir: PathBuf,
     },
-    /// Which header bytes made the nearest neuron spike, stream by stream
+    /// Shows which header bytes drive the nearest class's neuron, stream by stream
     Explain {
         /// Model file
         file: PathBuf,
         /// Capture
         capture: PathBuf,
-        /// Only streams whose description holds this text: an address, a port ("10.0.0.1:5432"), a protocol
+        /// Only streams whose description contains this text: an address, a port ("10.0.0.1:5432"), a protocol
         stream: Option<String>,
-        /// Streams explained at most
+        /// Maximum number of streams
         #[arg(long, value_name = "N", default_value_t = 3)]
         most: usize,
-        /// Fields shown for each stream
+        /// Number of fields per stream
         #[arg(long, value_name = "N", default_value_t = 12)]
         fields: usize,
     },
@@ -137,7 +137,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             }
             if let Some((holds, other)) = a.other_bounds(&b) {
                 say!(
-                    "{0} and {1} bound one packet's evidence differently; {0}'s bounds hold, so {1}'s classes may be too sure or too unsure: captures (--reference, --labels) put that right",
+                    "{0} and {1} limit a packet's evidence differently; {0}'s limits are used, so the confidence of {1}'s classes may be off: recalibrate with --reference or --labels",
                     holds.name,
                     other.name
                 );
@@ -160,23 +160,23 @@ fn write(model: &Model, out: &Path) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Writes a model with its confidence and acceptance worked out on a reference.
+/// Writes a model with its confidence and acceptance calibrated on a labelled reference.
 fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit> {
     let settings = settings_of(&model, model.provenance.seed);
     let (mut corpus, gathered) = gather(&model, reference, &settings, out)?;
-    model = quieted(model, &corpus)?;
+    model = without_hyperactive(model, &corpus)?;
     model.decision = train::recalibrate(&model, &mut corpus, &settings);
     model.provenance.reference = reference.label_names();
-    let untaught = corpus.classes.len() - model.classes.len();
+    let unseen = corpus.classes.len() - model.classes.len();
     say!(
-        "confidence and acceptance rest on {} reference streams; {untaught} of their classes are untaught",
+        "confidence and acceptance calibrated on {} reference streams; {unseen} of their classes are not in the model",
         corpus.streams.len()
     );
     write(&model, out)?;
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
-/// Writes a joined model with its confidence and acceptance worked out on captures without labels.
+/// Writes a joined model with its confidence and acceptance calibrated on unlabelled captures.
 fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &Decoder, out: &Path) -> Result<Exit> {
     let settings = settings_of(&joined, joined.provenance.seed);
     let mut reference = Corpus::new(joined.key, joined.layout.clone(), joined.classes.clone());
@@ -188,33 +188,34 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
             gathered.unreadable.push(error.to_string());
         }
     }
-    complain("captures could not be read; the others are used", &gathered.unreadable);
-    complain("captures are cut; what is before the cut is used", &gathered.cut);
+    report_unused("captures could not be read; the rest is used", &gathered.unreadable);
+    report_unused("captures are cut short; packets before the cut are used", &gathered.cut);
     if reference.streams.is_empty() {
-        bail!("no stream of {} in the reference", if joined.key == KeyKind::Host { "a host" } else { "packets" });
+        bail!("the reference has no {} streams", if joined.key == KeyKind::Host { "host" } else { "packet" });
     }
     joined.decision = train::agreed(&joined, parts, &reference, &settings);
     joined.provenance.reference = names;
-    say!("confidence and acceptance agree with what the parts say of {} reference streams", reference.streams.len());
+    say!(
+        "confidence and acceptance calibrated on the two models' classifications of {} reference streams",
+        reference.streams.len()
+    );
     write(&joined, out)?;
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
-/// The model with its hyperactive neurons given a higher threshold or taken out; tells of each.
-fn quieted(mut model: Model, reference: &Corpus) -> Result<Model> {
-    let told = |n: Claims| format!("{} streams, {} of them its own", n.streams(), n.own);
+/// Raises the thresholds of hyperactive neurons, or removes their classes, and reports each.
+fn without_hyperactive(mut model: Model, reference: &Corpus) -> Result<Model> {
+    let claims = |n: Claims| format!("{} streams, {} of them its own", n.streams(), n.own);
     let mut silenced = Vec::new();
     for found in evaluate::hyperactive(&model, reference) {
-        let (class, before) = (&found.name, told(found.before));
+        let (class, before) = (&found.name, claims(found.before));
         if let Some((by, after)) = found.quiet {
             let was = model.decision.theta[found.class];
             model.decision.raise(found.class, by);
             let theta = model.decision.theta[found.class];
-            say!("{class}: hyperactive, claims {before}; threshold {was:.2} raised to {theta:.2}: claims {}", told(after));
+            say!("{class}: hyperactive, claims {before}; threshold {was:.2} raised to {theta:.2}: claims {}", claims(after));
         } else {
-            say!(
-                "{class}: hyperactive, claims {before}; silenced: no threshold leaves it any of its own, and the class is taken out"
-            );
+            say!("{class}: hyperactive, claims {before}; removed: no threshold leaves it any of its own");
             silenced.push(found.name);
         }
     }
@@ -227,29 +228,29 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     let settings = settings_of(&model, args.seed.unwrap_or(model.provenance.seed));
     let (mut corpus, gathered) = gather(&model, &args.source, &settings, &args.file)?;
     let Some(own) = corpus.classes.iter().position(|c| *c == args.which) else {
-        bail!("the labels name no stream of the class '{}'", args.which);
+        bail!("no labelled stream is of the class '{}'", args.which);
     };
     if corpus.classes.len() < 2 {
-        bail!("the labels name streams of '{}' alone; a class is learned against others", args.which);
+        bail!("all labelled streams are of the class '{}'; training needs streams of other classes too", args.which);
     }
     let (streams, packets) = corpus.shown(own as u16);
-    let taught = ClassSources { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
+    let sources = ClassSources { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
     let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
     let bar = progress(args.source.quiet, steps, "training");
     let (neurons, (theta, accept)) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let model = model.with_neurons(&args.which, &neurons, (&theta, accept), taught)?;
-    say!("{}: taught {streams} streams, {packets} packets", args.which);
+    let model = model.with_neurons(&args.which, &neurons, (&theta, accept), sources)?;
+    say!("{}: trained on {streams} streams, {packets} packets", args.which);
     write(&model, args.out.as_ref().unwrap_or(&args.file))?;
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
-/// The settings that a model was trained with, as far as it knows them.
+/// The training settings recorded in a model.
 fn settings_of(model: &Model, seed: u64) -> TrainSettings {
     TrainSettings { packets_per_stream: model.decision.give_up as usize, ..TrainSettings::new(model.key, seed) }
 }
 
-/// Labelled streams as the model sees them.
+/// Labelled streams, encoded with the model's layout.
 fn gather(model: &Model, source: &Source, settings: &TrainSettings, file: &Path) -> Result<(Corpus, GatherReport)> {
     let labels = source.read_labels()?;
     same_kind(model, &labels, file)?;
@@ -265,7 +266,7 @@ fn export(model: &Model, nir: &Path) -> Result<Exit> {
 
 #[cfg(not(feature = "nir"))]
 fn export(_: &Model, _: &Path) -> Result<Exit> {
-    bail!("this spiked was built without NIR export; build it with: cargo build --release --features nir")
+    bail!("this build has no NIR export; rebuild with: cargo build --release --features nir")
 }
 
 fn show(model: &Model, json: bool) -> Result<Exit> {
@@ -276,16 +277,16 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     let p = &model.provenance;
     let key = if model.key == KeyKind::Host { "hosts" } else { "flows" };
     say!("{:<18} {}", "model", model.name);
-    say!("{:<18} {key}", "names");
+    say!("{:<18} {key}", "classifies");
     say!("{:<18} {} neurons over {} inputs", "network", model.network.neurons(), model.network.inputs());
     say!("{:<18} {} slots, {} coincidences", "layout", model.layout.slots().len(), model.layout.coincidences().len());
     say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
     say!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
-    say!("{:<18} {} captures, {}", "taught from", p.captures, p.labels.join(", "));
+    say!("{:<18} {} captures, {}", "trained on", p.captures, p.labels.join(", "));
     say!(
-        "{:<18} whole, without each group of slots{}",
+        "{:<18} whole, and without each group of slots{}",
         "packets shown",
-        if p.ports_alone { "; those of classes of few streams with ports alone too" } else { "" }
+        if p.ports_alone { "; for classes with few streams also with ports alone" } else { "" }
     );
     if !p.reference.is_empty() {
         say!("{:<18} {}", "calibrated on", p.reference.join(", "));
@@ -296,7 +297,7 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
         let accept = model.decision.accept[i];
         say!("{class:<28} {:>8} {:>8} {accept:>10.3} {}", p.streams[i], p.packets[i], theta.join(" "));
     }
-    say!("\nthreshold: membrane potential at which the neuron spikes; accepted: confidence from which a stream is named");
+    say!("\nthreshold: membrane potential at which a neuron spikes; accepted: lowest confidence at which a stream is named");
     Ok(Exit::Ok)
 }
 
@@ -307,7 +308,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
         let name = stream.name.to_string();
         let Some(leader) = stream.leader.filter(|_| wanted.is_none_or(|w| name.contains(w))) else { continue };
         if shown == most {
-            say!("further streams are not shown (--most)");
+            say!("more streams are not shown (--most)");
             break;
         }
         shown += 1;
@@ -328,21 +329,21 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
     }
     if shown == 0 {
         match wanted {
-            Some(wanted) => bail!("{}: no stream holds '{wanted}'", capture.display()),
+            Some(wanted) => bail!("{}: no stream contains '{wanted}'", capture.display()),
             None => bail!("{}: no stream could be decoded", capture.display()),
         }
     }
     Ok(Exit::Ok)
 }
 
-/// The class with the most evidence but `leader`.
+/// The class with the most evidence except the leader.
 fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
     (0..evidence.len()).filter(|&c| c != leader as usize).max_by(|&a, &b| evidence[a].total_cmp(&evidence[b]))
 }
 
-/// What each slot added to the leader's potential, and to its lead over the rival, with the values that it had.
-fn table_of_fields(model: &Model, heard: &[TracePacket], leader: usize, rival: Option<usize>, fields: usize) {
-    let rows = contributions(model, heard.iter().map(|h| &h.volley), leader, rival);
+/// Prints each slot's contribution to the leader's potential and to its lead over the rival, with the values seen.
+fn table_of_fields(model: &Model, packets: &[TracePacket], leader: usize, rival: Option<usize>, fields: usize) {
+    let rows = contributions(model, packets.iter().map(|h| &h.volley), leader, rival);
     say!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
     for row in rows.iter().take(fields) {
         let values = format!("{}{}", row.values.join(" "), if row.more { " ..." } else { "" });
@@ -350,5 +351,5 @@ fn table_of_fields(model: &Model, heard: &[TracePacket], leader: usize, rival: O
     }
     let total: f32 = rows.iter().map(|r| r.potential).sum();
     let lead: f32 = rows.iter().map(|r| r.lead).sum();
-    say!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, a packet", "");
+    say!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, per packet", "");
 }

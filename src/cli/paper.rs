@@ -1,4 +1,4 @@
-//! `spiked paper`: the founding paper, reproduced.
+//! `spiked paper`: reproduction of the founding paper's experiments (Davies et al. 2025).
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,31 +11,31 @@ use crate::snn::{Machine, OneShot};
 
 use super::{Exit, OutputError};
 
-/// Reproduces the founding paper's experiments with its own one-shot rule
+/// Reproduces the founding paper's experiments with its one-shot learning rule
 #[derive(ClapArgs)]
 #[command(after_help = "The paper: Davies, Gait, Rowley, Di Nuovo, Neurocomputing 611 (2025) 128650, arXiv 2312.02659.\n\n\
     Examples:\n  \
-    spiked paper                             its table: two patterns on one neuron, by Hamming distance\n  \
+    spiked paper                             the paper's table: two patterns on one neuron, by Hamming distance\n  \
     spiked paper --plot paper.svg            the same as a plot\n  \
-    spiked paper --compare decisions.csv     word by word against what a machine decided; exit code 1 on a difference that is no tie\n\n\
+    spiked paper --compare decisions.csv     compares every word with a machine's decisions; exit code 1 on any difference except ties\n\n\
     The file has columns trained_patterns (words joined by +), homeostatic_factor, fired_words_hex (bit k from the left: word k).")]
 pub struct Args {
-    /// Compare with the decisions in this file
+    /// Compares with the decisions in this file
     #[arg(long, value_name = "CSV")]
     compare: Option<PathBuf>,
-    /// Write the table as a plot
+    /// Writes the table as a plot
     #[arg(long, value_name = "SVG", conflicts_with = "compare")]
     plot: Option<PathBuf>,
 }
 
-/// Bits of the paper's words.
+/// Bits of one word in the paper.
 const BITS: u8 = 10;
 const WORDS: u16 = 1 << BITS;
 /// The paper's first pattern: five ones, five zeros.
 const PATTERN: u16 = 0b11_1110_0000;
-/// Larger factors are the machine's overflow, not homeostasis: its potentials have 32 bits.
+/// Larger factors come from overflow of the machine's 32-bit potentials, not from homeostasis.
 const OVERFLOW: f64 = 128.0;
-/// How far the machine's search went in the runs that overflowed; in the others it ended below a thousand.
+/// Upper bound of the machine's search for a factor in runs that overflowed; other runs ended below a thousand.
 const WIDE: f64 = 1e5;
 
 pub fn run(args: &Args) -> Result<Exit> {
@@ -52,7 +52,7 @@ fn words() -> (Layout, Vec<Vec<u32>>) {
     (layout, words)
 }
 
-/// Accuracy, precision, sensitivity, specificity over all words, the trained ones being positive.
+/// Accuracy, precision, sensitivity and specificity over all words; trained words are the positives.
 struct Figures {
     distance: u32,
     fired: usize,
@@ -112,12 +112,12 @@ fn table(plot: Option<&Path>) -> Result<Exit> {
 
 /// The table as a line plot.
 fn svg(rows: &[Figures]) -> String {
-    // Told apart by colour-blind people too (Okabe and Ito).
+    // Distinguishable for colour-blind readers (Okabe and Ito).
     const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
     let (x, y) = (|d: f64| 70.0 + d * 50.0, |v: f64| 340.0 - v * 280.0);
     let mut out = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 400\" role=\"img\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <title>Accuracy, precision, sensitivity and specificity of a neuron taught two patterns, against their Hamming distance</title>\n\
+         <title>Accuracy, precision, sensitivity and specificity of a neuron trained on two patterns, against their Hamming distance</title>\n\
          <rect width=\"720\" height=\"400\" fill=\"white\"/>\n\
          <text x=\"70\" y=\"30\" font-size=\"16\">Two patterns on one neuron blur as they differ</text>\n",
     );
@@ -138,7 +138,7 @@ fn svg(rows: &[Figures]) -> String {
         for row in rows {
             let _ = write!(points, "{:.1},{:.1} ", x(f64::from(row.distance)), y(row.values[i]));
         }
-        // Dashes tell lines apart that lie on each other.
+        // Dashes distinguish lines that overlap.
         let dash = ["none", "8 4", "2 3", "12 3 2 3"][i];
         line(format!(
             "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\" stroke-dasharray=\"{dash}\"/>"
@@ -157,7 +157,7 @@ struct Decisions {
     name: String,
     patterns: Vec<u16>,
     factor: f64,
-    /// One character a word, `1` where it fired.
+    /// For each word, whether the neuron fired.
     fired: Vec<bool>,
 }
 
@@ -184,15 +184,15 @@ fn decisions(path: &Path) -> Result<Vec<Decisions>> {
             .map(|digits| digits.iter().flat_map(|d| (0..4).rev().map(move |bit| d >> bit & 1 == 1)).collect());
         rows.push(Decisions {
             name: cell(trained).into(),
-            patterns: patterns.with_context(|| bad("trained_patterns are no ten-bit words"))?,
-            factor: cell(factor).parse().with_context(|| bad("homeostatic_factor is no number"))?,
+            patterns: patterns.with_context(|| bad("trained_patterns holds something other than ten-bit words"))?,
+            factor: cell(factor).parse().with_context(|| bad("homeostatic_factor is not a number"))?,
             fired: bits
                 .filter(|b| b.len() == WORDS as usize)
-                .with_context(|| bad(&format!("fired_words_hex has not {} hexadecimal digits", WORDS / 4)))?,
+                .with_context(|| bad(&format!("fired_words_hex does not have {} hexadecimal digits", WORDS / 4)))?,
         });
     }
     if rows.is_empty() {
-        bail!("{}: no row", path.display());
+        bail!("{}: the file has no rows", path.display());
     }
     Ok(rows)
 }
@@ -236,14 +236,14 @@ fn compare(path: &Path) -> Result<Exit> {
     let (median, largest) = (factors.get(factors.len() / 2), factors.last());
     say!("\nin real arithmetic");
     say!("{:<58} {compared}", "words compared");
-    say!("{:<58} {different}", "decided otherwise, no tie");
+    say!("{:<58} {different}", "decided differently, ties excluded");
     say!("{:<58} {ties}", "exact ties");
-    say!("{:<58} {tied_alike}", "  decided alike where a tie fires");
+    say!("{:<58} {tied_alike}", "  decided equally if a tie fires");
     say!("{:<58} {:.5}", "homeostatic factor: relative difference, median", median.unwrap_or(&0.0));
     say!("{:<58} {:.5}", "homeostatic factor: relative difference, largest", largest.unwrap_or(&0.0));
     say!("\nin the machine's fixed point, ties and overflow included");
     say!("{:<58} {}", "words compared", rows.len() * words.len());
-    say!("{:<58} {otherwise}", "decided otherwise");
+    say!("{:<58} {otherwise}", "decided differently");
     say!("{:<58} {alike} of {}", "homeostatic factor found by its search, to five decimals", rows.len());
     Ok(if different == 0 { Exit::Ok } else { Exit::Partly })
 }

@@ -1,4 +1,4 @@
-//! `spiked read`: names every stream of captures.
+//! `spiked read`: classifies the streams of captures.
 
 use std::fs::File;
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -15,33 +15,33 @@ use crate::export::{self, Summary, evidence};
 use crate::model::Model;
 use crate::packet::Decoder;
 
-use super::{Exit, OutputError, silence};
+use super::{Exit, OutputError, mask};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people: per class its streams, packets and bytes
+    /// Summary for people: streams, packets and bytes per class
     Table,
-    /// For programs: one JSON object a line, in the manner of Suricata's EVE
+    /// Events for programs: one JSON object per line, EVE-style (Suricata)
     Jsonl,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Events {
-    /// One event for each stream that was given a class, as soon as it is decided
+    /// One event for each classified stream, as soon as it is decided
     Detections,
-    /// One event for each stream that ended, decided or not
+    /// One event for each stream when it ends, classified or not
     Streams,
 }
 
-/// Names the streams in captures
+/// Classifies the streams in captures
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
-    spiked read capture.pcap                         what is in there, by class\n  \
-    spiked read --format jsonl captures/ > eve.json  every detection of a folder's captures\n  \
+    spiked read capture.pcap                         streams by class\n  \
+    spiked read --format jsonl captures/ > eve.json  all detections in a folder of captures\n  \
     spiked read --events streams --format jsonl x.pcap | jq 'select(.spiked.class == null)'\n  \
-    tcpdump -w - | spiked read -                     from standard input\n  \
-    spiked read --write named.pcapng x.pcap          its named streams' first packets, with comments for Wireshark\n  \
-    spiked read --without ports x.pcap               what the headers say when the ports are silent")]
+    tcpdump -w - | spiked read -                     standard input\n  \
+    spiked read --write named.pcapng x.pcap          first packets of classified streams, with comments for Wireshark\n  \
+    spiked read --mask ports x.pcap                  classify without looking at ports")]
 pub struct Args {
     /// Captures (pcap, pcapng; plain, gzip, zstd), folders of them, or - for standard input
     #[arg(required = true, value_name = "CAPTURE")]
@@ -54,34 +54,34 @@ pub struct Args {
     /// Which events --format jsonl writes
     #[arg(long, value_enum, default_value = "detections")]
     events: Events,
-    /// Only packets that this BPF expression admits, as tcpdump takes it
+    /// Reads only packets that match this BPF filter (tcpdump syntax)
     #[arg(long, short, value_name = "BPF")]
     filter: Option<String>,
-    /// Silence these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
+    /// Ignores these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
     #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
-    without: Vec<String>,
-    /// Do not look into GRE, VXLAN and IP-in-IP tunnels
+    mask: Vec<String>,
+    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
     #[arg(long)]
     no_tunnels: bool,
-    /// Most streams remembered at once, for each model
+    /// Size of the stream table, per model
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     streams: usize,
-    /// Worker threads [default: one for each CPU allowed]
+    /// Worker threads [default: one per allowed CPU]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Pin each worker to a CPU of its own
+    /// Pins each worker to its own CPU
     #[arg(long)]
     pin: bool,
-    /// Score every packet, also of streams that are decided
+    /// Scores every packet, including those of decided streams
     #[arg(long)]
     every_packet: bool,
-    /// Write the first packets of each stream that is given a class to this pcapng file, class and confidence as packet comments
+    /// Writes the first packets of each classified stream to this pcapng file, with class and confidence as packet comments
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// How many packets of a stream --write writes
+    /// Number of packets per stream that --write writes
     #[arg(long, value_name = "N", default_value_t = 20, requires = "write", value_parser = clap::value_parser!(u32).range(1..=1000))]
     write_packets: u32,
-    /// No messages but errors
+    /// Prints only errors
     #[arg(long, short)]
     quiet: bool,
 }
@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         models.push(Model::built_in()?);
     }
     for model in &mut models {
-        silence(&mut model.layout, &args.without)?;
+        mask(&mut model.layout, &args.mask)?;
     }
     let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
     settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
     if let Some(workers) = args.workers {
         if workers == 0 {
-            bail!("--workers 0: at least one worker is needed");
+            bail!("--workers 0 is out of range (1 or more)");
         }
         settings.workers = workers;
     }
@@ -120,28 +120,28 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if let Some(expression) = &args.filter {
         Filter::new(expression)?;
     }
-    let operands = capture::expand(&args.captures)?;
+    let inputs = capture::expand(&args.captures)?;
     let models = settings.models.load_full();
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
-    // A table is the summary's matter.
+    // The table is printed from the summary.
     let events = (args.format == Format::Jsonl).then_some(wanted);
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
-            if operands.captures.iter().any(same) {
-                bail!("--write {}: that is a capture to be read", path.display());
+            if inputs.captures.iter().any(same) {
+                bail!("--write {}: is one of the captures to read", path.display());
             }
-            let file = File::create(path).with_context(|| OutputError::to(path, "packets there"))?;
+            let file = File::create(path).with_context(|| OutputError::to(path, "packets"))?;
             Some(PcapngWriter::new(BufWriter::new(file))?)
         }
         None => None,
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
-    let mut teller = ReadObserver { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
-    // How each capture that could not be read all through ended.
+    let mut observer = ReadObserver { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
+    // Outcomes of captures that could not be read completely.
     let mut ends = Vec::new();
     let (mut read, mut packets) = (0, 0);
-    for path in &operands.captures {
+    for path in &inputs.captures {
         let mut source = match open(args, path) {
             Ok(source) => source,
             Err(error) => {
@@ -152,8 +152,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         };
         let name = path.display().to_string();
         let settings = EngineSettings { writer: Some(writers(events, &name, &summary, &models)), ..settings.clone() };
-        let counters = engine::run(&settings, &mut source, &mut teller);
-        std::mem::replace(&mut teller.written, Ok(()))?;
+        let counters = engine::run(&settings, &mut source, &mut observer);
+        std::mem::replace(&mut observer.written, Ok(()))?;
         let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
         match counters {
             Ok(counters) => summary.capture(&counters),
@@ -165,14 +165,14 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         read += 1;
         packets += source.frames();
         if source.frames() == 0 {
-            summary.note(format!("{name}: no packet in it"));
+            summary.note(format!("{name}: no packets"));
         }
         if let Some(cut) = source.cut() {
             ends.push(Exit::Partly);
             summary.note(format!("{name}: {cut}"));
         }
         if source.refused() > 0 {
-            summary.note(format!("{name}: {} packets not admitted by the filter", source.refused()));
+            summary.note(format!("{name}: {} packets did not match the filter", source.refused()));
         }
     }
     let exit = end(&ends, packets);
@@ -180,12 +180,12 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         eprintln!("spiked: {}: no capture could be read", exit.name());
         return Ok(exit);
     }
-    let ReadObserver { mut out, packets_to, .. } = teller;
+    let ReadObserver { mut out, packets_to, .. } = observer;
     if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
-        packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets there"))?;
+        packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets"))?;
     }
     let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-    for path in &operands.skipped {
+    for path in &inputs.skipped {
         summary.note(format!("skipped: {}: not a capture", path.display()));
     }
     match args.format {
@@ -197,20 +197,20 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Who hears what is found: the user.
+/// Writes events to standard output and packets to the `--write` file.
 struct ReadObserver<'a> {
     out: BufWriter<StdoutLock<'a>>,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
-    /// The first mistake in writing; nothing is written after it.
+    /// The first write error; nothing is written after it.
     written: io::Result<()>,
 }
 
 impl Observer for ReadObserver<'_> {
     fn verdict(&mut self, _: &Verdict) {}
 
-    fn written(&mut self, octets: &[u8]) {
+    fn written(&mut self, bytes: &[u8]) {
         if self.written.is_ok() {
-            self.written = self.out.write_all(octets);
+            self.written = self.out.write_all(bytes);
         }
     }
 
@@ -223,7 +223,7 @@ impl Observer for ReadObserver<'_> {
     }
 }
 
-/// What one worker finds, counted until the worker ends.
+/// One worker's summary, added to the total when the worker ends.
 struct Count {
     own: Summary,
     all: Arc<Mutex<Summary>>,
@@ -235,7 +235,7 @@ impl Drop for Count {
     }
 }
 
-/// Makes writers of a capture's events of the kind that is wanted, a line each; they count all streams.
+/// Factory for writers of a capture's events of the wanted kind, one line each. The writers also count all streams.
 fn writers(
     wanted: Option<Event>,
     capture: &str,
@@ -256,7 +256,7 @@ fn writers(
     })
 }
 
-/// How reading ended, given how the captures that went wrong ended and how many packets there were.
+/// The exit code, given the outcomes of failed captures and the number of packets read.
 fn end(wrong: &[Exit], packets: u64) -> Exit {
     match wrong.iter().max() {
         None if packets == 0 => Exit::Nothing,

@@ -1,4 +1,4 @@
-//! `spiked report`: a model as a page for people.
+//! `spiked report`: an HTML page about a model.
 
 use std::path::PathBuf;
 
@@ -14,11 +14,11 @@ use crate::train::TrainSettings;
 use super::train::{Source, same_kind};
 use super::{Exit, OutputError, progress};
 
-/// Writes a page that shows what a model learned and how good it is
+/// Writes an HTML page that shows what a model learned and how well it classifies
 #[derive(ClapArgs)]
 #[command(
-    after_help = "The page is one file without scripts: figures with confidence intervals, curves, confusions, what each class rests on, \
-    every neuron's receptive field. Without --labels it shows what the model alone tells.\n\n\
+    after_help = "The page is a single file without scripts: figures with confidence intervals, curves, confusions, the fields that each class \
+    relies on, and every neuron's receptive field. Without --labels it shows only what the model file holds.\n\n\
     Examples:\n  \
     spiked report --model mine.safetensors --out report.html\n  \
     spiked report --model mine.safetensors --labels test.csv --captures captures/ --out report.html\n  \
@@ -30,22 +30,22 @@ pub struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     source: Source,
-    /// Draw the spikes of this capture's first packets
+    /// Draws the spikes of this capture's first packets
     #[arg(long, value_name = "CAPTURE")]
     raster: Option<PathBuf>,
-    /// Train new networks on few streams of the labelled captures and draw how well they do on the other captures: takes a while
+    /// Trains networks on a few streams of the labelled captures and plots their accuracy on the other captures; slow
     #[arg(long)]
     learning_curve: bool,
     /// Seed of the bootstrap and of the learning curve
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Page to write
+    /// Output file
     #[arg(long, short, value_name = "HTML", default_value = "report.html")]
     out: PathBuf,
 }
 
-/// Packets that are heard for a raster.
-const HEARD: usize = 2000;
+/// Packets classified for a raster.
+const RASTER_PACKETS: usize = 2000;
 
 pub fn run(args: &Args) -> Result<Exit> {
     let model = match &args.model {
@@ -53,31 +53,31 @@ pub fn run(args: &Args) -> Result<Exit> {
         None => Model::built_in()?,
     };
     let mut exit = Exit::Ok;
-    let measured = if args.source.is_given() {
-        let (measured, all) = measure(args, &model)?;
+    let measurements = if args.source.is_given() {
+        let (measurements, all) = measure(args, &model)?;
         if !all {
             exit = Exit::Partly;
         }
-        Some(measured)
+        Some(measurements)
     } else if args.learning_curve {
         bail!("--learning-curve needs labelled captures: give --labels CSV and --captures DIR");
     } else {
         None
     };
-    let mut heard = None;
+    let mut traces = None;
     if let Some(path) = &args.raster {
         let mut file = CaptureFile::open(path)?;
-        heard = Some(hear(&model, &mut file, &args.source.decoder(), HEARD)?);
+        traces = Some(hear(&model, &mut file, &args.source.decoder(), RASTER_PACKETS)?);
         if let Some(cut) = file.cut() {
-            eprintln!("spiked: {}: {cut}; what is before the cut is drawn", path.display());
+            eprintln!("spiked: {}: {cut}; packets before the cut are drawn", path.display());
             exit = Exit::Partly;
         }
     }
-    let raster = args.raster.as_ref().zip(heard.as_ref()).map(|(path, heard)| {
+    let raster = args.raster.as_ref().zip(traces.as_ref()).map(|(path, traces)| {
         let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Raster::new(&model, name, heard)
+        Raster::new(&model, name, traces)
     });
-    let page = report::page(&model, measured.as_ref(), raster.as_ref());
+    let page = report::page(&model, measurements.as_ref(), raster.as_ref());
     std::fs::write(&args.out, &page).with_context(|| OutputError::to(&args.out, "the page"))?;
     if !args.source.quiet {
         say!("written: {}, {} kB", args.out.display(), page.len().div_ceil(1000));
@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Scores the labelled captures; also says whether all labels could be used.
+/// Scores the labelled captures. The second value is whether all labels could be used.
 fn measure(args: &Args, model: &Model) -> Result<(Measurements, bool)> {
     let labels = args.source.read_labels()?;
     same_kind(model, &labels, args.model.as_deref().unwrap_or("the built-in model".as_ref()))?;

@@ -1,4 +1,4 @@
-//! `spiked train`: a model from labelled captures.
+//! `spiked train`: trains a model on labelled captures.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,50 +12,50 @@ use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
 use crate::train::{self, Corpus, FALSE_ALARM_RATE, GatherReport, TrainSettings, labels};
 
-use super::{Exit, complain, progress};
+use super::{Exit, progress, report_unused};
 
-/// Where labelled streams come from; the same for training, evaluation and export
+/// Options for labelled streams, shared by training, evaluation and export
 #[derive(ClapArgs, Clone)]
 pub struct Source {
-    /// Label file(s): columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)
+    /// Label files: columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)
     #[arg(long, value_name = "CSV", num_args = 1..)]
     labels: Vec<PathBuf>,
-    /// Folder that the captures in label files are relative to
+    /// Folder that capture paths in label files are relative to
     #[arg(long, value_name = "DIR", default_value = ".")]
     captures: PathBuf,
-    /// The quick way: every stream of CAPTURE is of class NAME; may be repeated
+    /// Labels every stream in CAPTURE as NAME; may be repeated
     #[arg(long, value_name = "NAME=CAPTURE", conflicts_with = "labels")]
     class: Vec<String>,
-    /// CSV with columns label,class: labels are taught under another name, or left out where the class is empty
+    /// CSV with columns label,class: renames labels, or drops those with an empty class
     #[arg(long, value_name = "CSV")]
     rename: Option<PathBuf>,
-    /// Leave out classes with fewer streams
+    /// Drops classes with fewer streams
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_streams: usize,
-    /// Do not look into GRE, VXLAN and IP-in-IP tunnels
+    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
     #[arg(long)]
     no_tunnels: bool,
-    /// No messages but errors
+    /// Prints only errors
     #[arg(long, short)]
     pub quiet: bool,
 }
 
-/// How volleys are made and neurons trained; the same for training and cross-validation
+/// Options for encoding and training, shared by training and cross-validation
 #[derive(ClapArgs, Clone)]
 pub struct Choices {
-    /// First payload octets that the network sees [default: 8 for flows, 32 for hosts]
+    /// Payload bytes that the network sees [default: 8 for flows, 32 for hosts]
     #[arg(long, value_name = "N")]
     payload: Option<u16>,
-    /// Packets of a stream that are shown at most [default: 16 for flows, 2048 for hosts]
+    /// Packets per stream used for training [default: 16 for flows, 2048 for hosts]
     #[arg(long, value_name = "N")]
     packets: Option<usize>,
-    /// Share of other classes' calibration streams for whose packets a neuron may fire: what its threshold is set to, within bounds
+    /// Target share of other classes' calibration streams that fire a neuron; sets its threshold, within bounds
     #[arg(long, value_name = "SHARE", default_value_t = FALSE_ALARM_RATE)]
     false_alarm_rate: f64,
-    /// Seed of every random choice
+    /// Random seed
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Training threads [default: one for each CPU allowed]; the model does not depend on it
+    /// Training threads [default: one per allowed CPU]; the model does not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
@@ -70,17 +70,17 @@ pub struct Args {
     source: Source,
     #[command(flatten)]
     choices: Choices,
-    /// Model file to write
+    /// Output model file
     #[arg(long, short, value_name = "FILE", default_value = "model.safetensors")]
     out: PathBuf,
 }
 
 impl Choices {
     pub fn layout(&self, key: KeyKind) -> Result<Layout> {
-        // Kinds of device differ less in protocols than in what they say in them: 0.93 of hosts right with 32 octets, 0.83 with 8.
+        // Devices differ less in the protocols they use than in payload: 0.93 of hosts are right with 32 bytes, 0.83 with 8.
         let payload = self.payload.unwrap_or(if key == KeyKind::Host { 32 } else { LayoutOptions::default().payload });
         if payload > MAX_PAYLOAD {
-            bail!("--payload {payload}: at most {MAX_PAYLOAD} octets");
+            bail!("--payload {payload} is out of range (0 to {MAX_PAYLOAD} bytes)");
         }
         Ok(Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() }))
     }
@@ -94,7 +94,7 @@ impl Choices {
             settings.threads = threads;
         }
         if !(self.false_alarm_rate > 0.0 && self.false_alarm_rate < 1.0) {
-            bail!("--false-alarm-rate {}: give a share between 0 and 1, such as 0.01", self.false_alarm_rate);
+            bail!("--false-alarm-rate {} is out of range (between 0 and 1, such as 0.01)", self.false_alarm_rate);
         }
         settings.false_alarm_rate = self.false_alarm_rate;
         if settings.packets_per_stream == 0 || settings.threads == 0 {
@@ -105,7 +105,7 @@ impl Choices {
 }
 
 impl Source {
-    /// Whether labelled streams were named at all.
+    /// Whether any labelled streams were given.
     pub fn is_given(&self) -> bool {
         !self.labels.is_empty() || !self.class.is_empty()
     }
@@ -114,7 +114,7 @@ impl Source {
         Decoder { open_tunnels: !self.no_tunnels }
     }
 
-    /// The labels, renamed and sifted.
+    /// The labels, after `--rename`.
     pub fn read_labels(&self) -> Result<labels::Labels> {
         if !self.is_given() {
             bail!("no labelled captures: give --labels CSV... with --captures DIR, or --class NAME=CAPTURE");
@@ -129,7 +129,7 @@ impl Source {
                     Some((name, capture)) if !name.is_empty() && !capture.is_empty() => {
                         Ok((name.to_string(), PathBuf::from(capture)))
                     }
-                    _ => bail!("--class {pair}: give it as NAME=CAPTURE"),
+                    _ => bail!("--class {pair} is not of the form NAME=CAPTURE"),
                 })
                 .collect();
             labels::whole(&pairs?)?
@@ -140,20 +140,23 @@ impl Source {
         Ok(labels)
     }
 
-    /// The corpus of all labelled streams, classes with too few left out. Tells what could not be used.
+    /// The corpus of all labelled streams without classes that have too few. Reports on standard error what could not be used.
     pub fn gather(&self, labels: &labels::Labels, layout: Layout, packets: usize) -> Result<(Corpus, GatherReport)> {
         let bar = progress(self.quiet, labels.captures.len() as u64, "captures");
         let (mut corpus, gathered) = Corpus::gather(labels, &self.captures, layout, packets, &self.decoder(), &|| bar.inc(1))?;
         bar.finish_and_clear();
-        complain("captures could not be read; their labels are not used", &gathered.unreadable);
-        complain("captures are cut; what is before the cut is used", &gathered.cut);
-        complain("labelled streams are not in their capture; the rest is used", &gathered.missing);
+        report_unused("captures could not be read; their labels are not used", &gathered.unreadable);
+        report_unused("captures are cut short; packets before the cut are used", &gathered.cut);
+        report_unused("labelled streams are not in their capture; the rest is used", &gathered.missing);
         if labels.conflicts > 0 {
-            eprintln!("spiked: {} rows label a stream otherwise than an earlier row; the earlier one holds", labels.conflicts);
+            eprintln!(
+                "spiked: {} rows contradict an earlier label of the same stream; the earlier label is used",
+                labels.conflicts
+            );
         }
         let left_out = corpus.keep_classes(self.min_streams);
         if !left_out.is_empty() && !self.quiet {
-            eprintln!("spiked: {} classes with fewer than {} streams are left out", left_out.len(), self.min_streams);
+            eprintln!("spiked: {} classes with fewer than {} streams are dropped", left_out.len(), self.min_streams);
         }
         Ok((corpus, gathered))
     }
@@ -170,7 +173,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let (corpus, gathered) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
     if corpus.classes.len() < 2 {
         bail!(
-            "only the class '{}' is left to learn; a class is learned against others, so at least two are needed",
+            "only the class '{}' is left to train; training needs at least two classes, since each is learned against the others",
             corpus.classes.join("")
         );
     }
@@ -192,12 +195,12 @@ fn name_of(path: &Path) -> String {
     path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
 }
 
-/// Streams below which a class is said to have too few.
+/// Classes with fewer streams get a warning.
 const FEW: u64 = 5;
-/// Share of a class's streams given to one other from which the two are said not to be told apart.
+/// Share of a class's held-out streams assigned to one other class from which a confusion gets a warning.
 const CONFUSED: f64 = 0.25;
 
-/// What was learned, per class, and what a person should know about it.
+/// Prints the result per class, and warnings.
 fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     let relies = evaluate::reliance(corpus, model);
     let trained: BTreeMap<&str, f64> = relies.iter().map(|r| (r.class.as_str(), r.recall)).collect();
@@ -213,7 +216,7 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
         }
     }
     say!(
-        "\n{} classes, {} streams, {} packets; held out: {:.2} % of streams right, macro-F1 {:.3}; named {:.2} %, of those right {:.2} %, untaught named {:.2} %",
+        "\n{} classes, {} streams, {} packets; held out: {:.2} % of streams right, macro-F1 {:.3}; named {:.2} %, of those right {:.2} %; unseen classes named {:.2} %",
         model.classes.len(),
         corpus.streams.len(),
         corpus.volleys(),
@@ -225,29 +228,28 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     );
     let mut warnings = Vec::new();
     for (class, &streams) in model.classes.iter().zip(&model.provenance.streams).filter(|(_, s)| **s < FEW) {
-        warnings.push(format!("{class}: only {streams} stream{}; teach it more", if streams == 1 { "" } else { "s" }));
+        warnings.push(format!("{class}: only {streams} stream{}; label more", if streams == 1 { "" } else { "s" }));
     }
     for (truth, best, count) in &held_out.confusions {
         let streams = by_class.get(truth.as_str()).map_or(0, |c| c.streams);
         if streams as u64 >= FEW && *count as f64 >= CONFUSED * streams as f64 {
-            warnings
-                .push(format!("{truth}: cannot well be told from {best} ({count} of {streams} held-out streams taken for it)"));
+            warnings.push(format!("{truth}: often confused with {best} ({count} of {streams} held-out streams)"));
         }
     }
     warnings.extend(relies.iter().flat_map(evaluate::Reliance::warnings));
     if !warnings.is_empty() {
-        say!("\nto know:");
+        say!("\nwarnings:");
         warnings.iter().for_each(|w| say!("  {w}"));
     }
     let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
-    say!("\n`spiked eval --without SLOTS` shows what rests on what; groups: {}", groups.join(", "));
+    say!("\n`spiked eval --mask SLOTS` shows which slots the classes rely on; groups: {}", groups.join(", "));
 }
 
-/// Refuses labels whose kind is not the model's.
+/// Refuses labels of another kind (streams, hosts) than the model's.
 pub fn same_kind(model: &Model, labels: &labels::Labels, path: &Path) -> Result<()> {
     let word = |k| if k == KeyKind::Host { "hosts" } else { "streams" };
     if model.key != labels.key {
-        bail!("the labels name {}, but {} knows {}", word(labels.key), path.display(), word(model.key));
+        bail!("the labels are of {}, but {} classifies {}", word(labels.key), path.display(), word(model.key));
     }
     Ok(())
 }
