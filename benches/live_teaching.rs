@@ -14,6 +14,7 @@ use spiked::evaluate::{self, Report};
 use spiked::model::{Model, Provenance};
 use spiked::packet::Decoder;
 use spiked::snn::{self, Network};
+use spiked::stream::Assignments;
 use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome};
 use spiked::train::{self, Corpus, TeachingSchedule, labels};
 
@@ -84,7 +85,7 @@ fn slots_of(corpus: &Corpus, stream: usize) -> Vec<u16> {
 fn model(corpus: &Corpus, classes: Vec<String>, network: Network) -> Model {
     let (built_in, n) = (Model::built_in().expect("built in"), classes.len());
     let mut decision = built_in.decision;
-    decision.more.clear();
+    decision.assignments = Assignments::one_each(n);
     (decision.theta, decision.accept) = (vec![snn::Stdp::default().theta; n], vec![0.9; n]);
     Model {
         name: "bench".into(),

@@ -15,7 +15,7 @@ use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
 use spiked::evaluate;
 use spiked::model::Model;
 use spiked::packet::Decoder;
-use spiked::snn::OneShot;
+use spiked::snn::{ClassId, OneShot};
 use spiked::train::{self, Corpus, TrainSettings, labels, one_packet};
 
 const TOLERANCES: [f32; 8] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0];
@@ -33,7 +33,7 @@ fn main() {
     let gather = |name: &str, classes: Option<&Vec<String>>| {
         let mut labels = labels::read(&[data.join(format!("tasks/{name}.csv"))]).expect("labels");
         if let Some(classes) = classes {
-            let place = |c: u16| classes.binary_search(&labels.classes[c as usize]).ok().map(|c| c as u16);
+            let place = |c: ClassId| classes.binary_search(&labels.classes[c.index()]).ok().map(ClassId::from_index);
             for (_, known) in &mut labels.captures {
                 known.streams = known.streams.drain().filter_map(|(n, c)| Some((n, place(c)?))).collect();
             }
@@ -104,8 +104,8 @@ fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Sh
     let mut halves = [Sums::default(), Sums::default()];
     for class in 0..model.classes.len() {
         let name = &model.classes[class];
-        let streams: Vec<usize> = (0..taught.streams.len()).filter(|&i| taught.streams[i].class as usize == class).collect();
-        let later: Vec<usize> = (0..tested.streams.len()).filter(|&i| tested.streams[i].class as usize == class).collect();
+        let streams: Vec<usize> = (0..taught.streams.len()).filter(|&i| taught.streams[i].class.index() == class).collect();
+        let later: Vec<usize> = (0..tested.streams.len()).filter(|&i| tested.streams[i].class.index() == class).collect();
         if later.is_empty() {
             continue;
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE};
 use spiked::packet::Decoder;
-use spiked::snn::{self, NeuronSpec, Presentations};
+use spiked::snn::{self, ClassId, NeuronSpec, Presentations};
 use spiked::train::{Corpus, TeachingSchedule, TrainSettings, labels};
 
 const CLASSES: [&str; 3] = ["dns", "mqtt", "snmp"];
@@ -24,7 +24,7 @@ fn main() {
         Corpus::gather(&labels, &fixtures, layout, PACKETS, &Decoder::default(), &|| ()).expect("the fixtures' captures");
     let mut left = BTreeMap::from(CLASSES.map(|class| (class, STREAMS)));
     let names = corpus.classes.clone();
-    corpus.streams.retain(|s| match left.get_mut(names[s.class as usize].as_str()) {
+    corpus.streams.retain(|s| match left.get_mut(names[s.class.index()].as_str()) {
         Some(left) if *left > 0 => {
             *left -= 1;
             true
@@ -60,7 +60,7 @@ fn main() {
     }
     println!("{} presentations, {} inputs, {classes} neurons", shown.len(), place.len());
     let Some(out) = std::env::args().skip(1).find(|a| !a.starts_with('-')) else { return };
-    let gains: Vec<_> = (0..classes).map(|class| teacher.gain(class as u16)).collect();
+    let gains: Vec<_> = ClassId::first(classes).map(|class| teacher.gain(class)).collect();
     let task = serde_json::json!({
         "theta": rule.theta, "margin": rule.margin, "gains": gains, "presentations": shown, "weights": learned,
     });

@@ -11,7 +11,7 @@ use spiked::engine::{self, EngineSettings, Verdict};
 use spiked::export::{self, EventWriter};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
-use spiked::snn::{self, Network, NeuronSpec, Presentations, Shown, Stdp};
+use spiked::snn::{self, ClassId, Network, NeuronSpec, Presentations, Shown, Stdp};
 use spiked::stream::{StreamLimits, StreamTable};
 
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
@@ -171,9 +171,9 @@ impl Presentations for Synthetic {
     }
     fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Shown {
         active[..SLOTS].copy_from_slice(&self.active[index as usize]);
-        Shown { active: SLOTS, class: (index as usize % CLASSES) as u16, part: 0 }
+        Shown { active: SLOTS, class: ClassId::from_index(index as usize % CLASSES), part: 0 }
     }
-    fn gain(&self, _: u16) -> (f32, f32) {
+    fn gain(&self, _: ClassId) -> (f32, f32) {
         (1.0, 1.0)
     }
 }

@@ -22,3 +22,4 @@ pub mod report;
 pub mod snn;
 pub mod stream;
 pub mod train;
+mod typed_index;

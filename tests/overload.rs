@@ -15,7 +15,7 @@ use spiked::engine::{self, Counters, EngineSettings, Event, Observer, Progress, 
 use spiked::model::{MAX_CLASSES, Model};
 use spiked::packet::{self, Decoder, StreamKey, Tunnel};
 use spiked::snn::Network;
-use spiked::stream::Decision;
+use spiked::stream::{Assignments, Decision};
 
 /// What the engine said of the streams.
 #[derive(Default)]
@@ -458,7 +458,12 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     neuron.chunks_exact_mut(row as usize).for_each(<[u16]>::sort_unstable);
     let weight: Vec<i8> = (0..neuron.len()).map(|i| (i % 120) as i8 + 1).collect();
     let network = Network::from_sparse(&start, &neuron, &weight, vec![0.01; classes]).expect("in order");
-    let decision = Decision { theta: vec![0.5; classes], more: Vec::new(), accept: vec![0.9; classes], ..whole.decision.clone() };
+    let decision = Decision {
+        theta: vec![0.5; classes],
+        assignments: Assignments::one_each(classes),
+        accept: vec![0.9; classes],
+        ..whole.decision.clone()
+    };
     let names = (0..classes).map(|n| format!("class-{n}")).collect();
     let largest = Model { layout, network, decision, classes: names, ..Model::clone(&whole) };
     let octets = largest.to_bytes();

@@ -8,6 +8,7 @@ use common::{fixture, spiked};
 use predicates::prelude::*;
 use predicates::str::contains;
 use spiked::model::Model;
+use spiked::snn::ClassId;
 
 /// The fixtures' labels that `admit` lets through, as a file in `folder`.
 fn labels(folder: &Path, name: &str, admit: impl Fn(&str) -> bool) -> PathBuf {
@@ -25,9 +26,10 @@ fn on(command: &[&str], labels: &Path) -> assert_cmd::Command {
 }
 
 /// The weights of one neuron, and what they are worth.
-fn neuron(model: &Model, class: usize) -> (Vec<i8>, f32) {
-    let weights = (0..model.network.inputs()).map(|i| model.network.weight(i, class)).collect();
-    (weights, model.network.gain()[class])
+fn neuron(model: &Model, class: ClassId) -> (Vec<i8>, f32) {
+    let neuron = model.decision.assignments.first_of(class);
+    let weights = (0..model.network.inputs()).map(|i| model.network.weight(i, neuron)).collect();
+    (weights, model.network.gain()[neuron.index()])
 }
 
 fn ordinary(line: &str) -> bool {
@@ -50,9 +52,9 @@ fn a_neuron_taught_anew_leaves_the_others_and_is_the_one_that_training_makes() {
     let back = retrain(&other, &again, &[]);
     let dns = original.place("dns").unwrap();
     assert_ne!(neuron(&original, dns), neuron(&changed, dns), "another seed makes another neuron");
-    for class in (0..original.classes.len()).filter(|&c| c != dns) {
-        assert_eq!(neuron(&original, class), neuron(&changed, class), "{}", original.classes[class]);
-        assert_eq!(original.decision.accept[class], changed.decision.accept[class]);
+    for class in ClassId::first(original.classes.len()).filter(|&c| c != dns) {
+        assert_eq!(neuron(&original, class), neuron(&changed, class), "{}", original.classes[class.index()]);
+        assert_eq!(original.decision.accept[class.index()], changed.decision.accept[class.index()]);
     }
     assert_eq!(original.network, back.network, "the same corpus and seed make the same neuron, alone or beside all others");
     assert_eq!(original.provenance, back.provenance);
@@ -171,7 +173,7 @@ fn a_hyperactive_neuron_is_found_and_quieted() {
     on(&["train", "--out", &path("sound")], &first).assert().code(0);
     let mut model = Model::load(Path::new(&path("sound"))).unwrap();
     let snmp = model.place("snmp").unwrap();
-    model.decision.theta[snmp] = -3.0;
+    model.decision.theta[snmp.index()] = -3.0;
     model.save(Path::new(&path("loud"))).unwrap();
     let said = contains("snmp: hyperactive, claims").and(contains("threshold -3.00 raised to"));
     on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(said);

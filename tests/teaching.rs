@@ -11,6 +11,7 @@ use serde_json::Value;
 use spiked::capture::CaptureFile;
 use spiked::model::Model;
 use spiked::packet::Decoder;
+use spiked::snn::ClassId;
 use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome, named as given};
 use spiked::train::{Corpus, LabelledStream};
 
@@ -136,7 +137,7 @@ fn streams_that_come_faster_than_they_are_heard_are_sampled_more_rarely() {
 fn streams(model: &Model, capture: &str) -> Vec<Vec<u16>> {
     let mut corpus = Corpus::new(model.key, model.layout.clone(), vec!["all".into()]);
     let mut source = CaptureFile::open(&common::fixture("captures").join(capture)).unwrap();
-    corpus.read_capture(&mut source, 0, 16, &Decoder::default(), &mut |_| Some(0)).unwrap();
+    corpus.read_capture(&mut source, 0, 16, &Decoder::default(), &mut |_| Some(ClassId::new(0))).unwrap();
     let slots = |s: &LabelledStream| corpus.volleys_of(s).flatten().copied().collect();
     corpus.streams.iter().map(slots).collect()
 }

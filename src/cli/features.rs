@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         let fold = fold_of[number].map_or_else(String::new, |f| f.to_string());
         for volley in stream.first..stream.first + stream.kept {
             let values = corpus.volley(volley).iter().map(|&v| if v == SILENT { String::new() } else { v.to_string() });
-            let lead = [number.to_string(), corpus.classes[stream.class as usize].clone(), fold.clone()];
+            let lead = [number.to_string(), corpus.classes[stream.class.index()].clone(), fold.clone()];
             out.write_record(lead.into_iter().chain(values))?;
         }
     }
@@ -73,7 +73,7 @@ fn spikes(args: &Args, labels: &train::labels::Labels, model: &Path) -> Result<E
             let mut spiked = vec![0; model.network.neurons()];
             model.decision.count_spikes(&model.network, &potentials, &mut spiked);
             let spiked: Vec<String> = (0..spiked.len()).filter(|&i| spiked[i] > 0).map(|i| i.to_string()).collect();
-            let class = corpus.classes[stream.class as usize].clone();
+            let class = corpus.classes[stream.class.index()].clone();
             out.write_record([number.to_string(), class, inputs.join(" "), spiked.join(" ")])?;
         }
     }

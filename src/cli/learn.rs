@@ -131,7 +131,7 @@ fn describe(model: &Model, pattern: &Pattern) -> String {
     let leader = model::classify(&model.network, &model.decision, &model.layout, std::iter::once(slots));
     let Some(leader) = leader else { return "nothing".into() };
     let Leader { class, .. } = leader;
-    let (name, confidence) = (&model.classes[class as usize], model.decision.confidence(&leader));
+    let (name, confidence) = (&model.classes[class.index()], model.decision.confidence(&leader));
     match model.decision.class(&leader) {
         Some(_) => format!("{name}, confidence {confidence:.3}"),
         None => format!("unknown (nearest {name}, {confidence:.3})"),

@@ -9,6 +9,7 @@ use crate::capture::CaptureFile;
 use crate::evaluate::{self, Claims, TracePacket, contributions, hear};
 use crate::model::{ClassSources, Model};
 use crate::packet::{Decoder, KeyKind};
+use crate::snn::ClassId;
 use crate::train::{self, Corpus, GatherReport, TrainSettings};
 
 use super::train::{Source, same_kind};
@@ -183,7 +184,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
     let (names, mut gathered): (Vec<String>, _) =
         (captures.iter().map(|c| c.display().to_string()).collect(), GatherReport::default());
     for name in &names {
-        let (packets, every) = (settings.packets_per_stream, &mut |_: &_| Some(0));
+        let (packets, every) = (settings.packets_per_stream, &mut |_: &_| Some(ClassId::new(0)));
         if let Err(error) = reference.read_file(Path::new(""), name, packets, decoder, &mut gathered, every) {
             gathered.unreadable.push(error.to_string());
         }
@@ -210,9 +211,10 @@ fn without_hyperactive(mut model: Model, reference: &Corpus) -> Result<Model> {
     for found in evaluate::hyperactive(&model, reference) {
         let (class, before) = (&found.name, claims(found.before));
         if let Some((by, after)) = found.quiet {
-            let was = model.decision.theta[found.class];
+            let first = found.class.index();
+            let was = model.decision.theta[first];
             model.decision.raise(found.class, by);
-            let theta = model.decision.theta[found.class];
+            let theta = model.decision.theta[first];
             say!("{class}: hyperactive, claims {before}; threshold {was:.2} raised to {theta:.2}: claims {}", claims(after));
         } else {
             say!("{class}: hyperactive, claims {before}; removed: no threshold leaves it any of its own");
@@ -227,13 +229,13 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     let class = model.place(&args.which)?;
     let settings = settings_of(&model, args.seed.unwrap_or(model.provenance.seed));
     let (mut corpus, gathered) = gather(&model, &args.source, &settings, &args.file)?;
-    let Some(own) = corpus.classes.iter().position(|c| *c == args.which) else {
+    let Some(own) = corpus.classes.iter().position(|c| *c == args.which).map(ClassId::from_index) else {
         bail!("no labelled stream is of the class '{}'", args.which);
     };
     if corpus.classes.len() < 2 {
         bail!("all labelled streams are of the class '{}'; training needs streams of other classes too", args.which);
     }
-    let (streams, packets) = corpus.shown(own as u16);
+    let (streams, packets) = corpus.shown(own);
     let sources = ClassSources { streams, packets, labels: args.source.label_names(), captures: corpus.captures.len() };
     let steps = u64::from(settings.rule.passes) * (settings.folds as u64 + 1);
     let bar = progress(args.source.quiet, steps, "training");
@@ -293,7 +295,8 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     }
     say!("\n{:<28} {:>8} {:>8} {:>10} {:>10}", "class", "streams", "packets", "accepted", "threshold");
     for (i, class) in model.classes.iter().enumerate() {
-        let theta: Vec<String> = model.decision.neurons_of(i).map(|n| format!("{:>10.3}", model.decision.theta[n])).collect();
+        let neurons = model.decision.assignments.neurons_of(ClassId::from_index(i));
+        let theta: Vec<String> = neurons.map(|n| format!("{:>10.3}", model.decision.theta[n.index()])).collect();
         let accept = model.decision.accept[i];
         say!("{class:<28} {:>8} {:>8} {accept:>10.3} {}", p.streams[i], p.packets[i], theta.join(" "));
     }
@@ -312,7 +315,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             break;
         }
         shown += 1;
-        let class = &model.classes[leader.class as usize];
+        let class = &model.classes[leader.class.index()];
         let verdict = if model.decision.class(&leader).is_some() { class.as_str() } else { "unknown" };
         let rival = rival(&stream.evidence, leader.class);
         say!("{name}");
@@ -322,9 +325,9 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             leader.evidence,
             leader.packets,
             stream.packets,
-            rival.map_or("none", |r| model.classes[r].as_str()),
+            rival.map_or("none", |r| model.classes[r.index()].as_str()),
         );
-        table_of_fields(model, &stream.heard, leader.class as usize, rival, fields);
+        table_of_fields(model, &stream.heard, leader.class, rival, fields);
         say!("");
     }
     if shown == 0 {
@@ -337,12 +340,13 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
 }
 
 /// The class with the most evidence except the leader.
-fn rival(evidence: &[f32], leader: u16) -> Option<usize> {
-    (0..evidence.len()).filter(|&c| c != leader as usize).max_by(|&a, &b| evidence[a].total_cmp(&evidence[b]))
+fn rival(evidence: &[f32], leader: ClassId) -> Option<ClassId> {
+    let others = ClassId::first(evidence.len()).filter(|&c| c != leader);
+    others.max_by(|a, b| evidence[a.index()].total_cmp(&evidence[b.index()]))
 }
 
 /// Prints each slot's contribution to the leader's potential and to its lead over the rival, with the values seen.
-fn table_of_fields(model: &Model, packets: &[TracePacket], leader: usize, rival: Option<usize>, fields: usize) {
+fn table_of_fields(model: &Model, packets: &[TracePacket], leader: ClassId, rival: Option<ClassId>, fields: usize) {
     let rows = contributions(model, packets.iter().map(|h| &h.volley), leader, rival);
     say!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
     for row in rows.iter().take(fields) {

@@ -12,11 +12,12 @@ use crate::config::AlertsConfig;
 use crate::engine::Verdict;
 use crate::export::status;
 use crate::packet::Address;
+use crate::snn::ClassId;
 
 const MINUTE: u64 = 60_000_000_000;
 
 /// Model, class, and the host that sent the stream's first packet; none: one of those beyond the table.
-type Pair = (usize, u16, Option<Address>);
+type Pair = (usize, Option<ClassId>, Option<Address>);
 
 /// The limiter.
 pub struct Limiter {
@@ -46,8 +47,7 @@ impl Limiter {
             self.minute = minute;
             self.told.clear();
         }
-        let class = verdict.class.unwrap_or(u16::MAX);
-        let mut pair = (verdict.model, class, Some(verdict.key.sender(verdict.first_direction)));
+        let mut pair = (verdict.model, verdict.class, Some(verdict.key.sender(verdict.first_direction)));
         if self.told.len() >= self.settings.hosts && !self.told.contains_key(&pair) {
             pair.2 = None;
         }

@@ -101,7 +101,7 @@ impl EventObserver {
                 EventType::Alert => "alert",
                 EventType::Stream => "stream",
             },
-            class: verdict.class.map(|c| verdict.named.classes[c as usize].as_str().into()),
+            class: verdict.class.map(|c| verdict.named.classes[c.index()].as_str().into()),
         });
         for (sink, _) in lock(&self.state.sinks).iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
             sink.offer(&line);
@@ -136,7 +136,7 @@ impl Observer for EventObserver {
         if let (Judgement::Alert(severity), Some(class)) = (judgement, verdict.class) {
             self.alerting.add((verdict.model, verdict.key));
             let told = self.limiter.admits(verdict);
-            self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class as usize], told);
+            self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class.index()], told);
             if told {
                 self.tell(verdict, EventType::Alert, Some(severity));
             }

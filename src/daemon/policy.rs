@@ -66,7 +66,7 @@ impl Policies {
     /// What is done about a stream. Streams without a class are reported.
     pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
         let Some(class) = verdict.class else { return Judgement::Report };
-        let name = verdict.named.classes[class as usize].as_str();
+        let name = verdict.named.classes[class.index()].as_str();
         let frame = &mut self.frame;
         let fits = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)

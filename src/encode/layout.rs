@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::vector::{self, MIX, MULTIPLY, Pairs};
 use super::{SILENT, Shape, Volley};
 use crate::packet::{Network, Transport};
+use crate::typed_index::typed_index;
 
 /// The most slots a layout may have: one volley stays within four cache lines.
 pub const MAX_SLOTS: usize = 128;
@@ -89,6 +90,11 @@ impl Group {
     }
 }
 
+typed_index! {
+    /// A slot, by its place in its [`Layout`].
+    SlotId(u16)
+}
+
 /// One header octet at a known place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
@@ -131,7 +137,7 @@ struct LayoutData {
     coding: Coding,
     slots: Vec<Slot>,
     /// Pairs of slots whose joint value excites one of `2^coincidence_bits` coincidence inputs, chosen by a hash.
-    coincidences: Vec<(u16, u16)>,
+    coincidences: Vec<(SlotId, SlotId)>,
     coincidence_bits: u32,
 }
 
@@ -156,7 +162,7 @@ pub enum LayoutError {
     #[error("the layout has {0} slots; between 1 and {MAX_SLOTS} are allowed")]
     Slots(usize),
     #[error("coincidence {0} names slot {1}, which the layout does not have")]
-    Coincidence(usize, u16),
+    Coincidence(usize, SlotId),
     #[error("the layout has {0} coincidences; at most {1} are allowed")]
     Coincidences(usize, usize),
     #[error("the layout asks for 2^{0} coincidence inputs; between 2^1 and 2^{MAX_COINCIDENCE_BITS} are allowed")]
@@ -171,25 +177,25 @@ pub enum LayoutError {
 pub struct Layout {
     data: LayoutData,
     /// For each place its (slot, offset) pairs.
-    places: [Vec<(u16, u16)>; PLACES],
+    places: [Vec<(SlotId, u16)>; PLACES],
     /// For each [`Shape`] the slots and the (number, first, second slot) of the coincidences that may be active.
     shapes: Vec<Active>,
     pairs: Pairs,
-    silenced: Vec<u16>,
+    silenced: Vec<SlotId>,
 }
 
 #[derive(Clone, Debug)]
 struct Active {
-    slots: Vec<u16>,
-    coincidences: Vec<(u32, u16, u16)>,
+    slots: Vec<SlotId>,
+    coincidences: Vec<(u32, SlotId, SlotId)>,
 }
 
 impl Active {
     fn new(data: &LayoutData, present: impl Fn(Place) -> bool) -> Self {
-        let has = |slot: u16| present(data.slots[slot as usize].place);
+        let has = |slot: SlotId| present(data.slots[slot.index()].place);
         let pairs = (0u32..).zip(&data.coincidences).map(|(i, &(a, b))| (i, a, b));
         Self {
-            slots: (0..data.slots.len() as u16).filter(|&slot| has(slot)).collect(),
+            slots: SlotId::first(data.slots.len()).filter(|&slot| has(slot)).collect(),
             coincidences: pairs.filter(|&(_, a, b)| has(a) && has(b)).collect(),
         }
     }
@@ -237,13 +243,13 @@ impl TryFrom<LayoutData> for Layout {
             return Err(LayoutError::Bits(data.coincidence_bits));
         }
         for (i, &(a, b)) in data.coincidences.iter().enumerate() {
-            if let Some(&bad) = [a, b].iter().find(|&&s| s as usize >= slots) {
+            if let Some(&bad) = [a, b].iter().find(|s| s.index() >= slots) {
                 return Err(LayoutError::Coincidence(i, bad));
             }
         }
-        let mut places: [Vec<(u16, u16)>; PLACES] = Default::default();
-        for (i, slot) in data.slots.iter().enumerate() {
-            places[slot.place as usize].push((i as u16, slot.offset));
+        let mut places: [Vec<(SlotId, u16)>; PLACES] = Default::default();
+        for (i, slot) in SlotId::first(slots).zip(&data.slots) {
+            places[slot.place as usize].push((i, slot.offset));
         }
         let mut shapes = vec![Active::new(&data, |_| true)];
         for headers in 0..Shape::COUNT - 1 {
@@ -308,11 +314,11 @@ impl Layout {
         let slots = b.slots;
         let mut coincidences = Vec::new();
         if options.coding == Coding::OneHot && options.coincidence_bits > 0 {
-            let find = |name: &str| slots.iter().position(|s| s.name == name).map(|i| i as u16);
+            let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
             for i in 1..slots.len() {
                 // Neighbouring octets of one header.
                 if slots[i].place == slots[i - 1].place && slots[i].place != Place::Derived {
-                    coincidences.push((i as u16 - 1, i as u16));
+                    coincidences.push((SlotId::from_index(i - 1), SlotId::from_index(i)));
                 }
             }
             for (a, b) in PAIRS {
@@ -354,23 +360,23 @@ impl Layout {
     }
 
     /// Pairs of slots that have coincidence inputs.
-    pub fn coincidences(&self) -> &[(u16, u16)] {
+    pub fn coincidences(&self) -> &[(SlotId, SlotId)] {
         &self.data.coincidences
     }
 
     /// The (slot, offset) pairs of a place.
-    pub(super) fn places(&self, place: Place) -> &[(u16, u16)] {
+    pub(super) fn places(&self, place: Place) -> &[(SlotId, u16)] {
         &self.places[place as usize]
     }
 
     /// Slots that [`Layout::without`] silenced.
-    pub fn silenced(&self) -> &[u16] {
+    pub fn silenced(&self) -> &[SlotId] {
         &self.silenced
     }
 
     /// Silences them among the slot values of a volley.
     pub fn silence(&self, slots: &mut [u16]) {
-        self.silenced.iter().for_each(|&slot| slots[usize::from(slot)] = SILENT);
+        self.silenced.iter().for_each(|&slot| slots[slot.index()] = SILENT);
     }
 
     /// Inputs that a slot has.
@@ -395,8 +401,8 @@ impl Layout {
     }
 
     /// The slots of a group.
-    pub fn group(&self, group: Group) -> impl Iterator<Item = u16> + '_ {
-        (0u16..).zip(self.slots()).filter(move |(_, s)| s.group == group).map(|(i, _)| i)
+    pub fn group(&self, group: Group) -> impl Iterator<Item = SlotId> + '_ {
+        SlotId::first(self.slots().len()).zip(self.slots()).filter(move |(_, s)| s.group == group).map(|(i, _)| i)
     }
 
     /// Silences a group ("ports"), a field ("tcp.window") or a header ("ipv6") from now on. It does not change what rests in a model.
@@ -405,7 +411,7 @@ impl Layout {
     /// [`LayoutError::Unknown`] where no slot bears that name.
     pub fn without(&mut self, name: &str) -> Result<(), LayoutError> {
         let before = self.silenced.len();
-        for (i, slot) in (0u16..).zip(&self.data.slots) {
+        for (i, slot) in SlotId::first(self.data.slots.len()).zip(&self.data.slots) {
             let field = slot.name.split('[').next().unwrap_or(&slot.name);
             if slot.group.name() == name || field == name || field.split('.').next() == Some(name) {
                 self.silenced.push(i);
@@ -431,7 +437,7 @@ impl Layout {
     pub(super) fn inputs_plain(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = self.slot_inputs_of(volley, active);
         for &(i, a, b) in &self.shapes[volley.shape.0 as usize].coincidences {
-            let (va, vb) = (volley.slots[a as usize], volley.slots[b as usize]);
+            let (va, vb) = (volley.slots[a.index()], volley.slots[b.index()]);
             active[n] = self.coincidence_input(i as usize, va, vb);
             n += usize::from(va != SILENT && vb != SILENT);
         }
@@ -442,15 +448,16 @@ impl Layout {
     fn slot_inputs_of(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = 0;
         for &slot in &self.shapes[volley.shape.0 as usize].slots {
-            let value = volley.slots[slot as usize];
+            let value = volley.slots[slot.index()];
+            let number = u32::from(u16::from(slot));
             match self.data.coding {
                 Coding::OneHot => {
-                    active[n] = u32::from(slot) << 8 | u32::from(value & 0xff);
+                    active[n] = number << 8 | u32::from(value & 0xff);
                     n += usize::from(value != SILENT);
                 }
                 Coding::DualRail if value != SILENT => {
-                    for bit in u32::from(ALL_BITS - self.data.slots[slot as usize].bits.min(ALL_BITS))..8 {
-                        active[n] = u32::from(slot) * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
+                    for bit in u32::from(ALL_BITS - self.data.slots[slot.index()].bits.min(ALL_BITS))..8 {
+                        active[n] = number * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
                         n += 1;
                     }
                 }
@@ -473,7 +480,7 @@ impl Layout {
 
     /// All that may add to a potential, by name: the slots, then the coincidences. For [`Layout::inputs_of`].
     pub fn contributors(&self) -> impl Iterator<Item = (String, usize)> + '_ {
-        let name = |i: u16| self.data.slots[i as usize].name.as_str();
+        let name = |i: SlotId| self.data.slots[i.index()].name.as_str();
         let pairs = self.data.coincidences.iter().map(move |&(a, b)| format!("{} & {}", name(a), name(b)));
         self.data.slots.iter().map(|s| s.name.clone()).chain(pairs).enumerate().map(|(i, name)| (name, i))
     }
@@ -483,9 +490,9 @@ impl Layout {
         let slots = self.data.slots.len();
         let mut only = Volley::default();
         let pair = at.checked_sub(slots).map(|c| self.data.coincidences[c]);
-        let (a, b) = pair.unwrap_or((at as u16, at as u16));
+        let (a, b) = pair.unwrap_or_else(|| (SlotId::from_index(at), SlotId::from_index(at)));
         for slot in [a, b] {
-            only.slots[slot as usize] = volley.slots[slot as usize];
+            only.slots[slot.index()] = volley.slots[slot.index()];
         }
         match pair {
             None => {
@@ -493,16 +500,16 @@ impl Layout {
                 let n = self.slot_inputs_of(&only, &mut active);
                 active[..n].to_vec()
             }
-            Some(_) if only.slots[a as usize] == SILENT || only.slots[b as usize] == SILENT => Vec::new(),
-            Some(_) => vec![self.coincidence_input(at - slots, only.slots[a as usize], only.slots[b as usize])],
+            Some(_) if only.slots[a.index()] == SILENT || only.slots[b.index()] == SILENT => Vec::new(),
+            Some(_) => vec![self.coincidence_input(at - slots, only.slots[a.index()], only.slots[b.index()])],
         }
     }
 
     /// The value that contributor `at` has in a volley, for people; `None` where it is silent.
     pub fn value_of(&self, volley: &Volley, at: usize) -> Option<String> {
-        let value = |slot: u16| Some(volley.slots[slot as usize]).filter(|&v| v != SILENT);
+        let value = |slot: SlotId| Some(volley.slots[slot.index()]).filter(|&v| v != SILENT);
         match at.checked_sub(self.data.slots.len()) {
-            None => value(at as u16).map(|v| v.to_string()),
+            None => value(SlotId::from_index(at)).map(|v| v.to_string()),
             Some(c) => {
                 let (a, b) = self.data.coincidences[c];
                 Some(format!("{}&{}", value(a)?, value(b)?))

@@ -6,7 +6,7 @@
 mod layout;
 mod vector;
 
-pub use layout::{Coding, Group, Layout, LayoutError, LayoutOptions, MAX_ACTIVE, MAX_PAYLOAD, MAX_SLOTS, Place, Slot};
+pub use layout::{Coding, Group, Layout, LayoutError, LayoutOptions, MAX_ACTIVE, MAX_PAYLOAD, MAX_SLOTS, Place, Slot, SlotId};
 
 use crate::packet::{Headers, Network, Transport};
 
@@ -96,11 +96,11 @@ impl Layout {
         volley.shape = Shape::of(headers);
         let slots = &mut volley.slots[..self.slots().len()];
         slots.fill(SILENT);
-        let at = |start: usize, places: &[(u16, u16)], end: usize, slots: &mut [u16]| {
+        let at = |start: usize, places: &[(SlotId, u16)], end: usize, slots: &mut [u16]| {
             for &(slot, offset) in places {
                 let place = start + offset as usize;
                 if place < end {
-                    slots[slot as usize] = frame[place] as u16;
+                    slots[slot.index()] = frame[place] as u16;
                 }
             }
         };
@@ -120,7 +120,7 @@ impl Layout {
                 8 => u16::from(context.previous),
                 _ => SILENT,
             };
-            slots[slot as usize] = value;
+            slots[slot.index()] = value;
         }
         let network = headers.network_at as usize;
         match headers.network {
@@ -178,16 +178,16 @@ pub fn is_ephemeral(high: u8) -> bool {
 }
 
 /// Silences the low octet of ephemeral ports: it names a flow.
-fn mask_ephemeral(frame: &[u8], transport: usize, places: &[(u16, u16)], slots: &mut [u16]) {
+fn mask_ephemeral(frame: &[u8], transport: usize, places: &[(SlotId, u16)], slots: &mut [u16]) {
     for &(slot, offset) in places.iter().filter(|p| p.1 == 1 || p.1 == 3) {
         if frame.get(transport + offset as usize - 1).is_some_and(|&high| is_ephemeral(high)) {
-            slots[slot as usize] = SILENT;
+            slots[slot.index()] = SILENT;
         }
     }
 }
 
 /// Silences the slots that hold the eight value octets of a TCP timestamp option (RFC 7323 section 3): they name a flow.
-fn mask_timestamps(options: &[u8], places: &[(u16, u16)], slots: &mut [u16]) {
+fn mask_timestamps(options: &[u8], places: &[(SlotId, u16)], slots: &mut [u16]) {
     let mut at = 0;
     while at < options.len() {
         match options[at] {
@@ -198,7 +198,7 @@ fn mask_timestamps(options: &[u8], places: &[(u16, u16)], slots: &mut [u16]) {
                 if kind == 8 {
                     for &(slot, offset) in places {
                         if (at + 2..at + length).contains(&(offset as usize)) {
-                            slots[slot as usize] = SILENT;
+                            slots[slot.index()] = SILENT;
                         }
                     }
                 }

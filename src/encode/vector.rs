@@ -3,7 +3,7 @@
 //! AVX-512 alone pays: it keeps the volley in four registers, looks slots up there and writes only what spikes. A property test
 //! holds it to the plain loop.
 
-use super::MAX_SLOTS;
+use super::{MAX_SLOTS, SlotId};
 
 /// Slots or coincidences handled at once.
 const WIDE: usize = 32;
@@ -25,12 +25,12 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    pub fn new(pairs: &[(u16, u16)]) -> Self {
+    pub fn new(pairs: &[(SlotId, SlotId)]) -> Self {
         let mut all = Self::default();
         for (at, chunk) in pairs.chunks(WIDE).enumerate() {
             let (mut a, mut b, mut mix) = ([0; WIDE], [0; WIDE], [0; WIDE]);
             for (i, pair) in chunk.iter().enumerate() {
-                (a[i], b[i], mix[i]) = (pair.0, pair.1, (((at * WIDE + i) as u32) << 16) ^ MIX);
+                (a[i], b[i], mix[i]) = (pair.0.into(), pair.1.into(), (((at * WIDE + i) as u32) << 16) ^ MIX);
             }
             all.a.push(a);
             all.b.push(b);

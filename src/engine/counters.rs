@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::model::Model;
 use crate::packet::Undecodable;
 
-/// How often each neuron of a model spiked.
+/// How often the neurons of each class of a model spiked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpikeCounts {
     pub model: Arc<Model>,
-    /// One count a neuron.
+    /// One count for each class, over its neurons.
     pub counts: Vec<u64>,
 }
 

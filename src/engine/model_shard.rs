@@ -6,6 +6,7 @@ use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::model::Model;
 use crate::packet::Headers;
+use crate::snn::ClassId;
 use crate::stream::{Arrival, EndReason, Stream, StreamLimits, StreamTable, SweptStream};
 
 use super::evidence;
@@ -67,8 +68,8 @@ impl ModelShard {
             return false;
         }
         if model.classes != old.classes {
-            let place = |class: u16| model.classes.iter().position(|c| *c == old.classes[usize::from(class)]);
-            self.table.iter_mut().for_each(|stream| stream.state.renamed(|class| place(class).map(|p| p as u16)));
+            let place = |class: ClassId| model.classes.iter().position(|c| *c == old.classes[class.index()]);
+            self.table.iter_mut().for_each(|stream| stream.state.renamed(|class| place(class).map(ClassId::from_index)));
         }
         self.scorer.adopt(model);
         true

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::capture::{LinkType, Nanos};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
+use crate::snn::ClassId;
 use crate::stream::Leader;
 
 use super::Counters;
@@ -42,7 +43,7 @@ pub struct Verdict {
     /// The class in front, where any packet was scored.
     pub leader: Option<Leader>,
     /// The class, where it has earned its threshold.
-    pub class: Option<u16>,
+    pub class: Option<ClassId>,
     pub confidence: f32,
 }
 
@@ -66,7 +67,7 @@ pub struct EvidencePacket {
     pub key: StreamKey,
     pub model: usize,
     pub named: Arc<Model>,
-    pub class: u16,
+    pub class: ClassId,
     pub confidence: f32,
 }
 

@@ -6,7 +6,7 @@ use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::packet::Headers;
-use crate::snn::Potentials;
+use crate::snn::{ClassId, Potentials};
 use crate::stream::{Leader, Stream, StreamTable};
 
 use super::evidence::EvidenceBuffer;
@@ -34,11 +34,12 @@ pub(super) struct ScoredStream {
 }
 
 impl ScoredStream {
-    pub const NEW: Self = Self { leader: Leader { class: 0, evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
+    pub const NEW: Self =
+        Self { leader: Leader { class: ClassId::new(0), evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
 
     /// What is known of it after the classes have changed, where its own has the number `place` now: nothing where it has none, or
     /// was not decided.
-    pub fn renamed(&mut self, place: impl FnOnce(u16) -> Option<u16>) {
+    pub fn renamed(&mut self, place: impl FnOnce(ClassId) -> Option<ClassId>) {
         match place(self.leader.class) {
             Some(class) if self.row == NO_ROW => self.leader.class = class,
             _ => self.leader = Self::NEW.leader,
@@ -211,7 +212,8 @@ impl Scorer {
         let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
         let neurons = std::mem::replace(spikes, vec![0; self.model.network.neurons()]);
         let mut counts = vec![0; self.model.classes.len()];
-        neurons.iter().enumerate().for_each(|(neuron, n)| counts[self.model.decision.class_of(neuron)] += n);
+        let classes = self.model.decision.assignments.classes_of_neurons();
+        classes.iter().zip(neurons).for_each(|(class, n)| counts[class.index()] += n);
         Some(SpikeCounts { model: Arc::clone(&self.model), counts })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::encode::Volley;
 use crate::model::Model;
+use crate::snn::{ClassId, NeuronId};
 
 /// One slot's or coincidence's part in a class's potential, a packet on average.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,15 +23,16 @@ const VALUES: usize = 4;
 pub fn contributions<'a>(
     model: &Model,
     volleys: impl Iterator<Item = &'a Volley> + Clone,
-    class: usize,
-    rival: Option<usize>,
+    class: ClassId,
+    rival: Option<ClassId>,
 ) -> Vec<Contribution> {
     let layout = &model.layout;
     let packets = volleys.clone().count().max(1) as f32;
-    let weight =
-        |input: u32, neuron: usize| f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron];
+    let weight = |input: u32, neuron: NeuronId| {
+        f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron.index()]
+    };
     // Of a class's neurons the one that counted for the packet.
-    let neurons: Vec<(usize, Option<usize>)> = volleys
+    let neurons: Vec<(NeuronId, Option<NeuronId>)> = volleys
         .clone()
         .map(|volley| {
             let counted = |class| model.counted(volley, class);

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::Model;
+use crate::snn::ClassId;
 use crate::stream::Decision;
 use crate::train::Corpus;
 
@@ -41,7 +42,7 @@ impl Claims {
 pub struct HyperactiveNeuron {
     /// Its class, and the class's number in the model.
     pub name: String,
-    pub class: usize,
+    pub class: ClassId,
     pub before: Claims,
     /// By how much its threshold must rise to quiet it, and what it then claims; `None`: it is better silent.
     pub quiet: Option<(f32, Claims)>,
@@ -63,7 +64,7 @@ pub fn hyperactive(model: &Model, reference: &Corpus) -> Vec<HyperactiveNeuron> 
     found.sort_by_key(|(_, (n, _))| std::cmp::Reverse(n.foreign));
     let told = |(name, (before, streams)): (String, (Claims, Vec<usize>))| {
         let class = model.place(&name).ok()?;
-        let held = reference.streams.iter().any(|s| reference.classes[s.class as usize] == name);
+        let held = reference.streams.iter().any(|s| reference.classes[s.class.index()] == name);
         let (mut quiet, unraised) = (None, decision.clone());
         for step in 1..=STEPS {
             let by = step as f32 * STEP;

@@ -21,7 +21,7 @@ pub struct LearningPoint {
 /// The numbers of streams that are worth trying: up to the first that takes all of every class.
 fn sizes(corpus: &Corpus) -> impl Iterator<Item = usize> {
     let mut count = vec![0; corpus.classes.len()];
-    corpus.streams.iter().for_each(|s| count[s.class as usize] += 1);
+    corpus.streams.iter().for_each(|s| count[s.class.index()] += 1);
     let largest = count.into_iter().max().unwrap_or(0) / HALVES;
     STREAMS.into_iter().enumerate().filter(move |&(i, _)| i == 0 || STREAMS[i - 1] < largest).map(|(_, n)| n)
 }

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::Layout;
 use crate::model::classify;
-use crate::snn::Network;
+use crate::snn::{ClassId, Network};
 use crate::stream::{Decision, Leader};
 use crate::train::{self, Corpus, Fitted, TrainSettings};
 
@@ -25,12 +25,12 @@ pub fn outcomes(
         .map(|i| {
             let stream = &corpus.streams[i];
             let leader = classify(network, decision, layout, corpus.volleys_of(stream));
-            let label = corpus.classes[stream.class as usize].clone();
+            let label = corpus.classes[stream.class.index()].clone();
             Outcome {
                 known: known(&label),
                 label,
-                class: leader.and_then(|l| decision.class(&l)).map(|c| classes[c as usize].clone()),
-                best: leader.map(|l| classes[l.class as usize].clone()),
+                class: leader.and_then(|l| decision.class(&l)).map(|c| classes[c.index()].clone()),
+                best: leader.map(|l| classes[l.class.index()].clone()),
                 confidence: leader.map_or(0.0, |l| decision.confidence(&l)),
                 scored: leader.map_or(0, |l| l.packets),
                 capture: stream.capture,
@@ -41,7 +41,7 @@ pub fn outcomes(
 
 /// What calibration said of the streams that it held out.
 pub fn held_out(corpus: &Corpus, fitted: &Fitted) -> Vec<Outcome> {
-    let name = |class: u16| corpus.classes[class as usize].clone();
+    let name = |class: ClassId| corpus.classes[class.index()].clone();
     let outcome = |&(stream, taught, leader): &(usize, bool, Leader)| Outcome {
         label: name(corpus.streams[stream].class),
         known: taught,
@@ -69,7 +69,7 @@ pub struct Split {
 impl Split {
     /// Whether each stream is taught when `fold` is tested.
     fn taught(&self, corpus: &Corpus, fold: usize, seed: u64) -> Vec<bool> {
-        let out = |class: u16| self.untaught && class as usize % self.folds == fold;
+        let out = |class: ClassId| self.untaught && class.index() % self.folds == fold;
         let dealt = |i: usize| self.fold_of[i].is_some_and(|f| f != fold) && !out(corpus.streams[i].class);
         let mut taught: Vec<bool> = (0..corpus.streams.len()).map(dealt).collect();
         if let Some(most) = self.streams_per_class {
@@ -79,7 +79,7 @@ impl Split {
             order.sort_unstable();
             let mut count = vec![0; corpus.classes.len()];
             for (_, i) in order.into_iter().filter(|(_, i)| dealt(*i)) {
-                let count = &mut count[corpus.streams[i].class as usize];
+                let count = &mut count[corpus.streams[i].class.index()];
                 taught[i] = *count < most;
                 *count += 1;
             }
@@ -102,7 +102,7 @@ pub fn cross_validate(
         let Fitted { network, decision, .. } = train::fit(corpus, settings, &|i| taught[i], tick);
         let mut known: Vec<bool> = vec![false; corpus.classes.len()];
         for (stream, _) in corpus.streams.iter().zip(&taught).filter(|(_, taught)| **taught) {
-            known[stream.class as usize] = true;
+            known[stream.class.index()] = true;
         }
         let is_known = |label: &str| corpus.classes.binary_search_by(|c| c.as_str().cmp(label)).is_ok_and(|c| known[c]);
         let tested = (0..corpus.streams.len()).filter(|&i| split.fold_of[i] == Some(fold));

@@ -10,6 +10,7 @@ use crate::capture::Nanos;
 use crate::engine::{Event, Verdict};
 use crate::model::Model;
 use crate::packet::{Direction, KeyKind};
+use crate::snn::ClassId;
 
 use super::json;
 
@@ -161,10 +162,10 @@ impl EventWriter {
 
 /// What the model says: the object `spiked`.
 fn write_spiked(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
-    let class = |name: &[u8], class: Option<u16>, out: &mut Vec<u8>| {
+    let class = |name: &[u8], class: Option<ClassId>, out: &mut Vec<u8>| {
         out.extend_from_slice(name);
         match class {
-            Some(class) => out.extend_from_slice(&names.classes[class as usize]),
+            Some(class) => out.extend_from_slice(&names.classes[class.index()]),
             None => out.extend_from_slice(b"null"),
         }
     };
@@ -246,7 +247,7 @@ mod tests {
     fn by_serde(verdict: &Verdict, context: EventContext<'_>) -> String {
         let key = &verdict.key;
         let round = |x: f32| (f64::from(x) * 1e4).round() / 1e4;
-        let name = |class: Option<u16>| class.map(|c| verdict.named.classes[c as usize].as_str());
+        let name = |class: Option<ClassId>| class.map(|c| verdict.named.classes[c.index()].as_str());
         let a_sent = verdict.first_direction == Direction::Forward;
         let (a, b) = ((key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()));
         let (source, destination) = if a_sent { (a, b) } else { (b, a) };
@@ -290,7 +291,7 @@ mod tests {
             layout,
             decision: crate::stream::Decision {
                 theta: Vec::new(),
-                more: Vec::new(),
+                assignments: crate::stream::Assignments::one_each(0),
                 clip: (0.0, 0.0),
                 slope: 0.0,
                 confidence: Vec::new(),
@@ -336,8 +337,8 @@ mod tests {
                     packets: counts.0,
                     bytes: counts.1,
                     first_direction: direction,
-                    leader: leader.map(|(class, evidence, packets)| Leader { class, evidence, lead: 0.0, packets }),
-                    class,
+                    leader: leader.map(|(class, evidence, packets)| Leader { class: ClassId::new(class), evidence, lead: 0.0, packets }),
+                    class: class.map(ClassId::new),
                     confidence,
                 };
                 let context = EventContext { capture: capture.as_deref(), ..EventContext::default() };

@@ -46,7 +46,7 @@ pub struct CommentedPacket {
 
 /// What is said of a packet: "ssh, confidence 0.987, model protocols".
 pub fn comment(packet: &EvidencePacket) -> String {
-    let class = packet.named.classes.get(usize::from(packet.class)).map_or("?", String::as_str);
+    let class = packet.named.classes.get(packet.class.index()).map_or("?", String::as_str);
     format!("{class}, confidence {:.3}, model {}", packet.confidence, packet.named.name)
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::engine::{Event, Progress, SpikeCounts, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
+use crate::snn::ClassId;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder,
@@ -39,10 +40,10 @@ pub(super) struct Class {
 }
 
 impl ModelMetrics {
-    /// The series of a neuron's class; `model` may be one that was replaced.
-    fn class(&self, neuron: usize, model: &Model) -> Option<&Class> {
-        let name = model.classes.get(neuron)?.as_str();
-        let there = self.classes.get(neuron).filter(|c| &*c.name == name);
+    /// The series of a class of `model`, which may be one that was replaced.
+    fn class(&self, class: ClassId, model: &Model) -> Option<&Class> {
+        let name = model.classes.get(class.index())?.as_str();
+        let there = self.classes.get(class.index()).filter(|c| &*c.name == name);
         there.or_else(|| self.classes.iter().find(|c| &*c.name == name))
     }
 }
@@ -273,7 +274,7 @@ impl Metrics {
             (Event::Detection, Some(class)) => {
                 lane.decision_seconds.observe(verdict.timestamp.0.saturating_sub(verdict.first.0) as f64 / 1e9);
                 lane.decision_packets.observe(verdict.leader.map_or(0.0, |l| f64::from(l.packets)));
-                match lane.class(class.into(), named) {
+                match lane.class(class, named) {
                     Some(class) => {
                         class.detections.inc();
                         lock(&self.recent).detection(verdict, &lane.name, &class.name);
@@ -310,8 +311,8 @@ impl Metrics {
         let lanes = lock(&self.lanes);
         for SpikeCounts { model, counts } in &counters.spikes {
             let Some(lane) = lanes.iter().find(|l| *l.name == *model.name) else { continue };
-            for (neuron, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                if let Some(class) = lane.class(neuron, model) {
+            for (class, &count) in ClassId::first(counts.len()).zip(counts).filter(|(_, count)| **count > 0) {
+                if let Some(class) = lane.class(class, model) {
                     class.spikes.inc_by(count);
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::Model;
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
-use crate::snn::Network;
+use crate::snn::{ClassId, Network, NeuronId};
 use crate::stream::{Decision, Leader};
 
 /// Who leads when scoring stops, as in reading; the slots that `layout` silences are silent. `volleys`: slot values, `[slot]` each.
@@ -29,14 +29,14 @@ pub fn classify<'a>(
 
 impl Model {
     /// Of a class's neurons the one that counts for a packet: the one with the largest margin.
-    pub fn counted(&self, volley: &Volley, class: usize) -> usize {
+    pub fn counted(&self, volley: &Volley, class: ClassId) -> NeuronId {
         let mut active = [0u32; MAX_ACTIVE];
         let n = self.layout.inputs(volley, &mut active);
-        let margin = |neuron: usize| {
+        let margin = |neuron: NeuronId| {
             let potential: i32 = active[..n].iter().map(|&input| i32::from(self.network.weight(input as usize, neuron))).sum();
-            potential as f32 * self.network.gain()[neuron] - self.decision.theta[neuron]
+            potential as f32 * self.network.gain()[neuron.index()] - self.decision.theta[neuron.index()]
         };
-        let larger = |a: usize, b: usize| if margin(b) > margin(a) { b } else { a };
-        self.decision.neurons_of(class).reduce(larger).unwrap_or(class)
+        let larger = |a: NeuronId, b: NeuronId| if margin(b) > margin(a) { b } else { a };
+        self.decision.assignments.neurons_of(class).reduce(larger).expect("every class has a neuron")
     }
 }

@@ -197,7 +197,7 @@ impl Model {
         if let Some(class) = d.classes.iter().find(|c| !is_class_name(c)) {
             return Err(wrong(format!("the class name {class:?} holds control characters")));
         }
-        let neurons = classes + d.decision.more.len();
+        let neurons = classes + d.decision.assignments.extra().len();
         if start.shape() != [inputs + 1] || gain.shape() != [neurons] {
             let (start, gain) = (start.shape(), gain.shape());
             return Err(wrong(format!(
@@ -209,8 +209,7 @@ impl Model {
                 "{inputs} inputs x {neurons} neurons; at most {MAX_NEURONS} neurons and {MAX_SYNAPSES} synapses are allowed"
             )));
         }
-        let strange = d.decision.more.iter().any(|&class| usize::from(class) >= classes);
-        if d.decision.theta.len() != neurons || d.decision.accept.len() != classes || strange {
+        if d.decision.theta.len() != neurons || d.decision.accept.len() != classes {
             return Err(wrong("its thresholds do not match its classes".into()));
         }
         if d.decision.confidence.len() != FEATURES {
@@ -279,7 +278,7 @@ impl Model {
         // One metadata entry, so that the file is the same bit for bit: safetensors keeps metadata in a hash map.
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),
-            ("version".into(), if self.decision.more.is_empty() { 1 } else { VERSION }.to_string()),
+            ("version".into(), if self.decision.assignments.is_one_each() { 1 } else { VERSION }.to_string()),
             ("checksum".into(), tensors.checksum(&description)),
             ("model".into(), description),
         ]
@@ -336,4 +335,18 @@ fn sort_header(bytes: Vec<u8>) -> Vec<u8> {
     out.extend(text);
     out.extend(&bytes[8 + length..]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_models_are_written_as_they_were_read() {
+        for name in ["devices", "protocols"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/models/{name}.safetensors"));
+            let file = std::fs::read(&path).unwrap();
+            assert!(Model::from_bytes(&file, &path).unwrap().to_bytes() == file, "{name}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use hdf5_pure::FileBuilder;
 
 use super::{Model, ModelError};
 use crate::atomic_write::replace;
+use crate::snn::NeuronId;
 
 /// Seconds of a step, and the time constant.
 const STEP: f64 = 1e-4;
@@ -22,8 +23,8 @@ impl Model {
     /// Where the graph can't be made into a file.
     pub fn to_nir(&self) -> Result<Vec<u8>, hdf5_pure::Error> {
         let (neurons, inputs) = (self.network.neurons(), self.network.inputs());
-        let weight: Vec<f32> = (0..neurons)
-            .flat_map(|n| (0..inputs).map(move |i| f32::from(self.network.weight(i, n)) * self.network.gain()[n]))
+        let weight: Vec<f32> = NeuronId::first(neurons)
+            .flat_map(|n| (0..inputs).map(move |i| f32::from(self.network.weight(i, n)) * self.network.gain()[n.index()]))
             .collect();
         let (ones, zeros) = (vec![1f32; neurons], vec![0f32; neurons]);
         let (wide, high) = ([inputs as i64], [neurons as i64]);

@@ -1,8 +1,8 @@
 //! A class more from one packet: a one-shot neuron beside those that a model has.
 
 use super::{MAX_CLASSES, Model, PartsError, Provenance};
-use crate::snn::OneShot;
-use crate::stream::{Decision, Leader};
+use crate::snn::{ClassId, OneShot};
+use crate::stream::{Assignments, Decision, Leader};
 
 /// Potential that one slot in agreement is worth: a neuron that fires at all adds at least half of it to its stream's evidence, and one
 /// that does not fire adds none, for the paper's neuron knows no more than these two.
@@ -29,7 +29,7 @@ impl Model {
             decision: Decision {
                 // Between the smallest potential that fires and the next below it: no rounding decides.
                 theta: vec![GAIN * (f32::from(lowest) - 0.5)],
-                more: Vec::new(),
+                assignments: Assignments::one_each(1),
                 accept: vec![once(&self.decision)],
                 ..self.decision.clone()
             },
@@ -45,7 +45,11 @@ impl Model {
 /// The least confidence of a stream that spiked once, at whichever of its packets, where no other neuron did.
 fn once(decision: &Decision) -> f32 {
     let (silent, spike) = (decision.least(), (GAIN * 0.5).min(decision.clip.1));
-    let after =
-        |packets: u32| Leader { class: 0, evidence: spike + silent * (packets - 1) as f32, lead: spike - silent, packets };
+    let after = |packets: u32| Leader {
+        class: ClassId::new(0),
+        evidence: spike + silent * (packets - 1) as f32,
+        lead: spike - silent,
+        packets,
+    };
     (1..=decision.give_up.max(1)).map(|packets| decision.confidence(&after(packets))).fold(1.0, f32::min)
 }

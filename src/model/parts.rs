@@ -1,7 +1,8 @@
 //! Models as parts: neurons are independent, so they can be taken out of a model or put side by side.
 
 use super::{MAX_CLASSES, Model};
-use crate::snn::Network;
+use crate::snn::{ClassId, Network, NeuronId};
+use crate::stream::Assignments;
 
 /// Why models can't be taken apart or joined.
 #[derive(Debug, thiserror::Error)]
@@ -38,39 +39,48 @@ impl Model {
     /// A class that it does not have, or none left.
     pub fn without_classes(&self, classes: &[String]) -> Result<Self, PartsError> {
         classes.iter().try_for_each(|class| self.place(class).map(drop))?;
-        let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !classes.contains(&self.classes[i])).collect();
+        let kept = self.classes_where(|class| !classes.contains(class));
         if kept.is_empty() {
             return Err(PartsError::NothingLeft { model: self.name.clone() });
         }
         Ok(self.composed(&kept, None))
     }
 
+    /// The classes whose name `chosen` admits, in their order.
+    fn classes_where(&self, chosen: impl Fn(&String) -> bool) -> Vec<ClassId> {
+        ClassId::first(self.classes.len()).filter(|class| chosen(&self.classes[class.index()])).collect()
+    }
+
     /// Some of this model's classes, then all of `other`'s, with their neurons: each says what it said.
-    fn composed(&self, kept: &[usize], other: Option<&Self>) -> Self {
-        fn both<T: Clone>(mine: &[T], kept: &[usize], theirs: Option<&Vec<T>>) -> Vec<T> {
-            let mine = kept.iter().map(|&i| mine[i].clone());
+    fn composed(&self, kept: &[ClassId], other: Option<&Self>) -> Self {
+        fn both<T: Clone, I: Copy + Into<usize>>(mine: &[T], kept: &[I], theirs: Option<&Vec<T>>) -> Vec<T> {
+            let mine = kept.iter().map(|&i| mine[i.into()].clone());
             mine.chain(theirs.into_iter().flatten().cloned()).collect()
         }
         let mut model = self.clone();
         let own = &self.decision;
-        let place = |class: u16| kept.iter().position(|&k| k == usize::from(class));
-        let second = |(neuron, &class): (usize, &u16)| place(class).map(|class| (neuron, class as u16));
-        let (seconds, mut more): (Vec<usize>, Vec<u16>) = (self.classes.len()..).zip(&own.more).filter_map(second).unzip();
-        let neurons = [kept, &seconds].concat();
+        let place = |class: ClassId| kept.iter().position(|&k| k == class).map(ClassId::from_index);
+        let assigned = own.assignments.classes_of_neurons();
+        let extra = NeuronId::first(assigned.len()).zip(assigned).skip(own.assignments.classes());
+        let (extra_neurons, mut extra): (Vec<NeuronId>, Vec<ClassId>) =
+            extra.filter_map(|(neuron, &class)| Some((neuron, place(class)?))).unzip();
+        let neurons: Vec<NeuronId> = kept.iter().map(|class| NeuronId::from_index(class.index())).chain(extra_neurons).collect();
         model.network = self.network.joined(&neurons, other.map(|o| &o.network));
         model.decision.theta = both(&own.theta, &neurons, other.map(|o| &o.decision.theta));
+        let mut classes = kept.len();
         if let Some(other) = other {
             // The first neurons of all classes come before the second ones of any.
             let (first, all, theirs) = (kept.len(), neurons.len(), neurons.len() + other.classes.len());
             if first < all {
-                let order =
-                    [0..first, all..theirs, first..all, theirs..all + other.network.neurons()].map(Vec::from_iter).concat();
+                let order = [0..first, all..theirs, first..all, theirs..all + other.network.neurons()];
+                let order: Vec<NeuronId> = order.into_iter().flatten().map(NeuronId::from_index).collect();
                 model.network = model.network.joined(&order, None);
                 model.decision.theta = both(&model.decision.theta, &order, None);
             }
-            more.extend(other.decision.more.iter().map(|class| class + first as u16));
+            classes += other.classes.len();
+            extra.extend(other.decision.assignments.extra().iter().map(|class| ClassId::from_index(first + class.index())));
         }
-        model.decision.more = more;
+        model.decision.assignments = Assignments::new(classes, extra).expect("both models' neurons have classes");
         model.classes = both(&self.classes, kept, other.map(|o| &o.classes));
         model.decision.accept = both(&own.accept, kept, other.map(|o| &o.decision.accept));
         let (provenance, from) = (&mut model.provenance, other.map(|o| &o.provenance));
@@ -93,9 +103,10 @@ impl Model {
     ) -> Result<Self, PartsError> {
         let at = self.place(class)?;
         let mut model = self.clone();
-        let places: Vec<usize> = self.decision.neurons_of(at).collect();
+        let places: Vec<NeuronId> = self.decision.assignments.neurons_of(at).collect();
         model.network = self.network.replaced(&places, neurons);
-        places.iter().zip(theta).for_each(|(&place, &theta)| model.decision.theta[place] = theta);
+        places.iter().zip(theta).for_each(|(&place, &theta)| model.decision.theta[place.index()] = theta);
+        let at = at.index();
         model.decision.accept[at] = accept;
         let p = &mut model.provenance;
         (p.streams[at], p.packets[at]) = (taught.streams, taught.packets);
@@ -111,9 +122,9 @@ impl Model {
     ///
     /// # Errors
     /// A class that it does not have.
-    pub fn place(&self, class: &str) -> Result<usize, PartsError> {
+    pub fn place(&self, class: &str) -> Result<ClassId, PartsError> {
         let missing = || PartsError::NoSuchClass { model: self.name.clone(), class: class.into() };
-        self.classes.iter().position(|c| c == class).ok_or_else(missing)
+        self.classes.iter().position(|c| c == class).map(ClassId::from_index).ok_or_else(missing)
     }
 
     fn unlike(&self, other: &Self, why: &'static str) -> PartsError {
@@ -145,7 +156,7 @@ impl Model {
         if let Some(class) = self.classes.iter().find(|c| other.classes.contains(c)) {
             return Err(PartsError::Twice { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
         }
-        let all: Vec<usize> = (0..self.classes.len()).collect();
+        let all = self.classes_where(|_| true);
         let mut model = self.composed(&all, Some(other));
         let (decision, from) = (&mut model.decision, &other.decision);
         if let Some((holds, _)) = self.other_bounds(other) {
@@ -178,7 +189,7 @@ impl Model {
     /// # Errors
     /// A part of another key or layout, or too many classes.
     pub fn with_part(&self, part: &Self) -> Result<Self, PartsError> {
-        let kept: Vec<usize> = (0..self.classes.len()).filter(|&i| !part.classes.contains(&self.classes[i])).collect();
+        let kept = self.classes_where(|class| !part.classes.contains(class));
         self.fits(part, kept.len())?;
         Ok(self.composed(&kept, Some(part)))
     }

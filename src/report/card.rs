@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::evaluate::{Contribution, Reliance};
 use crate::model::Model;
 use crate::packet::KeyKind;
+use crate::snn::ClassId;
 
 use super::Measurements;
 use super::markup::{Text, name, percent};
@@ -24,7 +25,7 @@ fn directions(key: KeyKind) -> [&'static str; 2] {
 /// All that the page says of one class.
 pub struct Card<'a> {
     pub class: &'a str,
-    pub number: usize,
+    pub number: ClassId,
     /// Of each of its neurons what it stands for, the strongest fields and the picture.
     neurons: Vec<(&'a str, Vec<Strongest>, String)>,
     carried: Vec<Contribution>,
@@ -39,10 +40,10 @@ impl<'a> Card<'a> {
         model: &'a Model,
         receptive: &Receptive<'_>,
         measured: Option<&'a Measurements>,
-        alike: &[Option<(usize, f64)>],
-        number: usize,
+        alike: &[Option<(ClassId, f64)>],
+        number: ClassId,
     ) -> Self {
-        let class = model.classes[number].as_str();
+        let class = model.classes[number.index()].as_str();
         let neuron = |(neuron, stands_for)| {
             let weights = receptive.weights(neuron);
             (stands_for, receptive.strongest(&weights), receptive.draw(class, &weights))
@@ -55,11 +56,11 @@ impl<'a> Card<'a> {
         Self {
             class,
             number,
-            neurons: model.decision.neurons_of(number).zip(directions(model.key)).map(neuron).collect(),
-            carried: measured.map_or(Vec::new(), |m| by_field(receptive, &m.carried[number])),
+            neurons: model.decision.assignments.neurons_of(number).zip(directions(model.key)).map(neuron).collect(),
+            carried: measured.map_or(Vec::new(), |m| by_field(receptive, &m.carried[number.index()])),
             reliance: measured.and_then(|m| m.reliance.iter().find(|r| r.class == class)),
             taken_for,
-            alike: alike[number].map(|(other, cosine)| (model.classes[other].as_str(), cosine)),
+            alike: alike[number.index()].map(|(other, cosine)| (model.classes[other.index()].as_str(), cosine)),
         }
     }
 

@@ -3,9 +3,10 @@
 //! Inhibitory weights are left out: training makes a neuron inhibit just where another resembles it.
 
 use crate::model::Model;
+use crate::snn::{ClassId, NeuronId};
 
 /// For each class the other with a neuron whose excitatory weights are most like one of its own, and the cosine between them.
-pub fn nearest_by_weight(model: &Model) -> Vec<Option<(usize, f64)>> {
+pub fn nearest_by_weight(model: &Model) -> Vec<Option<(ClassId, f64)>> {
     let neurons = model.network.neurons();
     let (start, neuron, weight) = model.network.sparse();
     let mut products = vec![0f64; neurons * neurons];
@@ -19,16 +20,17 @@ pub fn nearest_by_weight(model: &Model) -> Vec<Option<(usize, f64)>> {
         }
     }
     let length = |n: usize| products[n * neurons + n].sqrt();
-    let cosine = |a: usize, b: usize| {
+    let cosine = |a: NeuronId, b: NeuronId| {
+        let (a, b) = (a.index(), b.index());
         let lengths = length(a) * length(b);
         if lengths > 0.0 { products[a.min(b) * neurons + a.max(b)] / lengths } else { 0.0 }
     };
-    let class_of = |neuron| model.decision.class_of(neuron);
-    (0..model.classes.len())
+    let assignments = &model.decision.assignments;
+    ClassId::first(model.classes.len())
         .map(|class| {
-            let others = (0..neurons).filter(|&b| class_of(b) != class);
-            let pairs = others.flat_map(|b| model.decision.neurons_of(class).map(move |a| (a, b)));
-            let others = pairs.map(|(a, b)| (class_of(b), cosine(a, b)));
+            let others = NeuronId::first(neurons).filter(|&b| assignments.class_of(b) != class);
+            let pairs = others.flat_map(|b| assignments.neurons_of(class).map(move |a| (a, b)));
+            let others = pairs.map(|(a, b)| (assignments.class_of(b), cosine(a, b)));
             others.max_by(|x, y| x.1.total_cmp(&y.1)).filter(|x| x.1 > 0.0)
         })
         .collect()
@@ -47,8 +49,8 @@ mod tests {
         model.network = Network::from_parts(3, 4, &weights, vec![1.0; 4]);
         let nearest = nearest_by_weight(&model);
         let (b, cosine) = nearest[0].unwrap();
-        assert!(b == 1 && (cosine - 8.0 / (5f64.sqrt() * 14f64.sqrt())).abs() < 1e-9);
-        assert_eq!(nearest[1].unwrap().0, 0);
+        assert!(b == ClassId::new(1) && (cosine - 8.0 / (5f64.sqrt() * 14f64.sqrt())).abs() < 1e-9);
+        assert_eq!(nearest[1].unwrap().0, ClassId::new(0));
         assert_eq!(nearest[3], None, "a neuron without weights resembles none");
     }
 }

@@ -20,6 +20,7 @@ use crate::encode::Volley;
 use crate::evaluate::{self, Contribution, LearningPoint, Outcome, Reliance, Report};
 use crate::model::Model;
 use crate::packet::KeyKind;
+use crate::snn::ClassId;
 use crate::train::Corpus;
 
 use card::Card;
@@ -56,11 +57,11 @@ impl Measurements {
         let outcomes = evaluate::outcomes(corpus, network, decision, &model.classes, &model.layout, &known, all);
         let report = Report::new(&outcomes);
         let alike = nearest_by_weight(model);
-        let place = |name: &str| model.classes.iter().position(|c| c == name);
-        let carried = |class: usize| {
-            let name = &model.classes[class];
+        let place = |name: &str| model.classes.iter().position(|c| c == name).map(ClassId::from_index);
+        let carried = |class: ClassId| {
+            let name = &model.classes[class.index()];
             let taken = report.confusions.iter().find(|c| c.0 == *name).and_then(|c| place(&c.1));
-            let rival = taken.or(alike[class].map(|a| a.0));
+            let rival = taken.or(alike[class.index()].map(|a| a.0));
             let volleys = volleys_of(corpus, name);
             if volleys.is_empty() { Vec::new() } else { evaluate::contributions(model, volleys.iter(), class, rival) }
         };
@@ -68,7 +69,7 @@ impl Measurements {
             labels,
             captures: corpus.captures.len(),
             reliance: evaluate::reliance(corpus, model),
-            carried: (0..model.classes.len()).map(carried).collect(),
+            carried: ClassId::first(model.classes.len()).map(carried).collect(),
             outcomes,
             report,
             learning,
@@ -79,7 +80,7 @@ impl Measurements {
 
 /// At most [`SAMPLE`] volleys of a class, evenly spread.
 fn volleys_of(corpus: &Corpus, class: &str) -> Vec<Volley> {
-    let own = corpus.streams.iter().filter(|s| corpus.classes[s.class as usize] == class);
+    let own = corpus.streams.iter().filter(|s| corpus.classes[s.class.index()] == class);
     let all: Vec<usize> = own.flat_map(|s| s.first..s.first + s.kept).collect();
     let sampled = all.iter().step_by(all.len().div_ceil(SAMPLE).max(1));
     let volley = |&at: &usize| {
@@ -95,7 +96,8 @@ fn volleys_of(corpus: &Corpus, class: &str) -> Vec<Volley> {
 pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Raster<'_>>) -> String {
     let alike = nearest_by_weight(model);
     let receptive = Receptive::new(model);
-    let cards: Vec<Card> = (0..model.classes.len()).map(|c| Card::new(model, &receptive, measured, &alike, c)).collect();
+    let cards: Vec<Card> =
+        ClassId::first(model.classes.len()).map(|c| Card::new(model, &receptive, measured, &alike, c)).collect();
     let mut sections: Vec<(&str, &str, String)> = Vec::new();
     let mut add = |id, title, body: String| {
         if !body.is_empty() {

@@ -39,8 +39,8 @@ impl<'a> Raster<'a> {
         let mut of_class = vec![0usize; model.classes.len()];
         let few = |s: &&StreamTrace| {
             s.leader.is_some_and(|l| {
-                of_class[l.class as usize] += 1;
-                of_class[l.class as usize] <= ALIKE
+                of_class[l.class.index()] += 1;
+                of_class[l.class.index()] <= ALIKE
             })
         };
         let mut streams: Vec<&StreamTrace> = all.iter().filter(few).take(STREAMS).collect();
@@ -59,7 +59,7 @@ impl<'a> Raster<'a> {
     /// What a stream was called, and how sure.
     pub fn verdict(&self, stream: &StreamTrace) -> (Option<&'a str>, f32) {
         let Some(leader) = stream.leader else { return (None, 0.0) };
-        let class = self.model.decision.class(&leader).map(|c| self.model.classes[c as usize].as_str());
+        let class = self.model.decision.class(&leader).map(|c| self.model.classes[c.index()].as_str());
         (class, self.model.decision.confidence(&leader))
     }
 
@@ -74,8 +74,8 @@ impl<'a> Raster<'a> {
             let scaled = scaled.map(|((&u, gain), &theta)| f32::from(u) * gain / if theta > 0.0 { theta } else { 1.0 });
             // A class's neurons share its strip: it shows the larger potential.
             let mut of_class = vec![f32::NEG_INFINITY; self.model.classes.len()];
-            for (neuron, u) in scaled.enumerate() {
-                let most = &mut of_class[self.model.decision.class_of(neuron)];
+            for (class, u) in self.model.decision.assignments.classes_of_neurons().iter().zip(scaled) {
+                let most = &mut of_class[class.index()];
                 *most = most.max(u);
             }
             of_class
@@ -89,7 +89,7 @@ impl<'a> Raster<'a> {
         let mut score = vec![0usize; classes];
         for stream in &self.streams {
             if let Some(leader) = stream.leader {
-                score[leader.class as usize] += stream.heard.len() * PACKETS;
+                score[leader.class.index()] += stream.heard.len() * PACKETS;
             }
         }
         for row in potentials {
@@ -179,7 +179,7 @@ impl<'a> Raster<'a> {
             let mut marks = [String::new(), String::new(), String::new()];
             for (i, (stream, packet)) in self.packets.iter().enumerate() {
                 let Some(leader) = self.streams[*stream].leader.filter(|_| packet.volley.slots[slot] != SILENT) else { continue };
-                let neuron = leader.class as usize;
+                let neuron = self.model.decision.assignments.first_of(leader.class);
                 let inputs = layout.inputs_of(&packet.volley, slot);
                 let weight: i32 = inputs.iter().map(|&i| i32::from(self.model.network.weight(i as usize, neuron))).sum();
                 let kind = if weight.abs() < QUIET { 1 } else { usize::from(weight > 0) * 2 };

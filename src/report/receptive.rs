@@ -5,8 +5,9 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use crate::encode::{Group, Volley, is_ephemeral};
+use crate::encode::{Group, SlotId, Volley, is_ephemeral};
 use crate::model::Model;
+use crate::snn::NeuronId;
 
 use super::markup::Text;
 
@@ -38,7 +39,7 @@ pub struct Receptive<'a> {
 
 /// The weights of one neuron, in parts of its threshold.
 pub struct Weights {
-    neuron: usize,
+    neuron: NeuronId,
     /// What one unit of weight is worth.
     unit: f32,
     /// `[slot * VALUES + value]`.
@@ -88,14 +89,14 @@ impl<'a> Receptive<'a> {
         Self { model, fields, inputs }
     }
 
-    pub fn weights(&self, neuron: usize) -> Weights {
-        let theta = self.model.decision.theta[neuron];
-        let unit = self.model.network.gain()[neuron] / if theta > 0.0 { theta } else { 1.0 };
+    pub fn weights(&self, neuron: NeuronId) -> Weights {
+        let theta = self.model.decision.theta[neuron.index()];
+        let unit = self.model.network.gain()[neuron.index()] / if theta > 0.0 { theta } else { 1.0 };
         let of = self.inputs.iter().map(|inputs| self.sum(inputs, neuron) * unit).collect();
         Weights { neuron, unit, of }
     }
 
-    fn sum(&self, inputs: &[u32], neuron: usize) -> f32 {
+    fn sum(&self, inputs: &[u32], neuron: NeuronId) -> f32 {
         inputs.iter().map(|&i| f32::from(self.model.network.weight(i as usize, neuron))).sum()
     }
 
@@ -123,7 +124,7 @@ impl<'a> Receptive<'a> {
     fn pair(&self, weights: &Weights, field: &Field) -> Strongest {
         let layout = &self.model.layout;
         let (high, low) = (field.slots.start, field.slots.start + 1);
-        let is_pair = |&(a, b): &(u16, u16)| (a as usize, b as usize) == (high, low);
+        let is_pair = |&(a, b): &(SlotId, SlotId)| (a.index(), b.index()) == (high, low);
         let both = layout.coincidences().iter().position(is_pair).map(|at| layout.slots().len() + at);
         let weight = |slot: usize, value: u8| weights.of[slot * VALUES + usize::from(value)];
         let candidates = |slot: usize| {
@@ -300,17 +301,17 @@ mod tests {
         model.network = crate::snn::Network::from_parts(inputs, classes, &weights, vec![0.01; classes]);
         model.decision.theta = vec![2.0; classes];
         let receptive = Receptive::new(&model);
-        let weights = receptive.weights(3);
+        let weights = receptive.weights(NeuronId::new(3));
         let first = &receptive.strongest(&weights)[0];
         assert_eq!((first.field.as_str(), reading(&first.field, &first.values).as_str()), ("tcp.dstport", "443"));
-        assert_eq!(receptive.strongest(&receptive.weights(2))[0].weight, 0.0);
+        assert_eq!(receptive.strongest(&receptive.weights(NeuronId::new(2)))[0].weight, 0.0);
         assert!((first.weight - 0.635).abs() < 1e-5, "100 + 27, times the gain, over the threshold");
         assert_eq!(weights.extremes(slot("ip.ttl")), [(0, 0.0), (64, -0.635)]);
-        assert_eq!(receptive.weights(2).largest(), 0.0);
+        assert_eq!(receptive.weights(NeuronId::new(2)).largest(), 0.0);
         let picture = receptive.draw("a<b", &weights);
         assert!(picture.contains("a&lt;b") && picture.contains("class=\"i5\"") && picture.contains(">187<"));
         assert!(!picture.contains(">udp<"), "a header without weights is left out");
-        assert!(receptive.draw("none", &receptive.weights(2)).contains("</svg>"));
+        assert!(receptive.draw("none", &receptive.weights(NeuronId::new(2))).contains("</svg>"));
     }
 
     #[test]

@@ -106,7 +106,12 @@ pub fn model_alone(model: &Model) -> String {
     let (_, _, weight) = model.network.sparse();
     let bounds = |values: &[f32]| values.iter().fold((f32::MAX, f32::MIN), |b, &v| (b.0.min(v), b.1.max(v)));
     let (low, high) = bounds(&d.accept);
-    tile(&mut out, &thousands(model.classes.len() as u64), "Classes", None, "one output neuron each");
+    let neurons = if model.decision.assignments.is_one_each() {
+        "one output neuron each".to_string()
+    } else {
+        format!("{} output neurons", thousands(model.network.neurons() as u64))
+    };
+    tile(&mut out, &thousands(model.classes.len() as u64), "Classes", None, &neurons);
     tile(&mut out, &thousands(weight.len() as u64), "Synapses", None, "weights other than zero, of 8 bits");
     let few = model.provenance.streams.iter().min().copied().unwrap_or(0);
     tile(
@@ -284,11 +289,11 @@ pub fn confusions(m: &Measurements) -> String {
 
 pub fn classes(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>]) -> String {
     let line = |card: &Card<'_>| ClassLine {
-        class: &model.classes[card.number],
-        card: card.number,
-        taught: model.provenance.streams[card.number],
-        accept: model.decision.accept[card.number],
-        tested: measured.and_then(|m| m.report.classes.iter().find(|c| c.class == model.classes[card.number])),
+        class: &model.classes[card.number.index()],
+        card: card.number.index(),
+        taught: model.provenance.streams[card.number.index()],
+        accept: model.decision.accept[card.number.index()],
+        tested: measured.and_then(|m| m.report.classes.iter().find(|c| c.class == model.classes[card.number.index()])),
         nearest: card.nearest(),
     };
     tables::classes(&cards.iter().map(line).collect::<Vec<_>>())

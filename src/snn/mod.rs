@@ -2,12 +2,14 @@
 //!
 //! Input: the active inputs of a volley. Output: membrane potentials. Knows no packets, files, settings or metrics.
 
+mod ids;
 mod kernel;
 mod machine;
 mod network;
 mod one_shot;
 mod stdp;
 
+pub use ids::{ClassId, NeuronId};
 pub use machine::Machine;
 pub use network::{Network, Potentials};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};

@@ -5,6 +5,7 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
+use super::NeuronId;
 use super::kernel;
 use crate::prefetch::prefetch_span;
 
@@ -147,15 +148,15 @@ impl Network {
     }
 
     /// The weight of one synapse, in units of the neuron's gain.
-    pub fn weight(&self, input: usize, neuron: usize) -> i8 {
-        self.weights[input * self.stride + neuron]
+    pub fn weight(&self, input: usize, neuron: NeuronId) -> i8 {
+        self.weights[input * self.stride + neuron.index()]
     }
 
     /// The neurons `kept` of this network, then all of `other`'s. Both see the same inputs, and since no neuron looks at another,
     /// each says what it said.
-    pub fn joined(&self, kept: &[usize], other: Option<&Self>) -> Self {
-        let gains = |n: &Self, which: &[usize]| which.iter().map(|&i| n.gain[i]).collect::<Vec<_>>();
-        let all: Vec<usize> = other.map_or(Vec::new(), |o| (0..o.neurons).collect());
+    pub fn joined(&self, kept: &[NeuronId], other: Option<&Self>) -> Self {
+        let gains = |n: &Self, which: &[NeuronId]| which.iter().map(|i| n.gain[i.index()]).collect::<Vec<_>>();
+        let all: Vec<NeuronId> = other.map_or(Vec::new(), |o| NeuronId::first(o.neurons).collect());
         let mut weights = Vec::with_capacity(self.inputs * (kept.len() + all.len()));
         for input in 0..self.inputs {
             weights.extend(kept.iter().map(|&neuron| self.weight(input, neuron)));
@@ -166,13 +167,13 @@ impl Network {
     }
 
     /// This network with the neurons of `other`, in their order, in the places of some of its own.
-    pub fn replaced(&self, places: &[usize], other: &Self) -> Self {
+    pub fn replaced(&self, places: &[NeuronId], other: &Self) -> Self {
         let mut network = self.clone();
-        for (from, &to) in places.iter().enumerate() {
+        for (from, to) in NeuronId::first(places.len()).zip(places.iter().map(|place| place.index())) {
             for input in 0..self.inputs {
                 network.weights[input * self.stride + to] = other.weight(input, from);
             }
-            network.gain[to] = other.gain[from];
+            network.gain[to] = other.gain[from.index()];
         }
         network
     }
@@ -242,7 +243,7 @@ mod tests {
     #[test]
     fn rows_lie_in_whole_lines_of_the_cache_copies_of_them_too() {
         let network = Network::from_parts(3, 70, &[1; 210], vec![1.0; 70]);
-        for network in [network.clone(), network.joined(&[1, 2], None), network] {
+        for network in [network.clone(), network.joined(&[1, 2].map(NeuronId::new), None), network] {
             assert_eq!((network.weights.len(), network.weights.as_ptr().align_offset(64)), (3 * network.stride, 0));
         }
     }

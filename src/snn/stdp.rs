@@ -6,6 +6,8 @@
 //! that stands for a part of its class learns nothing from the others of the class. No neuron looks at another, so threads own
 //! blocks of neurons and the result does not depend on how many threads there are.
 
+use super::ClassId;
+
 /// Constants of the rule.
 #[derive(Clone, Copy, Debug)]
 pub struct Stdp {
@@ -28,7 +30,7 @@ impl Default for Stdp {
 /// What the teacher forces a neuron with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeuronSpec {
-    pub class: u16,
+    pub class: ClassId,
     /// The part of the class's presentations; `None`: all of them.
     pub part: Option<u8>,
 }
@@ -36,7 +38,7 @@ pub struct NeuronSpec {
 impl NeuronSpec {
     /// One neuron for each of so many classes.
     pub fn one_each(classes: usize) -> Vec<Self> {
-        (0..classes as u16).map(|class| Self { class, part: None }).collect()
+        ClassId::first(classes).map(|class| Self { class, part: None }).collect()
     }
 }
 
@@ -44,7 +46,7 @@ impl NeuronSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub active: usize,
-    pub class: u16,
+    pub class: ClassId,
     pub part: u8,
 }
 
@@ -55,7 +57,7 @@ pub trait Presentations: Sync {
     /// Writes the active inputs of presentation `index`.
     fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> Shown;
     /// How strongly class `class` learns from its own presentations and from the others'.
-    fn gain(&self, class: u16) -> (f32, f32);
+    fn gain(&self, class: ClassId) -> (f32, f32);
 }
 
 /// Trains neurons over `inputs` inputs with `threads` threads. What a neuron learns does not depend on which others there are.
@@ -105,34 +107,31 @@ struct Shard<'a> {
 
 /// Trains a shard with the widest vectors that the CPU has. Sums are made neuron by neuron in the order of the inputs and never
 /// fused, so the weights are the same whatever the width.
+#[expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")]
 fn train_shard(shard: &Shard<'_>) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the CPU has what the function is compiled for.
+            // SAFETY: the CPU has AVX-512F.
             return unsafe { train_shard_avx512(shard) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: as above.
+            // SAFETY: the CPU has AVX2.
             return unsafe { train_shard_avx2(shard) };
         }
     }
     train_shard_with(shard)
 }
 
-/// # Safety
-/// The CPU has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn train_shard_avx512(shard: &Shard<'_>) -> Vec<f32> {
+fn train_shard_avx512(shard: &Shard<'_>) -> Vec<f32> {
     train_shard_with(shard)
 }
 
-/// # Safety
-/// The CPU has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn train_shard_avx2(shard: &Shard<'_>) -> Vec<f32> {
+fn train_shard_avx2(shard: &Shard<'_>) -> Vec<f32> {
     train_shard_with(shard)
 }
 
@@ -140,7 +139,7 @@ unsafe fn train_shard_avx2(shard: &Shard<'_>) -> Vec<f32> {
 const LANE: usize = 16;
 
 /// The class of a lane that has no neuron.
-const NOBODY: u16 = u16::MAX;
+const NOBODY: ClassId = ClassId::new(u16::MAX);
 
 /// Returns `[input * specs + spec]`.
 #[inline(always)]

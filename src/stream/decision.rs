@@ -5,23 +5,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::snn::Network;
+use super::{AssignmentError, Assignments};
+use crate::snn::{ClassId, Network};
 
 /// The calibrated part of a model: thresholds, confidence, stop rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "DecisionData", into = "DecisionData")]
 pub struct Decision {
-    /// Threshold of each neuron, subtracted from its potential: the one it learned with. First one neuron a class, in the order of
-    /// the classes, then those of `more`.
+    /// Threshold of each neuron, subtracted from its potential: the one it learned with. In the order of the network.
     pub theta: Vec<f32>,
-    /// The classes of the neurons beyond the first of each class.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub more: Vec<u16>,
+    /// The class of each neuron.
+    pub assignments: Assignments,
     /// Bounds of the margin that one packet adds: one odd packet must not outweigh a stream.
     pub clip: (f32, f32),
     /// What a margin counts below the lower bound, a unit: little, so that of many neurons that do not fire the nearest is
     /// still told from the others.
-    #[serde(default)]
     pub slope: f32,
     /// Logistic weights of [`Leader::features`]; the first is the constant.
     pub confidence: Vec<f32>,
@@ -33,10 +31,44 @@ pub struct Decision {
     pub give_up: u32,
 }
 
+/// [`Decision`] in a model file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecisionData {
+    theta: Vec<f32>,
+    /// The classes of the neurons after the first of each class; absent where there are none, as before there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<ClassId>,
+    clip: (f32, f32),
+    #[serde(default)]
+    slope: f32,
+    confidence: Vec<f32>,
+    accept: Vec<f32>,
+    stop: f32,
+    give_up: u32,
+}
+
+impl TryFrom<DecisionData> for Decision {
+    type Error = AssignmentError;
+
+    fn try_from(data: DecisionData) -> Result<Self, AssignmentError> {
+        let DecisionData { theta, more, clip, slope, confidence, accept, stop, give_up } = data;
+        let assignments = Assignments::new(accept.len(), more)?;
+        Ok(Self { theta, assignments, clip, slope, confidence, accept, stop, give_up })
+    }
+}
+
+impl From<Decision> for DecisionData {
+    fn from(decision: Decision) -> Self {
+        let Decision { theta, assignments, clip, slope, confidence, accept, stop, give_up } = decision;
+        Self { theta, more: assignments.extra().to_vec(), clip, slope, confidence, accept, stop, give_up }
+    }
+}
+
 /// The class in front.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Leader {
-    pub class: u16,
+    pub class: ClassId,
     pub evidence: f32,
     /// Lead over the second.
     pub lead: f32,
@@ -78,7 +110,7 @@ fn largest(evidence: &[f32]) -> f32 {
 
 /// The class of the largest evidence (the first of equals), that evidence and the second largest.
 #[inline(always)]
-fn foremost(evidence: &[f32]) -> Option<(u16, f32, f32)> {
+fn foremost(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
     let first = largest(evidence);
     // Whole chunks are compared side by side, and only the one that holds it one by one.
     let (whole, _) = evidence.as_chunks::<WIDE>();
@@ -86,7 +118,7 @@ fn foremost(evidence: &[f32]) -> Option<(u16, f32, f32)> {
     let start = whole.iter().position(holds).unwrap_or(whole.len()) * WIDE;
     let class = start + evidence[start..].iter().position(|&e| e == first)?;
     let second = largest(&evidence[..class]).max(largest(&evidence[class + 1..]));
-    Some((class as u16, evidence[class], second))
+    Some((ClassId::from_index(class), evidence[class], second))
 }
 
 /// Length of [`Leader::features`].
@@ -96,21 +128,10 @@ pub const FEATURES: usize = 7;
 const FAR: f32 = -4.0;
 
 impl Decision {
-    /// The neurons of a class, by their place in the network.
-    pub fn neurons_of(&self, class: usize) -> impl Iterator<Item = usize> {
-        let more = (self.accept.len()..).zip(&self.more).filter(move |(_, c)| usize::from(**c) == class);
-        std::iter::once(class).chain(more.map(|(neuron, _)| neuron))
-    }
-
-    /// The class of a neuron.
-    pub fn class_of(&self, neuron: usize) -> usize {
-        neuron.checked_sub(self.accept.len()).map_or(neuron, |at| usize::from(self.more[at]))
-    }
-
     /// Raises the thresholds of a class's neurons.
-    pub fn raise(&mut self, class: usize, by: f32) {
-        for neuron in self.neurons_of(class).collect::<Vec<_>>() {
-            self.theta[neuron] += by;
+    pub fn raise(&mut self, class: ClassId, by: f32) {
+        for neuron in self.assignments.neurons_of(class) {
+            self.theta[neuron.index()] += by;
         }
     }
 
@@ -121,9 +142,10 @@ impl Decision {
             *e += self.bounded(f32::from(u) * gain - theta);
         }
         let classes = evidence.len();
-        for (neuron, &class) in (classes..).zip(&self.more) {
+        for (neuron, class) in (classes..).zip(self.assignments.extra()) {
+            let class = class.index();
             let margin = |neuron: usize| f32::from(potentials[neuron]) * network.gain()[neuron] - self.theta[neuron];
-            evidence[class as usize] += self.gained(margin(class as usize), margin(neuron));
+            evidence[class] += self.gained(margin(class), margin(neuron));
         }
     }
 
@@ -165,36 +187,33 @@ impl Decision {
 
     /// Adds one packet's potentials to the evidence of its stream and says who leads now; `before` led before it. As wide as the CPU's
     /// vectors are; nothing is fused, so it says the same on all.
+    #[expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")]
     #[inline]
     pub fn hear(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], before: Option<&Leader>) -> Option<Leader> {
         let packets = before.map_or(0, |b| b.packets) + 1;
         #[cfg(target_arch = "x86_64")]
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
-                // SAFETY: the CPU has what the function is compiled for.
+                // SAFETY: the CPU has AVX-512F.
                 return unsafe { self.hear_avx512(network, potentials, evidence, packets) };
             }
             if std::arch::is_x86_feature_detected!("avx2") {
-                // SAFETY: as above.
+                // SAFETY: the CPU has AVX2.
                 return unsafe { self.hear_avx2(network, potentials, evidence, packets) };
             }
         }
         self.hear_with(network, potentials, evidence, packets)
     }
 
-    /// # Safety
-    /// The CPU has AVX-512F.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn hear_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
+    fn hear_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
         self.hear_with(network, potentials, evidence, packets)
     }
 
-    /// # Safety
-    /// The CPU has AVX2.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    unsafe fn hear_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
+    fn hear_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
         self.hear_with(network, potentials, evidence, packets)
     }
 
@@ -217,30 +236,30 @@ impl Decision {
 
     /// [`Decision::settled`] where the leader's confidence is known.
     pub fn enough(&self, leader: &Leader, confidence: f32) -> bool {
-        leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class as usize])
+        leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class.index()])
     }
 
     /// The class, where it has earned its threshold.
-    pub fn class(&self, leader: &Leader) -> Option<u16> {
+    pub fn class(&self, leader: &Leader) -> Option<ClassId> {
         self.earned(leader, self.confidence(leader))
     }
 
     /// [`Decision::class`] where the leader's confidence is known.
-    pub fn earned(&self, leader: &Leader, confidence: f32) -> Option<u16> {
-        (confidence >= self.accept[leader.class as usize]).then_some(leader.class)
+    pub fn earned(&self, leader: &Leader, confidence: f32) -> Option<ClassId> {
+        (confidence >= self.accept[leader.class.index()]).then_some(leader.class)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Decision, FAR, foremost};
-    use crate::snn::Network;
+    use super::{Assignments, Decision, FAR, foremost};
+    use crate::snn::{ClassId, Network, NeuronId};
     use proptest::prelude::*;
 
     fn bounded(slope: f32) -> Decision {
         Decision {
             theta: vec![1.0],
-            more: vec![],
+            assignments: Assignments::one_each(1),
             clip: (-0.3, 1.5),
             slope,
             confidence: vec![],
@@ -250,16 +269,32 @@ mod tests {
         }
     }
 
-    fn plain(evidence: &[f32]) -> Option<(u16, f32, f32)> {
+    fn plain(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
         let (mut first, mut second, mut class) = (f32::NEG_INFINITY, f32::NEG_INFINITY, None);
         for (c, &e) in (0u16..).zip(evidence) {
             if e > first {
-                (second, first, class) = (first, e, Some(c));
+                (second, first, class) = (first, e, Some(ClassId::new(c)));
             } else if e > second {
                 second = e;
             }
         }
         class.map(|class| (class, first, second))
+    }
+
+    /// As model files hold it, for three classes of which the last and the first have a second neuron.
+    const IN_A_FILE: &str = r#"{"theta":[1.0,0.9,1.1,1.2,0.8],"more":[2,0],"clip":[-0.3,1.5],"slope":0.02,"confidence":[0.5],"accept":[0.5,0.6,0.7],"stop":0.95,"give_up":16}"#;
+
+    #[test]
+    fn a_decision_is_written_as_it_was_read() {
+        let decision: Decision = serde_json::from_str(IN_A_FILE).unwrap();
+        assert_eq!(decision.assignments, Assignments::new(3, [2, 0].map(ClassId::new)).unwrap());
+        assert_eq!(serde_json::to_string(&decision).unwrap(), IN_A_FILE);
+        let single = IN_A_FILE.replace(r#""more":[2,0],"#, "");
+        let decision: Decision = serde_json::from_str(&single).unwrap();
+        assert!(decision.assignments.is_one_each());
+        assert_eq!(serde_json::to_string(&decision).unwrap(), single);
+        let error = serde_json::from_str::<Decision>(&IN_A_FILE.replace("[2,0]", "[2,3]")).unwrap_err();
+        assert!(error.to_string().contains("class 3, and there are 3 classes"), "{error}");
     }
 
     proptest! {
@@ -271,14 +306,14 @@ mod tests {
         #[test]
         fn of_a_classs_neurons_the_one_with_the_larger_margin_counts(potentials in prop::collection::vec(-300i16..300, 5), theta in prop::collection::vec(-1f32..2.0, 5)) {
             let network = Network::from_parts(1, 5, &[0; 5], vec![0.01; 5]);
-            let decision = Decision { theta: theta.clone(), more: vec![2, 0], accept: vec![0.5; 3], ..bounded(0.02) };
+            let decision = Decision { theta: theta.clone(), assignments: Assignments::new(3, [2, 0].map(ClassId::new)).unwrap(), accept: vec![0.5; 3], ..bounded(0.02) };
             let mut evidence = vec![1f32; 3];
             decision.hear(&network, &potentials, &mut evidence, None);
-            for (class, got) in evidence.iter().enumerate() {
-                let neurons = decision.neurons_of(class);
+            for (class, got) in ClassId::first(3).zip(&evidence) {
+                let neurons = decision.assignments.neurons_of(class).map(NeuronId::index);
                 let want = neurons.map(|n| decision.bounded(f32::from(potentials[n]) * 0.01 - theta[n])).fold(f32::MIN, f32::max);
                 prop_assert!((got - 1.0 - want).abs() < 1e-5);
-                prop_assert!(decision.neurons_of(class).all(|n| decision.class_of(n) == class));
+                prop_assert!(decision.assignments.neurons_of(class).all(|n| decision.assignments.class_of(n) == class));
             }
         }
 

@@ -2,9 +2,11 @@
 //!
 //! Input: which stream each packet belongs to. Output: the packet's [`Context`] and the stream's state. Time comes from the packets.
 
+mod assignments;
 mod decision;
 mod table;
 
+pub use assignments::{AssignmentError, Assignments};
 pub use decision::{Decision, FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamLimits, StreamTable, SweptStream};
 

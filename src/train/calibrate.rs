@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::packet::KeyKind;
+use crate::snn::ClassId;
 use crate::stream::{Decision, FEATURES, Leader};
 
 use super::fit::HeldOutPotentials;
@@ -16,7 +17,7 @@ use super::{FLOW_PACKETS, TrainSettings};
 pub(super) struct LeaderHistory {
     pub stream: usize,
     /// Its class, and whether the network was taught it.
-    pub truth: u16,
+    pub truth: ClassId,
     pub taught: bool,
     /// How many streams it counts for.
     pub weight: f32,
@@ -80,13 +81,13 @@ pub(super) fn admit(
         })
         .collect();
     decision.accept = vec![acceptance(&ends, settings.false_alarm_cost); classes];
-    for class in 0..classes as u16 {
+    for class in ClassId::first(classes) {
         let claims: Vec<Claim> = ends
             .iter()
             .filter(|e| e.leader == class)
             .map(|e| Claim { confidence: e.confidence, right: e.right(), share: e.weight })
             .collect();
-        let accept = &mut decision.accept[usize::from(class)];
+        let accept = &mut decision.accept[class.index()];
         *accept = raised(*accept, &claims, FEW);
     }
     decision.stop = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
@@ -105,8 +106,8 @@ fn weigh(trails: &mut [LeaderHistory]) {
 /// How a calibration stream ended.
 struct End {
     confidence: f32,
-    leader: u16,
-    truth: u16,
+    leader: ClassId,
+    truth: ClassId,
     taught: bool,
     weight: f32,
 }
@@ -155,7 +156,7 @@ pub(super) fn raised(mut level: f32, claims: &[Claim], few: f32) -> f32 {
 /// class does not decide for all; where no class was left untaught, the taught streams whose leader is wrong.
 fn acceptance(ends: &[End], cost: f64) -> f32 {
     let open = ends.iter().any(|e| !e.taught);
-    let mut of_class: BTreeMap<u16, f64> = BTreeMap::new();
+    let mut of_class: BTreeMap<ClassId, f64> = BTreeMap::new();
     let foreign = |e: &End| if open { !e.taught } else { !e.right() };
     ends.iter().filter(|e| foreign(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
     let foreign_classes = of_class.len().max(1) as f64;
@@ -187,7 +188,7 @@ fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHist
     let all: f64 = taught.iter().map(|t| f64::from(t.weight)).sum();
     let accuracy = |stop: f32| {
         let right = taught.iter().filter(|trail| {
-            let stops = |l: &&Leader| decision.confidence(l) >= stop.max(decision.accept[l.class as usize]);
+            let stops = |l: &&Leader| decision.confidence(l) >= stop.max(decision.accept[l.class.index()]);
             let at = trail.leaders.iter().find(stops).or(trail.leaders.last());
             at.is_some_and(|l| l.class == trail.truth)
         });

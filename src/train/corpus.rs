@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::capture::{CaptureError, CaptureFile, FrameBatch, Source};
 use crate::encode::{Layout, Volley};
 use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::snn::ClassId;
 use crate::stream::{StreamLimits, StreamTable};
 
 use super::labels::{Labels, StreamName};
@@ -14,7 +15,7 @@ use super::labels::{Labels, StreamName};
 pub struct LabelledStream {
     /// Index into [`Corpus::captures`].
     pub capture: u32,
-    pub class: u16,
+    pub class: ClassId,
     pub name: StreamName,
     /// All packets and octets of the stream.
     pub packets: u64,
@@ -115,7 +116,7 @@ impl Corpus {
         packets_per_stream: usize,
         decoder: &Decoder,
         gathered: &mut GatherReport,
-        class_of: &mut dyn FnMut(&StreamName) -> Option<u16>,
+        class_of: &mut dyn FnMut(&StreamName) -> Option<ClassId>,
     ) -> Result<bool, CaptureError> {
         let mut file = match CaptureFile::open(&folder.join(capture)) {
             Ok(file) => file,
@@ -140,7 +141,7 @@ impl Corpus {
     }
 
     /// Adds a stream that has no name, of which the slot values of its volleys are known, one after another.
-    pub fn push(&mut self, class: u16, slots: &[u16]) {
+    pub fn push(&mut self, class: ClassId, slots: &[u16]) {
         let width = self.layout.slots().len();
         let (first, kept) = (self.slots.len() / width, slots.len() / width);
         let name = StreamName::Host(String::new());
@@ -158,10 +159,10 @@ impl Corpus {
         capture: u32,
         packets_per_stream: usize,
         decoder: &Decoder,
-        class_of: &mut dyn FnMut(&StreamName) -> Option<u16>,
+        class_of: &mut dyn FnMut(&StreamName) -> Option<ClassId>,
     ) -> Result<(), CaptureError> {
         struct Open {
-            class: Option<u16>,
+            class: Option<ClassId>,
             name: StreamName,
             slots: Vec<u16>,
         }
@@ -209,16 +210,16 @@ impl Corpus {
     /// Leaves out classes with fewer than `streams` streams; returns their names.
     pub fn keep_classes(&mut self, streams: usize) -> Vec<String> {
         let mut count = vec![0; self.classes.len()];
-        self.streams.iter().for_each(|s| count[s.class as usize] += 1);
+        self.streams.iter().for_each(|s| count[s.class.index()] += 1);
         let mut place = Vec::new();
         let (mut kept, mut left_out) = (Vec::new(), Vec::new());
         for (class, count) in std::mem::take(&mut self.classes).into_iter().zip(count) {
-            place.push((count >= streams.max(1)).then_some(kept.len() as u16));
+            place.push((count >= streams.max(1)).then(|| ClassId::from_index(kept.len())));
             if count >= streams.max(1) { kept.push(class) } else { left_out.push(class) }
         }
         self.classes = kept;
         self.streams.retain_mut(|s| {
-            place[s.class as usize].is_some_and(|new| {
+            place[s.class.index()].is_some_and(|new| {
                 s.class = new;
                 true
             })
@@ -229,21 +230,21 @@ impl Corpus {
     /// Numbers the classes anew: `first` come first, in that order, with streams or without; then those that only the corpus has.
     pub fn arrange(&mut self, first: &[String]) {
         let own = std::mem::replace(&mut self.classes, first.to_vec());
-        let place: Vec<u16> = own
+        let place: Vec<ClassId> = own
             .into_iter()
             .map(|class| {
                 let at = self.classes.iter().position(|c| *c == class).unwrap_or(self.classes.len());
                 if at == self.classes.len() {
                     self.classes.push(class);
                 }
-                at as u16
+                ClassId::from_index(at)
             })
             .collect();
-        self.streams.iter_mut().for_each(|s| s.class = place[s.class as usize]);
+        self.streams.iter_mut().for_each(|s| s.class = place[s.class.index()]);
     }
 
     /// Streams of a class, and their volleys.
-    pub fn shown(&self, class: u16) -> (u64, u64) {
+    pub fn shown(&self, class: ClassId) -> (u64, u64) {
         self.streams
             .iter()
             .filter(|s| s.class == class)

@@ -12,8 +12,8 @@
 use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
-use crate::snn::{self, Network, NeuronSpec};
-use crate::stream::{Decision, Leader};
+use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
+use crate::stream::{Assignments, Decision, Leader};
 
 use super::calibrate::calibrate;
 use super::folds::folds;
@@ -33,7 +33,7 @@ pub(super) struct HeldOutPotentials {
     pub width: usize,
     pub packets: usize,
     /// The stream's class, and whether the network was taught it.
-    pub truth: u16,
+    pub truth: ClassId,
     pub taught: bool,
 }
 
@@ -51,10 +51,11 @@ impl HeldOutPotentials {
         for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
             *e += if u.is_finite() { decision.bounded(u - theta) } else { f32::NEG_INFINITY };
         }
-        for (neuron, class) in (evidence.len()..).zip(&decision.more) {
+        for (neuron, class) in (evidence.len()..).zip(decision.assignments.extra()) {
+            let class = class.index();
             let margin = |neuron: usize| row[neuron] - decision.theta[neuron];
             if row[neuron].is_finite() {
-                evidence[*class as usize] += decision.gained(margin(*class as usize), margin(neuron));
+                evidence[class] += decision.gained(margin(class), margin(neuron));
             }
         }
     }
@@ -85,7 +86,7 @@ pub struct Fitted {
 impl Fitted {
     /// The model, which remembers how much of each class it was shown.
     pub fn into_model(self, name: &str, corpus: &Corpus) -> Model {
-        let (streams, packets) = (0..corpus.classes.len() as u16).map(|class| corpus.shown(class)).unzip();
+        let (streams, packets) = ClassId::first(corpus.classes.len()).map(|class| corpus.shown(class)).unzip();
         Model {
             name: name.into(),
             key: corpus.key,
@@ -124,22 +125,22 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let class_of = |i: usize| corpus.streams[i].class;
     let cross = |settings: &TrainSettings, specs: &[NeuronSpec], open: bool| {
-        let more: Vec<u16> = specs[classes..].iter().map(|p| p.class).collect();
+        let assignments = split_by_direction::assignments(classes, specs);
         let mut all = Vec::new();
         for fold in 0..settings.folds {
-            let left_out = |class: u16| open && class as usize % settings.folds == fold;
+            let left_out = |class: ClassId| open && class.index() % settings.folds == fold;
             let shown = |i: usize| (fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
             let teacher = TeachingSchedule::new(corpus, settings, settings.seed ^ 1, shown);
             if teacher.is_empty() {
                 continue;
             }
             let mut taught = vec![false; classes];
-            streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class as usize] = true);
+            streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class.index()] = true);
             let network = train(corpus, settings, specs, &teacher, tick);
             for &i in &streams {
                 let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
                 if due {
-                    all.push(forward(corpus, &network, &more, i, settings.packets_per_stream, &|c| !taught[c as usize]));
+                    all.push(forward(corpus, &network, &assignments, i, settings.packets_per_stream, &|c| !taught[c.index()]));
                 }
             }
         }
@@ -147,7 +148,10 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     };
     let one = NeuronSpec::one_each(classes);
     let thresholds = |settings: &TrainSettings, held_out: &[HeldOutPotentials], specs: &[NeuronSpec]| -> Vec<f32> {
-        specs.iter().enumerate().map(|(neuron, &spec)| threshold(corpus, settings, held_out, neuron, spec)).collect()
+        NeuronId::first(specs.len())
+            .zip(specs)
+            .map(|(neuron, &spec)| threshold(corpus, settings, held_out, neuron, spec))
+            .collect()
     };
     let tried = ways(corpus).iter().map(|&ports_alone| {
         let settings = TrainSettings { ports_alone, ..settings.clone() };
@@ -159,12 +163,13 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     // The first of equals.
     let best = tried.reduce(|best, next| if next.3 > best.3 { next } else { best });
     let (settings, held_out, decision, _) = best.expect("one way is always tried");
-    let every: Vec<u16> = (0..classes as u16).collect();
+    let every: Vec<ClassId> = ClassId::first(classes).collect();
     let pair = split_by_direction::specs(classes, &every);
     let apart = cross(&settings, &pair, false);
     let theta = thresholds(&settings, &apart, &pair);
     let one = CrossFit { held_out, decision };
-    let two = CrossFit { held_out: apart, decision: Decision { theta, more: every, ..one.decision.clone() } };
+    let assignments = split_by_direction::assignments(classes, &pair);
+    let two = CrossFit { held_out: apart, decision: Decision { theta, assignments, ..one.decision.clone() } };
     let parted = split_by_direction::better_parted(classes, &one, &two);
     let specs = split_by_direction::specs(classes, &parted);
     let CrossFit { mut held_out, decision } = split_by_direction::merged(one, &two, parted);
@@ -189,7 +194,7 @@ const MOST: f32 = 1.5;
 fn bounded(classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
     let open = Decision {
         theta,
-        more: Vec::new(),
+        assignments: Assignments::one_each(classes),
         clip: (0.0, MOST),
         slope: 0.0,
         confidence: Vec::new(),
@@ -201,7 +206,7 @@ fn bounded(classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (
     let worth = |decision: &Decision| {
         let mut counts = vec![(0usize, 0usize); classes];
         for f in held_out.iter().filter(|f| f.taught) {
-            let (right, all) = &mut counts[f.truth as usize];
+            let (right, all) = &mut counts[f.truth.index()];
             let said = f.trail(decision, classes).last().map(|l| l.class);
             (*right, *all) = (*right + usize::from(said == Some(f.truth)), *all + 1);
         }
@@ -229,21 +234,21 @@ fn train(
     Network::quantise(&weights, specs.len())
 }
 
-/// What `network` feels of a stream's packets. Its neurons are one for each of the first of the corpus' classes, then those of `more`;
-/// those of `untaught` classes are left out.
+/// What `network` feels of a stream's packets. Its classes are the first of the corpus'; the neurons of `untaught`
+/// classes are left out.
 pub(super) fn forward(
     corpus: &Corpus,
     network: &Network,
-    more: &[u16],
+    assignments: &Assignments,
     stream: usize,
     most: usize,
-    untaught: &dyn Fn(u16) -> bool,
+    untaught: &dyn Fn(ClassId) -> bool,
 ) -> HeldOutPotentials {
     let classes = corpus.classes.len();
-    let known = network.neurons() - more.len();
+    let (known, extra) = (assignments.classes(), assignments.extra());
     let s = &corpus.streams[stream];
     let packets = s.kept.min(most);
-    let width = classes + more.len();
+    let width = classes + extra.len();
     let mut potentials = Vec::with_capacity(packets * width);
     let mut buffer = network.buffer();
     let mut active = [0u32; MAX_ACTIVE];
@@ -253,12 +258,12 @@ pub(super) fn forward(
         volley.slots[..slots.len()].copy_from_slice(slots);
         let n = corpus.layout.inputs(&volley, &mut active);
         network.potentials(&active[..n], &mut buffer);
-        let held_out = |neuron: usize, class: u16| {
+        let held_out = |neuron: usize, class: ClassId| {
             if untaught(class) { f32::NEG_INFINITY } else { f32::from(buffer[neuron]) * network.gain()[neuron] }
         };
-        potentials.extend((0..known).map(|neuron| held_out(neuron, neuron as u16)));
+        potentials.extend(ClassId::first(known).map(|class| held_out(class.index(), class)));
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
-        potentials.extend((known..).zip(more).map(|(neuron, &class)| held_out(neuron, class)));
+        potentials.extend((known..).zip(extra).map(|(neuron, &class)| held_out(neuron, class)));
     }
     HeldOutPotentials { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class) }
 }

@@ -1,6 +1,6 @@
 //! From which potential on does a neuron fire? Homeostasis on calibration streams, towards a target rate of false alarms.
 
-use crate::snn::NeuronSpec;
+use crate::snn::{NeuronId, NeuronSpec};
 
 use super::fit::HeldOutPotentials;
 use super::{Corpus, TrainSettings};
@@ -15,7 +15,7 @@ pub(super) fn threshold(
     corpus: &Corpus,
     settings: &TrainSettings,
     held_out: &[HeldOutPotentials],
-    neuron: usize,
+    neuron: NeuronId,
     spec: NeuronSpec,
 ) -> f32 {
     let learned = settings.rule.theta;
@@ -26,7 +26,8 @@ pub(super) fn threshold(
         let list = if mine { &mut own } else { &mut foreign };
         // Of its own class only the part that it stands for.
         let heard = |p: &usize| !mine || spec.part.is_none_or(|part| part == corpus.part(stream.first + p));
-        let potentials = (0..f.packets).filter(heard).map(|p| f.potentials[p * f.width + neuron]).filter(|u| u.is_finite());
+        let potentials =
+            (0..f.packets).filter(heard).map(|p| f.potentials[p * f.width + neuron.index()]).filter(|u| u.is_finite());
         list.extend(potentials.map(|u| (u, 1.0 / f.packets as f64)));
     }
     let quiet = level(&mut foreign, settings.false_alarm_rate).unwrap_or(learned);

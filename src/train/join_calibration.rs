@@ -7,6 +7,7 @@
 //! taken to be of that class, and those that neither names to be of none.
 
 use crate::model::{Model, classify};
+use crate::snn::ClassId;
 use crate::stream::Decision;
 
 use super::calibrate::{LeaderHistory, admit, confidence};
@@ -16,22 +17,22 @@ use super::{Corpus, TrainSettings};
 /// No part is taken to be surer than this, one way or the other.
 const SURE: f32 = 0.999;
 /// The class of a stream that is of none.
-const NONE: u16 = u16::MAX;
+const NONE: ClassId = ClassId::new(u16::MAX);
 
 /// What a part says of a stream: the nearest class as the joined model numbers it, its odds, and whether the part names it.
 #[derive(Clone, Copy)]
 struct PartOpinion {
-    class: u16,
+    class: ClassId,
     odds: f32,
     named: bool,
 }
 
 fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<PartOpinion> {
     let leader = classify(&part.network, &part.decision, &part.layout, corpus.volleys_of(&corpus.streams[stream]))?;
-    let class = model.place(&part.classes[usize::from(leader.class)]).ok()?;
+    let class = model.place(&part.classes[leader.class.index()]).ok()?;
     let p = part.decision.confidence(&leader);
     let sure = p.clamp(1.0 - SURE, SURE);
-    Some(PartOpinion { class: class as u16, odds: sure / (1.0 - sure), named: part.decision.earned(&leader, p).is_some() })
+    Some(PartOpinion { class, odds: sure / (1.0 - sure), named: part.decision.earned(&leader, p).is_some() })
 }
 
 /// Confidence, acceptance and stop rule of a model from what the parts that it was joined from say of a reference's streams. Its
@@ -39,10 +40,16 @@ fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<P
 pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &TrainSettings) -> Decision {
     let (mut chances, mut named): (Vec<LeaderHistory>, Vec<LeaderHistory>) = (Vec::new(), Vec::new());
     for stream in 0..reference.streams.len() {
-        let (network, more, most) = (&model.network, &model.decision.more, settings.packets_per_stream);
-        let leaders = forward(reference, network, more, stream, most, &|_| false).trail(&model.decision, model.classes.len());
-        let trail =
-            |truth: u16, weight: f32| LeaderHistory { stream, truth, taught: truth != NONE, weight, leaders: leaders.clone() };
+        let (network, assignments, most) = (&model.network, &model.decision.assignments, settings.packets_per_stream);
+        let leaders =
+            forward(reference, network, assignments, stream, most, &|_| false).trail(&model.decision, model.classes.len());
+        let trail = |truth: ClassId, weight: f32| LeaderHistory {
+            stream,
+            truth,
+            taught: truth != NONE,
+            weight,
+            leaders: leaders.clone(),
+        };
         let words: Vec<PartOpinion> = parts.iter().filter_map(|part| word(model, part, reference, stream)).collect();
         let all: f32 = 1.0 + words.iter().map(|w| w.odds).sum::<f32>();
         chances.extend(words.iter().map(|w| trail(w.class, w.odds / all)));

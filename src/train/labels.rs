@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{MAX_CLASSES, is_class_name};
 use crate::packet::{KeyKind, StreamKey};
+use crate::snn::ClassId;
 
 /// Why a label file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -84,14 +85,14 @@ fn canonical(address: &str) -> String {
 #[derive(Debug, Default)]
 pub struct CaptureLabels {
     /// Classes of named streams.
-    pub streams: HashMap<StreamName, u16>,
+    pub streams: HashMap<StreamName, ClassId>,
     /// The class of every other stream.
-    pub every: Option<u16>,
+    pub every: Option<ClassId>,
 }
 
 impl CaptureLabels {
     /// The class of a stream, if it has one.
-    pub fn class_of(&self, name: &StreamName) -> Option<u16> {
+    pub fn class_of(&self, name: &StreamName) -> Option<ClassId> {
         self.streams.get(name).copied().or(self.every)
     }
 }
@@ -140,7 +141,7 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
             captures.push((capture, CaptureLabels::default()));
             captures.len() - 1
         });
-        let class = classes.binary_search(&label).unwrap_or(0) as u16;
+        let class = ClassId::from_index(classes.binary_search(&label).unwrap_or(0));
         let was = *captures[at].1.streams.entry(name).or_insert(class);
         conflicts += usize::from(was != class);
     }
@@ -170,7 +171,7 @@ pub fn whole(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
     let captures = pairs
         .iter()
         .map(|(class, capture)| {
-            let every = classes.binary_search(class).ok().map(|c| c as u16);
+            let every = classes.binary_search(class).ok().map(ClassId::from_index);
             (capture.display().to_string(), CaptureLabels { every, ..CaptureLabels::default() })
         })
         .collect();
@@ -200,11 +201,12 @@ impl Labels {
         classes.sort();
         classes.dedup();
         fit_to_be_names(&classes)?;
-        let place: Vec<Option<u16>> = renamed.iter().map(|&c| classes.iter().position(|k| k == c).map(|c| c as u16)).collect();
+        let place: Vec<Option<ClassId>> =
+            renamed.iter().map(|&c| classes.iter().position(|k| k == c).map(ClassId::from_index)).collect();
         for (_, labels) in &mut self.captures {
-            labels.every = labels.every.and_then(|c| place[c as usize]);
+            labels.every = labels.every.and_then(|c| place[c.index()]);
             labels.streams.retain(|_, class| {
-                place[*class as usize].is_some_and(|new| {
+                place[class.index()].is_some_and(|new| {
                     *class = new;
                     true
                 })

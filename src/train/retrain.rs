@@ -1,7 +1,7 @@
 //! How is a part of a model made anew? One neuron trained alone, and the sureness of all from a reference.
 
 use crate::model::Model;
-use crate::snn::{self, Network};
+use crate::snn::{self, ClassId, Network, NeuronId};
 use crate::stream::Decision;
 
 use super::calibrate::{Claim, FEW, calibrate, raised};
@@ -19,22 +19,22 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
     for (number, stream) in reference.streams.iter().enumerate() {
         let class = stream.class;
         let mut add = |open: bool| {
-            let untaught = |c: u16| c as usize >= known || (open && c == class);
+            let untaught = |c: ClassId| c.index() >= known || (open && c == class);
             held_out.push(forward(
                 reference,
                 &model.network,
-                &model.decision.more,
+                &model.decision.assignments,
                 number,
                 settings.packets_per_stream,
                 &untaught,
             ));
         };
-        let foreign = class as usize >= known;
+        let foreign = class.index() >= known;
         if !foreign {
             add(false);
         }
         // One known stream in so many is held_out without its own neuron too: how the others take what they were never taught.
-        if foreign || (known > UNTAUGHT && (class as usize + number).is_multiple_of(UNTAUGHT)) {
+        if foreign || (known > UNTAUGHT && (class.index() + number).is_multiple_of(UNTAUGHT)) {
             add(true);
         }
     }
@@ -42,6 +42,7 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
     let (mut decision, _) = calibrate(reference.key, all, settings, &held_out, given);
     decision.theta.drain(known..all);
     decision.accept.truncate(known);
+    decision.assignments = model.decision.assignments.clone();
     decision
 }
 
@@ -51,6 +52,7 @@ fn widened(decision: &Decision, classes: usize, theta: f32) -> Decision {
     let known = decision.accept.len();
     wide.theta.splice(known..known, std::iter::repeat_n(theta, classes - known));
     wide.accept.resize(classes, 1.0);
+    wide.assignments = decision.assignments.widened(classes);
     wide
 }
 
@@ -62,16 +64,17 @@ fn widened(decision: &Decision, classes: usize, theta: f32) -> Decision {
 pub fn retrain(
     model: &Model,
     corpus: &mut Corpus,
-    class: usize,
+    class: ClassId,
     settings: &TrainSettings,
     tick: &(dyn Fn() + Sync),
 ) -> (Network, (Vec<f32>, f32)) {
     let settings = &TrainSettings { ports_alone: model.provenance.ports_alone, ..settings.clone() };
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = folds(corpus, &all, settings.folds, settings.seed, false);
-    let own = corpus.classes.iter().position(|c| *c == model.classes[class]).unwrap_or(corpus.classes.len());
-    let places: Vec<usize> = model.decision.neurons_of(class).collect();
-    let specs = |class: usize| split_by_direction::specs_of(class as u16, places.len() > 1);
+    let own = corpus.classes.iter().position(|c| *c == model.classes[class.index()]).unwrap_or(corpus.classes.len());
+    let own = ClassId::from_index(own);
+    let places: Vec<NeuronId> = model.decision.assignments.neurons_of(class).collect();
+    let specs = |class: ClassId| split_by_direction::specs_of(class, places.len() > 1);
     let neurons = |seed: u64, left_out: Option<usize>| {
         let shown = |i: usize| (fold_of[i] != left_out).then(|| corpus.streams[i].class);
         let teacher = TeachingSchedule::new(corpus, settings, seed, shown);
@@ -83,31 +86,31 @@ pub fn retrain(
         (0..settings.folds).map(|fold| model.network.replaced(&places, &neurons(settings.seed ^ 1, Some(fold)))).collect();
     corpus.arrange(&model.classes);
     // A class of one stream is not taught where that stream is left out.
-    let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class as usize == class);
+    let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class == class);
     let missing: Vec<bool> = (0..settings.folds).map(|fold| !taught(Some(fold))).collect();
     let held_out: Vec<HeldOutPotentials> = all
         .into_iter()
         .map(|i| {
             let fold = fold_of[i].unwrap_or(0);
-            forward(corpus, &parts[fold], &model.decision.more, i, settings.packets_per_stream, &|c| {
-                c as usize == class && missing[fold]
+            forward(corpus, &parts[fold], &model.decision.assignments, i, settings.packets_per_stream, &|c| {
+                c == class && missing[fold]
             })
         })
         .collect();
     let mut decision = widened(&model.decision, corpus.classes.len(), settings.rule.theta);
-    let wide: Vec<usize> = decision.neurons_of(class).collect();
+    let wide: Vec<NeuronId> = decision.assignments.neurons_of(class).collect();
     let thresholds: Vec<f32> =
         wide.iter().zip(specs(class)).map(|(&neuron, spec)| threshold(corpus, settings, &held_out, neuron, spec)).collect();
-    wide.iter().zip(&thresholds).for_each(|(&neuron, &theta)| decision.theta[neuron] = theta);
+    wide.iter().zip(&thresholds).for_each(|(neuron, &theta)| decision.theta[neuron.index()] = theta);
     let claims: Vec<Claim> = held_out
         .iter()
         .filter_map(|f| {
             let leader = *f.trail(&decision, corpus.classes.len()).last()?;
             let right = f.truth == leader.class;
-            (leader.class as usize == class).then(|| Claim { confidence: decision.confidence(&leader), right, share: 1.0 })
+            (leader.class == class).then(|| Claim { confidence: decision.confidence(&leader), right, share: 1.0 })
         })
         .collect();
-    let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class).map(|(_, &a)| a);
-    let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class]);
+    let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class.index()).map(|(_, &a)| a);
+    let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class.index()]);
     (whole, (thresholds, raised(least, &claims, FEW)))
 }

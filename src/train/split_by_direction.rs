@@ -5,8 +5,8 @@
 //! without by more than chance would (McNemar, *Note on the sampling error of the difference between correlated proportions*,
 //! Psychometrika 12, 1947: by two standard deviations).
 
-use crate::snn::NeuronSpec;
-use crate::stream::Decision;
+use crate::snn::{ClassId, NeuronSpec};
+use crate::stream::{Assignments, Decision};
 
 use super::fit::HeldOutPotentials;
 
@@ -14,15 +14,20 @@ use super::fit::HeldOutPotentials;
 const DEVIATIONS: f64 = 2.0;
 
 /// The neurons of a class: one for all its packets, or one for each direction of its streams.
-pub(super) fn specs_of(class: u16, parted: bool) -> Vec<NeuronSpec> {
+pub(super) fn specs_of(class: ClassId, parted: bool) -> Vec<NeuronSpec> {
     if parted { [0, 1].map(|part| NeuronSpec { class, part: Some(part) }).into() } else { vec![NeuronSpec { class, part: None }] }
 }
 
 /// The neurons of all classes, of which some have two: the first of each class, then the second of those.
-pub(super) fn specs(classes: usize, parted: &[u16]) -> Vec<NeuronSpec> {
-    let all: Vec<Vec<NeuronSpec>> = (0..classes as u16).map(|class| specs_of(class, parted.contains(&class))).collect();
-    let seconds = parted.iter().map(|&class| all[class as usize][1]);
+pub(super) fn specs(classes: usize, parted: &[ClassId]) -> Vec<NeuronSpec> {
+    let all: Vec<Vec<NeuronSpec>> = ClassId::first(classes).map(|class| specs_of(class, parted.contains(&class))).collect();
+    let seconds = parted.iter().map(|&class| all[class.index()][1]);
     all.iter().map(|of| of[0]).chain(seconds).collect()
+}
+
+/// The classes of neurons that [`specs`] lists.
+pub(super) fn assignments(classes: usize, specs: &[NeuronSpec]) -> Assignments {
+    Assignments::new(classes, specs[classes..].iter().map(|spec| spec.class)).expect("specs are of these classes")
 }
 
 /// What cross-fitting held_out with some neurons, and how they decide.
@@ -32,13 +37,13 @@ pub(super) struct CrossFit {
 }
 
 /// The classes that do better with two neurons. `one` has one for each class, `two` two.
-pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<u16> {
+pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<ClassId> {
     // Of each stream its class, and the evidence of all classes at its end: as decided so far, and with two neurons each.
-    let mut ends: Vec<(u16, Vec<f32>, Vec<f32>)> = (one.held_out.iter().zip(&two.held_out))
+    let mut ends: Vec<(ClassId, Vec<f32>, Vec<f32>)> = (one.held_out.iter().zip(&two.held_out))
         .filter(|(held_out, _)| held_out.taught)
         .map(|(a, b)| (a.truth, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes)))
         .collect();
-    let right = |truth: u16, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
+    let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
     let mut better = Vec::new();
     for class in 0..classes {
         let (mut won, mut lost) = (0u32, 0u32);
@@ -52,7 +57,7 @@ pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> V
         }
         let (won, lost) = (f64::from(won), f64::from(lost));
         if won > lost && won - lost >= DEVIATIONS * (won + lost).sqrt() {
-            better.push(class as u16);
+            better.push(ClassId::from_index(class));
             ends.iter_mut().for_each(|(_, now, two)| now[class] = two[class]);
         }
     }
@@ -60,12 +65,12 @@ pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> V
 }
 
 /// What would have been held_out with two neurons for some classes and one for the others.
-pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<u16>) -> CrossFit {
+pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<ClassId>) -> CrossFit {
     let CrossFit { mut held_out, mut decision } = one;
     let classes = decision.theta.len();
     let mix = |one: &[f32], two: &[f32]| -> Vec<f32> {
-        let first = one.iter().enumerate().map(|(c, &x)| if parted.contains(&(c as u16)) { two[c] } else { x });
-        first.chain(parted.iter().map(|&c| two[classes + usize::from(c)])).collect()
+        let first = ClassId::first(classes).zip(one).map(|(c, &x)| if parted.contains(&c) { two[c.index()] } else { x });
+        first.chain(parted.iter().map(|&c| two[classes + c.index()])).collect()
     };
     decision.theta = mix(&decision.theta, &two.decision.theta);
     for (one, two) in held_out.iter_mut().zip(&two.held_out) {
@@ -73,7 +78,7 @@ pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<u16>) -> CrossFi
         one.potentials = packets.flat_map(|(one, two)| mix(one, two)).collect();
         one.width = decision.theta.len();
     }
-    decision.more = parted;
+    decision.assignments = Assignments::new(classes, parted).expect("these classes are among all");
     CrossFit { held_out, decision }
 }
 
@@ -82,6 +87,7 @@ mod tests {
     use crate::encode::{Layout, LayoutOptions, SILENT};
     use crate::model::{Model, classify};
     use crate::packet::KeyKind;
+    use crate::snn::{ClassId, NeuronId};
     use crate::train::{Corpus, TrainSettings, fit, retrain};
 
     const STREAMS: usize = 24;
@@ -100,7 +106,7 @@ mod tests {
             for (way, value) in values.into_iter().enumerate() {
                 (slots[way * width + said], slots[way * width + direction]) = (value, way as u16);
             }
-            corpus.push(class, &slots);
+            corpus.push(ClassId::new(class), &slots);
         }
         corpus
     }
@@ -108,8 +114,8 @@ mod tests {
     fn right(model: &Model, corpus: &Corpus) -> usize {
         let leader_of =
             |s: &crate::train::LabelledStream| classify(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
-        let own = |class: u16| model.classes.iter().position(|c| *c == corpus.classes[usize::from(class)]);
-        corpus.streams.iter().filter(|s| leader_of(s).map(|l| usize::from(l.class)) == own(s.class)).count()
+        let own = |class: ClassId| model.classes.iter().position(|c| *c == corpus.classes[class.index()]);
+        corpus.streams.iter().filter(|s| leader_of(s).map(|l| l.class.index()) == own(s.class)).count()
     }
 
     #[test]
@@ -117,7 +123,8 @@ mod tests {
         let mut corpus = crossed();
         let settings = TrainSettings { threads: 2, ..TrainSettings::new(KeyKind::Flow, 1) };
         let model = fit(&corpus, &settings, &|_| true, &|| ()).into_model("crossed", &corpus);
-        assert!(!model.decision.more.is_empty() && !model.decision.more.contains(&0), "{:?}", model.decision.more);
+        let extra = model.decision.assignments.extra();
+        assert!(!extra.is_empty() && !extra.contains(&ClassId::new(0)), "{extra:?}");
         assert_eq!(right(&model, &corpus), corpus.streams.len());
 
         let file = Model::from_bytes(&model.to_bytes(), std::path::Path::new("crossed.safetensors")).unwrap();
@@ -127,22 +134,22 @@ mod tests {
         let part = |others: &[&str]| model.without_classes(&others.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         let joined = part(&["else", "there"]).join(&part(&["here"])).unwrap();
         assert_eq!(joined.classes, ["here", "else", "there"]);
-        assert_eq!(joined.decision.more.len(), model.decision.more.len());
+        assert_eq!(joined.decision.assignments.extra().len(), extra.len());
         assert_eq!(right(&joined, &corpus), corpus.streams.len());
-        for neuron in 0..joined.network.neurons() {
-            let class = &joined.classes[joined.decision.class_of(neuron)];
-            let place = joined.decision.neurons_of(joined.place(class).unwrap()).position(|n| n == neuron).unwrap();
-            let was = model.decision.neurons_of(model.place(class).unwrap()).nth(place).unwrap();
-            assert_eq!(joined.decision.theta[neuron], model.decision.theta[was]);
+        for neuron in NeuronId::first(joined.network.neurons()) {
+            let class = &joined.classes[joined.decision.assignments.class_of(neuron).index()];
+            let place = joined.decision.assignments.neurons_of(joined.place(class).unwrap()).position(|n| n == neuron).unwrap();
+            let was = model.decision.assignments.neurons_of(model.place(class).unwrap()).nth(place).unwrap();
+            assert_eq!(joined.decision.theta[neuron.index()], model.decision.theta[was.index()]);
             assert!((0..model.network.inputs()).all(|i| joined.network.weight(i, neuron) == model.network.weight(i, was)));
         }
 
-        let class = usize::from(model.decision.more[0]);
+        let class = extra[0];
         let (neurons, (theta, _)) = retrain(&model, &mut corpus, class, &settings, &|| ());
-        let places: Vec<usize> = model.decision.neurons_of(class).collect();
+        let places: Vec<NeuronId> = model.decision.assignments.neurons_of(class).collect();
         assert_eq!(neurons.neurons(), 2);
         assert_eq!(model.network.replaced(&places, &neurons), model.network, "taught anew they are the same");
-        assert_eq!(theta, places.iter().map(|&p| model.decision.theta[p]).collect::<Vec<_>>());
+        assert_eq!(theta, places.iter().map(|p| model.decision.theta[p.index()]).collect::<Vec<_>>());
     }
 
     #[test]
@@ -160,10 +167,10 @@ mod tests {
     #[test]
     fn classes_of_one_kind_of_packet_keep_one_neuron() {
         let mut corpus = crossed();
-        corpus.streams.retain(|s| s.class < 2);
+        corpus.streams.retain(|s| s.class < ClassId::new(2));
         corpus.keep_classes(1);
         let fitted = fit(&corpus, &TrainSettings { threads: 2, ..TrainSettings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
-        assert!(fitted.decision.more.is_empty());
+        assert!(fitted.decision.assignments.is_one_each());
         assert_eq!(fitted.network.neurons(), 2);
     }
 }

@@ -7,8 +7,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::encode::{Group, MAX_ACTIVE, SILENT, Volley};
-use crate::snn::{Presentations, Shown};
+use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
+use crate::snn::{ClassId, Presentations, Shown};
 
 use super::{Corpus, TrainSettings};
 
@@ -29,43 +29,43 @@ const FEW: u32 = 5;
 pub struct TeachingSchedule<'a> {
     corpus: &'a Corpus,
     /// (volley, class) of every packet shown.
-    packets: Vec<(u32, u16)>,
+    packets: Vec<(u32, ClassId)>,
     /// Slots that are silent, for each presentation of a packet.
-    silent: Vec<Vec<u16>>,
+    silent: Vec<Vec<SlotId>>,
     /// (volley, class) of every packet shown with its ports alone, and all other slots.
-    alone: Vec<(u32, u16)>,
-    not_ports: Vec<u16>,
+    alone: Vec<(u32, ClassId)>,
+    not_ports: Vec<SlotId>,
     gains: Vec<(f32, f32)>,
     seed: u64,
 }
 
 impl<'a> TeachingSchedule<'a> {
     /// `shown` gives the class that the teacher forces for a stream, or `None` to leave the stream out.
-    pub fn new(corpus: &'a Corpus, settings: &TrainSettings, seed: u64, mut shown: impl FnMut(usize) -> Option<u16>) -> Self {
+    pub fn new(corpus: &'a Corpus, settings: &TrainSettings, seed: u64, mut shown: impl FnMut(usize) -> Option<ClassId>) -> Self {
         let classes = corpus.classes.len();
         let mut packets = Vec::new();
         let mut streams = vec![0u32; classes];
         for (i, stream) in corpus.streams.iter().enumerate() {
             if let Some(class) = shown(i) {
-                streams[class as usize] += 1;
+                streams[class.index()] += 1;
                 packets.extend((stream.first..stream.first + stream.kept).map(|v| (v as u32, class)));
             }
         }
         let mut silent = vec![Vec::new()];
         for groups in DROPOUT {
-            let slots: Vec<u16> = groups.iter().flat_map(|&g| corpus.layout.group(g)).collect();
+            let slots: Vec<SlotId> = groups.iter().flat_map(|&g| corpus.layout.group(g)).collect();
             if !slots.is_empty() {
                 silent.push(slots);
             }
         }
-        let few = |class: u16| settings.ports_alone && streams[class as usize] <= FEW;
+        let few = |class: ClassId| settings.ports_alone && streams[class.index()] <= FEW;
         let alone = packets.iter().copied().filter(|&(_, class)| few(class)).collect();
         let not_ports = Group::ALL.into_iter().filter(|&g| g != Group::Ports).flat_map(|g| corpus.layout.group(g)).collect();
         // Rare classes learn more from each of their own packets, so that floods don't drown them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
         for &(_, class) in &packets {
-            shown_packets[class as usize] += 1;
+            shown_packets[class.index()] += 1;
         }
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
@@ -105,14 +105,14 @@ impl Presentations for TeachingSchedule<'_> {
         let mut volley = Volley::default();
         volley.slots[..slots.len()].copy_from_slice(slots);
         for &slot in silent {
-            volley.slots[slot as usize] = SILENT;
+            volley.slots[slot.index()] = SILENT;
         }
         let part = self.corpus.part(volley_index as usize);
         Shown { active: self.corpus.layout.inputs(&volley, active), class, part }
     }
 
-    fn gain(&self, class: u16) -> (f32, f32) {
-        self.gains[class as usize]
+    fn gain(&self, class: ClassId) -> (f32, f32) {
+        self.gains[class.index()]
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
         let slots = vec![1; layout.slots().len()];
         let mut corpus = Corpus::new(KeyKind::Flow, layout, vec!["few".into(), "many".into()]);
         for class in [vec![0; few], vec![1; FEW as usize + 1]].concat() {
-            corpus.push(class, &slots);
+            corpus.push(ClassId::new(class), &slots);
         }
         corpus
     }
@@ -144,12 +144,12 @@ mod tests {
         assert_eq!(with.len(), without.len() + few, "one presentation more for each packet of the class of few streams");
         let mut active = [0; MAX_ACTIVE];
         let mut ports = Volley::default();
-        corpus.layout.group(Group::Ports).for_each(|slot| ports.slots[slot as usize] = 1);
+        corpus.layout.group(Group::Ports).for_each(|slot| ports.slots[slot.index()] = 1);
         let mut expected = [0; MAX_ACTIVE];
         let inputs = corpus.layout.inputs(&ports, &mut expected);
         for index in without.len()..with.len() {
             let shown = with.present(index as u32, &mut active);
-            assert_eq!((shown.active, shown.class), (inputs, 0));
+            assert_eq!((shown.active, shown.class), (inputs, ClassId::new(0)));
             assert_eq!(active[..inputs], expected[..inputs]);
         }
         for index in 0..without.len() as u32 {

@@ -14,9 +14,7 @@ pub(super) fn classify(model: &Model, slots: &[u16]) -> Option<Leader> {
 
 /// The class that a model gives a stream, of which the slot values of its packets are known, one after another.
 pub fn named<'a>(model: &'a Model, slots: &[u16]) -> Option<&'a str> {
-    classify(model, slots)
-        .and_then(|leader| model.decision.class(&leader))
-        .map(|class| model.classes[usize::from(class)].as_str())
+    classify(model, slots).and_then(|leader| model.decision.class(&leader)).map(|class| model.classes[class.index()].as_str())
 }
 
 /// How a model does on streams that were held back, for one class: the mean of two shares, so that neither kind of stream drowns
@@ -58,8 +56,8 @@ impl<'a> GateAnswers<'a> {
         let (mut own, mut foreign, mut claimed) = ((0u32, 0u32), (0u32, 0u32), 0);
         for (label, leader) in &self.all {
             let known = self.model.classes.iter().any(|c| c == label);
-            let earned = |l: &Leader| self.model.decision.confidence(l) >= accept[usize::from(l.class)];
-            let name = leader.filter(earned).map(|l| self.model.classes[usize::from(l.class)].as_str());
+            let earned = |l: &Leader| self.model.decision.confidence(l) >= accept[l.class.index()];
+            let name = leader.filter(earned).map(|l| self.model.classes[l.class.index()].as_str());
             let right = if known { name == Some(label) } else { name != Some(class) && *label != class };
             let (hit, all) = if *label == class { &mut own } else { &mut foreign };
             *all += 1;
@@ -75,7 +73,7 @@ impl<'a> GateAnswers<'a> {
     /// more where it would claim too many of the other streams (as in calibration). `usual` is what others are asked for at least.
     pub fn acceptance(&self, class: &str, usual: f32) -> f32 {
         let claimed = self.all.iter().filter_map(|(label, leader)| {
-            let leader = leader.filter(|l| self.model.classes[usize::from(l.class)] == class)?;
+            let leader = leader.filter(|l| self.model.classes[l.class.index()] == class)?;
             Some(Claim { confidence: self.model.decision.confidence(&leader), right: *label == class, share: 1.0 })
         });
         let claims: Vec<Claim> = claimed.collect();

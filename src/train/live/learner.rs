@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::encode::Layout;
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
-use crate::snn::{self, Network, NeuronSpec};
+use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
+use crate::stream::Assignments;
 use crate::stream::Decision;
 use crate::train::{self, Corpus, TeachingSchedule};
 
@@ -263,7 +264,7 @@ impl Learner {
         let mut neurons = BTreeMap::new();
         for group in groups {
             let (network, packets) = self.train(&group, all);
-            for (number, (lesson, packets)) in group.iter().zip(packets).enumerate() {
+            for (number, (lesson, packets)) in NeuronId::first(group.len()).zip(group.iter().zip(packets)) {
                 neurons.insert(lesson.class.clone(), self.neuron(model, lesson, network.joined(&[number], None), packets));
             }
         }
@@ -284,7 +285,7 @@ impl Learner {
         group[0].without.iter().for_each(|name| _ = sparing.without(name));
         let width = self.memory.layout.slots().len();
         let mut corpus = Corpus::new(self.memory.key, self.memory.layout.clone(), classes.clone());
-        for (class, label) in (0u16..).zip(&classes) {
+        for (class, label) in ClassId::first(classes.len()).zip(&classes) {
             let held = if all { self.memory.held.of(label) } else { &[] };
             for stream in self.memory.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
@@ -298,7 +299,7 @@ impl Learner {
         let teacher = TeachingSchedule::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
         let (inputs, threads) = (self.memory.layout.input_count(), self.settings.threads);
         let weights = snn::train(settings.rule, inputs, &NeuronSpec::one_each(own.len()), threads, &teacher, &|| ());
-        let packets = (0..own.len() as u16).map(|class| corpus.shown(class).1).collect();
+        let packets = ClassId::first(own.len()).map(|class| corpus.shown(class).1).collect();
         (Network::quantise(&weights, own.len()), packets)
     }
 
@@ -306,7 +307,7 @@ impl Learner {
         let mut decision = model.decision.clone();
         decision.theta = vec![snn::Stdp::default().theta];
         decision.accept = vec![1.0];
-        decision.more.clear();
+        decision.assignments = Assignments::one_each(1);
         Model {
             name: model.name.clone(),
             key: self.memory.key,
