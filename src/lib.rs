@@ -6,6 +6,8 @@
 //! ```
 //! Everything flows one way; a stage knows the types before it and nothing after it. [`train`] is the same way with a teacher.
 
+#![deny(unsafe_code)]
+
 pub mod atomic_write;
 pub mod capture;
 pub mod cli;

@@ -10,6 +10,7 @@ pub(crate) fn prefetch<P>(at: &P) {
 }
 
 #[inline]
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the intrinsic takes a pointer"))]
 fn prefetch_at(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing architecturally, whatever the address.

@@ -68,6 +68,7 @@ impl CaptureFile {
     ///
     /// # Errors
     /// Where the file can't be opened, is empty or is no capture.
+    #[expect(unsafe_code, reason = "maps the file")]
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let name = path.display().to_string();
         if name == "-" {
@@ -149,6 +150,7 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
 }
 
 /// Gives back the pages of `BEHIND` octets of the map.
+#[cfg_attr(unix, expect(unsafe_code, reason = "advises about a map's own pages"))]
 fn give_back(map: &Mmap, from: usize) {
     #[cfg(unix)]
     // SAFETY: a private map of a file that nobody writes to: whoever looks at such a page again is given what the file holds.

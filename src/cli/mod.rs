@@ -60,6 +60,7 @@ enum Command {
 }
 
 /// Runs the command line. Errors go to standard error, the causes on the same line.
+#[expect(unsafe_code, reason = "sets the disposition of a signal")]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // SAFETY: no thread has been started yet, and SIG_DFL is a valid handler. With it, a closed output pipe (`spiked read x | head`)

@@ -51,6 +51,7 @@ pub struct Args {
     settings: ConfigArgs,
 }
 
+#[expect(unsafe_code, reason = "sets the disposition of a signal")]
 pub fn run(args: &Args) -> Result<Exit> {
     // SAFETY: no thread has been started yet, and SIG_IGN is a valid handler. A sink whose reader has gone must not end the daemon.
     unsafe {

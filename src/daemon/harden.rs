@@ -190,6 +190,7 @@ mod tests {
     use std::io::ErrorKind::PermissionDenied;
 
     /// Whether a raw packet socket can be had, as one who may sniff can.
+    #[expect(unsafe_code, reason = "opens a raw socket")]
     fn may_sniff() -> bool {
         // SAFETY: a socket of our own, closed at once.
         unsafe {
@@ -252,6 +253,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(unsafe_code, reason = "asks for the user's number")]
     fn capabilities_are_gone_for_good() {
         // SAFETY: geteuid only reads the process's own number.
         if unsafe { libc::geteuid() } != 0 {

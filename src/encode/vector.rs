@@ -49,6 +49,10 @@ fn first(n: usize) -> u32 {
 /// Writes the active inputs of a one-hot volley's first `count` slots and of the coincidences into `active`; returns how many.
 /// `base` and `bits` say where coincidence inputs begin and how many bits number them. `None` where the machine lacks AVX-512.
 #[inline]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "a call of a function that is compiled for what the CPU was found to have")
+)]
 pub(super) fn inputs(
     slots: &[u16; MAX_SLOTS],
     count: usize,
@@ -125,6 +129,7 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "loads through a pointer")]
     fn words(from: &[u16]) -> __m512i {
         let from: &[u16; WIDE] = from.first_chunk().expect("32 words");
         // SAFETY: the reference is to 64 octets.
@@ -132,6 +137,7 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "loads through a pointer")]
     fn doubles(from: &[u32]) -> __m512i {
         let from: &[u32; 16] = from.first_chunk().expect("16 double words");
         // SAFETY: the reference is to 64 octets.
@@ -140,6 +146,7 @@ mod avx512 {
 
     /// Appends the chosen inputs to the first `n`; returns how many there are then.
     #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "stores through a pointer")]
     fn keep(active: &mut [u32; MAX_ACTIVE], n: usize, chosen: u16, inputs: __m512i) -> usize {
         let count = chosen.count_ones() as usize;
         let room = &mut active[n..n + count];

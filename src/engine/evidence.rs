@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::packet::{Direction, KeyKind, StreamKey};
 
 use super::EvidencePacket;
-use super::scorer::ScoredStream;
+use super::scorer::{EvidenceRow, ScoredStream};
 use crate::stream::Stream;
 
 /// Octets of undecided streams' packets that one model keeps in one shard.
@@ -58,12 +58,12 @@ pub(super) struct EvidenceBuffer {
 
 impl EvidenceBuffer {
     /// Keeps a packet of the undecided stream that has the row; whether there was room.
-    pub fn push(&mut self, row: u32, packet: u64, frame: &Frame<'_>) -> bool {
+    pub fn push(&mut self, row: EvidenceRow, packet: u64, frame: &Frame<'_>) -> bool {
         if self.octets + frame.bytes.len() > MOST_OCTETS {
             return false;
         }
         self.octets += frame.bytes.len();
-        let row = row as usize;
+        let row = row.index();
         if row >= self.rows.len() {
             self.rows.resize_with(row + 1, Vec::new);
         }
@@ -72,21 +72,21 @@ impl EvidenceBuffer {
     }
 
     /// Takes the row's packets out.
-    fn take(&mut self, row: u32) -> Vec<BufferedPacket> {
-        let taken = self.rows.get_mut(row as usize).map(std::mem::take).unwrap_or_default();
+    fn take(&mut self, row: EvidenceRow) -> Vec<BufferedPacket> {
+        let taken = self.rows.get_mut(row.index()).map(std::mem::take).unwrap_or_default();
         self.octets -= taken.iter().map(|w| w.bytes.len()).sum::<usize>();
         taken
     }
 
     /// Forgets the row's packets: its stream was given up.
-    pub fn forget(&mut self, row: u32) {
+    pub fn forget(&mut self, row: EvidenceRow) {
         self.take(row);
     }
 
     /// Hands on the row's packets: its stream was given a class.
     pub fn hand_on(
         &mut self,
-        row: u32,
+        row: EvidenceRow,
         model: usize,
         named: &Arc<Model>,
         stream: &Stream<ScoredStream>,

@@ -7,7 +7,7 @@ use crate::encode::Context;
 use crate::model::Model;
 use crate::packet::Headers;
 use crate::snn::ClassId;
-use crate::stream::{Arrival, EndReason, Stream, StreamLimits, StreamTable, SweptStream};
+use crate::stream::{Arrival, EndReason, Stream, StreamIndex, StreamLimits, StreamTable, SweptStream};
 
 use super::evidence;
 use super::output::BatchOutput;
@@ -133,11 +133,11 @@ impl ModelShard {
             }
             if opened {
                 let table = &self.table;
-                let evidence = |owner: u32| table.get(owner as usize).state.evidence();
-                let (row, robbed) = self.scorer.rows.take(seen.at as u32, evidence);
+                let evidence = |owner| table.get(owner).state.evidence();
+                let (row, robbed) = self.scorer.rows.take(seen.at, evidence);
                 self.table.get_mut(seen.at).state.row = row;
-                if let Some(robbed) = robbed.filter(|&r| r as usize != seen.at) {
-                    self.table.get_mut(robbed as usize).state.row = NO_ROW;
+                if let Some(robbed) = robbed.filter(|&r| r != seen.at) {
+                    self.table.get_mut(robbed).state.row = NO_ROW;
                     self.scorer.kept.forget(row);
                     counters.hurried += 1;
                 }
@@ -161,7 +161,7 @@ impl ModelShard {
     }
 
     /// Hands the packet to the tap; whether there was room.
-    fn sample(&mut self, at: usize, context: Context, packet: (Frame<'_>, &Headers)) -> bool {
+    fn sample(&mut self, at: StreamIndex, context: Context, packet: (Frame<'_>, &Headers)) -> bool {
         let Some(tap) = self.tap.as_ref().filter(|tap| !tap.samples.is_full()) else { return false };
         let slots = self.scorer.encode(context, packet).to_vec();
         let (scorer, stream) = (&self.scorer, self.table.get(at));

@@ -7,14 +7,20 @@ use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::packet::Headers;
 use crate::snn::{ClassId, Potentials};
-use crate::stream::{Leader, Stream, StreamTable};
+use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
+use crate::typed_index::typed_index;
 
 use super::evidence::EvidenceBuffer;
 use super::output::BatchOutput;
 use super::{Event, SpikeCounts, Verdict};
 
+typed_index! {
+    /// A row of evidence, by its place in its [`EvidenceRows`], or [`NO_ROW`].
+    EvidenceRow(u32)
+}
+
 /// No evidence row: the stream is decided, or was given up.
-pub(super) const NO_ROW: u32 = u32::MAX;
+pub(super) const NO_ROW: EvidenceRow = EvidenceRow::new(u32::MAX);
 
 /// Undecided streams that keep evidence at once, as a share of all.
 const ROWS_SHARE: usize = 16;
@@ -29,7 +35,7 @@ pub(super) struct ScoredStream {
     /// Of no meaning before the first packet was scored: its `packets` is 0 then.
     leader: Leader,
     /// Of evidence, or [`NO_ROW`].
-    pub row: u32,
+    pub row: EvidenceRow,
     pub told: bool,
 }
 
@@ -66,8 +72,8 @@ pub(super) struct EvidenceRows {
     most: usize,
     sums: Vec<f32>,
     /// The record that owns each row.
-    owner: Vec<u32>,
-    free: Vec<u32>,
+    owner: Vec<StreamIndex>,
+    free: Vec<EvidenceRow>,
     hand: usize,
 }
 
@@ -75,7 +81,7 @@ impl EvidenceRows {
     /// None yet, for `width` classes and at most `streams` streams, decided or not.
     fn new(width: usize, streams: usize) -> Self {
         let room = MOST_EVIDENCE / (width.max(1) * size_of::<f32>());
-        let most = (streams / ROWS_SHARE).min(room).clamp(64, NO_ROW as usize - 1);
+        let most = (streams / ROWS_SHARE).min(room).clamp(64, NO_ROW.index() - 1);
         Self { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 }
     }
 
@@ -87,38 +93,38 @@ impl EvidenceRows {
     }
 
     /// The record that owns a row has moved.
-    pub fn moved(&mut self, row: u32, owner: usize) {
+    pub fn moved(&mut self, row: EvidenceRow, owner: StreamIndex) {
         if row != NO_ROW {
-            self.owner[row as usize] = owner as u32;
+            self.owner[row.index()] = owner;
         }
     }
 
-    fn row(&mut self, row: u32) -> &mut [f32] {
-        &mut self.sums[row as usize * self.width..][..self.width]
+    fn row(&mut self, row: EvidenceRow) -> &mut [f32] {
+        &mut self.sums[row.index() * self.width..][..self.width]
     }
 
     /// A cleared row for the record `owner`, and whose row it was where none was free: of some looked at in turn the one whose
     /// stream is least like any class, as what a flood consists of is.
-    pub fn take(&mut self, owner: u32, evidence: impl Fn(u32) -> f32) -> (u32, Option<u32>) {
+    pub fn take(&mut self, owner: StreamIndex, evidence: impl Fn(StreamIndex) -> f32) -> (EvidenceRow, Option<StreamIndex>) {
         let (row, robbed) = if let Some(row) = self.free.pop() {
             (row, None)
         } else if self.owner.len() < self.most {
-            self.owner.push(0);
+            self.owner.push(owner);
             self.sums.resize(self.owner.len() * self.width, 0.0);
-            (self.owner.len() as u32 - 1, None)
+            (EvidenceRow::from_index(self.owner.len() - 1), None)
         } else {
             let looked_at = (0..ROWS_LOOKED_AT).map(|step| (self.hand + step) % self.most);
             let least = |a: &usize, b: &usize| evidence(self.owner[*a]).total_cmp(&evidence(self.owner[*b]));
             let row = looked_at.min_by(least).unwrap_or(self.hand);
             self.hand = (self.hand + ROWS_LOOKED_AT) % self.most;
-            (row as u32, Some(self.owner[row]))
+            (EvidenceRow::from_index(row), Some(self.owner[row]))
         };
-        self.owner[row as usize] = owner;
+        self.owner[row.index()] = owner;
         self.row(row).fill(0.0);
         (row, robbed)
     }
 
-    fn release(&mut self, row: u32) {
+    fn release(&mut self, row: EvidenceRow) {
         if row != NO_ROW {
             self.free.push(row);
         }
@@ -144,7 +150,7 @@ impl StreamSnapshot {
 /// A packet whose active inputs are known, while the cache is asked for their weights. It is scored when the next one is as far.
 pub(super) struct PendingPacket {
     /// Its stream's record.
-    pub at: usize,
+    pub at: StreamIndex,
     pub snapshot: StreamSnapshot,
 }
 

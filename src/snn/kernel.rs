@@ -43,11 +43,10 @@ pub(super) fn sum_rows_portable(weights: &[i8], stride: usize, active: &[u32], o
     }
 }
 
-/// # Safety
-/// The CPU has AVX-512BW.
+/// Sums with AVX-512BW.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
+fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     check(weights, stride, active, out);
     // Two lines of a row at once where it has them: twice the loads under way.
     let mut column = 0;
@@ -68,7 +67,7 @@ unsafe fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &m
 /// multiplication by one widens both and adds them, where each would want its own.
 ///
 /// # Safety
-/// The CPU has AVX-512BW, `64 * N` octets from `first + row * stride` on are readable for each active row.
+/// `64 * N` octets from `first + row * stride` on are readable for each active row.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
@@ -101,11 +100,10 @@ unsafe fn sum_lines_avx512<const N: usize>(first: *const i8, stride: usize, acti
     }
 }
 
-/// # Safety
-/// The CPU has AVX2.
+/// Sums with AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
+fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     check(weights, stride, active, out);
     for column in (0..stride).step_by(64) {
         let mut sums = [_mm256_setzero_si256(); 4];

@@ -3,6 +3,7 @@
 //! Input: the active inputs of a volley. Output: membrane potentials. Knows no packets, files, settings or metrics.
 
 mod ids;
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "vector loads and stores go through pointers"))]
 mod kernel;
 mod machine;
 mod network;

@@ -37,6 +37,7 @@ impl Rows {
 
 /// Asks the system to back memory that nobody has written to with pages of megaoctets: a model is loaded in two thirds of the time
 /// (measured), since it has thousands of pages else, each a fault. A hint: whether it is taken changes nothing else.
+#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "advises about a buffer's own pages"))]
 fn ask_for_huge_pages(room: &[i8]) {
     #[cfg(target_os = "linux")]
     {

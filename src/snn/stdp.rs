@@ -107,7 +107,10 @@ struct Shard<'a> {
 
 /// Trains a shard with the widest vectors that the CPU has. Sums are made neuron by neuron in the order of the inputs and never
 /// fused, so the weights are the same whatever the width.
-#[expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")
+)]
 fn train_shard(shard: &Shard<'_>) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     {

@@ -187,7 +187,10 @@ impl Decision {
 
     /// Adds one packet's potentials to the evidence of its stream and says who leads now; `before` led before it. As wide as the CPU's
     /// vectors are; nothing is fused, so it says the same on all.
-    #[expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")]
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")
+    )]
     #[inline]
     pub fn hear(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], before: Option<&Leader>) -> Option<Leader> {
         let packets = before.map_or(0, |b| b.packets) + 1;

@@ -8,7 +8,7 @@ mod table;
 
 pub use assignments::{AssignmentError, Assignments};
 pub use decision::{Decision, FEATURES, Leader};
-pub use table::{EndReason, PacketPlace, StreamLimits, StreamTable, SweptStream};
+pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};
 
 use std::hash::BuildHasher;
 

@@ -7,6 +7,7 @@ use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
 use crate::packet::{Direction, Headers, StreamKey};
 use crate::prefetch::{prefetch, prefetch_whole};
+use crate::typed_index::typed_index;
 
 use super::{Arrival, Stream, hash};
 
@@ -36,11 +37,16 @@ impl StreamLimits {
     }
 }
 
+typed_index! {
+    /// The record of a live stream, by its place in its [`StreamTable`].
+    StreamIndex(u32)
+}
+
 /// What a packet found.
 #[derive(Debug)]
 pub struct PacketPlace<T> {
     /// Record of its stream, good until another packet of another stream is filed.
-    pub at: usize,
+    pub at: StreamIndex,
     pub context: Context,
     /// The stream that had to make room: ended by a timeout or closed (same key), or evicted.
     pub ended: Option<(Stream<T>, EndReason)>,
@@ -51,9 +57,9 @@ pub struct PacketPlace<T> {
 pub struct SweptStream<T> {
     pub stream: Stream<T>,
     /// Where its record lay.
-    pub at: usize,
+    pub at: StreamIndex,
     /// Where the record lay that lies there now.
-    pub moved: Option<usize>,
+    pub moved: Option<StreamIndex>,
 }
 
 /// Why a stream has ended.
@@ -117,8 +123,8 @@ impl<T> StreamTable<T> {
         size_of::<Stream<T>>() + 2 * size_of::<Entry>()
     }
 
-    pub fn get(&self, at: usize) -> &Stream<T> {
-        &self.records[at]
+    pub fn get(&self, at: StreamIndex) -> &Stream<T> {
+        &self.records[at.index()]
     }
 
     /// Every live stream.
@@ -126,8 +132,8 @@ impl<T> StreamTable<T> {
         self.records.iter_mut()
     }
 
-    pub fn get_mut(&mut self, at: usize) -> &mut Stream<T> {
-        &mut self.records[at]
+    pub fn get_mut(&mut self, at: StreamIndex) -> &mut Stream<T> {
+        &mut self.records[at.index()]
     }
 
     /// Asks the cache for the index entry of `hash`.
@@ -215,7 +221,7 @@ impl<T> StreamTable<T> {
             }
         };
         let context = self.records[at].step(packet);
-        PacketPlace { at, context, ended }
+        PacketPlace { at: StreamIndex::from_index(at), context, ended }
     }
 
     fn grow(&mut self) {
@@ -293,7 +299,7 @@ impl<T> StreamTable<T> {
         if let Some(entry) = moved {
             self.link(Entry { record: at as u32, ..entry });
         }
-        SweptStream { stream, at, moved: moved.map(|_| last) }
+        SweptStream { stream, at: StreamIndex::from_index(at), moved: moved.map(|_| StreamIndex::from_index(last)) }
     }
 
     /// Ends all streams; the table is empty afterwards.

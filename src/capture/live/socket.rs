@@ -65,6 +65,7 @@ pub(super) fn trouble(name: &str, error: &pcap::Error) -> CaptureError {
 }
 
 /// Joins the group of sockets among which the kernel shares out the interface's flows.
+#[expect(unsafe_code, reason = "a socket option that the pcap crate has no call for")]
 fn fan_out(capture: &Capture<Active>, interface: &InterfaceSettings) -> Result<(), CaptureError> {
     // The group's number is the network namespace's: the process and the interface make it ours.
     let name = interface.name.bytes().fold(0u32, |hash, octet| hash.wrapping_mul(31).wrapping_add(u32::from(octet)));
