@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::encode::{MAX_ACTIVE, SILENT};
 use crate::evaluate::{StreamTrace, TracePacket};
 use crate::model::Model;
+use crate::snn::ClassId;
 
 use super::markup::{Text, short};
 
@@ -83,8 +84,8 @@ impl<'a> Raster<'a> {
         self.packets.iter().map(heard).collect()
     }
 
-    /// The neurons that are worth seeing: those that streams were nearest to, then those that spiked most.
-    fn neurons(&self, potentials: &[Vec<f32>]) -> Vec<usize> {
+    /// The classes whose neurons are worth seeing: those that streams were nearest to, then those that spiked most.
+    fn classes_drawn(&self, potentials: &[Vec<f32>]) -> Vec<ClassId> {
         let classes = self.model.classes.len();
         let mut score = vec![0usize; classes];
         for stream in &self.streams {
@@ -97,8 +98,8 @@ impl<'a> Raster<'a> {
                 *score += usize::from(u >= 1.0);
             }
         }
-        let mut order: Vec<usize> = (0..classes).filter(|&c| score[c] > 0).collect();
-        order.sort_by_key(|&c| (std::cmp::Reverse(score[c]), c));
+        let mut order: Vec<ClassId> = ClassId::first(classes).filter(|c| score[c.index()] > 0).collect();
+        order.sort_by_key(|&c| (std::cmp::Reverse(score[c.index()]), c));
         order.truncate(NEURONS);
         order
     }
@@ -114,8 +115,8 @@ impl<'a> Raster<'a> {
         let _ = writeln!(out, "<text class=\"t\" x=\"0\" y=\"{y}\">Output neurons: potential, threshold, spikes</text>");
         let potentials = self.potentials();
         y += 10.0;
-        for neuron in self.neurons(&potentials) {
-            self.strip(&mut out, y, neuron, &potentials, &x);
+        for class in self.classes_drawn(&potentials) {
+            self.strip(&mut out, y, class, &potentials, &x);
             y += STRIP + 8.0;
         }
         let start = self.packets.first().map_or(0, |p| p.1.time.0);
@@ -194,9 +195,9 @@ impl<'a> Raster<'a> {
         f64::from(rows) * ROW
     }
 
-    /// One neuron's potential over the packets, its threshold, and a mark at each spike.
-    fn strip(&self, out: &mut String, top: f64, neuron: usize, potentials: &[Vec<f32>], x: &dyn Fn(usize) -> f64) {
-        let values = potentials.iter().map(|row| row[neuron].clamp(FLOOR, CEILING));
+    /// The potential of a class's neurons over the packets, its threshold, and a mark at each spike.
+    fn strip(&self, out: &mut String, top: f64, class: ClassId, potentials: &[Vec<f32>], x: &dyn Fn(usize) -> f64) {
+        let values = potentials.iter().map(|row| row[class.index()].clamp(FLOOR, CEILING));
         let y = |u: f32| top + STRIP - f64::from((u - FLOOR) / (CEILING - FLOOR)) * STRIP;
         let right = x(potentials.len().max(20)) - COLUMN / 2.0;
         let (mut line, mut spikes) = (String::new(), String::new());
@@ -214,7 +215,7 @@ impl<'a> Raster<'a> {
             right - LABEL,
             LABEL - 8.0,
             top + STRIP / 2.0 + 4.0,
-            Text(short(&self.model.classes[neuron], 22)),
+            Text(short(&self.model.classes[class.index()], 22)),
             y(1.0)
         );
     }

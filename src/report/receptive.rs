@@ -21,6 +21,13 @@ pub struct Field {
     pub slots: Range<usize>,
 }
 
+impl Field {
+    /// Its slots, in order.
+    fn slots(&self) -> impl Iterator<Item = SlotId> {
+        self.slots.clone().map(SlotId::from_index)
+    }
+}
+
 /// The strongest weight of a field: the value of each octet, and their summed weight in parts of the threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strongest {
@@ -48,8 +55,8 @@ pub struct Weights {
 
 impl Weights {
     /// The values of a slot that excite and that inhibit most, with their weights; of a slot without weights, 0.
-    pub fn extremes(&self, slot: usize) -> [(u8, f32); 2] {
-        let of = &self.of[slot * VALUES..][..VALUES];
+    pub fn extremes(&self, slot: SlotId) -> [(u8, f32); 2] {
+        let of = &self.of[slot.index() * VALUES..][..VALUES];
         let mut extremes = [(0, 0.0f32), (0, 0.0f32)];
         for (value, &w) in (0u8..=255).zip(of) {
             if w > extremes[0].1 {
@@ -110,9 +117,9 @@ impl<'a> Receptive<'a> {
                 all.push(self.pair(weights, field));
                 continue;
             }
-            for slot in field.slots.clone() {
+            for slot in field.slots() {
                 let (value, weight) = weights.extremes(slot)[0];
-                all.push(Strongest { field: slots[slot].name.clone(), values: vec![value], weight });
+                all.push(Strongest { field: slots[slot.index()].name.clone(), values: vec![value], weight });
             }
         }
         all.sort_by(|a, b| b.weight.total_cmp(&a.weight));
@@ -166,15 +173,15 @@ impl<'a> Receptive<'a> {
                 _ => rows.push((header, vec![field])),
             }
         }
-        let loud = |slot: usize| weights.extremes(slot).iter().any(|e| e.1.abs() >= LOUD * largest);
-        rows.retain(|(_, fields)| fields.iter().any(|f| f.slots.clone().any(loud)));
+        let loud = |slot: SlotId| weights.extremes(slot).iter().any(|e| e.1.abs() >= LOUD * largest);
+        rows.retain(|(_, fields)| fields.iter().any(|f| f.slots().any(loud)));
         let (mut y, mut cells) = (0.0, String::new());
         for (header, fields) in rows {
             let _ = writeln!(cells, "<text class=\"h\" x=\"0\" y=\"{}\">{}</text>", y + CELL_Y + 4.0, Text(header));
             let mut column = 0;
             for field in fields {
                 let label = field.name.split_once('.').map_or(field.name.as_str(), |n| n.1);
-                for part in field.slots.clone().collect::<Vec<_>>().chunks(ROW) {
+                for part in field.slots().collect::<Vec<_>>().chunks(ROW) {
                     if column + part.len() > ROW {
                         (column, y) = (0, y + STEP);
                     }
@@ -214,7 +221,7 @@ impl<'a> Receptive<'a> {
         )
     }
 
-    fn cell(&self, out: &mut String, x: f64, y: f64, slot: usize, extremes: [(u8, f32); 2]) {
+    fn cell(&self, out: &mut String, x: f64, y: f64, slot: SlotId, extremes: [(u8, f32); 2]) {
         let _ = write!(out, "<path class=\"c\" d=\"M{x} {y}h{}v{}h-{0}z\"/>", CELL_X - 1.0, 2.0 * CELL_Y);
         for (sign, ((value, weight), top)) in ["e", "i"].iter().zip(extremes.into_iter().zip([y, y + CELL_Y])) {
             let level = (weight.abs() * 5.0).ceil().min(5.0);
@@ -228,7 +235,7 @@ impl<'a> Receptive<'a> {
                 if level >= 4.0 { " w" } else { "" },
                 x + (CELL_X - 1.0) / 2.0,
                 top + CELL_Y - 3.5,
-                Text(glyph(&self.model.layout.slots()[slot].name, value)),
+                Text(glyph(&self.model.layout.slots()[slot.index()].name, value)),
             );
         }
         out.push('\n');
@@ -306,7 +313,7 @@ mod tests {
         assert_eq!((first.field.as_str(), reading(&first.field, &first.values).as_str()), ("tcp.dstport", "443"));
         assert_eq!(receptive.strongest(&receptive.weights(NeuronId::new(2)))[0].weight, 0.0);
         assert!((first.weight - 0.635).abs() < 1e-5, "100 + 27, times the gain, over the threshold");
-        assert_eq!(weights.extremes(slot("ip.ttl")), [(0, 0.0), (64, -0.635)]);
+        assert_eq!(weights.extremes(SlotId::from_index(slot("ip.ttl"))), [(0, 0.0), (64, -0.635)]);
         assert_eq!(receptive.weights(NeuronId::new(2)).largest(), 0.0);
         let picture = receptive.draw("a<b", &weights);
         assert!(picture.contains("a&lt;b") && picture.contains("class=\"i5\"") && picture.contains(">187<"));
