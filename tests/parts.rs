@@ -44,7 +44,7 @@ fn a_neuron_taught_anew_leaves_the_others_and_is_the_one_that_training_makes() {
     on(&["train", "--out", whole.to_str().unwrap()], &first).assert().code(0);
     let retrain = |from: &Path, to: &Path, more: &[&str]| {
         let mut call = on(&["model", "retrain", from.to_str().unwrap(), "dns", "--out", to.to_str().unwrap()], &first);
-        call.args(more).assert().code(0).stdout(contains("dns: taught"));
+        call.args(more).assert().code(0).stdout(contains("dns: trained"));
         Model::load(to).unwrap()
     };
     let original = Model::load(&whole).unwrap();
@@ -70,8 +70,8 @@ fn what_can_not_be_taught_anew_is_said() {
     let was = std::fs::read(&model).unwrap();
     let retrain = |class: &str| on(&["model", "retrain", model.to_str().unwrap(), class], &dns).assert().code(2);
     retrain("nonsense").stderr(contains("has no class 'nonsense'"));
-    retrain("smtp").stderr(contains("no stream of the class 'smtp'"));
-    retrain("dns").stderr(contains("learned against others"));
+    retrain("smtp").stderr(contains("no labelled stream is of the class 'smtp'"));
+    retrain("dns").stderr(contains("training needs streams of other classes too"));
     spiked().args(["model", "retrain"]).arg(&model).arg("dns").assert().code(2).stderr(contains("no labelled captures"));
     assert!(was == std::fs::read(&model).unwrap(), "the model is as it was");
 }
@@ -158,7 +158,7 @@ fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
     let damaged = path("damaged.pcap");
     std::fs::write(&damaged, "not a capture").unwrap();
     join(&partly, &[damaged.clone(), captures[0].clone()]).code(1).stderr(contains("damaged.pcap"));
-    join(&partly, &[damaged]).failure().stderr(contains("no stream"));
+    join(&partly, &[damaged]).failure().stderr(contains("the reference has no packet streams"));
     let (cut, octets) = (path("cut.pcap"), std::fs::read(&captures[0]).unwrap());
     std::fs::write(&cut, &octets[..octets.len() - 5]).unwrap();
     join(&partly, &[cut]).code(1).stderr(contains("captures are cut").and(contains("cut.pcap")));
