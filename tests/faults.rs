@@ -146,7 +146,7 @@ fn events_go_on_when_their_file_is_removed_and_when_their_folder_was_and_is_ther
         until("a removed file is made anew", grows);
         fs::remove_dir_all(&events).unwrap();
         daemon.wait("the loss is counted, and told why", |s| {
-            let told = sink(s, "file")["trouble"].to_string().contains("was removed and can't be made anew");
+            let told = sink(s, "file")["trouble"].to_string().contains("was removed and can't be created again");
             told && sink(s, "file")["dropped"]["disconnected"].as_u64() > Some(0)
         });
         fs::create_dir(&events).unwrap();
