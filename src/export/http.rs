@@ -1,6 +1,6 @@
 //! The HTTP server for metrics, status, health checks and the page.
 //!
-//! It is read-only and without authentication: everyone who can reach the address may use it. It runs on a thread and runtime of its own,
+//! It is read-only and without authentication: any client that can reach the address may use it. It runs on a thread and runtime of its own,
 //! so no worker waits for it. The constants below limit what a client can cost: connections that are slow, do not read or do not send a
 //! request are closed, and each connection serves one request.
 
@@ -183,7 +183,7 @@ fn health(problem: Option<String>) -> Response {
 }
 
 /// Rejects requests by an unknown host name (status 421). A foreign web page can have its own host name resolve to this machine (DNS
-/// rebinding) and would then read, in the browser of a user who can reach this address, what it must not. It cannot make the browser send
+/// rebinding) and would then read, in a browser that can reach this address, what it must not. It cannot make the browser send
 /// an IP address as the host.
 async fn check_host(State(names): State<Arc<[String]>>, request: Request, next: middleware::Next) -> Response {
     let host = request.headers().get(header::HOST).map(|h| h.to_str().unwrap_or_default());

@@ -146,7 +146,7 @@ impl Instruments {
         let add = MetricRegistrar(registry);
         Self {
             frames: add.counter("spiked_frames_total", "Total number of frames processed by the workers, from all sources."),
-            bytes: add.counter("spiked_frame_bytes_total", "Total length of these frames on the wire, in bytes."),
+            bytes: add.counter("spiked_frame_bytes_total", "Total length on the wire of the frames processed by the workers, in bytes."),
             undecodable: add.by_reason(
                 "spiked_undecodable_frames_total",
                 &[reason::UNSUPPORTED_LINK, reason::TRUNCATED],
@@ -248,7 +248,7 @@ impl ModelFamilies {
             spikes: add.counters(
                 "spiked_spikes_total",
                 class,
-                "Total number of spikes of the class's neuron: volleys that raised its potential to its threshold.",
+                "Total number of spikes of the class's neuron: volleys that raised its potential over its threshold.",
             ),
             named: add.counters("spiked_streams_named_total", model, "Total number of streams that ended with a class."),
             unknown: add.counters("spiked_streams_unknown_total", model, "Total number of streams that ended without a class."),

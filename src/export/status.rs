@@ -100,7 +100,8 @@ pub struct LoadedModel {
     /// When it was loaded.
     #[serde(serialize_with = "seconds")]
     pub loaded: SystemTime,
-    /// Share (0 to 1) of the held-out labelled streams that the model classifies correctly; `None` unless it learns live.
+    /// Prequential accuracy (0 to 1): share of recent labelled streams that the model classified correctly before it was trained on
+    /// them; `None` unless it learns live.
     pub learning_accuracy: Option<f64>,
 }
 
