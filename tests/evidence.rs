@@ -89,7 +89,7 @@ fn read_writes_the_first_packets_of_named_streams() {
     spiked().arg("read").arg(&path).assert().code(0).stdout(contains("ssh"));
     let copy = folder.path().join("copy.pcap");
     std::fs::copy(&capture, &copy).unwrap();
-    spiked().args(["read", "--write"]).args([&copy, &copy]).assert().code(2).stderr(contains("a capture to be read"));
+    spiked().args(["read", "--write"]).args([&copy, &copy]).assert().code(2).stderr(contains("one of the captures to read"));
     assert_eq!(read(&copy), all, "the capture was overwritten");
     let nowhere = folder.path().join("no/such.pcapng");
     spiked().args(["read", "--write"]).args([&nowhere, &copy]).assert().code(4).stderr(contains("no/such.pcapng"));

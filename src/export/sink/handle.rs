@@ -20,6 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const BATCH: usize = 1024;
 /// Backoff after the first failed write, doubled with each further failure up to [`MAX_BACKOFF`].
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+/// Maximum backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// A write that takes this long means that the reader is slow.
 const STALL: Duration = Duration::from_millis(250);
