@@ -1,7 +1,7 @@
 //! Verdicts as JSON objects in the style of Suricata's EVE events.
 //!
-//! Writing events is a considerable part of the cost of reading a capture, so the fields are written one by one into a reused buffer. A test
-//! compares the result with that of serde_json, byte for byte.
+//! Writing events is a considerable part of the cost of reading a capture, so the fields are written one by one into a reused buffer. A
+//! test compares the result with that of serde_json, byte for byte.
 
 use std::sync::{Arc, Weak};
 

@@ -1,7 +1,7 @@
 //! The HTTP server for metrics, status, health checks and the page.
 //!
-//! It is read-only and without authentication: any client that can reach the address may use it. It runs on a thread and runtime of its own,
-//! so no worker waits for it. The constants below limit what a client can cost: connections that are slow, do not read or do not send a
+//! It is read-only and without authentication: any client that can reach the address may use it. It runs on a thread and runtime of its
+//! own, so no worker waits for it. The constants below limit what a client can cost: connections that are slow, do not read or do not send a
 //! request are closed, and each connection serves one request.
 
 use std::convert::Infallible;
