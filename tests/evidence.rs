@@ -9,7 +9,7 @@ use common::{fixture, spiked};
 use predicates::str::contains;
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::export::evidence::{CommentedPacket, Evidence, Options};
-use spiked::export::pcapng::{Packet, PcapngWriter};
+use spiked::export::pcapng::{PcapngPacket, PcapngWriter};
 
 /// (nanoseconds, link type, octets on the wire, octets)
 fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
@@ -48,7 +48,13 @@ fn packets_of_several_link_types_come_back_to_the_nanosecond() {
         let (timestamp, wire_len) = (time + u64::from(n), 1500 + u32::from(n));
         let comment = format!("ssh, ünd number {n}");
         writer
-            .packet(&Packet { timestamp: Nanos(timestamp), link: LinkType(link), wire_len, bytes: &bytes, comment: &comment })
+            .packet(&PcapngPacket {
+                timestamp: Nanos(timestamp),
+                link: LinkType(link),
+                wire_len,
+                bytes: &bytes,
+                comment: &comment,
+            })
             .unwrap();
         want.push((timestamp, link, wire_len, bytes));
     }
@@ -83,7 +89,7 @@ fn read_writes_the_first_packets_of_named_streams() {
     spiked().arg("read").arg(&path).assert().code(0).stdout(contains("ssh"));
     let copy = folder.path().join("copy.pcap");
     std::fs::copy(&capture, &copy).unwrap();
-    spiked().args(["read", "--write"]).args([&copy, &copy]).assert().code(2).stderr(contains("a capture to be read"));
+    spiked().args(["read", "--write"]).args([&copy, &copy]).assert().code(2).stderr(contains("one of the captures to read"));
     assert_eq!(read(&copy), all, "the capture was overwritten");
     let nowhere = folder.path().join("no/such.pcapng");
     spiked().args(["read", "--write"]).args([&nowhere, &copy]).assert().code(4).stderr(contains("no/such.pcapng"));
@@ -97,7 +103,7 @@ fn kept(number: u8) -> CommentedPacket {
 #[test]
 fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { folder: folder.path().into(), file_octets: 5000, files: 3 };
+    let options = Options { folder: folder.path().into(), file_bytes: 5000, files: 3 };
     std::fs::write(folder.path().join("not-ours.pcapng"), "kept").unwrap();
     for round in 0..2 {
         let evidence = Evidence::start(options.clone()).unwrap();
@@ -127,7 +133,7 @@ fn evidence_that_cannot_be_written_is_counted_and_the_files_stay_whole() {
         eprintln!("skipped: no small file system could be mounted");
         return;
     }
-    let options = Options { folder: folder.path().into(), file_octets: 1 << 20, files: 3 };
+    let options = Options { folder: folder.path().into(), file_bytes: 1 << 20, files: 3 };
     let evidence = Evidence::start(options).unwrap();
     (0..200).for_each(|n| evidence.offer(kept(n)));
     let counts = evidence.close();

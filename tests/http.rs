@@ -226,10 +226,10 @@ fn the_page_shows_hostile_names_as_text() {
         status.sensor = hostile.into();
         status.interfaces[0].name = hostile.into();
         status.interfaces[0].filter = Some(hostile.into());
-        status.interfaces[1].trouble = Some(hostile.into());
-        status.sinks[1].trouble = Some(hostile.into());
+        status.interfaces[1].last_error = Some(hostile.into());
+        status.sinks[1].last_error = Some(hostile.into());
         status.hardening = vec![hostile.into()];
-        status.learning.lessons =
+        status.learning.tasks =
             vec![LearningTaskStatus { model: hostile.into(), class: hostile.into(), ..LearningTaskStatus::default() }];
     }
     telemetry.replay("dns-1.pcap");

@@ -1,4 +1,4 @@
-//! Metrics are a contract: deploy/README.md writes it down. Traffic can't add a series, and what is gone leaves none.
+//! Metrics are those that deploy/README.md documents. Traffic cannot add a series, and series of what is gone are removed.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn contract(text: &str) -> Vec<String> {
         } else if let Some((name, rest)) = line.split_once('{') {
             let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
             let labels = rest.rsplit_once('}').unwrap().0;
-            // No value of this test holds a comma or an equals sign.
+            // No label value of this test contains a comma or an equals sign.
             families
                 .get_mut(name)
                 .unwrap()
@@ -39,17 +39,17 @@ fn contract(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn metrics_are_those_that_the_documentation_promises() {
+fn metrics_are_those_in_the_documentation() {
     let telemetry = Telemetry::built_in();
     telemetry.replay("dns-1.pcap");
     let now = contract(&telemetry.text());
     let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
     let written: Vec<&str> = document.lines().filter(|l| l.starts_with("| `spiked_") || l.starts_with("| `process_")).collect();
-    assert!(written == now, "deploy/README.md promises other metrics; its table must be:\n{}", now.join("\n"));
+    assert!(written == now, "the metrics differ from deploy/README.md; its table must be:\n{}", now.join("\n"));
 }
 
 #[test]
-fn promtool_finds_nothing_to_say() {
+fn promtool_reports_no_problems() {
     let telemetry = Telemetry::built_in();
     telemetry.replay("mixed.pcapng");
     let Ok(mut promtool) =
@@ -59,18 +59,18 @@ fn promtool_finds_nothing_to_say() {
         return;
     };
     promtool.stdin.take().unwrap().write_all(telemetry.text().as_bytes()).unwrap();
-    let said = promtool.wait_with_output().unwrap();
-    assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
-fn counts_are_those_of_the_tally_and_the_verdicts() {
+fn counts_are_those_of_the_engine_counters_and_the_verdicts() {
     let telemetry = Telemetry::built_in();
     telemetry.replay("dns-1.pcap");
     let value = |series: &str| telemetry.value(series).unwrap_or_else(|| panic!("no series {series} in\n{}", telemetry.text()));
-    let said =
+    let output =
         common::spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/dns-1.pcap"]).output();
-    let events = common::json_lines(&said.unwrap().stdout);
+    let events = common::json_lines(&output.unwrap().stdout);
     let named = events.iter().filter(|e| e["spiked"]["class"] == "dns").count() as f64;
     assert!(named > 0.0);
     assert_eq!(value(r#"spiked_detections_total{class="dns",model="protocols"}"#), named);
@@ -124,14 +124,14 @@ fn renamed(model: &Model, rename: impl Fn(usize, &str) -> String) -> Arc<Model> 
 }
 
 #[test]
-fn classes_that_vanish_lose_their_series_and_the_others_keep_their_counts() {
+fn series_of_removed_classes_end_and_the_others_keep_their_counts() {
     let mut telemetry = Telemetry::built_in();
     telemetry.replay("dns-1.pcap");
     let dns = r#"spiked_detections_total{class="dns",model="protocols"}"#;
     let counted = telemetry.value(dns).unwrap();
     let old = telemetry.models.clone();
 
-    // Gone: all but dns. A verdict of the old model for a class that is gone is counted, without a series of its own.
+    // All classes but dns are gone. A verdict of the old model for a removed class is counted without a series of its own.
     let new = vec![renamed(&old[0], |i, c| if c == "dns" { c.into() } else { format!("new-{i}") })];
     telemetry.metrics.models(&new);
     telemetry.status.lock().unwrap().models = vec![spiked::export::status::LoadedModel::now(Arc::clone(&new[0]))];
@@ -146,7 +146,7 @@ fn classes_that_vanish_lose_their_series_and_the_others_keep_their_counts() {
     telemetry.replay("dns-1.pcap");
     assert_eq!(telemetry.value(dns), Some(2.0 * counted));
 
-    // Another model altogether: nothing of the old one is left.
+    // A different model: no series of the old one is left.
     let mut other = (*old[0]).clone();
     other.name = "other".into();
     let other = Arc::new(other);
@@ -164,7 +164,7 @@ fn hostile_names_stay_within_their_label() {
     telemetry.replay("dns-1.pcap");
     let text = telemetry.text();
     assert!(!text.lines().any(|l| l.starts_with("spiked_fake_total")));
-    // Two classes of one name would be one series twice, for which Prometheus refuses the whole scrape.
+    // Two classes of the same name must not give a duplicate series, for which Prometheus rejects the whole scrape.
     let series: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| Some(l.rsplit_once(' ')?.0)).collect();
     assert_eq!(series.iter().collect::<BTreeSet<_>>().len(), series.len());
 }

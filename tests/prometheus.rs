@@ -1,5 +1,5 @@
-//! What ships for Prometheus and Grafana works with a real Prometheus: it scrapes with the configuration that ships, loads the
-//! rules that ship, and every query of the dashboard gives something.
+//! Tests of the Prometheus configuration, the rules and the Grafana dashboard against a real Prometheus: it scrapes the daemon, loads
+//! the rules, and every query of the dashboard returns data.
 
 mod common;
 
@@ -18,7 +18,7 @@ use spiked::export::http::Server;
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
 
-/// Whether the program is there; says so where not.
+/// Whether the program is installed; prints a note if not.
 fn installed(program: &str) -> bool {
     let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !there {
@@ -32,9 +32,9 @@ fn read(path: &str) -> String {
 }
 
 fn promtool(arguments: &[&str]) -> String {
-    let said = Command::new("promtool").args(arguments).current_dir(format!("{DEPLOY}/prometheus")).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
-    assert!(said.status.success(), "promtool {arguments:?}\n{out}{err}");
+    let output = Command::new("promtool").args(arguments).current_dir(format!("{DEPLOY}/prometheus")).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "promtool {arguments:?}\n{out}{err}");
     out.into_owned()
 }
 
@@ -55,7 +55,7 @@ fn every_alert_is_tested_and_explained() {
     assert!(alerts.len() > 10);
     for alert in alerts {
         assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} never fires in rules.test.yml");
-        assert!(document.contains(&format!("\n#### {alert}\n")), "deploy/README.md does not say what to do about {alert}");
+        assert!(document.contains(&format!("\n#### {alert}\n")), "deploy/README.md does not describe what to do about {alert}");
     }
 }
 
@@ -69,7 +69,7 @@ impl Drop for Running {
     }
 }
 
-/// Says so when it ends, a failed test too: a scope waits for its threads.
+/// Sets a flag when it is dropped, even if the test fails, since a scope waits for its threads.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -78,7 +78,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// The JSON that Prometheus answers to a path. HTTP/1.0, so that it comes in one piece.
+/// Prometheus' JSON response to a path, requested by HTTP/1.0 to prevent a chunked response.
 fn ask(prometheus: SocketAddr, path: &str) -> Option<Value> {
     let mut client = TcpStream::connect(prometheus).ok()?;
     client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
@@ -90,12 +90,12 @@ fn ask(prometheus: SocketAddr, path: &str) -> Option<Value> {
 fn until(what: &str, mut happened: impl FnMut() -> bool) {
     let began = Instant::now();
     while !happened() {
-        assert!(began.elapsed() < Duration::from_secs(90), "waited in vain: {what}");
+        assert!(began.elapsed() < Duration::from_secs(90), "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(200));
     }
 }
 
-/// Prometheus with the configuration that ships, but for the target's port, the interval (a second) and the folder of its data.
+/// Starts Prometheus with the shipped configuration, except for the target's port, the interval (1 s) and the data folder.
 fn prometheus(folder: &Path, target: SocketAddr) -> (Running, SocketAddr) {
     let shipped = read("prometheus/prometheus.yml");
     assert!(shipped.contains("127.0.0.1:9184") && shipped.contains("_interval: 15s"));
@@ -118,7 +118,7 @@ fn prometheus(folder: &Path, target: SocketAddr) -> (Running, SocketAddr) {
     (Running(child), address)
 }
 
-/// Every query of the dashboard, with its panel, as Grafana would send it.
+/// Every query of the dashboard with its panel's title, as Grafana would send it.
 fn queries() -> Vec<(String, String)> {
     let dashboard: Value = serde_json::from_str(&read("grafana/spiked.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -132,7 +132,7 @@ fn queries() -> Vec<(String, String)> {
     panels.iter().flat_map(of).collect()
 }
 
-/// The names of metrics in a query, those of recording rules aside.
+/// The names of metrics in a query, without those of recording rules.
 fn names(query: &str) -> impl Iterator<Item = &str> {
     let name = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':');
     query.split(name).filter(|word| word.starts_with("spiked_") || word.starts_with("process_"))
@@ -153,7 +153,7 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
         |expr: &str| -> Vec<Value> { serde_json::from_str(&promtool(&["query", "-o", "json", "instant", &url, expr])).unwrap() };
     until("Prometheus is up", || ask(address, "/api/v1/status/buildinfo").is_some());
 
-    // Traffic until every recording rule has something to say.
+    // Replay traffic until every recording rule has a value.
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _stopping = Stop(&stop);
@@ -171,7 +171,7 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
                 empty.push(format!("{panel}: {expr}"));
             }
         }
-        assert!(empty.is_empty(), "queries of the dashboard that give nothing:\n{}", empty.join("\n"));
+        assert!(empty.is_empty(), "queries of the dashboard that return nothing:\n{}", empty.join("\n"));
     });
 
     let health = ask(address, "/api/v1/targets").unwrap();
@@ -184,11 +184,11 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
     let known: BTreeSet<&str> = text.lines().filter_map(|l| l.split(['{', ' ']).next()).collect();
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
-        // A query that is empty when all is well may be empty since it names what does not exist.
+        // A query that is normally empty would also be empty if it named a metric that does not exist.
         for name in names(rule["query"].as_str().unwrap()) {
-            assert!(known.contains(name), "{} asks for {name}, which is no metric", rule["name"]);
+            assert!(known.contains(name), "{} queries {name}, which is not a metric", rule["name"]);
         }
-        // The troubles that the status of this test has: one fires at once, two wait whether they last, others are not there.
+        // The problems in this test's status: one alert fires at once, two are pending, the others are inactive.
         let state = match rule["name"].as_str().unwrap() {
             "SpikedReloadFailed" => "firing",
             "SpikedInterfaceDown" | "SpikedSinkFailing" => "pending",
@@ -198,14 +198,14 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
         assert_eq!(rule["state"], state, "{rule}");
     }
 
-    // What was counted is what Prometheus says was counted.
+    // Prometheus has the same counts.
     for series in ["spiked_frames_total", r#"spiked_detections_total{class="dns",model="protocols"}"#, "spiked_streams_live"] {
         let counted = telemetry.value(series).unwrap();
-        let told = || query(series).first().and_then(|s| s["value"][1].as_str()?.parse().ok());
-        until("the last count is scraped", || told() == Some(counted));
+        let scraped = || query(series).first().and_then(|s| s["value"][1].as_str()?.parse().ok());
+        until("the last count is scraped", || scraped() == Some(counted));
     }
 
-    // The sensor goes: Prometheus sees it.
+    // Prometheus notices that the sensor is gone.
     drop(server);
     until("the target is down", || !query(r#"up{job="spiked"} == 0"#).is_empty());
     drop(running);

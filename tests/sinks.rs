@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::tiny::Tiny;
 use spiked::capture::Nanos;
-use spiked::export::sink::{Line, Reason, Severity, SinkHandle, Target};
+use spiked::export::sink::{DropReason, Line, Severity, SinkHandle, Target};
 use spiked::export::status;
 
 fn line(number: u64) -> Arc<Line> {
@@ -49,7 +49,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(3)
 }
 
-fn dropped(status: &status::Sink) -> u64 {
+fn dropped(status: &status::SinkStatus) -> u64 {
     status.dropped.values().sum()
 }
 
@@ -125,9 +125,10 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
         outlet.offer(&line(n));
         std::thread::sleep(Duration::from_micros(100));
     }
-    until("trouble is told", || outlet.status().trouble.is_some());
+    until("trouble is told", || outlet.status().last_error.is_some());
     assert!(
-        outlet.status().trouble.unwrap().contains("no storage space") || outlet.status().trouble.unwrap().contains("No space")
+        outlet.status().last_error.unwrap().contains("no storage space")
+            || outlet.status().last_error.unwrap().contains("No space")
     );
     let first = numbers(&fs::read(&path).unwrap());
     assert!(!first.is_empty() && first.len() < 1500);
@@ -153,7 +154,7 @@ fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
     let outlet = SinkHandle::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
     // Nobody listens: the queue fills, the rest is counted.
     (0..500).for_each(|n| outlet.offer(&line(n)));
-    until("trouble is told", || outlet.status().trouble.is_some());
+    until("trouble is told", || outlet.status().last_error.is_some());
     (500..4000).for_each(|n| outlet.offer(&line(n)));
     let before = outlet.status();
     assert!(before.dropped["disconnected"] >= 1500 && before.written == 0, "{before:?}");
@@ -172,7 +173,7 @@ fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
     drop(listener);
     fs::remove_file(&path).unwrap();
     outlet.offer(&line(7000));
-    until("trouble is told again", || outlet.status().trouble.is_some());
+    until("trouble is told again", || outlet.status().last_error.is_some());
     // It returns: the line that it missed is there.
     let listener = UnixListener::bind(&path).unwrap();
     let mut reader = listener.accept().unwrap().0;
@@ -197,7 +198,7 @@ fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
     let mut offered = 1;
     // Slower than the thread, so that what fills the queue is the stalled reader alone.
     let mut longest = Duration::ZERO;
-    while outlet.status().trouble.is_none() {
+    while outlet.status().last_error.is_none() {
         let start = Instant::now();
         outlet.offer(&padded(offered, 5000));
         longest = longest.max(start.elapsed());
@@ -224,7 +225,7 @@ fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
     let read = numbers(&all.join().unwrap());
     assert_eq!(read.len() as u64, status.written);
     assert!(read.is_sorted());
-    assert_eq!((status.written + dropped(&status), status.trouble), (offered, None));
+    assert_eq!((status.written + dropped(&status), status.last_error), (offered, None));
 }
 
 #[test]
@@ -282,7 +283,7 @@ fn syslog_gets_rfc_5424_and_journald_gets_fields() {
     drop(logs);
     fs::remove_file(&log).unwrap();
     syslog.offer(&one);
-    until("trouble is told", || syslog.status().trouble.is_some());
+    until("trouble is told", || syslog.status().last_error.is_some());
     let logs = UnixDatagram::bind(&log).unwrap();
     assert!(logs.recv(&mut buffer).unwrap() > 0);
     let status = syslog.close(soon());
@@ -292,7 +293,7 @@ fn syslog_gets_rfc_5424_and_journald_gets_fields() {
 
 #[test]
 fn every_reason_has_its_name() {
-    let names: Vec<&str> = Reason::ALL.iter().map(|r| r.name()).collect();
+    let names: Vec<&str> = DropReason::ALL.iter().map(|r| r.name()).collect();
     assert_eq!(names, ["queue_full", "disk_full", "disconnected", "slow", "other"]);
 }
 

@@ -218,7 +218,7 @@ impl Observer for ReadObserver<'_> {
         if let (Some(writer), Ok(())) = (&mut self.packets_to, &self.written) {
             let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
             self.written =
-                writer.packet(&pcapng::Packet { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
+                writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
         }
     }
 }

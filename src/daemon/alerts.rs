@@ -72,9 +72,9 @@ impl AlertCounts {
         }
     }
 
-    pub fn status(&self) -> Vec<status::Alerts> {
+    pub fn status(&self) -> Vec<status::AlertCounts> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = |((model, class), (sent, suppressed)): (&(String, String), &(u64, u64))| status::Alerts {
+        let one = |((model, class), (sent, suppressed)): (&(String, String), &(u64, u64))| status::AlertCounts {
             model: model.clone(),
             class: class.clone(),
             sent: *sent,

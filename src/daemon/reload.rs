@@ -71,11 +71,11 @@ impl Reloader {
             let mut reloads = lock(&self.state.reloads);
             if outcome.ok {
                 reloads.succeeded += 1;
-                reloads.trouble = None;
+                reloads.last_error = None;
                 reloads.last_success = Some(SystemTime::now());
             } else {
                 reloads.failed += 1;
-                reloads.trouble = Some(outcome.what.clone());
+                reloads.last_error = Some(outcome.what.clone());
             }
         }
         self.announcement.reloads += 1;

@@ -148,7 +148,7 @@ fn target(kind: &SinkKind) -> Target {
 }
 
 fn evidence(config: &config::EvidenceConfig) -> Result<Evidence, DaemonError> {
-    let options = evidence::Options { folder: config.folder.clone(), file_octets: config.file_mib << 20, files: config.files };
+    let options = evidence::Options { folder: config.folder.clone(), file_bytes: config.file_mib << 20, files: config.files };
     Evidence::start(options).map_err(|source| DaemonError::Evidence { folder: config.folder.clone(), source })
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::capture::live::{InputCounters, QueueDepth};
 use crate::export::evidence::Evidence;
 use crate::export::sink::SinkHandle;
-use crate::export::status::{Interface, LoadedModel, Queue, Reloads, Status};
+use crate::export::status::{InterfaceStatus, LoadedModel, QueueStatus, ReloadStatus, Status};
 
 use super::alerts::AlertCounts;
 use super::teaching::SharedLearning;
@@ -52,7 +52,7 @@ pub(super) struct DaemonState {
     pub evidence: Mutex<Option<Evidence>>,
     pub alerts: AlertCounts,
     pub teaching: Arc<SharedLearning>,
-    pub reloads: Mutex<Reloads>,
+    pub reloads: Mutex<ReloadStatus>,
     pub hardening: Mutex<Vec<String>>,
     /// Workers run.
     pub ready: AtomicBool,
@@ -86,7 +86,7 @@ impl DaemonState {
             evidence: Mutex::default(),
             alerts: AlertCounts::default(),
             teaching,
-            reloads: Mutex::new(Reloads { last_success: Some(SystemTime::now()), ..Reloads::default() }),
+            reloads: Mutex::new(ReloadStatus { last_success: Some(SystemTime::now()), ..ReloadStatus::default() }),
             hardening: Mutex::default(),
             ready: AtomicBool::new(false),
             stop,
@@ -104,10 +104,10 @@ impl DaemonState {
     }
 
     pub fn status(&self) -> Status {
-        let interface = |c: &Arc<InputCounters>| Interface {
+        let interface = |c: &Arc<InputCounters>| InterfaceStatus {
             name: c.name.clone(),
             up: c.up.load(Relaxed),
-            trouble: c.trouble(),
+            last_error: c.trouble(),
             filter: c.filter.clone(),
             received: c.frames.load(Relaxed),
             dropped: [
@@ -137,7 +137,7 @@ impl DaemonState {
             queue: self
                 .depth
                 .as_ref()
-                .map_or(Queue::default(), |d| Queue { depth: d.waiting() as u64, capacity: d.capacity() as u64 }),
+                .map_or(QueueStatus::default(), |d| QueueStatus { depth: d.waiting() as u64, capacity: d.capacity() as u64 }),
             sinks: lock(&self.sinks)
                 .iter()
                 .map(SinkHandle::status)

@@ -139,11 +139,11 @@ fn summary(reloader: &Reloader) {
     info!("state: {}", reloader.state.summary());
     for interface in &status.interfaces {
         let (up, dropped) = (interface.up, &interface.dropped);
-        let trouble = interface.trouble.as_deref().unwrap_or("none");
+        let trouble = interface.last_error.as_deref().unwrap_or("none");
         info!(interface = interface.name, up, received = interface.received, ?dropped, trouble, "state of an input");
     }
     for sink in &status.sinks {
-        let trouble = sink.trouble.as_deref().unwrap_or("none");
+        let trouble = sink.last_error.as_deref().unwrap_or("none");
         info!(sink = sink.name, written = sink.written, dropped = ?sink.dropped, queued = sink.queued, trouble, "state of a sink");
     }
     for model in &status.models {

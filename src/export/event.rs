@@ -1,6 +1,7 @@
-//! How does a verdict look as JSON? One object a line, in the manner of Suricata's EVE.
+//! Verdicts as JSON objects in the style of Suricata's EVE events.
 //!
-//! Events are a good part of what reading a capture costs, so they are written field by field; a test holds them to serde_json.
+//! Writing events is a considerable part of the cost of reading a capture, so the fields are written one by one into a reused buffer. A
+//! test compares the result with that of serde_json, byte for byte.
 
 use std::sync::{Arc, Weak};
 
@@ -14,61 +15,69 @@ use crate::snn::ClassId;
 
 use super::json;
 
-/// Where a verdict's packets came from.
+/// What an event reports beside the verdict.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventContext<'a> {
-    /// The capture as named, for captures.
+    /// Path of the capture, as given; `None` for live traffic.
     pub capture: Option<&'a str>,
-    /// The sensor's name, for the daemon.
+    /// The sensor's name; `None` outside the daemon.
     pub sensor: Option<&'a str>,
-    /// Tells the detection once more as an alert: how bad it is.
+    /// Severity of the alert; `Some` makes a detection an event of type `alert`.
     pub alert: Option<&'a str>,
 }
 
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
+/// Seconds per day.
 const DAY: u64 = 86_400;
 
-/// Writes events; remembers what it wrote last, since the next event is most likely of the same day, capture and model.
+/// Writes events. Caches the last date, capture and model as JSON, since consecutive events mostly share them.
 #[derive(Debug, Default)]
 pub struct EventWriter {
-    /// Days since 1970, and the date as text down to the hour.
+    /// Days since 1970 of the cached date.
     day: Option<u64>,
+    /// The date with its opening quote and the `T` after it.
     date: String,
-    /// A capture's name, as it is and as JSON.
+    /// The last capture's name, plain and as JSON.
     capture: (String, Vec<u8>),
-    names: Names,
+    names: JsonNames,
 }
 
-/// The names that a model gives, as JSON.
+/// The names of a model and its classes as JSON strings.
 #[derive(Debug, Default)]
-struct Names {
-    of: Weak<Model>,
+struct JsonNames {
+    /// The model of the cached names.
+    cached: Weak<Model>,
     classes: Vec<Vec<u8>>,
     model: Vec<u8>,
 }
 
-impl Names {
+impl JsonNames {
+    /// The names of `model`, from the cache if it is the same as before.
     fn of(&mut self, model: &Arc<Model>) -> &Self {
-        if self.of.as_ptr() != Arc::as_ptr(model) {
+        if self.cached.as_ptr() != Arc::as_ptr(model) {
             let json = |name: &String| {
                 let mut out = Vec::new();
                 json::string(&mut out, name);
                 out
             };
-            *self =
-                Self { of: Arc::downgrade(model), classes: model.classes.iter().map(json).collect(), model: json(&model.name) };
+            *self = Self {
+                cached: Arc::downgrade(model),
+                classes: model.classes.iter().map(json).collect(),
+                model: json(&model.name),
+            };
         }
         self
     }
 }
 
 impl EventWriter {
-    /// RFC 3339 with microseconds, in UTC, as Suricata writes it.
+    /// Appends a timestamp in UTC with microseconds, in Suricata's format.
     fn time(&mut self, out: &mut Vec<u8>, time: Nanos) {
         let (second, micros) = (time.0 / SECOND, time.0 % SECOND / 1000);
         let (day, second) = (second / DAY, second % DAY);
         if self.day != Some(day) {
-            // Every time in nanoseconds that a u64 holds lies within the calendar: the year 2554 is its last.
+            // A u64 of nanoseconds ends in the year 2554, which the calendar covers.
             let start = Timestamp::from_second((day * DAY) as i64).unwrap_or(Timestamp::UNIX_EPOCH);
             self.date = start.strftime("\"%Y-%m-%dT").to_string();
             self.day = Some(day);
@@ -84,19 +93,19 @@ impl EventWriter {
         out.extend_from_slice(&text);
     }
 
-    /// The name of a capture.
+    /// Appends a capture's name as a JSON string.
     fn capture(&mut self, out: &mut Vec<u8>, name: &str) {
         if self.capture.0 != name {
             self.capture = (name.to_string(), Vec::new());
         }
-        // No name is written as nothing.
+        // Not yet converted: a JSON string has at least its quotes.
         if self.capture.1.is_empty() {
             json::string(&mut self.capture.1, name);
         }
         out.extend_from_slice(&self.capture.1);
     }
 
-    /// Appends the verdict as one JSON object, without a line's end.
+    /// Appends the verdict as one JSON object, without a line feed.
     pub fn write(&mut self, verdict: &Verdict, context: EventContext<'_>, out: &mut Vec<u8>) {
         let key = &verdict.key;
         out.extend_from_slice(b"{\"timestamp\":");
@@ -107,33 +116,7 @@ impl EventWriter {
             Event::Stream => b",\"event_type\":\"stream\",\"flow_id\":",
         });
         json::number(out, key.flow_id(verdict.first.0));
-        if key.kind() == KeyKind::Host {
-            out.extend_from_slice(b",\"host\":");
-            out.push(b'"');
-            key.addr_a().write(out);
-            out.push(b'"');
-        } else {
-            let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
-            let [source, destination] = match verdict.first_direction {
-                Direction::Forward => ends,
-                Direction::Backward => [ends[1], ends[0]],
-            };
-            let names: [(&[u8], &[u8]); 2] =
-                [(b",\"src_ip\":\"", b"\",\"src_port\":"), (b",\"dest_ip\":\"", b"\",\"dest_port\":")];
-            for ((name, port_name), (address, port)) in names.into_iter().zip([source, destination]) {
-                out.extend_from_slice(name);
-                address.write(out);
-                if key.has_ports() {
-                    out.extend_from_slice(port_name);
-                    json::number(out, port);
-                } else {
-                    out.push(b'"');
-                }
-            }
-            out.extend_from_slice(b",\"proto\":\"");
-            out.extend_from_slice(key.proto_name().as_bytes());
-            out.push(b'"');
-        }
+        write_endpoints(verdict, out);
         if let Some(vlan) = key.vlan() {
             out.extend_from_slice(b",\"vlan\":[");
             json::number(out, vlan);
@@ -160,8 +143,38 @@ impl EventWriter {
     }
 }
 
-/// What the model says: the object `spiked`.
-fn write_spiked(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
+/// Appends the host, or source, destination and protocol of the stream. The source is the sender of its first packet.
+fn write_endpoints(verdict: &Verdict, out: &mut Vec<u8>) {
+    let key = &verdict.key;
+    if key.kind() == KeyKind::Host {
+        out.extend_from_slice(b",\"host\":\"");
+        key.addr_a().write(out);
+        out.push(b'"');
+        return;
+    }
+    let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
+    let [source, destination] = match verdict.first_direction {
+        Direction::Forward => ends,
+        Direction::Backward => [ends[1], ends[0]],
+    };
+    let names: [(&[u8], &[u8]); 2] = [(b",\"src_ip\":\"", b"\",\"src_port\":"), (b",\"dest_ip\":\"", b"\",\"dest_port\":")];
+    for ((name, port_name), (address, port)) in names.into_iter().zip([source, destination]) {
+        out.extend_from_slice(name);
+        address.write(out);
+        if key.has_ports() {
+            out.extend_from_slice(port_name);
+            json::number(out, port);
+        } else {
+            out.push(b'"');
+        }
+    }
+    out.extend_from_slice(b",\"proto\":\"");
+    out.extend_from_slice(key.proto_name().as_bytes());
+    out.push(b'"');
+}
+
+/// Appends the object `spiked`: class, confidence, evidence and counts.
+fn write_spiked(verdict: &Verdict, names: &JsonNames, out: &mut Vec<u8>) {
     let class = |name: &[u8], class: Option<ClassId>, out: &mut Vec<u8>| {
         out.extend_from_slice(name);
         match class {
@@ -190,11 +203,11 @@ fn write_spiked(verdict: &Verdict, names: &Names, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// The verdict as one JSON line, without the line's end.
+/// Formats the verdict as one JSON object, without a line feed.
 pub fn event(verdict: &Verdict, context: EventContext<'_>) -> String {
     let mut out = Vec::new();
     EventWriter::default().write(verdict, context, &mut out);
-    String::from_utf8(out).expect("JSON made of text is text")
+    String::from_utf8(out).expect("JSON of valid strings is valid UTF-8")
 }
 
 #[cfg(test)]
@@ -205,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
     use serde::Serialize;
 
-    /// The same event as serde knows it.
+    /// The same event, to be serialized by serde.
     #[derive(Serialize)]
     struct Eve<'a> {
         timestamp: String,
@@ -280,7 +293,7 @@ mod tests {
         serde_json::to_string(&eve).unwrap()
     }
 
-    /// A model of no weights: writing asks for its names alone.
+    /// A model without weights: the writer reads only its names.
     fn small() -> Model {
         let layout = crate::encode::Layout::paper_word(8);
         Model {
@@ -308,7 +321,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
         #[test]
-        fn events_are_octet_for_octet_what_serde_json_writes(
+        fn events_equal_those_of_serde_json_byte_for_byte(
             mut frame in prop::collection::vec(any::<u8>(), 60..100), ether in 0..ETHER_TYPES.len(), protocol in 0usize..4, host: bool,
             times: (u64, u64), counts: (u64, u64), class in prop::option::of(0u16..3), leader in prop::option::of((0u16..3, any::<f32>(), any::<u32>())),
             confidence in 0f32..1.0, capture in prop::option::of(any::<String>()), name: String, detection: bool,
@@ -344,7 +357,7 @@ mod tests {
                 let context = EventContext { capture: capture.as_deref(), ..EventContext::default() };
                 let want = by_serde(&verdict, context);
                 prop_assert_eq!(&event(&verdict, context), &want);
-                // What a writer remembers must not stick.
+                // What a writer caches must not leak into the next event.
                 let (mut writer, mut out) = (EventWriter::default(), Vec::new());
                 let other = Arc::new(Model { classes: vec!["ssh".into(); 3], ..small() });
                 writer.write(&Verdict { timestamp: verdict.first, named: other, ..verdict.clone() }, EventContext { capture: Some("x"), ..context }, &mut out);

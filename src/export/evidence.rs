@@ -1,7 +1,8 @@
-//! What did the alert rest on? The first packets of streams of alerting classes, in pcapng files that rotate.
+//! Evidence captures: the first packets of streams of alerting classes, in rotating pcapng files.
 //!
-//! Input: packets with what to say of them, over a bounded queue that never makes the giver wait. Output: `evidence-NUMBER-TIME.pcapng`
-//! files in a folder, at most so many of at most so many octets: the oldest makes room. A packet is whole in a file or not there.
+//! Input: packets and their comments, over a bounded queue that never blocks the sender. Output: files named
+//! `evidence-NUMBER-TIME.pcapng` in a folder. Their number and size are limited, and the oldest is deleted first. A packet is written whole
+//! or not at all.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,37 +15,43 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::pcapng::{Packet, PcapngWriter};
+use super::pcapng::{PcapngPacket, PcapngWriter};
 use super::{sink, status};
 use crate::capture::{LinkType, Nanos};
 use crate::engine::EvidencePacket;
 
-/// What status and metrics call it among the sinks.
+/// The name of the evidence captures among the sinks of status and metrics.
 pub const NAME: &str = "evidence";
-/// Packets that may wait for the disk.
-const QUEUE: usize = 4096;
+/// Maximum number of packets that wait to be written.
+const QUEUE_PACKETS: usize = 4096;
 
-/// Where evidence goes, and how much of it is kept.
+/// Folder and limits of the evidence captures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// Folder of the files; it must exist.
     pub folder: PathBuf,
-    /// Octets of a file, and files, at most.
-    pub file_octets: u64,
+    /// Maximum size of a file, in bytes.
+    pub file_bytes: u64,
+    /// Maximum number of files.
     pub files: usize,
 }
 
-/// A packet on its way to the disk.
+/// A packet to be written, with its comment.
 #[derive(Clone, Debug)]
 pub struct CommentedPacket {
+    /// Time of capture.
     pub timestamp: Nanos,
+    /// Link type of the interface it was captured on.
     pub link: LinkType,
+    /// Length on the wire, in bytes.
     pub wire_len: u32,
+    /// The captured bytes, `wire_len` at most.
     pub bytes: Vec<u8>,
-    /// Shown by Wireshark at the packet.
+    /// Comment that Wireshark shows with the packet.
     pub comment: String,
 }
 
-/// What is said of a packet: "ssh, confidence 0.987, model protocols".
+/// The comment on a packet: "ssh, confidence 0.987, model protocols".
 pub fn comment(packet: &EvidencePacket) -> String {
     let class = packet.named.classes.get(packet.class.index()).map_or("?", String::as_str);
     format!("{class}, confidence {:.3}, model {}", packet.confidence, packet.named.name)
@@ -62,13 +69,14 @@ impl From<&EvidencePacket> for CommentedPacket {
     }
 }
 
-/// What became of the packets.
+/// Counts of packets by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvidenceCounts {
+    /// Written.
     pub written: u64,
-    /// Lost since the queue was full.
+    /// Dropped since the queue was full.
     pub dropped: u64,
-    /// Lost since they could not be written.
+    /// Dropped since the write failed.
     pub failed: u64,
 }
 
@@ -86,7 +94,7 @@ impl AtomicCounts {
     }
 }
 
-/// The end that packets are given to.
+/// The producer of the queue, and the thread that writes.
 #[derive(Debug)]
 pub struct Evidence {
     queue: Sender<CommentedPacket>,
@@ -98,38 +106,39 @@ impl Evidence {
     /// Starts the thread that writes.
     ///
     /// # Errors
-    /// Where the folder can't be read or no thread be started.
+    /// If the folder can't be read or the thread can't be started.
     pub fn start(options: Options) -> io::Result<Self> {
-        let (queue, packets) = crossbeam_channel::bounded(QUEUE);
+        let (queue, packets) = crossbeam_channel::bounded(QUEUE_PACKETS);
         let shared = Arc::new(AtomicCounts::default());
-        let mut files = Files { next: 0, names: existing(&options.folder)?, options, open: None };
+        let mut files = EvidenceFiles { next: 0, names: existing(&options.folder)?, options, open: None };
         files.next = files.names.last().and_then(|p| number(p)).map_or(0, |n| n + 1);
         let counts = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("evidence".into()).spawn(move || write(&packets, &mut files, &counts))?;
         Ok(Self { queue, shared, thread })
     }
 
-    /// Puts a packet into the queue, or drops and counts it where the queue is full. Never waits.
+    /// Queues a packet, or drops and counts it if the queue is full. Never blocks.
     pub fn offer(&self, packet: CommentedPacket) {
         if self.queue.try_send(packet).is_err() {
             self.shared.dropped.fetch_add(1, Relaxed);
         }
     }
 
+    /// Counts of packets by outcome so far.
     pub fn counts(&self) -> EvidenceCounts {
         self.shared.counts()
     }
 
-    /// What became of the packets, in the words that sinks have: metrics and the page show it beside them.
-    pub fn status(&self) -> status::Sink {
+    /// The state of the evidence captures as that of a sink: metrics and the page list it among the sinks.
+    pub fn status(&self) -> status::SinkStatus {
         let EvidenceCounts { written, dropped, failed } = self.counts();
-        let mut by_reason: BTreeMap<&'static str, u64> = sink::Reason::ALL.iter().map(|r| (r.name(), 0)).collect();
-        by_reason.insert(sink::Reason::QueueFull.name(), dropped);
-        by_reason.insert(sink::Reason::Other.name(), failed);
-        status::Sink { name: NAME.into(), written, dropped: by_reason, queued: self.queue.len() as u64, trouble: None }
+        let mut by_reason: BTreeMap<&'static str, u64> = sink::DropReason::ALL.iter().map(|r| (r.name(), 0)).collect();
+        by_reason.insert(sink::DropReason::QueueFull.name(), dropped);
+        by_reason.insert(sink::DropReason::Other.name(), failed);
+        status::SinkStatus { name: NAME.into(), written, dropped: by_reason, queued: self.queue.len() as u64, last_error: None }
     }
 
-    /// Writes what is queued.
+    /// Writes the queued packets and stops the thread. Returns the final counts.
     pub fn close(self) -> EvidenceCounts {
         let Self { queue, shared, thread } = self;
         drop(queue);
@@ -138,57 +147,58 @@ impl Evidence {
     }
 }
 
-fn write(packets: &Receiver<CommentedPacket>, files: &mut Files, shared: &AtomicCounts) {
-    let mut trouble = false;
+fn write(packets: &Receiver<CommentedPacket>, files: &mut EvidenceFiles, shared: &AtomicCounts) {
+    let mut failing = false;
     for packet in packets {
         match files.packet(&packet) {
             Ok(()) => {
                 shared.written.fetch_add(1, Relaxed);
-                trouble = false;
+                failing = false;
             }
             Err(error) => {
                 shared.failed.fetch_add(1, Relaxed);
-                if !trouble {
+                if !failing {
                     tracing::warn!("can't write evidence into {}: {error}", files.options.folder.display());
                 }
-                trouble = true;
+                failing = true;
             }
         }
     }
 }
 
-/// The files of a folder.
-struct Files {
+/// The evidence captures of a folder.
+struct EvidenceFiles {
     options: Options,
-    /// Oldest first.
+    /// Paths, oldest first.
     names: Vec<PathBuf>,
+    /// Number of the next file.
     next: u64,
     open: Option<PcapngWriter<File>>,
 }
 
-impl Files {
-    fn packet(&mut self, kept: &CommentedPacket) -> io::Result<()> {
-        // What a packet adds, with a new interface's block, at most.
-        let size = (kept.bytes.len() + kept.comment.len() + 128) as u64;
-        if self.open.as_ref().is_none_or(|w| w.written() + size > self.options.file_octets) {
+impl EvidenceFiles {
+    fn packet(&mut self, commented: &CommentedPacket) -> io::Result<()> {
+        // Upper limit of what a packet adds, including an interface block for its link type.
+        let size = (commented.bytes.len() + commented.comment.len() + 128) as u64;
+        if self.open.as_ref().is_none_or(|w| w.written() + size > self.options.file_bytes) {
             self.open = None;
-            self.open = Some(self.rotate(kept.timestamp)?);
+            self.open = Some(self.rotate(commented.timestamp)?);
         }
         let Some(writer) = &mut self.open else { return Ok(()) };
-        let CommentedPacket { timestamp, link, wire_len, bytes, comment } = kept;
-        let packet = Packet { timestamp: *timestamp, link: *link, wire_len: *wire_len, bytes, comment };
+        let CommentedPacket { timestamp, link, wire_len, bytes, comment } = commented;
+        let packet = PcapngPacket { timestamp: *timestamp, link: *link, wire_len: *wire_len, bytes, comment };
         let written = writer.packet(&packet);
         if written.is_err() {
-            let good = writer.written();
+            let whole_blocks = writer.written();
             let file = writer.get_mut();
-            if file.set_len(good).and_then(|()| file.seek(SeekFrom::End(0))).is_err() {
+            if file.set_len(whole_blocks).and_then(|()| file.seek(SeekFrom::End(0))).is_err() {
                 self.open = None;
             }
         }
         written
     }
 
-    /// Begins the next file, after the oldest have made room.
+    /// Deletes the oldest files as needed and creates the next.
     fn rotate(&mut self, time: Nanos) -> io::Result<PcapngWriter<File>> {
         while self.names.len() >= self.options.files.max(1) {
             let oldest = self.names.remove(0);
@@ -206,7 +216,7 @@ impl Files {
         self.next += 1;
         self.names.push(path.clone());
         PcapngWriter::new(file).inspect_err(|_| {
-            // A disk without room even for the header: leave no empty file.
+            // The disk is too full even for the header. Leave no empty file behind.
             if fs::remove_file(&path).is_ok() {
                 self.names.pop();
             }
@@ -214,16 +224,16 @@ impl Files {
     }
 }
 
-/// The number in the name of one of our files.
+/// The number in the name of an evidence capture; `None` for other files.
 fn number(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?.strip_prefix("evidence-")?;
     name.strip_suffix(".pcapng")?.split('-').next()?.parse().ok()
 }
 
-/// Our files in a folder, oldest first.
+/// The evidence captures in a folder, oldest first.
 fn existing(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let paths: io::Result<Vec<_>> = fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect();
-    let mut ours: Vec<PathBuf> = paths?.into_iter().filter(|p| number(p).is_some()).collect();
-    ours.sort_by_key(|p| number(p));
-    Ok(ours)
+    let mut captures: Vec<PathBuf> = paths?.into_iter().filter(|p| number(p).is_some()).collect();
+    captures.sort_by_key(|p| number(p));
+    Ok(captures)
 }

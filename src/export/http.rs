@@ -1,7 +1,8 @@
-//! Who may ask how the daemon is? Anybody who reaches the address: Prometheus, a health check, a person with a browser.
+//! The HTTP server for metrics, status, health checks and the page.
 //!
-//! A server for reading only, on a thread and runtime of its own, so that no worker waits for it. What a client can cost is
-//! bounded below: a slow one, one that never reads and one that never asks are cut off, and one answer is a connection.
+//! It is read-only and without authentication: any client that can reach the address may use it. It runs on a thread and runtime of its
+//! own, so no worker waits for it. The constants below limit what a client can cost: connections that are slow, do not read or do not send a
+//! request are closed, and each connection serves one request.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,22 +24,24 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::Metrics;
 
-/// Connections at once; more wait in the kernel's queue.
+/// Maximum number of concurrent connections; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
-/// Time for a client to say what it wants. A scraper says so at once; the others must not keep it waiting for its whole timeout.
+/// Maximum time for a client to send its request. Scrapers send theirs at once; idle clients must not occupy connections for as long as
+/// a scraper's timeout.
 const HEADER_TIME: Duration = Duration::from_secs(3);
-/// Time for a connection from its first octet to its last, below Prometheus' scrape timeout of ten seconds.
+/// Maximum duration of a connection, below Prometheus' scrape timeout of 10 s.
 const CONNECTION_TIME: Duration = Duration::from_secs(8);
-/// Octets of a request's head, and its header lines.
-const HEAD: usize = 16 << 10;
+/// Maximum length of a request's head, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+/// Maximum number of header lines of a request.
 const HEADER_LINES: usize = 64;
-/// Pause after the system gave no connection (no file descriptor left): it would say so again at once.
+/// Pause after a failed accept, for instance without free file descriptors, where the next one would fail at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What Prometheus wants to hear; version 3 refuses a scrape without it.
+/// Content type of Prometheus' text format; Prometheus 3 rejects a scrape without it.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The page's script and style come from here and nothing else from anywhere.
+/// Content security policy: the page loads scripts, styles and data from this server only, and nothing from elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -46,16 +49,23 @@ const PAGE: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
-/// Why there is no server.
+/// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
+    /// The address could not be bound.
     #[error("can't listen on {address} for /metrics and /status: {source}; is another spiked running? Set another address")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        /// The address from the settings.
+        address: SocketAddr,
+        /// Why it could not be bound.
+        source: io::Error,
+    },
+    /// The thread or its runtime could not be started.
     #[error("can't start the thread that serves /metrics and /status: {0}")]
     Thread(io::Error),
 }
 
-/// The server; dropping it ends its thread.
+/// The running server; dropping it stops its thread.
 pub struct Server {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -66,16 +76,16 @@ impl Server {
     /// Binds the address and serves `metrics` on a thread of its own.
     ///
     /// # Errors
-    /// Where the address can't be had, or no thread.
+    /// If the address can't be bound or the thread can't be started.
     pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> Result<Self, HttpError> {
         Self::serve(bind(address)?, metrics, Vec::new())
     }
 
-    /// Serves `metrics` on a listener that [`bind`] gave before privileges were dropped; `names` are those by which browsers may
-    /// ask, besides addresses and localhost.
+    /// Serves `metrics` on a listener that [`bind`] returned before privileges were dropped. `names` are the host names by which
+    /// browsers may request pages, besides IP addresses and localhost.
     ///
     /// # Errors
-    /// Where there is no thread to be had.
+    /// If the thread can't be started.
     pub fn serve(listener: TcpListener, metrics: Arc<Metrics>, names: Vec<String>) -> Result<Self, HttpError> {
         let address = listener.local_addr().map_err(HttpError::Thread)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Thread)?;
@@ -96,7 +106,7 @@ impl Server {
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens: the port that the system chose where the settings said 0.
+    /// The bound address. If the settings have port 0, it holds the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -111,10 +121,10 @@ impl Drop for Server {
     }
 }
 
-/// Takes the address.
+/// Binds the address.
 ///
 /// # Errors
-/// Where it can't be had.
+/// If it can't be bound.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
     TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
@@ -122,27 +132,27 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
 }
 
 async fn accept(listener: tokio::net::TcpListener, routes: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((connection, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let service = TowerToHyperService::new(routes.clone());
         tokio::spawn(async move {
-            let conversation = http1::Builder::new()
+            let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
-                .max_buf_size(HEAD)
+                .max_buf_size(HEAD_BYTES)
                 .max_headers(HEADER_LINES)
                 .keep_alive(false)
-                // Who has said all that they want and closes that half (`nc -N`) is answered all the same.
+                // A client that closes its sending half after the request (`nc -N`) still gets a response.
                 .half_close(true)
                 .serve_connection(TokioIo::new(connection), service);
-            // What goes wrong here is the client's: it hears of it, or is gone.
-            let _ = tokio::time::timeout(CONNECTION_TIME, conversation).await;
-            drop(place);
+            // Errors are the client's: hyper has sent it a response, or it is gone.
+            let _ = tokio::time::timeout(CONNECTION_TIME, connection).await;
+            drop(slot);
         });
     }
 }
@@ -154,33 +164,36 @@ fn routes(metrics: Arc<Metrics>, names: Arc<[String]>) -> Router {
         .route("/page.css", asset("text/css; charset=utf-8", STYLE))
         .route("/page.js", asset("text/javascript; charset=utf-8", SCRIPT))
         .route("/status", get(async |State(m): State<Arc<Metrics>>| axum::Json(m.overview())))
-        .route_layer(middleware::from_fn_with_state(names, by_known_name))
-        // Nothing of traffic is in these, and scrapers and probes call a sensor by names that it does not know.
+        .route_layer(middleware::from_fn_with_state(names, check_host))
+        // These show no traffic data, and scrapers and probes use host names that the sensor does not know.
         .route("/metrics", get(async |State(m): State<Arc<Metrics>>| ([(header::CONTENT_TYPE, TEXT)], m.text())))
-        .route("/healthz", get(async |State(m): State<Arc<Metrics>>| verdict(m.status().unhealthy)))
-        .route("/readyz", get(async |State(m): State<Arc<Metrics>>| verdict(m.status().not_ready)))
-        .fallback(async || (StatusCode::NOT_FOUND, "there is /, /metrics, /status, /healthz and /readyz\n"))
-        .layer(middleware::from_fn(guard))
+        .route("/healthz", get(async |State(m): State<Arc<Metrics>>| health(m.status().unhealthy)))
+        .route("/readyz", get(async |State(m): State<Arc<Metrics>>| health(m.status().not_ready)))
+        .fallback(async || (StatusCode::NOT_FOUND, "not found; available paths: /, /metrics, /status, /healthz, /readyz\n"))
+        .layer(middleware::from_fn(security_headers))
         .with_state(metrics)
 }
 
-/// 200 ok, or 503 and why.
-fn verdict(trouble: Option<String>) -> Response {
-    match trouble {
+/// The response of a health check: 200 and "ok", or 503 and the reason.
+fn health(problem: Option<String>) -> Response {
+    match problem {
         None => "ok\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 
-/// Refuses a browser that asks by a name that is not ours. A page from elsewhere can have its own name resolve to this machine
-/// (DNS rebinding) and would then read what only those who reach this address may; it can't have the browser name an address.
-async fn by_known_name(State(names): State<Arc<[String]>>, request: Request, next: middleware::Next) -> Response {
+/// Rejects requests by an unknown host name (status 421). A foreign web page can have its own host name resolve to this machine (DNS
+/// rebinding) and would then read, in a browser that can reach this address, what it must not. It cannot make the browser send
+/// an IP address as the host.
+async fn check_host(State(names): State<Arc<[String]>>, request: Request, next: middleware::Next) -> Response {
     let host = request.headers().get(header::HOST).map(|h| h.to_str().unwrap_or_default());
     let Some(unknown) = host.map(without_port).filter(|name| !is_known(name, &names)) else { return next.run(request).await };
-    let said = format!("'{unknown}' is no name of this sensor: ask by its address, or put the name into metrics.names\n");
-    (StatusCode::MISDIRECTED_REQUEST, said).into_response()
+    let message =
+        format!("'{unknown}' is not a known name of this sensor; use its IP address, or add the name to metrics.names\n");
+    (StatusCode::MISDIRECTED_REQUEST, message).into_response()
 }
 
+/// The host without its port; an IPv6 address in brackets keeps its colons.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
@@ -196,8 +209,8 @@ fn is_known(name: &str, names: &[String]) -> bool {
         || names.iter().any(|known| known.trim_end_matches('.').eq_ignore_ascii_case(name))
 }
 
-/// What every answer says to browsers.
-async fn guard(request: Request, next: middleware::Next) -> Result<Response, Infallible> {
+/// Adds the security headers of every response.
+async fn security_headers(request: Request, next: middleware::Next) -> Result<Response, Infallible> {
     let mut response = next.run(request).await;
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),

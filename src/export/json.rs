@@ -1,27 +1,27 @@
-//! How are JSON's pieces written? Straight into a buffer that is used again, in the very octets that serde_json writes.
+//! JSON strings and numbers written straight into a reused buffer, byte for byte as serde_json writes them.
 
-/// A string with its quotes, escaped.
+/// Writes a string with quotes, escaped.
 pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     if text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
     } else {
-        serde_json::to_writer(out, text).expect("a vector takes all octets");
+        serde_json::to_writer(out, text).expect("writing to a vector does not fail");
     }
 }
 
-/// A whole number.
+/// Writes an integer.
 pub(super) fn number(out: &mut Vec<u8>, n: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
-/// `x` rounded to four decimals, in the fewest digits that say so.
+/// Writes `x` rounded to four decimals, with as few digits as possible.
 pub(super) fn decimals(out: &mut Vec<u8>, x: f32) {
     let scaled = (f64::from(x) * 1e4).round();
-    // Every double of up to fifteen digits is told apart by its digits alone, so those of the whole number are the shortest.
+    // Doubles that differ within fifteen significant digits are distinct, so the digits of the integer are the shortest form.
     if scaled.abs() >= 1e15 || !scaled.is_finite() {
-        serde_json::to_writer(out, &(scaled / 1e4)).expect("a vector takes all octets");
+        serde_json::to_writer(out, &(scaled / 1e4)).expect("writing to a vector does not fail");
         return;
     }
     if scaled.is_sign_negative() {
@@ -31,9 +31,9 @@ pub(super) fn decimals(out: &mut Vec<u8>, x: f32) {
     number(out, scaled / 10_000);
     let fraction = scaled % 10_000;
     let digits = [fraction / 1000, fraction / 100 % 10, fraction / 10 % 10, fraction % 10].map(|d| b'0' + d as u8);
-    let kept = digits.iter().rposition(|&d| d != b'0').map_or(1, |last| last + 1);
+    let used = digits.iter().rposition(|&d| d != b'0').map_or(1, |last| last + 1);
     out.push(b'.');
-    out.extend_from_slice(&digits[..kept]);
+    out.extend_from_slice(&digits[..used]);
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! Who is told? Verdicts as events for programs (JSON lines) and as tables for people; Prometheus and browsers how all is.
+//! Output for programs and people: events as JSON, summary tables, evidence captures, metrics, status and the page.
 
 mod event;
 pub mod evidence;
 mod families;
+mod family;
 pub mod http;
+mod instruments;
 mod json;
 mod metrics;
 mod overview;

@@ -1,4 +1,4 @@
-//! What does `/status` answer? The daemon's status, and what was seen since the start and lately.
+//! The response of `/status`: the daemon's status, totals since its start, and recent activity.
 
 use std::time::SystemTime;
 
@@ -8,26 +8,27 @@ use super::metrics::{Metrics, lock};
 use super::recent::{Detection, Rates};
 use super::status::{Status, unix};
 
-/// Classes that the page shows.
+/// Number of classes that the page shows.
 const TOP_CLASSES: usize = 20;
 
-/// The status, and what was seen.
+/// The response of `/status`, serialized as one JSON object.
 #[derive(Debug, Serialize)]
 pub struct Overview {
     #[serde(flatten)]
     status: Status,
-    /// When this was made, in seconds since the epoch.
+    /// Time of the response, in seconds since the Unix epoch.
     now: f64,
     totals: Totals,
     streams_live: usize,
     rates: Rates,
     workers: Vec<WorkerStatus>,
-    /// The classes with most detections, the most first.
-    classes: Vec<Count>,
-    /// The last detections, the newest first.
+    /// The classes with the most detections, in descending order.
+    classes: Vec<ClassCount>,
+    /// The last detections, newest first.
     detections: Vec<Detection>,
 }
 
+/// Totals since the start of the daemon.
 #[derive(Debug, Serialize)]
 struct Totals {
     frames: u64,
@@ -37,52 +38,58 @@ struct Totals {
     unknown: u64,
 }
 
+/// The state of one worker.
 #[derive(Debug, Serialize)]
 struct WorkerStatus {
-    /// Over the last seconds.
+    /// Share (0 to 1) of its time that it was busy over the last seconds.
     busy_ratio: f64,
     /// Seconds since it last finished a batch.
     since_progress: f64,
 }
 
+/// Detections of one class.
 #[derive(Debug, Serialize)]
-struct Count {
+struct ClassCount {
     model: String,
     class: String,
     detections: u64,
 }
 
 impl Metrics {
-    /// What `/status` answers.
+    /// The response of `/status`.
     pub fn overview(&self) -> Overview {
         let mut recent = lock(&self.recent);
         let (rates, detections) = (recent.rates(), recent.detections());
         drop(recent);
-        let lanes = lock(&self.lanes);
-        let mut classes: Vec<Count> = lanes
+        let models = lock(&self.models);
+        let mut classes: Vec<ClassCount> = models
             .iter()
-            .flat_map(|lane| lane.classes.iter().map(move |c| (lane, c)))
-            .map(|(lane, c)| Count { model: lane.name.to_string(), class: c.name.to_string(), detections: c.detections.get() })
+            .flat_map(|model| model.classes.iter().map(move |c| (model, c)))
+            .map(|(model, c)| ClassCount {
+                model: model.name.to_string(),
+                class: c.name.to_string(),
+                detections: c.detections.get(),
+            })
             .filter(|c| c.detections > 0)
             .collect();
         classes.sort_by(|a, b| b.detections.cmp(&a.detections).then_with(|| (&a.class, &a.model).cmp(&(&b.class, &b.model))));
         classes.truncate(TOP_CLASSES);
         let totals = Totals {
-            frames: self.frames.get(),
-            bytes: self.bytes.get(),
-            streams: self.created.get(),
-            named: lanes.iter().map(|l| l.named.get()).sum(),
-            unknown: lanes.iter().map(|l| l.unknown.get()).sum(),
+            frames: self.instruments.frames.get(),
+            bytes: self.instruments.bytes.get(),
+            streams: self.instruments.created.get(),
+            named: models.iter().map(|m| m.named.get()).sum(),
+            unknown: models.iter().map(|m| m.unknown.get()).sum(),
         };
-        drop(lanes);
+        drop(models);
         let workers = lock(&self.workers);
         let streams_live = workers.iter().map(|w| w.live).sum();
         let now = unix(SystemTime::now());
-        let told = workers
+        let worker_states = workers
             .iter()
-            .map(|w| WorkerStatus { busy_ratio: w.recently.get(), since_progress: (now - w.progress.get()).max(0.0) })
+            .map(|w| WorkerStatus { busy_ratio: w.busy_ratio.get(), since_progress: (now - w.series.progress.get()).max(0.0) })
             .collect();
         drop(workers);
-        Overview { status: self.status(), now, totals, streams_live, rates, workers: told, classes, detections }
+        Overview { status: self.status(), now, totals, streams_live, rates, workers: worker_states, classes, detections }
     }
 }

@@ -1,27 +1,31 @@
-//! How do packets become a capture that Wireshark shows with our comments? A writer of pcapng (draft-ietf-opsawg-pcapng).
+//! A writer of pcapng captures whose packets have comments (draft-ietf-opsawg-pcapng).
 //!
-//! One section, one interface for each link type that comes along, times in nanoseconds. Each packet is one write of whole blocks.
+//! A file has one section, an interface for each link type, and timestamps in nanoseconds. Each packet is one write of whole blocks.
 
 use std::io::{self, Write};
 
 use crate::capture::{LinkType, Nanos};
 
-/// One packet to be written.
+/// A packet to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
+pub struct PcapngPacket<'a> {
+    /// Time of capture.
     pub timestamp: Nanos,
+    /// Link type of the interface it was captured on.
     pub link: LinkType,
-    /// Octets on the wire; `bytes` may hold fewer.
+    /// Length on the wire, in bytes; `bytes` may be shorter.
     pub wire_len: u32,
+    /// The captured bytes.
     pub bytes: &'a [u8],
+    /// Comment that Wireshark shows with the packet; cut after 65,535 bytes.
     pub comment: &'a str,
 }
 
-/// Block types.
+// Block types.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
-/// Options.
+// Option codes.
 const COMMENT: u16 = 1;
 const USER_APPLICATION: u16 = 4;
 const TIME_RESOLUTION: u16 = 9;
@@ -30,17 +34,17 @@ const TIME_RESOLUTION: u16 = 9;
 #[derive(Debug)]
 pub struct PcapngWriter<W> {
     out: W,
-    /// Link types of the interfaces, by number.
+    /// Link types by interface number.
     links: Vec<LinkType>,
     buffer: Vec<u8>,
     written: u64,
 }
 
 impl<W: Write> PcapngWriter<W> {
-    /// Begins a file.
+    /// Starts a file by writing its section header.
     ///
     /// # Errors
-    /// Where it can't be written.
+    /// If `out` can't be written to.
     pub fn new(out: W) -> io::Result<Self> {
         let mut writer = Self { out, links: Vec::new(), buffer: Vec::new(), written: 0 };
         block(&mut writer.buffer, SECTION, |body| {
@@ -56,18 +60,18 @@ impl<W: Write> PcapngWriter<W> {
         Ok(writer)
     }
 
-    /// Adds a packet.
+    /// Writes a packet.
     ///
     /// # Errors
-    /// Where it can't be written: then the file may end in a part of a block, after [`PcapngWriter::written`] good octets.
-    pub fn packet(&mut self, packet: &Packet<'_>) -> io::Result<()> {
+    /// If `out` can't be written to. The file may then end with a partial block, after [`PcapngWriter::written`] bytes of whole blocks.
+    pub fn packet(&mut self, packet: &PcapngPacket<'_>) -> io::Result<()> {
         self.buffer.clear();
         let known = self.links.iter().position(|&l| l == packet.link);
         let number = known.unwrap_or(self.links.len()) as u32;
         if known.is_none() {
             block(&mut self.buffer, INTERFACE, |body| {
                 body.extend_from_slice(&packet.link.0.to_le_bytes());
-                // Reserved, and no limit of the packets' length.
+                // Reserved (2 bytes), and a snapshot length of 0: no limit.
                 body.extend_from_slice(&[0; 6]);
                 option(body, TIME_RESOLUTION, &[9]);
                 option(body, 0, &[]);
@@ -92,18 +96,18 @@ impl<W: Write> PcapngWriter<W> {
         Ok(())
     }
 
-    /// Octets of whole blocks written so far.
+    /// Number of bytes of whole blocks written so far.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Where it writes.
+    /// The underlying writer.
     pub fn get_mut(&mut self) -> &mut W {
         &mut self.out
     }
 }
 
-/// Appends a block, with its length before and behind it.
+/// Appends a block, whose total length stands before and after its body.
 fn block(out: &mut Vec<u8>, kind: u32, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&kind.to_le_bytes());
@@ -114,6 +118,7 @@ fn block(out: &mut Vec<u8>, kind: u32, fill: impl FnOnce(&mut Vec<u8>)) {
     out[start + 4..start + 8].copy_from_slice(&length);
 }
 
+/// Appends an option; code 0 ends the options of a block.
 fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     out.extend_from_slice(&code.to_le_bytes());
     out.extend_from_slice(&(value.len() as u16).to_le_bytes());
@@ -121,7 +126,7 @@ fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     pad(out, value.len());
 }
 
-/// Blocks and options are multiples of four octets.
+/// Pads with zeros to a multiple of four bytes, as blocks and options require.
 fn pad(out: &mut Vec<u8>, length: usize) {
     out.resize(out.len() + length.next_multiple_of(4) - length, 0);
 }

@@ -1,4 +1,4 @@
-//! What happened lately? The last detections, the rates of the last two minutes, how busy workers were: for the page.
+//! Recent activity for the page: the last detections, rates over the last two minutes, and the workers' share of busy time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use crate::capture::Nanos;
 use crate::engine::Verdict;
 use crate::packet::{Direction, StreamKey};
 
-/// Detections kept.
+/// Number of detections kept.
 const DETECTIONS: usize = 50;
-/// Seconds of history kept.
+/// Length of the history of rates, in seconds.
 const SECONDS: usize = 120;
-/// Whole seconds that a rate is the mean of.
+/// Number of whole seconds over which a rate is averaged.
 const MEAN_OVER: usize = 5;
 
-/// Time that a worker's share of busy time is the mean of.
-const SHARE_OVER: Duration = Duration::from_secs(5);
+/// Time over which a worker's share of busy time is averaged.
+const BUSY_RATIO_OVER: Duration = Duration::from_secs(5);
 
-/// A detection, before anybody asked for it: nothing is formatted on the way of verdicts.
+/// A detection as it is stored. It is formatted only on request, to keep that work off the path of verdicts.
 struct LastDetection {
     timestamp: Nanos,
     key: StreamKey,
@@ -30,22 +30,22 @@ struct LastDetection {
     packets: u64,
 }
 
-/// A detection as people read it.
+/// A detection, formatted for the page.
 #[derive(Debug, Serialize)]
 pub struct Detection {
-    /// Seconds since the epoch.
+    /// Seconds since the Unix epoch.
     timestamp: f64,
     class: String,
     model: String,
     confidence: f32,
-    /// Who began and with whom, or the host.
+    /// Endpoint that sent the first packet, or the host.
     source: String,
     destination: Option<String>,
     proto: Option<String>,
     packets: u64,
 }
 
-/// Sums of one second.
+/// Totals of one second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Second {
     frames: u64,
@@ -53,19 +53,22 @@ struct Second {
     detections: u64,
 }
 
-/// Means over the last whole seconds, and the seconds themselves, oldest first.
+/// Mean rates over the last whole seconds.
 #[derive(Debug, Serialize)]
 pub struct Rates {
     frames_per_second: f64,
     bytes_per_second: f64,
     detections_per_second: f64,
+    /// Frames in each second of the history, oldest first.
     frames: Vec<u64>,
 }
 
+/// The history behind the page.
 pub(super) struct Recent {
     started: Instant,
-    /// The second that is being filled, and those before it, oldest first.
+    /// Number (since `started`) and totals of the current second.
     now: (u64, Second),
+    /// Totals of the seconds before it, oldest first.
     past: VecDeque<Second>,
     detected: VecDeque<LastDetection>,
 }
@@ -76,10 +79,10 @@ impl Recent {
         Self { started: Instant::now(), now: (0, Second::default()), past, detected }
     }
 
-    /// The second that is being filled.
+    /// Totals of the current second, after moving seconds that have passed into the history.
     fn second(&mut self) -> &mut Second {
         let elapsed = self.started.elapsed().as_secs();
-        // After a pause longer than the history only zeros are left.
+        // After a pause longer than the history only zeros remain.
         for _ in 0..(elapsed - self.now.0).min(SECONDS as u64) {
             if self.past.len() == SECONDS {
                 self.past.pop_front();
@@ -90,12 +93,14 @@ impl Recent {
         &mut self.now.1
     }
 
+    /// Counts frames and their bytes.
     pub fn count(&mut self, frames: u64, bytes: u64) {
         let second = self.second();
         second.frames += frames;
         second.bytes += bytes;
     }
 
+    /// Stores a detection of `class` by `model`.
     pub fn detection(&mut self, verdict: &Verdict, model: &std::sync::Arc<str>, class: &std::sync::Arc<str>) {
         self.second().detections += 1;
         if self.detected.len() == DETECTIONS {
@@ -112,11 +117,12 @@ impl Recent {
         });
     }
 
-    /// The last detections, the newest first.
+    /// The last detections, newest first.
     pub fn detections(&self) -> Vec<Detection> {
-        self.detected.iter().rev().map(LastDetection::told).collect()
+        self.detected.iter().rev().map(LastDetection::format).collect()
     }
 
+    /// Mean rates, and frames per second over the history.
     pub fn rates(&mut self) -> Rates {
         self.second();
         let last = self.past.iter().rev().take(MEAN_OVER);
@@ -136,7 +142,7 @@ impl Recent {
 }
 
 impl LastDetection {
-    fn told(&self) -> Detection {
+    fn format(&self) -> Detection {
         let key = &self.key;
         let end = |address: String, port: u16| match (key.has_ports(), address.contains(':')) {
             (true, true) => format!("[{address}]:{port}"),
@@ -164,19 +170,20 @@ impl LastDetection {
     }
 }
 
-/// Share of the time that a worker was busy, over the last [`SHARE_OVER`].
+/// Share of its time that a worker was busy, averaged over [`BUSY_RATIO_OVER`].
 #[derive(Default)]
-pub(super) struct Share {
+pub(super) struct BusyRatio {
     busy: Duration,
     all: Duration,
     last: Option<f64>,
 }
 
-impl Share {
+impl BusyRatio {
+    /// Adds a worker's busy and idle time.
     pub fn add(&mut self, busy: Duration, idle: Duration) {
         self.busy += busy;
         self.all += busy + idle;
-        if self.all >= SHARE_OVER {
+        if self.all >= BUSY_RATIO_OVER {
             *self = Self { last: Some(self.now()), ..Self::default() };
         }
     }
@@ -185,6 +192,7 @@ impl Share {
         self.busy.as_secs_f64() / self.all.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
+    /// The share (0 to 1) over the last full period, or until the first has passed over the time so far.
     pub fn get(&self) -> f64 {
         self.last.unwrap_or_else(|| self.now())
     }
@@ -208,15 +216,15 @@ mod tests {
     }
 
     #[test]
-    fn the_busy_share_is_of_the_last_seconds() {
-        let mut share = Share::default();
-        assert_eq!(share.get(), 0.0);
+    fn busy_ratio_covers_the_last_period() {
+        let mut ratio = BusyRatio::default();
+        assert_eq!(ratio.get(), 0.0);
         let second = Duration::from_secs(1);
-        share.add(second, second);
-        assert_eq!(share.get(), 0.5);
-        (0..10).for_each(|_| share.add(second, Duration::ZERO));
-        assert_eq!(share.get(), 1.0);
-        (0..8).for_each(|_| share.add(Duration::ZERO, second));
-        assert_eq!(share.get(), 0.0);
+        ratio.add(second, second);
+        assert_eq!(ratio.get(), 0.5);
+        (0..10).for_each(|_| ratio.add(second, Duration::ZERO));
+        assert_eq!(ratio.get(), 1.0);
+        (0..8).for_each(|_| ratio.add(Duration::ZERO, second));
+        assert_eq!(ratio.get(), 0.0);
     }
 }

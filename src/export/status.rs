@@ -1,6 +1,7 @@
-//! How is the daemon? A snapshot, made when somebody asks: `/status` and the page show it, the gauges of `/metrics` read it.
+//! A snapshot of the daemon's state, made on request: `/status` and the page show it, and most gauges of `/metrics` read it.
 //!
-//! Input: what the daemon knows of itself. Everything here is plain data, so that who asks never waits for who works.
+//! Input: the state that the daemon keeps about itself. Everything here is plain data, so a slow HTTP client never holds a lock that a
+//! worker needs. The names of the fields in JSON are part of the interface; see deploy/README.md.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,32 +11,40 @@ use serde::{Serialize, Serializer};
 
 use crate::model::Model;
 
-/// The daemon at one moment. InputCounters count from its start.
+/// The daemon's state at one moment. All counters start at 0 when the daemon starts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// The sensor's name, from the settings.
     pub sensor: String,
+    /// Version of spiked.
     pub version: &'static str,
+    /// When the daemon started.
     #[serde(serialize_with = "seconds")]
     pub started: SystemTime,
-    /// Why no traffic is judged yet, or no longer; `None`: ready.
+    /// Why no traffic is being classified; `None` if it is.
     pub not_ready: Option<String>,
-    /// What is broken and only a restart mends (a stuck worker); `None`: healthy.
+    /// A fault that only a restart repairs, for instance a stuck worker; `None` if healthy.
     pub unhealthy: Option<String>,
-    pub interfaces: Vec<Interface>,
+    /// Sources of frames.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Models in use.
     pub models: Vec<LoadedModel>,
-    /// Batches that were captured and wait for a worker, and the most that may.
-    pub queue: Queue,
-    pub sinks: Vec<Sink>,
-    pub alerts: Vec<Alerts>,
-    pub reloads: Reloads,
-    pub learning: Learning,
-    /// What in-process hardening did, a line each: "capabilities: all dropped".
+    /// The queue of captured batches.
+    pub queue: QueueStatus,
+    /// Event sinks, and the evidence captures.
+    pub sinks: Vec<SinkStatus>,
+    /// Alerts by model and class.
+    pub alerts: Vec<AlertCounts>,
+    /// Reloads of settings and models.
+    pub reloads: ReloadStatus,
+    /// Live learning.
+    pub learning: LearningStatus,
+    /// Steps of in-process hardening, one line each: "capabilities: all dropped".
     pub hardening: Vec<String>,
 }
 
 impl Status {
-    /// The status of a daemon that has just been started and has nothing yet.
+    /// The status of a daemon that is starting and has no sources yet.
     pub fn new(sensor: &str) -> Self {
         Self {
             sensor: sensor.into(),
@@ -45,47 +54,54 @@ impl Status {
             unhealthy: None,
             interfaces: Vec::new(),
             models: Vec::new(),
-            queue: Queue::default(),
+            queue: QueueStatus::default(),
             sinks: Vec::new(),
             alerts: Vec::new(),
-            reloads: Reloads::default(),
-            learning: Learning::default(),
+            reloads: ReloadStatus::default(),
+            learning: LearningStatus::default(),
             hardening: Vec::new(),
         }
     }
 }
 
-/// Where frames come from: an interface, a replayed capture, a watched folder.
+/// A source of frames: an interface, a replayed capture or a watched folder.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Interface {
+pub struct InterfaceStatus {
+    /// Name of the interface, or path of the capture or folder.
     pub name: String,
-    /// Frames are being captured from it.
+    /// Whether frames are being captured from it.
     pub up: bool,
-    /// Why not, where it is not.
-    pub trouble: Option<String>,
-    /// The BPF expression, where one was set.
+    /// Why it is down; `None` while it is up.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
+    /// The BPF filter, if one is set.
     pub filter: Option<String>,
-    /// Frames that capture has handed to the workers.
+    /// Frames that capture has passed to the workers.
     pub received: u64,
-    /// Frames lost, by reason: "kernel" (the ring was full), "interface" (the card or its driver), "queue" (no worker was free).
+    /// Frames dropped, by reason: "kernel" (the capture buffer was full), "interface" (by the network card or its driver), "queue" (no
+    /// worker was free).
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Times that it was opened again after it had vanished.
+    /// Number of times that it was reopened after it had disappeared.
     pub reopened: u64,
-    /// Captures of a replay or a watched folder that were read; of a watched folder, those set aside since they could not be.
+    /// Captures of a replay or a watched folder that were read.
     pub captures_read: u64,
+    /// Captures of a replay or a watched folder that could not be read; a watched folder moves them to the quarantine folder.
     pub captures_refused: u64,
 }
 
 /// A model in use.
 #[derive(Clone, Debug, Serialize)]
 pub struct LoadedModel {
+    /// The model; serialized as its name, key, number of classes and `trained_with`.
     #[serde(flatten, serialize_with = "identity")]
     pub model: Arc<Model>,
-    /// Of the file's content, as the file itself has it in its metadata.
+    /// Checksum of the file's content, as in the file's metadata.
     pub checksum: String,
+    /// When it was loaded.
     #[serde(serialize_with = "seconds")]
     pub loaded: SystemTime,
-    /// Share of the labelled streams that the teacher held back which the model names right, where it goes on learning.
+    /// Prequential accuracy (0 to 1): share of recent labelled streams that the model classified correctly before it was trained on
+    /// them; `None` unless it learns live.
     pub learning_accuracy: Option<f64>,
 }
 
@@ -96,74 +112,96 @@ impl LoadedModel {
     }
 }
 
+/// The queue between capture and the workers, in batches of frames.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Queue {
+pub struct QueueStatus {
+    /// Captured batches that wait for a worker.
     pub depth: u64,
+    /// Maximum number of batches that may wait.
     pub capacity: u64,
 }
 
-/// Where events go.
+/// An event sink.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Sink {
+pub struct SinkStatus {
+    /// The sink's name, from the settings.
     pub name: String,
+    /// Events written.
     pub written: u64,
-    /// Events lost, by reason.
+    /// Events dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Events that wait to be written.
     pub queued: u64,
-    /// Why the last write failed, until one succeeds.
-    pub trouble: Option<String>,
+    /// Why the last write failed; `None` after a write that succeeded.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
 }
 
-/// Alerts of one class.
+/// Counts of alerts of one class.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Alerts {
+pub struct AlertCounts {
     /// The model's name.
     pub model: String,
+    /// The class's name.
     pub class: String,
+    /// Alerts sent.
     pub sent: u64,
-    /// Kept back by the rate limit.
+    /// Alerts suppressed by the rate limit.
     pub suppressed: u64,
 }
 
-/// Live teaching.
+/// Live learning.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Learning {
-    pub lessons: Vec<LearningTaskStatus>,
-    /// One stream in so many is sampled; 0: there is no teacher.
+pub struct LearningStatus {
+    /// The classes that are being learned.
+    #[serde(rename = "lessons")]
+    pub tasks: Vec<LearningTaskStatus>,
+    /// One stream in `one_in` is sampled; 0 if there is no teacher.
     pub one_in: u32,
-    /// Sampled streams that there was no room for while their packets came.
-    pub crowded: u64,
-    /// Why what was learned was not written to its file, until it is.
-    pub trouble: Option<String>,
+    /// Sampled streams that were dropped since the buffer for their packets was full.
+    #[serde(rename = "crowded")]
+    pub buffer_full: u64,
+    /// Why the last checkpoint could not be written; `None` once one is.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
 }
 
-/// A class that is taught.
+/// A class that is being learned from labelled streams.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LearningTaskStatus {
     /// The model's name.
     pub model: String,
+    /// The class's name.
     pub class: String,
-    /// Share of the last hundred streams or so that the model named right before they were taught.
+    /// Share (0 to 1) of about the last hundred labelled streams that the model classified correctly before it was trained on them
+    /// (prequential accuracy).
     pub accuracy: Option<f64>,
-    /// Streams remembered to learn from, and held back.
+    /// Streams in the replay buffer for training.
     pub shown: usize,
+    /// Streams in the replay buffer that are held out for testing.
     pub held: usize,
-    /// Mean of own and foreign streams right among those held back, with the model that runs.
+    /// Balanced accuracy (0 to 1) of the running model on the held-out streams: the mean of the accuracies on positive and on negative
+    /// streams.
     pub held_back: Option<f64>,
-    /// What became of the streams that were heard: "shown", "held_back", "full" (there was no room), "rate", "frozen".
+    /// Labelled streams by what was done with them: "shown" (used for training), "held_back" (held out), "full" (the replay buffer was
+    /// full), "rate" (over the rate limit), "frozen" (learning is frozen).
     pub streams: BTreeMap<&'static str, u64>,
-    /// Tries to make a better neuron: "taken_over", "below_gate", "worse".
+    /// Newly trained neurons by outcome: "taken_over" (accepted), "below_gate" (below the minimum accuracy), "worse" (worse than the
+    /// neuron in use).
     pub attempts: BTreeMap<&'static str, u64>,
 }
 
 /// Reloads of settings and models since the start.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Reloads {
+pub struct ReloadStatus {
+    /// Reloads that succeeded.
     pub succeeded: u64,
+    /// Reloads that failed.
     pub failed: u64,
-    /// Why the last one failed, where it did.
-    pub trouble: Option<String>,
-    /// When settings and models were last read whole: at the start or by a reload.
+    /// Why the last reload failed; `None` if it succeeded.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
+    /// When settings and models were last loaded successfully, at the start or by a reload.
     #[serde(serialize_with = "maybe_seconds")]
     pub last_success: Option<SystemTime>,
 }

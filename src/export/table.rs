@@ -1,4 +1,4 @@
-//! What was found, for people: a line a class, and below it what was unknown, skipped or cut.
+//! The summary table of `spiked read`: a row per class, then unknown streams, and notes on skipped or truncated input.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::engine::{Counters, Event, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
 
-/// Streams, packets, octets.
+/// Totals of one row: streams, packets and bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct TableTotal {
     streams: u64,
@@ -15,46 +15,47 @@ struct TableTotal {
     bytes: u64,
 }
 
-/// What one model found.
+/// The table of one model.
 #[derive(Debug)]
-struct TableRow {
+struct ModelTable {
     model: String,
     classes: Vec<String>,
-    /// For each class its sum, last the unknown.
+    /// Totals of each class, followed by those of unknown streams.
     sums: Vec<TableTotal>,
 }
 
-/// What one or more captures held, by class.
+/// Totals by class over one or more captures.
 #[derive(Debug, Default)]
 pub struct Summary {
-    models: Vec<TableRow>,
+    models: Vec<ModelTable>,
     captures: u64,
     counters: Counters,
     notes: Vec<String>,
 }
 
 impl Summary {
+    /// An empty summary for `models`.
     pub fn new<'a>(models: impl Iterator<Item = &'a Model>) -> Self {
-        let found = |m: &Model| TableRow {
+        let table = |m: &Model| ModelTable {
             model: m.name.clone(),
             classes: m.classes.clone(),
             sums: vec![TableTotal::default(); m.classes.len() + 1],
         };
-        Self { models: models.map(found).collect(), ..Self::default() }
+        Self { models: models.map(table).collect(), ..Self::default() }
     }
 
-    /// Counts an ended stream.
+    /// Counts a stream that has ended; other events are ignored.
     pub fn count(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
-            let found = &mut self.models[verdict.model];
-            let sum = &mut found.sums[verdict.class.map_or(found.classes.len(), usize::from)];
+            let table = &mut self.models[verdict.model];
+            let sum = &mut table.sums[verdict.class.map_or(table.classes.len(), usize::from)];
             sum.streams += 1;
             sum.packets += verdict.packets;
             sum.bytes += verdict.bytes;
         }
     }
 
-    /// Adds the streams that another counted, of the same models.
+    /// Adds the streams of another summary of the same models.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.models.iter_mut().zip(&other.models).flat_map(|(a, b)| a.sums.iter_mut().zip(&b.sums)) {
             sum.streams += more.streams;
@@ -63,24 +64,24 @@ impl Summary {
         }
     }
 
-    /// Adds what one capture's run counted.
+    /// Adds the counters of one capture.
     pub fn capture(&mut self, counters: &Counters) {
         self.captures += 1;
         self.counters.add(counters);
     }
 
-    /// Adds a line about something skipped or cut.
+    /// Adds a note about skipped or truncated input, shown below the table.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);
     }
 
-    /// What was skipped or cut, a line each.
+    /// The notes about skipped or truncated input, one line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 }
 
-/// 1234567 as "1,234,567".
+/// Formats 1234567 as "1,234,567".
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -95,7 +96,7 @@ fn grouped(n: u64) -> String {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, TableRow { model, classes, sums }) in self.models.iter().enumerate() {
+        for (i, ModelTable { model, classes, sums }) in self.models.iter().enumerate() {
             if self.models.len() > 1 {
                 writeln!(f, "{}model {model}", if i > 0 { "\n" } else { "" })?;
             }
@@ -119,15 +120,15 @@ impl fmt::Display for Summary {
         for (reason, &count) in &counters.undecodable {
             let what = match reason {
                 Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", LinkType(*link)),
-                Undecodable::Truncated => "cut before the end of the link header".into(),
+                Undecodable::Truncated => "truncated within the link header".into(),
             };
             writeln!(f, "skipped: {} packets: {what}", grouped(count))?;
         }
         for (count, what) in [
             (counters.evicted, "streams ended early: the stream table was full (--streams)"),
-            (counters.hurried, "streams given up early: too many were undecided at once (--streams)"),
-            (counters.lost_streams, "streams lost: a worker failed; please report it"),
-            (counters.lost_packets, "packets lost: a worker failed; please report it"),
+            (counters.hurried, "streams left undecided early: too many were undecided at once (--streams)"),
+            (counters.lost_streams, "streams lost: a worker panicked; please report this"),
+            (counters.lost_packets, "packets lost: a worker panicked; please report this"),
         ] {
             if count > 0 {
                 writeln!(f, "{} {what}", grouped(count))?;

@@ -1,4 +1,4 @@
-//! What a daemon's metrics are fed with in tests: captures through the engine, and a status that has something of everything.
+//! Input for the metrics of a daemon in tests: captures run through the engine, and a status with an example of every state.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,67 +7,75 @@ use std::time::{Duration, SystemTime};
 use spiked::capture::CaptureFile;
 use spiked::engine::{self, Counters, EngineSettings, Observer, Progress, SpikeCounts, Verdict};
 use spiked::export::Metrics;
-use spiked::export::status::{Alerts, Interface, Learning, LearningTaskStatus, LoadedModel, Queue, Reloads, Sink, Status};
+use spiked::export::status::{
+    AlertCounts, InterfaceStatus, LearningStatus, LearningTaskStatus, LoadedModel, QueueStatus, ReloadStatus, SinkStatus, Status,
+};
 use spiked::model::Model;
 
-/// Metrics, and the status behind them, to be changed by the test.
+/// Metrics and the status that they read, which the test may change.
 pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     pub status: Arc<Mutex<Status>>,
     pub models: Vec<Arc<Model>>,
 }
 
-/// A sensor with one interface that drops, one that is down, a sink that fails, alerts and a failed reload.
+/// The status of a sensor with an interface that drops frames, an interface that is down, a failing sink, alerts and a failed reload.
 pub fn status(models: &[Arc<Model>]) -> Status {
     let mut status = Status::new("hall-3");
     status.not_ready = None;
     status.started = SystemTime::now() - Duration::from_secs(93_784);
-    let up = Interface {
+    let up = InterfaceStatus {
         name: "eth0".into(),
         up: true,
         filter: Some("not port 22".into()),
         received: 1_204_311,
         dropped: BTreeMap::from([("kernel", 17), ("interface", 0), ("queue", 3)]),
-        ..Interface::default()
+        ..InterfaceStatus::default()
     };
-    let down = Interface {
+    let down = InterfaceStatus {
         name: "eth1".into(),
-        trouble: Some("it was deleted; looking for it again".into()),
+        last_error: Some("it was deleted; looking for it again".into()),
         reopened: 2,
         ..up.clone()
     };
     status.interfaces =
-        vec![up, Interface { up: false, filter: None, received: 0, dropped: BTreeMap::from([("kernel", 0)]), ..down }];
+        vec![up, InterfaceStatus { up: false, filter: None, received: 0, dropped: BTreeMap::from([("kernel", 0)]), ..down }];
     status.models = models.iter().map(|m| LoadedModel::now(Arc::clone(m))).collect();
     status.models[0].learning_accuracy = Some(0.97);
-    status.queue = Queue { depth: 3, capacity: 64 };
-    let file = Sink { name: "file".into(), written: 812, dropped: BTreeMap::from([("disk_full", 0)]), queued: 1, trouble: None };
-    let socket = Sink {
+    status.queue = QueueStatus { depth: 3, capacity: 64 };
+    let file = SinkStatus {
+        name: "file".into(),
+        written: 812,
+        dropped: BTreeMap::from([("disk_full", 0)]),
+        queued: 1,
+        last_error: None,
+    };
+    let socket = SinkStatus {
         name: "socket".into(),
         dropped: BTreeMap::from([("disconnected", 41), ("slow", 0)]),
-        trouble: Some("/run/spiked/events.sock: connection refused".into()),
+        last_error: Some("/run/spiked/events.sock: connection refused".into()),
         ..file.clone()
     };
     status.sinks = vec![file, socket];
     let (model, class) = (models[0].name.clone(), models[0].classes[0].clone());
-    let lesson = LearningTaskStatus {
+    let task = LearningTaskStatus {
         model: model.clone(),
         class: "backup".into(),
         held_back: Some(0.96),
         ..LearningTaskStatus::default()
     };
-    status.learning = Learning { lessons: vec![lesson], one_in: 1, ..Learning::default() };
-    status.alerts = vec![Alerts { model, class, sent: 4, suppressed: 9 }];
-    let trouble = Some("spiked.toml:12: unknown key 'interfcae'; did you mean 'interface'?".into());
-    status.reloads = Reloads { succeeded: 1, failed: 1, trouble, last_success: Some(SystemTime::now()) };
+    status.learning = LearningStatus { tasks: vec![task], one_in: 1, ..LearningStatus::default() };
+    status.alerts = vec![AlertCounts { model, class, sent: 4, suppressed: 9 }];
+    let last_error = Some("spiked.toml:12: unknown key 'interfcae'; did you mean 'interface'?".into());
+    status.reloads = ReloadStatus { succeeded: 1, failed: 1, last_error, last_success: Some(SystemTime::now()) };
     status.hardening = vec!["capabilities dropped".into(), "landlock to 3 folders".into()];
     status
 }
 
-/// Hands on what the engine tells.
-struct Told<'a>(&'a Metrics);
+/// Passes the engine's output to the metrics.
+struct MetricsObserver<'a>(&'a Metrics);
 
-impl Observer for Told<'_> {
+impl Observer for MetricsObserver<'_> {
     fn verdict(&mut self, verdict: &Verdict) {
         self.0.verdict(verdict);
     }
@@ -90,12 +98,12 @@ impl Telemetry {
         Self::new(vec![Arc::new(Model::built_in().unwrap())])
     }
 
-    /// Puts a capture of the fixtures through the engine, then what a live source would tell more: spikes, queues, lag.
+    /// Runs a capture of the fixtures through the engine, then reports what only a live source does: spikes, queues, lag.
     pub fn replay(&self, capture: &str) {
         let mut source = CaptureFile::open(&super::fixture("captures").join(capture)).unwrap();
         let mut settings = EngineSettings::new(self.models.clone());
         settings.workers = 2;
-        let counters = engine::run(&settings, &mut source, &mut Told(&self.metrics)).unwrap();
+        let counters = engine::run(&settings, &mut source, &mut MetricsObserver(&self.metrics)).unwrap();
         {
             let mut status = self.status.lock().unwrap();
             status.interfaces[0].received += counters.frames;

@@ -30,7 +30,7 @@ pub(super) struct SharedLearning {
     learned: Mutex<BTreeMap<String, LearnedNeurons>>,
     /// The teachers from now on.
     pub teachers: Mailbox<Vec<config::TeacherConfig>>,
-    status: Mutex<status::Learning>,
+    status: Mutex<status::LearningStatus>,
 }
 
 impl SharedLearning {
@@ -56,7 +56,7 @@ impl SharedLearning {
         LearnedGuard(lock(&self.learned))
     }
 
-    pub fn status(&self) -> status::Learning {
+    pub fn status(&self) -> status::LearningStatus {
         lock(&self.status).clone()
     }
 }

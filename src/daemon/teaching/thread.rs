@@ -309,9 +309,9 @@ impl TeachingThread {
             }
         }
         let mut status = lock(&self.desk.teaching.status);
-        status.lessons = lessons;
+        status.tasks = lessons;
         status.one_in = self.one_in.load(Relaxed);
-        status.crowded = self.streams.crowded;
+        status.buffer_full = self.streams.crowded;
     }
 }
 
@@ -341,7 +341,7 @@ impl LearningContext {
         if let Some(trouble) = &trouble {
             warn!("what was learned is not kept: {trouble}");
         }
-        lock(&self.teaching.status).trouble = trouble.map(|trouble| trouble.to_string());
+        lock(&self.teaching.status).last_error = trouble.map(|trouble| trouble.to_string());
     }
 }
 

@@ -1,4 +1,4 @@
-// Asks /status every two seconds and shows it. Whatever comes from outside (classes, hosts, filters) becomes text, never markup.
+// Requests /status every two seconds and shows it. Strings from outside (classes, hosts, filters) are inserted as text, never as markup.
 "use strict";
 
 const EVERY = 2000;
@@ -33,10 +33,10 @@ function clock(seconds, now) {
 }
 
 function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children.filter((child) => child !== null && child !== undefined).map((c) => (c instanceof Node ? c : String(c))));
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children.filter((child) => child !== null && child !== undefined).map((c) => (c instanceof Node ? c : String(c))));
+  return node;
 }
 const cell = (className, ...children) => element("td", className, ...children);
 
@@ -51,14 +51,14 @@ function reasons(dropped) {
   return some.length ? element("span", "why", some.map(([reason, n]) => reason.replaceAll("_", " ") + " " + count(n)).join(", ")) : null;
 }
 const why = (text) => (text ? element("span", "why outside", text) : null);
-// What may be cut for want of room is whole under the pointer.
-function titled(made, title) {
-  made.title = title;
-  return made;
+// Text that may be cut off for lack of space is shown in full as a tooltip.
+function titled(node, title) {
+  node.title = title;
+  return node;
 }
 const tag = (good, yes, no) => element("span", "tag " + (good ? "good" : "bad"), good ? yes : no);
 
-// Two minutes to the right edge, nothing before the start.
+// The last two minutes end at the right edge; seconds before the start are 0.
 function history(seconds) {
   const frames = Array(Math.max(0, 120 - seconds.length)).fill(0).concat(seconds);
   const most = Math.max(1, ...frames);
@@ -76,11 +76,11 @@ function show(s) {
   const [word, look] = s.unhealthy ? ["broken", "bad"] : s.not_ready ? ["not ready", "odd"] : ["ready", "good"];
   $("state").textContent = word;
   $("state").className = "badge " + look;
-  tell([
+  showProblems([
     s.unhealthy,
     s.not_ready,
     s.reloads.trouble && "The last reload failed: " + s.reloads.trouble,
-    s.learning.trouble && "What was learned is not kept: " + s.learning.trouble,
+    s.learning.trouble && "Checkpoint failed: " + s.learning.trouble,
   ]);
 
   $("packets").textContent = rate(s.rates.frames_per_second);
@@ -88,7 +88,7 @@ function show(s) {
   $("bits").textContent = bits(s.rates.bytes_per_second * 8);
   $("bytes").textContent = bytes(s.totals.bytes) + ", " + count(s.totals.frames) + " packets";
   $("detections").textContent = rate(s.rates.detections_per_second);
-  $("named").textContent = count(s.totals.named) + " streams named";
+  $("named").textContent = count(s.totals.named) + " streams classified";
   const ended = s.totals.named + s.totals.unknown;
   $("unknown").textContent = ended ? share(s.totals.unknown / ended) : "–";
   $("live").textContent = count(s.streams_live);
@@ -116,19 +116,19 @@ function show(s) {
   rows("models", s.models, 4, "none", (m) => [
     cell("name", m.name, why(m.checksum)),
     cell("", m.key + "s"),
-    cell("n", count(m.classes), m.learning_accuracy === null ? null : element("span", "why", share(m.learning_accuracy) + " right, learning")),
+    cell("n", count(m.classes), m.learning_accuracy === null ? null : element("span", "why", share(m.learning_accuracy) + " accuracy, learning")),
     cell("n", clock(m.loaded, s.now)),
   ]);
   rows("sinks", s.sinks, 4, "none", (k) => [
     cell("name", k.name),
-    cell("", tag(!k.trouble, "fine", "failing"), why(k.trouble)),
+    cell("", tag(!k.trouble, "ok", "failing"), why(k.trouble)),
     cell("n", count(k.written)),
     cell("n", count(sum(k.dropped)), reasons(k.dropped)),
   ]);
   const learning = s.learning;
   $("teaching").hidden = !learning.lessons.length;
   const some = (x) => (x === null ? "–" : share(x));
-  rows("lessons", learning.lessons, 6, "none", (l) => [
+  rows("tasks", learning.lessons, 6, "none", (l) => [
     cell("name", l.class, several ? why(l.model) : null),
     cell("n", some(l.accuracy)),
     cell("n", some(l.held_back)),
@@ -149,31 +149,31 @@ function show(s) {
   ]);
 
   const r = s.reloads;
-  $("reloads").textContent = "Reloads: " + r.succeeded + " done, " + r.failed + " failed" +
-    (r.last_success === null ? "" : "; settings of " + clock(r.last_success, s.now));
+  $("reloads").textContent = "Reloads: " + r.succeeded + " succeeded, " + r.failed + " failed" +
+    (r.last_success === null ? "" : "; settings loaded " + clock(r.last_success, s.now));
   $("hardening").textContent = s.hardening.length ? "Hardening: " + s.hardening.join("; ") : "";
 }
 
-function tell(troubles) {
-  const text = troubles.filter(Boolean).join("\n");
-  $("trouble").textContent = text;
-  $("trouble").hidden = !text;
+function showProblems(problems) {
+  const text = problems.filter(Boolean).join("\n");
+  $("problem").textContent = text;
+  $("problem").hidden = !text;
 }
 
-let answered = null;
-async function ask() {
+let lastResponse = null;
+async function poll() {
   if (!document.hidden) {
     try {
-      const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(EVERY * 3) });
-      if (!answer.ok) throw new Error("status " + answer.status);
-      show(await answer.json());
-      answered = Date.now();
+      const response = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(EVERY * 3) });
+      if (!response.ok) throw new Error("status " + response.status);
+      show(await response.json());
+      lastResponse = Date.now();
     } catch (error) {
-      $("state").textContent = "no answer";
+      $("state").textContent = "no response";
       $("state").className = "badge bad";
-      tell(["No answer from the daemon" + (answered ? " for " + span((Date.now() - answered) / 1000) : "") + " (" + error.message + "); trying again."]);
+      showProblems(["No response from the daemon" + (lastResponse ? " for " + span((Date.now() - lastResponse) / 1000) : "") + " (" + error.message + "); retrying."]);
     }
   }
-  setTimeout(ask, EVERY);
+  setTimeout(poll, EVERY);
 }
-ask();
+poll();

@@ -1,4 +1,4 @@
-//! How does a line become a datagram, for syslog (RFC 5424) and for journald (its native protocol)? One datagram a line: whole or not.
+//! Sinks that send one datagram per line: syslog (RFC 5424) and journald (its native protocol). A datagram arrives whole or not at all.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::stream::WRITE_TIMEOUT;
-use super::{Failure, Line, Sink};
+use super::{Line, Sink, WriteFailure, stream::WRITE_TIMEOUT};
 
-/// A socket that datagrams go to; connected to when there is something to tell.
+/// A Unix datagram socket, connected when there is something to send.
 struct Datagrams {
     path: PathBuf,
     socket: Option<UnixDatagram>,
@@ -29,11 +28,11 @@ impl Datagrams {
         Ok(socket)
     }
 
-    fn send(&mut self, lines: &[Arc<Line>], format: impl Fn(&Line, &mut Vec<u8>)) -> Result<(), Failure> {
+    fn send(&mut self, lines: &[Arc<Line>], format: impl Fn(&Line, &mut Vec<u8>)) -> Result<(), WriteFailure> {
         for (taken, line) in lines.iter().enumerate() {
             let socket = match self.socket.take() {
                 Some(socket) => socket,
-                None => self.connect().map_err(|error| Failure::after(taken, error))?,
+                None => self.connect().map_err(|error| WriteFailure::after(taken, error))?,
             };
             self.buffer.clear();
             format(line, &mut self.buffer);
@@ -41,18 +40,18 @@ impl Datagrams {
                 Ok(_) => self.socket = Some(socket),
                 Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                     self.socket = Some(socket);
-                    let error = io::Error::new(error.kind(), format!("{} octets are too long for a datagram", self.buffer.len()));
-                    return Err(Failure { taken, error, discard: true });
+                    let error = io::Error::new(error.kind(), format!("{} bytes are too long for a datagram", self.buffer.len()));
+                    return Err(WriteFailure { taken, error, discard: true });
                 }
-                // Whatever else is wrong with it, the next try has a new socket.
-                Err(error) => return Err(Failure::after(taken, error)),
+                // After any other error the next attempt opens a new socket.
+                Err(error) => return Err(WriteFailure::after(taken, error)),
             }
         }
         Ok(())
     }
 }
 
-/// RFC 5424 messages.
+/// A sink that writes RFC 5424 messages.
 pub(super) struct Syslog {
     datagrams: Datagrams,
     facility: u8,
@@ -70,7 +69,7 @@ impl Syslog {
 }
 
 impl Sink for Syslog {
-    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure> {
+    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), WriteFailure> {
         let Self { datagrams, facility, host, process } = self;
         datagrams.send(lines, |line, out| {
             let priority = *facility * 8 + line.severity as u8;
@@ -83,7 +82,7 @@ impl Sink for Syslog {
     }
 }
 
-/// Entries with fields: `journalctl SPIKED_CLASS=ssh`.
+/// A sink that writes journal entries with fields, so that `journalctl SPIKED_CLASS=ssh` finds the events of a class.
 pub(super) struct Journald {
     datagrams: Datagrams,
 }
@@ -95,7 +94,7 @@ impl Journald {
 }
 
 impl Sink for Journald {
-    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure> {
+    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), WriteFailure> {
         self.datagrams.send(lines, |line, out| {
             field(out, "MESSAGE", &line.text);
             field(out, "PRIORITY", &(line.severity as u8).to_string());
@@ -108,7 +107,8 @@ impl Sink for Journald {
     }
 }
 
-/// A field as journald wants it: with its length where the value has several lines.
+/// Appends a field in journald's native protocol: `NAME=value`, or the name and the length in bytes (64 bit, little-endian) before a
+/// value of several lines.
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
     if value.contains('\n') {

@@ -1,13 +1,14 @@
-//! How are lines written to a file so that it holds only whole ones?
+//! A sink that appends lines to a regular file and keeps every line whole.
 //!
-//! - All lines that are ready go in few writes, at most some 50 ms after they came; what was written outlives this process, however it dies.
-//!   (It outlives the machine once the system has written it back, after some 30 s: no fsync, as with other logs.)
-//! - Linux looks for a deadly signal between two pages of a write, where it also lets others run: a write across the border of a page may
-//!   be cut there. So where lines follow one another closely, those that end a page are filled up with spaces, which JSON allows, and each
-//!   page is a write of its own. Only the first line of what is ready at once may still lie across a border.
-//! - A write that the disk had no room for is taken back to the end of the last whole line, and the rest is tried again.
-//! - A file that somebody has removed is made anew: what is written to one without a name is lost to all.
-//! - A file that is opened with half a line at its end, as a kill in the middle of a write could leave it, is mended.
+//! - Queued lines are written in few writes, about 50 ms after they arrived at the latest. Written lines survive this process however it
+//!   ends. They survive a crash of the machine once the system has written them back, after about 30 s: there is no fsync, as with other
+//!   logs.
+//! - Linux checks for fatal signals between two pages of a write, so a write across a page boundary may be cut there. When several lines
+//!   are ready, the line that ends a page is therefore padded with spaces, which JSON allows, and each page is a write of its own. Only
+//!   the first of the lines that are ready at once may still cross a page boundary.
+//! - If the disk is full in the middle of a line, the file is cut back to the end of the last whole line, and the rest is retried.
+//! - A file that was removed is created again: nobody could find lines in a file without a name.
+//! - If the file ends with a partial line when it is opened, as after a kill in the middle of a write, that line is removed or ended.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -16,52 +17,53 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::lines::{chunk, pad_last_line, whole};
 use super::stream::Pipe;
-use super::{Failure, Line, Sink};
+use super::{Line, Sink, WriteFailure};
 
-/// Octets of a page of the page cache, the smallest that it has.
+/// Smallest page size of the page cache, in bytes.
 const PAGE: usize = 4096;
-/// Half lines longer than this are not ours.
+/// Maximum length in bytes of a line that this program writes; a longer partial line comes from another program.
 const LONGEST_LINE: u64 = 64 << 10;
 
 /// A regular file.
 pub(super) struct LineFile {
-    /// Where it is opened anew; `None`: standard output, which is not.
+    /// Path by which the file is reopened; `None` for standard output, which is never reopened.
     path: Option<PathBuf>,
     file: File,
     buffer: Vec<u8>,
 }
 
-/// Standard output: a file or a pipe.
+/// Opens standard output, a regular file or a pipe.
 pub(super) fn stdout() -> io::Result<Box<dyn Sink>> {
     let mut file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     if file.metadata()?.is_file() {
-        mend(&mut file)?;
+        repair_end(&mut file)?;
         return Ok(Box::new(LineFile { path: None, file, buffer: Vec::new() }));
     }
     Ok(Box::new(Pipe::new(file)))
 }
 
-/// Opens for appending; mode 0640, since events tell who talks with whom.
+/// Opens a file for appending. Creates it with mode 0640, since events show which hosts communicate.
 fn open(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "not a regular file; type = \"stdout\" or \"unix\" may be what you want",
+            "not a regular file; did you mean type = \"stdout\" or \"unix\"?",
         ));
     }
-    mend(&mut file)?;
+    repair_end(&mut file)?;
     Ok(file)
 }
 
-/// Ends a file in a whole line: half an event is cut off, anything else without a line's end is given one.
-fn mend(file: &mut File) -> io::Result<()> {
+/// Makes the file end with a whole line: removes a partial event, and ends any other last line with a line feed.
+fn repair_end(file: &mut File) -> io::Result<()> {
     let length = file.metadata()?.len();
     let start = length.saturating_sub(LONGEST_LINE);
     let mut tail = vec![0; (length - start) as usize];
     if file.read_exact_at(&mut tail, start).is_err() || tail.last().is_none_or(|&b| b == b'\n') {
-        // Empty, whole, or not readable, as standard output may be.
+        // Empty, complete, or not readable, as standard output may be.
         return Ok(());
     }
     let half = tail.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
@@ -80,31 +82,34 @@ impl LineFile {
         Ok(Self { path: Some(path.into()), file: open(path)?, buffer: Vec::new() })
     }
 
-    /// Cuts the last octets off: half a line.
-    fn take_back(&mut self, octets: usize) -> io::Result<()> {
+    /// Removes a partial line of `bytes` bytes from the end of the file.
+    fn truncate_end(&mut self, bytes: usize) -> io::Result<()> {
         let end = self.file.metadata()?.len();
-        self.file.set_len(end.saturating_sub(octets as u64))?;
+        self.file.set_len(end.saturating_sub(bytes as u64))?;
         self.file.seek(SeekFrom::End(0))?;
         Ok(())
     }
 }
 
 impl Sink for LineFile {
-    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure> {
+    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), WriteFailure> {
         let mut taken = 0;
-        // Where it ends now, and not where we think it does: logrotate's copytruncate may have emptied it.
-        let mut now = self.file.metadata().map_err(|error| Failure::after(0, error))?;
+        // Ask for the present length rather than remember it: logrotate's copytruncate may have emptied the file.
+        let mut now = self.file.metadata().map_err(|error| WriteFailure::after(0, error))?;
         if now.nlink() == 0 && self.path.is_some() {
             now = self.reopen().and_then(|()| self.file.metadata()).map_err(|error| {
-                Failure::after(0, io::Error::new(error.kind(), format!("the file was removed and can't be made anew: {error}")))
+                WriteFailure::after(
+                    0,
+                    io::Error::new(error.kind(), format!("the file was removed and can't be created again: {error}")),
+                )
             })?;
         }
         let mut end = now.len() as usize;
         while taken < lines.len() {
-            let border = (end + lines[taken].text.len()) / PAGE * PAGE + PAGE;
-            let lines_here = chunk(&lines[taken..], border - end, &mut self.buffer);
+            let boundary = (end + lines[taken].text.len()) / PAGE * PAGE + PAGE;
+            let lines_here = chunk(&lines[taken..], boundary - end, &mut self.buffer);
             if taken + lines_here < lines.len() {
-                fill_up(&mut self.buffer, border - end);
+                pad_last_line(&mut self.buffer, boundary - end);
             }
             let written = loop {
                 match self.file.write(&self.buffer) {
@@ -112,7 +117,7 @@ impl Sink for LineFile {
                     written => break written,
                 }
             };
-            let written = written.map_err(|error| Failure::after(taken, error))?;
+            let written = written.map_err(|error| WriteFailure::after(taken, error))?;
             if written == self.buffer.len() {
                 taken += lines_here;
                 end += written;
@@ -121,9 +126,9 @@ impl Sink for LineFile {
             let (whole_lines, whole) = whole(&self.buffer[..written]);
             taken += whole_lines;
             end += whole;
-            self.take_back(written - whole).map_err(|error| Failure::after(taken, error))?;
+            self.truncate_end(written - whole).map_err(|error| WriteFailure::after(taken, error))?;
             if whole_lines == 0 {
-                return Err(Failure::after(taken, io::Error::from_raw_os_error(libc::ENOSPC)));
+                return Err(WriteFailure::after(taken, io::Error::from_raw_os_error(libc::ENOSPC)));
             }
         }
         Ok(())
@@ -135,32 +140,4 @@ impl Sink for LineFile {
         }
         Ok(())
     }
-}
-
-/// Fills `buffer` with the first lines, whole, up to `most` octets but one line at least; returns how many they are.
-pub(super) fn chunk(lines: &[Arc<Line>], most: usize, buffer: &mut Vec<u8>) -> usize {
-    buffer.clear();
-    let mut count = 0;
-    for line in lines {
-        if count > 0 && buffer.len() + line.text.len() + 1 > most {
-            break;
-        }
-        buffer.extend_from_slice(line.text.as_bytes());
-        buffer.push(b'\n');
-        count += 1;
-    }
-    count
-}
-
-/// Fills the last line up with spaces.
-fn fill_up(buffer: &mut Vec<u8>, length: usize) {
-    buffer.pop();
-    buffer.resize(length - 1, b' ');
-    buffer.push(b'\n');
-}
-
-/// How many whole lines are in these octets, and how many octets they are.
-pub(super) fn whole(octets: &[u8]) -> (usize, usize) {
-    let lines = octets.iter().filter(|&&b| b == b'\n').count();
-    (lines, octets.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1))
 }

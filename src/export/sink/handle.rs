@@ -1,5 +1,7 @@
-//! How do events leave without anyone waiting? A bounded queue, a thread that empties it into a [`Sink`], counts of what became
-//! of each line.
+//! The queue and the thread of one sink.
+//!
+//! Input: lines offered by the daemon's observer, which never blocks. Output: the lines written to a [`Sink`] by the thread, and
+//! counts of lines written and dropped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -9,20 +11,21 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Failure, Line, Reason, Sink, SinkError, Target};
+use super::{DropReason, Line, Sink, SinkError, Target, WriteFailure};
 use crate::export::status;
 
-/// The thread looks into its queue so often; a fifth of what may pass until a line is written.
-const TICK: Duration = Duration::from_millis(50);
-/// Lines handed to the sink at once.
+/// Interval at which the thread polls its queue: a line may wait this long before it is written.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum number of lines per call of [`Sink::write`].
 const BATCH: usize = 1024;
-/// Pause after a first failure, doubled with each to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(2);
-/// A write that has taken so long has a slow reader.
+/// Backoff after the first failed write, doubled with each further failure up to [`MAX_BACKOFF`].
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+/// Maximum backoff.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// A write that takes this long means that the reader is slow.
 const STALL: Duration = Duration::from_millis(250);
 
-/// The end of a sink that events are given to.
+/// A running sink: its queue's producer, its counts and its thread.
 pub struct SinkHandle {
     name: String,
     queue: Sender<Arc<Line>>,
@@ -30,29 +33,29 @@ pub struct SinkHandle {
     thread: JoinHandle<()>,
 }
 
-/// What both ends know.
+/// State that [`SinkHandle`] and [`SinkWriter`] share.
 struct SinkShared {
     started: Instant,
     written: AtomicU64,
-    dropped: [AtomicU64; Reason::ALL.len()],
-    /// Lines that the thread has taken from the queue and not yet written.
-    in_hand: AtomicU64,
-    /// When the present write began, in milliseconds since `started`, plus one; 0: none is under way.
+    dropped: [AtomicU64; DropReason::ALL.len()],
+    /// Number of lines that the thread has taken from the queue and not yet written.
+    pending: AtomicU64,
+    /// Start of the current write, in milliseconds since `started`, plus one; 0 if no write is in progress.
     writing_since: AtomicU64,
     reopen: AtomicBool,
-    /// Why writing fails at present.
-    trouble: Mutex<Option<(Reason, String)>>,
-    /// When to give up what is left, once closing.
+    /// Error of the last write; `None` after a write that succeeded.
+    last_error: Mutex<Option<(DropReason, String)>>,
+    /// While closing: when to drop the lines that are left.
     deadline: Mutex<Option<Instant>>,
 }
 
 impl SinkShared {
-    fn drop_lines(&self, reason: Reason, lines: u64) {
+    fn drop_lines(&self, reason: DropReason, lines: u64) {
         self.dropped[reason as usize].fetch_add(lines, Relaxed);
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<(Reason, String)>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_error(&self) -> MutexGuard<'_, Option<(DropReason, String)>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deadline(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -67,22 +70,23 @@ impl SinkShared {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Why the queue is full.
-    fn why_full(&self) -> Reason {
-        if let Some((reason, _)) = *self.trouble() {
+    /// The reason to count for a line that finds the queue full.
+    fn why_full(&self) -> DropReason {
+        if let Some((reason, _)) = *self.last_error() {
             return reason;
         }
         let since = self.writing_since.load(Relaxed);
         let stalled = since > 0 && self.millis().saturating_sub(since - 1) >= STALL.as_millis() as u64;
-        if stalled { Reason::Slow } else { Reason::QueueFull }
+        if stalled { DropReason::Slow } else { DropReason::QueueFull }
     }
 }
 
 impl SinkHandle {
-    /// Starts a sink whose queue holds so many lines.
+    /// Starts a sink whose queue holds `capacity` lines.
     ///
     /// # Errors
-    /// Where a file can't be opened or a thread not be started. A socket without a reader is no error: the reader may come later.
+    /// If a file can't be opened or the thread can't be started. A socket without a reader is not an error, since the reader may be
+    /// started later.
     pub fn start(name: &str, target: &Target, capacity: usize) -> Result<Self, SinkError> {
         let sink = target.open()?;
         let (queue, lines) = crossbeam_channel::bounded(capacity.max(1));
@@ -90,13 +94,13 @@ impl SinkHandle {
             started: Instant::now(),
             written: AtomicU64::new(0),
             dropped: Default::default(),
-            in_hand: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
             writing_since: AtomicU64::new(0),
             reopen: AtomicBool::new(false),
-            trouble: Mutex::new(None),
+            last_error: Mutex::new(None),
             deadline: Mutex::new(None),
         });
-        let writer = SinkWriter { name: name.into(), sink, lines, shared: Arc::clone(&shared), in_hand: Vec::new() };
+        let writer = SinkWriter { name: name.into(), sink, lines, shared: Arc::clone(&shared), pending: Vec::new() };
         let thread = thread::Builder::new()
             .name(format!("sink-{name}"))
             .spawn(move || writer.run())
@@ -104,40 +108,41 @@ impl SinkHandle {
         Ok(Self { name: name.into(), queue, shared, thread })
     }
 
-    /// Puts a line into the queue, or drops and counts it where the queue is full. Never waits.
+    /// Queues a line, or drops and counts it if the queue is full. Never blocks.
     pub fn offer(&self, line: &Arc<Line>) {
         if self.queue.try_send(Arc::clone(line)).is_err() {
             self.shared.drop_lines(self.shared.why_full(), 1);
         }
     }
 
-    /// Has the file opened anew, soon.
+    /// Requests that the sink's thread reopen its file.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Relaxed);
         self.thread.thread().unpark();
     }
 
+    /// The sink's name, from the settings.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What became of the lines so far, and how it is now.
-    pub fn status(&self) -> status::Sink {
-        let dropped = |r: Reason| (r.name(), self.shared.dropped[r as usize].load(Relaxed));
-        status::Sink {
+    /// Counts of lines written and dropped since the start, and the present state.
+    pub fn status(&self) -> status::SinkStatus {
+        let dropped = |r: DropReason| (r.name(), self.shared.dropped[r as usize].load(Relaxed));
+        status::SinkStatus {
             name: self.name.clone(),
             written: self.shared.written.load(Relaxed),
-            dropped: Reason::ALL.into_iter().map(dropped).collect::<BTreeMap<_, _>>(),
-            queued: self.queue.len() as u64 + self.shared.in_hand.load(Relaxed),
-            trouble: self.shared.trouble().as_ref().map(|(_, said)| said.clone()),
+            dropped: DropReason::ALL.into_iter().map(dropped).collect::<BTreeMap<_, _>>(),
+            queued: self.queue.len() as u64 + self.shared.pending.load(Relaxed),
+            last_error: self.shared.last_error().as_ref().map(|(_, message)| message.clone()),
         }
     }
 
-    /// Writes what is queued, until `deadline` at most, and counts the rest as dropped.
-    pub fn close(self, deadline: Instant) -> status::Sink {
+    /// Writes the queued lines until `deadline` at most, and counts the rest as dropped. Returns the final counts.
+    pub fn close(self, deadline: Instant) -> status::SinkStatus {
         *self.shared.deadline() = Some(deadline);
         self.thread.thread().unpark();
-        // The thread ends by itself, unless it is stuck in a write: then it is left to the end of the process.
+        // The thread ends by itself unless it is stuck in a write. A stuck thread ends with the process.
         while !self.thread.is_finished() && Instant::now() < deadline + STALL {
             thread::sleep(Duration::from_millis(2));
         }
@@ -152,103 +157,103 @@ impl SinkHandle {
     }
 }
 
-/// The other end.
+/// The consumer of a sink's queue, on the sink's thread.
 struct SinkWriter {
     name: String,
     sink: Box<dyn Sink>,
     lines: Receiver<Arc<Line>>,
     shared: Arc<SinkShared>,
-    in_hand: Vec<Arc<Line>>,
+    pending: Vec<Arc<Line>>,
 }
 
 impl SinkWriter {
     fn run(mut self) {
-        let mut pause = FIRST;
+        let mut backoff = INITIAL_BACKOFF;
         let mut dropped_before = 0;
         loop {
             if self.shared.reopen.swap(false, Relaxed) {
                 match self.sink.reopen() {
                     Ok(()) => tracing::info!(sink = self.name, "reopened"),
-                    Err(error) => tracing::error!(sink = self.name, "can't reopen, goes on with what is open: {error}"),
+                    Err(error) => tracing::error!(sink = self.name, "can't reopen, continuing with the open file: {error}"),
                 }
             }
-            // Read before the queue is looked into: what was offered before closing is seen.
+            // Read the deadline before the queue, so that every line offered before `close` is seen.
             let deadline = *self.shared.deadline();
-            self.in_hand.extend(self.lines.try_iter().take(BATCH - self.in_hand.len()));
-            self.shared.in_hand.store(self.in_hand.len() as u64, Relaxed);
-            if self.in_hand.is_empty() {
+            self.pending.extend(self.lines.try_iter().take(BATCH - self.pending.len()));
+            self.shared.pending.store(self.pending.len() as u64, Relaxed);
+            if self.pending.is_empty() {
                 if deadline.is_some() {
                     return;
                 }
-                thread::park_timeout(TICK);
+                thread::park_timeout(POLL_INTERVAL);
                 continue;
             }
-            let (written, failed) = self.write();
-            if written > 0 || failed.is_none() {
-                pause = FIRST;
+            let (written, error) = self.write();
+            if written > 0 || error.is_none() {
+                backoff = INITIAL_BACKOFF;
             }
-            match failed {
+            match error {
                 None => self.recovered(dropped_before),
                 Some(error) => {
-                    if self.in_trouble(&error) {
+                    if self.record_error(&error) {
                         dropped_before = self.shared.dropped();
                     }
-                    if deadline.is_some_and(|d| Instant::now() + pause >= d) {
-                        self.give_up();
+                    if deadline.is_some_and(|d| Instant::now() + backoff >= d) {
+                        self.drop_rest();
                         return;
                     }
-                    self.wait(pause, deadline.is_some());
-                    pause = (pause * 2).min(LONGEST);
+                    self.back_off(backoff, deadline.is_some());
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
             }
             if deadline.is_some_and(|d| Instant::now() >= d) {
-                self.give_up();
+                self.drop_rest();
                 return;
             }
         }
     }
 
-    /// Hands over what is in hand; returns how many lines went, and why not all.
+    /// Writes the pending lines; returns how many were written, and the error if not all were.
     fn write(&mut self) -> (usize, Option<std::io::Error>) {
         self.shared.writing_since.store(self.shared.millis() + 1, Relaxed);
-        let result = self.sink.write(&self.in_hand);
+        let result = self.sink.write(&self.pending);
         self.shared.writing_since.store(0, Relaxed);
-        let (taken, failed) = match result {
-            Ok(()) => (self.in_hand.len(), None),
-            Err(Failure { taken, error, discard: false }) => (taken, Some(error)),
-            Err(Failure { taken, error, discard: true }) => {
-                tracing::warn!(sink = self.name, "an event was dropped: {error}");
-                self.in_hand.remove(taken);
-                self.shared.drop_lines(Reason::Other, 1);
+        let (taken, error) = match result {
+            Ok(()) => (self.pending.len(), None),
+            Err(WriteFailure { taken, error, discard: false }) => (taken, Some(error)),
+            Err(WriteFailure { taken, error, discard: true }) => {
+                tracing::warn!(sink = self.name, "event dropped: {error}");
+                self.pending.remove(taken);
+                self.shared.drop_lines(DropReason::Other, 1);
                 (taken, None)
             }
         };
-        self.in_hand.drain(..taken);
-        self.shared.in_hand.store(self.in_hand.len() as u64, Relaxed);
+        self.pending.drain(..taken);
+        self.shared.pending.store(self.pending.len() as u64, Relaxed);
         self.shared.written.fetch_add(taken as u64, Relaxed);
-        (taken, failed)
+        (taken, error)
     }
 
-    /// Notes why writing fails; whether it went well before.
-    fn in_trouble(&self, error: &std::io::Error) -> bool {
-        let reason = Reason::of(error);
-        let before = self.shared.trouble().replace((reason, error.to_string()));
+    /// Records why a write failed; returns whether the write before it succeeded.
+    fn record_error(&self, error: &std::io::Error) -> bool {
+        let reason = DropReason::from_error(error);
+        let before = self.shared.last_error().replace((reason, error.to_string()));
         if before.as_ref().is_none_or(|(r, _)| *r != reason) {
-            tracing::warn!(sink = self.name, reason = reason.name(), "can't write events, trying again: {error}");
+            tracing::warn!(sink = self.name, reason = reason.name(), "can't write events, will retry: {error}");
         }
         before.is_none()
     }
 
     fn recovered(&self, dropped_before: u64) {
-        if self.shared.trouble().take().is_some() {
+        if self.shared.last_error().take().is_some() {
             let dropped = self.shared.dropped() - dropped_before;
-            tracing::info!(sink = self.name, dropped, "writes events again");
+            tracing::info!(sink = self.name, dropped, "writing events again");
         }
     }
 
-    /// Waits, unless it is called to reopen or to close.
-    fn wait(&self, pause: Duration, closing: bool) {
-        let end = Instant::now() + pause;
+    /// Sleeps for `backoff`, or until the sink is to be reopened or closed.
+    fn back_off(&self, backoff: Duration, closing: bool) {
+        let end = Instant::now() + backoff;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             thread::park_timeout(left);
             if self.shared.reopen.load(Relaxed) || (!closing && self.shared.deadline().is_some()) {
@@ -257,12 +262,12 @@ impl SinkWriter {
         }
     }
 
-    /// Drops what is left.
-    fn give_up(&mut self) {
+    /// Drops and counts all lines that are left.
+    fn drop_rest(&mut self) {
         let reason = self.shared.why_full();
-        let left = self.in_hand.len() + self.lines.try_iter().count();
+        let left = self.pending.len() + self.lines.try_iter().count();
         self.shared.drop_lines(reason, left as u64);
-        self.shared.in_hand.store(0, Relaxed);
-        tracing::warn!(sink = self.name, reason = reason.name(), "{left} events dropped at the end");
+        self.shared.pending.store(0, Relaxed);
+        tracing::warn!(sink = self.name, reason = reason.name(), "{left} events dropped at shutdown");
     }
 }

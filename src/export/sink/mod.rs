@@ -1,64 +1,44 @@
-//! Where do events go? Files, standard output, sockets, syslog, journald: each behind a bounded queue and a thread of its own.
+//! Event sinks: files, standard output, Unix sockets, syslog and journald, each behind a bounded queue and a thread of its own.
 //!
 //! ```text
 //! capture ─ ... ─ observer ──offer──> SinkHandle [ queue ] ── thread ──> Sink (may block, may fail)
 //!                              └── full: dropped and counted, with the reason why it is full
 //! ```
-//! [`SinkHandle::offer`] never waits, so nothing that happens to a sink reaches capture. A sink that fails is tried again with growing
-//! pauses; what it had not taken is kept. Lines are whole or not there: see `file` and `stream` for how.
+//! [`SinkHandle::offer`] never blocks, so a slow or failing sink cannot delay capture. A write that fails is retried with exponential
+//! backoff, and lines that were not written stay queued. A sink writes whole lines only; `file` and `stream` describe how.
 //!
-//! Which reader of ours dies is its own affair: the process must ignore SIGPIPE.
+//! The process must ignore SIGPIPE, so that a reader that dies causes a write error here and does not end the process.
 
 mod datagram;
 mod file;
 mod handle;
+mod lines;
 mod stream;
 
 pub use handle::SinkHandle;
+pub use lines::{Line, Severity};
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::capture::Nanos;
-
-/// An event on its way out.
-#[derive(Clone, Debug)]
-pub struct Line {
-    /// One JSON object, without the line's end.
-    pub text: String,
-    pub timestamp: Nanos,
-    pub severity: Severity,
-    /// `detection`, `alert`, `stream`.
-    pub event: &'static str,
-    /// `None`: unknown.
-    pub class: Option<Arc<str>>,
-}
-
-/// Severities of RFC 5424, those that events have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Critical = 2,
-    Error = 3,
-    Warning = 4,
-    Notice = 5,
-    Informational = 6,
-}
-
-/// Where one sink's lines are to go.
+/// Destination of a sink's lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// JSON lines; the folder must exist.
+    /// JSON lines in a regular file; its folder must exist.
     File(PathBuf),
+    /// JSON lines on standard output.
     Stdout,
-    /// JSON lines to a stream socket that a reader listens on.
+    /// JSON lines to a Unix stream socket on which a reader listens.
     Socket(PathBuf),
-    /// RFC 5424 datagrams; most systems listen on `/dev/log`. The facility is its number in RFC 5424.
+    /// RFC 5424 messages, one datagram each.
     Syslog {
+        /// The syslog daemon's socket, [`DEV_LOG`] on most systems.
         socket: PathBuf,
+        /// Numerical code of the facility (RFC 5424, section 6.2.1), 0 to 23.
         facility: u8,
     },
-    /// journald's native protocol; it listens on [`JOURNALD`].
+    /// Entries in journald's native protocol; journald listens on [`JOURNALD`].
     Journald(PathBuf),
 }
 
@@ -70,35 +50,38 @@ impl Target {
                 Err(source) => return Err(SinkError::File { path: path.clone(), source }),
             },
             Self::Stdout => file::stdout().map_err(SinkError::Stdout)?,
-            Self::Socket(path) => Box::new(stream::Socket::new(path.clone())),
+            Self::Socket(path) => Box::new(stream::StreamSocket::new(path.clone())),
             Self::Syslog { socket, facility } => Box::new(datagram::Syslog::new(socket.clone(), *facility)),
             Self::Journald(path) => Box::new(datagram::Journald::new(path.clone())),
         })
     }
 }
 
-/// Where systems listen for syslog messages.
+/// The socket on which syslog daemons listen.
 pub const DEV_LOG: &str = "/dev/log";
-/// Where journald listens for entries with fields.
+/// The socket on which journald listens for entries with fields.
 pub const JOURNALD: &str = "/run/systemd/journal/socket";
 
 /// Why a line was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// More came at once than the queue holds, though the sink works.
+pub enum DropReason {
+    /// The sink works, but lines arrived faster than it writes them.
     QueueFull,
+    /// The disk or the quota is full, or the file has reached its maximum size.
     DiskFull,
-    /// The reader is gone, or was never there.
+    /// Nothing reads at the other end.
     Disconnected,
-    /// The reader is there and does not read, or not fast enough.
+    /// The reader does not read, or reads too slowly.
     Slow,
+    /// Any other error.
     Other,
 }
 
-impl Reason {
+impl DropReason {
+    /// All reasons, in the order of their discriminants.
     pub const ALL: [Self; 5] = [Self::QueueFull, Self::DiskFull, Self::Disconnected, Self::Slow, Self::Other];
 
-    /// Its label in metrics.
+    /// The value of the metrics' label `reason`.
     pub fn name(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
@@ -109,7 +92,7 @@ impl Reason {
         }
     }
 
-    fn of(error: &io::Error) -> Self {
+    fn from_error(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::DiskFull,
@@ -123,40 +106,53 @@ impl Reason {
     }
 }
 
-/// What stopped a sink in the middle of some lines.
+/// A write that did not deliver all its lines.
 #[derive(Debug)]
-struct Failure {
-    /// Lines that it took, whole, before.
+struct WriteFailure {
+    /// Number of lines that were written, whole, before the error.
     taken: usize,
     error: io::Error,
-    /// Trying again is of no use: the line itself can't be taken.
+    /// The line after those can never be written, so it must be dropped rather than retried.
     discard: bool,
 }
 
-impl Failure {
+impl WriteFailure {
     fn after(taken: usize, error: io::Error) -> Self {
         Self { taken, error, discard: false }
     }
 }
 
-/// Where lines end up. Works on the handle's thread, where it may block.
+/// The output of a sink. It runs on the sink's own thread, where it may block.
 trait Sink: Send {
-    /// Takes all lines, or tells how many it took before it failed. Returns within a second or two where the system lets it.
-    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure>;
+    /// Writes all lines, or returns how many were written before an error. Returns within a second or two where the system allows it.
+    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), WriteFailure>;
 
-    /// Opens its file anew, since logrotate has moved it.
+    /// Reopens the file by its path, for instance after logrotate has renamed it. Does nothing for sinks without a file.
     fn reopen(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// A sink that can't be started.
+/// Why a sink could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
+    /// The file could not be opened.
     #[error("{}: can't write events there: {source}", path.display())]
-    File { path: PathBuf, source: io::Error },
+    File {
+        /// The file's path, as in the settings.
+        path: PathBuf,
+        /// Why it could not be opened.
+        source: io::Error,
+    },
+    /// Standard output could not be used.
     #[error("standard output: can't write events there: {0}")]
     Stdout(io::Error),
+    /// The sink's thread could not be started.
     #[error("can't start the thread of the sink '{name}': {source}")]
-    Thread { name: String, source: io::Error },
+    Thread {
+        /// The sink's name.
+        name: String,
+        /// Why the thread could not be started.
+        source: io::Error,
+    },
 }

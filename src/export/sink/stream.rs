@@ -1,9 +1,9 @@
-//! How are lines written to a reader, through a pipe or a stream socket?
+//! Sinks that write to a reader through a pipe or a Unix stream socket.
 //!
-//! Chunks are so small that the system takes each as a whole or not at all: PIPE_BUF for pipes (POSIX), and what fits one socket buffer
-//! for Unix sockets. Where a socket takes a part all the same, the rest of the line goes first as soon as there is room, and a
-//! connection that ends with half a line is closed: the line is sent anew, whole, over the next.
-//! What a reader had not read when it died is lost with it: a socket tells nobody what was read.
+//! Writes are small enough for the system to accept them whole or not at all: up to PIPE_BUF bytes for pipes (POSIX), and what fits one
+//! socket buffer for Unix sockets. If a socket accepts part of a line all the same, the rest of the line is sent first as soon as there
+//! is room. If the connection breaks in the middle of a line, the whole line is sent again over the next connection.
+//! Lines that a reader had not read when it died are lost, since a socket does not report what was read.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,17 +12,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{chunk, whole};
-use super::{Failure, Line, Sink};
+use super::lines::{chunk, whole};
+use super::{Line, Sink, WriteFailure};
 
-/// PIPE_BUF of Linux: a write of so many octets to a pipe is never split.
+/// PIPE_BUF on Linux, in bytes: a write of at most this length to a pipe is never split.
 const PIPE_CHUNK: usize = 4096;
-/// Octets a send to a Unix socket; one buffer of the kernel holds more.
+/// Maximum length in bytes of a send to a Unix socket; a socket buffer of the kernel holds more.
 const SOCKET_CHUNK: usize = 16 << 10;
-/// After so long without room the reader is called slow.
+/// A write that finds no room for this long fails, and the reader counts as slow.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Standard output, where it is a pipe or a terminal. A write waits for the reader.
+/// Standard output if it is a pipe or a terminal. A write blocks until the reader has made room.
 pub(super) struct Pipe {
     pipe: File,
     buffer: Vec<u8>,
@@ -35,29 +35,29 @@ impl Pipe {
 }
 
 impl Sink for Pipe {
-    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure> {
+    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), WriteFailure> {
         let mut taken = 0;
         while taken < lines.len() {
             let lines = chunk(&lines[taken..], PIPE_CHUNK, &mut self.buffer);
-            self.pipe.write_all(&self.buffer).map_err(|error| Failure::after(taken, error))?;
+            self.pipe.write_all(&self.buffer).map_err(|error| WriteFailure::after(taken, error))?;
             taken += lines;
         }
         Ok(())
     }
 }
 
-/// A Unix stream socket that a reader listens on; connected to when there is something to tell.
-pub(super) struct Socket {
+/// A Unix stream socket on which a reader listens, connected when there is something to send.
+pub(super) struct StreamSocket {
     path: PathBuf,
     connection: Option<UnixStream>,
-    /// Octets of the next line that this connection has already taken.
-    begun: usize,
+    /// Number of bytes of the next line that this connection has already accepted.
+    partial: usize,
     buffer: Vec<u8>,
 }
 
-impl Socket {
+impl StreamSocket {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, connection: None, begun: 0, buffer: Vec::new() }
+        Self { path, connection: None, partial: 0, buffer: Vec::new() }
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
@@ -68,28 +68,28 @@ impl Socket {
     }
 }
 
-impl Sink for Socket {
-    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), Failure> {
+impl Sink for StreamSocket {
+    fn write(&mut self, lines: &[Arc<Line>]) -> Result<(), WriteFailure> {
         let mut taken = 0;
         while taken < lines.len() {
             if self.connection.is_none() {
-                self.begun = 0;
-                self.connection = Some(self.connect().map_err(|error| Failure::after(taken, error))?);
+                self.partial = 0;
+                self.connection = Some(self.connect().map_err(|error| WriteFailure::after(taken, error))?);
             }
             let Some(connection) = &mut self.connection else { continue };
             chunk(&lines[taken..], SOCKET_CHUNK, &mut self.buffer);
-            match connection.write(&self.buffer[self.begun..]) {
+            match connection.write(&self.buffer[self.partial..]) {
                 Ok(written) => {
-                    let (whole_lines, whole) = whole(&self.buffer[..self.begun + written]);
+                    let (whole_lines, whole) = whole(&self.buffer[..self.partial + written]);
                     taken += whole_lines;
-                    self.begun = self.begun + written - whole;
+                    self.partial = self.partial + written - whole;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.connection = None;
                     }
-                    return Err(Failure::after(taken, error));
+                    return Err(WriteFailure::after(taken, error));
                 }
             }
         }
