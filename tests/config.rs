@@ -1,4 +1,4 @@
-//! Settings: every mistake at once with its place, overrides, and `config/spiked.toml` held to the code.
+//! Tests of the settings: all mistakes at once with their places, overrides, and `config/spiked.toml` against the code.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn set(argument: &str) -> Override {
 const ETH0: &str = "[[interfaces]]\nname = \"eth0\"\n";
 
 #[test]
-fn all_mistakes_are_told_at_once_with_line_and_column() {
+fn all_mistakes_are_reported_at_once_with_line_and_column() {
     let text = "sensr = \"a\"\n\
         [[interfaces]]\nname = \"eth0\"\nfilter = \"prot 22\"\nsnap_length = 9\n\
         [[interfaces]]\nname = \"eth0\"\nthreads = \"two\"\n\
@@ -33,7 +33,7 @@ fn all_mistakes_are_told_at_once_with_line_and_column() {
     let wanted = [
         ("spiked.toml:1:1: ", "unknown key `sensr`"),
         ("spiked.toml:4:10: ", "prot 22"),
-        ("spiked.toml:5:15: ", "give 64 to 262144"),
+        ("spiked.toml:5:15: ", "out of range (64 to 262144 bytes)"),
         ("spiked.toml:7:8: ", "given twice"),
         ("spiked.toml:8:11: ", "two"),
         ("spiked.toml:10:11: ", "workers = -1"),
@@ -47,6 +47,28 @@ fn all_mistakes_are_told_at_once_with_line_and_column() {
         assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
     }
     assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+}
+
+#[test]
+fn old_keys_are_rejected_and_the_new_ones_named() {
+    let text = "[replay]\nrounds = 0\n[watch]\nfolder = \"/in\"\nthen = \"move\"\nmove_to = \"/out\"\nset_aside = \"/bad\"\n\
+        [[policies]]\nclass = \"ssh\"\nonly = \"tcp\"\nunless = \"port 22\"\n\
+        [[teachers]]\nclass = \"a\"\nfilter = \"tcp\"\nwithout = []\n[learning]\ngate = 0.9\n";
+    let wanted = [
+        "spiked.toml:2:1: the key replay.rounds is now replay.repeat; rename it",
+        "spiked.toml:5:1: the key watch.then is now watch.on_success; rename it",
+        "spiked.toml:7:1: the key watch.set_aside is now watch.quarantine_folder; rename it",
+        "spiked.toml:10:1: the key policies.only is now policies.include_filter; rename it",
+        "spiked.toml:11:1: the key policies.unless is now policies.exclude_filter; rename it",
+        "spiked.toml:15:1: the key teachers.without is now teachers.mask; rename it",
+        "spiked.toml:17:1: the key learning.gate is now learning.min_accuracy; rename it",
+    ];
+    assert_eq!(parse(text, &[]).expect_err("old keys"), wanted);
+    let mistakes = parse(ETH0, &[set("learning.gate=0.9")]).expect_err("an old key");
+    assert_eq!(mistakes, ["--set learning.gate: the key learning.gate is now learning.min_accuracy; rename it"]);
+    let variable = ("SPIKED_LEARNING_GATE".to_string(), "0.9".to_string());
+    let error = Override::from_environment([variable].into_iter()).expect_err("an old key");
+    assert!(error.to_string().contains("learning.gate is now learning.min_accuracy"), "{error}");
 }
 
 #[test]
@@ -150,7 +172,7 @@ fn each_commented_default_is_the_true_default() {
         let text = uncommented.join("\n");
         let alone = ["[replay]", "[watch]", "[[interfaces]]"].iter().any(|header| uncommented.contains(header));
         let around = if alone { "" } else { ETH0 };
-        // watch.move_to needs another `then` than the default, so `then` is held to the code by the test above.
+        // watch.move_to needs another `on_success` than the default, so `on_success` is held to the code by the test above.
         let text_of = |lines: &[&str]| format!("{}\n{around}", lines.join("\n").replace("\nmove_to", "\n#move_to"));
         let whole = match parse(&text_of(&uncommented), &[]) {
             Ok(config) => config,

@@ -40,12 +40,12 @@ action = "ignore"
 class = "tls"
 action = "alert"
 severity = "low"
-only = "tcp port 443"
+include_filter = "tcp port 443"
 [[policies]]
 class = "*"
 action = "alert"
 severity = "high"
-unless = "tcp port 22"
+exclude_filter = "tcp port 22"
 "#,
         at("events.json"),
         at("evidence"),
@@ -117,7 +117,7 @@ fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
     let folder = tempfile::tempdir().unwrap();
     let incoming = folder.path().join("incoming");
     fs::create_dir(&incoming).unwrap();
-    let file = settings(folder.path(), &format!("[watch]\nfolder = \"{}\"\nthen = \"delete\"\n", incoming.display()));
+    let file = settings(folder.path(), &format!("[watch]\nfolder = \"{}\"\non_success = \"delete\"\n", incoming.display()));
     let mut daemon = Running::start(&file, |_| {});
     for name in ["dns-1.pcap", "http-1.pcap"] {
         fs::copy(fixture("captures").join(name), incoming.join(name)).unwrap();
@@ -164,7 +164,7 @@ impl Drop for Stopped {
 fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     let folder = tempfile::tempdir().unwrap();
     let capture = fixture("captures/mixed.pcapng").display().to_string();
-    let file = settings(folder.path(), &format!("[replay]\ncaptures = [{capture:?}]\nrounds = 0\n[engine]\nworkers = 2\n"));
+    let file = settings(folder.path(), &format!("[replay]\ncaptures = [{capture:?}]\nrepeat = 0\n[engine]\nworkers = 2\n"));
     let socket = folder.path().join("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
     systemd.set_read_timeout(Some(Duration::from_millis(100))).unwrap();

@@ -134,9 +134,9 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let watched = watch::WatchSettings {
         folder: incoming.clone(),
-        then: watch::Disposition::Leave,
+        on_success: watch::Disposition::Leave,
         move_to: None,
-        set_aside: folder.path().join("unreadable"),
+        quarantine_folder: folder.path().join("unreadable"),
         settle: Duration::from_secs(60),
         filter: None,
     };

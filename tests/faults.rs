@@ -258,7 +258,7 @@ fn a_flood_of_streams_under_a_memory_limit_is_refused_by_the_table_and_not_by_th
     }
     fs::write(folder.path().join("flood.pcap"), file).unwrap();
     let text = format!(
-        "[replay]\ncaptures = [\"{0}/flood.pcap\", {1:?}]\nspeed = 40.0\nrounds = 0\n[engine]\nstreams = 4096\n\
+        "[replay]\ncaptures = [\"{0}/flood.pcap\", {1:?}]\nspeed = 40.0\nrepeat = 0\n[engine]\nstreams = 4096\n\
          [process]\nstatus_file = \"{0}/status.json\"\n",
         folder.path().display(),
         fixture("captures/mixed.pcapng")
@@ -464,7 +464,7 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
     fs::copy(&capture, incoming.join(forged)).unwrap();
     let settings = folder.path().join("spiked.toml");
     let text = format!(
-        "models = [\"{0}/hostile.safetensors\"]\n[watch]\nfolder = \"{0}/incoming\"\nsettle_secs = 1\nthen = \"delete\"\n\
+        "models = [\"{0}/hostile.safetensors\"]\n[watch]\nfolder = \"{0}/incoming\"\nsettle_secs = 1\non_success = \"delete\"\n\
          [[sinks]]\ntype = \"file\"\npath = \"{0}/eve.json\"\n[[sinks]]\ntype = \"syslog\"\npath = \"{0}/log.sock\"\n\
          [process]\nstatus_file = \"{0}/status.json\"\n",
         folder.path().display()

@@ -210,7 +210,7 @@ fn memory_and_descriptors_stay_flat_over_a_long_replay() {
     let Some(net) = Net::new() else { return };
     let settings = net.path("replay.toml");
     let text = format!(
-        "[replay]\ncaptures = [\"{}\"]\nspeed = 0.0\nrounds = 0\n\
+        "[replay]\ncaptures = [\"{}\"]\nspeed = 0.0\nrepeat = 0\n\
          [engine]\nstreams = 4096\n[process]\nstatus_file = \"{}\"\nharden = false\n",
         common::fixture("captures/mixed.pcapng").display(),
         net.path("status.json").display()

@@ -49,7 +49,7 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     let folder = folder.path();
     // The shipped model does not know Redis; the port on which it is to be found is none that the filter names.
     let captures = ["redis-1.pcap", "http-1.pcap", "ssh-1.pcap", "dns-1.pcap", "tls-1.pcap", "redis-oddport.pcap"];
-    let daemon = Running::start(&settings(folder, &captures, "speed = 10\nrounds = 0", REDIS), |_| {});
+    let daemon = Running::start(&settings(folder, &captures, "speed = 10\nrepeat = 0", REDIS), |_| {});
     let found = |port: u64| {
         let lines = fs::read(folder.join("events.json")).unwrap_or_default();
         // The last line may not be whole yet.
@@ -66,7 +66,7 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     let shown = spiked().arg("model").arg("show").arg(&part).output().unwrap();
     assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("redis"));
     fs::remove_file(folder.join("events.json")).unwrap();
-    let frozen = settings(folder, &["redis-oddport.pcap"], "speed = 10\nrounds = 1", &format!("{REDIS}freeze = true\n"));
+    let frozen = settings(folder, &["redis-oddport.pcap"], "speed = 10\nrepeat = 1", &format!("{REDIS}freeze = true\n"));
     spiked().args(["run", "--set", "metrics.enabled=false", "--config"]).arg(frozen).assert().success();
     assert!(found(0), "it does not know what was learned before it started");
 }
@@ -80,7 +80,7 @@ fn lesson<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
 fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
     let folder = tempfile::tempdir().unwrap();
     let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap"];
-    let with = |more: &str| settings(folder.path(), &captures, "speed = 20\nrounds = 0", more);
+    let with = |more: &str| settings(folder.path(), &captures, "speed = 20\nrepeat = 0", more);
     let mut daemon = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
     let streams = |s: &Value, what: &str| lesson(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
     let frozen = daemon.wait("streams are heard and not learned", |s| streams(s, "frozen") >= 20);
@@ -110,7 +110,7 @@ fn a_host_is_taught_by_its_address() {
     let teacher =
         |(class, address)| format!("[[teachers]]\nclass = \"{class}\"\nfilter = \"ether host {address}\"\nrate = 1e6\n");
     let teacher = [("client", "e2:9e:11:e9:40:65"), ("server", "ae:9b:60:08:c7:27")].map(teacher).concat();
-    let file = settings(folder.path(), &["mixed.pcapng"], "speed = 2000\nrounds = 0", &teacher);
+    let file = settings(folder.path(), &["mixed.pcapng"], "speed = 2000\nrepeat = 0", &teacher);
     let models = format!("models = [\"config/models/devices.safetensors\"]\n{}", fs::read_to_string(&file).unwrap());
     fs::write(&file, models).unwrap();
     let mut daemon = Running::start(&file, |_| {});
@@ -127,7 +127,7 @@ fn a_host_is_taught_by_its_address() {
 fn streams_that_come_faster_than_they_are_heard_are_sampled_more_rarely() {
     let folder = tempfile::tempdir().unwrap();
     let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
-    let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrounds = 0", REDIS), |_| {});
+    let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrepeat = 0", REDIS), |_| {});
     daemon.wait("one stream in some is sampled", |s| s["learning"]["one_in"].as_u64() > Some(1));
     daemon.wait("it is learned all the same", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());

@@ -26,7 +26,7 @@ pub struct ReplaySettings {
     /// Multiple of the captures' own pace; 0: as fast as it goes.
     pub speed: f64,
     /// How often all of them are read; 0: without end.
-    pub rounds: u64,
+    pub repeat: u64,
     /// BPF expression.
     pub filter: Option<String>,
 }
@@ -103,7 +103,7 @@ impl ReplaySource {
         loop {
             let Some(path) = self.captures.get(self.next) else {
                 self.round += 1;
-                if self.round_frames == 0 || (self.settings.rounds > 0 && self.round >= self.settings.rounds) {
+                if self.round_frames == 0 || (self.settings.repeat > 0 && self.round >= self.settings.repeat) {
                     return false;
                 }
                 (self.next, self.round_frames) = (0, 0);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     fn replay(name: &str, speed: f64, rounds: u64) -> (Vec<(u64, Vec<u8>)>, Duration) {
-        let settings = ReplaySettings { captures: vec![fixture(name)], speed, rounds, filter: None };
+        let settings = ReplaySettings { captures: vec![fixture(name)], speed, repeat: rounds, filter: None };
         let mut source = ReplaySource::open(&settings, Duration::from_secs(600), &Arc::default()).expect("a fixture");
         let (mut frames, mut batch, began) = (Vec::new(), FrameBatch::new(), Instant::now());
         while source.fill(&mut batch).expect("a fixture") {

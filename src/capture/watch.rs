@@ -46,11 +46,11 @@ pub enum Disposition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchSettings {
     pub folder: PathBuf,
-    pub then: Disposition,
+    pub on_success: Disposition,
     /// Where captures that were read go, for [`Disposition::Move`].
     pub move_to: Option<PathBuf>,
     /// Where captures that can't be read go, each with its reason beside it.
-    pub set_aside: PathBuf,
+    pub quarantine_folder: PathBuf,
     /// How long a capture must not have changed to count as finished, where nobody was seen to close it.
     pub settle: Duration,
     /// BPF expression.
@@ -114,7 +114,7 @@ impl WatchSource {
             .ok();
         let counters = InputCounters::new("watch", settings.filter.as_deref());
         counters.set_trouble(None);
-        let read = if settings.then == Disposition::Leave { recall(&settings.folder) } else { BTreeMap::new() };
+        let read = if settings.on_success == Disposition::Leave { recall(&settings.folder) } else { BTreeMap::new() };
         Ok(Self {
             settings: settings.clone(),
             events,
@@ -255,7 +255,7 @@ impl WatchSource {
     fn set_aside(&mut self, path: &Path, error: &CaptureError) {
         self.counters.captures_refused.fetch_add(1, Relaxed);
         self.forget(path);
-        let folder = &self.settings.set_aside;
+        let folder = &self.settings.quarantine_folder;
         let moved = fs::create_dir_all(folder).and_then(|()| move_into(path, folder));
         match moved {
             Ok(to) => {
@@ -280,15 +280,15 @@ impl WatchSource {
             None => info!(capture = %path.display(), frames = file.frames(), "capture read"),
         }
         self.forget(path);
-        let done = match (self.settings.then, &self.settings.move_to) {
+        let done = match (self.settings.on_success, &self.settings.move_to) {
             (Disposition::Leave, _) => remember(&self.settings.folder, &self.read),
             (Disposition::Delete, _) => fs::remove_file(path),
             (Disposition::Move, Some(folder)) => fs::create_dir_all(folder).and_then(|()| move_into(path, folder)).map(|_| ()),
             (Disposition::Move, None) => Ok(()),
         };
         if let Err(error) = done {
-            let then = self.settings.then;
-            warn!(capture = %path.display(), ?then, %error, "capture was read, but what should become of it failed");
+            let on_success = self.settings.on_success;
+            warn!(capture = %path.display(), ?on_success, %error, "capture was read, but what should become of it failed");
         }
     }
 }
@@ -386,9 +386,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = WatchSettings {
             folder: folder.path().join("in"),
-            then,
+            on_success: then,
             move_to: Some(folder.path().join("done")),
-            set_aside: folder.path().join("unreadable"),
+            quarantine_folder: folder.path().join("unreadable"),
             settle,
             filter: None,
         };
@@ -477,9 +477,9 @@ mod tests {
         fs::write(settings.folder.join("good.pcap"), fixture("ntp-1.pcap")).expect("written");
         fs::write(settings.folder.join("part.pcap.part"), "not whole").expect("written");
         assert_eq!(frames(&mut watch), count("ntp-1.pcap"));
-        let reason = fs::read_to_string(settings.set_aside.join("bad.pcap.reason")).expect("a reason");
+        let reason = fs::read_to_string(settings.quarantine_folder.join("bad.pcap.reason")).expect("a reason");
         assert!(reason.contains("not a pcap"), "{reason}");
-        assert!(settings.set_aside.join("bad.pcap").exists());
+        assert!(settings.quarantine_folder.join("bad.pcap").exists());
         assert!(settings.move_to.expect("set").join("good.pcap").exists());
         assert!(settings.folder.join("part.pcap.part").exists());
         assert_eq!((watch.counters.captures_read.load(Relaxed), watch.counters.captures_refused.load(Relaxed)), (1, 1));

@@ -1,7 +1,8 @@
-//! What was it told? The settings as typed ([`typed`]), then as they run ([`Config`]).
+//! Daemon settings: the settings as written ([`raw`]), and as validated for running ([`Config`]).
 //!
-//! Input: a TOML file, `SPIKED_...` variables, `--set key=value`, later ones winning. Output: a [`Config`], or every mistake at
-//! once with its place and what to do. `config/spiked.toml` documents each key; a test holds it to the code.
+//! Input: a TOML file, `SPIKED_...` environment variables, `--set key=value`; later sources override earlier ones. Output: a
+//! [`Config`], or all mistakes at once, each with its place and what to do. `config/spiked.toml` documents each key; a test compares
+//! it with the code.
 
 pub mod raw;
 mod text;
@@ -19,11 +20,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Why there are no settings.
+/// Error of loading the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The settings file can't be read.
     #[error("{path}: can't read the settings: {source}")]
     Read { path: PathBuf, source: std::io::Error },
+    /// The settings have mistakes: all of them, in the order of their places.
     #[error("{}", list(mistakes))]
     Mistakes { mistakes: Vec<Mistake> },
 }
@@ -33,33 +36,45 @@ fn list(mistakes: &[Mistake]) -> String {
     format!("{} in the settings:\n{}", if lines.len() == 1 { "a mistake" } else { "mistakes" }, lines.join("\n"))
 }
 
-/// The settings, as they run.
+/// Validated settings of the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What events and metrics call this sensor.
+    /// Name of this sensor in events and metrics.
     pub sensor: String,
+    /// Models that run; at least one.
     pub models: Vec<ModelSource>,
+    /// Source of frames.
     pub input: Input,
+    /// Queue between the capture threads and the workers.
     pub capture: LiveSettings,
+    /// Worker threads and stream tables.
     pub engine: EngineConfig,
+    /// Destinations of events.
     pub sinks: Vec<SinkConfig>,
-    /// Where metrics and the page are served; `None`: nowhere.
+    /// HTTP server for metrics and the status page; `None`: disabled.
     pub metrics: Option<MetricsConfig>,
-    /// In the order of the file: the first that fits counts.
+    /// Policies in the order of the file: the first that matches applies.
     pub policies: Vec<PolicyConfig>,
+    /// Rate limit of alerts.
     pub alerts: AlertsConfig,
+    /// Packet captures of alerting streams; `None`: disabled.
     pub evidence: Option<EvidenceConfig>,
+    /// Settings common to all teachers.
     pub learning: LearningConfig,
+    /// Classes that are learned from live traffic.
     pub teachers: Vec<TeacherConfig>,
+    /// Format and level of the log.
     pub log: LogConfig,
+    /// User, hardening and status file of the process.
     pub process: ProcessConfig,
 }
 
-/// Where a model comes from.
+/// Source of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// The protocols model built into the program.
     BuiltIn,
+    /// A model file.
     File(PathBuf),
 }
 
@@ -72,29 +87,35 @@ impl fmt::Display for ModelSource {
     }
 }
 
-/// Where frames come from.
+/// Source of frames.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
+    /// Live capture from network interfaces.
     Interfaces(Vec<InterfaceSettings>),
+    /// Capture files replayed as if they were live traffic.
     Replay(ReplaySettings),
+    /// A folder whose capture files are read as they are completed.
     Watch(WatchSettings),
 }
 
-/// How much the engine may use.
+/// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Worker threads; 0: one for each CPU that is allowed.
+    /// Worker threads; 0: one for each CPU that the process may use.
     pub workers: usize,
-    /// Each worker stays on one CPU.
+    /// Pins each worker to one CPU.
     pub pin: bool,
-    /// Streams remembered at once, for each model.
+    /// Capacity of the stream table of each model, in streams.
     pub streams: usize,
+    /// Idle timeout: a stream ends after this time without packets.
     pub idle: Duration,
-    /// `None`: however long it lives.
+    /// Active timeout: a stream ends at this age, even if it still has packets; `None`: no limit.
     pub active: Option<Duration>,
+    /// Idle timeout of a TCP stream that both sides have closed.
     pub closed: Duration,
-    /// Look into GRE, VXLAN and IP-in-IP.
+    /// Decodes the inner packets of GRE, VXLAN and IP-in-IP tunnels.
     pub tunnels: bool,
+    /// Scores every packet, also of streams that are already decided.
     pub every_packet: bool,
 }
 
@@ -113,53 +134,57 @@ impl Default for EngineConfig {
     }
 }
 
-/// Somebody who is told.
+/// Destination of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkConfig {
-    /// What metrics and log call it; unique.
+    /// Name in metrics and in the log; unique.
     pub name: String,
+    /// Type of the destination and its address.
     pub kind: SinkKind,
+    /// Types of events that are sent to it.
     pub events: Vec<EventType>,
-    /// Events that may wait; beyond it they are dropped and counted.
+    /// Capacity of its queue, in events; events that do not fit are dropped and counted.
     pub queue: usize,
 }
 
-/// How a sink is told.
+/// Type of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkKind {
-    /// JSON lines appended to a file, which is reopened at SIGHUP.
+    /// JSON lines appended to a file, which is reopened on SIGHUP.
     File { path: PathBuf },
     /// JSON lines on standard output.
     Stdout,
-    /// JSON lines to a Unix stream socket on which somebody listens.
+    /// JSON lines to a Unix stream socket on which the reader listens.
     Unix { path: PathBuf },
-    /// One RFC 5424 message an event, to the local syslog's datagram socket.
+    /// One RFC 5424 message per event, to the datagram socket of the local syslog daemon.
     Syslog { socket: PathBuf, facility: Facility },
-    /// systemd's journal, with fields.
+    /// The systemd journal, with structured fields.
     Journald,
 }
 
-/// What is done about a class, and where.
+/// Action for the streams of a class, optionally restricted to some addresses and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyConfig {
-    /// A class's name, or `*` for all.
+    /// Name of a class, or `*` for all classes.
     pub class: String,
-    /// Name of the model it is meant for; `None`: all models.
+    /// Name of the model that the policy applies to; `None`: all models.
     pub model: Option<String>,
+    /// What to do with a matching stream.
     pub action: Action,
+    /// Severity of the alert, for [`Action::Alert`].
     pub severity: Severity,
-    /// BPF expression that a stream's first packet must fit.
-    pub only: Option<String>,
-    /// BPF expression that a stream's first packet must not fit.
-    pub unless: Option<String>,
+    /// BPF filter that the first packet of a stream must match.
+    pub include_filter: Option<String>,
+    /// BPF filter that the first packet of a stream must not match.
+    pub exclude_filter: Option<String>,
 }
 
-/// Bounds of alerts.
+/// Rate limit of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertsConfig {
-    /// Alerts a minute for each class and host; 0: no limit.
+    /// Alerts per minute for each pair of class and host; 0: no limit.
     pub per_minute: u32,
-    /// Pairs of class and host that are remembered at once.
+    /// Capacity of the table of pairs of class and host.
     pub hosts: usize,
 }
 
@@ -169,69 +194,75 @@ impl Default for AlertsConfig {
     }
 }
 
-/// Captures of streams that gave rise to alerts.
+/// Packet captures of the streams that raised alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceConfig {
+    /// Folder of the pcapng files.
     pub folder: PathBuf,
-    /// First packets of each stream.
+    /// Packets kept of each stream, from its first on.
     pub packets: u32,
-    /// A new file is begun beyond so many MiB.
+    /// Size in MiB at which a new file is started.
     pub file_mib: u64,
-    /// The oldest file is removed beyond so many.
+    /// Number of files kept; the oldest are removed.
     pub files: usize,
 }
 
-/// What holds for all teachers.
+/// Settings common to all teachers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningConfig {
-    /// Where what was learned is kept, a file for each model, and read again at the start; `None`: nowhere.
+    /// Folder of the learned neurons, one file per model, loaded at the start; `None`: they are not saved.
     pub folder: Option<PathBuf>,
-    /// Least time from one try to make better neurons to the next.
+    /// Minimum time between two training runs.
     pub every: Duration,
-    /// Volleys of each model that are remembered to learn from.
+    /// Capacity of the training memory of each model, in volleys (the input spikes of one packet).
     pub volleys: usize,
-    /// Accuracy on streams held back, the mean of the class's own and of others, below which no neuron is taken over.
-    pub gate: f64,
+    /// Minimum accuracy of a new neuron on held-out streams: the mean of the accuracy on streams of its class and of the accuracy
+    /// on other streams, 0 to 1.
+    pub min_accuracy: f64,
 }
 
 impl Default for LearningConfig {
     fn default() -> Self {
-        Self { folder: None, every: Duration::from_secs(10), volleys: 32_768, gate: 0.8 }
+        Self { folder: None, every: Duration::from_secs(10), volleys: 32_768, min_accuracy: 0.8 }
     }
 }
 
-/// Who teaches a class while it runs.
+/// A class that is learned from live traffic, and the filter that labels its streams.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TeacherConfig {
+    /// Class to learn.
     pub class: String,
-    /// Name of the model that learns; `None`: the first.
+    /// Name of the model that learns; `None`: the first model.
     pub model: Option<String>,
-    /// BPF expression: the streams whose first packet fits are of the class.
+    /// BPF filter: a stream whose first packet matches is of the class.
     pub filter: String,
-    /// Slots that the class's neuron does not look at.
-    pub without: Vec<String>,
-    /// Packets a second that are taught at most.
+    /// Slots that are masked in the input of the class's neuron.
+    pub mask: Vec<String>,
+    /// Maximum rate of training packets, per second.
     pub rate: f64,
-    /// Eta of the rule.
+    /// Learning rate (eta) of the learning rule.
     pub learning_rate: f64,
-    /// Learn nothing for the time being.
+    /// Suspends learning.
     pub freeze: bool,
 }
 
+/// Format and level of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogConfig {
+    /// Format and destination of log lines.
     pub format: LogFormat,
+    /// Least severe level that is logged.
     pub level: LogLevel,
 }
 
-/// What the process may do.
+/// Privileges and status file of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessConfig {
-    /// The user to become once sockets are open.
+    /// User to switch to once sockets are open; `None`: the user that started the process.
     pub user: Option<String>,
-    /// Drop capabilities, confine the process to the folders of the settings, forbid new privileges.
+    /// Drops capabilities, restricts file access to the folders of the settings (Landlock) and sets `no_new_privs`.
     pub harden: bool,
-    /// Where the daemon says who it is and how its last reload went; `spiked reload` reads it.
+    /// File with the process id and the outcome of the last reload; `spiked reload` reads it.
     pub status_file: PathBuf,
 }
 
@@ -241,11 +272,12 @@ impl Default for ProcessConfig {
     }
 }
 
-/// Where metrics and the page are served: to this machine alone by default.
+/// HTTP server for metrics and the status page; it listens on the loopback address by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsConfig {
+    /// Address and port to listen on.
     pub address: SocketAddr,
-    /// Names by which browsers may ask for the page, besides addresses and localhost.
+    /// Host names that the page accepts in requests, in addition to IP addresses and `localhost`.
     pub names: Vec<String>,
 }
 
@@ -256,19 +288,19 @@ impl Default for MetricsConfig {
 }
 
 impl Config {
-    /// Reads and validates settings.
+    /// Reads and validates the settings in the file `path`, with `overrides` applied to it.
     ///
     /// # Errors
-    /// The file can't be read, or every mistake in it.
+    /// The file can't be read, or the settings have mistakes: all of them are returned.
     pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Self::from_text(path, &text, overrides)
     }
 
-    /// As [`Config::load`], of a text; `path` is for messages.
+    /// Validates the settings in `text`, with `overrides` applied to it; `path` is used in messages only.
     ///
     /// # Errors
-    /// Every mistake.
+    /// The settings have mistakes: all of them are returned.
     pub fn from_text(path: &Path, text: &str, overrides: &[Override]) -> Result<Self, ConfigError> {
         validate::config(path, text, overrides)
     }

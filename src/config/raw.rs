@@ -1,15 +1,18 @@
-//! What was typed? The settings as the file has them, every key optional, each value with its place.
+//! Settings as written in the file: every key is optional, and each value carries its place (a byte range).
 //!
-//! Units, defaults and meanings are in `config/spiked.toml`, which a test holds to these types; [`super::Config`] is what runs.
+//! Units, defaults and meanings are documented in `config/spiked.toml`; a test compares it with these types. [`super::Config`] holds the
+//! validated settings. The fields are the keys of the file.
+#![allow(missing_docs, reason = "config/spiked.toml documents each key")]
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::capture::watch::Disposition;
 
-/// A value that may be missing, with its place.
+/// An optional value with its place.
 pub type Maybe<T> = Option<Spanned<T>>;
 
+/// The whole file.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawConfig {
@@ -31,6 +34,7 @@ pub struct RawConfig {
     pub process: RawProcess,
 }
 
+/// One `[[interfaces]]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawInterface {
@@ -42,26 +46,29 @@ pub struct RawInterface {
     pub threads: Maybe<i64>,
 }
 
+/// `[replay]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawReplay {
     pub captures: Maybe<Vec<Spanned<String>>>,
     pub speed: Maybe<f64>,
-    pub rounds: Maybe<i64>,
+    pub repeat: Maybe<i64>,
     pub filter: Maybe<String>,
 }
 
+/// `[watch]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawWatch {
     pub folder: Maybe<String>,
-    pub then: Maybe<Disposition>,
+    pub on_success: Maybe<Disposition>,
     pub move_to: Maybe<String>,
-    pub set_aside: Maybe<String>,
+    pub quarantine_folder: Maybe<String>,
     pub settle_secs: Maybe<i64>,
     pub filter: Maybe<String>,
 }
 
+/// `[capture]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawCapture {
@@ -70,6 +77,7 @@ pub struct RawCapture {
     pub retry_max_secs: Maybe<i64>,
 }
 
+/// `[engine]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawEngine {
@@ -83,6 +91,7 @@ pub struct RawEngine {
     pub every_packet: Maybe<bool>,
 }
 
+/// One `[[sinks]]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawSink {
@@ -94,6 +103,7 @@ pub struct RawSink {
     pub queue: Maybe<i64>,
 }
 
+/// Type of a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkType {
@@ -104,15 +114,15 @@ pub enum SinkType {
     Journald,
 }
 
-/// Which events a sink is told.
+/// Types of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventType {
-    /// A stream has been given a class.
+    /// A stream was classified.
     Detection,
-    /// A detection that a policy calls an alert, after the rate limit.
+    /// A detection for which a policy has the action `alert`, after the rate limit.
     Alert,
-    /// A stream has ended.
+    /// A stream ended.
     Stream,
 }
 
@@ -134,6 +144,7 @@ pub enum Facility {
     Local7 = 23,
 }
 
+/// `[metrics]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawMetrics {
@@ -142,6 +153,7 @@ pub struct RawMetrics {
     pub names: Maybe<Vec<Spanned<String>>>,
 }
 
+/// One `[[policies]]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPolicy {
@@ -149,24 +161,24 @@ pub struct RawPolicy {
     pub model: Maybe<String>,
     pub action: Maybe<Action>,
     pub severity: Maybe<Severity>,
-    pub only: Maybe<String>,
-    pub unless: Maybe<String>,
+    pub include_filter: Maybe<String>,
+    pub exclude_filter: Maybe<String>,
 }
 
-/// What is done about a class.
+/// Action of a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Told and counted.
+    /// Send a detection event and count the stream.
     #[default]
     Report,
-    /// Told, counted, and told once more as an alert.
+    /// As [`Action::Report`], and send an alert event.
     Alert,
-    /// Counted only.
+    /// Count the stream and send no event.
     Ignore,
 }
 
-/// How bad an alert is.
+/// Severity of an alert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -177,6 +189,7 @@ pub enum Severity {
     Critical,
 }
 
+/// `[alerts]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawAlerts {
@@ -184,6 +197,7 @@ pub struct RawAlerts {
     pub hosts: Maybe<i64>,
 }
 
+/// `[evidence]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawEvidence {
@@ -193,27 +207,30 @@ pub struct RawEvidence {
     pub files: Maybe<i64>,
 }
 
+/// `[learning]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLearning {
     pub folder: Maybe<String>,
     pub every_secs: Maybe<f64>,
     pub volleys: Maybe<i64>,
-    pub gate: Maybe<f64>,
+    pub min_accuracy: Maybe<f64>,
 }
 
+/// One `[[teachers]]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTeacher {
     pub class: Maybe<String>,
     pub model: Maybe<String>,
     pub filter: Maybe<String>,
-    pub without: Maybe<Vec<Spanned<String>>>,
+    pub mask: Maybe<Vec<Spanned<String>>>,
     pub rate: Maybe<f64>,
     pub learning_rate: Maybe<f64>,
     pub freeze: Maybe<bool>,
 }
 
+/// `[log]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLog {
@@ -221,18 +238,20 @@ pub struct RawLog {
     pub level: Maybe<LogLevel>,
 }
 
+/// Format and destination of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people, on standard error.
+    /// Human-readable lines on standard error.
     #[default]
     Text,
-    /// One JSON object a line, on standard error.
+    /// One JSON object per line on standard error.
     Json,
-    /// With its fields to systemd's journal.
+    /// The systemd journal, with structured fields.
     Journald,
 }
 
+/// Level of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -244,6 +263,7 @@ pub enum LogLevel {
     Trace,
 }
 
+/// `[process]`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawProcess {

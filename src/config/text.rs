@@ -1,6 +1,6 @@
-//! Where does a setting come from, and what is wrong with it? The file, the environment, the command line; mistakes with their places.
+//! Sources of settings (file, environment, command line), their parser, and the places of mistakes.
 //!
-//! Each source is parsed with its own range of offsets, so that a place (an octet's offset) tells which source it lies in.
+//! Each source is parsed at its own range of byte offsets, so that an offset identifies the source as well as the place in it.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,11 +12,12 @@ use toml::de::{DeTable, DeValue};
 use super::ConfigError;
 use super::raw::RawConfig;
 
-/// One mistake in the settings.
+/// A mistake in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// `file:line:column`, or the override that it stands in.
+    /// `file:line:column`, or the name of the override.
     pub place: String,
+    /// What is wrong, and what to do.
     pub what: String,
 }
 
@@ -26,26 +27,53 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// A setting given outside the file.
+/// A setting given outside the file, on the command line or in the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// How the user gave it: `--set metrics.address` or `SPIKED_METRICS_ADDRESS`.
+    /// Name as the user wrote it: `--set metrics.address` or `SPIKED_METRICS_ADDRESS`.
     pub name: String,
-    /// The key, as in the file: `metrics.address`.
+    /// Key as in the file: `metrics.address`.
     pub key: String,
+    /// Value, TOML or a bare string.
     pub value: String,
 }
 
-/// Variables that container orchestration sets for a service of this name; they are no settings.
-fn is_foreign(variable: &str) -> bool {
+/// Keys that were renamed, old and new. A file with an old key is rejected with a message that names the new key.
+const RENAMED: [(&str, &str); 7] = [
+    ("replay.rounds", "replay.repeat"),
+    ("watch.then", "watch.on_success"),
+    ("watch.set_aside", "watch.quarantine_folder"),
+    ("policies.only", "policies.include_filter"),
+    ("policies.unless", "policies.exclude_filter"),
+    ("teachers.without", "teachers.mask"),
+    ("learning.gate", "learning.min_accuracy"),
+];
+
+/// Last part of a dotted key.
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+/// New name of the key that the parser does not know. Its message lists the keys of the table, which identifies the table.
+fn new_key(message: &str) -> Option<(&'static str, &'static str)> {
+    let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once('`')?;
+    RENAMED.into_iter().find(|(old, new)| last(old) == unknown && expected.contains(&format!("`{}`", last(new))))
+}
+
+fn renamed((old, new): (&str, &str)) -> String {
+    format!("the key {old} is now {new}; rename it")
+}
+
+/// Variables that container orchestrators set for a service named `spiked`; they are not settings.
+fn is_orchestrator_variable(variable: &str) -> bool {
     variable.starts_with("SPIKED_SERVICE_") || variable == "SPIKED_PORT" || variable.starts_with("SPIKED_PORT_")
 }
 
 impl Override {
-    /// `key=value` of the command line.
+    /// Parses `key=value` as given on the command line.
     ///
     /// # Errors
-    /// Where there is no `=`.
+    /// The argument has no `=`.
     pub fn from_argument(argument: &str) -> Result<Self, String> {
         let (key, value) = argument
             .split_once('=')
@@ -53,23 +81,25 @@ impl Override {
         Ok(Self { name: format!("--set {key}"), key: key.trim().into(), value: value.into() })
     }
 
-    /// The settings among environment variables: `SPIKED_` and the key in capitals, its dots as underscores.
+    /// Finds the settings among environment variables: `SPIKED_` and the key in capitals, with underscores for dots.
     ///
     /// # Errors
-    /// The variables that name no key.
+    /// Some variables start with `SPIKED_` and are not the name of a key: all of them are returned.
     pub fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Self>, ConfigError> {
         let keys: Vec<String> = keys();
         let mut overrides = Vec::new();
         let mut mistakes = Vec::new();
-        for (name, value) in variables.filter(|(name, _)| name.starts_with("SPIKED_") && !is_foreign(name)) {
+        for (name, value) in variables.filter(|(name, _)| name.starts_with("SPIKED_") && !is_orchestrator_variable(name)) {
             let wanted = name["SPIKED_".len()..].to_ascii_lowercase();
             match keys.iter().find(|key| key.replace('.', "_") == wanted) {
                 Some(key) => overrides.push(Self { name, key: key.clone(), value }),
-                None => mistakes.push(Mistake {
-                    place: name,
-                    what: "the variable names no setting; unset it, or name one: SPIKED_METRICS_ADDRESS is metrics.address"
-                        .into(),
-                }),
+                None => {
+                    let what = RENAMED.into_iter().find(|(old, _)| old.replace('.', "_") == wanted).map_or_else(
+                        || "not the name of a setting; unset it, or correct it: SPIKED_METRICS_ADDRESS is metrics.address".into(),
+                        renamed,
+                    );
+                    mistakes.push(Mistake { place: name, what });
+                }
             }
         }
         overrides.sort_by(|a, b| a.name.cmp(&b.name));
@@ -77,7 +107,7 @@ impl Override {
     }
 }
 
-/// Every key that can be set from outside the file, such as `metrics.address`.
+/// Keys that overrides can set, such as `metrics.address`.
 pub fn keys() -> Vec<String> {
     let all = serde_json::to_value(RawConfig::default()).expect("settings have only string keys");
     let mut keys = Vec::new();
@@ -90,10 +120,10 @@ pub fn keys() -> Vec<String> {
     keys
 }
 
-/// What an override's value is parsed behind.
+/// The value of an override is parsed after this prefix, as a document of one key.
 const KEY: &str = "v=";
 
-/// Where the offsets of overrides begin.
+/// Offset at which the values of overrides start.
 fn first_override(text: &str) -> usize {
     text.len() + KEY.len()
 }
@@ -105,7 +135,7 @@ struct Source {
     is_file: bool,
 }
 
-/// The texts that settings come from.
+/// The texts of all sources, for the places of mistakes.
 pub(super) struct Sources(Vec<Source>);
 
 impl Sources {
@@ -119,7 +149,7 @@ impl Sources {
         Self(all)
     }
 
-    /// Line and column, from 1, in characters, or the override's name.
+    /// Place of a byte offset: file, line and column (from 1, in characters), or the name of the override.
     pub(super) fn place(&self, at: usize) -> String {
         let source = self.0.iter().rev().find(|s| s.start <= at).unwrap_or(&self.0[0]);
         if !source.is_file {
@@ -132,26 +162,28 @@ impl Sources {
     }
 }
 
-/// What was parsed, what was wrong with it, and the keys that were left out for that.
+/// Result of parsing.
 pub(super) struct Parsed {
-    pub typed: RawConfig,
+    pub raw: RawConfig,
+    /// Mistakes with their byte offsets.
     pub mistakes: Vec<(usize, String)>,
+    /// Keys that were removed because of a mistake.
     pub left_out: Vec<String>,
 }
 
-/// Parses the file and lays the overrides over it. Every mistake is found: what is wrong is taken out and the rest tried again.
+/// Parses the file and applies the overrides. Finds all mistakes: each wrong entry is removed, and the rest is parsed again.
 pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut mistakes: Vec<(usize, String)> =
         errors.iter().map(|e| (e.span().map_or(0, |s| s.start), e.message().to_string())).collect();
     let mut left_out = Vec::new();
     if !mistakes.is_empty() {
-        // What a syntax error leaves behind is a guess: only what is certain is told.
-        return Parsed { typed: RawConfig::default(), mistakes, left_out };
+        // After a syntax error the rest of the document is a guess: only the syntax errors are reported.
+        return Parsed { raw: RawConfig::default(), mistakes, left_out };
     }
     let mut root = document.into_inner();
     let mut start = first_override(text);
-    // An override's value is parsed as a document of one key, whose offsets blanks move behind the file's.
+    // Each value is parsed as a document of one key, padded with blanks so that its offsets follow those of the file.
     let padded: Vec<String> = overrides
         .iter()
         .map(|one| {
@@ -165,7 +197,7 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
         let place = at..text.len();
         let mut parsed = DeTable::parse(text).map(Spanned::into_inner).unwrap_or_default();
         let value = parsed.remove(&KEY[..1]).filter(|_| parsed.is_empty());
-        let value = value.unwrap_or_else(|| word(place.clone(), &one.value));
+        let value = value.unwrap_or_else(|| string(place.clone(), &one.value));
         if let Err(what) = set(&mut root, &one.key, place.clone(), value) {
             mistakes.push((at, what));
         }
@@ -173,27 +205,31 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
     loop {
         let whole = Spanned::new(0..text.len(), root.clone());
         let error = match serde::Deserialize::deserialize(toml::Deserializer::from(whole)) {
-            Ok(typed) => return Parsed { typed, mistakes, left_out },
+            Ok(raw) => return Parsed { raw, mistakes, left_out },
             Err(error) => error,
         };
         let place: Range<usize> = toml::de::Error::span(&error).unwrap_or(0..0);
-        // A word that looks like a number may stand for a text: `SPIKED_SENSOR=12`.
+        // A value that looks like a number may be meant as a string: `SPIKED_SENSOR=12`.
         if let Some(one) = overridden(overrides, first_override(text), place.start)
             && error.message().contains("expected a string")
-            && set(&mut root, &one.key, place.clone(), word(place.clone(), &one.value)).is_ok()
+            && set(&mut root, &one.key, place.clone(), string(place.clone(), &one.value)).is_ok()
         {
             continue;
         }
-        let what = error.message().replacen("unknown field", "unknown key", 1).replacen("unknown variant", "unknown value", 1);
+        let keys = new_key(error.message());
+        let what = keys.map_or_else(
+            || error.message().replacen("unknown field", "unknown key", 1).replacen("unknown variant", "unknown value", 1),
+            renamed,
+        );
         mistakes.push((place.start, what));
-        match take_out(&mut root, &place) {
-            Some(key) => left_out.push(key),
-            None => return Parsed { typed: RawConfig::default(), mistakes, left_out },
+        match remove(&mut root, &place) {
+            Some(key) => left_out.push(keys.map_or(key, |(_, new)| last(new).into())),
+            None => return Parsed { raw: RawConfig::default(), mistakes, left_out },
         }
     }
 }
 
-fn word<'a>(place: Range<usize>, value: &'a str) -> Spanned<DeValue<'a>> {
+fn string<'a>(place: Range<usize>, value: &'a str) -> Spanned<DeValue<'a>> {
     Spanned::new(place, DeValue::String(value.into()))
 }
 
@@ -205,7 +241,7 @@ fn overridden(overrides: &[Override], mut start: usize, at: usize) -> Option<&Ov
     })
 }
 
-/// Sets a dotted key.
+/// Sets a dotted key; creates the tables on its path.
 fn set<'a>(root: &mut DeTable<'a>, key: &str, place: Range<usize>, value: Spanned<DeValue<'a>>) -> Result<(), String> {
     let mut table = root;
     let mut parts: Vec<&str> = key.split('.').collect();
@@ -217,7 +253,9 @@ fn set<'a>(root: &mut DeTable<'a>, key: &str, place: Range<usize>, value: Spanne
         }
         match table.get_mut(part).map(Spanned::get_mut) {
             Some(DeValue::Table(inner)) => table = inner,
-            _ => return Err(format!("'{part}' is no table, so '{key}' can't be set; `config/spiked.toml` has all keys")),
+            _ => {
+                return Err(format!("'{part}' is not a table, so '{key}' can't be set; `config/spiked.toml` documents all keys"));
+            }
         }
     }
     table.remove(last);
@@ -225,31 +263,31 @@ fn set<'a>(root: &mut DeTable<'a>, key: &str, place: Range<usize>, value: Spanne
     Ok(())
 }
 
-/// Takes the innermost entry that a place names out of the table; returns its key.
-fn take_out(table: &mut DeTable<'_>, place: &Range<usize>) -> Option<String> {
+/// Removes the innermost entry at `place` from the table; returns its key.
+fn remove(table: &mut DeTable<'_>, place: &Range<usize>) -> Option<String> {
     let mut found = None;
     for (key, value) in table.iter_mut() {
         let name = key.get_ref().to_string();
         let inner = match value.get_mut() {
-            DeValue::Table(inner) => take_out(inner, place),
+            DeValue::Table(inner) => remove(inner, place),
             DeValue::Array(items) => {
-                let mut taken = None;
+                let mut removed = None;
                 let at = items.iter().position(|item| item.span() == *place);
                 if let Some(at) = at {
                     let left: Vec<_> = items.iter().cloned().enumerate().filter(|(i, _)| *i != at).map(|(_, v)| v).collect();
                     *items = left.into_iter().collect();
-                    taken = Some(name.clone());
+                    removed = Some(name.clone());
                 } else {
                     for item in items.iter_mut() {
                         if let DeValue::Table(inner) = item.get_mut()
-                            && let Some(key) = take_out(inner, place)
+                            && let Some(key) = remove(inner, place)
                         {
-                            taken = Some(key);
+                            removed = Some(key);
                             break;
                         }
                     }
                 }
-                taken
+                removed
             }
             _ => None,
         };

@@ -151,7 +151,7 @@ fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSe
         Input::Replay(replay) => read.extend(replay.captures.iter().cloned()),
         Input::Watch(watch) => {
             write.insert(watch.folder.clone());
-            write.insert(folder_of(&watch.set_aside));
+            write.insert(folder_of(&watch.quarantine_folder));
             write.extend(watch.move_to.as_deref().map(folder_of));
         }
     }

@@ -1,6 +1,6 @@
 //! What is done about a stream of a class? The first policy that fits says: report, alert or ignore.
 //!
-//! Input: a verdict. Output: a [`Judgement`]. The engine gives verdicts, not frames: `only` and `unless` are BPF programs run on a
+//! Input: a verdict. Output: a [`Judgement`]. The engine gives verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs run on a
 //! frame made of the stream's key, as its first packet would look.
 
 use crate::capture::{CaptureError, Filter, LinkType};
@@ -39,8 +39,8 @@ impl StreamFilter {
 
 struct CompiledPolicy {
     policy: PolicyConfig,
-    only: Option<StreamFilter>,
-    unless: Option<StreamFilter>,
+    include: Option<StreamFilter>,
+    exclude: Option<StreamFilter>,
 }
 
 /// All policies, ready to judge.
@@ -58,7 +58,11 @@ impl Policies {
     pub fn new(policies: &[PolicyConfig]) -> Result<Self, CaptureError> {
         let compile = |policy: &PolicyConfig| {
             let filter = |expression: &Option<String>| expression.as_deref().map(StreamFilter::new).transpose();
-            Ok(CompiledPolicy { policy: policy.clone(), only: filter(&policy.only)?, unless: filter(&policy.unless)? })
+            Ok(CompiledPolicy {
+                policy: policy.clone(),
+                include: filter(&policy.include_filter)?,
+                exclude: filter(&policy.exclude_filter)?,
+            })
         };
         Ok(Self { policies: policies.iter().map(compile).collect::<Result<_, CaptureError>>()?, frame: Vec::new() })
     }
@@ -71,8 +75,8 @@ impl Policies {
         let fits = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
                 && p.policy.model.as_ref().is_none_or(|m| *m == verdict.named.name)
-                && p.only.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
-                && !p.unless.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
+                && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
+                && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
         };
         let mut fits = fits;
         match self.policies.iter_mut().find_map(|p| fits(p).then_some((p.policy.action, p.policy.severity))) {

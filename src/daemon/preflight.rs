@@ -51,8 +51,8 @@ pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
                 continue;
             };
             let mut layout = model.layout.clone();
-            let unknown = teacher.without.iter().filter_map(|name| layout.without(name).err());
-            wrong.extend(unknown.map(|error| format!("the teacher of '{class}', without: {error}")));
+            let unknown = teacher.mask.iter().filter_map(|name| layout.without(name).err());
+            wrong.extend(unknown.map(|error| format!("the teacher of '{class}', mask: {error}")));
         }
     }
     match &config.input {
@@ -72,7 +72,7 @@ pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
         }
         Input::Watch(watch) => {
             folder("watch.folder", &watch.folder, &mut wrong);
-            if let (Disposition::Move, Some(to)) = (watch.then, &watch.move_to) {
+            if let (Disposition::Move, Some(to)) = (watch.on_success, &watch.move_to) {
                 parent("watch.move_to", to, &mut wrong);
             }
         }

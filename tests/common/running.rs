@@ -25,7 +25,7 @@ pub fn until<T>(what: &str, mut so: impl FnMut() -> Option<T>) -> T {
 pub fn endless(folder: &Path, more: &str) -> PathBuf {
     let capture = super::fixture("captures/mixed.pcapng");
     let text = format!(
-        "[replay]\ncaptures = [{capture:?}]\nspeed = 200.0\nrounds = 0\n[process]\nstatus_file = \"{}\"\n{more}",
+        "[replay]\ncaptures = [{capture:?}]\nspeed = 200.0\nrepeat = 0\n[process]\nstatus_file = \"{}\"\n{more}",
         folder.join("run/status.json").display()
     );
     // In a folder of its own, so that a hardened daemon may not write to all of `folder`.

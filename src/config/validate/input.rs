@@ -1,4 +1,4 @@
-//! Where do frames come from, and by what are they judged? The settings of input and models, checked.
+//! Validation of the settings of models and input.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ impl Check {
             models.push(model);
         }
         if models.is_empty() {
-            self.wrong(at, "no model; give at least one, such as \"protocols\", which is built in");
+            self.wrong(at, "no model; give at least one, for example \"protocols\", which is built in");
         }
         models
     }
@@ -52,14 +52,14 @@ impl Check {
         if let [(first, _), (second, at), ..] = given[..] {
             self.wrong(
                 at,
-                format!("both {first} and {second} are given; one daemon has one kind of input: run another for the other"),
+                format!("both {first} and {second} are given; a daemon has one kind of input: run a second daemon for the other"),
             );
         }
-        let unused = |given: &str| format!("{given} is not given, so this has no effect; give it or leave this out");
+        let unused = |given: &str| format!("{given} is not set, so this has no effect; set it or remove this key");
         if replay.captures.is_none()
             && let Some(at) = [
                 replay.speed.as_ref().map(|v| v.span().start),
-                replay.rounds.as_ref().map(|v| v.span().start),
+                replay.repeat.as_ref().map(|v| v.span().start),
                 replay.filter.as_ref().map(|v| v.span().start),
             ]
             .into_iter()
@@ -70,9 +70,9 @@ impl Check {
         }
         if watch.folder.is_none()
             && let Some(at) = [
-                watch.then.as_ref().map(|v| v.span().start),
+                watch.on_success.as_ref().map(|v| v.span().start),
                 watch.move_to.as_ref().map(|v| v.span().start),
-                watch.set_aside.as_ref().map(|v| v.span().start),
+                watch.quarantine_folder.as_ref().map(|v| v.span().start),
                 watch.settle_secs.as_ref().map(|v| v.span().start),
                 watch.filter.as_ref().map(|v| v.span().start),
             ]
@@ -84,9 +84,10 @@ impl Check {
         }
         if let Some(folder) = watch.folder {
             return Input::Watch(WatchSettings {
-                then: or(&watch.then, Disposition::default()),
-                move_to: self.move_to(watch.then.as_ref(), watch.move_to),
-                set_aside: path(watch.set_aside).unwrap_or_else(|| Path::new(folder.get_ref()).join("unreadable")),
+                on_success: or(&watch.on_success, Disposition::default()),
+                move_to: self.move_to(watch.on_success.as_ref(), watch.move_to),
+                quarantine_folder: path(watch.quarantine_folder)
+                    .unwrap_or_else(|| Path::new(folder.get_ref()).join("unreadable")),
                 folder: folder.into_inner().into(),
                 settle: self.seconds("watch.settle_secs", &watch.settle_secs, Duration::from_secs(10), 1),
                 filter: self.filter(watch.filter),
@@ -94,12 +95,18 @@ impl Check {
         }
         if let Some(captures) = replay.captures {
             if captures.get_ref().is_empty() {
-                self.wrong(captures.span().start, "no capture; give files or folders");
+                self.wrong(captures.span().start, "no captures; give files or folders");
             }
             return Input::Replay(ReplaySettings {
                 captures: captures.into_inner().into_iter().map(|c| c.into_inner().into()).collect(),
-                speed: self.number("replay.speed", &replay.speed, 1.0, 0.0..=1e6, "times the captures' own pace (0: flat out)"),
-                rounds: self.number("replay.rounds", &replay.rounds, 1, 0..=u64::MAX / 2, "rounds (0: without end)"),
+                speed: self.number(
+                    "replay.speed",
+                    &replay.speed,
+                    1.0,
+                    0.0..=1e6,
+                    "times the original speed; 0: as fast as possible",
+                ),
+                repeat: self.number("replay.repeat", &replay.repeat, 1, 0..=u64::MAX / 2, "repeats; 0: forever"),
                 filter: self.filter(replay.filter),
             });
         }
@@ -109,21 +116,24 @@ impl Check {
                     return Input::Interfaces(Vec::new());
                 }
             }
-            self.wrong(0, "no input; add [[interfaces]] with a name, or [replay], or [watch] (`config/spiked.toml` shows them)");
+            self.wrong(
+                0,
+                "no input; add [[interfaces]] with a name, or [replay], or [watch] (`config/spiked.toml` documents them)",
+            );
         }
         let mut names = BTreeSet::new();
         Input::Interfaces(interfaces.into_iter().filter_map(|i| self.interface(i, &mut names)).collect())
     }
 
-    fn move_to(&mut self, then: Option<&Spanned<Disposition>>, move_to: Maybe<String>) -> Option<PathBuf> {
-        match (then.map(|t| (t.span().start, *t.get_ref())), move_to) {
+    fn move_to(&mut self, on_success: Option<&Spanned<Disposition>>, move_to: Maybe<String>) -> Option<PathBuf> {
+        match (on_success.map(|v| (v.span().start, *v.get_ref())), move_to) {
             (Some((at, Disposition::Move)), None) => {
-                self.missing(at, "move_to", "watch.then = \"move\" needs watch.move_to, the folder to move captures to");
+                self.missing(at, "move_to", "watch.on_success = \"move\" needs watch.move_to, the folder to move captures to");
                 None
             }
             (Some((_, Disposition::Move)), to) => path(to),
             (_, Some(to)) => {
-                self.wrong(to.span().start, "watch.move_to has no effect unless watch.then = \"move\"");
+                self.missing(to.span().start, "on_success", "watch.move_to has no effect unless watch.on_success = \"move\"");
                 None
             }
             (_, None) => None,
@@ -142,13 +152,13 @@ impl Check {
         if let Some(name) = &name
             && !names.insert(name.clone())
         {
-            self.wrong(place, format!("interface {name} is given twice; for more capture threads set its threads"));
+            self.wrong(place, format!("interface {name} is given twice; set its threads for more capture threads"));
         }
         Some(InterfaceSettings {
             name: name.unwrap_or_default(),
             filter: self.filter(typed.filter),
             promiscuous: or(&typed.promiscuous, default.promiscuous),
-            snap_length: self.number("snap_length", &typed.snap_length, default.snap_length, 64..=262_144, "octets"),
+            snap_length: self.number("snap_length", &typed.snap_length, default.snap_length, 64..=262_144, "bytes"),
             buffer_mib: self.number("buffer_mib", &typed.buffer_mib, default.buffer_mib, 1..=1024, "MiB"),
             threads: self.number("threads", &typed.threads, default.threads, 1..=64, "threads"),
         })

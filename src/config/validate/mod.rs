@@ -1,4 +1,4 @@
-//! Are the settings sensible? From what was typed to what runs, all mistakes collected.
+//! Validation of the settings: from [`RawConfig`] to [`Config`], collecting all mistakes.
 
 mod input;
 mod output;
@@ -15,16 +15,16 @@ use super::raw::{self, Maybe, RawConfig};
 use super::text::{self, Sources};
 use super::{AlertsConfig, Config, ConfigError, EngineConfig, LogConfig, Mistake, Override, ProcessConfig};
 
-/// A day, the longest time that any setting may ask for.
+/// Seconds of a day, the upper limit of every duration in the settings.
 const DAY: u64 = 86_400;
 
 pub(super) fn config(path: &Path, text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
     let sources = Sources::new(path, text, overrides);
-    let text::Parsed { typed, mistakes, left_out } = text::parse(text, overrides);
-    // Where the text itself is no TOML, nothing can be said of what is in it.
+    let text::Parsed { raw, mistakes, left_out } = text::parse(text, overrides);
+    // If the text is not valid TOML, its contents can't be validated.
     let readable = mistakes.is_empty() || !left_out.is_empty();
     let mut check = Check { mistakes, left_out };
-    let config = if readable { Some(check.config(typed)) } else { None };
+    let config = if readable { Some(check.config(raw)) } else { None };
     check.mistakes.sort();
     match config {
         Some(config) if check.mistakes.is_empty() => Ok(config),
@@ -37,7 +37,7 @@ pub(super) fn config(path: &Path, text: &str, overrides: &[Override]) -> Result<
 
 struct Check {
     mistakes: Vec<(usize, String)>,
-    /// Keys that were given, but so that they could not be read: they are not missing.
+    /// Keys that were given with a value that could not be parsed: they are not reported as missing.
     left_out: Vec<String>,
 }
 
@@ -50,18 +50,20 @@ fn path(typed: Maybe<String>) -> Option<PathBuf> {
 }
 
 impl Check {
+    /// Reports a mistake at a byte offset.
     fn wrong(&mut self, at: usize, what: impl Into<String>) {
         self.mistakes.push((at, what.into()));
     }
 
+    /// Reports that `key` is missing, unless it was given with a value that could not be parsed.
     fn missing(&mut self, at: usize, key: &str, what: &str) {
         if !self.left_out.iter().any(|k| k == key) {
             self.wrong(at, what);
         }
     }
 
-    /// A number within bounds; `what` is its unit, for the message.
-    fn number<T, U>(&mut self, key: &str, typed: &Maybe<T>, default: U, range: RangeInclusive<U>, what: &str) -> U
+    /// A number within `range`, or the default; `unit` is for the message.
+    fn number<T, U>(&mut self, key: &str, typed: &Maybe<T>, default: U, range: RangeInclusive<U>, unit: &str) -> U
     where
         T: Copy + Display,
         U: TryFrom<T> + PartialOrd + Display,
@@ -71,7 +73,7 @@ impl Check {
             Ok(number) if range.contains(&number) => number,
             _ => {
                 let (low, high) = (range.start(), range.end());
-                self.wrong(value.span().start, format!("{key} = {value} can't be; give {low} to {high} {what}"));
+                self.wrong(value.span().start, format!("{key} = {value} is out of range ({low} to {high} {unit})"));
                 default
             }
         }
@@ -89,7 +91,7 @@ impl Check {
         Some(typed.into_inner())
     }
 
-    /// A text that must not be empty.
+    /// A string that must not be empty.
     fn text(&mut self, key: &str, typed: Maybe<String>) -> Option<String> {
         let typed = typed?;
         if typed.get_ref().trim().is_empty() {
@@ -145,7 +147,7 @@ impl Check {
         let default = EngineConfig::default();
         let active = self.seconds("engine.active_secs", &typed.active_secs, Duration::ZERO, 0);
         EngineConfig {
-            workers: self.number("engine.workers", &typed.workers, default.workers, 0..=256, "workers (0: one a CPU)"),
+            workers: self.number("engine.workers", &typed.workers, default.workers, 0..=256, "workers; 0: one per CPU"),
             pin: or(&typed.pin, default.pin),
             streams: self.number("engine.streams", &typed.streams, default.streams, 64..=1 << 28, "streams"),
             idle: self.seconds("engine.idle_secs", &typed.idle_secs, default.idle, 1),

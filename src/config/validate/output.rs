@@ -1,4 +1,4 @@
-//! Who is told of what? The settings of sinks, metrics, policies and evidence, checked.
+//! Validation of the settings of sinks, metrics, policies and evidence.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ impl Check {
             let at = sink.span().start;
             let Some(sink) = self.sink(sink) else { continue };
             if !names.insert(sink.name.clone()) {
-                self.wrong(at, format!("two sinks are called '{}'; give one another name", sink.name));
+                self.wrong(at, format!("two sinks have the name '{}'; rename one of them", sink.name));
             }
             sinks.push(sink);
         }
@@ -31,29 +31,29 @@ impl Check {
             self.missing(
                 at,
                 "type",
-                "the sink has no type; give type = \"file\", \"stdout\", \"unix\", \"syslog\" or \"journald\"",
+                "the sink has no type; set type = \"file\", \"stdout\", \"unix\", \"syslog\" or \"journald\"",
             );
             return None;
         };
         let place = kind.span().start;
         let kind = *kind.get_ref();
         if let (Some(facility), false) = (&typed.facility, kind == SinkType::Syslog) {
-            self.wrong(facility.span().start, "facility is for sinks of type \"syslog\"");
+            self.wrong(facility.span().start, "facility applies to sinks of type \"syslog\" only; remove it");
         }
         if let (Some(path), SinkType::Stdout | SinkType::Journald) = (&typed.path, kind) {
-            self.wrong(path.span().start, "this type of sink has no path");
+            self.wrong(path.span().start, "a sink of this type has no path; remove it");
         }
         let given = self.text("path", typed.path).map(PathBuf::from);
         let needed = |check: &mut Self, what: &str| {
             given.clone().unwrap_or_else(|| {
-                check.missing(place, "path", &format!("the sink has no path; give path, the {what}"));
+                check.missing(place, "path", &format!("the sink has no path; set path, the {what}"));
                 PathBuf::new()
             })
         };
         let (default_name, kind) = match kind {
-            SinkType::File => ("file", SinkKind::File { path: needed(self, "file that lines are appended to") }),
+            SinkType::File => ("file", SinkKind::File { path: needed(self, "file to append to") }),
             SinkType::Stdout => ("stdout", SinkKind::Stdout),
-            SinkType::Unix => ("unix", SinkKind::Unix { path: needed(self, "socket that the reader listens on") }),
+            SinkType::Unix => ("unix", SinkKind::Unix { path: needed(self, "socket on which the reader listens") }),
             SinkType::Syslog => {
                 let socket = given.unwrap_or_else(|| "/dev/log".into());
                 ("syslog", SinkKind::Syslog { socket, facility: or(&typed.facility, raw::Facility::default()) })
@@ -64,7 +64,7 @@ impl Check {
             None => vec![EventType::Detection, EventType::Alert],
             Some(events) => {
                 if events.get_ref().is_empty() {
-                    self.wrong(events.span().start, "the sink gets no events; give some, or take the sink out");
+                    self.wrong(events.span().start, "the sink has no events; give some, or remove the sink");
                 }
                 let all: BTreeSet<EventType> = events.get_ref().iter().map(|e| *e.get_ref()).collect();
                 all.into_iter().collect()
@@ -85,14 +85,15 @@ impl Check {
                 Ok(parsed) => metrics.address = parsed,
                 Err(_) => self.wrong(
                     address.span().start,
-                    format!("metrics.address = '{address}' is no address and port; give such as 127.0.0.1:9184 or [::1]:9184"),
+                    format!("metrics.address = '{address}' is not a valid address and port; give, for example, 127.0.0.1:9184 or [::1]:9184"),
                 ),
             }
         }
         for name in typed.names.map(Spanned::into_inner).unwrap_or_default() {
             let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
             if name.get_ref().is_empty() || !name.get_ref().chars().all(fits) {
-                let wrong = format!("'{name}' is no host name; give it without a port, such as \"sensor.example.org\"");
+                let wrong =
+                    format!("'{name}' is not a valid host name; give it without a port, for example \"sensor.example.org\"");
                 self.wrong(name.span().start, wrong);
             }
             metrics.names.push(name.into_inner());
@@ -108,7 +109,7 @@ impl Check {
             self.missing(
                 at,
                 "class",
-                "the policy has no class; give class = \"ssh\", or \"*\" for all (`spiked model show` lists them)",
+                "the policy has no class; set class = \"ssh\", or \"*\" for all (`spiked model show` lists the classes)",
             );
         }
         let action = or(&typed.action, Action::default());
@@ -120,15 +121,15 @@ impl Check {
             model: self.text("model", typed.model),
             action,
             severity: or(&typed.severity, Severity::default()),
-            only: self.filter(typed.only),
-            unless: self.filter(typed.unless),
+            include_filter: self.filter(typed.include_filter),
+            exclude_filter: self.filter(typed.exclude_filter),
         })
     }
 
     pub(super) fn evidence(&mut self, typed: raw::RawEvidence) -> Option<EvidenceConfig> {
         let unused = [&typed.packets, &typed.file_mib, &typed.files].into_iter().flatten().map(|v| v.span().start).next();
         if let (None, Some(at)) = (&typed.folder, unused) {
-            self.missing(at, "folder", "evidence.folder is not given, so this has no effect; give it or leave this out");
+            self.missing(at, "folder", "evidence.folder is not set, so this has no effect; set it or remove this key");
         }
         let evidence = EvidenceConfig {
             packets: self.number("evidence.packets", &typed.packets, 20, 1..=1000, "packets"),

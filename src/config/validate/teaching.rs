@@ -1,4 +1,4 @@
-//! Are the settings of live teaching sensible?
+//! Validation of the settings of live learning.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,13 @@ impl Check {
             folder: self.text("learning.folder", typed.folder).map(PathBuf::from),
             every: Duration::from_secs_f64(every),
             volleys: self.number("learning.volleys", &typed.volleys, default.volleys, 1024..=1 << 20, "volleys"),
-            gate: self.number("learning.gate", &typed.gate, default.gate, 0.0..=1.0, "(share of streams right)"),
+            min_accuracy: self.number(
+                "learning.min_accuracy",
+                &typed.min_accuracy,
+                default.min_accuracy,
+                0.0..=1.0,
+                "of the streams",
+            ),
         }
     }
 
@@ -26,18 +32,22 @@ impl Check {
         let at = typed.span().start;
         let typed = typed.into_inner();
         if typed.class.is_none() {
-            self.missing(at, "class", "the teacher has no class; give class = \"...\", the class that it teaches");
+            self.missing(at, "class", "the teacher has no class; set class = \"...\", the class to learn");
         }
         if typed.filter.is_none() {
-            self.missing(at, "filter", "the teacher has no filter; give filter = \"...\", a BPF expression that its streams fit");
+            self.missing(
+                at,
+                "filter",
+                "the teacher has no filter; set filter = \"...\", a BPF filter that matches the streams of the class",
+            );
         }
         let teacher = TeacherConfig {
             model: self.text("model", typed.model),
-            rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets a second"),
-            learning_rate: self.number("learning_rate", &typed.learning_rate, 0.5, 1e-6..=1.0, "(eta)"),
+            rate: self.number("rate", &typed.rate, 100.0, 0.01..=1e6, "packets per second"),
+            learning_rate: self.number("learning_rate", &typed.learning_rate, 0.5, 1e-6..=1.0, "(learning rate)"),
             freeze: or(&typed.freeze, false),
-            without: typed
-                .without
+            mask: typed
+                .mask
                 .map_or_else(|| vec!["ports".into()], |names| names.into_inner().into_iter().map(Spanned::into_inner).collect()),
             class: self.text("class", typed.class).unwrap_or_default(),
             filter: self.filter(typed.filter).unwrap_or_default(),

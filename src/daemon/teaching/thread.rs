@@ -358,13 +358,13 @@ fn lessons(teachers: &[ActiveTeacher], models: &Models, name: &str) -> Vec<Learn
     let mut lessons: Vec<LearningTask> = Vec::new();
     for teacher in teachers.iter().map(|t| &t.config).filter(|t| learns(t, models, name)) {
         if !lessons.iter().any(|l| l.class == teacher.class) {
-            let config::TeacherConfig { class, without, learning_rate, freeze, .. } = teacher.clone();
-            lessons.push(LearningTask { class, without, eta: learning_rate as f32, freeze });
+            let config::TeacherConfig { class, mask, learning_rate, freeze, .. } = teacher.clone();
+            lessons.push(LearningTask { class, without: mask, eta: learning_rate as f32, freeze });
         }
     }
     lessons
 }
 
 fn settings(config: &config::LearningConfig) -> LearnerSettings {
-    LearnerSettings { volleys: config.volleys, gate: config.gate, seed: 1, threads: 1 }
+    LearnerSettings { volleys: config.volleys, gate: config.min_accuracy, seed: 1, threads: 1 }
 }
