@@ -154,7 +154,7 @@ fn events_go_on_when_their_file_is_removed_and_when_their_folder_was_and_is_ther
         if confined {
             // Whoever looks after it starts it again.
             assert_eq!(daemon.child.wait().unwrap().code(), Some(4), "{}", daemon.log());
-            assert!(daemon.log().contains("another folder is there now"), "{}", daemon.log());
+            assert!(daemon.log().contains("the folder was replaced"), "{}", daemon.log());
         } else {
             until("events are written into the new folder", grows);
             assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());

@@ -130,7 +130,7 @@ fn reload_under_load_loses_nothing_and_a_bad_file_changes_nothing() {
     // What needs a restart is named.
     fs::write(&settings, format!("{good}\n[engine]\nworkers = 1\n")).expect("written");
     let waits = reload();
-    assert!(String::from_utf8_lossy(&waits.stdout).contains("waits for a restart: engine"), "{waits:?}");
+    assert!(String::from_utf8_lossy(&waits.stdout).contains("restart to apply: engine"), "{waits:?}");
     assert_eq!(daemon.stop().0, Some(0), "{}", daemon.log());
     assert!(!net.path("status.json").exists());
 }

@@ -1,12 +1,12 @@
-//! How many alerts are too many? So many a minute for each class and host; the rest is counted.
+//! Rate limit of alerts: a number per minute for each class and host; the rest is counted and not sent.
 //!
-//! The table is bounded: hosts beyond it share one entry for each class, so that neither many hosts nor one can silence a class
-//! for good, or make more alerts a minute than the table has room for.
+//! The table is bounded: hosts that do not fit share one entry per class. So neither one host nor a flood of hosts can suppress the
+//! alerts of a class for good, and the number of alerts per minute is bounded by the size of the table.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 
 use crate::config::AlertsConfig;
 use crate::engine::Verdict;
@@ -16,56 +16,57 @@ use crate::snn::ClassId;
 
 const MINUTE: u64 = 60_000_000_000;
 
-/// Model, class, and the host that sent the stream's first packet; none: one of those beyond the table.
+/// Model, class, and the host that sent the stream's first packet; `None`: all hosts that do not fit the table.
 type Pair = (usize, Option<ClassId>, Option<Address>);
 
-/// The limiter.
+/// Rate limiter of alerts.
 pub struct Limiter {
     settings: AlertsConfig,
     minute: u64,
-    told: HashMap<Pair, u32, foldhash::fast::RandomState>,
+    sent: HashMap<Pair, u32, foldhash::fast::RandomState>,
 }
 
 impl Limiter {
     pub fn new(settings: AlertsConfig) -> Self {
-        Self { settings, minute: 0, told: HashMap::default() }
+        Self { settings, minute: 0, sent: HashMap::default() }
     }
 
-    /// Takes the bounds that a reload has changed.
+    /// Replaces the limits, after a reload.
     pub fn set(&mut self, settings: AlertsConfig) {
         self.settings = settings;
     }
 
-    /// Whether the alert is told.
+    /// Whether the alert is within the limit; counts it.
     pub fn admits(&mut self, verdict: &Verdict) -> bool {
         if self.settings.per_minute == 0 {
             return true;
         }
-        // Several capture threads, and packets that come out of order, go back a little where a minute ends: that is not a new one.
+        // With several capture threads and reordered packets, time may step back a little across the end of a minute: that does
+        // not start a new minute.
         let minute = verdict.timestamp.0 / MINUTE;
         if minute > self.minute || minute + 1 < self.minute {
             self.minute = minute;
-            self.told.clear();
+            self.sent.clear();
         }
         let mut pair = (verdict.model, verdict.class, Some(verdict.key.sender(verdict.first_direction)));
-        if self.told.len() >= self.settings.hosts && !self.told.contains_key(&pair) {
+        if self.sent.len() >= self.settings.hosts && !self.sent.contains_key(&pair) {
             pair.2 = None;
         }
-        let told = self.told.entry(pair).or_insert(0);
-        *told = told.saturating_add(1);
-        *told <= self.settings.per_minute
+        let sent = self.sent.entry(pair).or_insert(0);
+        *sent = sent.saturating_add(1);
+        *sent <= self.settings.per_minute
     }
 }
 
-/// AlertsConfig told and held back, by model and class: as many entries as classes.
+/// Numbers of alerts sent and suppressed, by model and class.
 #[derive(Debug, Default)]
 pub struct AlertCounts(Mutex<BTreeMap<(String, String), (u64, u64)>>);
 
 impl AlertCounts {
-    pub fn count(&self, model: &str, class: &str, told: bool) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn count(&self, model: &str, class: &str, sent: bool) {
+        let mut counts = self.0.lock();
         let count = counts.entry((model.into(), class.into())).or_default();
-        if told {
+        if sent {
             count.0 += 1;
         } else {
             count.1 += 1;
@@ -73,7 +74,7 @@ impl AlertCounts {
     }
 
     pub fn status(&self) -> Vec<status::AlertCounts> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.0.lock();
         let one = |((model, class), (sent, suppressed)): (&(String, String), &(u64, u64))| status::AlertCounts {
             model: model.clone(),
             class: class.clone(),
@@ -111,7 +112,7 @@ mod tests {
             .ipv4(host.to_be_bytes(), [192, 0, 2, 1], 64)
             .udp(5000, 53)
             .write(&mut frame, &[0; 12])
-            .expect("a vector takes all octets");
+            .expect("writing to a vector succeeds");
         let headers = Decoder::default().decode(1, &frame).expect("a whole frame");
         let (key, first_direction) =
             StreamKey::of(KeyKind::Flow, &headers, &frame).into_iter().flatten().next().expect("it has a key");
@@ -122,17 +123,17 @@ mod tests {
     fn each_host_has_its_share_every_minute() {
         let like = verdict();
         let mut limiter = Limiter::new(AlertsConfig { per_minute: 2, hosts: 10 });
-        let mut told = |host, second| limiter.admits(&of_host(&like, host, second));
-        assert_eq!([told(1, 600), told(1, 610), told(1, 659)], [true, true, false]);
-        assert_eq!([told(2, 659), told(2, 659), told(2, 659)], [true, true, false]);
-        assert_eq!([told(1, 660), told(1, 661), told(1, 662)], [true, true, false], "a new minute");
+        let mut admits = |host, second| limiter.admits(&of_host(&like, host, second));
+        assert_eq!([admits(1, 600), admits(1, 610), admits(1, 659)], [true, true, false]);
+        assert_eq!([admits(2, 659), admits(2, 659), admits(2, 659)], [true, true, false]);
+        assert_eq!([admits(1, 660), admits(1, 661), admits(1, 662)], [true, true, false], "a new minute");
         // A packet that comes late, of the minute before, opens no third one.
-        assert_eq!([told(1, 659), told(1, 663), told(1, 659), told(1, 664)], [false; 4]);
-        assert!(told(1, 60), "a clock that was set back does not silence it");
+        assert_eq!([admits(1, 659), admits(1, 663), admits(1, 659), admits(1, 664)], [false; 4]);
+        assert!(admits(1, 60), "a clock that was set back does not silence it");
     }
 
     #[test]
-    fn a_flood_of_hosts_is_bounded_and_silences_nobody_who_was_there_before() {
+    fn a_flood_of_hosts_is_bounded_and_does_not_suppress_earlier_hosts() {
         let like = verdict();
         let settings = AlertsConfig { per_minute: 3, hosts: 100 };
         let mut limiter = Limiter::new(settings.clone());
@@ -140,13 +141,13 @@ mod tests {
         let flood = (1_000_000..1_050_000).filter(|&host| limiter.admits(&of_host(&like, host, 610))).count();
         // One alert of each of those that it had room for, and the share of the one entry for all others.
         assert_eq!(flood, settings.hosts - 1 + 3);
-        assert!(limiter.told.len() <= settings.hosts + 1, "{} entries", limiter.told.len());
+        assert!(limiter.sent.len() <= settings.hosts + 1, "{} entries", limiter.sent.len());
         assert!(limiter.admits(&of_host(&like, 7, 611)) && limiter.admits(&of_host(&like, 7, 612)));
         assert!(!limiter.admits(&of_host(&like, 7, 613)));
     }
 
     #[test]
-    fn no_limit_is_no_limit() {
+    fn a_limit_of_zero_admits_all() {
         let like = verdict();
         let mut limiter = Limiter::new(AlertsConfig { per_minute: 0, hosts: 1 });
         assert!((0..1000).all(|_| limiter.admits(&of_host(&like, 1, 600))));

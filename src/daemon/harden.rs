@@ -1,13 +1,12 @@
-//! What may the process still do, once its sockets are open? In this order, each step resting on the one before:
+//! Hardening of the process once its sockets are open, in this order, as each step depends on the one before:
 //!
-//! 1. become another user, if asked, keeping CAP_NET_RAW where interfaces may have to be opened anew;
-//! 2. drop all other capabilities, which are what root can do to files and processes;
-//! 3. forbid new privileges, and see only the folders that the settings name (landlock).
+//! 1. switch to another user, if set, keeping CAP_NET_RAW where interfaces may have to be reopened;
+//! 2. drop all other capabilities, among them root's rights over files and processes;
+//! 3. set `no_new_privs`, and restrict file access to the folders that the settings name (Landlock).
 //!
-//! All of it is a thread's and inherited by those that it starts, so it comes before the first thread.
+//! All of it applies to a thread and is inherited by the threads it starts, so it happens before the first thread is started.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -17,15 +16,16 @@ use rustix::process::{Gid, Uid};
 
 use crate::config::{Config, Input, ModelSource, SinkKind};
 
-/// Why the user could not be changed: then it does not run.
+/// Error of switching to another user; the daemon does not start.
 #[derive(Debug, thiserror::Error)]
-#[error("can't become user '{user}' (process.user): {why}")]
+#[error("can't switch to user '{user}' (process.user): {why}")]
 pub struct UserError {
     user: String,
     why: String,
 }
 
-/// The folders that may be written, as they were when the process was confined to them: by what they are, not by their names.
+/// The writable folders of the Landlock rules, with the device and inode numbers that they had when the rules were set: the rules
+/// refer to inodes, not to paths.
 #[derive(Debug, Default)]
 pub(super) struct Confinement(Vec<(PathBuf, (u64, u64))>);
 
@@ -34,35 +34,35 @@ impl Confinement {
         Self(folders.iter().filter_map(|folder| Some((folder.clone(), identity(folder)?))).collect())
     }
 
-    /// Looks at them again.
+    /// Checks that the paths still refer to the same folders.
     ///
     /// # Errors
-    /// Where somebody has removed one and made it anew, or put another in its place: the first that is so.
+    /// A folder was removed and recreated, or replaced by another: the first one is returned.
     pub fn check(&self) -> Result<(), FolderReplaced> {
         let another = |(folder, was): &&(PathBuf, (u64, u64))| identity(folder).is_some_and(|is| is != *was);
         self.0.iter().find(another).map_or(Ok(()), |(folder, _)| Err(FolderReplaced(folder.clone())))
     }
 }
 
-/// A folder is out of reach now: only a process that is started anew can write there.
+/// A folder was replaced and is out of reach of the Landlock rules until the process is restarted.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: another folder is there now, which landlock keeps this process from; start it again", .0.display())]
+#[error("{}: the folder was replaced, and Landlock denies access to the new one; restart spiked", .0.display())]
 pub struct FolderReplaced(PathBuf);
 
-/// Device and number of a folder; `None` where it is none.
+/// Device and inode number of a folder; `None` if it is not a folder.
 fn identity(folder: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(folder).ok().filter(std::fs::Metadata::is_dir).map(|m| (m.dev(), m.ino()))
 }
 
-/// Takes the steps; returns a line on each, and what the process is confined to.
+/// Takes the steps; returns a line on each for the log, and the writable folders.
 ///
 /// # Errors
-/// Where another user was asked for and can't be had. What the kernel has not got is told, and no error.
+/// The process can't switch to the user of the settings. A step that the kernel does not support is reported in its line.
 pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<String>, Confinement), UserError> {
     let keep: &[Capability] = if matches!(config.input, Input::Interfaces(_)) { &[Capability::CAP_NET_RAW] } else { &[] };
     let mut steps = Vec::new();
     if let Some(user) = &config.process.user {
-        become_user(user).map_err(|why| UserError { user: user.clone(), why })?;
+        switch_user(user).map_err(|why| UserError { user: user.clone(), why })?;
         steps.push(format!("user: {user}"));
     }
     if !config.process.harden {
@@ -74,8 +74,8 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<Strin
         Err(error) => format!("capabilities: could not be dropped: {error}"),
     });
     steps.push(match rustix::thread::set_no_new_privs(true) {
-        Ok(()) => "no new privileges: set".into(),
-        Err(error) => format!("no new privileges: could not be set: {error}"),
+        Ok(()) => "no_new_privs: set".into(),
+        Err(error) => format!("no_new_privs: could not be set: {error}"),
     });
     let (read, write) = folders(config, settings_file);
     let mut confined = Confinement::to(&write);
@@ -84,23 +84,22 @@ pub(super) fn harden(config: &Config, settings_file: &Path) -> Result<(Vec<Strin
         confined = Confinement::default();
     }
     steps.push(match status {
-        Ok(RulesetStatus::FullyEnforced) => "landlock: only the folders of the settings are seen".into(),
+        Ok(RulesetStatus::FullyEnforced) => "landlock: only the folders of the settings are accessible".into(),
         Ok(RulesetStatus::PartiallyEnforced) => {
-            "landlock: only the folders of the settings are seen, as far as this kernel can".into()
+            "landlock: only the folders of the settings are accessible, as far as this kernel supports it".into()
         }
-        Ok(RulesetStatus::NotEnforced) => "landlock: this kernel has none".into(),
+        Ok(RulesetStatus::NotEnforced) => "landlock: not supported by this kernel".into(),
         Err(error) => format!("landlock: not enforced: {error}"),
     });
     Ok((steps, confined))
 }
 
-/// Drops what is not in `keep`; returns what is left, for the log.
+/// Drops all capabilities not in `keep`; returns the remaining ones, for the log.
 fn drop_capabilities(keep: &[Capability]) -> Result<String, caps::errors::CapsError> {
     let have = caps::read(None, CapSet::Permitted)?;
     let kept: CapsHashSet = keep.iter().copied().filter(|c| have.contains(c)).collect();
     caps::clear(None, CapSet::Ambient)?;
-    // Only where there is something to drop: the unit forbids the call, having given no more than is kept. What may be inherited is
-    // nothing without the ambient set, as no program that is started may gain privileges.
+    // Only if there is something to drop: the systemd unit grants no more than is kept, and blocks the system call.
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         if !caps::read(None, set)?.is_subset(&kept) {
             caps::set(None, set, &kept)?;
@@ -110,25 +109,16 @@ fn drop_capabilities(keep: &[Capability]) -> Result<String, caps::errors::CapsEr
     Ok(if names.is_empty() { "none".into() } else { names.join(", ") })
 }
 
-fn become_user(user: &str) -> Result<(), String> {
-    let (uid, gid) = look_up(user).map_err(|e| e.to_string())?.ok_or("there is no such user in /etc/passwd")?;
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+fn switch_user(user: &str) -> Result<(), String> {
+    // Through NSS, so that users of LDAP or systemd-userdbd are found too.
+    let user = nix::unistd::User::from_name(user).map_err(|e| e.to_string())?.ok_or("no such user")?;
+    let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
     let step = |what: &str, done: rustix::io::Result<()>| done.map_err(|error| format!("{what}: {error}; start it as root"));
     step("keep capabilities", rustix::thread::set_keep_capabilities(true))?;
-    // Of one thread each, and there is but one yet.
+    // These calls affect one thread, and there is only one yet.
     step("groups", rustix::thread::set_thread_groups(&[gid]))?;
     step("group", rustix::thread::set_thread_res_gid(gid, gid, gid))?;
     step("user", rustix::thread::set_thread_res_uid(uid, uid, uid))
-}
-
-fn look_up(user: &str) -> io::Result<Option<(u32, u32)>> {
-    let users = std::fs::read_to_string("/etc/passwd")?;
-    let ids = |line: &str| {
-        let mut fields = line.split(':');
-        let (name, mut ids) = (fields.next()?, fields.skip(1));
-        (name == user).then_some((ids.next()?.parse().ok()?, ids.next()?.parse().ok()?))
-    };
-    Ok(users.lines().find_map(ids))
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -137,7 +127,7 @@ fn folder_of(path: &Path) -> PathBuf {
 
 /// Folders to read and folders to write.
 fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
-    // libpcap and the process metrics read the kernel's own.
+    // libpcap and the process metrics read these.
     let mut read: BTreeSet<PathBuf> = ["/proc", "/sys/class/net", "/sys/devices"].iter().map(PathBuf::from).collect();
     let mut write = BTreeSet::new();
     read.insert(folder_of(settings_file));
@@ -187,6 +177,7 @@ fn confine(read: BTreeSet<PathBuf>, write: BTreeSet<PathBuf>) -> Result<RulesetS
 mod tests {
     use super::*;
     use std::fs;
+    use std::io;
     use std::io::ErrorKind::PermissionDenied;
 
     /// Whether a raw packet socket can be had, as one who may sniff can.

@@ -1,4 +1,4 @@
-//! Where does the log go? To standard error as text or JSON, or to systemd's journal; its level changes with a reload.
+//! Log output: text or JSON on standard error, or the systemd journal. A reload can change the level.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// Changes the level.
+/// Handle that changes the log level.
 pub(super) struct Level(reload::Handle<LevelFilter, Registry>);
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -23,13 +23,13 @@ fn filter(level: LogLevel) -> LevelFilter {
 
 impl Level {
     pub fn set(&self, level: LogLevel) {
-        // Fails where the log is gone, and then there is nothing to set.
+        // Fails only if the subscriber is gone: then there is no level to set.
         let _ = self.0.reload(filter(level));
     }
 }
 
-/// Keeps what is logged on its line: names of files and classes come from others, and must neither begin a line of their own nor
-/// steer a terminal. An event comes in one piece, its line's end at its end.
+/// Writer that escapes control characters: names of files and classes are not trusted, and must neither start a new line nor control
+/// a terminal. An event is written in one call, with the newline at its end.
 struct OneLine<W>(W);
 
 impl<W: io::Write> io::Write for OneLine<W> {
@@ -50,15 +50,15 @@ impl<W: io::Write> io::Write for OneLine<W> {
     }
 }
 
-/// Begins to log. A second call, as tests make it, changes nothing.
+/// Starts logging. A second call (in tests) has no effect.
 ///
 /// # Errors
-/// Where the journal is wanted and is not there.
+/// The journal is not available.
 pub(super) fn start(log: LogConfig) -> io::Result<Level> {
     let (level, handle) = reload::Layer::new(filter(log.level));
     let to_stderr = || tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).with_target(false).with_ansi(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match log.format {
-        // The journal, where it catches standard error, has its own time.
+        // The journal adds its own timestamps to standard error.
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => Box::new(to_stderr().without_time()),
         LogFormat::Text => Box::new(to_stderr()),
         LogFormat::Json => Box::new(to_stderr().json().flatten_event(true)),

@@ -1,12 +1,11 @@
-//! How does it run all day? Signals, reload, policies, watchdog, privileges, logging, and what it says of itself.
+//! The daemon: signals, reload, policies, watchdog, privileges, logging and status.
 //!
-//! Input: a [`crate::config::Config`]. The main thread opens what must be opened, gives up privileges, and then runs the engine and
-//! hears what it finds (`observer`); one more thread, the `keeper`, takes signals, reloads and feeds systemd's watchdog.
+//! Input: a [`crate::config::Config`]. The main thread opens files and sockets, drops privileges, and then runs the engine, whose
+//! results go to the `observer`. The `supervisor` thread handles signals, reloads and systemd's watchdog.
 
 mod alerts;
 mod harden;
 mod log;
-mod mailbox;
 mod notify;
 mod observer;
 mod policy;
@@ -23,15 +22,17 @@ pub use preflight::{Preflight, preflight};
 pub use run::{DaemonError, End, run};
 pub use status_file::{ReloadOutcome, StatusFile};
 
-/// How settings are found again: the file and what lies over it.
+/// Sources of the settings, for reloading: the file and the overrides.
 #[derive(Clone, Debug)]
 pub struct ConfigSource {
+    /// Settings file.
     pub path: std::path::PathBuf,
+    /// Overrides of the environment and the command line.
     pub overrides: Vec<crate::config::Override>,
 }
 
 impl ConfigSource {
-    /// Reads the settings.
+    /// Reads and validates the settings.
     ///
     /// # Errors
     /// As [`crate::config::Config::load`].

@@ -1,38 +1,38 @@
-//! What is systemd told? READY, RELOADING, STOPPING, STATUS and WATCHDOG, where it asks for them.
+//! Notifications to systemd (`sd_notify`): READY, RELOADING, STOPPING, STATUS and WATCHDOG.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Nothing can be done where systemd does not listen.
-fn tell(states: &[NotifyState<'_>]) {
+/// Sends states; errors are ignored, as the daemon may run without systemd.
+fn send(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
 pub(super) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 pub(super) fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
+    send(&[NotifyState::Status(status)]);
 }
 
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(_) => send(&[NotifyState::Reloading]),
     }
 }
 
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    send(&[NotifyState::Stopping]);
 }
 
 pub(super) fn watchdog() {
-    tell(&[NotifyState::Watchdog]);
+    send(&[NotifyState::Watchdog]);
 }
 
-/// How often the watchdog wants to be told; `None`: there is none.
+/// Watchdog timeout; `None`: the watchdog is disabled.
 pub(super) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }

@@ -1,8 +1,10 @@
-//! Who hears what the engine finds? Metrics count it, policies judge it, sinks are told.
+//! Observer of the engine: updates metrics, applies policies, and sends events to the sinks.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_utils::atomic::AtomicCell;
 
 use crate::config::{AlertsConfig, EventType, Severity, SinkConfig};
 use crate::engine::{Event, EvidencePacket, Observer, Progress, Verdict};
@@ -12,14 +14,13 @@ use crate::export::{EventContext, EventWriter, Metrics};
 use crate::packet::StreamKey;
 
 use super::alerts::Limiter;
-use super::mailbox::Mailbox;
 use super::policy::{Judgement, Policies};
-use super::state::{DaemonState, lock};
+use super::state::DaemonState;
 
-/// Streams of alerting classes remembered, so that their later packets are kept as evidence; the oldest is forgotten first.
+/// Capacity of the set of alerting streams, whose later packets are kept as evidence; the oldest is removed first.
 const ALERTING: usize = 65_536;
 
-/// The streams whose packets are evidence.
+/// The alerting streams, whose packets are kept as evidence.
 #[derive(Default)]
 struct AlertDispatch {
     known: HashSet<(usize, StreamKey)>,
@@ -42,16 +43,16 @@ impl AlertDispatch {
 pub(super) struct EventObserver {
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
-    /// What a reload leaves: the observer has policies for itself.
-    pub mailbox: Arc<Mailbox<(Policies, AlertsConfig)>>,
+    /// Policies and alert limits of a reload that are not in use yet.
+    pub new_policies: Arc<AtomicCell<Option<Box<(Policies, AlertsConfig)>>>>,
     pub policies: Policies,
     pub limiter: Limiter,
     pub writer: EventWriter,
     alerting: AlertDispatch,
-    /// Which events each sink is told, in the order of the sinks.
+    /// Types of events of each sink, in the order of the sinks.
     wanted: Vec<Vec<EventType>>,
     text: Vec<u8>,
-    /// Called when the first batch is through.
+    /// Called after the first batch.
     ready: Option<Box<dyn FnOnce()>>,
 }
 
@@ -59,7 +60,7 @@ impl EventObserver {
     pub fn new(
         state: Arc<DaemonState>,
         metrics: Option<Arc<Metrics>>,
-        mailbox: Arc<Mailbox<(Policies, AlertsConfig)>>,
+        new_policies: Arc<AtomicCell<Option<Box<(Policies, AlertsConfig)>>>>,
         (policies, alerts): (Policies, AlertsConfig),
         sinks: &[SinkConfig],
         ready: Box<dyn FnOnce()>,
@@ -67,7 +68,7 @@ impl EventObserver {
         Self {
             state,
             metrics,
-            mailbox,
+            new_policies,
             policies,
             limiter: Limiter::new(alerts),
             writer: EventWriter::default(),
@@ -78,7 +79,7 @@ impl EventObserver {
         }
     }
 
-    fn tell(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
+    fn send(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
         if !self.wanted.iter().any(|w| w.contains(&event)) {
             return;
         }
@@ -103,7 +104,7 @@ impl EventObserver {
             },
             class: verdict.class.map(|c| verdict.named.classes[c.index()].as_str().into()),
         });
-        for (sink, _) in lock(&self.state.sinks).iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
+        for (sink, _) in self.state.sinks.lock().iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
             sink.offer(&line);
         }
     }
@@ -128,24 +129,24 @@ impl Observer for EventObserver {
             return;
         }
         if verdict.event == Event::Stream {
-            self.tell(verdict, EventType::Stream, None);
+            self.send(verdict, EventType::Stream, None);
             return;
         }
         self.state.detections.fetch_add(1, Relaxed);
-        self.tell(verdict, EventType::Detection, None);
+        self.send(verdict, EventType::Detection, None);
         if let (Judgement::Alert(severity), Some(class)) = (judgement, verdict.class) {
             self.alerting.add((verdict.model, verdict.key));
-            let told = self.limiter.admits(verdict);
-            self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class.index()], told);
-            if told {
-                self.tell(verdict, EventType::Alert, Some(severity));
+            let admitted = self.limiter.admits(verdict);
+            self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class.index()], admitted);
+            if admitted {
+                self.send(verdict, EventType::Alert, Some(severity));
             }
         }
     }
 
     fn packet(&mut self, packet: &EvidencePacket) {
         if self.alerting.known.contains(&(packet.model, packet.key))
-            && let Some(evidence) = &*lock(&self.state.evidence)
+            && let Some(evidence) = &*self.state.evidence.lock()
         {
             evidence.offer(CommentedPacket::from(packet));
         }
@@ -156,7 +157,7 @@ impl Observer for EventObserver {
         if let Some(ready) = self.ready.take() {
             ready();
         }
-        if let Some((policies, alerts)) = self.mailbox.take() {
+        if let Some((policies, alerts)) = self.new_policies.take().map(|new| *new) {
             self.policies = policies;
             self.limiter.set(alerts);
         }

@@ -1,11 +1,12 @@
-//! What does SIGHUP do? Settings and models are read anew and examined whole; only then do they take the place of the old, under
-//! way and without a packet lost. What is bad leaves all as it was.
+//! Reload on SIGHUP: settings and models are loaded and checked completely; only then they replace the running ones, without loss of
+//! packets. If the check fails, nothing changes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use crossbeam_utils::atomic::AtomicCell;
 use tracing::{error, info, warn};
 
 use crate::config::{AlertsConfig, Config};
@@ -13,28 +14,28 @@ use crate::engine::Models;
 use crate::export::Metrics;
 
 use super::log::Level;
-use super::mailbox::Mailbox;
 use super::policy::Policies;
 use super::preflight::preflight;
-use super::state::{DaemonState, lock};
+use super::state::DaemonState;
 use super::status_file::{ReloadOutcome, StatusFile};
 use super::{ConfigSource, notify};
 
-/// All that a reload touches.
+/// State that a reload changes.
 pub(super) struct Reloader {
-    pub origin: ConfigSource,
-    /// The settings that run.
+    pub source: ConfigSource,
+    /// The settings in use.
     pub config: Config,
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
     pub models: Arc<ArcSwap<Models>>,
-    pub mailbox: Arc<Mailbox<(Policies, AlertsConfig)>>,
+    /// Policies and alert limits for the observer, which takes them after its next batch.
+    pub new_policies: Arc<AtomicCell<Option<Box<(Policies, AlertsConfig)>>>>,
     pub level: Level,
-    pub announcement: StatusFile,
+    pub status_file: StatusFile,
 }
 
-/// Settings whose change waits for a restart.
-fn wants_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+/// Settings that differ and need a restart to take effect.
+fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("sensor", old.sensor != new.sensor),
         ("interfaces, replay or watch", old.input != new.input),
@@ -53,22 +54,22 @@ fn wants_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 impl Reloader {
-    /// Reads all anew; files are opened anew in any case.
+    /// Reloads settings and models, and reopens the files of the sinks, even if the reload fails.
     pub fn reload(&mut self) {
         notify::reloading();
-        lock(&self.state.sinks).iter().for_each(crate::export::sink::SinkHandle::reopen);
+        self.state.sinks.lock().iter().for_each(crate::export::sink::SinkHandle::reopen);
         let outcome = match self.attempt() {
             Ok(what) => {
                 info!("reloaded: {what}");
                 ReloadOutcome { ok: true, what }
             }
             Err(what) => {
-                error!("reload failed, the old settings and models stay: {what}");
+                error!("reload failed, keeping the old settings and models: {what}");
                 ReloadOutcome { ok: false, what }
             }
         };
         {
-            let mut reloads = lock(&self.state.reloads);
+            let mut reloads = self.state.reloads.lock();
             if outcome.ok {
                 reloads.succeeded += 1;
                 reloads.last_error = None;
@@ -78,55 +79,56 @@ impl Reloader {
                 reloads.last_error = Some(outcome.what.clone());
             }
         }
-        self.announcement.reloads += 1;
-        self.announcement.last_reload = Some(outcome);
-        self.announce();
+        self.status_file.reloads += 1;
+        self.status_file.last_reload = Some(outcome);
+        self.write_status_file();
         notify::ready(&self.state.summary());
     }
 
     /// Writes the status file.
-    pub fn announce(&self) {
+    pub fn write_status_file(&self) {
         let path = &self.config.process.status_file;
-        if let Err(error) = self.announcement.write(path) {
+        if let Err(error) = self.status_file.write(path) {
             warn!(file = %path.display(), %error, "can't write the status file; `spiked reload` will not find this daemon");
         }
     }
 
+    /// Loads, checks and applies; returns a summary, or what is wrong.
     fn attempt(&mut self) -> Result<String, String> {
-        let new = self.origin.load().map_err(|error| error.to_string())?;
-        let examined = preflight(&new).map_err(|wrong| {
+        let new = self.source.load().map_err(|error| error.to_string())?;
+        let preflight = preflight(&new).map_err(|wrong| {
             let hint = if self.config.process.harden && self.config.models != new.models {
-                " (a hardened daemon sees only the folders that its settings named at the start)"
+                " (a hardened daemon can only access the folders that its settings named at the start)"
             } else {
                 ""
             };
             wrong.join("; ") + hint
         })?;
-        let restart = wants_restart(&self.config, &new);
+        let restart = need_restart(&self.config, &new);
         for name in &restart {
-            warn!(setting = name, "the setting has changed, and waits for a restart");
+            warn!(setting = name, "setting changed; restart to apply it");
         }
         let learned = self.state.teaching.hold();
-        let mut models = examined.models;
+        let mut models = preflight.models;
         let loaded = learned.apply(&mut models);
         let names: Vec<String> = loaded.iter().map(|l| format!("{} ({})", l.model.name, l.checksum)).collect();
         if let Some(metrics) = &self.metrics {
             metrics.models(&models);
         }
         self.models.store(Arc::new(models));
-        *lock(&self.state.loaded) = loaded;
+        *self.state.loaded.lock() = loaded;
         drop(learned);
-        self.state.teaching.teachers.post(new.teachers.clone());
-        self.mailbox.post((examined.policies, new.alerts.clone()));
+        self.state.teaching.new_teachers.store(Some(Box::new(new.teachers.clone())));
+        self.new_policies.store(Some(Box::new((preflight.policies, new.alerts.clone()))));
         self.level.set(new.log.level);
-        // What waits for a restart is still as it was: the next reload must name it again.
+        // Settings that need a restart keep their old values here, so that the next reload reports them again.
         self.config.models = new.models;
         self.config.policies = new.policies;
         self.config.alerts = new.alerts;
         self.config.teachers = new.teachers;
         self.config.log.level = new.log.level;
-        let waits = if restart.is_empty() { String::new() } else { format!("; waits for a restart: {}", restart.join(", ")) };
-        Ok(format!("models {}, {} policies{waits}", names.join(", "), self.config.policies.len()))
+        let pending = if restart.is_empty() { String::new() } else { format!("; restart to apply: {}", restart.join(", ")) };
+        Ok(format!("models {}, {} policies{pending}", names.join(", "), self.config.policies.len()))
     }
 
     pub fn stopping(&self) -> bool {

@@ -1,13 +1,15 @@
-//! From settings to a running daemon, and to its end. The order matters: what needs privileges first, then they are given up, and
-//! only then do threads start, which inherit what is left.
+//! Start and end of the daemon. The order matters: first the steps that need privileges, then the privileges are dropped, and only
+//! then threads are started, which inherit what is left.
 
 use std::io;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::atomic::AtomicCell;
 use tracing::{info, warn};
 
 use crate::capture::live::{InputCounters, LiveSource, QueueDepth};
@@ -24,20 +26,19 @@ use crate::packet::Decoder;
 use crate::stream::StreamLimits;
 
 use super::harden::{FolderReplaced, UserError, harden};
-use super::mailbox::Mailbox;
 use super::observer::EventObserver;
 use super::preflight::{Preflight, preflight};
 use super::reload::Reloader;
-use super::state::{DaemonState, lock};
+use super::state::DaemonState;
 use super::status_file::StatusFile;
 use super::supervisor::{self, Signals};
 use super::teaching::{self, LearningContext, SharedLearning};
 use super::{ConfigSource, log, notify};
 
-/// How long sinks may write what is left, once the engine has ended.
+/// Timeout for flushing the sinks, once the engine has ended.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// Why it does not run.
+/// Error of the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error("{}", .0.join("\n"))]
@@ -52,7 +53,7 @@ pub enum DaemonError {
     User(#[from] UserError),
     #[error("can't log to the journal: {0}; set log.format to text or json")]
     Log(#[source] io::Error),
-    #[error("{}: can't keep evidence there: {source}", folder.display())]
+    #[error("{}: can't write evidence there: {source}", folder.display())]
     Evidence { folder: PathBuf, source: io::Error },
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
@@ -60,17 +61,18 @@ pub enum DaemonError {
     FolderReplaced(#[from] FolderReplaced),
 }
 
-/// How it ended.
+/// Outcome of a run.
 #[derive(Clone, Debug)]
 pub struct End {
+    /// Counters of the engine.
     pub counters: Counters,
-    /// Frames lost on the way to the engine.
+    /// Frames lost between the interfaces and the engine.
     pub dropped: u64,
-    /// The input was one that ends of itself.
+    /// The input was a replay, which ends by itself.
     pub finite: bool,
 }
 
-/// Any of the sources.
+/// Source of frames.
 enum Frames {
     Live(LiveSource),
     Replay(ReplaySource),
@@ -101,6 +103,13 @@ impl Frames {
         }
     }
 
+    /// Frames lost between the interfaces and the engine.
+    fn dropped(&self) -> u64 {
+        let of =
+            |c: &Arc<InputCounters>| c.kernel_drops.load(Relaxed) + c.interface_drops.load(Relaxed) + c.queue_drops.load(Relaxed);
+        self.counters().iter().map(of).sum()
+    }
+
     fn start(&mut self) -> io::Result<()> {
         match self {
             Self::Live(live) => live.start(),
@@ -117,9 +126,9 @@ impl Frames {
     }
 }
 
-fn engine_settings(config: &Config, examined: &Preflight) -> engine::EngineSettings {
+fn engine_settings(config: &Config, preflight: &Preflight) -> engine::EngineSettings {
     let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-    let mut settings = engine::EngineSettings::new(examined.models.clone());
+    let mut settings = engine::EngineSettings::new(preflight.models.clone());
     let engine = &config.engine;
     settings.decoder = Decoder { open_tunnels: engine.tunnels };
     settings.limits = StreamLimits {
@@ -152,11 +161,11 @@ fn evidence(config: &config::EvidenceConfig) -> Result<Evidence, DaemonError> {
     Evidence::start(options).map_err(|source| DaemonError::Evidence { folder: config.folder.clone(), source })
 }
 
-/// Waits until the teaching thread has ended: for a last lesson where the input has ended, and not for long where a signal asks for
-/// the end. Whenever it goes, its files are whole.
-fn wait_for(spec: &JoinHandle<()>, state: &DaemonState) {
+/// Waits until the learning thread has ended: for its last training run if the input has ended, and only briefly if a signal asked
+/// for the end. Its files are complete at any time.
+fn wait_for(learning: &JoinHandle<()>, state: &DaemonState) {
     let mut stopping = None;
-    while !spec.is_finished() {
+    while !learning.is_finished() {
         if state.stop.load(Relaxed) && stopping.get_or_insert_with(Instant::now).elapsed() > CLOSE / 2 {
             return;
         }
@@ -164,111 +173,127 @@ fn wait_for(spec: &JoinHandle<()>, state: &DaemonState) {
     }
 }
 
-/// Runs until its input ends or a signal ends it.
+/// Creates the metrics, which read the rest of their values from the daemon's state.
+fn start_metrics(state: &Arc<DaemonState>) -> Arc<Metrics> {
+    let state = Arc::clone(state);
+    let status: StatusProvider = Arc::new(move || state.status());
+    Arc::new(Metrics::new(status))
+}
+
+/// Starts the sinks and the evidence writer.
+fn start_outputs(config: &Config, state: &DaemonState) -> Result<(), DaemonError> {
+    let sinks: Result<Vec<SinkHandle>, SinkError> =
+        config.sinks.iter().map(|s| SinkHandle::start(&s.name, &target(&s.kind), s.queue)).collect();
+    *state.sinks.lock() = sinks?;
+    *state.evidence.lock() = config.evidence.as_ref().map(evidence).transpose()?;
+    Ok(())
+}
+
+/// What the observer calls after the first batch: the daemon is ready.
+fn on_ready(state: &Arc<DaemonState>, address: Option<SocketAddr>) -> Box<dyn FnOnce()> {
+    let state = Arc::clone(state);
+    Box::new(move || {
+        state.ready.store(true, Relaxed);
+        notify::ready(&state.summary());
+        match address {
+            Some(address) => info!("ready; http://{address}/"),
+            None => info!("ready"),
+        }
+    })
+}
+
+/// Closes the sinks and the evidence writer, and logs what they wrote and lost.
+fn close_outputs(state: &DaemonState) {
+    let deadline = Instant::now() + CLOSE;
+    let sinks = std::mem::take(&mut *state.sinks.lock());
+    for last in sinks.into_iter().map(|sink| sink.close(deadline)) {
+        let lost: u64 = last.dropped.values().sum();
+        info!(sink = last.name, written = last.written, lost, "sink closed");
+    }
+    let evidence = state.evidence.lock().take();
+    if let Some(last) = evidence.map(Evidence::close) {
+        info!(written = last.written, lost = last.dropped + last.failed, "evidence closed");
+    }
+}
+
+fn remove_status_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(file = %path.display(), %error, "can't remove the status file");
+    }
+}
+
+/// Runs the daemon until its input ends or a signal stops it.
 ///
 /// # Errors
-/// Where it can't start. Once it runs, troubles are logged, counted and survived.
-pub fn run(config: Config, origin: ConfigSource) -> Result<End, DaemonError> {
+/// The daemon can't start. Once it runs, errors are logged and counted, and it goes on; the exception is a replaced folder
+/// ([`DaemonError::FolderReplaced`]) and an input that can't be read ([`DaemonError::Capture`]).
+pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     let level = log::start(config.log).map_err(DaemonError::Log)?;
-    let mut examined = preflight(&config).map_err(DaemonError::Settings)?;
-    examined.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let teaching = Arc::new(SharedLearning::restore(&config.learning, &examined.models));
-    let loaded = teaching.hold().apply(&mut examined.models);
-    let mut settings = engine_settings(&config, &examined);
+    let mut preflight = preflight(&config).map_err(DaemonError::Settings)?;
+    preflight.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let learning = Arc::new(SharedLearning::restore(&config.learning, &preflight.models));
+    let loaded = learning.hold().apply(&mut preflight.models);
+    let mut settings = engine_settings(&config, &preflight);
     let signals = Signals::catch()?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut frames = Frames::open(&config, &stop)?;
     let listener = config.metrics.as_ref().map(|m| http::bind(m.address)).transpose()?;
     let (counters, depth) = (frames.counters(), frames.depth());
-    let state = Arc::new(DaemonState::new(&config.sensor, settings.workers, counters, depth, stop, Arc::clone(&teaching)));
-    *lock(&state.loaded) = loaded;
+    let state = Arc::new(DaemonState::new(&config.sensor, settings.workers, counters, depth, stop, Arc::clone(&learning)));
+    *state.loaded.lock() = loaded;
 
-    let (steps, confined) = harden(&config, &origin.path)?;
+    let (steps, confined) = harden(&config, &source.path)?;
     steps.iter().for_each(|step| info!("hardening: {step}"));
-    *lock(&state.hardening) = steps;
+    *state.hardening.lock() = steps;
 
-    let metrics = Arc::new(Metrics::new({
-        let state = Arc::clone(&state);
-        let ask: StatusProvider = Arc::new(move || state.status());
-        ask
-    }));
-    metrics.models(&examined.models);
+    let metrics = start_metrics(&state);
+    metrics.models(&preflight.models);
     let names = config.metrics.as_ref().map_or_else(Vec::new, |m| m.names.clone());
     let server = listener.map(|l| Server::serve(l, Arc::clone(&metrics), names)).transpose()?;
-    let sinks: Result<Vec<SinkHandle>, SinkError> =
-        config.sinks.iter().map(|s| SinkHandle::start(&s.name, &target(&s.kind), s.queue)).collect();
-    *lock(&state.sinks) = sinks?;
-    *lock(&state.evidence) = config.evidence.as_ref().map(evidence).transpose()?;
+    start_outputs(&config, &state)?;
     frames.start()?;
-    let mailbox = Arc::new(Mailbox::default());
+    let new_policies = Arc::new(AtomicCell::new(None));
     let reloader = Reloader {
-        announcement: StatusFile::new(&origin.path),
-        origin,
+        status_file: StatusFile::new(&source.path),
+        source,
         config: config.clone(),
         state: Arc::clone(&state),
         metrics: Some(Arc::clone(&metrics)),
         models: Arc::clone(&settings.models),
-        mailbox: Arc::clone(&mailbox),
+        new_policies: Arc::clone(&new_policies),
         level,
     };
-    reloader.announce();
-    let desk = LearningContext {
+    reloader.write_status_file();
+    let (tap, learning) = teaching::start(LearningContext {
         config: config.learning.clone(),
         teachers: config.teachers.clone(),
         models: Arc::clone(&settings.models),
-        teaching,
+        teaching: learning,
         state: Arc::clone(&state),
         metrics: Some(Arc::clone(&metrics)),
-    };
-    let (tap, spec) = teaching::start(desk)?;
+    })?;
     settings.tap = Some(tap);
-    let keeper = supervisor::start(signals, reloader, confined)?;
+    let supervisor = supervisor::start(signals, reloader, confined)?;
 
-    let ready = {
-        let (state, address) = (Arc::clone(&state), server.as_ref().map(Server::address));
-        Box::new(move || {
-            state.ready.store(true, Relaxed);
-            notify::ready(&state.summary());
-            match address {
-                Some(address) => info!("ready; http://{address}/"),
-                None => info!("ready"),
-            }
-        })
-    };
-    let policies = (examined.policies, config.alerts.clone());
-    let mut teller = EventObserver::new(Arc::clone(&state), Some(metrics), mailbox, policies, &config.sinks, ready);
-    let counters = engine::run(&settings, frames.source(), &mut teller);
+    let ready = on_ready(&state, server.as_ref().map(Server::address));
+    let policies = (preflight.policies, config.alerts.clone());
+    let mut observer = EventObserver::new(Arc::clone(&state), Some(metrics), new_policies, policies, &config.sinks, ready);
+    let counters = engine::run(&settings, frames.source(), &mut observer);
 
+    // Dropping the settings drops the tap, which ends the learning thread.
     drop(settings);
-    wait_for(&spec, &state);
-
-    let summary = state.summary();
-    let dropped = frames
-        .counters()
-        .iter()
-        .map(|c| c.kernel_drops.load(Relaxed) + c.interface_drops.load(Relaxed) + c.queue_drops.load(Relaxed))
-        .sum();
+    wait_for(&learning, &state);
+    let (summary, dropped) = (state.summary(), frames.dropped());
     drop(frames);
-    let deadline = Instant::now() + CLOSE;
-    let sinks = std::mem::take(&mut *lock(&state.sinks));
-    for last in sinks.into_iter().map(|sink| sink.close(deadline)) {
-        let lost: u64 = last.dropped.values().sum();
-        info!(sink = last.name, written = last.written, lost, "sink closed");
-    }
-    let kept = lock(&state.evidence).take();
-    if let Some(last) = kept.map(Evidence::close) {
-        info!(written = last.written, lost = last.dropped + last.failed, "evidence closed");
-    }
+    close_outputs(&state);
     state.done.store(true, Relaxed);
-    let made_anew = keeper.join().ok().flatten();
+    let replaced = supervisor.join().ok().flatten();
     drop(server);
-    if let Err(error) = std::fs::remove_file(&config.process.status_file)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        warn!(file = %config.process.status_file.display(), %error, "can't remove the status file");
-    }
+    remove_status_file(&config.process.status_file);
     info!("ended: {summary}");
-    if let Some(error) = made_anew {
+    if let Some(error) = replaced {
         return Err(error.into());
     }
     Ok(End { counters: counters?, dropped, finite: matches!(config.input, Input::Replay(_)) })

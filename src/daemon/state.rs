@@ -1,8 +1,10 @@
 //! What does the daemon know of itself? Facts and counters that are written while it runs, and the [`Status`] made of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::capture::live::{InputCounters, QueueDepth};
 use crate::export::evidence::Evidence;
@@ -61,10 +63,6 @@ pub(super) struct DaemonState {
     pub done: AtomicBool,
     pub heartbeat: Heartbeat,
     pub detections: AtomicU64,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DaemonState {
@@ -133,20 +131,22 @@ impl DaemonState {
             not_ready,
             unhealthy,
             interfaces: self.counters.iter().map(interface).collect(),
-            models: lock(&self.loaded).clone(),
+            models: self.loaded.lock().clone(),
             queue: self
                 .depth
                 .as_ref()
                 .map_or(QueueStatus::default(), |d| QueueStatus { depth: d.waiting() as u64, capacity: d.capacity() as u64 }),
-            sinks: lock(&self.sinks)
+            sinks: self
+                .sinks
+                .lock()
                 .iter()
                 .map(SinkHandle::status)
-                .chain(lock(&self.evidence).as_ref().map(Evidence::status))
+                .chain(self.evidence.lock().as_ref().map(Evidence::status))
                 .collect(),
             alerts: self.alerts.status(),
-            reloads: lock(&self.reloads).clone(),
+            reloads: self.reloads.lock().clone(),
             learning: self.teaching.status(),
-            hardening: lock(&self.hardening).clone(),
+            hardening: self.hardening.lock().clone(),
             ..Status::new(&self.sensor)
         }
     }

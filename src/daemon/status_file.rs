@@ -1,4 +1,4 @@
-//! How is the daemon found, and how does it say how its reload went? A small file: process, settings, reloads.
+//! Status file: process id, settings file and outcome of the last reload, for `spiked reload`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,22 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_write::replace;
 
-/// What the status file says.
+/// Contents of the status file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusFile {
+    /// Process id.
     pub pid: u32,
+    /// Version of the program.
     pub version: String,
-    /// The settings' file.
+    /// Settings file.
     pub config: PathBuf,
-    /// Reloads since the start, good and bad.
+    /// Reloads since the start, successful and failed.
     pub reloads: u64,
+    /// Outcome of the last reload; `None`: none yet.
     pub last_reload: Option<ReloadOutcome>,
 }
 
+/// Outcome of a reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadOutcome {
+    /// The reload succeeded.
     pub ok: bool,
-    /// What was wrong, or what changed and what waits for a restart.
+    /// What is wrong; or what is loaded, and which settings need a restart.
     pub what: String,
 }
 
@@ -36,17 +41,17 @@ impl StatusFile {
         }
     }
 
-    /// Writes it whole or not at all.
+    /// Writes the file atomically.
     pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
         replace(path, 0o644, &text)
     }
 
-    /// Reads what the running daemon wrote.
+    /// Reads the file.
     ///
     /// # Errors
-    /// No daemon has written there, or what is there is not its.
+    /// The file can't be read, or is not a status file.
     pub fn read(path: &Path) -> std::io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)
     }

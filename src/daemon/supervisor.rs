@@ -1,4 +1,4 @@
-//! Who looks after the daemon? One thread that takes signals, reloads, tells systemd that all workers move, and sees to the end.
+//! Supervisor thread: handles signals and reloads, feeds systemd's watchdog while all workers make progress, and bounds the shutdown.
 
 use std::io;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use super::notify;
 use super::reload::Reloader;
 use super::state::DaemonState;
 
-/// How often the state is looked at where nothing happens.
+/// Interval of checks without signals.
 const TICK: Duration = Duration::from_millis(250);
-/// How often systemd is told how all is.
+/// Interval of status notifications to systemd.
 const STATUS: Duration = Duration::from_secs(10);
-/// From the signal to the end, at the latest.
+/// Timeout of the shutdown, from the signal on.
 pub(super) const END: Duration = Duration::from_millis(4500);
-/// The exit code where the end came so: a part was not written.
+/// Exit code if the shutdown was cut short: some events were not written.
 const CUT_SHORT: i32 = 1;
 
-/// Signals, caught from now on; taken by [`start`].
+/// Signal handlers, installed by [`Signals::catch`] and consumed by [`start`].
 pub(super) struct Signals {
     runtime: Runtime,
     hangup: Signal,
@@ -34,7 +34,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Catches the signals. Starts no thread.
+    /// Installs the signal handlers. Starts no thread.
     pub fn catch() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
@@ -45,6 +45,7 @@ impl Signals {
     }
 }
 
+/// Event that wakes the supervisor.
 enum CaughtSignal {
     Reload,
     Summary,
@@ -52,23 +53,22 @@ enum CaughtSignal {
     Tick,
 }
 
-/// Starts the thread; it ends when the state says that all is done, and tells of the folder that was made anew, where that was
-/// the end.
+/// Starts the thread. It ends when the state is done, and returns the replaced folder if that was the reason for the shutdown.
 pub(super) fn start(
     signals: Signals,
     reloader: Reloader,
     confined: Confinement,
 ) -> io::Result<JoinHandle<Option<FolderReplaced>>> {
-    std::thread::Builder::new().name("spiked-keeper".into()).spawn(move || keep(signals, reloader, &confined))
+    std::thread::Builder::new().name("spiked-control".into()).spawn(move || supervise(signals, reloader, &confined))
 }
 
-fn keep(signals: Signals, mut reloader: Reloader, confined: &Confinement) -> Option<FolderReplaced> {
+fn supervise(signals: Signals, mut reloader: Reloader, confined: &Confinement) -> Option<FolderReplaced> {
     let Signals { runtime, mut hangup, mut user, mut terminate, mut interrupt } = signals;
     let state = Arc::clone(&reloader.state);
     let watchdog = notify::watchdog_interval();
     let (mut next_ping, mut next_status) = (Instant::now(), Instant::now() + STATUS);
     let mut end = None;
-    let mut made_anew = None;
+    let mut replaced = None;
     let mut stuck = false;
     while !state.done.load(Relaxed) {
         let what = runtime.block_on(async {
@@ -85,13 +85,13 @@ fn keep(signals: Signals, mut reloader: Reloader, confined: &Confinement) -> Opt
             CaughtSignal::Summary => summary(&reloader),
             CaughtSignal::Stop if end.is_none() => end = Some(stop(&state)),
             CaughtSignal::Stop => {
-                error!("a second signal to stop: ending at once, what was not written is lost");
+                error!("second signal: exiting at once, unwritten events are lost");
                 std::process::exit(CUT_SHORT);
             }
             CaughtSignal::Tick if end.is_none() => {
                 if let Err(error) = confined.check() {
                     error!("{error}");
-                    made_anew = Some(error);
+                    replaced = Some(error);
                     end = Some(stop(&state));
                 }
             }
@@ -99,19 +99,19 @@ fn keep(signals: Signals, mut reloader: Reloader, confined: &Confinement) -> Opt
         }
         let now = Instant::now();
         if end.is_some_and(|end| now >= end) {
-            error!("could not end in time: ending at once, what was not written is lost");
+            error!("shutdown timed out: exiting at once, unwritten events are lost");
             std::process::exit(CUT_SHORT);
         }
-        let trouble = state.unhealthy();
-        if trouble.is_some() != stuck {
-            stuck = trouble.is_some();
-            match &trouble {
-                Some(trouble) => error!("{trouble}; the watchdog is told nothing until it moves"),
-                None => warn!("all workers move again"),
+        let problem = state.unhealthy();
+        if problem.is_some() != stuck {
+            stuck = problem.is_some();
+            match &problem {
+                Some(problem) => error!("{problem}; watchdog notifications are suspended"),
+                None => warn!("all workers are making progress again"),
             }
         }
         if let Some(interval) = watchdog
-            && trouble.is_none()
+            && problem.is_none()
             && now >= next_ping
         {
             notify::watchdog();
@@ -122,18 +122,18 @@ fn keep(signals: Signals, mut reloader: Reloader, confined: &Confinement) -> Opt
             next_status = now + STATUS;
         }
     }
-    made_anew
+    replaced
 }
 
-/// Asks all to end; returns when they must have.
+/// Requests the shutdown; returns its deadline.
 fn stop(state: &DaemonState) -> Instant {
-    info!("stopping: taking what was captured, writing what is known");
+    info!("shutting down: draining queues, flushing events");
     notify::stopping();
     state.stop.store(true, Relaxed);
     Instant::now() + END
 }
 
-/// What SIGUSR1 asks for.
+/// Logs the state, on SIGUSR1.
 fn summary(reloader: &Reloader) {
     let status = reloader.state.status();
     info!("state: {}", reloader.state.summary());

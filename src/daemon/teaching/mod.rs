@@ -8,8 +8,10 @@ mod streams;
 mod thread;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use crossbeam_utils::atomic::AtomicCell;
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{info, warn};
 
 use crate::config;
@@ -18,9 +20,6 @@ use crate::export::status::{self, LoadedModel};
 use crate::model::Model;
 use crate::train::live::LearnedNeurons;
 
-use super::mailbox::Mailbox;
-use super::state::lock;
-
 pub(super) use thread::{LearningContext, start};
 
 /// What the teaching thread and others share.
@@ -28,8 +27,8 @@ pub(super) use thread::{LearningContext, start};
 pub(super) struct SharedLearning {
     /// By the model's name.
     learned: Mutex<BTreeMap<String, LearnedNeurons>>,
-    /// The teachers from now on.
-    pub teachers: Mailbox<Vec<config::TeacherConfig>>,
+    /// Teachers of a reload that the learning thread has not taken yet.
+    pub new_teachers: AtomicCell<Option<Box<Vec<config::TeacherConfig>>>>,
     status: Mutex<status::LearningStatus>,
 }
 
@@ -43,7 +42,7 @@ impl SharedLearning {
                 Ok(None) => {}
                 Ok(Some(learned)) => {
                     info!(model = model.name, classes = learned.classes().count(), "learned before");
-                    lock(&teaching.learned).insert(model.name.clone(), learned);
+                    teaching.learned.lock().insert(model.name.clone(), learned);
                 }
                 Err(error) => warn!("what was learned before is lost: {error}"),
             }
@@ -53,11 +52,11 @@ impl SharedLearning {
 
     /// What was learned, held so that nobody publishes meanwhile.
     pub fn hold(&self) -> LearnedGuard<'_> {
-        LearnedGuard(lock(&self.learned))
+        LearnedGuard(self.learned.lock())
     }
 
     pub fn status(&self) -> status::LearningStatus {
-        lock(&self.status).clone()
+        self.status.lock().clone()
     }
 }
 

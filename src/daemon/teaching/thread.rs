@@ -19,7 +19,7 @@ use crate::packet::KeyKind;
 use crate::train::live::{Learner, LearnerSettings, LearningTask, Outcome, SampleOutcome};
 
 use super::super::policy::StreamFilter;
-use super::super::state::{DaemonState, lock};
+use super::super::state::DaemonState;
 use super::SharedLearning;
 use super::streams::{SampledStream, SampledStreams};
 
@@ -140,8 +140,8 @@ impl TeachingThread {
             if Instant::now() < tick {
                 continue;
             }
-            if let Some(teachers) = self.desk.teaching.teachers.take() {
-                self.set_teachers(teachers);
+            if let Some(teachers) = self.desk.teaching.new_teachers.take() {
+                self.set_teachers(*teachers);
             }
             self.sample_rarer_or_more(samples.len());
             for stream in self.streams.quiet(false) {
@@ -233,7 +233,7 @@ impl TeachingThread {
             self.learners.remove(&model.name);
         }
         let (learner, told) = self.learners.entry(model.name.clone()).or_insert_with(|| {
-            let learned = lock(&self.desk.teaching.learned).get(&model.name).cloned().unwrap_or_default();
+            let learned = self.desk.teaching.learned.lock().get(&model.name).cloned().unwrap_or_default();
             let mut learner = Learner::new(model, lessons.clone(), settings(&self.desk.config), learned);
             match self.desk.config.folder.as_ref().map(|folder| learner.recall(folder, &model.name)) {
                 Some(Ok(true)) => info!(model = model.name, "what was heard before is remembered"),
@@ -304,11 +304,11 @@ impl TeachingThread {
                 let (model, class) = (model.clone(), class.clone());
                 lessons.push(status::LearningTaskStatus { model, class, accuracy, shown, held, ..lesson.clone() });
             }
-            for loaded in lock(&self.desk.state.loaded).iter_mut().filter(|l| l.model.name == *model) {
+            for loaded in self.desk.state.loaded.lock().iter_mut().filter(|l| l.model.name == *model) {
                 loaded.learning_accuracy = learner.prequential_mean();
             }
         }
-        let mut status = lock(&self.desk.teaching.status);
+        let mut status = self.desk.teaching.status.lock();
         status.tasks = lessons;
         status.one_in = self.one_in.load(Relaxed);
         status.buffer_full = self.streams.crowded;
@@ -318,7 +318,7 @@ impl TeachingThread {
 impl LearningContext {
     /// Puts a model with all that was learned in the place of the one that runs, and keeps what was learned.
     fn publish(&self, name: &str, learner: &Learner) {
-        let mut all = lock(&self.teaching.learned);
+        let mut all = self.teaching.learned.lock();
         let mut models = Models::clone(&self.models.load());
         let Some(model) = models.iter_mut().find(|m| m.name == name) else { return };
         match learner.learned().applied(model) {
@@ -328,7 +328,7 @@ impl LearningContext {
                 return;
             }
         }
-        for loaded in lock(&self.state.loaded).iter_mut().filter(|l| l.model.name == name) {
+        for loaded in self.state.loaded.lock().iter_mut().filter(|l| l.model.name == name) {
             loaded.model = Arc::clone(model);
         }
         if let Some(metrics) = &self.metrics {
@@ -341,7 +341,7 @@ impl LearningContext {
         if let Some(trouble) = &trouble {
             warn!("what was learned is not kept: {trouble}");
         }
-        lock(&self.teaching.status).last_error = trouble.map(|trouble| trouble.to_string());
+        self.teaching.status.lock().last_error = trouble.map(|trouble| trouble.to_string());
     }
 }
 
