@@ -1,7 +1,9 @@
 //! Which capture does a packet come from, where captures follow one another as one source?
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Captures remembered that no packet has been asked for yet: far more than the engine has under way.
 const MOST: usize = 4096;
@@ -13,7 +15,7 @@ pub struct CaptureIndex(Mutex<VecDeque<(u64, Arc<str>)>>);
 
 impl CaptureIndex {
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<str>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Packets from number `first` on come from `capture`.

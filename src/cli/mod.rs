@@ -86,10 +86,22 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("spiked: {error:#}");
+            eprintln!("spiked: {}", describe(&error));
             Exit::of(&error).into()
         }
     }
+}
+
+/// The error and its causes, each once: messages that already contain their cause are common.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Masks the slots named by `--mask`.

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use parking_lot::Mutex;
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
 use crate::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Verdict, Writer};
@@ -146,7 +147,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
             Ok(source) => source,
             Err(error) => {
                 ends.push(Exit::of_capture(&error));
-                eprintln!("spiked: {error:#}");
+                eprintln!("spiked: {error}");
                 continue;
             }
         };
@@ -154,7 +155,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         let settings = EngineSettings { writer: Some(writers(events, &name, &summary, &models)), ..settings.clone() };
         let counters = engine::run(&settings, &mut source, &mut observer);
         std::mem::replace(&mut observer.written, Ok(()))?;
-        let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut summary = summary.lock();
         match counters {
             Ok(counters) => summary.capture(&counters),
             Err(error) => {
@@ -184,7 +185,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
         packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets"))?;
     }
-    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut summary = summary.lock();
     for path in &inputs.skipped {
         summary.note(format!("skipped: {}: not a capture", path.display()));
     }
@@ -231,7 +232,7 @@ struct Count {
 
 impl Drop for Count {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).add(&self.own);
+        self.all.lock().add(&self.own);
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Hardens a thread of its own, since all of it is a thread's, and tries what is said there.
+    /// Hardens a new thread, since hardening applies to a thread, and runs `attempt` on it.
     fn hardened(input: &str, attempt: impl FnOnce(&Path, &[String]) + Send) {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["settings", "events", "run", "elsewhere"] {
@@ -223,7 +223,7 @@ mod tests {
             let denied = |done: io::Result<()>| assert_eq!(done.map_err(|e| e.kind()), Err(PermissionDenied));
             let read = |name: &str| fs::read(root.join(name)).map(|_| ());
             let write = |name: &str| fs::write(root.join(name), "x");
-            read("settings/spiked.toml").expect("settings are read anew at a reload");
+            read("settings/spiked.toml").expect("a reload reads the settings");
             write("events/eve.json").expect("events are written");
             fs::rename(root.join("events/eve.json"), root.join("events/eve.json.1")).expect("and rotated");
             write("run/status").expect("so is the status file");

@@ -1,7 +1,7 @@
-//! What is done about a stream of a class? The first policy that fits says: report, alert or ignore.
+//! Policies: the action for a classified stream (report, alert or ignore). The first policy that matches applies.
 //!
-//! Input: a verdict. Output: a [`Judgement`]. The engine gives verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs run on a
-//! frame made of the stream's key, as its first packet would look.
+//! Input: a verdict. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs that
+//! run on a synthetic frame with the addresses and ports of the stream's first packet.
 
 use crate::capture::{CaptureError, Filter, LinkType};
 use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
@@ -10,18 +10,21 @@ use crate::packet::{Direction, StreamKey};
 
 const ETHERNET: LinkType = LinkType(1);
 
-/// What is done about a stream.
+/// Action for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
+    /// Send events.
     Report,
+    /// Send events and an alert.
     Alert(Severity),
+    /// Send no events.
     Ignore,
 }
 
-/// A filter over streams.
+/// BPF filter on streams.
 pub(super) struct StreamFilter {
     filter: Filter,
-    /// The expression speaks of VLANs: only then does it see their tags, since BPF's `port` and `net` look past none.
+    /// The expression contains `vlan`: only then the frame has VLAN tags, since `port` and `net` do not match tagged frames.
     tagged: bool,
 }
 
@@ -43,7 +46,7 @@ struct CompiledPolicy {
     exclude: Option<StreamFilter>,
 }
 
-/// All policies, ready to judge.
+/// Compiled policies.
 #[derive(Default)]
 pub struct Policies {
     policies: Vec<CompiledPolicy>,
@@ -54,7 +57,7 @@ impl Policies {
     /// Compiles policies.
     ///
     /// # Errors
-    /// Where an expression is mistaken.
+    /// A filter is not a valid BPF filter.
     pub fn new(policies: &[PolicyConfig]) -> Result<Self, CaptureError> {
         let compile = |policy: &PolicyConfig| {
             let filter = |expression: &Option<String>| expression.as_deref().map(StreamFilter::new).transpose();
@@ -67,19 +70,18 @@ impl Policies {
         Ok(Self { policies: policies.iter().map(compile).collect::<Result<_, CaptureError>>()?, frame: Vec::new() })
     }
 
-    /// What is done about a stream. Streams without a class are reported.
+    /// Returns the action for a stream. Streams without a class are reported.
     pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
         let Some(class) = verdict.class else { return Judgement::Report };
         let name = verdict.named.classes[class.index()].as_str();
         let frame = &mut self.frame;
-        let fits = |p: &mut CompiledPolicy| {
+        let mut matches = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
                 && p.policy.model.as_ref().is_none_or(|m| *m == verdict.named.name)
                 && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
                 && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
         };
-        let mut fits = fits;
-        match self.policies.iter_mut().find_map(|p| fits(p).then_some((p.policy.action, p.policy.severity))) {
+        match self.policies.iter_mut().find_map(|p| matches(p).then_some((p.policy.action, p.policy.severity))) {
             None | Some((Action::Report, _)) => Judgement::Report,
             Some((Action::Alert, severity)) => Judgement::Alert(severity),
             Some((Action::Ignore, _)) => Judgement::Ignore,
@@ -87,8 +89,8 @@ impl Policies {
     }
 }
 
-/// Policies for models or classes that are not there and not taught either, each as a sentence.
-pub fn misdirected(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<String> {
+/// Messages on policies whose model or class does not exist; the class may also be one that a teacher learns.
+pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<String> {
     let wrong = |policy: &PolicyConfig| {
         let (class, model) = (&policy.class, &policy.model);
         if let Some(model) = model
@@ -96,10 +98,10 @@ pub fn misdirected(policies: &[PolicyConfig], teachers: &[TeacherConfig], models
         {
             return Some(format!("a policy for class '{class}' names model '{model}', which is not among `models`"));
         }
-        let mut meant = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
-        let taught = teachers.iter().any(|t| t.class == *class);
-        let there = class == "*" || taught || meant.any(|m| m.classes.contains(class));
-        (!there)
+        let mut targets = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
+        let learned = teachers.iter().any(|t| t.class == *class);
+        let known = class == "*" || learned || targets.any(|m| m.classes.contains(class));
+        (!known)
             .then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
     };
     policies.iter().filter_map(wrong).collect()

@@ -1,5 +1,5 @@
-//! Would it run? What settings name is opened and looked at: models, folders, interfaces, policies. `spiked check` and every
-//! reload ask this first.
+//! Preflight check: loads and checks what the settings refer to (models, folders, interfaces, policies), for the start, each reload
+//! and `spiked check`.
 
 use std::fs;
 use std::path::Path;
@@ -10,73 +10,34 @@ use crate::config::{Config, Disposition, Input, ModelSource, SinkKind};
 use crate::engine::Models;
 use crate::model::Model;
 
-use super::policy::{Policies, misdirected};
+use super::policy::{Policies, unknown_targets};
 
-/// What is ready to run.
+/// What the settings refer to, loaded and checked.
 pub struct Preflight {
+    /// Loaded models, in the order of the settings.
     pub models: Models,
+    /// Compiled policies.
     pub policies: Policies,
-    /// What need not stop it: an interface that is not there yet.
+    /// Problems that do not prevent the start, for example an interface that does not exist yet.
     pub warnings: Vec<String>,
 }
 
-/// Opens all that the settings name.
+/// Loads and checks what the settings refer to.
 ///
 /// # Errors
-/// Every mistake, a sentence each.
+/// All mistakes, one message each.
 pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
     let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
-    let mut models = Models::new();
-    for source in &config.models {
-        let model = match source {
-            ModelSource::BuiltIn => Model::built_in(),
-            ModelSource::File(path) => Model::load(path),
-        };
-        match model {
-            Ok(model) => models.push(Arc::new(model)),
-            Err(error) => wrong.push(format!("models: {error}")),
-        }
-    }
+    let models = load_models(config, &mut wrong);
     let policies = Policies::new(&config.policies).unwrap_or_else(|error| {
         wrong.push(format!("policies: {error}"));
         Policies::default()
     });
     if models.len() == config.models.len() {
-        wrong.extend(misdirected(&config.policies, &config.teachers, &models));
-        for teacher in &config.teachers {
-            let class = &teacher.class;
-            let Some(model) = models.iter().find(|m| teacher.model.as_ref().is_none_or(|name| m.name == *name)) else {
-                let name = teacher.model.as_deref().unwrap_or_default();
-                wrong.push(format!("the teacher of '{class}' names model '{name}', which is not among `models`"));
-                continue;
-            };
-            let mut layout = model.layout.clone();
-            let unknown = teacher.mask.iter().filter_map(|name| layout.without(name).err());
-            wrong.extend(unknown.map(|error| format!("the teacher of '{class}', mask: {error}")));
-        }
+        wrong.extend(unknown_targets(&config.policies, &config.teachers, &models));
+        check_teachers(config, &models, &mut wrong);
     }
-    match &config.input {
-        Input::Interfaces(interfaces) => {
-            let there = |name: &str| name == "any" || Path::new("/sys/class/net").join(name).exists();
-            for missing in interfaces.iter().filter(|i| !there(&i.name)) {
-                warnings.push(format!("interface {} is not there; it is listened to when it appears", missing.name));
-            }
-        }
-        Input::Replay(replay) => {
-            if let Err(error) = capture::expand(&replay.captures) {
-                wrong.push(format!("replay.captures: {error}"));
-            }
-            for missing in replay.captures.iter().filter(|c| !c.exists()) {
-                wrong.push(format!("replay.captures: {}: there is no such file or folder", missing.display()));
-            }
-        }
-        Input::Watch(watch) => {
-            folder("watch.folder", &watch.folder, &mut wrong);
-            if let (Disposition::Move, Some(to)) = (watch.on_success, &watch.move_to) {
-                parent("watch.move_to", to, &mut wrong);
-            }
-        }
-    }
+    check_input(&config.input, &mut wrong, &mut warnings);
     for sink in &config.sinks {
         if let SinkKind::File { path } = &sink.kind {
             parent(&format!("sink '{}'", sink.name), path, &mut wrong);
@@ -94,11 +55,67 @@ pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
     Ok(Preflight { models, policies, warnings })
 }
 
+fn load_models(config: &Config, wrong: &mut Vec<String>) -> Models {
+    let mut models = Models::new();
+    for source in &config.models {
+        let model = match source {
+            ModelSource::BuiltIn => Model::built_in(),
+            ModelSource::File(path) => Model::load(path),
+        };
+        match model {
+            Ok(model) => models.push(Arc::new(model)),
+            Err(error) => wrong.push(format!("models: {error}")),
+        }
+    }
+    models
+}
+
+fn check_teachers(config: &Config, models: &Models, wrong: &mut Vec<String>) {
+    for teacher in &config.teachers {
+        let class = &teacher.class;
+        let Some(model) = models.iter().find(|m| teacher.model.as_ref().is_none_or(|name| m.name == *name)) else {
+            let name = teacher.model.as_deref().unwrap_or_default();
+            wrong.push(format!("the teacher of '{class}' names model '{name}', which is not among `models`"));
+            continue;
+        };
+        let mut layout = model.layout.clone();
+        let unknown = teacher.mask.iter().filter_map(|name| layout.without(name).err());
+        wrong.extend(unknown.map(|error| format!("the teacher of '{class}', mask: {error}")));
+    }
+}
+
+fn check_input(input: &Input, wrong: &mut Vec<String>, warnings: &mut Vec<String>) {
+    match input {
+        Input::Interfaces(interfaces) => {
+            let exists = |name: &str| name == "any" || Path::new("/sys/class/net").join(name).exists();
+            for missing in interfaces.iter().filter(|i| !exists(&i.name)) {
+                warnings.push(format!("interface {} does not exist; it will be opened when it appears", missing.name));
+            }
+        }
+        Input::Replay(replay) => {
+            if let Err(error) = capture::expand(&replay.captures) {
+                wrong.push(format!("replay.captures: {error}"));
+            }
+            for missing in replay.captures.iter().filter(|c| !c.exists()) {
+                wrong.push(format!("replay.captures: {}: no such file or folder", missing.display()));
+            }
+        }
+        Input::Watch(watch) => {
+            folder("watch.folder", &watch.folder, wrong);
+            if let (Disposition::Move, Some(to)) = (watch.on_success, &watch.move_to) {
+                parent("watch.move_to", to, wrong);
+            }
+        }
+    }
+}
+
 fn folder(setting: &str, path: &Path, wrong: &mut Vec<String>) {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => wrong.push(format!("{setting}: {} is no folder", path.display())),
-        Err(error) => wrong.push(format!("{setting}: {}: {error}; make it, for the user that spiked runs as", path.display())),
+        Ok(_) => wrong.push(format!("{setting}: {} is not a folder", path.display())),
+        Err(error) => {
+            wrong.push(format!("{setting}: {}: {error}; create it, writable for the user that spiked runs as", path.display()))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What does the daemon know of itself? Facts and counters that are written while it runs, and the [`Status`] made of them.
+//! Shared state of the daemon: facts and counters updated while it runs, and the [`Status`] built from them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,10 +14,10 @@ use crate::export::status::{InterfaceStatus, LoadedModel, QueueStatus, ReloadSta
 use super::alerts::AlertCounts;
 use super::teaching::SharedLearning;
 
-/// A worker that has made no progress for so long is stuck: batches take milliseconds, and come every 50 of them.
+/// A worker without progress for this time is stuck: a batch takes milliseconds, and one comes at least every 50 ms.
 pub(super) const STUCK: Duration = Duration::from_secs(10);
 
-/// When each worker last finished a batch.
+/// Time at which each worker last finished a batch.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     begun: Instant,
@@ -36,14 +36,14 @@ impl Heartbeat {
         }
     }
 
-    /// The worker that has been silent longest, and for how long.
+    /// The worker that has been without progress for longest, and for how long.
     pub fn slowest(&self) -> (usize, Duration) {
         let oldest = self.beats.iter().map(|b| b.load(Relaxed)).enumerate().min_by_key(|&(_, beat)| beat).unwrap_or((0, 0));
         (oldest.0, self.begun.elapsed().saturating_sub(Duration::from_millis(oldest.1)))
     }
 }
 
-/// What is told to others. One for a process, shared.
+/// Shared state; one per process.
 pub(super) struct DaemonState {
     pub sensor: String,
     pub started: SystemTime,
@@ -56,10 +56,10 @@ pub(super) struct DaemonState {
     pub teaching: Arc<SharedLearning>,
     pub reloads: Mutex<ReloadStatus>,
     pub hardening: Mutex<Vec<String>>,
-    /// Workers run.
+    /// The workers run.
     pub ready: AtomicBool,
     pub stop: Arc<AtomicBool>,
-    /// The engine has ended and all is written.
+    /// The engine has ended and all events are written.
     pub done: AtomicBool,
     pub heartbeat: Heartbeat,
     pub detections: AtomicU64,
@@ -94,11 +94,11 @@ impl DaemonState {
         }
     }
 
-    /// Why it is broken, where it is.
+    /// Why the daemon is unhealthy; `None`: it is healthy.
     pub fn unhealthy(&self) -> Option<String> {
-        let (worker, silent) = self.heartbeat.slowest();
-        let stuck = self.ready.load(Relaxed) && !self.done.load(Relaxed) && silent > STUCK;
-        stuck.then(|| format!("worker {worker} has made no progress for {} s", silent.as_secs()))
+        let (worker, stalled) = self.heartbeat.slowest();
+        let stuck = self.ready.load(Relaxed) && !self.done.load(Relaxed) && stalled > STUCK;
+        stuck.then(|| format!("worker {worker} has made no progress for {} s", stalled.as_secs()))
     }
 
     pub fn status(&self) -> Status {
@@ -151,7 +151,7 @@ impl DaemonState {
         }
     }
 
-    /// One line for the log and for systemd.
+    /// One line for the log and for systemd's status.
     pub fn summary(&self) -> String {
         let sum = |of: fn(&InputCounters) -> &std::sync::atomic::AtomicU64| -> u64 {
             self.counters.iter().map(|c| of(c).load(Relaxed)).sum()

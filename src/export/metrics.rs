@@ -2,9 +2,10 @@
 //!
 //! Input: the engine's counters once per batch and its verdicts once per stream, never single packets. Output: Prometheus' text format.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, Registry, TextEncoder};
 
@@ -37,11 +38,6 @@ pub struct Metrics {
     pub(super) recent: Mutex<Recent>,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Counts stay valid if a thread panics while it holds the lock.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Metrics {
     /// Metrics without models and traffic; `status` returns the daemon's status and is called at each scrape.
     pub fn new(status: StatusProvider) -> Self {
@@ -57,7 +53,7 @@ impl Metrics {
 
     /// Sets the models in use, at the start and after each reload. Series of classes that are gone are removed.
     pub fn models(&self, models: &[Arc<Model>]) {
-        let mut present = lock(&self.models);
+        let mut present = self.models.lock();
         let same = |(metrics, model): (&ModelMetrics, &Arc<Model>)| {
             *metrics.name == *model.name && metrics.classes.iter().map(|c| &*c.name).eq(model.classes.iter().map(String::as_str))
         };
@@ -74,7 +70,7 @@ impl Metrics {
     /// Counts a verdict.
     pub fn verdict(&self, verdict: &Verdict) {
         let named = &verdict.named;
-        let models = lock(&self.models);
+        let models = self.models.lock();
         let Some(model) = models.get(verdict.model).filter(|m| *m.name == *named.name) else {
             self.instruments.replaced.inc();
             return;
@@ -89,7 +85,7 @@ impl Metrics {
                 match model.class(class, named) {
                     Some(class) => {
                         class.detections.inc();
-                        lock(&self.recent).detection(verdict, &model.name, &class.name);
+                        self.recent.lock().detection(verdict, &model.name, &class.name);
                     }
                     None => self.instruments.replaced.inc(),
                 }
@@ -101,7 +97,7 @@ impl Metrics {
     pub fn progress(&self, progress: &Progress<'_>) {
         self.count(progress.counters);
         self.count_spikes(&progress.counters.spikes);
-        let mut workers = lock(&self.workers);
+        let mut workers = self.workers.lock();
         while workers.len() <= progress.worker {
             let series = self.instruments.worker(workers.len());
             workers.push(WorkerMetrics { series, live: 0, lag: Duration::ZERO, busy_ratio: BusyRatio::default() });
@@ -115,7 +111,7 @@ impl Metrics {
         worker.live = progress.live;
         worker.lag = progress.lag.unwrap_or_default();
         drop(workers);
-        lock(&self.recent).count(progress.counters.frames, progress.counters.bytes);
+        self.recent.lock().count(progress.counters.frames, progress.counters.bytes);
     }
 
     fn count(&self, counters: &Counters) {
@@ -147,7 +143,7 @@ impl Metrics {
     }
 
     fn count_spikes(&self, spikes: &[SpikeCounts]) {
-        let models = lock(&self.models);
+        let models = self.models.lock();
         for SpikeCounts { model, counts } in spikes {
             let Some(metrics) = models.iter().find(|m| *m.name == *model.name) else { continue };
             for (class, &count) in ClassId::first(counts.len()).zip(counts).filter(|(_, count)| **count > 0) {
@@ -160,7 +156,7 @@ impl Metrics {
 
     /// The text of `/metrics`.
     pub fn text(&self) -> Vec<u8> {
-        let workers = lock(&self.workers);
+        let workers = self.workers.lock();
         self.instruments.live.set(workers.iter().map(|w| w.live as i64).sum());
         self.instruments.lag.set(workers.iter().map(|w| w.lag).max().unwrap_or_default().as_secs_f64());
         drop(workers);

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::metrics::{Metrics, lock};
+use super::metrics::Metrics;
 use super::recent::{Detection, Rates};
 use super::status::{Status, unix};
 
@@ -58,10 +58,10 @@ struct ClassCount {
 impl Metrics {
     /// The response of `/status`.
     pub fn overview(&self) -> Overview {
-        let mut recent = lock(&self.recent);
+        let mut recent = self.recent.lock();
         let (rates, detections) = (recent.rates(), recent.detections());
         drop(recent);
-        let models = lock(&self.models);
+        let models = self.models.lock();
         let mut classes: Vec<ClassCount> = models
             .iter()
             .flat_map(|model| model.classes.iter().map(move |c| (model, c)))
@@ -82,7 +82,7 @@ impl Metrics {
             unknown: models.iter().map(|m| m.unknown.get()).sum(),
         };
         drop(models);
-        let workers = lock(&self.workers);
+        let workers = self.workers.lock();
         let streams_live = workers.iter().map(|w| w.live).sum();
         let now = unix(SystemTime::now());
         let worker_states = workers

@@ -1,7 +1,8 @@
 //! What was counted at one interface: every frame that came by is handed on or dropped for a reason.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::capture::CaptureIndex;
 
@@ -39,13 +40,13 @@ impl InputCounters {
 
     /// Why it is down.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.lock().clone()
     }
 
     /// Notes that it is up, or why not. Returns whether that is news.
     pub fn set_trouble(&self, trouble: Option<String>) -> bool {
         self.up.store(trouble.is_none(), Relaxed);
-        let mut mine = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mine = self.trouble.lock();
         let news = *mine != trouble;
         *mine = trouble;
         news

@@ -55,33 +55,7 @@ impl Check {
                 format!("both {first} and {second} are given; a daemon has one kind of input: run a second daemon for the other"),
             );
         }
-        let unused = |given: &str| format!("{given} is not set, so this has no effect; set it or remove this key");
-        if replay.captures.is_none()
-            && let Some(at) = [
-                replay.speed.as_ref().map(|v| v.span().start),
-                replay.repeat.as_ref().map(|v| v.span().start),
-                replay.filter.as_ref().map(|v| v.span().start),
-            ]
-            .into_iter()
-            .flatten()
-            .next()
-        {
-            self.missing(at, "captures", &unused("replay.captures"));
-        }
-        if watch.folder.is_none()
-            && let Some(at) = [
-                watch.on_success.as_ref().map(|v| v.span().start),
-                watch.move_to.as_ref().map(|v| v.span().start),
-                watch.quarantine_folder.as_ref().map(|v| v.span().start),
-                watch.settle_secs.as_ref().map(|v| v.span().start),
-                watch.filter.as_ref().map(|v| v.span().start),
-            ]
-            .into_iter()
-            .flatten()
-            .next()
-        {
-            self.missing(at, "folder", &unused("watch.folder"));
-        }
+        self.unused_keys(&replay, &watch);
         if let Some(folder) = watch.folder {
             return Input::Watch(WatchSettings {
                 on_success: or(&watch.on_success, Disposition::default()),
@@ -123,6 +97,37 @@ impl Check {
         }
         let mut names = BTreeSet::new();
         Input::Interfaces(interfaces.into_iter().filter_map(|i| self.interface(i, &mut names)).collect())
+    }
+
+    /// Reports keys that have no effect, since the key that enables their table is not set.
+    fn unused_keys(&mut self, replay: &raw::RawReplay, watch: &raw::RawWatch) {
+        let unused = |given: &str| format!("{given} is not set, so this has no effect; set it or remove this key");
+        if replay.captures.is_none()
+            && let Some(at) = [
+                replay.speed.as_ref().map(|v| v.span().start),
+                replay.repeat.as_ref().map(|v| v.span().start),
+                replay.filter.as_ref().map(|v| v.span().start),
+            ]
+            .into_iter()
+            .flatten()
+            .next()
+        {
+            self.missing(at, "captures", &unused("replay.captures"));
+        }
+        if watch.folder.is_none()
+            && let Some(at) = [
+                watch.on_success.as_ref().map(|v| v.span().start),
+                watch.move_to.as_ref().map(|v| v.span().start),
+                watch.quarantine_folder.as_ref().map(|v| v.span().start),
+                watch.settle_secs.as_ref().map(|v| v.span().start),
+                watch.filter.as_ref().map(|v| v.span().start),
+            ]
+            .into_iter()
+            .flatten()
+            .next()
+        {
+            self.missing(at, "folder", &unused("watch.folder"));
+        }
     }
 
     fn move_to(&mut self, on_success: Option<&Spanned<Disposition>>, move_to: Maybe<String>) -> Option<PathBuf> {

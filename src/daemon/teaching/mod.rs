@@ -1,8 +1,8 @@
-//! Who learns while it runs? A thread beside the hot path hears sampled streams, asks the teachers of the settings whose they are,
-//! and publishes models with better neurons, whole, in the place of those that run ([`thread`]).
+//! Live learning: a thread ([`thread`]) receives sampled streams from the engine, labels them with the teachers of the settings, trains
+//! neurons on them, and replaces the running models with models that contain the better neurons.
 //!
-//! What was learned is part of the models that run, of every model that a reload brings, and of a file for each model
-//! (`learning.folder`), which is written whole or not at all and read at the start.
+//! Learned neurons are added to every model that a reload loads, and saved to one file per model (`learning.folder`), which is written
+//! atomically and loaded at the start.
 
 mod streams;
 mod thread;
@@ -22,10 +22,10 @@ use crate::train::live::LearnedNeurons;
 
 pub(super) use thread::{LearningContext, start};
 
-/// What the teaching thread and others share.
+/// State shared by the learning thread and the rest of the daemon.
 #[derive(Default)]
 pub(super) struct SharedLearning {
-    /// By the model's name.
+    /// Learned neurons by model name.
     learned: Mutex<BTreeMap<String, LearnedNeurons>>,
     /// Teachers of a reload that the learning thread has not taken yet.
     pub new_teachers: AtomicCell<Option<Box<Vec<config::TeacherConfig>>>>,
@@ -33,24 +33,24 @@ pub(super) struct SharedLearning {
 }
 
 impl SharedLearning {
-    /// What was learned before, of the models that run.
+    /// Loads the learned neurons of the models from `learning.folder`.
     pub fn restore(config: &config::LearningConfig, models: &Models) -> Self {
-        let teaching = Self::default();
-        let Some(folder) = &config.folder else { return teaching };
+        let shared = Self::default();
+        let Some(folder) = &config.folder else { return shared };
         for model in models {
             match LearnedNeurons::load(folder, &model.name) {
                 Ok(None) => {}
                 Ok(Some(learned)) => {
-                    info!(model = model.name, classes = learned.classes().count(), "learned before");
-                    teaching.learned.lock().insert(model.name.clone(), learned);
+                    info!(model = model.name, classes = learned.classes().count(), "learned neurons loaded");
+                    shared.learned.lock().insert(model.name.clone(), learned);
                 }
-                Err(error) => warn!("what was learned before is lost: {error}"),
+                Err(error) => warn!("can't load the learned neurons, starting without them: {error}"),
             }
         }
-        teaching
+        shared
     }
 
-    /// What was learned, held so that nobody publishes meanwhile.
+    /// Locks the learned neurons, so that no model is published meanwhile.
     pub fn hold(&self) -> LearnedGuard<'_> {
         LearnedGuard(self.learned.lock())
     }
@@ -60,18 +60,18 @@ impl SharedLearning {
     }
 }
 
-/// What was learned, by the model's name.
+/// Locked learned neurons, by model name.
 pub(super) struct LearnedGuard<'a>(MutexGuard<'a, BTreeMap<String, LearnedNeurons>>);
 
 impl LearnedGuard<'_> {
-    /// Makes what was learned part of the models; what is told of each, its checksum being that of the file it was read from.
+    /// Adds the learned neurons to the models. Returns the status entry of each, with the checksum of the model's file.
     pub fn apply(&self, models: &mut Models) -> Vec<LoadedModel> {
         let one = |model: &mut Arc<Model>| {
             let loaded = LoadedModel::now(Arc::clone(model));
             if let Some(learned) = self.0.get(&model.name).filter(|learned| !learned.is_empty()) {
                 match learned.applied(model) {
                     Ok(with) => *model = Arc::new(with),
-                    Err(error) => warn!("what was learned does not fit the model: {error}"),
+                    Err(error) => warn!("the learned neurons do not fit the model: {error}"),
                 }
             }
             LoadedModel { model: Arc::clone(model), ..loaded }

@@ -1,4 +1,4 @@
-//! Which samples make a stream? They are put together until it has all that are wanted, or nothing more comes.
+//! Assembly of sampled packets into streams, until a stream has the wanted number of packets or times out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 use crate::train::live::StreamSlots;
 
-/// SampledStreams that are put together at once.
+/// Maximum number of streams under assembly.
 const MOST: usize = 8192;
-/// A stream of which nothing comes for so long has said what it will say.
-const QUIET: Duration = Duration::from_secs(2);
+/// Timeout of a stream: after this time without samples it is passed on as it is.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A stream of samples.
+/// The sampled packets of a stream.
 pub(super) struct SampledStream {
     pub model: usize,
     pub named: Arc<Model>,
@@ -25,16 +25,16 @@ pub(super) struct SampledStream {
     last: Instant,
 }
 
-/// SampledStreams that are being put together.
+/// Streams under assembly.
 #[derive(Default)]
 pub(super) struct SampledStreams {
     open: HashMap<(usize, StreamKey, u64), SampledStream, foldhash::fast::RandomState>,
-    /// SampledStreams that there was no room for.
+    /// Streams dropped because the table was full.
     pub crowded: u64,
 }
 
 impl SampledStreams {
-    /// Takes a sample; returns its stream where that has `packets` now.
+    /// Adds a sample; returns its stream if it has `packets` packets now.
     pub fn add(&mut self, sample: TapSample, packets: usize) -> Option<SampledStream> {
         let name = (sample.model, sample.key, sample.stream);
         let width = sample.slots.len();
@@ -47,9 +47,9 @@ impl SampledStreams {
             let TapSample { model, named, key, first_direction, slots, .. } = sample;
             self.open.insert(name, SampledStream { model, named, key, first_direction, slots, last: now });
         } else {
-            // Its first packet was not sampled, or it has all that are wanted.
+            // Unknown if its first packet was not sampled, or if the stream is already complete.
             let stream = self.open.get_mut(&name)?;
-            // A model that was swapped meanwhile may have another layout.
+            // The model may have been replaced by one with another layout.
             if Arc::ptr_eq(&stream.named, &sample.named) || stream.named.layout == sample.named.layout {
                 stream.slots.extend_from_slice(&sample.slots);
                 stream.last = now;
@@ -59,9 +59,9 @@ impl SampledStreams {
         if complete { self.open.remove(&name) } else { None }
     }
 
-    /// SampledStreams of which nothing has come for a while; all of them where it is the end.
-    pub fn quiet(&mut self, end: bool) -> Vec<SampledStream> {
+    /// Removes the streams that timed out, or all if `end`.
+    pub fn timed_out(&mut self, end: bool) -> Vec<SampledStream> {
         let now = Instant::now();
-        self.open.extract_if(|_, s| end || now.duration_since(s.last) > QUIET).map(|(_, stream)| stream).collect()
+        self.open.extract_if(|_, s| end || now.duration_since(s.last) > TIMEOUT).map(|(_, stream)| stream).collect()
     }
 }

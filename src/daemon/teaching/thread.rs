@@ -1,4 +1,4 @@
-//! What does the teaching thread do next? It hears samples; from time to time it makes neurons of what it remembers.
+//! Learning thread: adds sampled streams to the learners, and periodically trains neurons on them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,26 +23,26 @@ use super::super::state::DaemonState;
 use super::SharedLearning;
 use super::streams::{SampledStream, SampledStreams};
 
-/// Samples that may wait; what comes beyond is dropped and counted.
+/// Capacity of the sample queue; samples that do not fit are dropped and counted.
 const WAITING: usize = 4096;
-/// How often the thread looks up from hearing.
+/// Interval of the periodic work.
 const TICK: Duration = Duration::from_millis(100);
-/// After so long without a full queue twice as many streams are sampled again.
+/// Time without a crowded queue after which the sampling rate is doubled.
 const RELAX: Duration = Duration::from_secs(5);
-/// The rarest sampling: one stream in so many.
+/// Lowest sampling rate: one stream in this many.
 const RAREST: u32 = 1 << 10;
-/// Packets of a stream that are sampled, by kind of key: as many as training shows, as far as a tap can count.
+/// Packets sampled of a stream, by kind of key: as many as `spiked train` uses, up to what the tap can count.
 const PACKETS: [u8; KeyKind::COUNT] = [crate::train::FLOW_PACKETS as u8, u8::MAX];
-/// Learning may take one in so many parts of one CPU's time.
+/// Training may use this fraction (1/n) of the time of one CPU.
 const SHARE: u32 = 10;
-/// How often what was heard is kept: a file of some megaoctets.
-const KEEP: Duration = Duration::from_secs(600);
-/// Seconds' worth of a teacher's rate that may come at once.
+/// Interval of saving the replay buffer, a file of some megabytes.
+const SAVE: Duration = Duration::from_secs(600);
+/// Burst size of a teacher's token bucket, in seconds of its rate.
 const BURST: f64 = 10.0;
-/// Niceness: whatever else there is to do goes first.
+/// Niceness of the thread: all other work has priority.
 const NICE: i32 = 10;
 
-/// The desk at which the thread sits: what it needs of the daemon.
+/// What the learning thread needs of the daemon.
 pub(in crate::daemon) struct LearningContext {
     pub config: config::LearningConfig,
     pub teachers: Vec<config::TeacherConfig>,
@@ -52,11 +52,11 @@ pub(in crate::daemon) struct LearningContext {
     pub metrics: Option<Arc<Metrics>>,
 }
 
-/// A teacher at work.
+/// A teacher with its compiled filter and token bucket.
 struct ActiveTeacher {
     config: config::TeacherConfig,
     filter: StreamFilter,
-    /// Packets that may be taught now.
+    /// Packets that may be used for training now.
     tokens: f64,
     filled: Instant,
 }
@@ -67,9 +67,9 @@ impl ActiveTeacher {
         Ok(Self { config, filter, tokens, filled: Instant::now() })
     }
 
-    fn may_teach(&mut self, packets: usize) -> bool {
+    fn take_tokens(&mut self, packets: usize) -> bool {
         let (now, most) = (Instant::now(), self.config.rate * BURST);
-        // One stream at least, however slow the rate: then there is a longer wait for the next.
+        // At least one stream, even at a low rate: the wait for the next is then longer.
         let most = most.max(packets as f64);
         self.tokens = (self.tokens + self.config.rate * now.duration_since(self.filled).as_secs_f64()).min(most);
         self.filled = now;
@@ -82,24 +82,24 @@ impl ActiveTeacher {
 }
 
 struct TeachingThread {
-    desk: LearningContext,
+    context: LearningContext,
     teachers: Vec<ActiveTeacher>,
-    /// By the model's name, with the number of streams and tries by outcome for each class.
+    /// Learner by model name, with the status of each class: numbers of streams and of training attempts by outcome.
     learners: BTreeMap<String, (Learner, BTreeMap<String, status::LearningTaskStatus>)>,
     streams: SampledStreams,
     frame: Vec<u8>,
     one_in: Arc<AtomicU32>,
     crowded_since: Instant,
     next: Instant,
-    /// When what was heard is kept next; `None`: nothing was heard since.
-    keep: Option<Instant>,
+    /// When to save the replay buffers next; `None`: nothing was added since they were saved.
+    save_at: Option<Instant>,
 }
 
 /// Starts the thread, which ends when the tap is dropped.
 ///
 /// # Errors
-/// Where no thread can be started.
-pub(in crate::daemon) fn start(desk: LearningContext) -> io::Result<(Tap, JoinHandle<()>)> {
+/// The thread can't be started.
+pub(in crate::daemon) fn start(context: LearningContext) -> io::Result<(Tap, JoinHandle<()>)> {
     let (samples, taken) = crossbeam_channel::bounded(WAITING);
     let one_in = Arc::new(AtomicU32::new(0));
     let tap = Tap { samples, one_in: Arc::clone(&one_in), packets: PACKETS };
@@ -112,10 +112,10 @@ pub(in crate::daemon) fn start(desk: LearningContext) -> io::Result<(Tap, JoinHa
         one_in,
         crowded_since: now,
         next: now,
-        keep: None,
-        desk,
+        save_at: None,
+        context,
     };
-    let teachers = std::mem::take(&mut thread.desk.teachers);
+    let teachers = std::mem::take(&mut thread.context.teachers);
     thread.set_teachers(teachers);
     let handle = std::thread::Builder::new().name("spiked-teacher".into()).spawn(move || thread.run(&taken))?;
     Ok((tap, handle))
@@ -123,7 +123,7 @@ pub(in crate::daemon) fn start(desk: LearningContext) -> io::Result<(Tap, JoinHa
 
 impl TeachingThread {
     fn run(mut self, samples: &Receiver<TapSample>) {
-        // Of a thread, on Linux. That it stays as nice as the others costs a little speed and nothing else.
+        // On Linux this applies to the thread. A failure costs some speed only, so it is ignored.
         let _ = rustix::process::setpriority_process(None, NICE);
         let mut tick = Instant::now() + TICK;
         loop {
@@ -131,7 +131,7 @@ impl TeachingThread {
                 Ok(sample) => {
                     let packets = usize::from(PACKETS[sample.key.kind() as usize]);
                     if let Some(stream) = self.streams.add(sample, packets) {
-                        self.hear(stream);
+                        self.add_stream(stream);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -140,39 +140,39 @@ impl TeachingThread {
             if Instant::now() < tick {
                 continue;
             }
-            if let Some(teachers) = self.desk.teaching.new_teachers.take() {
+            if let Some(teachers) = self.context.teaching.new_teachers.take() {
                 self.set_teachers(*teachers);
             }
-            self.sample_rarer_or_more(samples.len());
-            for stream in self.streams.quiet(false) {
-                self.hear(stream);
+            self.adapt_sampling(samples.len());
+            for stream in self.streams.timed_out(false) {
+                self.add_stream(stream);
             }
             if Instant::now() >= self.next {
                 self.learn();
             }
-            if self.keep.is_some_and(|keep| Instant::now() >= keep) {
-                self.keep();
+            if self.save_at.is_some_and(|at| Instant::now() >= at) {
+                self.save();
             }
-            self.tell();
+            self.update_status();
             tick = Instant::now() + TICK;
         }
-        for stream in self.streams.quiet(true) {
-            self.hear(stream);
+        for stream in self.streams.timed_out(true) {
+            self.add_stream(stream);
         }
-        // Who asked for the end does not wait for a last lesson; a capture that has ended may teach it.
-        if !self.desk.state.stop.load(Relaxed) {
+        // A signal to stop does not wait for a last training run; the end of a replay does.
+        if !self.context.state.stop.load(Relaxed) {
             self.learn();
         }
-        self.keep();
-        self.tell();
+        self.save();
+        self.update_status();
     }
 
-    /// Keeps what was heard since it was last kept.
-    fn keep(&mut self) {
-        let Some(folder) = self.desk.config.folder.as_ref().filter(|_| self.keep.take().is_some()) else { return };
+    /// Saves the replay buffers if there is something new in them.
+    fn save(&mut self) {
+        let Some(folder) = self.context.config.folder.as_ref().filter(|_| self.save_at.take().is_some()) else { return };
         for (name, (learner, _)) in &self.learners {
             if let Err(error) = learner.keep_heard(folder, name) {
-                warn!("what was heard is not kept: {error}");
+                warn!("can't save the replay buffer: {error}");
             }
         }
     }
@@ -182,18 +182,18 @@ impl TeachingThread {
         for teacher in teachers {
             match ActiveTeacher::new(teacher) {
                 Ok(teacher) => self.teachers.push(teacher),
-                Err(error) => warn!("a teacher can't teach: {error}"),
+                Err(error) => warn!("teacher disabled: {error}"),
             }
         }
-        let (models, learners) = (self.desk.models.load_full(), &mut self.learners);
+        let (models, learners) = (self.context.models.load_full(), &mut self.learners);
         for (name, (learner, _)) in learners {
-            learner.set_lessons(lessons(&self.teachers, &models, name));
+            learner.set_lessons(tasks(&self.teachers, &models, name));
         }
         self.one_in.store(u32::from(!self.teachers.is_empty()), Relaxed);
     }
 
-    /// Where samples come faster than they are heard, fewer streams are sampled, whole ones.
-    fn sample_rarer_or_more(&mut self, waiting: usize) {
+    /// Adapts the sampling rate of streams to the length of the sample queue.
+    fn adapt_sampling(&mut self, waiting: usize) {
         let (one_in, now) = (self.one_in.load(Relaxed), Instant::now());
         if one_in == 0 {
             return;
@@ -207,15 +207,15 @@ impl TeachingThread {
         }
     }
 
-    /// Hears a stream, whole or as far as it went.
-    fn hear(&mut self, stream: SampledStream) {
-        let models = self.desk.models.load_full();
+    /// Adds a sampled stream, complete or not, to the learner of its model.
+    fn add_stream(&mut self, stream: SampledStream) {
+        let models = self.context.models.load_full();
         let Some(model) = models.get(stream.model).filter(|m| m.layout == stream.named.layout && m.key == stream.named.key)
         else {
             return;
         };
-        let lessons = lessons(&self.teachers, &models, &model.name);
-        if lessons.is_empty() {
+        let tasks = tasks(&self.teachers, &models, &model.name);
+        if tasks.is_empty() {
             return;
         }
         let frame = &mut self.frame;
@@ -227,24 +227,24 @@ impl TeachingThread {
         let width = model.layout.slots().len();
         let packets = stream.slots.len() / width.max(1);
         let class = teacher.as_ref().map(|t| t.config.class.clone());
-        let may = teacher.is_none_or(|t| t.may_teach(packets));
+        let may = teacher.is_none_or(|t| t.take_tokens(packets));
         if self.learners.get(&model.name).is_some_and(|(learner, _)| !learner.fits(model)) {
-            warn!(model = model.name, "the model has another layout now; what was heard for it is forgotten");
+            warn!(model = model.name, "the layout of the model has changed; its replay buffer is discarded");
             self.learners.remove(&model.name);
         }
-        let (learner, told) = self.learners.entry(model.name.clone()).or_insert_with(|| {
-            let learned = self.desk.teaching.learned.lock().get(&model.name).cloned().unwrap_or_default();
-            let mut learner = Learner::new(model, lessons.clone(), settings(&self.desk.config), learned);
-            match self.desk.config.folder.as_ref().map(|folder| learner.recall(folder, &model.name)) {
-                Some(Ok(true)) => info!(model = model.name, "what was heard before is remembered"),
-                Some(Err(error)) => warn!("what was heard before is forgotten: {error}"),
+        let (learner, classes) = self.learners.entry(model.name.clone()).or_insert_with(|| {
+            let learned = self.context.teaching.learned.lock().get(&model.name).cloned().unwrap_or_default();
+            let mut learner = Learner::new(model, tasks.clone(), settings(&self.context.config), learned);
+            match self.context.config.folder.as_ref().map(|folder| learner.recall(folder, &model.name)) {
+                Some(Ok(true)) => info!(model = model.name, "replay buffer loaded"),
+                Some(Err(error)) => warn!("can't load the replay buffer, starting with an empty one: {error}"),
                 _ => {}
             }
             (learner, BTreeMap::new())
         });
-        self.keep = self.keep.or_else(|| Some(Instant::now() + KEEP));
+        self.save_at = self.save_at.or_else(|| Some(Instant::now() + SAVE));
         let outcome = if may {
-            let taught = class.as_ref().and_then(|class| lessons.iter().position(|l| l.class == *class));
+            let taught = class.as_ref().and_then(|class| tasks.iter().position(|l| l.class == *class));
             match learner.hear(model, stream.slots, taught) {
                 SampleOutcome::Shown => "shown",
                 SampleOutcome::HeldBack => "held_back",
@@ -256,15 +256,15 @@ impl TeachingThread {
             "rate"
         };
         if let Some(class) = class {
-            *told.entry(class).or_default().streams.entry(outcome).or_default() += 1;
+            *classes.entry(class).or_default().streams.entry(outcome).or_default() += 1;
         }
     }
 
-    /// Makes better neurons where there is something new to make them of.
+    /// Trains neurons on the learners that have enough new streams, and publishes the better ones.
     fn learn(&mut self) {
         let begun = Instant::now();
-        let models = self.desk.models.load_full();
-        for (name, (learner, told)) in &mut self.learners {
+        let models = self.context.models.load_full();
+        for (name, (learner, classes)) in &mut self.learners {
             let Some(model) = models.iter().find(|m| m.name == *name).filter(|_| learner.is_ready()) else { continue };
             let (with, attempts) = learner.learn(model);
             for attempt in attempts {
@@ -280,43 +280,43 @@ impl TeachingThread {
                     own = attempt.with.own,
                     foreign = attempt.with.foreign,
                     before = attempt.before.map(|a| a.mean()),
-                    "a neuron was made of what was heard"
+                    "new neuron trained"
                 );
-                let lesson = told.entry(attempt.class).or_default();
-                *lesson.attempts.entry(outcome).or_default() += 1;
+                let task = classes.entry(attempt.class).or_default();
+                *task.attempts.entry(outcome).or_default() += 1;
                 let running = if attempt.outcome == Outcome::TakenOver { Some(attempt.with) } else { attempt.before };
-                lesson.held_back = running.map(|a| a.mean());
+                task.held_back = running.map(|a| a.mean());
             }
             if with.is_some() {
-                self.desk.publish(name, learner);
+                self.context.publish(name, learner);
             }
         }
-        self.next = Instant::now() + self.desk.config.every.max(begun.elapsed() * (SHARE - 1));
+        self.next = Instant::now() + self.context.config.every.max(begun.elapsed() * (SHARE - 1));
     }
 
-    /// Leaves word of how it goes.
-    fn tell(&self) {
-        let mut lessons = Vec::new();
-        for (model, (learner, told)) in &self.learners {
-            for (class, lesson) in told {
+    /// Updates the status shared with the rest of the daemon.
+    fn update_status(&self) {
+        let mut tasks = Vec::new();
+        for (model, (learner, classes)) in &self.learners {
+            for (class, task) in classes {
                 let (shown, held) = learner.remembered(class);
                 let accuracy = learner.prequential(class);
                 let (model, class) = (model.clone(), class.clone());
-                lessons.push(status::LearningTaskStatus { model, class, accuracy, shown, held, ..lesson.clone() });
+                tasks.push(status::LearningTaskStatus { model, class, accuracy, shown, held, ..task.clone() });
             }
-            for loaded in self.desk.state.loaded.lock().iter_mut().filter(|l| l.model.name == *model) {
+            for loaded in self.context.state.loaded.lock().iter_mut().filter(|l| l.model.name == *model) {
                 loaded.learning_accuracy = learner.prequential_mean();
             }
         }
-        let mut status = self.desk.teaching.status.lock();
-        status.tasks = lessons;
+        let mut status = self.context.teaching.status.lock();
+        status.tasks = tasks;
         status.one_in = self.one_in.load(Relaxed);
         status.buffer_full = self.streams.crowded;
     }
 }
 
 impl LearningContext {
-    /// Puts a model with all that was learned in the place of the one that runs, and keeps what was learned.
+    /// Replaces the running model with one that contains all learned neurons, and saves them.
     fn publish(&self, name: &str, learner: &Learner) {
         let mut all = self.teaching.learned.lock();
         let mut models = Models::clone(&self.models.load());
@@ -324,7 +324,7 @@ impl LearningContext {
         match learner.learned().applied(model) {
             Ok(with) => *model = Arc::new(with),
             Err(error) => {
-                warn!("what was learned does not fit the model: {error}");
+                warn!("the learned neurons do not fit the model: {error}");
                 return;
             }
         }
@@ -337,15 +337,15 @@ impl LearningContext {
         self.models.store(Arc::new(models));
         all.insert(name.into(), learner.learned().clone());
         drop(all);
-        let trouble = self.config.folder.as_ref().and_then(|folder| learner.learned().save(folder, name).err());
-        if let Some(trouble) = &trouble {
-            warn!("what was learned is not kept: {trouble}");
+        let error = self.config.folder.as_ref().and_then(|folder| learner.learned().save(folder, name).err());
+        if let Some(error) = &error {
+            warn!("can't save the learned neurons: {error}");
         }
-        self.teaching.status.lock().last_error = trouble.map(|trouble| trouble.to_string());
+        self.teaching.status.lock().last_error = error.map(|error| error.to_string());
     }
 }
 
-/// Whether a teacher's model is the one of that name.
+/// Whether the teacher is for the model of this name.
 fn learns(teacher: &config::TeacherConfig, models: &Models, name: &str) -> bool {
     match &teacher.model {
         Some(model) => model == name,
@@ -353,16 +353,16 @@ fn learns(teacher: &config::TeacherConfig, models: &Models, name: &str) -> bool 
     }
 }
 
-/// What is taught to the model of that name: one lesson a class, as its first teacher has it.
-fn lessons(teachers: &[ActiveTeacher], models: &Models, name: &str) -> Vec<LearningTask> {
-    let mut lessons: Vec<LearningTask> = Vec::new();
+/// Learning tasks for a model: one per class, with the settings of its first teacher.
+fn tasks(teachers: &[ActiveTeacher], models: &Models, name: &str) -> Vec<LearningTask> {
+    let mut tasks: Vec<LearningTask> = Vec::new();
     for teacher in teachers.iter().map(|t| &t.config).filter(|t| learns(t, models, name)) {
-        if !lessons.iter().any(|l| l.class == teacher.class) {
+        if !tasks.iter().any(|l| l.class == teacher.class) {
             let config::TeacherConfig { class, mask, learning_rate, freeze, .. } = teacher.clone();
-            lessons.push(LearningTask { class, without: mask, eta: learning_rate as f32, freeze });
+            tasks.push(LearningTask { class, without: mask, eta: learning_rate as f32, freeze });
         }
     }
-    lessons
+    tasks
 }
 
 fn settings(config: &config::LearningConfig) -> LearnerSettings {

@@ -4,12 +4,13 @@
 //! counts of lines written and dropped.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{DropReason, Line, Sink, SinkError, Target, WriteFailure};
 use crate::export::status;
@@ -55,11 +56,11 @@ impl SinkShared {
     }
 
     fn last_error(&self) -> MutexGuard<'_, Option<(DropReason, String)>> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last_error.lock()
     }
 
     fn deadline(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+        self.deadline.lock()
     }
 
     fn dropped(&self) -> u64 {
