@@ -22,6 +22,10 @@ pub use preflight::{Preflight, preflight};
 pub use run::{DaemonError, End, run};
 pub use status_file::{ReloadOutcome, StatusFile};
 
+/// Slot for one pending update from one thread to another: a newer update replaces an older one, and taking it never blocks.
+/// The box keeps the value at the size of a pointer, so that the cell is lock-free.
+type PendingUpdate<T> = crossbeam_utils::atomic::AtomicCell<Option<Box<T>>>;
+
 /// Sources of the settings, for reloading: the file and the overrides.
 #[derive(Clone, Debug)]
 pub struct ConfigSource {

@@ -4,8 +4,6 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crossbeam_utils::atomic::AtomicCell;
-
 use crate::config::{AlertsConfig, EventType, Severity, SinkConfig};
 use crate::engine::{Event, EvidencePacket, Observer, Progress, Verdict};
 use crate::export::evidence::CommentedPacket;
@@ -13,6 +11,7 @@ use crate::export::sink::{self, Line};
 use crate::export::{EventContext, EventWriter, Metrics};
 use crate::packet::StreamKey;
 
+use super::PendingUpdate;
 use super::alerts::Limiter;
 use super::policy::{Judgement, Policies};
 use super::state::DaemonState;
@@ -44,7 +43,7 @@ pub(super) struct EventObserver {
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
     /// Policies and alert limits of a reload that are not in use yet.
-    pub new_policies: Arc<AtomicCell<Option<Box<(Policies, AlertsConfig)>>>>,
+    pub new_policies: Arc<PendingUpdate<(Policies, AlertsConfig)>>,
     pub policies: Policies,
     pub limiter: Limiter,
     pub writer: EventWriter,
@@ -60,7 +59,7 @@ impl EventObserver {
     pub fn new(
         state: Arc<DaemonState>,
         metrics: Option<Arc<Metrics>>,
-        new_policies: Arc<AtomicCell<Option<Box<(Policies, AlertsConfig)>>>>,
+        new_policies: Arc<PendingUpdate<(Policies, AlertsConfig)>>,
         (policies, alerts): (Policies, AlertsConfig),
         sinks: &[SinkConfig],
         ready: Box<dyn FnOnce()>,

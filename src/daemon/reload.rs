@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use crossbeam_utils::atomic::AtomicCell;
 use tracing::{error, info, warn};
 
 use crate::config::{AlertsConfig, Config};
@@ -18,7 +17,7 @@ use super::policy::Policies;
 use super::preflight::preflight;
 use super::state::DaemonState;
 use super::status_file::{ReloadOutcome, StatusFile};
-use super::{ConfigSource, notify};
+use super::{ConfigSource, PendingUpdate, notify};
 
 /// State that a reload changes.
 pub(super) struct Reloader {
@@ -29,7 +28,7 @@ pub(super) struct Reloader {
     pub metrics: Option<Arc<Metrics>>,
     pub models: Arc<ArcSwap<Models>>,
     /// Policies and alert limits for the observer, which takes them after its next batch.
-    pub new_policies: Arc<AtomicCell<Option<Box<(Policies, AlertsConfig)>>>>,
+    pub new_policies: Arc<PendingUpdate<(Policies, AlertsConfig)>>,
     pub level: Level,
     pub status_file: StatusFile,
 }

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::atomic::AtomicCell;
 use tracing::{info, warn};
 
 use crate::capture::live::{InputCounters, LiveSource, QueueDepth};
@@ -33,7 +32,7 @@ use super::state::DaemonState;
 use super::status_file::StatusFile;
 use super::supervisor::{self, Signals};
 use super::teaching::{self, LearningContext, SharedLearning};
-use super::{ConfigSource, log, notify};
+use super::{ConfigSource, PendingUpdate, log, notify};
 
 /// Timeout for flushing the sinks, once the engine has ended.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -254,7 +253,7 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     let server = listener.map(|l| Server::serve(l, Arc::clone(&metrics), names)).transpose()?;
     start_outputs(&config, &state)?;
     frames.start()?;
-    let new_policies = Arc::new(AtomicCell::new(None));
+    let new_policies = Arc::new(PendingUpdate::default());
     let reloader = Reloader {
         status_file: StatusFile::new(&source.path),
         source,

@@ -139,12 +139,12 @@ fn summary(reloader: &Reloader) {
     info!("state: {}", reloader.state.summary());
     for interface in &status.interfaces {
         let (up, dropped) = (interface.up, &interface.dropped);
-        let trouble = interface.last_error.as_deref().unwrap_or("none");
-        info!(interface = interface.name, up, received = interface.received, ?dropped, trouble, "state of an input");
+        let last_error = interface.last_error.as_deref().unwrap_or("none");
+        info!(interface = interface.name, up, received = interface.received, ?dropped, last_error, "state of an input");
     }
     for sink in &status.sinks {
-        let trouble = sink.last_error.as_deref().unwrap_or("none");
-        info!(sink = sink.name, written = sink.written, dropped = ?sink.dropped, queued = sink.queued, trouble, "state of a sink");
+        let last_error = sink.last_error.as_deref().unwrap_or("none");
+        info!(sink = sink.name, written = sink.written, dropped = ?sink.dropped, queued = sink.queued, last_error, "state of a sink");
     }
     for model in &status.models {
         info!(model = model.model.name, checksum = model.checksum, classes = model.model.classes.len(), "state of a model");

@@ -10,7 +10,6 @@ mod thread;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossbeam_utils::atomic::AtomicCell;
 use parking_lot::{Mutex, MutexGuard};
 use tracing::{info, warn};
 
@@ -20,6 +19,8 @@ use crate::export::status::{self, LoadedModel};
 use crate::model::Model;
 use crate::train::live::LearnedNeurons;
 
+use super::PendingUpdate;
+
 pub(super) use thread::{LearningContext, start};
 
 /// State shared by the learning thread and the rest of the daemon.
@@ -28,7 +29,7 @@ pub(super) struct SharedLearning {
     /// Learned neurons by model name.
     learned: Mutex<BTreeMap<String, LearnedNeurons>>,
     /// Teachers of a reload that the learning thread has not taken yet.
-    pub new_teachers: AtomicCell<Option<Box<Vec<config::TeacherConfig>>>>,
+    pub new_teachers: PendingUpdate<Vec<config::TeacherConfig>>,
     status: Mutex<status::LearningStatus>,
 }
 
