@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
-use crate::encode::{MAX_ACTIVE, SILENT, Volley};
+use crate::encode::SILENT;
 use crate::model::Model;
 use crate::train;
 
@@ -61,18 +61,12 @@ fn spikes(args: &Args, labels: &train::labels::Labels, model: &Path) -> Result<E
     let (corpus, _) = args.source.gather(labels, model.layout.clone(), packets)?;
     let mut out = csv::Writer::from_writer(BufWriter::new(io::stdout().lock()));
     out.write_record(["stream", "class", "inputs", "spikes"])?;
-    let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
-    let mut potentials = model.network.buffer();
+    let mut classifier = model.classifier();
     for (number, stream) in corpus.streams.iter().enumerate() {
         for index in stream.first..stream.first + stream.kept {
-            let values = corpus.volley(index);
-            volley.slots[..values.len()].copy_from_slice(values);
-            let n = model.layout.inputs(&volley, &mut active);
-            model.network.potentials(&active[..n], &mut potentials);
-            let inputs: Vec<String> = active[..n].iter().map(u32::to_string).collect();
-            let mut spiked = vec![0; model.network.neurons()];
-            model.decision.count_spikes(&model.network, &potentials, &mut spiked);
-            let spiked: Vec<String> = (0..spiked.len()).filter(|&i| spiked[i] > 0).map(|i| i.to_string()).collect();
+            let spiked = classifier.spikes(corpus.volley(index));
+            let spiked: Vec<String> = spiked.into_iter().map(|neuron| neuron.index().to_string()).collect();
+            let inputs: Vec<String> = classifier.inputs().iter().map(u32::to_string).collect();
             let class = corpus.classes[stream.class.index()].clone();
             out.write_record([number.to_string(), class, inputs.join(" "), spiked.join(" ")])?;
         }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args as ClapArgs};
 
 use crate::capture::{CaptureFile, Filter};
-use crate::model::{self, Model, is_class_name};
+use crate::model::{Model, is_class_name};
 use crate::packet::Decoder;
 use crate::snn::OneShot;
 use crate::stream::Leader;
@@ -128,7 +128,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 /// Classification of one packet alone, as text.
 fn describe(model: &Model, pattern: &Pattern) -> String {
     let slots = &pattern.volley.slots[..model.layout.slots().len()];
-    let leader = model::classify(&model.network, &model.decision, &model.layout, std::iter::once(slots));
+    let leader = model.classifier().classify([slots]);
     let Some(leader) = leader else { return "nothing".into() };
     let Leader { class, .. } = leader;
     let (name, confidence) = (&model.classes[class.index()], model.decision.confidence(&leader));

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::capture::CaptureFile;
-use crate::evaluate::{self, Claims, TracePacket, contributions, hear};
+use crate::evaluate::{self, Claims, TracePacket, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
 use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
@@ -305,7 +305,7 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
 }
 
 fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<Exit> {
-    let streams = hear(model, &mut CaptureFile::open(capture)?, &Decoder::default(), usize::MAX)?;
+    let streams = trace_streams(model, &mut CaptureFile::open(capture)?, &Decoder::default(), usize::MAX)?;
     let mut shown = 0;
     for stream in &streams {
         let name = stream.name.to_string();
@@ -327,7 +327,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             stream.packets,
             rival.map_or("none", |r| model.classes[r.index()].as_str()),
         );
-        table_of_fields(model, &stream.heard, leader.class, rival, fields);
+        table_of_fields(model, &stream.scored, leader.class, rival, fields);
         say!("");
     }
     if shown == 0 {

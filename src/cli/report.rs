@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
 use crate::capture::CaptureFile;
-use crate::evaluate::{self, hear};
+use crate::evaluate::{self, trace_streams};
 use crate::model::Model;
 use crate::report::{self, Measurements, Raster};
 use crate::train::TrainSettings;
@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut traces = None;
     if let Some(path) = &args.raster {
         let mut file = CaptureFile::open(path)?;
-        traces = Some(hear(&model, &mut file, &args.source.decoder(), RASTER_PACKETS)?);
+        traces = Some(trace_streams(&model, &mut file, &args.source.decoder(), RASTER_PACKETS)?);
         if let Some(cut) = file.cut() {
             eprintln!("spiked: {}: {cut}; packets before the cut are drawn", path.display());
             exit = Exit::Partly;

@@ -64,16 +64,13 @@ pub struct EngineSettings {
     pub writer: Option<Arc<dyn Fn() -> Writer + Send + Sync>>,
 }
 
-/// Nanoseconds in a second.
-const SECOND: u64 = 1_000_000_000;
-
 impl EngineSettings {
     /// The defaults for reading captures: all cores, a million streams a model.
     pub fn new(models: Models) -> Self {
         Self {
             models: Arc::new(ArcSwap::from_pointee(models)),
             decoder: Decoder::default(),
-            limits: StreamLimits { streams: 1 << 20, idle: 600 * SECOND, active: u64::MAX, closed: 60 * SECOND },
+            limits: StreamLimits::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             pin: false,
             every_packet: false,

@@ -95,10 +95,7 @@ impl<'a> Shard<'a> {
         let model = Arc::clone(&self.models[number]);
         let mut limits = self.settings.limits;
         limits.streams = limits.streams.div_ceil(self.settings.workers.max(1));
-        if model.key == KeyKind::Host {
-            // A host stays what it is when one of its connections closes or is reset.
-            limits.closed = u64::MAX;
-        }
+        let limits = limits.for_key(model.key);
         ModelShard::new(model, number, limits, self.settings, self.live, self.hasher.clone())
     }
 

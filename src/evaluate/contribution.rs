@@ -31,12 +31,13 @@ pub fn contributions<'a>(
     let weight = |input: u32, neuron: NeuronId| {
         f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron.index()]
     };
+    let (mut classifier, width) = (model.classifier(), layout.slots().len());
     // Of a class's neurons the one that counted for the packet.
     let neurons: Vec<(NeuronId, Option<NeuronId>)> = volleys
         .clone()
         .map(|volley| {
-            let counted = |class| model.counted(volley, class);
-            (counted(class), rival.map(counted))
+            classifier.forward(&volley.slots[..width]);
+            (classifier.strongest_neuron(class), rival.map(|rival| classifier.strongest_neuron(rival)))
         })
         .collect();
     let mut all = Vec::new();

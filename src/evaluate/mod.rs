@@ -15,5 +15,5 @@ pub use interval::{Interval, Resampled, macro_f1_interval, wilson};
 pub use learning::{LearningPoint, learning_curve, learning_passes};
 pub use metrics::{Bin, ClassReport, Outcome, Report};
 pub use reliance::{Reliance, reliance};
-pub use trace::{StreamTrace, TracePacket, hear};
+pub use trace::{StreamTrace, TracePacket, trace_streams};
 pub use validate::{Split, cross_validate, held_out, outcomes};

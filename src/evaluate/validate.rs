@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::Layout;
-use crate::model::classify;
+use crate::model::Classifier;
 use crate::snn::{ClassId, Network};
 use crate::stream::{Decision, Leader};
 use crate::train::{self, Corpus, Fitted, TrainSettings};
@@ -21,10 +21,11 @@ pub fn outcomes(
     known: &dyn Fn(&str) -> bool,
     which: impl Iterator<Item = usize>,
 ) -> Vec<Outcome> {
+    let mut classifier = Classifier::new(network, decision, layout);
     which
         .map(|i| {
             let stream = &corpus.streams[i];
-            let leader = classify(network, decision, layout, corpus.volleys_of(stream));
+            let leader = classifier.classify(corpus.volleys_of(stream));
             let label = corpus.classes[stream.class.index()].clone();
             Outcome {
                 known: known(&label),

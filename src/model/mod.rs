@@ -5,13 +5,15 @@
 //! potential that one unit of a neuron's weights is worth. Metadata: `format`, `version`, `checksum` (CRC-32 of the octets of
 //! `start`, `neuron`, `weight`, `gain` and `model`, in this order) and `model` (JSON).
 
-mod classify;
+mod classifier;
+mod forward;
 #[cfg(feature = "nir")]
 mod nir;
 mod one_shot;
 mod parts;
 
-pub use classify::classify;
+pub use classifier::{Classifier, StreamEvidence};
+pub use forward::ForwardPass;
 pub use parts::{ClassSources, PartsError};
 
 use std::borrow::Cow;

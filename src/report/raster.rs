@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::encode::{MAX_ACTIVE, SILENT};
+use crate::encode::SILENT;
 use crate::evaluate::{StreamTrace, TracePacket};
 use crate::model::Model;
-use crate::snn::ClassId;
+use crate::snn::{ClassId, NeuronId};
 
 use super::markup::{Text, short};
 
@@ -45,11 +45,11 @@ impl<'a> Raster<'a> {
             })
         };
         let mut streams: Vec<&StreamTrace> = all.iter().filter(few).take(STREAMS).collect();
-        let mut packets: Vec<_> = streams.iter().enumerate().flat_map(|(i, s)| s.heard.iter().map(move |p| (i, p))).collect();
+        let mut packets: Vec<_> = streams.iter().enumerate().flat_map(|(i, s)| s.scored.iter().map(move |p| (i, p))).collect();
         packets.sort_by_key(|(_, p)| p.number);
         packets.truncate(PACKETS);
         streams.truncate(packets.iter().map(|p| p.0 + 1).max().unwrap_or(0));
-        let heard = all.iter().map(|s| s.heard.len()).sum();
+        let heard = all.iter().map(|s| s.scored.len()).sum();
         Self { model, capture, streams, packets, heard }
     }
 
@@ -66,22 +66,20 @@ impl<'a> Raster<'a> {
 
     /// Potentials in parts of the threshold, `[packet][class]`.
     fn potentials(&self) -> Vec<Vec<f32>> {
-        let (network, theta) = (&self.model.network, &self.model.decision.theta);
-        let (mut buffer, mut active) = (network.buffer(), [0; MAX_ACTIVE]);
-        let heard = |(_, packet): &(usize, &TracePacket)| {
-            let n = self.model.layout.inputs(&packet.volley, &mut active);
-            network.potentials(&active[..n], &mut buffer);
-            let scaled = buffer.iter().zip(network.gain()).zip(theta);
-            let scaled = scaled.map(|((&u, gain), &theta)| f32::from(u) * gain / if theta > 0.0 { theta } else { 1.0 });
+        let (theta, width) = (&self.model.decision.theta, self.model.layout.slots().len());
+        let mut classifier = self.model.classifier();
+        let of_classes = |(_, packet): &(usize, &TracePacket)| {
+            let forward = classifier.forward(&packet.volley.slots[..width]);
             // A class's neurons share its strip: it shows the larger potential.
             let mut of_class = vec![f32::NEG_INFINITY; self.model.classes.len()];
-            for (class, u) in self.model.decision.assignments.classes_of_neurons().iter().zip(scaled) {
+            for (neuron, class) in self.model.decision.assignments.classes_of_neurons().iter().enumerate() {
+                let unit = if theta[neuron] > 0.0 { theta[neuron] } else { 1.0 };
                 let most = &mut of_class[class.index()];
-                *most = most.max(u);
+                *most = most.max(forward.potential(NeuronId::from_index(neuron)) / unit);
             }
             of_class
         };
-        self.packets.iter().map(heard).collect()
+        self.packets.iter().map(of_classes).collect()
     }
 
     /// The classes whose neurons are worth seeing: those that streams were nearest to, then those that spiked most.
@@ -90,7 +88,7 @@ impl<'a> Raster<'a> {
         let mut score = vec![0usize; classes];
         for stream in &self.streams {
             if let Some(leader) = stream.leader {
-                score[leader.class.index()] += stream.heard.len() * PACKETS;
+                score[leader.class.index()] += stream.scored.len() * PACKETS;
             }
         }
         for row in potentials {
@@ -159,7 +157,7 @@ impl<'a> Raster<'a> {
                 number + 1,
                 Text(short(class.unwrap_or("unknown"), 22))
             );
-            if let Some(&last) = at.last().filter(|_| at.len() == stream.heard.len()) {
+            if let Some(&last) = at.last().filter(|_| at.len() == stream.scored.len()) {
                 let kind = if class.is_some() { "named" } else { "unnamed" };
                 let _ = writeln!(out, "<circle class=\"{kind}\" cx=\"{:.1}\" cy=\"{y:.1}\" r=\"3.4\"/>", x(last));
             }
@@ -231,12 +229,12 @@ const CEILING: f32 = 2.5;
 mod tests {
     use super::*;
     use crate::capture::CaptureFile;
-    use crate::evaluate::hear;
+    use crate::evaluate::trace_streams;
     use crate::packet::Decoder;
 
     fn heard(model: &Model, most: usize) -> Vec<StreamTrace> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/mixed.pcapng");
-        hear(model, &mut CaptureFile::open(&path).unwrap(), &Decoder::default(), most).unwrap()
+        trace_streams(model, &mut CaptureFile::open(&path).unwrap(), &Decoder::default(), most).unwrap()
     }
 
     #[test]
@@ -267,6 +265,6 @@ mod tests {
         let dns = streams.iter().find(|s| s.name.to_string().contains(":53 ")).unwrap();
         let raster = Raster::new(&model, "mixed".into(), &streams);
         assert_eq!(raster.verdict(dns).0, Some("dns"));
-        assert_eq!(heard(&model, 7).iter().map(|s| s.heard.len()).sum::<usize>(), 7);
+        assert_eq!(heard(&model, 7).iter().map(|s| s.scored.len()).sum::<usize>(), 7);
     }
 }

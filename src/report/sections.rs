@@ -328,7 +328,7 @@ pub fn raster(r: &Raster<'_>) -> String {
             number + 1,
             name(&stream.name.to_string()),
             class.map_or_else(|| "unknown".into(), name),
-            stream.heard.len(),
+            stream.scored.len(),
             stream.packets
         );
     }

@@ -5,10 +5,12 @@
 mod assignments;
 mod decision;
 mod table;
+mod tracker;
 
 pub use assignments::{AssignmentError, Assignments};
 pub use decision::{Decision, FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};
+pub use tracker::{StreamTracker, TrackedPacket};
 
 use std::hash::BuildHasher;
 

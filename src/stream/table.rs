@@ -5,7 +5,7 @@
 
 use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
-use crate::packet::{Direction, Headers, StreamKey};
+use crate::packet::{Direction, Headers, KeyKind, StreamKey};
 use crate::prefetch::{prefetch, prefetch_whole};
 use crate::typed_index::typed_index;
 
@@ -25,9 +25,26 @@ pub struct StreamLimits {
     pub closed: u64,
 }
 
+/// Nanoseconds in a second.
+const SECOND: u64 = 1_000_000_000;
+
+impl Default for StreamLimits {
+    /// The limits of the engine unless settings say otherwise, and of all that shows what the engine would see: a million streams,
+    /// 600 s without a packet, 60 s for a closed TCP connection.
+    fn default() -> Self {
+        Self { streams: 1 << 20, idle: 600 * SECOND, active: u64::MAX, closed: 60 * SECOND }
+    }
+}
+
 impl StreamLimits {
-    /// No bound at all: what training reads is given by the labels.
+    /// No limits: one stream per key, from its first packet in a capture to its last.
     pub const NONE: Self = Self { streams: EMPTY as usize, idle: u64::MAX, active: u64::MAX, closed: u64::MAX };
+
+    /// The limits as they apply to streams of the kind `key`: a host remains when one of its connections closes or is reset.
+    #[must_use]
+    pub fn for_key(self, key: KeyKind) -> Self {
+        if key == KeyKind::Host { Self { closed: u64::MAX, ..self } } else { self }
+    }
 
     fn over<T>(&self, stream: &Stream<T>, now: Nanos) -> bool {
         let quiet = now.0.saturating_sub(stream.last.0);

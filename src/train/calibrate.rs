@@ -10,7 +10,7 @@ use crate::packet::KeyKind;
 use crate::snn::ClassId;
 use crate::stream::{Decision, FEATURES, Leader};
 
-use super::fit::HeldOutPotentials;
+use super::held_out::HeldOutPotentials;
 use super::{FLOW_PACKETS, TrainSettings};
 
 /// A calibration stream.

@@ -1,12 +1,13 @@
 //! Which volleys does the teacher have? Labelled captures, decoded and encoded as in reading.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::capture::{CaptureError, CaptureFile, FrameBatch, Source};
+use crate::capture::{CaptureError, CaptureFile, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
-use crate::stream::{StreamLimits, StreamTable};
+use crate::stream::{StreamLimits, StreamTracker};
 
 use super::labels::{Labels, StreamName};
 
@@ -33,6 +34,10 @@ pub struct Corpus {
     pub classes: Vec<String>,
     pub captures: Vec<String>,
     pub streams: Vec<LabelledStream>,
+    /// When a stream ends while a capture is read. [`StreamLimits::NONE`] unless set: a label names an address pair or a host of a
+    /// capture, so all packets of that key are one labelled stream, where the engine would begin another after a pause or a closed
+    /// connection.
+    pub limits: StreamLimits,
     slots: Vec<u16>,
     /// The slot that says which way a packet went.
     direction: Option<usize>,
@@ -137,7 +142,16 @@ impl Corpus {
     /// An empty corpus, to be filled with [`Corpus::read_capture`].
     pub fn new(key: KeyKind, layout: Layout, classes: Vec<String>) -> Self {
         let direction = layout.slots().iter().position(|s| s.name == "stream.direction");
-        Self { key, layout, classes, captures: Vec::new(), streams: Vec::new(), slots: Vec::new(), direction }
+        Self {
+            key,
+            layout,
+            classes,
+            captures: Vec::new(),
+            streams: Vec::new(),
+            limits: StreamLimits::NONE,
+            slots: Vec::new(),
+            direction,
+        }
     }
 
     /// Adds a stream that has no name, of which the slot values of its volleys are known, one after another.
@@ -167,30 +181,20 @@ impl Corpus {
             slots: Vec<u16>,
         }
         let width = self.layout.slots().len();
-        let mut streams: StreamTable<Open> = StreamTable::new(StreamLimits::NONE, foldhash::fast::RandomState::default());
-        let mut batch = FrameBatch::new();
-        let mut volley = Volley::default();
-        let mut number = 0;
-        while source.fill(&mut batch)? {
-            for frame in batch.iter() {
-                number += 1;
-                let Ok(headers) = decoder.decode(frame.link.0, frame.bytes) else { continue };
-                for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
-                    let open = || {
-                        let name = StreamName::of(&key);
-                        Open { class: class_of(&name), name, slots: Vec::new() }
-                    };
-                    let packet = streams.arrival(key, direction, &headers, &frame);
-                    let seen = streams.packet(&packet, number, |_| true, open);
-                    let open = &mut streams.get_mut(seen.at).state;
-                    if open.class.is_some() && open.slots.len() < packets_per_stream * width {
-                        self.layout.encode(&headers, frame.bytes, seen.context, &mut volley);
-                        open.slots.extend_from_slice(&volley.slots[..width]);
-                    }
-                }
+        let mut tracker = StreamTracker::new(self.key, decoder, self.limits);
+        let (layout, mut volley) = (&self.layout, Volley::default());
+        let open = |key: &_| {
+            let name = StreamName::of(key);
+            Open { class: class_of(&name), name, slots: Vec::new() }
+        };
+        tracker.visit(source, open, |packet| {
+            if packet.stream.state.class.is_some() && packet.stream.state.slots.len() < packets_per_stream * width {
+                packet.encode(layout, &mut volley);
+                packet.stream.state.slots.extend_from_slice(&volley.slots[..width]);
             }
-        }
-        for stream in streams.take() {
+            ControlFlow::Continue(())
+        })?;
+        for stream in tracker.finish() {
             if let Some(class) = stream.state.class {
                 self.streams.push(LabelledStream {
                     capture,

@@ -9,7 +9,6 @@
 //! 4. Confidence, acceptance, stop rule (`calibrate`).
 //! 5. The network that is kept is trained on everything.
 
-use crate::encode::{MAX_ACTIVE, Volley};
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
 use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
@@ -17,60 +16,13 @@ use crate::stream::{Assignments, Decision, Leader};
 
 use super::calibrate::calibrate;
 use super::folds::folds;
+use super::held_out::{HeldOutPotentials, forward};
 use super::homeostasis::threshold;
 use super::split_by_direction::{self, CrossFit};
 use super::{Corpus, TeachingSchedule, TrainSettings};
 
 /// Models of fewer classes are calibrated without untaught ones.
 pub(super) const UNTAUGHT: usize = 5;
-
-/// A stream's packets as a network that never saw it held_out them.
-pub(super) struct HeldOutPotentials {
-    pub stream: usize,
-    /// Potentials times gain, `[packet * width + neuron]`: one neuron of each class, then the others; those of untaught classes are
-    /// at -infinity.
-    pub potentials: Vec<f32>,
-    pub width: usize,
-    pub packets: usize,
-    /// The stream's class, and whether the network was taught it.
-    pub truth: ClassId,
-    pub taught: bool,
-}
-
-impl HeldOutPotentials {
-    /// The evidence of each class after the last packet.
-    pub fn evidence(&self, decision: &Decision, classes: usize) -> Vec<f32> {
-        let mut evidence = vec![0f32; classes];
-        (0..self.packets).for_each(|p| self.hear(p, decision, &mut evidence));
-        evidence
-    }
-
-    /// Adds one packet to the evidence.
-    fn hear(&self, packet: usize, decision: &Decision, evidence: &mut [f32]) {
-        let row = &self.potentials[packet * self.width..][..self.width];
-        for ((e, u), theta) in evidence.iter_mut().zip(row).zip(&decision.theta) {
-            *e += if u.is_finite() { decision.bounded(u - theta) } else { f32::NEG_INFINITY };
-        }
-        for (neuron, class) in (evidence.len()..).zip(decision.assignments.extra()) {
-            let class = class.index();
-            let margin = |neuron: usize| row[neuron] - decision.theta[neuron];
-            if row[neuron].is_finite() {
-                evidence[class] += decision.gained(margin(class), margin(neuron));
-            }
-        }
-    }
-
-    /// The leader after each packet.
-    pub fn trail(&self, decision: &Decision, classes: usize) -> Vec<Leader> {
-        let mut evidence = vec![0f32; classes];
-        (0..self.packets)
-            .filter_map(|p| {
-                self.hear(p, decision, &mut evidence);
-                decision.leader(&evidence, p as u32 + 1)
-            })
-            .collect()
-    }
-}
 
 /// What training made.
 pub struct Fitted {
@@ -232,38 +184,4 @@ fn train(
 ) -> Network {
     let weights = snn::train(settings.rule, corpus.layout.input_count(), specs, settings.threads, teacher, tick);
     Network::quantise(&weights, specs.len())
-}
-
-/// What `network` feels of a stream's packets. Its classes are the first of the corpus'; the neurons of `untaught`
-/// classes are left out.
-pub(super) fn forward(
-    corpus: &Corpus,
-    network: &Network,
-    assignments: &Assignments,
-    stream: usize,
-    most: usize,
-    untaught: &dyn Fn(ClassId) -> bool,
-) -> HeldOutPotentials {
-    let classes = corpus.classes.len();
-    let (known, extra) = (assignments.classes(), assignments.extra());
-    let s = &corpus.streams[stream];
-    let packets = s.kept.min(most);
-    let width = classes + extra.len();
-    let mut potentials = Vec::with_capacity(packets * width);
-    let mut buffer = network.buffer();
-    let mut active = [0u32; MAX_ACTIVE];
-    let mut volley = Volley::default();
-    for v in s.first..s.first + packets {
-        let slots = corpus.volley(v);
-        volley.slots[..slots.len()].copy_from_slice(slots);
-        let n = corpus.layout.inputs(&volley, &mut active);
-        network.potentials(&active[..n], &mut buffer);
-        let held_out = |neuron: usize, class: ClassId| {
-            if untaught(class) { f32::NEG_INFINITY } else { f32::from(buffer[neuron]) * network.gain()[neuron] }
-        };
-        potentials.extend(ClassId::first(known).map(|class| held_out(class.index(), class)));
-        potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
-        potentials.extend((known..).zip(extra).map(|(neuron, &class)| held_out(neuron, class)));
-    }
-    HeldOutPotentials { stream, potentials, width, packets, truth: s.class, taught: !untaught(s.class) }
 }

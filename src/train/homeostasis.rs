@@ -2,7 +2,7 @@
 
 use crate::snn::{NeuronId, NeuronSpec};
 
-use super::fit::HeldOutPotentials;
+use super::held_out::HeldOutPotentials;
 use super::{Corpus, TrainSettings};
 
 /// The threshold stays within this share of the one that the neuron learned with.

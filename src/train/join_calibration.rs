@@ -6,12 +6,12 @@
 //! stands for all three, with these weights. Acceptance and the stop rule follow from the streams that a part names alone: they are
 //! taken to be of that class, and those that neither names to be of none.
 
-use crate::model::{Model, classify};
+use crate::model::Model;
 use crate::snn::ClassId;
 use crate::stream::Decision;
 
 use super::calibrate::{LeaderHistory, admit, confidence};
-use super::fit::forward;
+use super::held_out::forward;
 use super::{Corpus, TrainSettings};
 
 /// No part is taken to be surer than this, one way or the other.
@@ -28,7 +28,7 @@ struct PartOpinion {
 }
 
 fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<PartOpinion> {
-    let leader = classify(&part.network, &part.decision, &part.layout, corpus.volleys_of(&corpus.streams[stream]))?;
+    let leader = part.classifier().classify(corpus.volleys_of(&corpus.streams[stream]))?;
     let class = model.place(&part.classes[leader.class.index()]).ok()?;
     let p = part.decision.confidence(&leader);
     let sure = p.clamp(1.0 - SURE, SURE);

@@ -6,6 +6,7 @@ mod calibrate;
 mod corpus;
 mod fit;
 mod folds;
+mod held_out;
 mod homeostasis;
 mod join_calibration;
 pub mod labels;

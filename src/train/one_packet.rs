@@ -1,10 +1,12 @@
 //! What is a neuron shown that learns from one packet? Packets that a user points at in a capture, with what their stream knew.
 
-use crate::capture::{CaptureError, Filter, FrameBatch, Source};
+use std::ops::ControlFlow;
+
+use crate::capture::{CaptureError, Filter, Source};
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
-use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::packet::{Decoder, KeyKind};
 use crate::snn::OneShot;
-use crate::stream::{StreamLimits, StreamTable};
+use crate::stream::{StreamLimits, StreamTracker};
 
 use super::labels::StreamName;
 
@@ -45,37 +47,37 @@ pub fn patterns(
     decoder: &Decoder,
     pointed: &mut PacketSelection,
 ) -> Result<(Vec<Pattern>, usize), CaptureError> {
-    let mut table: StreamTable<()> = StreamTable::new(StreamLimits::NONE, foldhash::fast::RandomState::default());
-    let (mut batch, mut volley, mut active) = (FrameBatch::new(), Volley::default(), [0; MAX_ACTIVE]);
-    let (mut found, mut more, mut number, mut chosen) = (Vec::new(), 0, 0, None);
-    while source.fill(&mut batch)? {
-        for frame in batch.iter() {
-            number += 1;
-            let Ok(headers) = decoder.decode(frame.link.0, frame.bytes) else { continue };
-            for (key, direction) in StreamKey::of(key, &headers, frame.bytes).into_iter().flatten() {
-                let seen = table.packet(&table.arrival(key, direction, &headers, &frame), number, |_| true, || ());
-                let wanted = match pointed {
-                    PacketSelection::Packets(numbers) => numbers.contains(&number),
-                    PacketSelection::Stream(text) => {
-                        if chosen.is_none() && StreamName::of(&key).to_string().contains(text.as_str()) {
-                            chosen = Some(key);
-                        }
-                        chosen == Some(key)
+    let mut tracker = StreamTracker::new(key, decoder, StreamLimits::default());
+    let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+    let (mut found, mut more, mut chosen) = (Vec::new(), 0, None);
+    tracker.visit(
+        source,
+        |_| (),
+        |packet| {
+            let (key, number) = (packet.stream.key, packet.number + 1);
+            let wanted = match pointed {
+                PacketSelection::Packets(numbers) => numbers.contains(&number),
+                PacketSelection::Stream(text) => {
+                    if chosen.is_none() && StreamName::of(&key).to_string().contains(text.as_str()) {
+                        chosen = Some(key);
                     }
-                    PacketSelection::Admitted(filter) => filter.admits(frame.link, frame.bytes),
-                };
-                if !wanted {
-                    continue;
+                    chosen == Some(key)
                 }
-                if found.len() == OneShot::MOST {
-                    more += 1;
-                    continue;
-                }
-                layout.encode(&headers, frame.bytes, seen.context, &mut volley);
-                let n = layout.inputs(&volley, &mut active);
-                found.push(Pattern { packet: number, stream: StreamName::of(&key), volley, inputs: active[..n].to_vec() });
+                PacketSelection::Admitted(filter) => filter.admits(packet.frame.link, packet.frame.bytes),
+            };
+            if !wanted {
+                return ControlFlow::Continue(());
             }
-        }
-    }
+            if found.len() == OneShot::MOST {
+                more += 1;
+                return ControlFlow::Continue(());
+            }
+            packet.encode(layout, &mut volley);
+            let n = layout.inputs(&volley, &mut active);
+            let inputs = active[..n].to_vec();
+            found.push(Pattern { packet: number, stream: StreamName::of(&key), volley: volley.clone(), inputs });
+            ControlFlow::Continue(())
+        },
+    )?;
     Ok((found, more))
 }

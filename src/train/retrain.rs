@@ -5,8 +5,9 @@ use crate::snn::{self, ClassId, Network, NeuronId};
 use crate::stream::Decision;
 
 use super::calibrate::{Claim, FEW, calibrate, raised};
-use super::fit::{HeldOutPotentials, UNTAUGHT, forward};
+use super::fit::UNTAUGHT;
 use super::folds::folds;
+use super::held_out::{HeldOutPotentials, forward};
 use super::homeostasis::threshold;
 use super::{Corpus, TeachingSchedule, TrainSettings, split_by_direction};
 

@@ -8,7 +8,7 @@
 use crate::snn::{ClassId, NeuronSpec};
 use crate::stream::{Assignments, Decision};
 
-use super::fit::HeldOutPotentials;
+use super::held_out::HeldOutPotentials;
 
 /// Standard deviations by which the streams won must outnumber those lost.
 const DEVIATIONS: f64 = 2.0;
@@ -85,7 +85,7 @@ pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<ClassId>) -> Cro
 #[cfg(test)]
 mod tests {
     use crate::encode::{Layout, LayoutOptions, SILENT};
-    use crate::model::{Model, classify};
+    use crate::model::Model;
     use crate::packet::KeyKind;
     use crate::snn::{ClassId, NeuronId};
     use crate::train::{Corpus, TrainSettings, fit, retrain};
@@ -112,8 +112,7 @@ mod tests {
     }
 
     fn right(model: &Model, corpus: &Corpus) -> usize {
-        let leader_of =
-            |s: &crate::train::LabelledStream| classify(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
+        let leader_of = |s: &crate::train::LabelledStream| model.classifier().classify(corpus.volleys_of(s));
         let own = |class: ClassId| model.classes.iter().position(|c| *c == corpus.classes[class.index()]);
         corpus.streams.iter().filter(|s| leader_of(s).map(|l| l.class.index()) == own(s.class)).count()
     }
@@ -159,8 +158,7 @@ mod tests {
         let fitted = fit(&corpus, &TrainSettings { threads: 1, ..TrainSettings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());
         assert_eq!(fitted.decision.accept, [0.5; 3]);
         let model = fitted.into_model("few", &corpus);
-        let of =
-            |s: &crate::train::LabelledStream| classify(&model.network, &model.decision, &model.layout, corpus.volleys_of(s));
+        let of = |s: &crate::train::LabelledStream| model.classifier().classify(corpus.volleys_of(s));
         assert!(corpus.streams.iter().all(|s| of(s).is_some_and(|leader| model.decision.class(&leader).is_some())));
     }
 

@@ -1,6 +1,6 @@
 //! Does the model do worse with the new neuron? It is asked about streams that were held back.
 
-use crate::model::{self, Model};
+use crate::model::Model;
 use crate::stream::Leader;
 
 use super::super::calibrate::{Claim, LEAST, SUREST, raised};
@@ -9,7 +9,7 @@ use super::{Reservoir, StreamSlots};
 /// What a model says of a stream after its volleys, scored as in reading.
 pub(super) fn classify(model: &Model, slots: &[u16]) -> Option<Leader> {
     let volleys = slots.chunks_exact(model.layout.slots().len());
-    model::classify(&model.network, &model.decision, &model.layout, volleys)
+    model.classifier().classify(volleys)
 }
 
 /// The class that a model gives a stream, of which the slot values of its packets are known, one after another.

@@ -1,0 +1,48 @@
+//! Forward pass of one packet: slot values to active inputs to the potentials of the neurons.
+
+use crate::encode::{Layout, MAX_ACTIVE, Volley};
+use crate::snn::{Network, NeuronId, Potentials};
+
+/// A network and its layout, with buffers that are reused for each packet. It holds the result of the last packet.
+pub struct ForwardPass<'a> {
+    layout: &'a Layout,
+    network: &'a Network,
+    volley: Volley,
+    active: [u32; MAX_ACTIVE],
+    count: usize,
+    potentials: Potentials,
+}
+
+impl<'a> ForwardPass<'a> {
+    /// A pass through `network`, whose inputs are those of `layout`.
+    pub fn new(layout: &'a Layout, network: &'a Network) -> Self {
+        let potentials = network.buffer();
+        Self { layout, network, volley: Volley::default(), active: [0; MAX_ACTIVE], count: 0, potentials }
+    }
+
+    /// Computes the potentials of one packet from its slot values (`[slot]`). Slots that the layout silences count as silent.
+    ///
+    /// # Panics
+    /// If there are more values than a [`Volley`] has slots.
+    pub fn run(&mut self, slots: &[u16]) {
+        self.volley.slots[..slots.len()].copy_from_slice(slots);
+        self.layout.silence(&mut self.volley.slots);
+        self.count = self.layout.inputs(&self.volley, &mut self.active);
+        self.network.potentials(&self.active[..self.count], &mut self.potentials);
+    }
+
+    /// The active inputs of the last packet.
+    pub fn inputs(&self) -> &[u32] {
+        &self.active[..self.count]
+    }
+
+    /// The potentials of the last packet in units of the weights, `[neuron]`; the buffer may be longer than there are neurons.
+    pub fn raw_potentials(&self) -> &[i16] {
+        &self.potentials
+    }
+
+    /// The potential of a neuron after the last packet, in units of its threshold theta.
+    pub fn potential(&self, neuron: NeuronId) -> f32 {
+        f32::from(self.potentials[neuron.index()]) * self.network.gain()[neuron.index()]
+    }
+}

@@ -1,0 +1,104 @@
+//! Stream tracking of a source that is read in one thread: every packet with its stream, its position and its context.
+//!
+//! Input: a [`Source`], a [`Decoder`] and the kind of key. Output: one [`TrackedPacket`] per packet and stream for a visitor, and the
+//! streams at the end. Training, one-packet learning, evaluation, `spiked features` and the report read captures through it. The engine
+//! does the same in batches over several workers; the test `engine_and_tracker_see_the_same_packets` compares the two.
+//!
+//! It is in this folder because it needs `capture`, `packet` and `encode`, which come before `stream`, and nothing after it: neither
+//! networks nor labels.
+
+use std::ops::ControlFlow;
+
+use crate::capture::{CaptureError, Frame, FrameBatch, Source};
+use crate::encode::{Context, Layout, Volley};
+use crate::packet::{Decoder, Headers, KeyKind, StreamKey};
+
+use super::{Stream, StreamLimits, StreamTable};
+
+/// One packet of one stream.
+#[derive(Debug)]
+pub struct TrackedPacket<'a, T> {
+    /// Number of the frame in the source, from 0. With [`KeyKind::Host`] a frame is a packet of two streams.
+    pub number: u64,
+    pub frame: Frame<'a>,
+    pub headers: &'a Headers,
+    /// Direction, position and previous packet, as they were before this packet.
+    pub context: Context,
+    /// The stream, with this packet counted.
+    pub stream: &'a mut Stream<T>,
+}
+
+impl<T> TrackedPacket<'_, T> {
+    /// Writes the packet's slot values, one per slot of `layout`, into `volley`.
+    pub fn encode(&self, layout: &Layout, volley: &mut Volley) {
+        layout.encode(self.headers, self.frame.bytes, self.context, volley);
+    }
+}
+
+/// Streams of a source, each with a `T` that its user keeps for it.
+pub struct StreamTracker<T> {
+    key: KeyKind,
+    decoder: Decoder,
+    table: StreamTable<T>,
+    /// Frames read so far.
+    frames: u64,
+    ended: Vec<Stream<T>>,
+}
+
+impl<T> StreamTracker<T> {
+    /// Streams of the kind `key` within `limits`, which apply to that kind as in the engine ([`StreamLimits::for_key`]).
+    pub fn new(key: KeyKind, decoder: &Decoder, limits: StreamLimits) -> Self {
+        let table = StreamTable::new(limits.for_key(key), foldhash::fast::RandomState::default());
+        Self { key, decoder: *decoder, table, frames: 0, ended: Vec::new() }
+    }
+
+    /// Reads `source` to its end, or until `visit` breaks. `open` makes the state of a stream from its key when its first packet
+    /// arrives. A frame that cannot be decoded is numbered and skipped.
+    ///
+    /// # Errors
+    /// If the source cannot be read any further.
+    pub fn visit(
+        &mut self,
+        source: &mut dyn Source,
+        mut open: impl FnMut(&StreamKey) -> T,
+        mut visit: impl FnMut(TrackedPacket<'_, T>) -> ControlFlow<()>,
+    ) -> Result<(), CaptureError> {
+        let mut batch = FrameBatch::new();
+        while source.fill(&mut batch)? {
+            for frame in batch.iter() {
+                if self.frame(frame, &mut open, &mut visit).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        frame: Frame<'_>,
+        open: &mut impl FnMut(&StreamKey) -> T,
+        visit: &mut impl FnMut(TrackedPacket<'_, T>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let number = self.frames;
+        self.frames += 1;
+        let Ok(headers) = self.decoder.decode(frame.link.0, frame.bytes) else { return ControlFlow::Continue(()) };
+        for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
+            let arrival = self.table.arrival(key, direction, &headers, &frame);
+            let place = self.table.packet(&arrival, number, |_| true, || open(&key));
+            self.ended.extend(place.ended.map(|(stream, _)| stream));
+            let stream = self.table.get_mut(place.at);
+            visit(TrackedPacket { number, frame, headers: &headers, context: place.context, stream })?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// All streams, ended or not, in the order of their first packets.
+    pub fn finish(mut self) -> Vec<Stream<T>> {
+        let mut streams = self.ended;
+        streams.append(&mut self.table.take());
+        // Stable: the two hosts of one packet stay in the order sender, receiver.
+        streams.sort_by_key(|stream| stream.number);
+        streams
+    }
+}
