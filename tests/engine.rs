@@ -2,15 +2,25 @@
 
 mod common;
 
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
 use common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
+use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Progress, Tap, Verdict};
 use spiked::model::Model;
+use spiked::packet::{Decoder, Direction, KeyKind, StreamKey};
+use spiked::snn::ClassId;
+use spiked::stream::{Leader, StreamLimits, StreamTracker};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -466,5 +476,195 @@ fn a_host_is_one_stream_however_often_its_connections_close() {
         let connection = |from| [(from, SYN, false), (from, SYN | ACK, true), (from, FIN | ACK, false), (from, end, true)];
         let segments: Vec<_> = (0..5).flat_map(|round| connection(round * 120)).collect();
         assert_eq!(streams_of(Arc::clone(&model), &segments), [20, 20], "all that each of the two hosts sent and received");
+    }
+}
+
+/// A capture in batches of random sizes, at most `left` frames of it.
+struct RandomBatches {
+    file: CaptureFile,
+    pending: FrameBatch,
+    at: usize,
+    left: usize,
+    random: ChaCha8Rng,
+}
+
+impl RandomBatches {
+    fn open(path: &Path, seed: u64) -> Option<Self> {
+        let (file, random) = (CaptureFile::open(path).ok()?, ChaCha8Rng::seed_from_u64(seed));
+        Some(Self { file, pending: FrameBatch::new(), at: 0, left: 10_000, random })
+    }
+}
+
+impl Source for RandomBatches {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        if self.left == 0 {
+            return Ok(false);
+        }
+        if self.at == self.pending.len() {
+            self.at = 0;
+            if !self.file.fill(&mut self.pending)? {
+                self.left = 0;
+                return Ok(false);
+            }
+        }
+        let size = (self.random.next_u64() % 300) as usize;
+        let end = self.pending.len().min(self.at + size.min(self.left));
+        for frame in (self.at..end).map(|number| self.pending.frame(number)) {
+            batch.push(frame.timestamp, frame.link, frame.wire_len, frame.bytes);
+        }
+        self.left -= end - self.at;
+        self.at = end;
+        Ok(true)
+    }
+}
+
+/// A stream: model, key, number of its first packet.
+type StreamId = (usize, StreamKey, u64);
+
+/// What a reader of a capture saw: the direction and slot values of each packet by stream and position, and the leader, class and
+/// number of packets of each stream.
+#[derive(Default)]
+struct Seen {
+    packets: HashMap<(StreamId, u8), (Direction, Vec<u16>)>,
+    streams: HashMap<StreamId, (Option<Leader>, Option<ClassId>, u64)>,
+}
+
+fn seen_by_engine(models: &[Arc<Model>], path: &Path, seed: u64, workers: usize) -> Option<Seen> {
+    let (samples, taken) = crossbeam_channel::unbounded();
+    let tap = Tap { samples, one_in: Arc::new(AtomicU32::new(1)), packets: [u8::MAX; KeyKind::COUNT] };
+    let settings = EngineSettings { workers, tap: Some(tap), ..EngineSettings::new(models.to_vec()) };
+    let mut seen = Seen::default();
+    let mut observer = |verdict: &Verdict| {
+        if verdict.event == Event::Stream {
+            let id = (verdict.model, verdict.key, verdict.number);
+            assert!(seen.streams.insert(id, (verdict.leader, verdict.class, verdict.packets)).is_none());
+        }
+    };
+    let counters = engine::run(&settings, &mut RandomBatches::open(path, seed)?, &mut observer).ok()?;
+    assert_eq!(
+        (counters.evicted, counters.hurried, counters.untapped),
+        (0, 0, 0),
+        "{}: the limits are not reached",
+        path.display()
+    );
+    drop(settings);
+    for sample in taken {
+        let id = ((sample.model, sample.key, sample.stream), sample.position);
+        assert!(seen.packets.insert(id, (sample.first_direction, sample.slots)).is_none());
+    }
+    Some(seen)
+}
+
+fn seen_by_tracker(models: &[Arc<Model>], path: &Path, seed: u64) -> Option<Seen> {
+    let mut seen = Seen::default();
+    for (number, model) in models.iter().enumerate() {
+        let mut tracker = StreamTracker::new(model.key, &Decoder::default(), StreamLimits::default());
+        let (mut classifier, mut volley) = (model.classifier(), Volley::default());
+        let new_stream = classifier.new_stream();
+        let visited = tracker.visit(
+            &mut RandomBatches::open(path, seed)?,
+            |_| new_stream.clone(),
+            |packet| {
+                packet.encode(&model.layout, &mut volley);
+                let slots = &volley.slots[..model.layout.slots().len()];
+                classifier.observe(slots, &mut packet.stream.state);
+                if packet.context.position < u8::MAX {
+                    let id = ((number, packet.stream.key, packet.stream.number), packet.context.position);
+                    seen.packets.insert(id, (packet.stream.first_direction, slots.to_vec()));
+                }
+                ControlFlow::Continue(())
+            },
+        );
+        visited.ok()?;
+        for stream in tracker.finish() {
+            let leader = stream.state.leader;
+            let class = leader.and_then(|leader| model.decision.class(&leader));
+            seen.streams.insert((number, stream.key, stream.number), (leader, class, stream.packets));
+        }
+    }
+    Some(seen)
+}
+
+/// All captures below a folder, but for `sealed`, which no test may read.
+fn captures_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.is_dir() && !path.ends_with("sealed") {
+            captures_below(&path, found);
+        } else if path.extension().is_some_and(|e| ["pcap", "pcapng", "cap", "gz", "zst"].iter().any(|known| e == *known)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+}
+
+/// All fixtures and a random sample of the shared captures, in random batches, with one to four workers: the engine and the tracker
+/// see the same packets of the same streams at the same positions with the same slots, and name the same classes by the same evidence.
+#[test]
+fn engine_and_tracker_see_the_same_packets() {
+    let devices = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/models/devices.safetensors");
+    let models = [built_in(), Arc::new(Model::load(&devices).unwrap())];
+    let given = std::env::var("SPIKED_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
+    eprintln!("SPIKED_TEST_SEED={seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let (mut paths, mut shared) = (Vec::new(), Vec::new());
+    captures_below(&fixture(""), &mut paths);
+    assert!(paths.len() > 40, "{paths:?}");
+    if let Some(data) = common::shared_data() {
+        captures_below(&data, &mut shared);
+        paths.extend((0..20).map(|_| shared[(random.next_u64() % shared.len() as u64) as usize].clone()));
+    }
+    let (mut packets, mut streams, mut named) = (0, 0, 0);
+    for path in &paths {
+        let (seed, workers) = (random.next_u64(), 1 + (random.next_u64() % 4) as usize);
+        // The tracker reads in other batches than the engine.
+        let (engine, tracker) = (seen_by_engine(&models, path, seed, workers), seen_by_tracker(&models, path, !seed));
+        assert_eq!(engine.is_some(), tracker.is_some(), "{}: both can read it or neither", path.display());
+        let (Some(engine), Some(tracker)) = (engine, tracker) else { continue };
+        for (id, slots) in &tracker.packets {
+            assert_eq!(engine.packets.get(id), Some(slots), "{}, {workers} workers: packet {id:?}", path.display());
+        }
+        for (id, outcome) in &tracker.streams {
+            assert_eq!(engine.streams.get(id), Some(outcome), "{}, {workers} workers: stream {id:?}", path.display());
+        }
+        assert_eq!((engine.packets.len(), engine.streams.len()), (tracker.packets.len(), tracker.streams.len()));
+        packets += tracker.packets.len();
+        streams += tracker.streams.len();
+        named += tracker.streams.values().filter(|outcome| outcome.1.is_some()).count();
+    }
+    eprintln!("{} captures, {packets} packets, {streams} streams, {named} named", paths.len());
+    assert!(packets > 2_000 && streams > 200 && named > 100, "{packets} packets, {streams} streams, {named} named");
+}
+
+/// How many streams of the labelled captures the engine's limits would split: [`spiked::train::Corpus::limits`].
+#[test]
+#[ignore = "a measurement over ../shared/data"]
+fn streams_of_the_corpus_that_the_engines_limits_would_split() {
+    let Some(data) = common::shared_data() else { return };
+    for (key, tasks) in
+        [(KeyKind::Flow, &["ndpi", "protocol-train", "protocol-test"][..]), (KeyKind::Host, &["device-train", "device-test"][..])]
+    {
+        let paths: std::collections::BTreeSet<PathBuf> = tasks
+            .iter()
+            .flat_map(|task| {
+                let rows = std::fs::read_to_string(data.join(format!("tasks/{task}.csv"))).unwrap();
+                rows.lines().filter_map(|row| Some(data.join(row.split(',').next()?))).collect::<Vec<_>>()
+            })
+            .collect();
+        let count = |limits: StreamLimits| -> usize {
+            let streams = |path: &PathBuf| {
+                let mut tracker = StreamTracker::new(key, &Decoder::default(), limits);
+                let mut file = CaptureFile::open(path).ok()?;
+                tracker.visit(&mut file, |_| (), |_| ControlFlow::Continue(())).ok()?;
+                Some(tracker.finish().len())
+            };
+            paths.iter().filter_map(streams).sum()
+        };
+        eprintln!(
+            "{key:?}: {} streams by key, {} by the engine's limits",
+            count(StreamLimits::NONE),
+            count(StreamLimits::default())
+        );
     }
 }
