@@ -75,7 +75,7 @@ pub fn patterns(
             packet.encode(layout, &mut volley);
             let n = layout.inputs(&volley, &mut active);
             let inputs = active[..n].to_vec();
-            found.push(Pattern { packet: number, stream: StreamName::of(&key), volley: volley.clone(), inputs });
+            found.push(Pattern { packet: number, stream: StreamName::of(&key), volley, inputs });
             ControlFlow::Continue(())
         },
     )?;
