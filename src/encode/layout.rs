@@ -182,21 +182,32 @@ pub struct Layout {
     shapes: Vec<Active>,
     pairs: Pairs,
     silenced: Vec<SlotId>,
+    /// The slots of the TCP flags and of the payload's length bucket.
+    tcp_flags: Option<SlotId>,
+    payload_size: Option<SlotId>,
 }
 
 #[derive(Clone, Debug)]
 struct Active {
     slots: Vec<SlotId>,
     coincidences: Vec<(u32, SlotId, SlotId)>,
+    /// Those of the slots that hold ports, and the coincidences that involve one of them; none with dual-rail coding.
+    ports: Vec<SlotId>,
+    port_coincidences: Vec<(u32, SlotId, SlotId)>,
 }
 
 impl Active {
     fn new(data: &LayoutData, present: impl Fn(Place) -> bool) -> Self {
         let has = |slot: SlotId| present(data.slots[slot.index()].place);
+        let port = |slot: SlotId| data.coding == Coding::OneHot && data.slots[slot.index()].group == Group::Ports;
         let pairs = (0u32..).zip(&data.coincidences).map(|(i, &(a, b))| (i, a, b));
+        let slots: Vec<SlotId> = SlotId::first(data.slots.len()).filter(|&slot| has(slot)).collect();
+        let coincidences: Vec<_> = pairs.filter(|&(_, a, b)| has(a) && has(b)).collect();
         Self {
-            slots: SlotId::first(data.slots.len()).filter(|&slot| has(slot)).collect(),
-            coincidences: pairs.filter(|&(_, a, b)| has(a) && has(b)).collect(),
+            ports: slots.iter().copied().filter(|&slot| port(slot)).collect(),
+            port_coincidences: coincidences.iter().copied().filter(|&(_, a, b)| port(a) || port(b)).collect(),
+            slots,
+            coincidences,
         }
     }
 }
@@ -257,7 +268,9 @@ impl TryFrom<LayoutData> for Layout {
             shapes.push(Active::new(&data, |place| place_in(place, network, transport)));
         }
         let pairs = Pairs::new(&data.coincidences);
-        Ok(Self { data, places, shapes, pairs, silenced: Vec::new() })
+        let find = |name: &str| data.slots.iter().position(|s| s.name == name).map(SlotId::from_index);
+        let (tcp_flags, payload_size) = (find("tcp.flags"), find("payload.size"));
+        Ok(Self { data, places, shapes, pairs, silenced: Vec::new(), tcp_flags, payload_size })
     }
 }
 
@@ -377,6 +390,30 @@ impl Layout {
     /// Silences them among the slot values of a volley.
     pub fn silence(&self, slots: &mut [u16]) {
         self.silenced.iter().for_each(|&slot| slots[slot.index()] = SILENT);
+    }
+
+    /// Whether slot values, none of them silenced, are those of a packet that shows what its stream carries: [`Volley::content`].
+    pub fn is_content(&self, slots: &[u16]) -> bool {
+        let has = |slot: Option<SlotId>, none: u16| slot.is_some_and(|slot| slots[slot.index()] != none);
+        !has(self.tcp_flags, SILENT) || has(self.payload_size, 0)
+    }
+
+    /// Writes the active inputs that depend on the packet's ports into `active`, returns how many: those of the port slots, and of the
+    /// coincidences of a port with anything.
+    pub fn port_inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let shape = &self.shapes[volley.shape.0 as usize];
+        let mut n = 0;
+        for &slot in &shape.ports {
+            let value = volley.slots[slot.index()];
+            active[n] = (slot.index() as u32) << 8 | u32::from(value & 0xff);
+            n += usize::from(value != SILENT);
+        }
+        for &(i, a, b) in &shape.port_coincidences {
+            let (va, vb) = (volley.slots[a.index()], volley.slots[b.index()]);
+            active[n] = self.coincidence_input(i as usize, va, vb);
+            n += usize::from(va != SILENT && vb != SILENT);
+        }
+        n
     }
 
     /// Inputs that a slot has.

@@ -41,6 +41,8 @@ pub struct Volley {
     pub slots: [u16; MAX_SLOTS],
     /// Which slots may have a value: those of the headers that the packet has.
     shape: Shape,
+    /// Whether the packet shows what its stream carries: every packet except a TCP segment without payload.
+    pub content: bool,
 }
 
 /// A set of slots and coincidences to look at: an index into the layout's.
@@ -59,7 +61,7 @@ impl Shape {
 
 impl Default for Volley {
     fn default() -> Self {
-        Self { slots: [SILENT; MAX_SLOTS], shape: Shape::WHOLE }
+        Self { slots: [SILENT; MAX_SLOTS], shape: Shape::WHOLE, content: true }
     }
 }
 
@@ -90,10 +92,20 @@ fn receiver_kind(headers: &Headers, frame: &[u8]) -> u8 {
     }
 }
 
+/// Offset of the flags in a TCP header (RFC 9293 section 3.1).
+const TCP_FLAGS: usize = 13;
+
+/// Whether a packet shows what its stream carries: every packet except a TCP segment without payload.
+fn has_content(headers: &Headers, frame: &[u8]) -> bool {
+    let segment = headers.transport == Transport::Tcp && frame.len() > headers.transport_at as usize + TCP_FLAGS;
+    !segment || headers.payload_wire_len > 0
+}
+
 impl Layout {
     /// Fills `volley` from a frame. Slots whose byte the packet lacks stay silent, as do masked bytes (TCP timestamp values).
     pub fn encode(&self, headers: &Headers, frame: &[u8], context: Context, volley: &mut Volley) {
         volley.shape = Shape::of(headers);
+        volley.content = has_content(headers, frame);
         let slots = &mut volley.slots[..self.slots().len()];
         slots.fill(SILENT);
         let at = |start: usize, places: &[(SlotId, u16)], end: usize, slots: &mut [u16]| {

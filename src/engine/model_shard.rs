@@ -151,7 +151,7 @@ impl ModelShard {
                     counters.unkept += 1;
                 }
             }
-            if stream.state.row == NO_ROW {
+            if stream.state.row == NO_ROW || !self.scorer.counts(&stream.state) {
                 continue;
             }
             counters.scored += 1;

@@ -40,8 +40,7 @@ pub(super) struct ScoredStream {
 }
 
 impl ScoredStream {
-    pub const NEW: Self =
-        Self { leader: Leader { class: ClassId::new(0), evidence: 0.0, lead: 0.0, packets: 0 }, row: NO_ROW, told: false };
+    pub const NEW: Self = Self { leader: Leader::NONE, row: NO_ROW, told: false };
 
     /// What is known of it after the classes have changed, where its own has the number `place` now: nothing where it has none, or
     /// was not decided.
@@ -158,11 +157,22 @@ pub(super) struct PendingPacket {
 struct ActiveInputs {
     inputs: Box<[u32; MAX_ACTIVE]>,
     count: usize,
+    /// Those that depend on the packet's ports.
+    ports: Box<[u32; MAX_ACTIVE]>,
+    port_count: usize,
+    /// Whether the packet has content.
+    content: bool,
 }
 
 impl ActiveInputs {
     fn new() -> Self {
-        Self { inputs: Box::new([0; MAX_ACTIVE]), count: 0 }
+        Self {
+            inputs: Box::new([0; MAX_ACTIVE]),
+            count: 0,
+            ports: Box::new([0; MAX_ACTIVE]),
+            port_count: 0,
+            content: true,
+        }
     }
 }
 
@@ -232,8 +242,16 @@ impl Scorer {
     /// Finds the active inputs of a packet and asks the cache for their weights.
     pub fn look(&mut self, context: Context, packet: (Frame<'_>, &Headers)) {
         self.encode(context, packet);
-        self.next.count = self.model.layout.inputs(&self.volley, &mut self.next.inputs);
+        let layout = &self.model.layout;
+        self.next.count = layout.inputs(&self.volley, &mut self.next.inputs);
+        self.next.port_count = layout.port_inputs(&self.volley, &mut self.next.ports);
+        self.next.content = self.volley.content;
         self.model.network.prefetch(&self.next.inputs[..self.next.count]);
+    }
+
+    /// Whether the packet looked at last adds to the evidence of its stream.
+    pub fn counts(&self, stream: &ScoredStream) -> bool {
+        self.model.decision.counts(stream.leader().as_ref(), self.next.content)
     }
 
     /// The packet looked at last waits from now on; none did.
@@ -259,7 +277,12 @@ impl Scorer {
         let row = stream.state.row;
         let evidence = self.rows.row(row);
         let before = stream.state.leader();
-        let Some(leader) = model.decision.hear(&model.network, &self.potentials, evidence, before.as_ref()) else { return };
+        let content = self.active.content;
+        let leader = model.decision.accumulate(&model.network, &self.potentials, evidence, before.as_ref(), content);
+        let Some(leader) = leader else { return };
+        let neuron = model.decision.assignments.first_of(leader.class);
+        let ports = model.network.weight_sum(&self.active.ports[..self.active.port_count], neuron);
+        let leader = model.decision.with_ports(leader, ports);
         stream.state.leader = leader;
         // Of a stream that has its name and is scored on and on nothing hangs on its being settled.
         if stream.state.told && self.every_packet {

@@ -60,7 +60,9 @@ pub fn trace_streams(
         let mut volley = Volley::default();
         packet.encode(&model.layout, &mut volley);
         let OpenTrace { scored, evidence } = &mut packet.stream.state;
-        classifier.observe(&volley.slots[..width], evidence);
+        if !classifier.observe(&volley.slots[..width], volley.content, evidence) {
+            return ControlFlow::Continue(());
+        }
         scored.push(TracePacket { number: packet.number + 1, time: packet.frame.timestamp, volley });
         count += 1;
         if count >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

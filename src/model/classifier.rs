@@ -20,13 +20,14 @@ pub struct StreamEvidence {
 pub struct Classifier<'a> {
     decision: &'a Decision,
     network: &'a Network,
+    layout: &'a Layout,
     forward: ForwardPass<'a>,
 }
 
 impl<'a> Classifier<'a> {
     /// A classifier of the network's classes. Slots that `layout` silences count as silent.
     pub fn new(network: &'a Network, decision: &'a Decision, layout: &'a Layout) -> Self {
-        Self { decision, network, forward: ForwardPass::new(layout, network) }
+        Self { decision, network, layout, forward: ForwardPass::new(layout, network) }
     }
 
     /// The evidence of a stream before its first packet.
@@ -34,22 +35,30 @@ impl<'a> Classifier<'a> {
         StreamEvidence { sums: vec![0.0; self.decision.accept.len()], leader: None }
     }
 
-    /// Adds one packet (slot values, `[slot]`) to the evidence of its stream, unless the stream is settled. Returns whether it was
-    /// added.
-    pub fn observe(&mut self, slots: &[u16], stream: &mut StreamEvidence) -> bool {
-        if stream.leader.is_some_and(|leader| self.decision.settled(&leader)) {
+    /// Adds one packet (slot values, `[slot]`, and whether it has content: [`Volley::content`](crate::encode::Volley::content)) to the
+    /// evidence of its stream, unless the stream is settled or the packet adds nothing to it. Returns whether it was added.
+    pub fn observe(&mut self, slots: &[u16], content: bool, stream: &mut StreamEvidence) -> bool {
+        let before = stream.leader.as_ref();
+        if before.is_some_and(|leader| self.decision.settled(leader)) || !self.decision.counts(before, content) {
             return false;
         }
         self.forward.run(slots);
-        let before = stream.leader.as_ref();
-        stream.leader = self.decision.hear(self.network, self.forward.raw_potentials(), &mut stream.sums, before);
+        let potentials = self.forward.raw_potentials();
+        let leader = self.decision.accumulate(self.network, potentials, &mut stream.sums, before, content);
+        stream.leader = leader.map(|leader| {
+            let neuron = self.decision.assignments.first_of(leader.class);
+            self.decision.with_ports(leader, self.forward.port_contribution(neuron))
+        });
         true
     }
 
-    /// The leader of a stream when scoring stops; `None` without packets or classes. `volleys`: the slot values of each packet.
+    /// The leader of a stream when scoring stops; `None` without packets or classes. `volleys`: the slot values of each packet, none of
+    /// them silenced.
     pub fn classify<'v>(&mut self, volleys: impl IntoIterator<Item = &'v [u16]>) -> Option<Leader> {
         let mut stream = self.new_stream();
-        let _ = volleys.into_iter().all(|slots| self.observe(slots, &mut stream));
+        for slots in volleys {
+            self.observe(slots, self.layout.is_content(slots), &mut stream);
+        }
         stream.leader
     }
 

@@ -9,6 +9,7 @@ pub struct ForwardPass<'a> {
     network: &'a Network,
     volley: Volley,
     active: [u32; MAX_ACTIVE],
+    ports: [u32; MAX_ACTIVE],
     count: usize,
     potentials: Potentials,
 }
@@ -17,7 +18,7 @@ impl<'a> ForwardPass<'a> {
     /// A pass through `network`, whose inputs are those of `layout`.
     pub fn new(layout: &'a Layout, network: &'a Network) -> Self {
         let potentials = network.buffer();
-        Self { layout, network, volley: Volley::default(), active: [0; MAX_ACTIVE], count: 0, potentials }
+        Self { layout, network, volley: Volley::default(), active: [0; MAX_ACTIVE], ports: [0; MAX_ACTIVE], count: 0, potentials }
     }
 
     /// Computes the potentials of one packet from its slot values (`[slot]`). Slots that the layout silences count as silent.
@@ -39,6 +40,12 @@ impl<'a> ForwardPass<'a> {
     /// The potentials of the last packet in units of the weights, `[neuron]`; the buffer may be longer than there are neurons.
     pub fn raw_potentials(&self) -> &[i16] {
         &self.potentials
+    }
+
+    /// What the ports of the last packet contribute to the potential of a neuron, in units of its threshold theta.
+    pub fn port_contribution(&mut self, neuron: NeuronId) -> f32 {
+        let n = self.layout.port_inputs(&self.volley, &mut self.ports);
+        self.network.weight_sum(&self.ports[..n], neuron)
     }
 
     /// The potential of a neuron after the last packet, in units of its threshold theta.

@@ -153,6 +153,12 @@ impl Network {
         self.weights[input * self.stride + neuron.index()]
     }
 
+    /// The sum of a neuron's weights over some inputs, in units of its threshold theta.
+    pub fn weight_sum(&self, inputs: &[u32], neuron: NeuronId) -> f32 {
+        let sum: i32 = inputs.iter().map(|&input| i32::from(self.weight(input as usize, neuron))).sum();
+        sum as f32 * self.gain[neuron.index()]
+    }
+
     /// The neurons `kept` of this network, then all of `other`'s. Both see the same inputs, and since no neuron looks at another,
     /// each says what it said.
     pub fn joined(&self, kept: &[NeuronId], other: Option<&Self>) -> Self {

@@ -29,6 +29,10 @@ pub struct Decision {
     pub stop: f32,
     /// Packets after which scoring stops.
     pub give_up: u32,
+    /// Whether packets with content take the place of those without: the evidence of a TCP stream's handshake is discarded when its first
+    /// payload arrives, segments without payload add nothing after it, and a stream is not settled before. A handshake shows how a
+    /// stream is carried and its ports, not what it carries.
+    pub content_first: bool,
 }
 
 /// [`Decision`] in a model file.
@@ -46,22 +50,24 @@ struct DecisionData {
     accept: Vec<f32>,
     stop: f32,
     give_up: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    content_first: bool,
 }
 
 impl TryFrom<DecisionData> for Decision {
     type Error = AssignmentError;
 
     fn try_from(data: DecisionData) -> Result<Self, AssignmentError> {
-        let DecisionData { theta, more, clip, slope, confidence, accept, stop, give_up } = data;
+        let DecisionData { theta, more, clip, slope, confidence, accept, stop, give_up, content_first } = data;
         let assignments = Assignments::new(accept.len(), more)?;
-        Ok(Self { theta, assignments, clip, slope, confidence, accept, stop, give_up })
+        Ok(Self { theta, assignments, clip, slope, confidence, accept, stop, give_up, content_first })
     }
 }
 
 impl From<Decision> for DecisionData {
     fn from(decision: Decision) -> Self {
-        let Decision { theta, assignments, clip, slope, confidence, accept, stop, give_up } = decision;
-        Self { theta, more: assignments.extra().to_vec(), clip, slope, confidence, accept, stop, give_up }
+        let Decision { theta, assignments, clip, slope, confidence, accept, stop, give_up, content_first } = decision;
+        Self { theta, more: assignments.extra().to_vec(), clip, slope, confidence, accept, stop, give_up, content_first }
     }
 }
 
@@ -73,14 +79,62 @@ pub struct Leader {
     /// Lead over the second.
     pub lead: f32,
     pub packets: u32,
+    /// Whether the evidence comes from packets with content ([`Decision::content_first`]).
+    pub content: bool,
+    /// What the ports of the last packet contribute to the potential of the class's first neuron.
+    ports: PortContribution,
+}
+
+/// A contribution to a potential from -2 to 2, in one byte: steps of 1/64.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct PortContribution(i8);
+
+impl PortContribution {
+    const STEPS: f32 = 64.0;
+
+    fn new(value: f32) -> Self {
+        Self((value * Self::STEPS).round() as i8)
+    }
+
+    fn get(self) -> f32 {
+        f32::from(self.0) / Self::STEPS
+    }
 }
 
 impl Leader {
-    /// What confidence is made of: constant, lead, mean evidence, root of the packets.
+    /// The leader of a stream without packets.
+    pub const NONE: Self =
+        Self { class: ClassId::new(0), evidence: 0.0, lead: 0.0, packets: 0, content: false, ports: PortContribution(0) };
+
+    /// A leader whose evidence comes from content, to which the ports contribute nothing.
+    pub fn new(class: ClassId, evidence: f32, lead: f32, packets: u32) -> Self {
+        Self { class, evidence, lead, packets, content: true, ..Self::NONE }
+    }
+
+    fn with_ports(self, contribution: f32) -> Self {
+        Self { ports: PortContribution::new(contribution), ..self }
+    }
+
+    /// What confidence is computed from: constant, lead, mean evidence, packets, evidence, contribution of the ports. Streams without
+    /// content have weights of their own, so either half is zero.
     pub fn features(&self) -> [f32; FEATURES] {
         let n = self.packets.max(1) as f32;
-        let (lead, mean) = (self.lead.max(0.0), self.evidence / n);
-        [1.0, lead.ln_1p(), lead / n, mean, mean.min(0.0), n.ln(), self.evidence.max(0.0).ln_1p()]
+        let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
+        let features: [f32; FEATURES / 2] = [
+            1.0,
+            lead.ln_1p(),
+            lead / n,
+            mean,
+            mean.min(0.0),
+            n.ln(),
+            self.evidence.max(0.0).ln_1p(),
+            ports.max(0.0),
+            ports.min(0.0),
+        ];
+        let mut all = [0.0; FEATURES];
+        let (content, handshake) = all.split_at_mut(FEATURES / 2);
+        if self.content { content } else { handshake }.copy_from_slice(&features);
+        all
     }
 }
 
@@ -122,7 +176,7 @@ fn foremost(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
 }
 
 /// Length of [`Leader::features`].
-pub const FEATURES: usize = 7;
+pub const FEATURES: usize = 18;
 
 /// No margin counts as lower than this: a neuron that was shown one packet (`spiked learn`) has no bound of its own.
 const FAR: f32 = -4.0;
@@ -179,51 +233,81 @@ impl Decision {
 
     /// Who leads after `packets` packets; `None` without classes.
     #[inline(always)]
-    pub fn leader(&self, evidence: &[f32], packets: u32) -> Option<Leader> {
+    pub fn leader(&self, evidence: &[f32], packets: u32, content: bool) -> Option<Leader> {
         let (class, first, second) = foremost(evidence)?;
         let lead = if second.is_finite() { first - second } else { first.max(0.0) };
-        Some(Leader { class, evidence: first, lead, packets })
+        Some(Leader { content, ..Leader::new(class, first, lead, packets) })
     }
 
-    /// Adds one packet's potentials to the evidence of its stream and says who leads now; `before` led before it. As wide as the CPU's
-    /// vectors are; nothing is fused, so it says the same on all.
+    /// The leader with the contribution of the last packet's ports, where confidence uses it: a host's packets have many ports.
+    #[must_use]
+    pub fn with_ports(&self, leader: Leader, contribution: f32) -> Leader {
+        if self.content_first { leader.with_ports(contribution) } else { leader }
+    }
+
+    /// Whether a packet, which has content or not, would add to the evidence of a stream whose leader so far is `before`.
+    #[inline]
+    pub fn counts(&self, before: Option<&Leader>, content: bool) -> bool {
+        content || !self.content_first || before.is_none_or(|leader| !leader.content && leader.packets < self.give_up)
+    }
+
+    /// Adds one packet's potentials to the evidence of its stream and returns the leader; `before` is the leader so far. Evidence of
+    /// packets without content is discarded first if the packet has content. Uses the CPU's widest vectors; no operation is fused, so
+    /// the result is the same on every CPU.
+    #[inline]
+    pub fn accumulate(
+        &self,
+        network: &Network,
+        potentials: &[i16],
+        evidence: &mut [f32],
+        before: Option<&Leader>,
+        content: bool,
+    ) -> Option<Leader> {
+        let content = content || !self.content_first;
+        let before = before.filter(|leader| leader.content == content);
+        if before.is_none() {
+            evidence.fill(0.0);
+        }
+        let leader = self.accumulate_widest(network, potentials, evidence, before.map_or(0, |b| b.packets) + 1)?;
+        Some(Leader { content, ..leader })
+    }
+
     #[cfg_attr(
         target_arch = "x86_64",
         expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")
     )]
     #[inline]
-    pub fn hear(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], before: Option<&Leader>) -> Option<Leader> {
-        let packets = before.map_or(0, |b| b.packets) + 1;
+    fn accumulate_widest(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
         #[cfg(target_arch = "x86_64")]
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
                 // SAFETY: the CPU has AVX-512F.
-                return unsafe { self.hear_avx512(network, potentials, evidence, packets) };
+                return unsafe { self.accumulate_avx512(network, potentials, evidence, packets) };
             }
             if std::arch::is_x86_feature_detected!("avx2") {
                 // SAFETY: the CPU has AVX2.
-                return unsafe { self.hear_avx2(network, potentials, evidence, packets) };
+                return unsafe { self.accumulate_avx2(network, potentials, evidence, packets) };
             }
         }
-        self.hear_with(network, potentials, evidence, packets)
+        self.accumulate_with(network, potentials, evidence, packets)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn hear_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.hear_with(network, potentials, evidence, packets)
+    fn accumulate_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
+        self.accumulate_with(network, potentials, evidence, packets)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn hear_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.hear_with(network, potentials, evidence, packets)
+    fn accumulate_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
+        self.accumulate_with(network, potentials, evidence, packets)
     }
 
     #[inline(always)]
-    fn hear_with(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
+    fn accumulate_with(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
         self.add(network, potentials, evidence);
-        self.leader(evidence, packets)
+        self.leader(evidence, packets, true)
     }
 
     /// Probability that the leader is right, from 0 to 1.
@@ -232,14 +316,15 @@ impl Decision {
         1.0 / (1.0 + (-z).exp())
     }
 
-    /// Whether the stream needs no further packet: it has earned its class beyond doubt, or has had its chance.
+    /// Whether the stream needs no further packet: its class is sure enough, or the packet limit is reached. Never before a packet with
+    /// content was scored.
     pub fn settled(&self, leader: &Leader) -> bool {
         self.enough(leader, self.confidence(leader))
     }
 
     /// [`Decision::settled`] where the leader's confidence is known.
     pub fn enough(&self, leader: &Leader, confidence: f32) -> bool {
-        leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class.index()])
+        leader.content && (leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class.index()]))
     }
 
     /// The class, where it has earned its threshold.
@@ -255,7 +340,7 @@ impl Decision {
 
 #[cfg(test)]
 mod tests {
-    use super::{Assignments, Decision, FAR, foremost};
+    use super::{Assignments, Decision, FAR, Leader, foremost};
     use crate::snn::{ClassId, Network, NeuronId};
     use proptest::prelude::*;
 
@@ -269,6 +354,7 @@ mod tests {
             accept: vec![],
             stop: 1.0,
             give_up: 1,
+            content_first: false,
         }
     }
 
@@ -311,7 +397,8 @@ mod tests {
             let network = Network::from_parts(1, 5, &[0; 5], vec![0.01; 5]);
             let decision = Decision { theta: theta.clone(), assignments: Assignments::new(3, [2, 0].map(ClassId::new)).unwrap(), accept: vec![0.5; 3], ..bounded(0.02) };
             let mut evidence = vec![1f32; 3];
-            decision.hear(&network, &potentials, &mut evidence, None);
+            let before = Leader::new(ClassId::new(0), 1.0, 0.0, 1);
+            decision.accumulate(&network, &potentials, &mut evidence, Some(&before), true);
             for (class, got) in ClassId::first(3).zip(&evidence) {
                 let neurons = decision.assignments.neurons_of(class).map(NeuronId::index);
                 let want = neurons.map(|n| decision.bounded(f32::from(potentials[n]) * 0.01 - theta[n])).fold(f32::MIN, f32::max);

@@ -11,6 +11,7 @@ use crate::snn::ClassId;
 use crate::stream::{Decision, FEATURES, Leader};
 
 use super::held_out::HeldOutPotentials;
+use super::variant::Variant;
 use super::{FLOW_PACKETS, TrainSettings};
 
 /// A calibration stream.
@@ -19,6 +20,8 @@ pub(super) struct LeaderHistory {
     /// Its class, and whether the network was taught it.
     pub truth: ClassId,
     pub taught: bool,
+    /// How it differs from the captured stream.
+    pub variant: Variant,
     /// How many streams it counts for.
     pub weight: f32,
     /// Who leads after each packet.
@@ -39,7 +42,8 @@ pub(super) fn calibrate(
         stream: f.stream,
         truth: f.truth,
         taught: f.taught,
-        weight: 1.0,
+        variant: f.variant,
+        weight: f.variant.weight(),
         leaders: f.trail(&decision, classes),
     };
     let mut trails: Vec<LeaderHistory> = held_out.iter().map(trail).collect();
@@ -92,15 +96,16 @@ pub(super) fn admit(
     }
     decision.stop = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
     let stopped = |leaders: &[Leader]| leaders.iter().find(|l| decision.settled(l)).or(leaders.last()).copied();
-    trails.iter().filter_map(|trail| Some((trail.stream, trail.taught, stopped(&trail.leaders)?))).collect()
+    let as_is = trails.iter().filter(|trail| trail.variant == Variant::AsIs);
+    as_is.filter_map(|trail| Some((trail.stream, trail.taught, stopped(&trail.leaders)?))).collect()
 }
 
 /// Gives the streams of untaught classes the weight that they have in traffic: every class was untaught once, so there are as many of
 /// them as of the taught ones.
 fn weigh(trails: &mut [LeaderHistory]) {
-    let count = |of: bool| trails.iter().filter(|t| t.taught == of).count() as f32;
+    let count = |of: bool| trails.iter().filter(|t| t.taught == of).map(|t| t.weight).sum::<f32>();
     let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
-    trails.iter_mut().filter(|t| !t.taught).for_each(|t| t.weight = foreign);
+    trails.iter_mut().filter(|t| !t.taught).for_each(|t| t.weight *= foreign);
 }
 
 /// How a calibration stream ended.
@@ -225,7 +230,9 @@ fn logistic(examples: &[([f32; FEATURES], bool, f32)]) -> Vec<f32> {
             *w += s.clamp(-2.0, 2.0);
         }
     }
-    w.iter().map(|&w| w as f32).collect()
+    // Features that are always zero, as those of streams without content of a model of hosts, have no weight.
+    let used = w.iter().rposition(|&w| w != 0.0).map_or(0, |last| last + 1);
+    w[..used].iter().map(|&w| w as f32).collect()
 }
 
 /// Gaussian elimination; the ridge keeps the matrix regular.

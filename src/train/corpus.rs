@@ -179,18 +179,24 @@ impl Corpus {
             class: Option<ClassId>,
             name: StreamName,
             slots: Vec<u16>,
+            content: bool,
         }
         let width = self.layout.slots().len();
         let mut tracker = StreamTracker::new(self.key, decoder, self.limits);
-        let (layout, mut volley) = (&self.layout, Volley::default());
+        let (layout, hosts, mut volley) = (&self.layout, self.key == KeyKind::Host, Volley::default());
         let open = |key: &_| {
             let name = StreamName::of(key);
-            Open { class: class_of(&name), name, slots: Vec::new() }
+            Open { class: class_of(&name), name, slots: Vec::new(), content: false }
         };
         tracker.visit(source, open, |packet| {
             if packet.stream.state.class.is_some() && packet.stream.state.slots.len() < packets_per_stream * width {
                 packet.encode(layout, &mut volley);
-                packet.stream.state.slots.extend_from_slice(&volley.slots[..width]);
+                let stream = &mut packet.stream.state;
+                // Segments without payload add nothing to a flow whose content is known.
+                if hosts || volley.content || !stream.content {
+                    stream.slots.extend_from_slice(&volley.slots[..width]);
+                    stream.content |= volley.content;
+                }
             }
             ControlFlow::Continue(())
         })?;
@@ -253,6 +259,13 @@ impl Corpus {
             .iter()
             .filter(|s| s.class == class)
             .fold((0, 0), |(streams, volleys), s| (streams + 1, volleys + s.kept as u64))
+    }
+
+    /// The volleys of a stream, each with the stream's class.
+    pub(super) fn packets_of(&self, stream: usize) -> impl Iterator<Item = (u32, ClassId)> + use<> {
+        let s = &self.streams[stream];
+        let class = s.class;
+        (s.first..s.first + s.kept).map(move |v| (v as u32, class))
     }
 
     /// The slot values of a stream's volleys.

@@ -16,7 +16,9 @@ use crate::stream::{Assignments, Decision, Leader};
 
 use super::calibrate::calibrate;
 use super::folds::folds;
-use super::held_out::{HeldOutPotentials, forward};
+use super::held_out::{HeldOutPass, HeldOutPotentials, forward};
+use super::ports::PortPool;
+use super::variant::Variant;
 use super::homeostasis::threshold;
 use super::split_by_direction::{self, CrossFit};
 use super::{Corpus, TeachingSchedule, TrainSettings};
@@ -76,6 +78,8 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let class_of = |i: usize| corpus.streams[i].class;
+    let packets: Vec<(u32, ClassId)> = streams.iter().flat_map(|&i| corpus.packets_of(i)).collect();
+    let pool = PortPool::new(corpus, &packets);
     let cross = |settings: &TrainSettings, specs: &[NeuronSpec], open: bool| {
         let assignments = split_by_direction::assignments(classes, specs);
         let mut all = Vec::new();
@@ -89,10 +93,13 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
             let mut taught = vec![false; classes];
             streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class.index()] = true);
             let network = train(corpus, settings, specs, &teacher, tick);
+            let (most, seed) = (settings.packets_per_stream, settings.seed);
+            let by = HeldOutPass { network: &network, assignments: &assignments, most, pool: &pool, seed };
             for &i in &streams {
                 let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
                 if due {
-                    all.push(forward(corpus, &network, &assignments, i, settings.packets_per_stream, &|c| !taught[c.index()]));
+                    let unseen = |c: ClassId| !taught[c.index()];
+                    all.extend(Variant::all(corpus.key).iter().filter_map(|&v| forward(corpus, &by, i, v, &unseen)));
                 }
             }
         }
@@ -109,7 +116,7 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
         let settings = TrainSettings { ports_alone, ..settings.clone() };
         let held_out = cross(&settings, &one, false);
         let theta = thresholds(&settings, &held_out, &one);
-        let (neurons, worth) = bounded(classes, &held_out, theta);
+        let (neurons, worth) = bounded(corpus.key, classes, &held_out, theta);
         (settings, held_out, neurons, worth)
     });
     // The first of equals.
@@ -143,7 +150,7 @@ const MOST: f32 = 1.5;
 
 /// Thresholds, with those bounds by which the streams of taught classes are told best: most streams right, and of all classes alike.
 /// Returns how well that is, the sum of both shares, too.
-fn bounded(classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
+fn bounded(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
     let open = Decision {
         theta,
         assignments: Assignments::one_each(classes),
@@ -152,12 +159,13 @@ fn bounded(classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (
         confidence: Vec::new(),
         accept: Vec::new(),
         stop: 1.0,
-        give_up: 0,
+        give_up: u32::MAX,
+        content_first: key == KeyKind::Flow,
     };
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
     let worth = |decision: &Decision| {
         let mut counts = vec![(0usize, 0usize); classes];
-        for f in held_out.iter().filter(|f| f.taught) {
+        for f in held_out.iter().filter(|f| f.taught && f.variant == Variant::AsIs) {
             let (right, all) = &mut counts[f.truth.index()];
             let said = f.trail(decision, classes).last().map(|l| l.class);
             (*right, *all) = (*right + usize::from(said == Some(f.truth)), *all + 1);

@@ -7,6 +7,8 @@ use crate::snn::{ClassId, Network, NeuronId};
 use crate::stream::{Assignments, Decision, Leader};
 
 use super::Corpus;
+use super::ports::PortPool;
+use super::variant::Variant;
 
 /// A stream's packets as a network that was not trained on it scored them.
 pub(super) struct HeldOutPotentials {
@@ -16,6 +18,12 @@ pub(super) struct HeldOutPotentials {
     pub potentials: Vec<f32>,
     pub width: usize,
     pub packets: usize,
+    /// What the ports contribute to the potentials of the first neuron of each class, `[packet * classes + class]`.
+    ports: Vec<f32>,
+    /// Whether each packet has content.
+    content: Vec<bool>,
+    /// How the stream differs from the captured one.
+    pub variant: Variant,
     /// The stream's class, and whether the network was trained on that class.
     pub truth: ClassId,
     pub taught: bool,
@@ -24,8 +32,10 @@ pub(super) struct HeldOutPotentials {
 impl HeldOutPotentials {
     /// The evidence of each class after the last packet.
     pub fn evidence(&self, decision: &Decision, classes: usize) -> Vec<f32> {
+        let content = !decision.content_first || self.content.contains(&true);
         let mut evidence = vec![0f32; classes];
-        (0..self.packets).for_each(|p| self.accumulate(p, decision, &mut evidence));
+        let counted = (0..self.packets).filter(|&p| !decision.content_first || self.content[p] == content);
+        counted.for_each(|p| self.accumulate(p, decision, &mut evidence));
         evidence
     }
 
@@ -44,36 +54,57 @@ impl HeldOutPotentials {
         }
     }
 
-    /// The leader after each packet.
+    /// The leader after each packet that counts.
     pub fn trail(&self, decision: &Decision, classes: usize) -> Vec<Leader> {
         let mut evidence = vec![0f32; classes];
-        (0..self.packets)
-            .filter_map(|p| {
-                self.accumulate(p, decision, &mut evidence);
-                decision.leader(&evidence, p as u32 + 1)
-            })
-            .collect()
+        let mut leaders: Vec<Leader> = Vec::new();
+        for packet in 0..self.packets {
+            let content = self.content[packet] || !decision.content_first;
+            if !decision.counts(leaders.last(), self.content[packet]) {
+                continue;
+            }
+            let before = leaders.last().filter(|leader| leader.content == content);
+            if before.is_none() {
+                evidence.fill(0.0);
+            }
+            let packets = before.map_or(0, |leader| leader.packets) + 1;
+            self.accumulate(packet, decision, &mut evidence);
+            let leader = decision.leader(&evidence, packets, content);
+            leaders.extend(leader.map(|leader| decision.with_ports(leader, self.ports[packet * classes + leader.class.index()])));
+        }
+        leaders
     }
 }
 
-/// The potentials that `network` gives the first `most` packets of a stream. Its classes are the first of the corpus'; the neurons of
-/// `unseen` classes are left out.
+/// A network and how it is applied to held-out streams.
+pub(super) struct HeldOutPass<'a> {
+    pub network: &'a Network,
+    /// The network's classes are the first of the corpus'.
+    pub assignments: &'a Assignments,
+    /// Packets of a stream that are scored at most.
+    pub most: usize,
+    pub pool: &'a PortPool,
+    pub seed: u64,
+}
+
+/// The potentials of a stream's packets in a variant; `None` if the stream has no such variant. The neurons of `unseen` classes are left out.
 pub(super) fn forward(
     corpus: &Corpus,
-    network: &Network,
-    assignments: &Assignments,
+    by: &HeldOutPass<'_>,
     stream: usize,
-    most: usize,
+    variant: Variant,
     unseen: &dyn Fn(ClassId) -> bool,
-) -> HeldOutPotentials {
+) -> Option<HeldOutPotentials> {
     let classes = corpus.classes.len();
-    let (known, extra) = (assignments.classes(), assignments.extra());
-    let s = &corpus.streams[stream];
-    let packets = s.kept.min(most);
+    let (known, extra) = (by.assignments.classes(), by.assignments.extra());
+    let volleys = variant.packets(corpus, stream, by.most, by.pool, by.seed)?;
+    let packets = volleys.len();
     let width = classes + extra.len();
     let mut potentials = Vec::with_capacity(packets * width);
-    let mut pass = ForwardPass::new(&corpus.layout, network);
-    for volley in corpus.volleys_of(s).take(packets) {
+    let (mut ports, mut content) = (Vec::with_capacity(packets * classes), Vec::with_capacity(packets));
+    let mut pass = ForwardPass::new(&corpus.layout, by.network);
+    for volley in &volleys {
+        content.push(corpus.layout.is_content(volley));
         pass.run(volley);
         let potential = |neuron: usize, class: ClassId| {
             if unseen(class) { f32::NEG_INFINITY } else { pass.potential(NeuronId::from_index(neuron)) }
@@ -81,6 +112,9 @@ pub(super) fn forward(
         potentials.extend(ClassId::first(known).map(|class| potential(class.index(), class)));
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
         potentials.extend((known..).zip(extra).map(|(neuron, &class)| potential(neuron, class)));
+        ports.extend(ClassId::first(known).map(|class| pass.port_contribution(by.assignments.first_of(class))));
+        ports.extend((known..classes).map(|_| 0.0));
     }
-    HeldOutPotentials { stream, potentials, width, packets, truth: s.class, taught: !unseen(s.class) }
+    let truth = corpus.streams[stream].class;
+    Some(HeldOutPotentials { stream, potentials, width, packets, ports, content, variant, truth, taught: !unseen(truth) })
 }

@@ -3,6 +3,7 @@
 use crate::snn::{NeuronId, NeuronSpec};
 
 use super::held_out::HeldOutPotentials;
+use super::variant::Variant;
 use super::{Corpus, TrainSettings};
 
 /// The threshold stays within this share of the one that the neuron learned with.
@@ -20,7 +21,7 @@ pub(super) fn threshold(
 ) -> f32 {
     let learned = settings.rule.theta;
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
-    for f in held_out {
+    for f in held_out.iter().filter(|f| f.variant == Variant::AsIs) {
         let stream = &corpus.streams[f.stream];
         let mine = stream.class == spec.class;
         let list = if mine { &mut own } else { &mut foreign };

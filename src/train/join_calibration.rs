@@ -11,7 +11,9 @@ use crate::snn::ClassId;
 use crate::stream::Decision;
 
 use super::calibrate::{LeaderHistory, admit, confidence};
-use super::held_out::forward;
+use super::held_out::{HeldOutPass, forward};
+use super::ports::PortPool;
+use super::variant::Variant;
 use super::{Corpus, TrainSettings};
 
 /// No part is taken to be surer than this, one way or the other.
@@ -39,12 +41,14 @@ fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<P
 /// neurons and their thresholds stay as they are.
 pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &TrainSettings) -> Decision {
     let (mut chances, mut named): (Vec<LeaderHistory>, Vec<LeaderHistory>) = (Vec::new(), Vec::new());
+    let (most, seed, pool) = (settings.packets_per_stream, settings.seed, PortPool::new(reference, &[]));
+    let by = HeldOutPass { network: &model.network, assignments: &model.decision.assignments, most, pool: &pool, seed };
     for stream in 0..reference.streams.len() {
-        let (network, assignments, most) = (&model.network, &model.decision.assignments, settings.packets_per_stream);
         let leaders =
-            forward(reference, network, assignments, stream, most, &|_| false).trail(&model.decision, model.classes.len());
+            forward(reference, &by, stream, Variant::AsIs, &|_| false).map_or(Vec::new(), |p| p.trail(&model.decision, model.classes.len()));
         let trail = |truth: ClassId, weight: f32| LeaderHistory {
             stream,
+            variant: Variant::AsIs,
             truth,
             taught: truth != NONE,
             weight,

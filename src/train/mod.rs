@@ -12,9 +12,11 @@ mod join_calibration;
 pub mod labels;
 pub mod live;
 pub mod one_packet;
+mod ports;
 mod retrain;
 mod split_by_direction;
 mod teacher;
+mod variant;
 
 pub use corpus::{Corpus, CorpusError, GatherReport, LabelledStream};
 pub use fit::{Fitted, fit, passes};

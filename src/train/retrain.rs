@@ -7,8 +7,10 @@ use crate::stream::Decision;
 use super::calibrate::{Claim, FEW, calibrate, raised};
 use super::fit::UNTAUGHT;
 use super::folds::folds;
-use super::held_out::{HeldOutPotentials, forward};
+use super::held_out::{HeldOutPass, HeldOutPotentials, forward};
 use super::homeostasis::threshold;
+use super::ports::PortPool;
+use super::variant::Variant;
 use super::{Corpus, TeachingSchedule, TrainSettings, split_by_direction};
 
 /// Confidence, acceptance and stop rule of a model from the streams of a reference, which it never saw. The reference may lack classes
@@ -17,18 +19,15 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
     reference.arrange(&model.classes);
     let (known, all) = (model.classes.len(), reference.classes.len());
     let mut held_out: Vec<HeldOutPotentials> = Vec::new();
+    let packets: Vec<(u32, ClassId)> = (0..reference.streams.len()).flat_map(|i| reference.packets_of(i)).collect();
+    let pool = PortPool::new(reference, &packets);
+    let (most, seed) = (settings.packets_per_stream, settings.seed);
+    let by = HeldOutPass { network: &model.network, assignments: &model.decision.assignments, most, pool: &pool, seed };
     for (number, stream) in reference.streams.iter().enumerate() {
         let class = stream.class;
         let mut add = |open: bool| {
             let untaught = |c: ClassId| c.index() >= known || (open && c == class);
-            held_out.push(forward(
-                reference,
-                &model.network,
-                &model.decision.assignments,
-                number,
-                settings.packets_per_stream,
-                &untaught,
-            ));
+            held_out.extend(Variant::all(reference.key).iter().filter_map(|&v| forward(reference, &by, number, v, &untaught)));
         };
         let foreign = class.index() >= known;
         if !foreign {
@@ -89,13 +88,13 @@ pub fn retrain(
     // A class of one stream is not taught where that stream is left out.
     let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class == class);
     let missing: Vec<bool> = (0..settings.folds).map(|fold| !taught(Some(fold))).collect();
+    let (most, seed, pool) = (settings.packets_per_stream, settings.seed, PortPool::new(corpus, &[]));
     let held_out: Vec<HeldOutPotentials> = all
         .into_iter()
-        .map(|i| {
+        .filter_map(|i| {
             let fold = fold_of[i].unwrap_or(0);
-            forward(corpus, &parts[fold], &model.decision.assignments, i, settings.packets_per_stream, &|c| {
-                c == class && missing[fold]
-            })
+            let by = HeldOutPass { network: &parts[fold], assignments: &model.decision.assignments, most, pool: &pool, seed };
+            forward(corpus, &by, i, Variant::AsIs, &|c| c == class && missing[fold])
         })
         .collect();
     let mut decision = widened(&model.decision, corpus.classes.len(), settings.rule.theta);

@@ -9,6 +9,7 @@ use crate::snn::{ClassId, NeuronSpec};
 use crate::stream::{Assignments, Decision};
 
 use super::held_out::HeldOutPotentials;
+use super::variant::Variant;
 
 /// Standard deviations by which the streams won must outnumber those lost.
 const DEVIATIONS: f64 = 2.0;
@@ -40,10 +41,10 @@ pub(super) struct CrossFit {
 pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<ClassId> {
     // Of each stream its class, and the evidence of all classes at its end: as decided so far, and with two neurons each.
     let mut ends: Vec<(ClassId, Vec<f32>, Vec<f32>)> = (one.held_out.iter().zip(&two.held_out))
-        .filter(|(held_out, _)| held_out.taught)
+        .filter(|(held_out, _)| held_out.taught && held_out.variant == Variant::AsIs)
         .map(|(a, b)| (a.truth, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes)))
         .collect();
-    let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
+    let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1, true).is_some_and(|l| l.class == truth);
     let mut better = Vec::new();
     for class in 0..classes {
         let (mut won, mut lost) = (0u32, 0u32);

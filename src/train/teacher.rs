@@ -1,15 +1,19 @@
-//! In which order, and with which slots silent, is the corpus shown?
+//! Order and form in which the packets of a corpus are presented to the network in training.
 //!
-//! Slot dropout: each packet is shown whole and once without each group of slots, so that neurons lean on the whole header
-//! and know a protocol on an unknown port too. Where cross-validation asks for it ([`super::fit()`]), packets of classes that few
-//! streams teach are shown with nothing but their ports too: else such a class rests on what only those few have in common.
+//! Slot dropout: each packet is shown whole and once without each group of slots, so that neurons rely on the whole header and
+//! recognise a protocol on an unknown port. Slot noise: packets of flows that have content are also shown with the ports of a packet of
+//! another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it ([`super::fit()`]),
+//! packets of classes with few streams are also shown with their ports alone: otherwise such a class relies on what only those few
+//! streams have in common.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
+use crate::packet::KeyKind;
 use crate::snn::{ClassId, Presentations, Shown};
 
+use super::ports::{PortPool, Ports};
 use super::{Corpus, TrainSettings};
 
 /// Groups that are silenced together, one set a presentation.
@@ -35,6 +39,9 @@ pub struct TeachingSchedule<'a> {
     /// (volley, class) of every packet shown with its ports alone, and all other slots.
     alone: Vec<(u32, ClassId)>,
     not_ports: Vec<SlotId>,
+    /// (volley, class, ports) of every packet that is shown with the ports of another class.
+    other_ports: Vec<(u32, ClassId, Ports)>,
+    pool: PortPool,
     gains: Vec<(f32, f32)>,
     seed: u64,
 }
@@ -61,6 +68,8 @@ impl<'a> TeachingSchedule<'a> {
         let few = |class: ClassId| settings.ports_alone && streams[class.index()] <= FEW;
         let alone = packets.iter().copied().filter(|&(_, class)| few(class)).collect();
         let not_ports = Group::ALL.into_iter().filter(|&g| g != Group::Ports).flat_map(|g| corpus.layout.group(g)).collect();
+        let pool = PortPool::new(corpus, &packets);
+        let other_ports = if corpus.key == KeyKind::Flow { other_ports(corpus, &packets, &pool, seed) } else { Vec::new() };
         // Rare classes learn more from each of their own packets, so that floods don't drown them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
@@ -69,17 +78,30 @@ impl<'a> TeachingSchedule<'a> {
         }
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
-        Self { corpus, packets, silent, alone, not_ports, gains, seed }
+        Self { corpus, packets, silent, alone, not_ports, other_ports, pool, gains, seed }
     }
 
     /// Presentations a pass.
     pub fn len(&self) -> usize {
-        self.packets.len() * self.silent.len() + self.alone.len()
+        self.packets.len() * self.silent.len() + self.alone.len() + self.other_ports.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
+}
+
+/// For each packet with content the ports of a packet of another class and the same transport; those of a handshake are all that there is.
+fn other_ports(corpus: &Corpus, packets: &[(u32, ClassId)], pool: &PortPool, seed: u64) -> Vec<(u32, ClassId, Ports)> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    // Streams 0, 1, ... order the passes.
+    random.set_stream(u64::MAX);
+    let other = |&(packet, class): &(u32, ClassId)| {
+        let values = corpus.volley(packet as usize);
+        let transport = pool.transport_of(values).filter(|_| corpus.layout.is_content(values))?;
+        Some((packet, class, pool.other(transport, class, &mut random)?))
+    };
+    packets.iter().filter_map(other).collect()
 }
 
 impl Presentations for TeachingSchedule<'_> {
@@ -97,9 +119,15 @@ impl Presentations for TeachingSchedule<'_> {
 
     fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Shown {
         let (variants, index) = (self.silent.len(), index as usize);
-        let ((volley_index, class), silent) = match index.checked_sub(variants * self.packets.len()) {
-            None => (self.packets[index / variants], &self.silent[index % variants]),
-            Some(alone) => (self.alone[alone], &self.not_ports),
+        let ((volley_index, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
+            None => (self.packets[index / variants], &self.silent[index % variants], None),
+            Some(rest) => match rest.checked_sub(self.alone.len()) {
+                None => (self.alone[rest], &self.not_ports, None),
+                Some(other) => {
+                    let (volley, class, ports) = self.other_ports[other];
+                    ((volley, class), &[], Some(ports))
+                }
+            },
         };
         let slots = self.corpus.volley(volley_index as usize);
         let mut volley = Volley::default();
@@ -108,6 +136,9 @@ impl Presentations for TeachingSchedule<'_> {
             volley.slots[slot.index()] = SILENT;
         }
         let part = self.corpus.part(volley_index as usize);
+        if let (Some(ports), Some(transport)) = (ports, self.pool.transport_of(slots)) {
+            self.pool.set(transport, ports, part, &mut volley.slots);
+        }
         Shown { active: self.corpus.layout.inputs(&volley, active), class, part }
     }
 
@@ -120,7 +151,6 @@ impl Presentations for TeachingSchedule<'_> {
 mod tests {
     use super::*;
     use crate::encode::{Layout, LayoutOptions};
-    use crate::packet::KeyKind;
 
     /// A corpus of a class of `few` streams and one of a stream more than [`FEW`], each of one packet with every slot's value 1.
     fn corpus(few: usize) -> Corpus {

@@ -1,0 +1,100 @@
+//! Other ports for a packet: those of another class's stream, or ones that no service uses.
+//!
+//! Training and calibration show streams with ports that are not their own, so that neurons rely on content and confidence holds on
+//! any port. Ports of another class come from a packet of the same transport; the packet's direction decides which end is the server.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+
+use crate::encode::{Group, SILENT, SlotId, is_ephemeral};
+use crate::snn::ClassId;
+
+use super::Corpus;
+
+/// Slots of the ports of one transport: source and destination, each with its high and its low byte.
+const SLOTS: usize = 4;
+
+/// Ports 20000 to 59999: none of them is assigned to a common service.
+const ODD: (u32, u32) = (20_000, 40_000);
+
+/// A packet's port slots: source high and low byte, destination high and low byte.
+pub(super) type Ports = [u16; SLOTS];
+
+/// The ports of a corpus's packets, by transport and class.
+pub(super) struct PortPool {
+    /// The four port slots of each transport.
+    transports: Vec<[SlotId; SLOTS]>,
+    /// For each transport the classes that use it, each with the ports of its packets as the stream's first sender sends them.
+    pools: Vec<Vec<(ClassId, Vec<Ports>)>>,
+}
+
+impl PortPool {
+    /// Collects the ports of the given `(packet, class)` pairs.
+    pub fn new(corpus: &Corpus, packets: &[(u32, ClassId)]) -> Self {
+        let slots: Vec<SlotId> = corpus.layout.group(Group::Ports).collect();
+        let (transports, _) = slots.as_chunks::<SLOTS>();
+        let mut pool = Self { transports: transports.to_vec(), pools: vec![Vec::new(); transports.len()] };
+        let mut by_class: Vec<BTreeMap<ClassId, Vec<Ports>>> = vec![Default::default(); pool.transports.len()];
+        for &(packet, class) in packets {
+            let values = corpus.volley(packet as usize);
+            if let Some(transport) = pool.transport_of(values) {
+                let ports = oriented(pool.ports(transport, values), corpus.part(packet as usize));
+                by_class[transport].entry(class).or_default().push(ports);
+            }
+        }
+        pool.pools = by_class.into_iter().map(|pool| pool.into_iter().collect()).collect();
+        pool
+    }
+
+    /// The transport whose ports a packet has.
+    pub fn transport_of(&self, values: &[u16]) -> Option<usize> {
+        self.transports.iter().position(|t| t.iter().any(|&slot| values[slot.index()] != SILENT))
+    }
+
+    fn ports(&self, transport: usize, values: &[u16]) -> Ports {
+        self.transports[transport].map(|slot| values[slot.index()])
+    }
+
+    /// Ports, as the stream's first sender sends them, of a random packet of another class; `None` where no other class uses the transport.
+    pub fn other(&self, transport: usize, class: ClassId, random: &mut ChaCha8Rng) -> Option<Ports> {
+        let pool = &self.pools[transport];
+        let others = pool.len() - usize::from(pool.binary_search_by_key(&class, |(c, _)| *c).is_ok());
+        if others == 0 {
+            return None;
+        }
+        let at = below(others, random);
+        let (_, ports) = pool.iter().filter(|(c, _)| *c != class).nth(at)?;
+        Some(ports[below(ports.len(), random)])
+    }
+
+    /// The packet's own ports, as the stream's first sender sends them, with an unassigned port in place of the server's.
+    pub fn odd(&self, transport: usize, values: &[u16], direction: u8, random: &mut ChaCha8Rng) -> Ports {
+        let mut ports = oriented(self.ports(transport, values), direction);
+        let port = ODD.0 + below(ODD.1 as usize, random) as u32;
+        let (high, low) = ((port >> 8) as u16, (port & 0xff) as u16);
+        let server = if ports[2] <= ports[0] { 2 } else { 0 };
+        ports[server] = high;
+        ports[server + 1] = if is_ephemeral(high as u8) { SILENT } else { low };
+        ports
+    }
+
+    /// Gives a packet that goes in `direction` these ports.
+    pub fn set(&self, transport: usize, ports: Ports, direction: u8, values: &mut [u16]) {
+        for (slot, value) in self.transports[transport].iter().zip(oriented(ports, direction)) {
+            values[slot.index()] = value;
+        }
+    }
+}
+
+/// Ports seen from the stream's first sender, of a packet that goes in `direction`, and the other way round.
+fn oriented(ports: Ports, direction: u8) -> Ports {
+    let [a, b, c, d] = ports;
+    if direction == 1 { [c, d, a, b] } else { ports }
+}
+
+/// A number below `count`, by multiply-shift.
+pub(super) fn below(count: usize, random: &mut ChaCha8Rng) -> usize {
+    ((u64::from(random.next_u32()) * count as u64) >> 32) as usize
+}

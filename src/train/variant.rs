@@ -1,0 +1,110 @@
+//! Variants of calibration streams: the same stream on other ports, without content, or captured from the middle.
+//!
+//! Confidence that is calibrated only on streams as they were captured is wrong for streams on ports that the training captures do not
+//! have. Each held-out stream is therefore scored again in every variant.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::encode::NO_PREVIOUS;
+use crate::packet::KeyKind;
+
+use super::Corpus;
+use super::ports::{PortPool, below};
+
+/// How a calibration stream differs from the captured one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// As captured.
+    AsIs,
+    /// The server's port is one that no common service uses.
+    OddPort,
+    /// The ports are those of another class's stream.
+    OtherPorts,
+    /// No packet with content was captured.
+    Handshake,
+    /// The capture starts after the stream's first packets.
+    Middle,
+}
+
+/// The variants of a flow; a host has connections on many ports, and is calibrated as captured.
+const FLOW: [Variant; 5] = [Variant::AsIs, Variant::OddPort, Variant::OtherPorts, Variant::Handshake, Variant::Middle];
+
+/// Packets of a stream that the variant [`Variant::Middle`] lacks at most.
+const MOST_SKIPPED: usize = 4;
+
+/// One packet: its slot values, and its direction.
+type Packet = (Vec<u16>, u8);
+
+impl Variant {
+    /// All variants of streams of this kind, the captured one first.
+    pub fn all(key: KeyKind) -> &'static [Self] {
+        if key == KeyKind::Flow { &FLOW } else { &FLOW[..1] }
+    }
+
+    /// Streams that one calibration stream counts for. Streams on ports that say nothing or mislead weigh as much as those on usual ports:
+    /// the contribution of the ports is a feature of confidence, which tells them apart.
+    pub fn weight(self) -> f32 {
+        match self {
+            Self::AsIs | Self::OddPort | Self::OtherPorts => 1.0,
+            Self::Handshake | Self::Middle => 0.3,
+        }
+    }
+
+    /// The slot values of the first `most` packets of a stream in this variant; `None` if the stream has no such variant.
+    pub fn packets(self, corpus: &Corpus, stream: usize, most: usize, pool: &PortPool, seed: u64) -> Option<Vec<Vec<u16>>> {
+        let s = &corpus.streams[stream];
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream((stream as u64) << 3 | self as u64);
+        let volleys = s.first..s.first + s.kept.min(most);
+        let mut packets: Vec<Packet> = volleys.map(|v| (corpus.volley(v).to_vec(), corpus.part(v))).collect();
+        match self {
+            Self::AsIs => {}
+            Self::OddPort | Self::OtherPorts => {
+                let (transport, values, direction) =
+                    packets.iter().find_map(|(values, direction)| Some((pool.transport_of(values)?, values, *direction)))?;
+                let ports = match self {
+                    Self::OddPort => pool.odd(transport, values, direction, &mut random),
+                    _ => pool.other(transport, s.class, &mut random)?,
+                };
+                for (values, direction) in packets.iter_mut().filter(|(values, _)| pool.transport_of(values) == Some(transport)) {
+                    pool.set(transport, ports, *direction, values);
+                }
+            }
+            Self::Handshake => {
+                let content = packets.iter().filter(|(values, _)| corpus.layout.is_content(values)).count();
+                if content == 0 {
+                    return None;
+                }
+                packets.retain(|(values, _)| !corpus.layout.is_content(values));
+            }
+            Self::Middle => {
+                let skipped = 1 + below(packets.len().saturating_sub(1).clamp(1, MOST_SKIPPED), &mut random);
+                packets.drain(..skipped.min(packets.len()));
+                reposition(corpus, &mut packets);
+            }
+        }
+        (!packets.is_empty()).then(|| packets.into_iter().map(|(values, _)| values).collect())
+    }
+}
+
+/// Sets the context slots to those of a stream that begins with the first of the packets.
+fn reposition(corpus: &Corpus, packets: &mut [Packet]) {
+    let slot = |name: &str| corpus.layout.slots().iter().position(|s| s.name == name);
+    let (position, direction, previous) = (slot("stream.position"), slot("stream.direction"), slot("stream.previous"));
+    let reversed = packets.first().is_some_and(|(_, direction)| *direction == 1);
+    for (number, (values, _)) in packets.iter_mut().enumerate() {
+        if let Some(at) = position {
+            values[at] = number.min(15) as u16;
+        }
+        if let Some(at) = direction.filter(|_| reversed) {
+            values[at] = 1 - values[at];
+        }
+        match previous {
+            Some(at) if number == 0 => values[at] = u16::from(NO_PREVIOUS),
+            // The direction of the packet before is in the top bit.
+            Some(at) if reversed => values[at] ^= 0x80,
+            _ => {}
+        }
+    }
+}
