@@ -83,7 +83,7 @@ fn stages(c: &mut Criterion) {
         b.iter(|| {
             let mut leader = None;
             let settled = (0..active.len()).filter(|_| {
-                leader = model.decision.hear(&model.network, black_box(&potentials), &mut evidence, leader.as_ref());
+                leader = model.decision.accumulate(&model.network, black_box(&potentials), &mut evidence, leader.as_ref(), true);
                 leader.is_some_and(|l| model.decision.settled(&l))
             });
             settled.count()

@@ -140,7 +140,7 @@ pub fn models(octets: &[u8]) {
     let mut potentials = model.network.buffer();
     model.network.potentials(&active[..count], &mut potentials);
     let mut evidence = vec![0.0; model.classes.len()];
-    if let Some(leader) = model.decision.hear(&model.network, &potentials, &mut evidence, None) {
+    if let Some(leader) = model.decision.accumulate(&model.network, &potentials, &mut evidence, None, true) {
         let _ = (model.decision.settled(&leader), model.decision.class(&leader), model.decision.confidence(&leader));
     }
     let again = Model::from_bytes(&model.to_bytes(), Path::new("fuzz.safetensors")).expect("its own octets");

@@ -70,6 +70,9 @@ pub struct Args {
     source: Source,
     #[command(flatten)]
     choices: Choices,
+    /// Label files of captures that only serve to calibrate thresholds and confidence, as --labels; relative to --captures too
+    #[arg(long, value_name = "CSV", num_args = 1..)]
+    reference: Vec<PathBuf>,
     /// Output model file
     #[arg(long, short, value_name = "FILE", default_value = "model.safetensors")]
     out: PathBuf,
@@ -162,20 +165,30 @@ impl Source {
     }
 
     pub fn label_names(&self) -> Vec<String> {
-        let name = |p: &PathBuf| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
-        if self.labels.is_empty() { self.class.clone() } else { self.labels.iter().map(name).collect() }
+        if self.labels.is_empty() { self.class.clone() } else { self.labels.iter().map(|path| file_name(path)).collect() }
     }
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let settings = args.choices.settings(labels.key)?;
-    let (corpus, gathered) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
+    let layout = args.choices.layout(labels.key)?;
+    let (mut corpus, mut gathered) = args.source.gather(&labels, layout.clone(), settings.packets_per_stream)?;
     if corpus.classes.len() < 2 {
         bail!(
             "only the class '{}' is left to train; training needs at least two classes, since each is learned against the others",
             corpus.classes.join("")
         );
+    }
+    if !args.reference.is_empty() {
+        let source = Source { labels: args.reference.clone(), class: Vec::new(), min_streams: 1, ..args.source.clone() };
+        let labels = source.read_labels()?;
+        let (reference, found) = source.gather(&labels, layout, settings.packets_per_stream)?;
+        gathered.append(found);
+        let left_out = corpus.append_reference(&reference);
+        if left_out > 0 && !args.source.quiet {
+            eprintln!("spiked: {left_out} reference streams are of classes without training streams; they are not used");
+        }
     }
     let bar = progress(args.source.quiet, train::passes(&corpus, &settings), "training");
     let fitted = train::fit(&corpus, &settings, &|_| true, &|| bar.inc(1));
@@ -183,12 +196,17 @@ pub fn run(args: &Args) -> Result<Exit> {
     let held_out = Report::new(&evaluate::held_out(&corpus, &fitted));
     let mut model = fitted.into_model(&name_of(&args.out), &corpus);
     (model.provenance.seed, model.provenance.labels) = (settings.seed, args.source.label_names());
+    model.provenance.reference = args.reference.iter().map(|path| file_name(path)).collect();
     model.save(&args.out)?;
     if !args.source.quiet {
         summary(&corpus, &model, &held_out);
         say!("\nwritten: {}", args.out.display());
     }
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
 
 fn name_of(path: &Path) -> String {

@@ -7,7 +7,7 @@ use crate::capture::{LinkType, Nanos};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 use crate::snn::ClassId;
-use crate::stream::Leader;
+use crate::stream::{Basis, Leader, UnknownReason};
 
 use super::Counters;
 
@@ -48,6 +48,17 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What the class rests on; `None` without a class, or for a model that does not tell.
+    pub fn basis(&self) -> Option<Basis> {
+        let leader = self.leader.filter(|_| self.class.is_some())?;
+        self.named.decision.basis(&leader)
+    }
+
+    /// Why the stream has no class; `None` with a class.
+    pub fn unknown_reason(&self) -> Option<UnknownReason> {
+        self.class.is_none().then(|| self.named.decision.unknown_reason(self.leader.as_ref()))
+    }
+
     /// Total order: by packet, stream, model, then the detection before the end.
     pub(super) fn order(&self) -> (u64, u64, &StreamKey, usize, Event) {
         (self.packet, self.number, &self.key, self.model, self.event)

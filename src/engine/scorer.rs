@@ -166,13 +166,7 @@ struct ActiveInputs {
 
 impl ActiveInputs {
     fn new() -> Self {
-        Self {
-            inputs: Box::new([0; MAX_ACTIVE]),
-            count: 0,
-            ports: Box::new([0; MAX_ACTIVE]),
-            port_count: 0,
-            content: true,
-        }
+        Self { inputs: Box::new([0; MAX_ACTIVE]), count: 0, ports: Box::new([0; MAX_ACTIVE]), port_count: 0, content: true }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::engine::{Event, Verdict};
 use crate::model::Model;
 use crate::packet::{Direction, KeyKind};
 use crate::snn::ClassId;
+use crate::stream::{Basis, UnknownReason};
 
 use super::json;
 
@@ -198,6 +199,14 @@ fn write_spiked(verdict: &Verdict, names: &JsonNames, out: &mut Vec<u8>) {
         out.extend_from_slice(name);
         json::number(out, value);
     }
+    let (basis, reason) = (verdict.basis().map(Basis::name), verdict.unknown_reason().map(UnknownReason::name));
+    for (name, value) in [(&b",\"basis\":\""[..], basis), (b",\"reason\":\"", reason)] {
+        if let Some(value) = value {
+            out.extend_from_slice(name);
+            out.extend_from_slice(value.as_bytes());
+            out.push(b'"');
+        }
+    }
     out.extend_from_slice(b",\"model\":");
     out.extend_from_slice(&names.model);
     out.push(b'}');
@@ -311,6 +320,7 @@ mod tests {
                 accept: Vec::new(),
                 stop: 0.0,
                 give_up: 0,
+                content_first: false,
             },
             provenance: crate::model::Provenance::default(),
         }
@@ -350,7 +360,7 @@ mod tests {
                     packets: counts.0,
                     bytes: counts.1,
                     first_direction: direction,
-                    leader: leader.map(|(class, evidence, packets)| Leader { class: ClassId::new(class), evidence, lead: 0.0, packets }),
+                    leader: leader.map(|(class, evidence, packets)| Leader::new(ClassId::new(class), evidence, 0.0, packets)),
                     class: class.map(ClassId::new),
                     confidence,
                 };

@@ -6,6 +6,7 @@ use crate::capture::LinkType;
 use crate::engine::{Counters, Event, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
+use crate::stream::UnknownReason;
 
 /// Totals of one row: streams, packets and bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +21,7 @@ struct TableTotal {
 struct ModelTable {
     model: String,
     classes: Vec<String>,
-    /// Totals of each class, followed by those of unknown streams.
+    /// Totals of each class, followed by those of unknown streams by [`UnknownReason`].
     sums: Vec<TableTotal>,
 }
 
@@ -39,7 +40,7 @@ impl Summary {
         let table = |m: &Model| ModelTable {
             model: m.name.clone(),
             classes: m.classes.clone(),
-            sums: vec![TableTotal::default(); m.classes.len() + 1],
+            sums: vec![TableTotal::default(); m.classes.len() + UnknownReason::ALL.len()],
         };
         Self { models: models.map(table).collect(), ..Self::default() }
     }
@@ -48,7 +49,8 @@ impl Summary {
     pub fn count(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
             let table = &mut self.models[verdict.model];
-            let sum = &mut table.sums[verdict.class.map_or(table.classes.len(), usize::from)];
+            let reason = verdict.unknown_reason().map_or(0, |reason| reason as usize);
+            let sum = &mut table.sums[verdict.class.map_or(table.classes.len() + reason, usize::from)];
             sum.streams += 1;
             sum.packets += verdict.packets;
             sum.bytes += verdict.bytes;
@@ -81,6 +83,18 @@ impl Summary {
     }
 }
 
+/// The name of a row of unknown streams.
+fn unknown_row(reason: UnknownReason) -> &'static str {
+    match reason {
+        UnknownReason::NoPayload => "unknown: no payload",
+        UnknownReason::Unsure => "unknown: unsure",
+        UnknownReason::UnlikeAny => "unknown: unlike any",
+    }
+}
+
+/// Width of the longest of them.
+const UNKNOWN_WIDTH: usize = 19;
+
 /// Formats 1234567 as "1,234,567".
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
@@ -102,8 +116,7 @@ impl fmt::Display for Summary {
             }
             let mut known: Vec<(&String, &TableTotal)> = classes.iter().zip(sums).filter(|(_, sum)| sum.streams > 0).collect();
             known.sort_by(|a, b| b.1.streams.cmp(&a.1.streams).then_with(|| a.0.cmp(b.0)));
-            let unknown = sums[classes.len()];
-            let width = known.iter().map(|(class, _)| class.chars().count()).max().unwrap_or(0).max(16);
+            let width = known.iter().map(|(class, _)| class.chars().count()).max().unwrap_or(0).max(UNKNOWN_WIDTH);
             writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
             let mut line = |class: &str, sum: &TableTotal| {
                 let (streams, packets, bytes) = (grouped(sum.streams), grouped(sum.packets), grouped(sum.bytes));
@@ -112,7 +125,10 @@ impl fmt::Display for Summary {
             for (class, sum) in known {
                 line(class, sum)?;
             }
-            line("unknown", &unknown)?;
+            let unknown = UnknownReason::ALL.into_iter().zip(&sums[classes.len()..]);
+            for (reason, sum) in unknown.filter(|(_, sum)| sum.streams > 0) {
+                line(unknown_row(reason), sum)?;
+            }
         }
         let counters = &self.counters;
         let captures = if self.captures == 1 { "1 capture".into() } else { format!("{} captures", grouped(self.captures)) };

@@ -45,8 +45,6 @@ impl Model {
 /// The least confidence of a stream that spiked once, at whichever of its packets, where no other neuron did.
 fn once(decision: &Decision) -> f32 {
     let (silent, spike) = (decision.least(), (GAIN * 0.5).min(decision.clip.1));
-    let after = |packets: u32| {
-        Leader::new(ClassId::new(0), spike + silent * (packets - 1) as f32, spike - silent, packets)
-    };
+    let after = |packets: u32| Leader::new(ClassId::new(0), spike + silent * (packets - 1) as f32, spike - silent, packets);
     (1..=decision.give_up.max(1)).map(|packets| decision.confidence(&after(packets))).fold(1.0, f32::min)
 }

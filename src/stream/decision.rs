@@ -115,11 +115,16 @@ impl Leader {
         Self { ports: PortContribution::new(contribution), ..self }
     }
 
+    /// What the ports of the last packet contribute to the potential of the class's first neuron, in units of theta.
+    pub fn port_contribution(&self) -> f32 {
+        self.ports.get()
+    }
+
     /// What confidence is computed from: constant, lead, mean evidence, packets, evidence, contribution of the ports. Streams without
     /// content have weights of their own, so either half is zero.
     pub fn features(&self) -> [f32; FEATURES] {
         let n = self.packets.max(1) as f32;
-        let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
+        let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.port_contribution());
         let features: [f32; FEATURES / 2] = [
             1.0,
             lead.ln_1p(),

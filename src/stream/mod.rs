@@ -3,11 +3,13 @@
 //! Input: which stream each packet belongs to. Output: the packet's [`Context`] and the stream's state. Time comes from the packets.
 
 mod assignments;
+mod basis;
 mod decision;
 mod table;
 mod tracker;
 
 pub use assignments::{AssignmentError, Assignments};
+pub use basis::{Basis, UnknownReason};
 pub use decision::{Decision, FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};
 pub use tracker::{StreamTracker, TrackedPacket};

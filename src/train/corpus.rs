@@ -21,6 +21,8 @@ pub struct LabelledStream {
     /// All packets and octets of the stream.
     pub packets: u64,
     pub bytes: u64,
+    /// Whether the stream only serves for calibration: no network is trained on it.
+    pub reference: bool,
     /// First volley and number of volleys kept.
     pub first: usize,
     pub kept: usize,
@@ -33,6 +35,8 @@ pub struct Corpus {
     pub layout: Layout,
     pub classes: Vec<String>,
     pub captures: Vec<String>,
+    /// How many of the captures, the last ones, only serve for calibration.
+    pub reference_captures: usize,
     pub streams: Vec<LabelledStream>,
     /// When a stream ends while a capture is read. [`StreamLimits::NONE`] unless set: a label names an address pair or a host of a
     /// capture, so all packets of that key are one labelled stream, where the engine would begin another after a pause or a closed
@@ -55,6 +59,13 @@ pub struct GatherReport {
 }
 
 impl GatherReport {
+    /// Adds what another reading of labels could not use.
+    pub fn append(&mut self, other: Self) {
+        self.unreadable.extend(other.unreadable);
+        self.cut.extend(other.cut);
+        self.missing.extend(other.missing);
+    }
+
     /// Whether all labels could be used.
     pub fn is_whole(&self) -> bool {
         self.unreadable.is_empty() && self.cut.is_empty() && self.missing.is_empty()
@@ -147,6 +158,7 @@ impl Corpus {
             layout,
             classes,
             captures: Vec::new(),
+            reference_captures: 0,
             streams: Vec::new(),
             limits: StreamLimits::NONE,
             slots: Vec::new(),
@@ -159,7 +171,16 @@ impl Corpus {
         let width = self.layout.slots().len();
         let (first, kept) = (self.slots.len() / width, slots.len() / width);
         let name = StreamName::Host(String::new());
-        self.streams.push(LabelledStream { capture: 0, class, name, packets: kept as u64, bytes: 0, first, kept });
+        self.streams.push(LabelledStream {
+            capture: 0,
+            class,
+            name,
+            packets: kept as u64,
+            bytes: 0,
+            reference: false,
+            first,
+            kept,
+        });
         self.slots.extend_from_slice(slots);
     }
 
@@ -208,6 +229,7 @@ impl Corpus {
                     name: stream.state.name,
                     packets: stream.packets,
                     bytes: stream.bytes,
+                    reference: false,
                     first: self.slots.len() / width,
                     kept: stream.state.slots.len() / width,
                 });
@@ -237,6 +259,26 @@ impl Corpus {
         left_out
     }
 
+    /// Appends the streams of another corpus of the same layout, for calibration only. Streams of classes that this corpus lacks are left
+    /// out; returns how many.
+    pub fn append_reference(&mut self, reference: &Self) -> usize {
+        let class_of: Vec<Option<ClassId>> =
+            reference.classes.iter().map(|class| self.classes.iter().position(|c| c == class).map(ClassId::from_index)).collect();
+        let (captures, width, mut left_out) = (self.captures.len() as u32, self.layout.slots().len(), 0);
+        for stream in &reference.streams {
+            let Some(class) = class_of[stream.class.index()] else {
+                left_out += 1;
+                continue;
+            };
+            let (first, capture) = (self.slots.len() / width, captures + stream.capture);
+            self.slots.extend(reference.volleys_of(stream).flatten());
+            self.streams.push(LabelledStream { capture, class, reference: true, first, ..stream.clone() });
+        }
+        self.captures.extend(reference.captures.iter().cloned());
+        self.reference_captures += reference.captures.len();
+        left_out
+    }
+
     /// Numbers the classes anew: `first` come first, in that order, with streams or without; then those that only the corpus has.
     pub fn arrange(&mut self, first: &[String]) {
         let own = std::mem::replace(&mut self.classes, first.to_vec());
@@ -257,7 +299,7 @@ impl Corpus {
     pub fn shown(&self, class: ClassId) -> (u64, u64) {
         self.streams
             .iter()
-            .filter(|s| s.class == class)
+            .filter(|s| s.class == class && !s.reference)
             .fold((0, 0), |(streams, volleys), s| (streams + 1, volleys + s.kept as u64))
     }
 

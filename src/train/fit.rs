@@ -17,10 +17,10 @@ use crate::stream::{Assignments, Decision, Leader};
 use super::calibrate::calibrate;
 use super::folds::folds;
 use super::held_out::{HeldOutPass, HeldOutPotentials, forward};
-use super::ports::PortPool;
-use super::variant::Variant;
 use super::homeostasis::threshold;
+use super::ports::PortPool;
 use super::split_by_direction::{self, CrossFit};
+use super::variant::Variant;
 use super::{Corpus, TeachingSchedule, TrainSettings};
 
 /// Models of fewer classes are calibrated without untaught ones.
@@ -50,7 +50,7 @@ impl Fitted {
             decision: self.decision,
             provenance: Provenance {
                 trained_with: env!("CARGO_PKG_VERSION").into(),
-                captures: corpus.captures.len(),
+                captures: corpus.captures.len() - corpus.reference_captures,
                 streams,
                 packets,
                 ports_alone: self.ports_alone,
@@ -78,14 +78,16 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
     let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
     let class_of = |i: usize| corpus.streams[i].class;
-    let packets: Vec<(u32, ClassId)> = streams.iter().flat_map(|&i| corpus.packets_of(i)).collect();
+    let trained = |i: usize| !corpus.streams[i].reference;
+    let packets: Vec<(u32, ClassId)> = streams.iter().filter(|&&i| trained(i)).flat_map(|&i| corpus.packets_of(i)).collect();
     let pool = PortPool::new(corpus, &packets);
     let cross = |settings: &TrainSettings, specs: &[NeuronSpec], open: bool| {
         let assignments = split_by_direction::assignments(classes, specs);
         let mut all = Vec::new();
         for fold in 0..settings.folds {
             let left_out = |class: ClassId| open && class.index() % settings.folds == fold;
-            let shown = |i: usize| (fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
+            let shown =
+                |i: usize| (trained(i) && fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
             let teacher = TeachingSchedule::new(corpus, settings, settings.seed ^ 1, shown);
             if teacher.is_empty() {
                 continue;
@@ -135,7 +137,8 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     if classes >= UNTAUGHT {
         held_out.append(&mut cross(&settings, &specs, true));
     }
-    let teacher = TeachingSchedule::new(corpus, &settings, settings.seed, |i| fold_of[i].map(|_| class_of(i)));
+    let teacher =
+        TeachingSchedule::new(corpus, &settings, settings.seed, |i| fold_of[i].filter(|_| trained(i)).map(|_| class_of(i)));
     let network = train(corpus, &settings, &specs, &teacher, tick);
     let (decision, calibration) = calibrate(corpus.key, classes, &settings, &held_out, decision);
     Fitted { network, decision, ports_alone: settings.ports_alone, calibration }

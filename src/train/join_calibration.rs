@@ -44,8 +44,8 @@ pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &
     let (most, seed, pool) = (settings.packets_per_stream, settings.seed, PortPool::new(reference, &[]));
     let by = HeldOutPass { network: &model.network, assignments: &model.decision.assignments, most, pool: &pool, seed };
     for stream in 0..reference.streams.len() {
-        let leaders =
-            forward(reference, &by, stream, Variant::AsIs, &|_| false).map_or(Vec::new(), |p| p.trail(&model.decision, model.classes.len()));
+        let leaders = forward(reference, &by, stream, Variant::AsIs, &|_| false)
+            .map_or(Vec::new(), |p| p.trail(&model.decision, model.classes.len()));
         let trail = |truth: ClassId, weight: f32| LeaderHistory {
             stream,
             variant: Variant::AsIs,
