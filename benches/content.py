@@ -9,6 +9,8 @@ DATA/../tools/oddports.py rewrites the server ports. Parts whose data is absent 
 protocol     cross-validated by capture on protocol-train and protocol-test; the tests of each fold also on other ports
 wild         trained on ndpi and protocol, tested on wild, also on other ports
 wild-folds   trained on ndpi, protocol and four fifths of the sources of wild, tested on the other sources
+dealt        trained as for wild, calibrated on one half of the sources of wild and tested on the other and the reverse, for five ways to
+             deal the halves: how far the acceptance threshold depends on chance
 unseen       a fifth of the classes left out of training, seeds 1 and 2; twins are classes that share a format or a 5-tuple
 probes       MODEL on 40 lone SYNs to well-known ports and 20 streams of random bytes on port 443: streams named
 fixtures     MODEL on the fixtures' streams on odd ports, classes that MODEL lacks left out
@@ -259,22 +261,39 @@ def wild_folds(options, spiked, scratch):
         show("wild-folds", ports, "spiked", figures(found))
 
 
+def dealt(options, spiked, scratch):
+    model = protocols_model(options, spiked, [])
+    rows = load([options.data / "tasks/wild.csv"])
+    source = {r["capture"]: r["source"] for r in csv.DictReader(open(options.data / "wild/source_of.csv"))}
+    named = []
+    for seed in range(5):
+        order = sorted(set(source.values()), key=lambda s: hashlib.sha1(f"{seed} {s}".encode()).digest())
+        half_of = {s: place % 2 for place, s in enumerate(order)}
+        answers = []
+        for half in range(2):
+            part = lambda held: [r for r in rows if (half_of[source[r["capture"]]] == half) == held]
+            calibrated = scratch / "calibrated.safetensors"
+            spiked.run("model", "calibrate", "--quiet", "--captures", options.data, "--labels", save(part(False), scratch / "half.csv"),
+                       "--out", calibrated, model)
+            taught = spiked.classes(model)
+            answers += [(o, o[1] in taught) for o in outcomes(spiked, calibrated, options.data, part(True))]
+        values = figures(answers)
+        named.append((values[3], values[6]))
+        show("dealt", f"deal {seed}", "spiked", values)
+    spread = [max(column) - min(column) for column in zip(*named)]
+    print(f"dealt       named differs by {spread[0]:.4f} by stream, {spread[1]:.4f} by capture", flush=True)
+
+
 def unseen(options, spiked, scratch):
     labels = [options.data / f"tasks/{name}.csv" for name in TRAINING[1:]]
     for seed in (1, 2):
         report = json.loads(spiked.run("eval", "--quiet", "--json", "--cross-validate", options.folds, "--unseen-classes", "--seed", seed,
                                        "--threads", spiked.threads, "--captures", options.data, "--labels", *labels))
-        # The key that holds the number of such streams has been renamed once.
-        streams = report.get("unseen", report.get("untaught"))
+        streams = report["untaught"]
         named = round(report["false_alarms"] * streams)
-        twins = sum(count for truth, answer, count in map(alarm, report["alarms"]) if {truth, answer} in TWINS)
+        twins = sum(count for truth, answer, count in report["alarms"] if {truth, answer} in TWINS)
         print(f"unseen      seed {seed}: {named} of {streams} streams of unseen classes named ({report['false_alarms']:.4f}), "
               f"{named - twins} without twins ({(named - twins) / max(1, streams):.4f})", flush=True)
-
-
-def alarm(entry):
-    """(true class, class given, streams) of one entry of a report's false alarms."""
-    return tuple(entry) if isinstance(entry, list) else tuple(entry.values())
 
 
 def segment(src, dst, sport, dport, sequence, acknowledged, flags, payload=b"", options=b""):
@@ -341,6 +360,7 @@ PARTS = {
     "protocol": (protocol, ["tasks/protocol-train.csv", "protos", "../tools/oddports.py"]),
     "wild": (wild, ["tasks/wild.csv", "wild", "ndpi", "protos", "../tools/oddports.py"]),
     "wild-folds": (wild_folds, ["tasks/wild.csv", "wild/source_of.csv", "ndpi", "protos", "../tools/oddports.py"]),
+    "dealt": (dealt, ["tasks/wild.csv", "wild/source_of.csv", "ndpi", "protos"]),
     "unseen": (unseen, ["tasks/protocol-train.csv", "protos"]),
     "probes": (probes, []),
     "fixtures": (fixtures, []),
@@ -362,7 +382,7 @@ def main():
     options = p.parse_args()
     options.data = options.data.resolve()
     options.tools = options.data.parent / "tools"
-    if {"protocol", "wild", "wild-folds"} & set(options.parts):
+    if {"protocol", "wild", "wild-folds", "dealt"} & set(options.parts):
         print("  ".join(c.ljust(w) for c, w in zip(COLUMNS, WIDTHS)).rstrip(), flush=True)
     for name in options.parts:
         part, needs = PARTS[name]
