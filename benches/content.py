@@ -199,11 +199,13 @@ def protocol(options, spiked, scratch):
             for at, found in baselines(spiked, scratch, (data, training), tests).items():
                 answers[at] += [(o, o[1] in taught) for o in found]
     for (ports, classifier), found in answers.items():
-        show("protocol", ports, classifier, figures(found))
+        values = figures(found)
+        # `features` does not say which capture a packet is from, and the other classifiers have no confidence.
+        show("protocol", ports, classifier, values if classifier == "spiked" else [*values[:5], "-", "-", "-"])
 
 
 def baselines(spiked, scratch, training, tests):
-    """Outcomes of other classifiers, by (ports, classifier). They name every stream and have no confidence; captures are not told apart."""
+    """Outcomes of other classifiers, by (ports, classifier). They name every stream, without a confidence."""
     import numpy as np
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.svm import LinearSVC
