@@ -27,7 +27,7 @@ import argparse, collections, csv, hashlib, ipaddress, json, pathlib, random, st
 HERE = pathlib.Path(__file__).resolve().parent.parent
 TRAINING = ["ndpi", "protocol-train", "protocol-test"]
 PORTS = ["as-is", "odd", "swap"]
-TWINS = [{"STUN", "DTLS"}, {"STUN", "QUIC"}, {"NetBIOS", "DNS"}]
+TWINS = [{"stun", "dtls"}, {"stun", "quic"}, {"netbios", "dns"}]
 PROBED = [21, 22, 23, 25, 53, 80, 88, 110, 111, 119, 135, 139, 143, 179, 389, 443, 445, 465, 502, 515, 554, 587, 631, 636, 873, 993, 995,
           1433, 1521, 1723, 1883, 2049, 3306, 3389, 5060, 5222, 5432, 5900, 6379, 8080]
 ICMP = {"ICMPV6": "ICMP", "IPV6-ICMP": "ICMP", "ICMP6": "ICMP"}
