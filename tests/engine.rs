@@ -568,7 +568,7 @@ fn seen_by_tracker(models: &[Arc<Model>], path: &Path, seed: u64) -> Option<Seen
             |packet| {
                 packet.encode(&model.layout, &mut volley);
                 let slots = &volley.slots[..model.layout.slots().len()];
-                classifier.observe(slots, &mut packet.stream.state);
+                classifier.observe(slots, volley.content, &mut packet.stream.state);
                 if packet.context.position < u8::MAX {
                     let id = ((number, packet.stream.key, packet.stream.number), packet.context.position);
                     seen.packets.insert(id, (packet.stream.first_direction, slots.to_vec()));

@@ -1,4 +1,4 @@
-//! Other ports for a packet: those of another class's stream, or ones that no service uses.
+//! Other ports for a packet: those of another class's stream, or a random one.
 //!
 //! Training and calibration show streams with ports that are not their own, so that neurons rely on content and confidence holds on
 //! any port. Ports of another class come from a packet of the same transport; the packet's direction decides which end is the server.
@@ -16,8 +16,8 @@ use super::Corpus;
 /// Slots of the ports of one transport: source and destination, each with its high and its low byte.
 const SLOTS: usize = 4;
 
-/// Ports 20000 to 59999: none of them is assigned to a common service.
-const ODD: (u32, u32) = (20_000, 40_000);
+/// The ports that a program may use without privileges, 1024 to 65535, of which a common service has few.
+const UNPRIVILEGED: (u32, usize) = (1024, 65_536 - 1024);
 
 /// A packet's port slots: source high and low byte, destination high and low byte.
 pub(super) type Ports = [u16; SLOTS];
@@ -69,10 +69,10 @@ impl PortPool {
         Some(ports[below(ports.len(), random)])
     }
 
-    /// The packet's own ports, as the stream's first sender sends them, with an unassigned port in place of the server's.
+    /// The packet's own ports, as the stream's first sender sends them, with a random unprivileged port in place of the server's.
     pub fn odd(&self, transport: usize, values: &[u16], direction: u8, random: &mut ChaCha8Rng) -> Ports {
         let mut ports = oriented(self.ports(transport, values), direction);
-        let port = ODD.0 + below(ODD.1 as usize, random) as u32;
+        let port = UNPRIVILEGED.0 + below(UNPRIVILEGED.1, random) as u32;
         let (high, low) = ((port >> 8) as u16, (port & 0xff) as u16);
         let server = if ports[2] <= ports[0] { 2 } else { 0 };
         ports[server] = high;

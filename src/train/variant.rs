@@ -17,7 +17,7 @@ use super::ports::{PortPool, below};
 pub(super) enum Variant {
     /// As captured.
     AsIs,
-    /// The server's port is one that no common service uses.
+    /// The server's port is a random unprivileged one.
     OddPort,
     /// The ports are those of another class's stream.
     OtherPorts,
