@@ -1,8 +1,10 @@
 //! When is a stream named, and when is it heard no further? From calibration streams:
 //!
 //! 1. Confidence: logistic regression of "the leader is right" on the leader's features.
-//! 2. Acceptance: the confidence at which a name is worth the risk of a wrong one, higher for a class that claims too much.
+//! 2. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
 //! 3. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
+
+use std::collections::BTreeMap;
 
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
@@ -81,7 +83,7 @@ pub(super) fn admit(
             Some(End { confidence: decision.confidence(last), leader: last.class, truth, taught, weight })
         })
         .collect();
-    decision.accept = vec![acceptance(settings.false_alarm_cost); classes];
+    decision.accept = vec![acceptance(&ends, settings.false_alarm_cost); classes];
     for class in ClassId::first(classes) {
         let claims: Vec<Claim> = ends
             .iter()
@@ -153,11 +155,35 @@ pub(super) fn raised(mut level: f32, claims: &[Claim], few: f32) -> f32 {
     level
 }
 
-/// The confidence from which streams are named, if one wrong name outweighs `cost` right ones: Chow's rule for classification with a reject
-/// option (Chow, *On optimum recognition error and reject tradeoff*, IEEE Transactions on Information Theory 16, 1970). Confidence is a
-/// probability, so the threshold does not depend on the calibration streams, and not on how they were split.
-fn acceptance(cost: f64) -> f32 {
-    ((cost / (1.0 + cost)) as f32).clamp(LEAST, SUREST)
+/// The confidence from which streams are named: where the share of taught streams named rightly, less `cost` times the share
+/// of foreign ones named, is largest. Foreign are untaught streams, each class counting once so that a flood or a twin of one
+/// class does not decide for all; where no class was left untaught, the taught streams whose leader is wrong.
+fn acceptance(ends: &[End], cost: f64) -> f32 {
+    let open = ends.iter().any(|e| !e.taught);
+    let mut of_class: BTreeMap<ClassId, f64> = BTreeMap::new();
+    let foreign = |e: &End| if open { !e.taught } else { !e.right() };
+    ends.iter().filter(|e| foreign(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
+    let foreign_classes = of_class.len().max(1) as f64;
+    let taught: f64 = ends.iter().filter(|e| e.taught).map(|e| f64::from(e.weight)).sum();
+    // Where nothing taught was held out, what was has no weight.
+    let share = |end: &End, of: f64| f64::from(end.weight) / of.max(f64::MIN_POSITIVE);
+    let mut sorted: Vec<&End> = ends.iter().collect();
+    sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    // Of no streams nothing is known: all is named.
+    let (mut worth, mut best, mut level) = (0.0, f64::MIN, if ends.is_empty() { LEAST } else { SUREST });
+    for (i, end) in sorted.iter().enumerate() {
+        if end.right() {
+            worth += share(end, taught);
+        }
+        if foreign(end) {
+            worth -= cost * share(end, of_class[&end.truth] * foreign_classes);
+        }
+        // Streams of one confidence are admitted together.
+        if worth > best && sorted.get(i + 1).is_none_or(|next| next.confidence < end.confidence) {
+            (best, level) = (worth, end.confidence);
+        }
+    }
+    level.clamp(LEAST, SUREST)
 }
 
 /// The lowest confidence at which stopping early loses no more than allowed.
