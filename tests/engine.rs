@@ -16,7 +16,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
-use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Progress, Tap, Verdict};
+use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Direction, KeyKind, StreamKey};
 use spiked::snn::ClassId;
@@ -65,17 +65,17 @@ struct Heard {
 }
 
 impl Observer for Heard {
-    fn verdict(&mut self, verdict: &Verdict) {
-        self.verdicts.push(verdict.clone());
-    }
-    fn packet(&mut self, packet: &EvidencePacket) {
-        self.kept.push(packet.clone());
-    }
-    fn progress(&mut self, progress: &Progress<'_>) {
-        self.frames += progress.counters.frames;
-        self.timed_out_before_the_end += progress.counters.timed_out;
-        self.spikes += progress.counters.spikes.iter().flat_map(|s| &s.counts).sum::<u64>();
-        self.idle += progress.idle;
+    fn observe(&mut self, output: Output<'_>) {
+        match output {
+            Output::Verdict { verdict, .. } => self.verdicts.push(verdict.clone()),
+            Output::Packet(packet) => self.kept.push(packet.clone()),
+            Output::Progress(progress) => {
+                self.frames += progress.counters.frames;
+                self.timed_out_before_the_end += progress.counters.timed_out;
+                self.spikes += progress.counters.spikes.iter().flat_map(|s| &s.counts).sum::<u64>();
+                self.idle += progress.idle;
+            }
+        }
     }
 }
 
@@ -254,7 +254,7 @@ fn the_tap_gives_volleys_and_counts_what_its_reader_is_too_slow_for() {
     let counters = engine::run(&settings, &mut Live::new(batches), &mut Heard::default()).unwrap();
     drop(settings);
     let taken: Vec<_> = taken.iter().collect();
-    assert_eq!((taken.len(), counters.untapped), (30, 20));
+    assert_eq!((taken.len(), counters.dropped_samples), (30, 20));
     assert!(taken.iter().all(|s| s.slots.len() == s.named.layout.slots().len() && s.position == 0));
 }
 
@@ -435,7 +435,7 @@ proptest::proptest! {
             (heard.verdicts, counters)
         };
         let whole = run(vec![FrameBatch::CAPACITY]);
-        proptest::prop_assume!(whole.1.hurried > 0 && whole.1.timed_out > 0);
+        proptest::prop_assume!(whole.1.dropped_undecided > 0 && whole.1.timed_out > 0);
         proptest::prop_assert_eq!(run(lengths), whole);
     }
 }
@@ -543,7 +543,7 @@ fn seen_by_engine(models: &[Arc<Model>], path: &Path, seed: u64, workers: usize)
     };
     let counters = engine::run(&settings, &mut RandomBatches::open(path, seed)?, &mut observer).ok()?;
     assert_eq!(
-        (counters.evicted, counters.hurried, counters.untapped),
+        (counters.evicted, counters.dropped_undecided, counters.dropped_samples),
         (0, 0, 0),
         "{}: the limits are not reached",
         path.display()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::{frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::encode::{Layout, LayoutOptions};
-use spiked::engine::{self, Counters, EngineSettings, Event, Observer, Progress, Verdict};
+use spiked::engine::{self, Counters, EngineSettings, Event, Observer, Output, Verdict};
 use spiked::model::{MAX_CLASSES, Model};
 use spiked::packet::{self, Decoder, StreamKey, Tunnel};
 use spiked::snn::Network;
@@ -31,7 +31,7 @@ struct Heard {
     most: BTreeMap<usize, usize>,
 }
 
-impl Observer for Heard {
+impl Heard {
     fn verdict(&mut self, verdict: &Verdict) {
         match verdict.event {
             Event::Detection => self.detections += 1,
@@ -46,10 +46,18 @@ impl Observer for Heard {
             self.named.insert(verdict.key, verdict.named.classes[usize::from(class)].clone());
         }
     }
+}
 
-    fn progress(&mut self, progress: &Progress<'_>) {
-        let most = self.most.entry(progress.worker).or_default();
-        *most = progress.live.max(*most);
+impl Observer for Heard {
+    fn observe(&mut self, output: Output<'_>) {
+        match output {
+            Output::Verdict { verdict, .. } => self.verdict(verdict),
+            Output::Progress(progress) => {
+                let most = self.most.entry(progress.worker).or_default();
+                *most = progress.live.max(*most);
+            }
+            Output::Packet(_) => {}
+        }
     }
 }
 
@@ -102,7 +110,7 @@ fn kept(calm: &Heard, heard: &Heard) -> usize {
 /// Every stream that was opened has ended, none with its worker.
 fn accounted(counters: &Counters, heard: &Heard) {
     assert_eq!(counters.opened, heard.ends, "streams opened and told");
-    assert_eq!((counters.lost_streams, counters.lost_packets), (0, 0));
+    assert_eq!((counters.panic_lost_streams, counters.panic_lost_packets), (0, 0));
 }
 
 /// Real traffic: the fixtures of several protocols, one after another, as a capture that goes on.
@@ -158,7 +166,7 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         each * real.len() as u64,
         calm.1.named.len(),
         counters.evicted,
-        counters.hurried,
+        counters.dropped_undecided,
         peak()
     );
     // Records, index, evidence of the undecided, and the batches on their way. At full size it runs alone; else the peak is that of all
@@ -198,7 +206,7 @@ fn a_flood_of_undecidable_streams_hides_almost_nothing() {
         each / 3 * real.len() as u64,
         calm.1.named.len(),
         counters.evicted,
-        counters.hurried
+        counters.dropped_undecided
     );
 }
 
@@ -254,11 +262,11 @@ fn a_worker_that_panics_costs_its_streams_which_are_counted() {
     let (counters, heard) = run(&settings, frames);
     println!(
         "{} packets: {} streams and {} packets lost and counted",
-        counters.frames, counters.lost_streams, counters.lost_packets
+        counters.frames, counters.panic_lost_streams, counters.panic_lost_packets
     );
     assert_eq!(counters.frames, count as u64);
-    assert!(counters.lost_streams > 0 && counters.lost_packets > 0);
-    assert_eq!(counters.opened, heard.ends + counters.lost_streams, "each stream has ended or is counted lost");
+    assert!(counters.panic_lost_streams > 0 && counters.panic_lost_packets > 0);
+    assert_eq!(counters.opened, heard.ends + counters.panic_lost_streams, "each stream has ended or is counted lost");
     assert!(heard.named.len() > 100, "what comes after is named: {}", heard.named.len());
 }
 

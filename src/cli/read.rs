@@ -10,7 +10,9 @@ use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
 use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
-use crate::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Verdict, Writer};
+use crate::engine::{
+    self, EngineSettings, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict, VerdictWriter,
+};
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, Summary, evidence};
 use crate::model::Model;
@@ -152,7 +154,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
             }
         };
         let name = path.display().to_string();
-        let settings = EngineSettings { writer: Some(writers(events, &name, &summary, &models)), ..settings.clone() };
+        let settings = EngineSettings { writer: Some(line_writers(events, &name, &summary, &models)), ..settings.clone() };
         let counters = engine::run(&settings, &mut source, &mut observer);
         std::mem::replace(&mut observer.written, Ok(()))?;
         let mut summary = summary.lock();
@@ -207,52 +209,63 @@ struct ReadObserver<'a> {
 }
 
 impl Observer for ReadObserver<'_> {
-    fn verdict(&mut self, _: &Verdict) {}
-
-    fn written(&mut self, bytes: &[u8]) {
-        if self.written.is_ok() {
-            self.written = self.out.write_all(bytes);
+    fn observe(&mut self, output: Output<'_>) {
+        if self.written.is_err() {
+            return;
         }
-    }
-
-    fn packet(&mut self, packet: &EvidencePacket) {
-        if let (Some(writer), Ok(())) = (&mut self.packets_to, &self.written) {
-            let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
-            self.written =
-                writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
+        match output {
+            Output::Verdict { text, .. } => self.written = self.out.write_all(text),
+            Output::Packet(packet) => self.written = self.write_packet(packet),
+            Output::Progress(_) => {}
         }
     }
 }
 
-/// One worker's summary, added to the total when the worker ends.
-struct Count {
-    own: Summary,
-    all: Arc<Mutex<Summary>>,
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        self.all.lock().add(&self.own);
+impl ReadObserver<'_> {
+    fn write_packet(&mut self, packet: &EvidencePacket) -> io::Result<()> {
+        let Some(writer) = &mut self.packets_to else { return Ok(()) };
+        let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
+        writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) })
     }
 }
 
-/// Factory for writers of a capture's events of the wanted kind, one line each. The writers also count all streams.
-fn writers(
+/// Writes one worker's events of a capture, one line each, and counts all streams.
+struct LineWriter {
+    /// The event that is written; `None` to count only.
     wanted: Option<Event>,
-    capture: &str,
-    all: &Arc<Mutex<Summary>>,
-    models: &Arc<Models>,
-) -> Arc<dyn Fn() -> Writer + Send + Sync> {
-    let (capture, all, models): (Arc<str>, _, _) = (capture.into(), Arc::clone(all), Arc::clone(models));
+    capture: Arc<str>,
+    writer: export::EventWriter,
+    summary: Summary,
+    /// The summary of all workers, to which this one's is added when the worker ends.
+    total: Arc<Mutex<Summary>>,
+}
+
+impl VerdictWriter for LineWriter {
+    fn write(&mut self, verdict: &Verdict, out: &mut Vec<u8>) {
+        self.summary.count(verdict);
+        if Some(verdict.event) == self.wanted {
+            self.writer.write(verdict, export::EventContext { capture: Some(&self.capture), ..Default::default() }, out);
+            out.push(b'\n');
+        }
+    }
+}
+
+impl Drop for LineWriter {
+    fn drop(&mut self) {
+        self.total.lock().add(&self.summary);
+    }
+}
+
+/// Creates the writers of a capture's events.
+fn line_writers(wanted: Option<Event>, capture: &str, total: &Arc<Mutex<Summary>>, models: &Arc<Models>) -> NewVerdictWriter {
+    let (capture, total, models): (Arc<str>, _, _) = (capture.into(), Arc::clone(total), Arc::clone(models));
     Arc::new(move || {
-        let (capture, mut writer) = (Arc::clone(&capture), export::EventWriter::default());
-        let mut count = Count { own: Summary::new(models.iter().map(Arc::as_ref)), all: Arc::clone(&all) };
-        Box::new(move |verdict, out| {
-            count.own.count(verdict);
-            if Some(verdict.event) == wanted {
-                writer.write(verdict, export::EventContext { capture: Some(&capture), ..Default::default() }, out);
-                out.push(b'\n');
-            }
+        Box::new(LineWriter {
+            wanted,
+            capture: Arc::clone(&capture),
+            writer: export::EventWriter::default(),
+            summary: Summary::new(models.iter().map(Arc::as_ref)),
+            total: Arc::clone(&total),
         })
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::config::{AlertsConfig, EventType, Severity, SinkConfig};
-use crate::engine::{Event, EvidencePacket, Observer, Progress, Verdict};
+use crate::engine::{Event, EvidencePacket, Observer, Output, Progress, Verdict};
 use crate::export::evidence::CommentedPacket;
 use crate::export::sink::{self, Line};
 use crate::export::{EventContext, EventWriter, Metrics};
@@ -119,6 +119,16 @@ fn word(severity: Severity) -> &'static str {
 }
 
 impl Observer for EventObserver {
+    fn observe(&mut self, output: Output<'_>) {
+        match output {
+            Output::Verdict { verdict, .. } => self.verdict(verdict),
+            Output::Packet(packet) => self.packet(packet),
+            Output::Progress(progress) => self.progress(progress),
+        }
+    }
+}
+
+impl EventObserver {
     fn verdict(&mut self, verdict: &Verdict) {
         if let Some(metrics) = &self.metrics {
             metrics.verdict(verdict);

@@ -1,10 +1,10 @@
-//! Which CPU does a worker run on? One of its own, where the user wants that.
+//! CPU affinity of the workers: each on a CPU of its own, where the settings ask for it.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracing::warn;
 
-/// Pins the calling thread to the `number`th CPU that it may use, counted round where there are fewer. Where the system refuses, it
-/// runs as before, and the log says so.
+/// Pins the calling thread to the `number`th CPU that it may use, starting over where there are fewer. If the system refuses, the
+/// thread stays unpinned and a warning is logged.
 pub(super) fn pin(number: usize) {
     let pinned = sched_getaffinity(None).and_then(|allowed| {
         let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();

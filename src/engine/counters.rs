@@ -1,4 +1,4 @@
-//! What was counted on the way: every frame is in exactly one of these.
+//! Counters of one run: frames, streams, and what was dropped for which reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,43 +6,48 @@ use std::sync::Arc;
 use crate::model::Model;
 use crate::packet::Undecodable;
 
-/// How often the neurons of each class of a model spiked.
+/// Number of spikes of the output neurons of one model, by class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpikeCounts {
+    /// The model that the neurons belong to.
     pub model: Arc<Model>,
-    /// One count for each class, over its neurons.
+    /// Spikes of all neurons of each class, `[class]`.
     pub counts: Vec<u64>,
 }
 
-/// Counts of one run.
+/// Counters of one run, or of one worker since its last [`super::Progress`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
+    /// Frames read, whether they could be decoded or not.
     pub frames: u64,
-    /// Octets on the wire.
+    /// Bytes on the wire.
     pub bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecodable: BTreeMap<Undecodable, u64>,
-    /// Volleys scored, over all models.
+    /// Packets scored, over all models.
     pub scored: u64,
-    /// Streams opened, ended by a timeout or a new connection in their place, evicted from a full table, over all models.
+    /// Streams opened, over all models.
     pub opened: u64,
+    /// Streams that ended by a timeout, or because a new connection took their place.
     pub timed_out: u64,
+    /// Streams that were removed from a full table.
     pub evicted: u64,
-    /// Streams that were given up before they were decided since too many were undecided at once.
-    pub hurried: u64,
-    /// Streams lost since their worker panicked, and packets that it was handling.
-    pub lost_streams: u64,
-    pub lost_packets: u64,
-    /// Packets of named streams that could not be kept for want of room ([`super::EngineSettings::keep_packets`]).
-    pub unkept: u64,
-    /// Packets that the tap's reader was too slow for ([`super::Tap`]).
-    pub untapped: u64,
-    /// SpikeCounts of the output neurons, counted for live sources; one entry a batch and model.
+    /// Streams whose scoring was stopped before they were decided, because too many streams were undecided at once.
+    pub dropped_undecided: u64,
+    /// Packets that did not fit the buffer of evidence of undecided streams ([`super::EngineSettings::keep_packets`]).
+    pub dropped_evidence: u64,
+    /// Samples for learning that were dropped because the queue of the [`super::Tap`] was full.
+    pub dropped_samples: u64,
+    /// Streams lost because their worker panicked.
+    pub panic_lost_streams: u64,
+    /// Packets lost because their worker panicked.
+    pub panic_lost_packets: u64,
+    /// Spikes of the output neurons, counted for live sources; one entry for each batch and model.
     pub spikes: Vec<SpikeCounts>,
 }
 
 impl Counters {
-    /// Adds another counters. SpikeCounts are left out: they are told with each batch and add up to no end.
+    /// Adds the counts of `other`, except its spikes: these are reported with each batch, and their list would grow without limit.
     pub fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;
@@ -53,10 +58,10 @@ impl Counters {
         self.opened += other.opened;
         self.timed_out += other.timed_out;
         self.evicted += other.evicted;
-        self.hurried += other.hurried;
-        self.lost_streams += other.lost_streams;
-        self.lost_packets += other.lost_packets;
-        self.unkept += other.unkept;
-        self.untapped += other.untapped;
+        self.dropped_undecided += other.dropped_undecided;
+        self.dropped_evidence += other.dropped_evidence;
+        self.dropped_samples += other.dropped_samples;
+        self.panic_lost_streams += other.panic_lost_streams;
+        self.panic_lost_packets += other.panic_lost_packets;
     }
 }

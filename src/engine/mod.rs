@@ -1,71 +1,80 @@
-//! Who does the work? Workers that pull batches, decode them, hand each packet to the worker that owns its stream, and score.
+//! The engine: workers that read batches of frames, decode them, and score each packet in the shard that owns its stream.
 //!
-//! Input: a [`Source`] and [`Model`]s. Output: to an [`Observer`], [`Verdict`]s in packet order and what was counted. Every worker
-//! takes the next batch from the source while it has little of its own to do, so no core waits; batches are numbered and each
-//! worker handles its shard of them in that order, so results do not depend on the number of workers or on the batch size.
+//! Input: a [`Source`] and [`Model`]s. Output: to an [`Observer`], [`Verdict`]s in the order of the packets, and [`Counters`].
+//!
+//! There is one shard of the streams for each worker. A worker without enough work reads the next batch from the source and sends
+//! it to all workers; each handles its own shard's packets of every batch, in the order of the batches. Results therefore do not
+//! depend on the number of workers or on the size of the batches.
 
 mod affinity;
+mod batch;
 mod counters;
 mod evidence;
+mod evidence_rows;
 mod model_shard;
 mod observer;
 mod output;
 mod scorer;
 mod shard;
 mod single;
+mod stream_state;
+mod tap;
 mod worker;
 
 pub use counters::{Counters, SpikeCounts};
-pub use evidence::{Tap, TapSample};
-pub use observer::{Event, EvidencePacket, Observer, Progress, Verdict};
+pub use observer::{Event, EvidencePacket, Observer, Output, Progress, Verdict, VerdictWriter};
+pub use tap::{Tap, TapSample};
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 
 use crate::capture::{CaptureError, FrameBatch, Source};
 use crate::model::Model;
-use crate::packet::{Decoder, KeyKind};
+use crate::packet::Decoder;
 use crate::stream::StreamLimits;
 
+use batch::RoutedBatch;
 use output::BatchOutput;
-use shard::{RoutedBatch, Shard, WorkerReport};
+use shard::{Shard, WorkerReport};
 use worker::{Feed, Message, Worker, WorkerOutput};
 
-/// Models side by side; each has its own streams.
+/// Models that classify the same packets, each with its own streams.
 pub type Models = Vec<Arc<Model>>;
 
-/// Appends to the octets what is to be written of a verdict, nothing where it is not to be.
-pub type Writer = Box<dyn FnMut(&Verdict, &mut Vec<u8>) + Send>;
+/// Creates the [`VerdictWriter`] of a worker.
+pub type NewVerdictWriter = Arc<dyn Fn() -> Box<dyn VerdictWriter> + Send + Sync>;
 
-/// What the engine is told.
+/// Settings of the engine.
 #[derive(Clone)]
 pub struct EngineSettings {
-    /// May be swapped for others at any time: each worker looks once a batch. Where a model takes the place of one of the same key
-    /// and classes, streams go on; else undecided streams begin anew.
+    /// The models, which may be replaced at any time: each worker checks once a batch. A model that replaces one of the same kind of
+    /// key keeps its streams; if the classes differ, the evidence of undecided streams is reset.
     pub models: Arc<ArcSwap<Models>>,
+    /// Decodes the frames.
     pub decoder: Decoder,
-    /// Streams of each model, shared out among the workers.
+    /// Limits of each model's streams, over all workers.
     pub limits: StreamLimits,
+    /// Number of workers; 0 counts as 1.
     pub workers: usize,
-    /// Pins each worker to a CPU of its own among those allowed, in turn where there are fewer.
+    /// Pins each worker to a CPU of its own among the allowed ones, starting over where there are fewer.
     pub pin: bool,
     /// Score every packet, whether its stream is decided or not.
     pub every_packet: bool,
-    /// Packets of each named stream, from its first, that the observer is given.
+    /// Packets of each stream with a class that the observer receives, from the stream's first; 0 for none.
     pub keep_packets: u32,
-    /// Where learning listens in.
+    /// Sends samples of slot values to the learning thread.
     pub tap: Option<Tap>,
-    /// Makes a writer for each worker, which hears all that the worker finds, so that writing is shared out as well. The observer
-    /// hears only what a writer wrote something of: [`Observer::written`].
-    pub writer: Option<Arc<dyn Fn() -> Writer + Send + Sync>>,
+    /// Creates each worker's [`VerdictWriter`]. With one, the observer receives only the verdicts that the writer wrote text for.
+    pub writer: Option<NewVerdictWriter>,
 }
 
 impl EngineSettings {
-    /// The defaults for reading captures: all cores, a million streams a model.
+    /// The defaults for reading captures: one worker for each available CPU, a million streams for each model.
     pub fn new(models: Models) -> Self {
         Self {
             models: Arc::new(ArcSwap::from_pointee(models)),
@@ -81,99 +90,112 @@ impl EngineSettings {
     }
 }
 
-/// Which kinds of key the models ask for, as indices of [`KeyKind`].
-fn kinds(models: &Models) -> [bool; KeyKind::COUNT] {
-    let mut kinds = [false; KeyKind::COUNT];
-    models.iter().for_each(|m| kinds[m.key as usize] = true);
-    kinds
-}
+/// Batches in use at once, for each worker.
+const BATCHES_PER_WORKER: usize = 4;
 
-/// The next batch of a source that has given `after` packets; a panic in it ends it, as an error.
-fn fill(source: &mut dyn Source, batch: &mut FrameBatch, after: u64) -> Result<bool, CaptureError> {
-    catch_unwind(AssertUnwindSafe(|| source.fill(batch))).unwrap_or(Err(CaptureError::Panicked { after }))
-}
-
-/// Batches under way at once, for each worker.
-const IN_FLIGHT: usize = 4;
-
-/// Reads a source to its end and tells the observer.
+/// Reads a source to its end and passes the output to the observer. Returns the counters of the whole run.
 ///
 /// # Errors
-/// Where the source can't be read; what it gave before is told all the same.
+/// If the source can't be read to its end. The observer has received the output for everything before the error.
+///
+/// # Panics
+/// If the system can't start a thread, or if the observer panics.
 pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Counters, CaptureError> {
-    let workers = settings.workers.max(1);
     let live = source.clock().is_some();
-    // What the observer waits for must not keep a live source waiting; and the caller's thread is not ours to pin.
-    if workers == 1 && !live && !settings.pin {
+    // A live source must not wait for the observer, and pinning must not change the caller's thread.
+    if settings.workers <= 1 && !live && !settings.pin {
         return single::run(settings, source, observer);
     }
-    let feed = Mutex::new(Feed { source, next_batch: 0, next_packet: 0, error: None });
-    // Each worker fills batches of its own, which lie in its core's cache.
-    let (homes, pools): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::bounded(IN_FLIGHT)).unzip();
-    for (owner, home) in homes.iter().enumerate() {
-        for _ in 0..IN_FLIGHT {
-            home.send(RoutedBatch::new(FrameBatch::new(), workers, owner)).expect("there is room for all batches");
-        }
-    }
-    let (others, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
-    let (output, outputs) = crossbeam_channel::bounded::<WorkerOutput>(workers * IN_FLIGHT * 4);
-    let (heard, blank) = crossbeam_channel::bounded(workers * IN_FLIGHT * 4);
-    let hasher = foldhash::fast::RandomState::default();
+    let feed = Mutex::new(Feed::new(source));
+    let WorkerSet { workers, outputs, empty_outputs, final_outputs } = WorkerSet::new(settings, live);
     let mut counters = Counters::default();
+    let mut add = |report: &WorkerReport, observer: &mut dyn Observer| {
+        counters.add(&report.counters);
+        report.emit(observer);
+    };
     std::thread::scope(|scope| {
-        let (mut threads, mut rests) = (Vec::new(), Vec::new());
-        for (number, (inbox, pool)) in inboxes.into_iter().zip(pools).enumerate() {
-            let shard = Shard::new(number, settings, live, hasher.clone());
-            let (others, homes, output, blank) = (others.clone(), homes.clone(), output.clone(), blank.clone());
-            let (rest, left) = crossbeam_channel::bounded(IN_FLIGHT);
-            let (feed, worker) = (&feed, Worker { shard, others, inbox, pool, homes, output, blank, rest });
-            let pin = settings.pin;
-            let builder = std::thread::Builder::new().name(format!("spiked-worker-{number}"));
-            let thread = builder.spawn_scoped(scope, move || {
-                if pin {
-                    affinity::pin(number);
-                }
-                worker.run(feed)
-            });
-            threads.push(thread.unwrap_or_else(|error| panic!("can't start worker {number}: {error}")));
-            rests.push(left);
-        }
-        drop((others, homes, output));
-        let mut hear = |report: &WorkerReport, observer: &mut dyn Observer| {
-            counters.add(&report.counters);
-            report.tell(observer);
-        };
-        collect(workers, &outputs, &heard, &mut hear, observer);
-        output::merge_rest(rests, observer);
+        let threads: Vec<_> = workers.into_iter().map(|worker| worker.spawn(scope, &feed, settings.pin)).collect();
+        collect(threads.len(), &outputs, &empty_outputs, &mut add, observer);
+        output::merge_final(final_outputs, observer);
         for thread in threads {
             match thread.join() {
-                Ok(report) => hear(&report, observer),
+                Ok(report) => add(&report, observer),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
     });
-    let feed = feed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    feed.error.map_or(Ok(counters), Err)
+    feed.into_inner().into_error().map_or(Ok(counters), Err)
 }
 
-/// Puts what the workers tell of the batches into packet order.
+/// The workers of one run, and the caller's ends of their channels.
+struct WorkerSet<'a> {
+    workers: Vec<Worker<'a>>,
+    /// Output of each worker for each batch.
+    outputs: Receiver<WorkerOutput>,
+    /// Takes outputs back for reuse.
+    empty_outputs: Sender<BatchOutput>,
+    /// Output of each worker for the streams that end with the source.
+    final_outputs: Vec<Receiver<BatchOutput>>,
+}
+
+impl<'a> WorkerSet<'a> {
+    fn new(settings: &'a EngineSettings, live: bool) -> Self {
+        let workers = settings.workers.max(1);
+        let (pool_senders, pools): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| crossbeam_channel::bounded(BATCHES_PER_WORKER)).unzip();
+        for (owner, pool) in pool_senders.iter().enumerate() {
+            for _ in 0..BATCHES_PER_WORKER {
+                pool.send(RoutedBatch::new(workers, owner)).expect("the pool has room for all batches");
+            }
+        }
+        let (inbox_senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
+        let (output, outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
+        let (empty_outputs, reused_outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
+        let hasher = foldhash::fast::RandomState::default();
+        let (workers, final_outputs) = (inboxes.into_iter().zip(pools).enumerate())
+            .map(|(number, (inbox, pool))| {
+                let (final_output, final_outputs) = crossbeam_channel::bounded(BATCHES_PER_WORKER);
+                let worker = Worker {
+                    shard: Shard::new(number, settings, live, hasher.clone()),
+                    inboxes: inbox_senders.clone(),
+                    inbox,
+                    pool,
+                    pools: pool_senders.clone(),
+                    output: output.clone(),
+                    empty_outputs: reused_outputs.clone(),
+                    final_output,
+                };
+                (worker, final_outputs)
+            })
+            .unzip();
+        Self { workers, outputs, empty_outputs, final_outputs }
+    }
+}
+
+/// Fills a batch from a source that has delivered `after` packets so far. Returns `false` at its end. A panic of the source counts
+/// as an error.
+fn fill(source: &mut dyn Source, batch: &mut FrameBatch, after: u64) -> Result<bool, CaptureError> {
+    catch_unwind(AssertUnwindSafe(|| source.fill(batch))).unwrap_or(Err(CaptureError::Panicked { after }))
+}
+
+/// Passes the outputs of the workers to the observer, batch by batch, until all workers have handled all batches.
 fn collect(
     workers: usize,
     outputs: &Receiver<WorkerOutput>,
-    heard: &Sender<BatchOutput>,
-    hear: &mut dyn FnMut(&WorkerReport, &mut dyn Observer),
+    empty_outputs: &Sender<BatchOutput>,
+    add: &mut dyn FnMut(&WorkerReport, &mut dyn Observer),
     observer: &mut dyn Observer,
 ) {
-    let mut waiting: BTreeMap<u64, Vec<BatchOutput>> = BTreeMap::new();
+    let mut incomplete: BTreeMap<u64, Vec<BatchOutput>> = BTreeMap::new();
     let mut next = 0;
-    for WorkerOutput { batch, told, report } in outputs {
-        hear(&report, observer);
-        waiting.entry(batch).or_default().push(told);
-        while waiting.get(&next).is_some_and(|all| all.len() == workers) {
-            let mut all = waiting.remove(&next).unwrap_or_default();
-            output::merge(&mut all, observer);
-            for told in all {
-                let _ = heard.try_send(told);
+    for WorkerOutput { batch, out, report } in outputs {
+        add(&report, observer);
+        incomplete.entry(batch).or_default().push(out);
+        while incomplete.get(&next).is_some_and(|outputs| outputs.len() == workers) {
+            let mut outputs = incomplete.remove(&next).unwrap_or_default();
+            output::merge(&mut outputs, observer);
+            for out in outputs {
+                let _ = empty_outputs.try_send(out);
             }
             next += 1;
         }

@@ -1,4 +1,5 @@
-//! Who hears what the engine finds, and in which words?
+//! Output types of the engine, and the two traits that receive it: [`VerdictWriter`] on the worker's thread, [`Observer`] on the
+//! caller's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,44 +12,52 @@ use crate::stream::{Basis, Leader, UnknownReason};
 
 use super::Counters;
 
-/// What a verdict tells.
+/// What caused a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    /// A stream has been given a class; once a stream.
+    /// A stream was assigned a class; at most once for each stream.
     Detection,
     /// A stream has ended.
     Stream,
 }
 
-/// What a model says of a stream.
+/// The classification of a stream by one model, at the time of an [`Event`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
+    /// What caused the verdict.
     pub event: Event,
-    /// Place among [`super::EngineSettings::models`].
+    /// Index of the model in [`super::EngineSettings::models`].
     pub model: usize,
-    /// The model that said it: another may have taken its place since.
+    /// The model that classified the stream. Another may have replaced it since.
     pub named: Arc<Model>,
+    /// Key of the stream.
     pub key: StreamKey,
     /// Number of the stream's first packet.
     pub number: u64,
-    /// Number of the packet that brought the verdict about; `u64::MAX` at the end of the source.
+    /// Number of the packet that caused the verdict; `u64::MAX` at the end of the source.
     pub packet: u64,
-    /// When: the packet's time for a detection, the stream's last for its end.
+    /// Time of the packet that caused a detection; time of the stream's last packet when it has ended.
     pub timestamp: Nanos,
+    /// Time of the stream's first packet.
     pub first: Nanos,
+    /// Time of the stream's last packet so far.
     pub last: Nanos,
+    /// Packets of the stream so far.
     pub packets: u64,
+    /// Bytes of the stream so far, on the wire.
     pub bytes: u64,
+    /// Direction that counts as the stream's own: that of a flow's first packet, or of the packets that a host sends.
     pub first_direction: Direction,
-    /// The class in front, where any packet was scored.
+    /// The leading class; `None` if no packet was scored.
     pub leader: Option<Leader>,
-    /// The class, where it has earned its threshold.
+    /// The assigned class; `None` if the leading class does not reach its threshold.
     pub class: Option<ClassId>,
+    /// Calibrated confidence in the leading class, 0 to 1.
     pub confidence: f32,
 }
 
 impl Verdict {
-    /// What the class rests on; `None` without a class, or for a model that does not tell.
+    /// What the class rests on; `None` without a class, or for a model that does not distinguish content from handshakes.
     pub fn basis(&self) -> Option<Basis> {
         let leader = self.leader.filter(|_| self.class.is_some())?;
         self.named.decision.basis(&leader)
@@ -59,63 +68,90 @@ impl Verdict {
         self.class.is_none().then(|| self.named.decision.unknown_reason(self.leader.as_ref()))
     }
 
-    /// Total order: by packet, stream, model, then the detection before the end.
+    /// Total order: by packet, stream, and model; the detection before the end.
     pub(super) fn order(&self) -> (u64, u64, &StreamKey, usize, Event) {
         (self.packet, self.number, &self.key, self.model, self.event)
     }
 }
 
-/// A packet of a stream that was given a class.
+/// A packet of a stream that was assigned a class.
 #[derive(Clone, Debug)]
 pub struct EvidencePacket {
-    /// The packet's number, from 0.
+    /// Number of the packet in the source, from 0.
     pub packet: u64,
+    /// Time of the packet.
     pub timestamp: Nanos,
+    /// Link type of the frame.
     pub link: LinkType,
-    /// Octets on the wire; `bytes` may hold fewer.
+    /// Bytes on the wire; `bytes` may hold fewer.
     pub wire_len: u32,
+    /// The captured frame.
     pub bytes: Vec<u8>,
+    /// Key of the stream.
     pub key: StreamKey,
+    /// Index of the model in [`super::EngineSettings::models`].
     pub model: usize,
+    /// The model that classified the stream.
     pub named: Arc<Model>,
+    /// The class of the stream.
     pub class: ClassId,
+    /// Calibrated confidence in the class, 0 to 1.
     pub confidence: f32,
 }
 
-/// What one worker has done since it last told.
+/// The work of one worker since its last progress.
 #[derive(Debug)]
 pub struct Progress<'a> {
+    /// Number of the worker, from 0.
     pub worker: usize,
-    /// Counts since then.
+    /// Counters of this period.
     pub counters: &'a Counters,
-    /// Streams that the worker remembers now.
+    /// Streams in the worker's tables now, over all models.
     pub live: usize,
     /// Batches that wait for the worker.
     pub queue: usize,
-    /// Time at work, and time that it waited for any.
+    /// Time that the worker spent working.
     pub busy: Duration,
+    /// Time that the worker spent waiting for work.
     pub idle: Duration,
-    /// How far the worker is behind the clock of a live source.
+    /// Delay of the worker behind the clock of a live source.
     pub lag: Option<Duration>,
 }
 
-/// Who hears of it. All is told from one thread.
+/// One item of the engine's output.
+#[derive(Clone, Copy, Debug)]
+pub enum Output<'a> {
+    /// A stream was assigned a class, or has ended. Verdicts come in the order of the packets that caused them.
+    Verdict {
+        /// The verdict.
+        verdict: &'a Verdict,
+        /// What the [`VerdictWriter`] wrote; empty where [`super::EngineSettings::writer`] is `None`.
+        text: &'a [u8],
+    },
+    /// A packet of a stream with a class; only if [`super::EngineSettings::keep_packets`] is above 0.
+    Packet(&'a EvidencePacket),
+    /// A worker has handled a batch. Live sources have batches without frames when no packets arrive.
+    Progress(&'a Progress<'a>),
+}
+
+/// Receives the engine's output, on the thread that called [`super::run`].
+///
+/// Closures that take a [`Verdict`] are observers that ignore everything else.
 pub trait Observer {
-    /// A stream was given a class, or has ended; in the order of the packets that brought it about.
-    fn verdict(&mut self, verdict: &Verdict);
-
-    /// What the writer of [`super::EngineSettings::writer`] wrote of the verdict that was told last.
-    fn written(&mut self, _octets: &[u8]) {}
-
-    /// A packet of a stream that was given a class, where [`super::EngineSettings::keep_packets`] asks for them.
-    fn packet(&mut self, _packet: &EvidencePacket) {}
-
-    /// A worker has handled a batch; live sources have batches of no frames where nothing comes.
-    fn progress(&mut self, _progress: &Progress<'_>) {}
+    /// Takes one item. Workers wait if it takes long.
+    fn observe(&mut self, output: Output<'_>);
 }
 
 impl<F: FnMut(&Verdict)> Observer for F {
-    fn verdict(&mut self, verdict: &Verdict) {
-        self(verdict);
+    fn observe(&mut self, output: Output<'_>) {
+        if let Output::Verdict { verdict, .. } = output {
+            self(verdict);
+        }
     }
+}
+
+/// Formats verdicts on the worker's thread, so that the workers share that work. Each worker has its own.
+pub trait VerdictWriter: Send {
+    /// Appends the text of a verdict to `out`. The observer receives only verdicts with text.
+    fn write(&mut self, verdict: &Verdict, out: &mut Vec<u8>);
 }

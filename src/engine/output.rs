@@ -1,116 +1,115 @@
-//! What is told, and in which order is it heard? In that of the packets, whoever found it.
+//! Ordered output: what each shard found in a batch, merged into the order of the packets.
 
 use crossbeam_channel::Receiver;
 
-use super::{EvidencePacket, Observer, Verdict, Writer};
+use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
-/// What one shard found: in one batch, or when its streams ended with the source.
+/// What one shard found: in one batch, or among the streams that ended with the source.
 #[derive(Default)]
 pub(super) struct BatchOutput {
     pub verdicts: Vec<Verdict>,
-    /// What the settings' writer wrote of the verdicts, one after the other, and where each ends.
+    /// Text of the verdicts, one after the other; empty without a writer.
     text: Vec<u8>,
-    ends: Vec<usize>,
+    /// The end of each verdict's text.
+    text_ends: Vec<usize>,
     pub packets: Vec<EvidencePacket>,
-    /// Verdicts that the observer has heard.
-    heard: usize,
+    /// Verdicts that the observer has received.
+    observed: usize,
 }
 
-/// Verdicts told at once when streams end with the source.
-const MANY: usize = 256;
+/// Verdicts in one output when streams end with the source.
+const MAX_FINAL_VERDICTS: usize = 256;
 
 impl BatchOutput {
+    /// Whether the output should be sent before more streams end with the source.
     pub fn is_full(&self) -> bool {
-        self.verdicts.len() >= MANY
+        self.verdicts.len() >= MAX_FINAL_VERDICTS
     }
 
-    /// Puts the verdicts in order, before they are written.
-    pub fn sort(&mut self) {
+    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed.
+    pub fn complete(&mut self, writer: Option<&mut (dyn VerdictWriter + 'static)>) {
         self.verdicts.sort_by(|a, b| a.order().cmp(&b.order()));
-    }
-
-    /// Lets the writer hear the verdicts, and forgets those that it writes nothing of.
-    pub fn write(&mut self, writer: &mut Option<Writer>) {
-        let (Some(write), Self { verdicts, text, ends, .. }) = (writer, self) else { return };
+        let (Some(writer), Self { verdicts, text, text_ends, .. }) = (writer, self) else { return };
         verdicts.retain(|verdict| {
             let start = text.len();
-            write(verdict, text);
-            let written = text.len() > start;
-            if written {
-                ends.push(text.len());
+            writer.write(verdict, text);
+            let has_text = text.len() > start;
+            if has_text {
+                text_ends.push(text.len());
             }
-            written
+            has_text
         });
     }
 
     fn next(&self) -> Option<&Verdict> {
-        self.verdicts.get(self.heard)
+        self.verdicts.get(self.observed)
     }
 
-    fn tell_next(&mut self, observer: &mut dyn Observer) {
-        observer.verdict(&self.verdicts[self.heard]);
-        if let Some(&end) = self.ends.get(self.heard) {
-            let start = self.heard.checked_sub(1).map_or(0, |before| self.ends[before]);
-            observer.written(&self.text[start..end]);
-        }
-        self.heard += 1;
+    fn emit_next(&mut self, observer: &mut dyn Observer) {
+        let verdict = &self.verdicts[self.observed];
+        let start = self.observed.checked_sub(1).and_then(|before| self.text_ends.get(before)).map_or(0, |&end| end);
+        let end = self.text_ends.get(self.observed).map_or(start, |&end| end);
+        observer.observe(Output::Verdict { verdict, text: &self.text[start..end] });
+        self.observed += 1;
     }
 
-    /// Tells all, and is empty then.
-    pub fn tell(&mut self, observer: &mut dyn Observer) {
+    /// Passes everything to the observer; the output is empty afterwards.
+    pub fn emit(&mut self, observer: &mut dyn Observer) {
         while self.next().is_some() {
-            self.tell_next(observer);
+            self.emit_next(observer);
         }
-        tell_packets(std::mem::take(&mut self.packets), observer);
+        emit_packets(std::mem::take(&mut self.packets), observer);
         self.clear();
     }
 
-    /// Forgets all and keeps the allocations.
+    /// Empties the output and keeps its allocations.
     fn clear(&mut self) {
         self.packets.clear();
         self.verdicts.clear();
         self.text.clear();
-        self.ends.clear();
-        self.heard = 0;
+        self.text_ends.clear();
+        self.observed = 0;
     }
 }
 
-fn tell_packets(mut packets: Vec<EvidencePacket>, observer: &mut dyn Observer) {
+fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut dyn Observer) {
     packets.sort_by_key(|p| (p.packet, p.model));
-    packets.iter().for_each(|p| observer.packet(p));
+    packets.iter().for_each(|packet| observer.observe(Output::Packet(packet)));
 }
 
-/// Tells the oldest verdict at hand; whether there was one.
-fn tell_oldest<'a>(all: impl Iterator<Item = &'a mut BatchOutput>, observer: &mut dyn Observer) -> bool {
-    let oldest =
-        all.filter(|t| t.next().is_some()).min_by(|a, b| a.next().map(Verdict::order).cmp(&b.next().map(Verdict::order)));
-    oldest.map(|told| told.tell_next(observer)).is_some()
+/// Passes the first verdict of all outputs to the observer. Returns whether there was one.
+fn emit_first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>, observer: &mut dyn Observer) -> bool {
+    let order = |output: &&mut BatchOutput, other: &&mut BatchOutput| {
+        output.next().map(Verdict::order).cmp(&other.next().map(Verdict::order))
+    };
+    let first = outputs.filter(|output| output.next().is_some()).min_by(order);
+    first.map(|output| output.emit_next(observer)).is_some()
 }
 
-/// Tells what all shards found in one batch; empty then, to be filled again.
-pub(super) fn merge(all: &mut [BatchOutput], observer: &mut dyn Observer) {
-    while tell_oldest(all.iter_mut(), observer) {}
-    tell_packets(all.iter_mut().flat_map(|t| std::mem::take(&mut t.packets)).collect(), observer);
-    all.iter_mut().for_each(BatchOutput::clear);
+/// Merges the outputs of all shards for one batch. They are empty afterwards.
+pub(super) fn merge(outputs: &mut [BatchOutput], observer: &mut dyn Observer) {
+    while emit_first(outputs.iter_mut(), observer) {}
+    emit_packets(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.packets)).collect(), observer);
+    outputs.iter_mut().for_each(BatchOutput::clear);
 }
 
-/// Tells what the shards send piece by piece, each in order, of the streams that ended with the source.
-pub(super) fn merge_rest(shards: Vec<Receiver<BatchOutput>>, observer: &mut dyn Observer) {
-    let mut pieces: Vec<_> = shards.into_iter().map(|shard| (shard, BatchOutput::default())).collect();
+/// Merges the outputs for the streams that ended with the source. Each shard sends its own in order, in parts.
+pub(super) fn merge_final(shards: Vec<Receiver<BatchOutput>>, observer: &mut dyn Observer) {
+    let mut parts: Vec<_> = shards.into_iter().map(|shard| (shard, BatchOutput::default())).collect();
     let mut packets = Vec::new();
     loop {
-        // None is passed over while it may have the oldest.
-        for (shard, piece) in &mut pieces {
-            while piece.next().is_none()
-                && let Ok(mut more) = shard.recv()
+        // A shard without a verdict at hand may still send the first one, so each has to be waited for.
+        for (shard, part) in &mut parts {
+            while part.next().is_none()
+                && let Ok(mut next) = shard.recv()
             {
-                packets.append(&mut more.packets);
-                *piece = more;
+                packets.append(&mut next.packets);
+                *part = next;
             }
         }
-        if !tell_oldest(pieces.iter_mut().map(|(_, piece)| piece), observer) {
+        if !emit_first(parts.iter_mut().map(|(_, part)| part), observer) {
             break;
         }
     }
-    tell_packets(packets, observer);
+    emit_packets(packets, observer);
 }

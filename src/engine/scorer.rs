@@ -1,159 +1,30 @@
-//! What does a model say of a packet, and what follows for its stream? One packet behind, so that its weights are in the cache by then.
+//! Scorer of one model in one shard: active inputs to potentials, evidence of the packet's stream, and its verdict.
+//!
+//! A packet is prepared, then queued, and scored when the next packet is prepared: by then its weights are in the cache. At most one
+//! packet is pending. [`Scorer::score_pending`] must run before anything that depends on its result.
 
 use std::sync::Arc;
 
-use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
-use crate::packet::Headers;
-use crate::snn::{ClassId, Potentials};
-use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
-use crate::typed_index::typed_index;
+use crate::snn::Potentials;
+use crate::stream::{Stream, StreamIndex, StreamTable};
 
-use super::evidence::EvidenceBuffer;
+use super::batch::ShardPacket;
+use super::evidence::{EvidenceBuffer, evidence_packet};
+use super::evidence_rows::EvidenceRows;
 use super::output::BatchOutput;
-use super::{Event, SpikeCounts, Verdict};
+use super::stream_state::{StreamSnapshot, StreamState};
+use super::{Event, SpikeCounts, TapSample, Verdict};
 
-typed_index! {
-    /// A row of evidence, by its place in its [`EvidenceRows`], or [`NO_ROW`].
-    EvidenceRow(u32)
-}
-
-/// No evidence row: the stream is decided, or was given up.
-pub(super) const NO_ROW: EvidenceRow = EvidenceRow::new(u32::MAX);
-
-/// Undecided streams that keep evidence at once, as a share of all.
-const ROWS_SHARE: usize = 16;
-/// EvidenceRows looked at to find one that is taken from its stream.
-const ROWS_LOOKED_AT: usize = 16;
-/// Octets of evidence that one model keeps in one shard: a model of 16,384 classes would take gigaoctets else.
-const MOST_EVIDENCE: usize = 256 << 20;
-
-/// What a model_shard keeps of a stream.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ScoredStream {
-    /// Of no meaning before the first packet was scored: its `packets` is 0 then.
-    leader: Leader,
-    /// Of evidence, or [`NO_ROW`].
-    pub row: EvidenceRow,
-    pub told: bool,
-}
-
-impl ScoredStream {
-    pub const NEW: Self = Self { leader: Leader::NONE, row: NO_ROW, told: false };
-
-    /// What is known of it after the classes have changed, where its own has the number `place` now: nothing where it has none, or
-    /// was not decided.
-    pub fn renamed(&mut self, place: impl FnOnce(ClassId) -> Option<ClassId>) {
-        match place(self.leader.class) {
-            Some(class) if self.row == NO_ROW => self.leader.class = class,
-            _ => self.leader = Self::NEW.leader,
-        }
-    }
-
-    /// Of the class in front.
-    pub fn evidence(&self) -> f32 {
-        self.leader.evidence
-    }
-
-    /// The class in front, once a packet was scored.
-    pub fn leader(&self) -> Option<Leader> {
-        Some(self.leader).filter(|l| l.packets > 0)
-    }
-}
-
-// What a million streams cost is promised to users.
-const _: () = assert!(StreamTable::<ScoredStream>::octets_per_stream() <= 128);
-
-/// Evidence of the undecided streams: one row of sums a stream, as many rows as were ever needed at once, bounded.
-pub(super) struct EvidenceRows {
-    width: usize,
-    most: usize,
-    sums: Vec<f32>,
-    /// The record that owns each row.
-    owner: Vec<StreamIndex>,
-    free: Vec<EvidenceRow>,
-    hand: usize,
-}
-
-impl EvidenceRows {
-    /// None yet, for `width` classes and at most `streams` streams, decided or not.
-    fn new(width: usize, streams: usize) -> Self {
-        let room = MOST_EVIDENCE / (width.max(1) * size_of::<f32>());
-        let most = (streams / ROWS_SHARE).min(room).clamp(64, NO_ROW.index() - 1);
-        Self { width, most, sums: Vec::new(), owner: Vec::new(), free: Vec::new(), hand: 0 }
-    }
-
-    /// Forgets all sums: there are other classes.
-    fn rebuild(&mut self, width: usize) {
-        self.width = width;
-        self.sums.clear();
-        self.sums.resize(self.owner.len() * width, 0.0);
-    }
-
-    /// The record that owns a row has moved.
-    pub fn moved(&mut self, row: EvidenceRow, owner: StreamIndex) {
-        if row != NO_ROW {
-            self.owner[row.index()] = owner;
-        }
-    }
-
-    fn row(&mut self, row: EvidenceRow) -> &mut [f32] {
-        &mut self.sums[row.index() * self.width..][..self.width]
-    }
-
-    /// A cleared row for the record `owner`, and whose row it was where none was free: of some looked at in turn the one whose
-    /// stream is least like any class, as what a flood consists of is.
-    pub fn take(&mut self, owner: StreamIndex, evidence: impl Fn(StreamIndex) -> f32) -> (EvidenceRow, Option<StreamIndex>) {
-        let (row, robbed) = if let Some(row) = self.free.pop() {
-            (row, None)
-        } else if self.owner.len() < self.most {
-            self.owner.push(owner);
-            self.sums.resize(self.owner.len() * self.width, 0.0);
-            (EvidenceRow::from_index(self.owner.len() - 1), None)
-        } else {
-            let looked_at = (0..ROWS_LOOKED_AT).map(|step| (self.hand + step) % self.most);
-            let least = |a: &usize, b: &usize| evidence(self.owner[*a]).total_cmp(&evidence(self.owner[*b]));
-            let row = looked_at.min_by(least).unwrap_or(self.hand);
-            self.hand = (self.hand + ROWS_LOOKED_AT) % self.most;
-            (EvidenceRow::from_index(row), Some(self.owner[row]))
-        };
-        self.owner[row.index()] = owner;
-        self.row(row).fill(0.0);
-        (row, robbed)
-    }
-
-    fn release(&mut self, row: EvidenceRow) {
-        if row != NO_ROW {
-            self.free.push(row);
-        }
-    }
-}
-
-/// When something may be said of a stream, and what was counted of it by then.
-pub(super) struct StreamSnapshot {
-    packet: u64,
-    timestamp: Nanos,
-    last: Nanos,
-    packets: u64,
-    bytes: u64,
-}
-
-impl StreamSnapshot {
-    /// Now, with the packet of that number.
-    pub fn of(stream: &Stream<ScoredStream>, packet: u64, timestamp: Nanos) -> Self {
-        Self { packet, timestamp, last: stream.last, packets: stream.packets, bytes: stream.bytes }
-    }
-}
-
-/// A packet whose active inputs are known, while the cache is asked for their weights. It is scored when the next one is as far.
-pub(super) struct PendingPacket {
+/// A packet whose active inputs are known and whose weights are being fetched into the cache.
+struct PendingPacket {
     /// Its stream's record.
-    pub at: StreamIndex,
-    pub snapshot: StreamSnapshot,
+    at: StreamIndex,
+    snapshot: StreamSnapshot,
 }
 
-/// ActiveInputs inputs.
+/// Indices of the inputs that are active in one packet.
 struct ActiveInputs {
     inputs: Box<[u32; MAX_ACTIVE]>,
     count: usize,
@@ -168,56 +39,69 @@ impl ActiveInputs {
     fn new() -> Self {
         Self { inputs: Box::new([0; MAX_ACTIVE]), count: 0, ports: Box::new([0; MAX_ACTIVE]), port_count: 0, content: true }
     }
+
+    fn as_slice(&self) -> &[u32] {
+        &self.inputs[..self.count]
+    }
+
+    fn ports(&self) -> &[u32] {
+        &self.ports[..self.port_count]
+    }
 }
 
-/// What one model has heard of the undecided streams of one shard.
+/// A model, with the evidence of the undecided streams of one shard.
 pub(super) struct Scorer {
-    pub model: Arc<Model>,
-    /// Place among the models.
-    pub number: usize,
+    model: Arc<Model>,
+    /// Index of the model in the settings.
+    number: usize,
     every_packet: bool,
-    pub rows: EvidenceRows,
-    pub kept: EvidenceBuffer,
-    /// Counts of spikes, for live sources.
+    rows: EvidenceRows,
+    buffer: EvidenceBuffer,
+    /// Spikes of each neuron, counted for live sources.
     spikes: Option<Vec<u64>>,
     volley: Volley,
-    /// Of the packet looked at last, and of the one that waits.
-    next: ActiveInputs,
+    /// Inputs of the packet that was prepared last.
+    prepared: ActiveInputs,
+    /// Inputs of the pending packet.
     active: ActiveInputs,
-    pub waiting: Option<PendingPacket>,
+    pending: Option<PendingPacket>,
     potentials: Potentials,
 }
 
 impl Scorer {
-    /// For at most `streams` streams.
+    /// A scorer for at most `streams` streams. `every_packet`: score named streams too; `live`: count spikes.
     pub fn new(model: Arc<Model>, number: usize, streams: usize, every_packet: bool, live: bool) -> Self {
         Self {
             number,
             every_packet,
             rows: EvidenceRows::new(model.classes.len(), streams),
-            kept: EvidenceBuffer::default(),
+            buffer: EvidenceBuffer::default(),
             spikes: live.then(|| vec![0; model.network.neurons()]),
             volley: Volley::default(),
-            next: ActiveInputs::new(),
+            prepared: ActiveInputs::new(),
             active: ActiveInputs::new(),
-            waiting: None,
+            pending: None,
             potentials: model.network.buffer(),
             model,
         }
     }
 
-    /// Takes over another model. Where its classes are others, all evidence is forgotten.
-    pub fn adopt(&mut self, model: &Arc<Model>) {
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Replaces the model by one of the same kind of key. If its classes differ, all evidence is reset. No packet may be pending.
+    pub fn replace_model(&mut self, model: &Arc<Model>) {
         if model.classes != self.model.classes {
-            self.rows.rebuild(model.classes.len());
+            self.rows.reset(model.classes.len());
         }
-        // What was counted was taken with the batch before.
+        // The spikes so far were reported with the previous batch.
         self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
         self.potentials = model.network.buffer();
         self.model = Arc::clone(model);
     }
 
-    /// The spikes since it was last asked; `None` where there were none.
+    /// The spikes since the last call; `None` if there were none.
     pub fn take_spikes(&mut self) -> Option<SpikeCounts> {
         let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
         let neurons = std::mem::replace(spikes, vec![0; self.model.network.neurons()]);
@@ -227,120 +111,174 @@ impl Scorer {
         Some(SpikeCounts { model: Arc::clone(&self.model), counts })
     }
 
-    /// The slot values of a packet.
-    pub fn encode(&mut self, context: Context, (frame, headers): (Frame<'_>, &Headers)) -> &[u16] {
-        self.model.layout.encode(headers, frame.bytes, context, &mut self.volley);
-        &self.volley.slots[..self.model.layout.slots().len()]
-    }
-
-    /// Finds the active inputs of a packet and asks the cache for their weights.
-    pub fn look(&mut self, context: Context, packet: (Frame<'_>, &Headers)) {
-        self.encode(context, packet);
-        let layout = &self.model.layout;
-        self.next.count = layout.inputs(&self.volley, &mut self.next.inputs);
-        self.next.port_count = layout.port_inputs(&self.volley, &mut self.next.ports);
-        self.next.content = self.volley.content;
-        self.model.network.prefetch(&self.next.inputs[..self.next.count]);
-    }
-
-    /// Whether the packet looked at last adds to the evidence of its stream.
-    pub fn counts(&self, stream: &ScoredStream) -> bool {
-        self.model.decision.counts(stream.leader().as_ref(), self.next.content)
-    }
-
-    /// The packet looked at last waits from now on; none did.
-    pub fn wait(&mut self, waiting: PendingPacket) {
-        std::mem::swap(&mut self.active, &mut self.next);
-        self.waiting = Some(waiting);
-    }
-
-    /// Scores the packet that waits, if any.
-    pub fn catch_up(&mut self, table: &mut StreamTable<ScoredStream>, out: &mut BatchOutput) {
-        if let Some(waiting) = self.waiting.take() {
-            self.score(table.get_mut(waiting.at), &waiting.snapshot, out);
+    /// The slot values of a packet, for learning.
+    pub fn sample(&mut self, packet: ShardPacket<'_>, context: Context, stream: &Stream<StreamState>) -> TapSample {
+        self.encode(packet, context);
+        TapSample {
+            model: self.number,
+            named: Arc::clone(&self.model),
+            key: stream.key,
+            stream: stream.number,
+            first_direction: stream.first_direction,
+            position: context.position,
+            slots: self.volley.slots[..self.model.layout.slots().len()].to_vec(),
         }
     }
 
-    /// Adds the packet that waited to the evidence of its stream, which has a row for it.
-    pub fn score(&mut self, stream: &mut Stream<ScoredStream>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
+    fn encode(&mut self, packet: ShardPacket<'_>, context: Context) {
+        self.model.layout.encode(packet.headers(), packet.frame().bytes, context, &mut self.volley);
+    }
+
+    /// Finds the active inputs of a packet and prefetches their weights.
+    pub fn prepare(&mut self, packet: ShardPacket<'_>, context: Context) {
+        self.encode(packet, context);
+        let layout = &self.model.layout;
+        self.prepared.count = layout.inputs(&self.volley, &mut self.prepared.inputs);
+        self.prepared.port_count = layout.port_inputs(&self.volley, &mut self.prepared.ports);
+        self.prepared.content = self.volley.content;
+        self.model.network.prefetch(self.prepared.as_slice());
+    }
+
+    /// Whether the packet that was prepared last adds to the evidence of its stream.
+    pub fn counts(&self, stream: &StreamState) -> bool {
+        self.model.decision.counts(stream.leader().as_ref(), self.prepared.content)
+    }
+
+    /// Gives a new stream a row of evidence. When the rows are exhausted, another stream loses its row and stays undecided; returns
+    /// whether one did. No packet may be pending, because it needs the row of its stream.
+    pub fn open(&mut self, at: StreamIndex, table: &mut StreamTable<StreamState>) -> bool {
+        let (row, previous_owner) = self.rows.allocate(at, |owner| table.get(owner).state.evidence());
+        table.get_mut(at).state.assign_row(row);
+        let Some(previous_owner) = previous_owner.filter(|&owner| owner != at) else { return false };
+        table.get_mut(previous_owner).state.take_row();
+        self.buffer.discard(row);
+        true
+    }
+
+    /// Keeps a packet as evidence: in the output if its stream is named, in the buffer while it is undecided. Returns whether there
+    /// was room.
+    pub fn keep_evidence(&mut self, packet: ShardPacket<'_>, stream: &Stream<StreamState>, out: &mut BatchOutput) -> bool {
+        if stream.state.is_named() {
+            out.packets.extend(evidence_packet(packet.number, &packet.frame(), self.number, &self.model, stream));
+            return true;
+        }
+        stream.state.row().is_none_or(|row| self.buffer.push(row, packet.number, &packet.frame()))
+    }
+
+    /// Makes the packet that was prepared last pending. No other may be.
+    pub fn queue(&mut self, at: StreamIndex, snapshot: StreamSnapshot) {
+        std::mem::swap(&mut self.active, &mut self.prepared);
+        self.pending = Some(PendingPacket { at, snapshot });
+    }
+
+    /// Scores the pending packet, if any.
+    pub fn score_pending(&mut self, table: &mut StreamTable<StreamState>, out: &mut BatchOutput) {
+        if let Some(PendingPacket { at, snapshot }) = self.pending.take() {
+            self.score(table.get_mut(at), &snapshot, out);
+        }
+    }
+
+    /// Ends a stream whose record `at` the table has given to another stream, after scoring the pending packet.
+    pub fn retire(
+        &mut self,
+        mut stream: Stream<StreamState>,
+        at: StreamIndex,
+        packet: u64,
+        table: &mut StreamTable<StreamState>,
+        out: &mut BatchOutput,
+    ) {
+        match self.pending.take_if(|pending| pending.at == at) {
+            Some(pending) => self.score(&mut stream, &pending.snapshot, out),
+            None => self.score_pending(table, out),
+        }
+        self.end(stream, packet, out);
+    }
+
+    /// Adds the pending packet's margins to the evidence of its stream, and reports the stream when that decides it.
+    fn score(&mut self, stream: &mut Stream<StreamState>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
         let model = &self.model;
-        model.network.potentials(&self.active.inputs[..self.active.count], &mut self.potentials);
+        model.network.potentials(self.active.as_slice(), &mut self.potentials);
         if let Some(spikes) = &mut self.spikes {
             model.decision.count_spikes(&model.network, &self.potentials, spikes);
         }
-        let row = stream.state.row;
-        let evidence = self.rows.row(row);
+        let row = stream.state.row().expect("the stream of a pending packet has a row");
         let before = stream.state.leader();
+        let sums = self.rows.sums(row);
         let content = self.active.content;
-        let leader = model.decision.accumulate(&model.network, &self.potentials, evidence, before.as_ref(), content);
+        let leader = model.decision.accumulate(&model.network, &self.potentials, sums, before.as_ref(), content);
         let Some(leader) = leader else { return };
         let neuron = model.decision.assignments.first_of(leader.class);
-        let ports = model.network.weight_sum(&self.active.ports[..self.active.port_count], neuron);
-        let leader = model.decision.with_ports(leader, ports);
-        stream.state.leader = leader;
-        // Of a stream that has its name and is scored on and on nothing hangs on its being settled.
-        if stream.state.told && self.every_packet {
+        let leader = model.decision.with_ports(leader, model.network.weight_sum(self.active.ports(), neuron));
+        stream.state.set_leader(leader);
+        // A named stream that stays scored changes no further.
+        if stream.state.is_named() && self.every_packet {
             return;
         }
         let confidence = model.decision.confidence(&leader);
         if !model.decision.enough(&leader, confidence) {
             return;
         }
-        if !stream.state.told {
-            let verdict = verdict(model, self.number, Event::Detection, stream, snapshot, confidence);
-            if verdict.class.is_some() {
-                stream.state.told = true;
-                self.kept.hand_on(row, self.number, model, stream, &mut out.packets);
-                out.verdicts.push(verdict);
+        if !stream.state.is_named() {
+            let detection = self.verdict(Event::Detection, stream, snapshot, confidence);
+            if detection.class.is_some() {
+                stream.state.set_named();
+                self.buffer.release(row, self.number, &self.model, stream, &mut out.packets);
+                out.verdicts.push(detection);
             }
         }
         if !self.every_packet {
-            self.kept.forget(row);
-            self.rows.release(row);
-            stream.state.row = NO_ROW;
+            self.release_row(stream);
         }
     }
 
-    /// Tells of a stream that has ended.
-    pub fn end(&mut self, stream: Stream<ScoredStream>, packet: u64, out: &mut BatchOutput) {
-        let row = stream.state.row;
+    /// Ends a stream that has left the table, at the packet `packet`. None of its packets may be pending.
+    pub fn end(&mut self, mut stream: Stream<StreamState>, packet: u64, out: &mut BatchOutput) {
         let confidence = stream.state.leader().map_or(0.0, |l| self.model.decision.confidence(&l));
-        let snapshot = StreamSnapshot::of(&stream, packet, stream.last);
-        let end = verdict(&self.model, self.number, Event::Stream, &stream, &snapshot, confidence);
-        if end.class.is_some() && !stream.state.told {
-            self.kept.hand_on(row, self.number, &self.model, &stream, &mut out.packets);
+        let snapshot = StreamSnapshot::new(&stream, packet, stream.last);
+        let end = self.verdict(Event::Stream, &stream, &snapshot, confidence);
+        if end.class.is_some() && !stream.state.is_named() {
+            if let Some(row) = stream.state.row() {
+                self.buffer.release(row, self.number, &self.model, &stream, &mut out.packets);
+            }
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
         }
-        self.kept.forget(row);
-        self.rows.release(row);
+        self.release_row(&mut stream);
         out.verdicts.push(end);
     }
-}
 
-fn verdict(
-    model: &Arc<Model>,
-    number: usize,
-    event: Event,
-    stream: &Stream<ScoredStream>,
-    snapshot: &StreamSnapshot,
-    confidence: f32,
-) -> Verdict {
-    let leader = stream.state.leader();
-    Verdict {
-        event,
-        model: number,
-        named: Arc::clone(model),
-        key: stream.key,
-        number: stream.number,
-        packet: snapshot.packet,
-        timestamp: snapshot.timestamp,
-        first: stream.first,
-        last: snapshot.last,
-        packets: snapshot.packets,
-        bytes: snapshot.bytes,
-        first_direction: stream.first_direction,
-        leader,
-        class: leader.and_then(|l| model.decision.earned(&l, confidence)),
-        confidence,
+    /// Ends the scoring of a stream: its row and its buffered packets are freed.
+    fn release_row(&mut self, stream: &mut Stream<StreamState>) {
+        if let Some(row) = stream.state.take_row() {
+            self.buffer.discard(row);
+            self.rows.release(row);
+        }
+    }
+
+    /// Follows a stream whose record the table has moved to `at`. No packet may be pending.
+    pub fn moved(&mut self, at: StreamIndex, table: &StreamTable<StreamState>) {
+        if let Some(row) = table.get(at).state.row() {
+            self.rows.set_owner(row, at);
+        }
+    }
+
+    fn verdict(&self, event: Event, stream: &Stream<StreamState>, snapshot: &StreamSnapshot, confidence: f32) -> Verdict {
+        let leader = stream.state.leader();
+        Verdict {
+            event,
+            model: self.number,
+            named: Arc::clone(&self.model),
+            key: stream.key,
+            number: stream.number,
+            packet: snapshot.packet,
+            timestamp: snapshot.timestamp,
+            first: stream.first,
+            last: snapshot.last,
+            packets: snapshot.packets,
+            bytes: snapshot.bytes,
+            first_direction: stream.first_direction,
+            leader,
+            class: leader.and_then(|l| self.model.decision.earned(&l, confidence)),
+            confidence,
+        }
     }
 }

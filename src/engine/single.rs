@@ -1,9 +1,10 @@
-//! How does one worker read a capture? Alone: nothing is handed over, so each batch is filed and scored while the cache holds it.
+//! Single-worker run of a capture: batches are decoded and scored in the caller's thread, while the cache holds them.
 
-use crate::capture::{CaptureError, FrameBatch, Source};
+use crate::capture::{CaptureError, Source};
 
+use super::batch::RoutedBatch;
 use super::output::BatchOutput;
-use super::shard::{RoutedBatch, Shard};
+use super::shard::Shard;
 use super::{Counters, EngineSettings, Observer};
 
 /// Reads a source to its end in the caller's thread.
@@ -13,12 +14,12 @@ pub(super) fn run(
     observer: &mut dyn Observer,
 ) -> Result<Counters, CaptureError> {
     let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default());
-    let mut routed = RoutedBatch::new(FrameBatch::new(), 1, 0);
-    let (mut counters, mut told, mut first) = (Counters::default(), BatchOutput::default(), 0);
+    let mut routed = RoutedBatch::new(1, 0);
+    let (mut counters, mut out, mut first) = (Counters::default(), BatchOutput::default(), 0);
     let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
         let report = shard.report(0, None);
         counters.add(&report.counters);
-        report.tell(observer);
+        report.emit(observer);
     };
     let ended = loop {
         match super::fill(source, &mut routed.batch, first) {
@@ -27,12 +28,12 @@ pub(super) fn run(
             Err(error) => break Err(error),
         }
         shard.route(&mut routed);
-        shard.handle(&routed, first, &mut told);
-        told.tell(observer);
+        shard.handle(&routed, first, &mut out);
+        out.emit(observer);
         report(&mut shard, observer);
         first += routed.batch.len() as u64;
     };
-    shard.finish(|told| told.tell(observer));
+    shard.finish(|out| out.emit(observer));
     report(&mut shard, observer);
     ended.map(|()| counters)
 }

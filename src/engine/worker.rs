@@ -1,177 +1,244 @@
-//! What does one worker do next? Its shard of the batches, in order; else the next batch from the source.
+//! A worker thread: it handles its shard of each batch, in order, and fills new batches from the source when it has little to do.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::capture::{CaptureError, Source};
 
+use super::affinity;
+use super::batch::RoutedBatch;
 use super::output::BatchOutput;
-use super::shard::{RoutedBatch, Shard, WorkerReport};
+use super::shard::{Shard, WorkerReport};
 
-/// The source, and what is next from it.
+/// The source, shared by the workers, and the numbers of what comes next from it.
 pub(super) struct Feed<'a> {
-    pub source: &'a mut dyn Source,
-    pub next_batch: u64,
-    pub next_packet: u64,
-    pub error: Option<CaptureError>,
+    source: &'a mut dyn Source,
+    next_batch: u64,
+    next_packet: u64,
+    error: Option<CaptureError>,
 }
 
-/// What a worker finds in its inbox.
+impl<'a> Feed<'a> {
+    pub fn new(source: &'a mut dyn Source) -> Self {
+        Self { source, next_batch: 0, next_packet: 0, error: None }
+    }
+
+    /// The error that ended the source, if any.
+    pub fn into_error(self) -> Option<CaptureError> {
+        self.error
+    }
+
+    /// Fills the batch. Returns its number and that of its first packet; `None` at the end of the source.
+    fn next(&mut self, routed: &mut RoutedBatch) -> Option<(u64, u64)> {
+        if self.error.is_some() {
+            return None;
+        }
+        match super::fill(self.source, &mut routed.batch, self.next_packet) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                self.error = Some(error);
+                return None;
+            }
+        }
+        routed.clock = self.source.clock();
+        let numbers = (self.next_batch, self.next_packet);
+        self.next_batch += 1;
+        self.next_packet += routed.batch.len() as u64;
+        Some(numbers)
+    }
+}
+
+/// A message in a worker's inbox.
 pub(super) enum Message {
+    /// A batch, of which the worker handles its shard.
     Batch {
+        /// Number of the batch.
         number: u64,
+        /// Number of its first packet.
         first: u64,
         routed: Arc<RoutedBatch>,
     },
-    /// The source has ended after so many batches.
-    End {
-        batches: u64,
-    },
+    /// The source has ended after this many batches.
+    End { batches: u64 },
 }
 
-/// What a worker tells when its shard of a batch is done.
+/// What a worker sends when it has handled its shard of a batch.
 pub(super) struct WorkerOutput {
+    /// Number of the batch.
     pub batch: u64,
-    pub told: BatchOutput,
+    pub out: BatchOutput,
     pub report: WorkerReport,
 }
 
+/// A worker's shard and the ends of its channels.
 pub(super) struct Worker<'a> {
     pub shard: Shard<'a>,
-    pub others: Vec<Sender<Message>>,
+    /// Inboxes of all workers, this one included.
+    pub inboxes: Vec<Sender<Message>>,
     pub inbox: Receiver<Message>,
-    /// Its batches to be filled, and where each worker's go when all have handled them.
+    /// Batches for this worker to fill. Each worker fills its own, which stay in its core's cache.
     pub pool: Receiver<RoutedBatch>,
-    pub homes: Vec<Sender<RoutedBatch>>,
+    /// Pools of all workers, to which batches return when all workers have handled them.
+    pub pools: Vec<Sender<RoutedBatch>>,
     pub output: Sender<WorkerOutput>,
-    /// What was told and heard, to be filled again.
-    pub blank: Receiver<BatchOutput>,
-    /// For what is told when all batches are done.
-    pub rest: Sender<BatchOutput>,
+    /// Outputs that the observer has received, for reuse.
+    pub empty_outputs: Receiver<BatchOutput>,
+    /// Output for the streams that end with the source.
+    pub final_output: Sender<BatchOutput>,
 }
 
-/// Batches of a capture that a worker takes before it handles the first: so workers rarely meet at the source with nothing else to do.
-const AHEAD: usize = 2;
+/// Batches of a capture that a worker has at hand before it handles the first. With fewer, workers often wait for the source at the
+/// same time.
+const READ_AHEAD: usize = 2;
 
-impl Worker<'_> {
-    /// Works until the source has ended; the report is the last.
-    pub fn run(mut self, feed: &Mutex<Feed<'_>>) -> WorkerReport {
-        let mut ready: BTreeMap<u64, (u64, Arc<RoutedBatch>)> = BTreeMap::new();
+/// Batches that a worker has received, and how many there are in all.
+#[derive(Default)]
+struct Inbox {
+    /// By batch number: the number of the first packet, and the batch.
+    ready: BTreeMap<u64, (u64, Arc<RoutedBatch>)>,
+    /// Known when the source has ended.
+    batches: Option<u64>,
+}
+
+impl Inbox {
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Batch { number, first, routed } => {
+                self.ready.insert(number, (first, routed));
+            }
+            Message::End { batches } => self.batches = Some(batches),
+        }
+    }
+}
+
+impl<'a> Worker<'a> {
+    /// Starts the worker's thread. `pin`: on a CPU of its own.
+    ///
+    /// # Panics
+    /// If the system can't start a thread.
+    pub fn spawn<'scope>(
+        self,
+        scope: &'scope Scope<'scope, '_>,
+        feed: &'scope Mutex<Feed<'_>>,
+        pin: bool,
+    ) -> ScopedJoinHandle<'scope, WorkerReport>
+    where
+        'a: 'scope,
+    {
+        let number = self.shard.number();
+        let thread = Builder::new().name(format!("spiked-worker-{number}")).spawn_scoped(scope, move || {
+            if pin {
+                affinity::pin(number);
+            }
+            self.run(feed)
+        });
+        thread.unwrap_or_else(|error| panic!("can't start worker {number}: {error}"))
+    }
+
+    /// Works until the source has ended and all batches are handled. Returns the last report.
+    fn run(mut self, feed: &Mutex<Feed<'_>>) -> WorkerReport {
+        let mut received = Inbox::default();
         let mut next = 0;
-        let mut batches = None;
         loop {
             while let Ok(message) = self.inbox.try_recv() {
-                receive(message, &mut ready, &mut batches);
+                received.receive(message);
             }
-            // A live source is waited in, so it comes last.
-            let ahead = if self.shard.live { 1 } else { AHEAD };
-            if batches.is_none()
-                && ready.len() < ahead
-                && let Ok(routed) = self.pool.try_recv()
-            {
-                match self.turn(feed, ready.is_empty()) {
-                    Some(feed) => {
-                        self.pull(feed, routed);
-                        continue;
-                    }
-                    None => self.home(routed),
-                }
+            if received.batches.is_none() && self.fill(feed, received.ready.len()) {
+                continue;
             }
-            if let Some((first, routed)) = ready.remove(&next) {
-                self.handle(next, first, routed, ready.len());
+            if let Some((first, routed)) = received.ready.remove(&next) {
+                self.handle(next, first, routed, received.ready.len());
                 next += 1;
                 continue;
             }
-            if batches == Some(next) {
+            if received.batches == Some(next) {
                 break;
             }
             let asleep = Instant::now();
             let message = self.inbox.recv();
-            self.shard.idle += asleep.elapsed();
+            self.shard.add_idle(asleep.elapsed());
             match message {
-                Ok(message) => receive(message, &mut ready, &mut batches),
+                Ok(message) => received.receive(message),
                 Err(_) => break,
             }
         }
-        let Self { mut shard, output, rest, .. } = self;
-        // The other ends learn by this that no batch is left.
+        let Self { mut shard, output, final_output, .. } = self;
+        // The receiver of the outputs stops when all workers have dropped their senders.
         drop(output);
-        shard.finish(|told| {
-            let _ = rest.send(std::mem::take(told));
+        shard.finish(|out| {
+            let _ = final_output.send(std::mem::take(out));
         });
         shard.report(0, None)
     }
 
-    /// The source, when it is this worker's turn. A live source may keep another worker waiting in it: that one will send what
-    /// comes to all, so this one waits at its inbox. A capture gives its batch at once, so who has nothing else to do waits for it.
-    fn turn<'f, 's>(&self, feed: &'f Mutex<Feed<'s>>, idle: bool) -> Option<MutexGuard<'f, Feed<'s>>> {
-        if idle && !self.shard.live {
-            return Some(feed.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Fills one batch if fewer than enough are `ready`, a batch is free, and the source is available. Returns whether it did.
+    fn fill(&mut self, feed: &Mutex<Feed<'_>>, ready: usize) -> bool {
+        // Filling from a live source may wait for packets, so batches at hand are handled first.
+        let enough = if self.shard.is_live() { 1 } else { READ_AHEAD };
+        if ready >= enough {
+            return false;
         }
-        match feed.try_lock() {
-            Ok(feed) => Some(feed),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+        let Ok(routed) = self.pool.try_recv() else { return false };
+        match self.lock(feed, ready == 0) {
+            Some(feed) => {
+                self.read(feed, routed);
+                true
+            }
+            None => {
+                self.return_to_pool(routed);
+                false
+            }
         }
     }
 
-    /// Takes the next batch from the source, decodes it and hands it to all.
-    fn pull(&mut self, mut feed: MutexGuard<'_, Feed<'_>>, mut routed: RoutedBatch) {
-        let asleep = self.shard.live.then(Instant::now);
-        let filled = feed.error.is_none() && {
-            let after = feed.next_packet;
-            super::fill(feed.source, &mut routed.batch, after).unwrap_or_else(|error| {
-                feed.error = Some(error);
-                false
-            })
-        };
-        self.shard.idle += asleep.map_or(Duration::ZERO, |asleep| asleep.elapsed());
-        if !filled {
+    /// Locks the source, unless that would be a useless wait. While another worker waits in a live source, this one waits at its
+    /// inbox instead, to which the other will send the batch. A capture's batch is there at once, so a worker without work waits.
+    fn lock<'f, 's>(&self, feed: &'f Mutex<Feed<'s>>, without_work: bool) -> Option<MutexGuard<'f, Feed<'s>>> {
+        if without_work && !self.shard.is_live() { Some(feed.lock()) } else { feed.try_lock() }
+    }
+
+    /// Reads the next batch from the source, decodes it, and sends it to all workers.
+    fn read(&mut self, mut feed: MutexGuard<'_, Feed<'_>>, mut routed: RoutedBatch) {
+        let asleep = self.shard.is_live().then(Instant::now);
+        let numbers = feed.next(&mut routed);
+        self.shard.add_idle(asleep.map_or(Duration::ZERO, |asleep| asleep.elapsed()));
+        let Some((number, first)) = numbers else {
             let batches = feed.next_batch;
             drop(feed);
-            for other in &self.others {
-                let _ = other.send(Message::End { batches });
+            for inbox in &self.inboxes {
+                let _ = inbox.send(Message::End { batches });
             }
             return;
-        }
-        routed.clock = feed.source.clock();
-        let (number, first) = (feed.next_batch, feed.next_packet);
-        feed.next_batch += 1;
-        feed.next_packet += routed.batch.len() as u64;
+        };
         drop(feed);
         self.shard.route(&mut routed);
         let routed = Arc::new(routed);
-        for other in &self.others {
-            let _ = other.send(Message::Batch { number, first, routed: Arc::clone(&routed) });
+        for inbox in &self.inboxes {
+            let _ = inbox.send(Message::Batch { number, first, routed: Arc::clone(&routed) });
         }
     }
 
-    /// Back to the worker that filled it.
-    fn home(&self, routed: RoutedBatch) {
-        let _ = self.homes[routed.owner].try_send(routed);
+    fn return_to_pool(&self, routed: RoutedBatch) {
+        let _ = self.pools[routed.owner].try_send(routed);
     }
 
+    /// Handles this worker's shard of a batch. `queue`: batches that wait for the worker.
     fn handle(&mut self, number: u64, first: u64, routed: Arc<RoutedBatch>, queue: usize) {
-        let mut told = self.blank.try_recv().unwrap_or_default();
-        self.shard.handle(&routed, first, &mut told);
-        let last = routed.batch.len().checked_sub(1).map(|last| routed.batch.frame(last).timestamp);
-        let lag = routed.clock.zip(last).map(|(now, last)| Duration::from_nanos(now.0.saturating_sub(last.0)));
+        let mut out = self.empty_outputs.try_recv().unwrap_or_default();
+        self.shard.handle(&routed, first, &mut out);
+        let lag = routed.clock.zip(routed.last_timestamp());
+        let lag = lag.map(|(now, last)| Duration::from_nanos(now.0.saturating_sub(last.0)));
+        // The last worker to finish returns the batch.
         if let Some(routed) = Arc::into_inner(routed) {
-            self.home(routed);
+            self.return_to_pool(routed);
         }
         let report = self.shard.report(queue, lag);
-        let _ = self.output.send(WorkerOutput { batch: number, told, report });
-    }
-}
-
-fn receive(message: Message, ready: &mut BTreeMap<u64, (u64, Arc<RoutedBatch>)>, batches: &mut Option<u64>) {
-    match message {
-        Message::Batch { number, first, routed } => {
-            ready.insert(number, (first, routed));
-        }
-        Message::End { batches: all } => *batches = Some(all),
+        let _ = self.output.send(WorkerOutput { batch: number, out, report });
     }
 }

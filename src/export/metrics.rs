@@ -128,13 +128,13 @@ impl Metrics {
             instruments.undecodable.with_label_values(&[reason]).inc_by(count);
         }
         for (family, reason, count) in [
-            (&instruments.packets_dropped, reason::EVIDENCE_BUFFER, counters.unkept),
-            (&instruments.packets_dropped, reason::LEARNING_QUEUE, counters.untapped),
-            (&instruments.packets_dropped, reason::WORKER_PANIC, counters.lost_packets),
+            (&instruments.packets_dropped, reason::EVIDENCE_BUFFER, counters.dropped_evidence),
+            (&instruments.packets_dropped, reason::LEARNING_QUEUE, counters.dropped_samples),
+            (&instruments.packets_dropped, reason::WORKER_PANIC, counters.panic_lost_packets),
             (&instruments.ended, reason::TIMEOUT, counters.timed_out),
             (&instruments.ended, reason::EVICTED, counters.evicted),
-            (&instruments.ended, reason::LOST, counters.lost_streams),
-            (&instruments.streams_dropped, reason::UNDECIDED_LIMIT, counters.hurried),
+            (&instruments.ended, reason::LOST, counters.panic_lost_streams),
+            (&instruments.streams_dropped, reason::UNDECIDED_LIMIT, counters.dropped_undecided),
         ] {
             if count > 0 {
                 family.with_label_values(&[reason]).inc_by(count);

@@ -142,9 +142,9 @@ impl fmt::Display for Summary {
         }
         for (count, what) in [
             (counters.evicted, "streams ended early: the stream table was full (--streams)"),
-            (counters.hurried, "streams left undecided early: too many were undecided at once (--streams)"),
-            (counters.lost_streams, "streams lost: a worker panicked; please report this"),
-            (counters.lost_packets, "packets lost: a worker panicked; please report this"),
+            (counters.dropped_undecided, "streams left undecided early: too many were undecided at once (--streams)"),
+            (counters.panic_lost_streams, "streams lost: a worker panicked; please report this"),
+            (counters.panic_lost_packets, "packets lost: a worker panicked; please report this"),
         ] {
             if count > 0 {
                 writeln!(f, "{} {what}", grouped(count))?;

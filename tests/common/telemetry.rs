@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use spiked::capture::CaptureFile;
-use spiked::engine::{self, Counters, EngineSettings, Observer, Progress, SpikeCounts, Verdict};
+use spiked::engine::{self, Counters, EngineSettings, Observer, Output, Progress, SpikeCounts};
 use spiked::export::Metrics;
 use spiked::export::status::{
     AlertCounts, InterfaceStatus, LearningStatus, LearningTaskStatus, LoadedModel, QueueStatus, ReloadStatus, SinkStatus, Status,
@@ -76,12 +76,12 @@ pub fn status(models: &[Arc<Model>]) -> Status {
 struct MetricsObserver<'a>(&'a Metrics);
 
 impl Observer for MetricsObserver<'_> {
-    fn verdict(&mut self, verdict: &Verdict) {
-        self.0.verdict(verdict);
-    }
-
-    fn progress(&mut self, progress: &Progress<'_>) {
-        self.0.progress(progress);
+    fn observe(&mut self, output: Output<'_>) {
+        match output {
+            Output::Verdict { verdict, .. } => self.0.verdict(verdict),
+            Output::Progress(progress) => self.0.progress(progress),
+            Output::Packet(_) => {}
+        }
     }
 }
 

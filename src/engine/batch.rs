@@ -1,0 +1,130 @@
+//! Decoded batches: the frames of a batch, their headers, and each packet filed under the shard that owns its stream.
+//!
+//! One worker fills and routes a batch, then every worker reads its own shard's packets from it.
+
+use crate::capture::{Frame, FrameBatch, Nanos};
+use crate::packet::{Decoder, Direction, Headers, KeyKind, StreamKey};
+use crate::stream::Arrival;
+
+use super::Counters;
+
+/// A packet of one stream, on its way to the shard that owns the stream.
+#[derive(Debug)]
+pub(super) struct RoutedPacket {
+    pub arrival: Arrival,
+    /// Index into the batch.
+    frame: u32,
+}
+
+/// A decoded batch, with the packets of each shard.
+pub(super) struct RoutedBatch {
+    pub batch: FrameBatch,
+    /// The time at which the batch was complete, for live sources.
+    pub clock: Option<Nanos>,
+    /// Headers of each frame; [`Headers::NONE`] for a frame that can't be decoded.
+    headers: Vec<Headers>,
+    /// Packets by shard and kind of key. A frame has one packet for each stream that it belongs to.
+    packets: Vec<[Vec<RoutedPacket>; KeyKind::COUNT]>,
+    /// The worker that fills the batch.
+    pub owner: usize,
+}
+
+impl RoutedBatch {
+    /// An empty batch that the worker `owner` fills, for `shards` shards.
+    pub fn new(shards: usize, owner: usize) -> Self {
+        let packets = (0..shards).map(|_| Default::default()).collect();
+        Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), packets, owner }
+    }
+
+    /// Removes all routed packets; the frames stay.
+    pub fn clear_packets(&mut self) {
+        self.headers.clear();
+        self.packets.iter_mut().flatten().for_each(Vec::clear);
+    }
+
+    /// Decodes all frames and files each under its streams' shards. `kinds`: the kinds of key to file by, as indices of [`KeyKind`].
+    pub fn route(
+        &mut self,
+        decoder: &Decoder,
+        kinds: [bool; KeyKind::COUNT],
+        hasher: &foldhash::fast::RandomState,
+        counters: &mut Counters,
+    ) {
+        self.clear_packets();
+        let Self { batch, headers: all_headers, packets, .. } = self;
+        let shards = packets.len() as u64;
+        for (number, frame) in (0u32..).zip(batch.iter()) {
+            counters.frames += 1;
+            counters.bytes += u64::from(frame.wire_len);
+            let headers = match decoder.decode(frame.link.0, frame.bytes) {
+                Ok(headers) => headers,
+                Err(reason) => {
+                    all_headers.push(Headers::NONE);
+                    *counters.undecodable.entry(reason).or_default() += 1;
+                    continue;
+                }
+            };
+            let mut file = |key: StreamKey, direction: Direction| {
+                let arrival = Arrival::new(key, hasher, direction, &headers, &frame);
+                // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
+                let shard = ((u64::from(arrival.hash) * shards) >> 32) as usize;
+                packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });
+            };
+            if kinds[KeyKind::Flow as usize] {
+                let (key, direction) = StreamKey::flow(&headers, frame.bytes);
+                file(key, direction);
+            }
+            if kinds[KeyKind::Host as usize] {
+                let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);
+                hosts.into_iter().flatten().for_each(|(key, direction)| file(key, direction));
+            }
+            all_headers.push(headers);
+        }
+    }
+
+    /// One shard's packets by one kind of key, in the order of the frames.
+    pub fn packets(&self, shard: usize, kind: KeyKind) -> &[RoutedPacket] {
+        &self.packets[shard][kind as usize]
+    }
+
+    /// Number of one shard's packets, over all kinds of key.
+    pub fn count(&self, shard: usize) -> u64 {
+        self.packets[shard].iter().map(|packets| packets.len() as u64).sum()
+    }
+
+    /// Time of the last frame.
+    pub fn last_timestamp(&self) -> Option<Nanos> {
+        self.batch.len().checked_sub(1).map(|last| self.batch.frame(last).timestamp)
+    }
+}
+
+/// One packet as a model's shard handles it.
+#[derive(Clone, Copy)]
+pub(super) struct ShardPacket<'a> {
+    /// Number of the frame in the source, from 0.
+    pub number: u64,
+    pub arrival: &'a Arrival,
+    index: usize,
+    routed: &'a RoutedBatch,
+}
+
+impl<'a> ShardPacket<'a> {
+    /// A packet of a batch whose first frame has the number `first`.
+    #[inline]
+    pub fn new(routed: &'a RoutedBatch, packet: &'a RoutedPacket, first: u64) -> Self {
+        let RoutedPacket { ref arrival, frame } = *packet;
+        Self { number: first + u64::from(frame), arrival, index: frame as usize, routed }
+    }
+
+    /// The frame. Most packets are handled without it, because it may lie in another core's cache.
+    #[inline]
+    pub fn frame(&self) -> Frame<'a> {
+        self.routed.batch.frame(self.index)
+    }
+
+    /// The frame's headers; see [`ShardPacket::frame`] for their cost.
+    #[inline]
+    pub fn headers(&self) -> &'a Headers {
+        &self.routed.headers[self.index]
+    }
+}

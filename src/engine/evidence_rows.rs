@@ -1,0 +1,87 @@
+//! Evidence of the undecided streams: one row of sums for each stream, in a bounded pool.
+
+use crate::stream::StreamIndex;
+use crate::typed_index::typed_index;
+
+typed_index! {
+    /// A row of evidence, by its place in its [`EvidenceRows`].
+    EvidenceRow(u32)
+}
+
+/// Share of a model's streams that may have a row at once: 1 in this many.
+const ROWS_SHARE: usize = 16;
+/// Smallest limit of rows, however few streams there may be.
+const MIN_ROWS: usize = 64;
+/// Largest limit of rows. It leaves `u32::MAX` free, which marks a stream without a row.
+const MAX_ROWS: usize = u32::MAX as usize - 1;
+/// Rows compared to find one that is taken from its stream.
+const ROWS_COMPARED: usize = 16;
+/// Bytes of evidence of one model in one shard. Without this limit a model of 16,384 classes would take gigabytes.
+const MAX_EVIDENCE_BYTES: usize = 256 << 20;
+
+/// A pool of rows. It holds as many rows as were ever needed at once, up to its limit.
+pub(super) struct EvidenceRows {
+    /// Sums in a row: one for each class.
+    width: usize,
+    limit: usize,
+    /// Sums of all rows, `[row, class]`.
+    sums: Vec<f32>,
+    /// The stream that each row belongs to.
+    owners: Vec<StreamIndex>,
+    free: Vec<EvidenceRow>,
+    /// The row at which the next comparison begins.
+    next_compared: usize,
+}
+
+impl EvidenceRows {
+    /// An empty pool for `classes` classes and at most `streams` streams, decided or not.
+    pub fn new(classes: usize, streams: usize) -> Self {
+        let room = MAX_EVIDENCE_BYTES / (classes.max(1) * size_of::<f32>());
+        let limit = (streams / ROWS_SHARE).min(room).clamp(MIN_ROWS, MAX_ROWS);
+        Self { width: classes, limit, sums: Vec::new(), owners: Vec::new(), free: Vec::new(), next_compared: 0 }
+    }
+
+    /// Sets all sums to 0, for `classes` other classes. The rows keep their owners.
+    pub fn reset(&mut self, classes: usize) {
+        self.width = classes;
+        self.sums.clear();
+        self.sums.resize(self.owners.len() * classes, 0.0);
+    }
+
+    /// Records that the stream that owns `row` has moved to `owner`.
+    pub fn set_owner(&mut self, row: EvidenceRow, owner: StreamIndex) {
+        self.owners[row.index()] = owner;
+    }
+
+    /// The sums of a row, `[class]`.
+    #[inline]
+    pub fn sums(&mut self, row: EvidenceRow) -> &mut [f32] {
+        &mut self.sums[row.index() * self.width..][..self.width]
+    }
+
+    /// Allocates a row of zeros for the stream `owner`. When the pool is exhausted, the row is taken from another stream, which is
+    /// returned: of the next rows in turn, the one whose stream has the least evidence for any class, as streams of a flood have.
+    pub fn allocate(&mut self, owner: StreamIndex, evidence: impl Fn(StreamIndex) -> f32) -> (EvidenceRow, Option<StreamIndex>) {
+        let (row, previous_owner) = if let Some(row) = self.free.pop() {
+            (row, None)
+        } else if self.owners.len() < self.limit {
+            self.owners.push(owner);
+            self.sums.resize(self.owners.len() * self.width, 0.0);
+            (EvidenceRow::from_index(self.owners.len() - 1), None)
+        } else {
+            let compared = (0..ROWS_COMPARED).map(|step| (self.next_compared + step) % self.limit);
+            let least = |a: &usize, b: &usize| evidence(self.owners[*a]).total_cmp(&evidence(self.owners[*b]));
+            let row = compared.min_by(least).unwrap_or(self.next_compared);
+            self.next_compared = (self.next_compared + ROWS_COMPARED) % self.limit;
+            (EvidenceRow::from_index(row), Some(self.owners[row]))
+        };
+        self.owners[row.index()] = owner;
+        self.sums(row).fill(0.0);
+        (row, previous_owner)
+    }
+
+    /// Returns a row to the pool.
+    pub fn release(&mut self, row: EvidenceRow) {
+        self.free.push(row);
+    }
+}

@@ -1,0 +1,107 @@
+//! Classification state of a stream in the engine: its leading class, its row of evidence, and whether it was reported.
+
+use crate::capture::Nanos;
+use crate::snn::ClassId;
+use crate::stream::{Leader, Stream, StreamTable};
+
+use super::evidence_rows::EvidenceRow;
+
+/// [`StreamState::row`] of a stream without a row. An `Option` would make the record of each stream larger.
+const NO_ROW: EvidenceRow = EvidenceRow::new(u32::MAX);
+
+/// The state of one stream of one model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamState {
+    /// Valid after the first scored packet; before it, `packets` is 0.
+    leader: Leader,
+    row: EvidenceRow,
+    named: bool,
+}
+
+// The documentation promises users how much memory a million streams take.
+const _: () = assert!(StreamTable::<StreamState>::octets_per_stream() <= 128);
+
+impl StreamState {
+    /// The state of a new stream. It has no row of evidence yet.
+    pub const NEW: Self = Self { leader: Leader::NONE, row: NO_ROW, named: false };
+
+    /// The row of evidence; `None` when the stream is no longer scored.
+    #[inline]
+    pub fn row(&self) -> Option<EvidenceRow> {
+        Some(self.row).filter(|&row| row != NO_ROW)
+    }
+
+    /// Whether the stream's packets are scored.
+    #[inline]
+    pub fn is_scored(&self) -> bool {
+        self.row != NO_ROW
+    }
+
+    /// Whether the stream was reported to be of a class.
+    #[inline]
+    pub fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// The leading class; `None` before the first scored packet.
+    #[inline]
+    pub fn leader(&self) -> Option<Leader> {
+        Some(self.leader).filter(|l| l.packets > 0)
+    }
+
+    /// Evidence of the leading class; 0 before the first scored packet.
+    pub fn evidence(&self) -> f32 {
+        self.leader.evidence
+    }
+
+    /// Sets the row of evidence.
+    pub fn assign_row(&mut self, row: EvidenceRow) {
+        self.row = row;
+    }
+
+    /// Removes and returns the row of evidence. The stream's packets are not scored afterwards.
+    pub fn take_row(&mut self) -> Option<EvidenceRow> {
+        let row = self.row();
+        self.row = NO_ROW;
+        row
+    }
+
+    /// Sets the leading class after a packet was scored.
+    pub fn set_leader(&mut self, leader: Leader) {
+        self.leader = leader;
+    }
+
+    /// Records that the stream was reported to be of a class.
+    pub fn set_named(&mut self) {
+        self.named = true;
+    }
+
+    /// Adapts the state to a model of other classes. `new_id` is the new id of an old class, if the new model has it. A stream that
+    /// is no longer scored keeps its class if the new model has it; all other streams lose their leader.
+    pub fn remap_classes(&mut self, new_id: impl FnOnce(ClassId) -> Option<ClassId>) {
+        match new_id(self.leader.class) {
+            Some(class) if !self.is_scored() => self.leader.class = class,
+            _ => self.leader = Self::NEW.leader,
+        }
+    }
+}
+
+/// Counts of a stream at the time of one of its packets, for the verdict that the packet may cause.
+pub(super) struct StreamSnapshot {
+    /// Number of the packet.
+    pub packet: u64,
+    /// Time of the verdict.
+    pub timestamp: Nanos,
+    /// Time of the stream's last packet.
+    pub last: Nanos,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl StreamSnapshot {
+    /// The counts of `stream` now, with the packet `packet`.
+    #[inline]
+    pub fn new(stream: &Stream<StreamState>, packet: u64, timestamp: Nanos) -> Self {
+        Self { packet, timestamp, last: stream.last, packets: stream.packets, bytes: stream.bytes }
+    }
+}
