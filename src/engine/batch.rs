@@ -2,7 +2,9 @@
 //!
 //! One worker fills and routes a batch, then every worker reads its own shard's packets from it.
 
-use crate::capture::{Frame, FrameBatch, Nanos};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::capture::{CaptureError, Frame, FrameBatch, Nanos, Source};
 use crate::packet::{Decoder, Direction, Headers, KeyKind, StreamKey};
 use crate::stream::Arrival;
 
@@ -18,7 +20,7 @@ pub(super) struct RoutedPacket {
 
 /// A decoded batch, with the packets of each shard.
 pub(super) struct RoutedBatch {
-    pub batch: FrameBatch,
+    batch: FrameBatch,
     /// The time at which the batch was complete, for live sources.
     pub clock: Option<Nanos>,
     /// Headers of each frame; [`Headers::NONE`] for a frame that can't be decoded.
@@ -34,6 +36,17 @@ impl RoutedBatch {
     pub fn new(shards: usize, owner: usize) -> Self {
         let packets = (0..shards).map(|_| Default::default()).collect();
         Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), packets, owner }
+    }
+
+    /// Reads the next frames from a source that has delivered `after` packets so far. Returns `false` at its end. A panic of the
+    /// source counts as an error.
+    pub fn fill(&mut self, source: &mut dyn Source, after: u64) -> Result<bool, CaptureError> {
+        catch_unwind(AssertUnwindSafe(|| source.fill(&mut self.batch))).unwrap_or(Err(CaptureError::Panicked { after }))
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.batch.len()
     }
 
     /// Removes all routed packets; the frames stay.

@@ -26,14 +26,13 @@ pub use observer::{Event, EvidencePacket, Observer, Output, Progress, Verdict, V
 pub use tap::{Tap, TapSample};
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-use crate::capture::{CaptureError, FrameBatch, Source};
+use crate::capture::{CaptureError, Source};
 use crate::model::Model;
 use crate::packet::Decoder;
 use crate::stream::StreamLimits;
@@ -170,12 +169,6 @@ impl<'a> WorkerSet<'a> {
             .unzip();
         Self { workers, outputs, empty_outputs, final_outputs }
     }
-}
-
-/// Fills a batch from a source that has delivered `after` packets so far. Returns `false` at its end. A panic of the source counts
-/// as an error.
-fn fill(source: &mut dyn Source, batch: &mut FrameBatch, after: u64) -> Result<bool, CaptureError> {
-    catch_unwind(AssertUnwindSafe(|| source.fill(batch))).unwrap_or(Err(CaptureError::Panicked { after }))
 }
 
 /// Passes the outputs of the workers to the observer, batch by batch, until all workers have handled all batches.

@@ -112,7 +112,7 @@ impl<'a> Shard<'a> {
         let kinds = kinds(&self.settings.models.load());
         let (decoder, hasher, counters) = (&self.settings.decoder, &self.hasher, &mut self.counters);
         if catch_unwind(AssertUnwindSafe(|| routed.route(decoder, kinds, hasher, counters))).is_err() {
-            self.counters.panic_lost_packets += routed.batch.len() as u64;
+            self.counters.panic_lost_packets += routed.len() as u64;
             routed.clear_packets();
         }
     }

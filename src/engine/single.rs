@@ -22,7 +22,7 @@ pub(super) fn run(
         report.emit(observer);
     };
     let ended = loop {
-        match super::fill(source, &mut routed.batch, first) {
+        match routed.fill(source, first) {
             Ok(true) => {}
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
@@ -31,7 +31,7 @@ pub(super) fn run(
         shard.handle(&routed, first, &mut out);
         out.emit(observer);
         report(&mut shard, observer);
-        first += routed.batch.len() as u64;
+        first += routed.len() as u64;
     };
     shard.finish(|out| out.emit(observer));
     report(&mut shard, observer);

@@ -38,7 +38,7 @@ impl<'a> Feed<'a> {
         if self.error.is_some() {
             return None;
         }
-        match super::fill(self.source, &mut routed.batch, self.next_packet) {
+        match routed.fill(self.source, self.next_packet) {
             Ok(true) => {}
             Ok(false) => return None,
             Err(error) => {
@@ -49,7 +49,7 @@ impl<'a> Feed<'a> {
         routed.clock = self.source.clock();
         let numbers = (self.next_batch, self.next_packet);
         self.next_batch += 1;
-        self.next_packet += routed.batch.len() as u64;
+        self.next_packet += routed.len() as u64;
         Some(numbers)
     }
 }
