@@ -1,10 +1,8 @@
 //! The report: one page that holds all it needs, escapes what is foreign, and says what was measured.
 
-mod common;
-
 use std::path::Path;
 
-use common::{fixture, pcap, spiked, udp};
+use crate::common::{fixture, pcap, spiked, udp};
 use predicates::str::contains;
 use spiked::model::Model;
 
