@@ -45,7 +45,7 @@ impl Net {
 
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        command.args(["netns", "exec", &self.name, program]).env_remove(super::skip::REQUIRE_ALL);
         command
     }
 

@@ -4,6 +4,10 @@
 
 use std::io::Write as _;
 
+/// Set to 1 where a skipped test is a failure. The program reads variables of this prefix as settings and rejects it: tests remove it from
+/// the environment of the programs that they start.
+pub const REQUIRE_ALL: &str = "SPIKED_REQUIRE_ALL";
+
 /// Reports that a test is skipped and what it lacks; the test returns after it.
 ///
 /// # Panics
@@ -11,8 +15,8 @@ use std::io::Write as _;
 pub fn skip(lacking: &str) {
     // The test harness captures `eprintln!` of tests that pass, which would hide the skip.
     let _ = writeln!(std::io::stderr(), "skipped: {lacking}");
-    let required = std::env::var_os("SPIKED_REQUIRE_ALL").is_some_and(|value| value == "1");
-    assert!(!required, "SPIKED_REQUIRE_ALL=1 is set and the test lacks: {lacking}");
+    let required = std::env::var_os(REQUIRE_ALL).is_some_and(|value| value == "1");
+    assert!(!required, "{REQUIRE_ALL}=1 is set and the test lacks: {lacking}");
 }
 
 /// A kernel feature that containers may withhold and that no package can install: skipped even where all tests are required.
