@@ -21,6 +21,9 @@ pub mod model;
 pub mod packet;
 mod prefetch;
 pub mod report;
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+mod skip;
 pub mod snn;
 pub mod stream;
 pub mod train;

@@ -161,7 +161,7 @@ impl WatchSource {
     }
 
     /// Lists the folder; returns the oldest capture that is finished and was not read.
-    fn find(&mut self) -> io::Result<Option<PathBuf>> {
+    fn find(&mut self, now: Instant) -> io::Result<Option<PathBuf>> {
         let mut there = BTreeMap::new();
         for entry in fs::read_dir(&self.settings.folder)? {
             let entry = entry?;
@@ -186,12 +186,12 @@ impl WatchSource {
             }
             let seen = self.seen.entry(name.clone()).or_insert_with(|| {
                 let age = version.modified.elapsed().unwrap_or_default();
-                Observed { version, since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now) }
+                Observed { version, since: now.checked_sub(age).unwrap_or(now) }
             });
             if seen.version != version {
-                *seen = Observed { version, since: Instant::now() };
+                *seen = Observed { version, since: now };
             }
-            let settled = version.size > 0 && seen.since.elapsed() >= self.settings.settle;
+            let settled = version.size > 0 && now.saturating_duration_since(seen.since) >= self.settings.settle;
             match self.writer_states.get(&name) {
                 Some(WriterState::Finished) => finished.push((version.modified, name)),
                 None if settled => finished.push((version.modified, name)),
@@ -202,12 +202,12 @@ impl WatchSource {
     }
 
     /// Opens the next finished capture; `false`: there is none.
-    fn advance(&mut self) -> bool {
+    fn advance(&mut self, now: Instant) -> bool {
         let told = self.listen();
-        if !told && Instant::now() < self.next_list {
+        if !told && now < self.next_list {
             return false;
         }
-        let path = match self.find() {
+        let path = match self.find(now) {
             Ok(path) => {
                 self.counters.set_trouble(None);
                 path
@@ -220,7 +220,7 @@ impl WatchSource {
             }
         };
         let Some(path) = path else {
-            self.next_list = Instant::now() + LIST;
+            self.next_list = now + LIST;
             return false;
         };
         match CaptureFile::open_unmapped(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
@@ -234,7 +234,7 @@ impl WatchSource {
                 if self.counters.set_trouble(Some(error.to_string())) {
                     warn!(capture = %path.display(), %error, "capture can't be opened for now, trying again");
                 }
-                self.next_list = Instant::now() + LIST;
+                self.next_list = now + LIST;
                 return false;
             }
             Err(error) => self.set_aside(&path, &error),
@@ -337,7 +337,7 @@ impl Source for WatchSource {
             return Ok(false);
         }
         let Some((file, path)) = &mut self.open else {
-            if !self.advance() {
+            if !self.advance(Instant::now()) {
                 std::thread::sleep(WAIT);
             }
             return Ok(true);
@@ -401,16 +401,19 @@ mod tests {
         fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures").join(name)).expect("a fixture")
     }
 
-    /// Frames that come within a moment.
+    /// Reads the captures that are finished, until none is left; returns how many frames they had.
     fn frames(watch: &mut WatchSource) -> usize {
         let (mut batch, mut frames) = (FrameBatch::new(), 0);
-        let until = Instant::now() + Duration::from_millis(400);
-        watch.next_list = Instant::now();
-        while Instant::now() < until {
-            assert!(watch.fill(&mut batch).expect("never ends"));
-            frames += batch.len();
+        loop {
+            watch.next_list = Instant::now();
+            if watch.open.is_none() && !watch.advance(watch.next_list) {
+                return frames;
+            }
+            if watch.open.is_some() {
+                assert!(watch.fill(&mut batch).expect("never ends"));
+                frames += batch.len();
+            }
         }
-        frames
     }
 
     fn count(name: &str) -> usize {
@@ -441,15 +444,15 @@ mod tests {
 
     #[test]
     fn captures_that_were_there_are_read_oldest_first_when_they_have_settled() {
-        let Watched { settings, mut watch, _folder } = watched(Disposition::Delete, Duration::from_secs(60));
-        for (name, from, age) in [("b.pcap", "dns-1.pcap", 300), ("a.pcap", "ntp-1.pcap", 200), ("c.pcap", "ntp-1.pcap", 10)] {
+        let Watched { settings, mut watch, _folder } = watched(Disposition::Delete, Duration::from_secs(3600));
+        for (name, from, age) in [("b.pcap", "dns-1.pcap", 9000), ("a.pcap", "ntp-1.pcap", 8000), ("c.pcap", "ntp-1.pcap", 10)] {
             let path = settings.folder.join(name);
             fs::write(&path, fixture(from)).expect("written");
             let old = SystemTime::now() - Duration::from_secs(age);
             File::options().write(true).open(&path).and_then(|f| f.set_modified(old)).expect("dated");
         }
         watch.events = None;
-        assert_eq!(watch.find().expect("listed").as_deref(), Some(settings.folder.join("b.pcap").as_path()));
+        assert_eq!(watch.find(Instant::now()).expect("listed").as_deref(), Some(settings.folder.join("b.pcap").as_path()));
         assert_eq!(frames(&mut watch), count("dns-1.pcap") + count("ntp-1.pcap"));
         let left: Vec<_> = fs::read_dir(&settings.folder).expect("there").flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["c.pcap"]);

@@ -176,6 +176,7 @@ fn confine(read: BTreeSet<PathBuf>, write: BTreeSet<PathBuf>) -> Result<RulesetS
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skip::{KernelFeature, skip, skip_without};
     use std::fs;
     use std::io;
     use std::io::ErrorKind::PermissionDenied;
@@ -217,8 +218,7 @@ mod tests {
     fn only_the_folders_of_the_settings_can_be_reached() {
         hardened("[[interfaces]]\nname = \"lo\"\n", |root, steps| {
             if !steps.iter().any(|s| s.starts_with("landlock: only")) {
-                eprintln!("skipped: {steps:?}");
-                return;
+                return skip_without(KernelFeature::Landlock, &format!("{steps:?}"));
             }
             let denied = |done: io::Result<()>| assert_eq!(done.map_err(|e| e.kind()), Err(PermissionDenied));
             let read = |name: &str| fs::read(root.join(name)).map(|_| ());
@@ -248,8 +248,7 @@ mod tests {
     fn capabilities_are_gone_for_good() {
         // SAFETY: geteuid only reads the process's own number.
         if unsafe { libc::geteuid() } != 0 {
-            eprintln!("skipped: only root has capabilities to drop");
-            return;
+            return skip("root, to have capabilities to drop");
         }
         assert!(may_sniff());
         for (input, sniffs) in [("[[interfaces]]\nname = \"lo\"\n", true), ("[replay]\ncaptures = [\"a.pcap\"]\n", false)] {

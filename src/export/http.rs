@@ -31,6 +31,7 @@ const CONNECTIONS: usize = 64;
 const HEADER_TIME: Duration = Duration::from_secs(3);
 /// Maximum duration of a connection, below Prometheus' scrape timeout of 10 s.
 const CONNECTION_TIME: Duration = Duration::from_secs(8);
+const _: () = assert!(CONNECTION_TIME.as_secs() < 10 && HEADER_TIME.as_secs() < CONNECTION_TIME.as_secs());
 /// Maximum length of a request's head, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 /// Maximum number of header lines of a request.

@@ -3,7 +3,7 @@
 //! Input: the engine's counters once per batch and its verdicts once per stream, never single packets. Output: Prometheus' text format.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
@@ -111,7 +111,7 @@ impl Metrics {
         worker.live = progress.live;
         worker.lag = progress.lag.unwrap_or_default();
         drop(workers);
-        self.recent.lock().count(progress.counters.frames, progress.counters.bytes);
+        self.recent.lock().count(Instant::now(), progress.counters.frames, progress.counters.bytes);
     }
 
     fn count(&self, counters: &Counters) {

@@ -1,6 +1,6 @@
 //! The response of `/status`: the daemon's status, totals since its start, and recent activity.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -59,7 +59,7 @@ impl Metrics {
     /// The response of `/status`.
     pub fn overview(&self) -> Overview {
         let mut recent = self.recent.lock();
-        let (rates, detections) = (recent.rates(), recent.detections());
+        let (rates, detections) = (recent.rates(Instant::now()), recent.detections());
         drop(recent);
         let models = self.models.lock();
         let mut classes: Vec<ClassCount> = models

@@ -79,9 +79,9 @@ impl Recent {
         Self { started: Instant::now(), now: (0, Second::default()), past, detected }
     }
 
-    /// Totals of the current second, after moving seconds that have passed into the history.
-    fn second(&mut self) -> &mut Second {
-        let elapsed = self.started.elapsed().as_secs();
+    /// Totals of the second of `now`, after moving seconds that have passed into the history.
+    fn second(&mut self, now: Instant) -> &mut Second {
+        let elapsed = now.saturating_duration_since(self.started).as_secs().max(self.now.0);
         // After a pause longer than the history only zeros remain.
         for _ in 0..(elapsed - self.now.0).min(SECONDS as u64) {
             if self.past.len() == SECONDS {
@@ -94,15 +94,15 @@ impl Recent {
     }
 
     /// Counts frames and their bytes.
-    pub fn count(&mut self, frames: u64, bytes: u64) {
-        let second = self.second();
+    pub fn count(&mut self, now: Instant, frames: u64, bytes: u64) {
+        let second = self.second(now);
         second.frames += frames;
         second.bytes += bytes;
     }
 
     /// Stores a detection of `class` by `model`.
     pub fn detection(&mut self, verdict: &Verdict, model: &std::sync::Arc<str>, class: &std::sync::Arc<str>) {
-        self.second().detections += 1;
+        self.second(Instant::now()).detections += 1;
         if self.detected.len() == DETECTIONS {
             self.detected.pop_front();
         }
@@ -123,8 +123,8 @@ impl Recent {
     }
 
     /// Mean rates, and frames per second over the history.
-    pub fn rates(&mut self) -> Rates {
-        self.second();
+    pub fn rates(&mut self, now: Instant) -> Rates {
+        self.second(now);
         let last = self.past.iter().rev().take(MEAN_OVER);
         let seconds = last.len().max(1) as f64;
         let sum = last.fold(Second::default(), |a, b| Second {
@@ -205,13 +205,14 @@ mod tests {
     #[test]
     fn a_pause_longer_than_the_history_leaves_zeros() {
         let mut recent = Recent::new();
-        recent.count(7, 700);
-        recent.started -= Duration::from_secs(2);
-        assert_eq!(recent.rates().frames, [7, 0]);
-        assert_eq!(recent.rates().frames_per_second, 3.5);
-        recent.started -= Duration::from_secs(100_000);
-        recent.count(1, 1);
-        assert_eq!(recent.rates().frames, [0; SECONDS]);
+        let start = recent.started;
+        recent.count(start, 7, 700);
+        let later = start + Duration::from_secs(2);
+        assert_eq!(recent.rates(later).frames, [7, 0]);
+        assert_eq!(recent.rates(later).frames_per_second, 3.5);
+        let later = start + Duration::from_secs(100_002);
+        recent.count(later, 1, 1);
+        assert_eq!(recent.rates(later).frames, [0; SECONDS]);
         assert_eq!(recent.now.1.frames, 1);
     }
 

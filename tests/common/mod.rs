@@ -3,28 +3,67 @@
 
 pub mod net;
 pub mod running;
+pub mod skip;
 pub mod telemetry;
 pub mod tiny;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
+pub use skip::skip;
 use spiked::capture::{CaptureFile, FrameBatch, Source as _};
 
 /// The program under test, run in the project's folder.
 pub fn spiked() -> Command {
     let mut command = Command::cargo_bin("spiked").expect("the program is built with the tests");
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove(skip::REQUIRE_ALL);
     command
 }
 
-/// The shared captures, where they are; a test that wants them passes without, saying so.
+/// The longest that a test waits for anything. It only ends tests that hang: a busy machine may take far longer than an idle one.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits until `poll` gives a value.
+///
+/// # Panics
+/// After [`PATIENCE`], naming `what` was waited for.
+pub fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = poll() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{PATIENCE:?} passed without: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until a condition holds; panics as [`wait_for`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+/// Whether a program can be started; skips where it can't, naming the Debian package that has it.
+pub fn installed(program: &str, package: &str) -> bool {
+    let start = std::process::Command::new(program)
+        .arg("--version")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status();
+    if start.is_err() {
+        skip(&format!("{program} (Debian package {package})"));
+    }
+    start.is_ok()
+}
+
+/// The shared captures; skips where they are absent.
 pub fn shared_data() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("skipped: ../shared/data is absent");
+    skip("the captures in ../shared/data");
     None
 }
 

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -20,18 +19,15 @@ impl Net {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // SAFETY: getuid only reads.
         if unsafe { libc::getuid() } != 0 {
-            eprintln!("skipped: only root makes network namespaces");
+            super::skip("root, to make network namespaces");
             return None;
         }
-        for tool in ["ip", "tcpreplay"] {
-            if Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-                eprintln!("skipped: {tool} is not installed");
-                return None;
-            }
+        if !(super::installed("ip", "iproute2") && super::installed("tcpreplay", "tcpreplay")) {
+            return None;
         }
         let name = format!("spiked-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         if !Command::new("ip").args(["netns", "add", &name]).status().is_ok_and(|s| s.success()) {
-            eprintln!("skipped: this machine gives no network namespace");
+            super::skip("network namespaces");
             return None;
         }
         let net = Self { name, folder: tempfile::tempdir().expect("a folder") };
@@ -49,7 +45,7 @@ impl Net {
 
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        command.args(["netns", "exec", &self.name, program]).env_remove(super::skip::REQUIRE_ALL);
         command
     }
 
@@ -130,16 +126,7 @@ impl<'a> Daemon<'a> {
     }
 
     pub fn wait(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + Duration::from_secs(30);
-        let mut last = None;
-        while Instant::now() < until {
-            last = self.status();
-            if let Some(status) = last.as_ref().filter(|s| is(s)) {
-                return status.clone();
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("never: {what}: {last:?}\n{}", self.log());
+        super::wait_for(&format!("{what}; the log is {}", self.net.path("log").display()), || self.status().filter(|s| is(s)))
     }
 
     pub fn pid(&self) -> i32 {
@@ -154,12 +141,10 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// SIGTERM; returns the exit code and how long it took.
-    pub fn stop(&mut self) -> (Option<i32>, Duration) {
-        let began = Instant::now();
+    /// SIGTERM; returns the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
         self.signal(libc::SIGTERM);
-        let status = self.child.wait().expect("a child");
-        (status.code(), began.elapsed())
+        self.child.wait().expect("a child").code()
     }
 }
 

@@ -5,21 +5,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Waits until `so` gives something, a minute at most.
-pub fn until<T>(what: &str, mut so: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(value) = so() {
-            return value;
-        }
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use super::wait_for;
 
 /// Settings that read the fixtures without end at many times their pace, with `more` after them.
 pub fn endless(folder: &Path, more: &str) -> PathBuf {
@@ -48,10 +37,14 @@ impl Running {
         let log = settings.with_file_name("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_spiked"));
         command.args(["run", "--set", "metrics.address=127.0.0.1:0", "--config"]).arg(settings);
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a file"));
+        command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove(super::skip::REQUIRE_ALL)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).expect("a file"));
         prepare(&mut command);
         let mut child = command.spawn().expect("spiked");
-        let address = until("it is ready", || {
+        let address = wait_for("it is ready", || {
             let said = fs::read_to_string(&log).unwrap_or_default();
             assert!(child.try_wait().expect("a child").is_none(), "it ended: {said}");
             said.split("ready; http://").nth(1)?.split('/').next()?.parse().ok()
@@ -70,7 +63,7 @@ impl Running {
     /// The body that a path answers with; nothing where it does not answer.
     pub fn get(&self, path: &str) -> Option<String> {
         let mut client = TcpStream::connect(self.address).ok()?;
-        client.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        client.set_read_timeout(Some(super::PATIENCE)).ok()?;
         client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut answer = String::new();
         client.read_to_string(&mut answer).ok()?;
@@ -83,7 +76,7 @@ impl Running {
 
     /// The status once it is as wanted.
     pub fn wait(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
-        until(&format!("{what}; {:?}", self.log), || self.status().filter(|s| so(s)))
+        wait_for(&format!("{what}; {:?}", self.log), || self.status().filter(|s| so(s)))
     }
 
     pub fn signal(&self, signal: i32) {

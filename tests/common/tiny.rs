@@ -14,11 +14,11 @@ impl Tiny {
         match mounted {
             Ok(output) if output.status.success() => Some(Self(folder)),
             Ok(output) => {
-                eprintln!("skipped: no small file system: {}", String::from_utf8_lossy(&output.stderr).trim());
+                super::skip(&format!("a small file system: {}", String::from_utf8_lossy(&output.stderr).trim()));
                 None
             }
             Err(error) => {
-                eprintln!("skipped: no small file system: mount: {error}");
+                super::skip(&format!("a small file system: mount: {error}"));
                 None
             }
         }

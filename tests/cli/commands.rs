@@ -1,10 +1,8 @@
 //! The commands, as a user runs them: what they print, what they refuse and why, with which exit code.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{fixture, json_lines, pcap, shared_data, spiked, udp};
+use crate::common::{fixture, json_lines, pcap, shared_data, spiked, udp};
 use predicates::prelude::*;
 use predicates::str::contains;
 

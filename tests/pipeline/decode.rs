@@ -1,10 +1,8 @@
 //! The decoder finds what etherparse finds, in all captures at hand, and never panics on foreign octets.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{fixture, shared_data, udp};
+use crate::common::{fixture, shared_data, udp};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use spiked::capture::{CaptureFile, FrameBatch, Source};

@@ -1,7 +1,5 @@
 //! Every command of the README runs, in its order, in a folder that holds what a fresh clone holds.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 

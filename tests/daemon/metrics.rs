@@ -1,14 +1,13 @@
 //! Metrics are those that deploy/README.md documents. Traffic cannot add a series, and series of what is gone are removed.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::telemetry::Telemetry;
+use crate::common;
+use crate::common::telemetry::Telemetry;
 use spiked::engine::{Counters, Progress};
 use spiked::model::Model;
 use spiked::packet::Undecodable;
@@ -55,7 +54,7 @@ fn promtool_reports_no_problems() {
     let Ok(mut promtool) =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()
     else {
-        eprintln!("skipped: promtool (Debian's package prometheus) is not installed");
+        common::skip("promtool (Debian package prometheus)");
         return;
     };
     promtool.stdin.take().unwrap().write_all(telemetry.text().as_bytes()).unwrap();

@@ -1,12 +1,10 @@
 //! Each kind of end has its own exit code and its own words.
 
-mod common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use common::{fixture, pcap, spiked, udp};
+use crate::common::{fixture, pcap, spiked, udp};
 use predicates::prelude::*;
 use predicates::str::contains;
 

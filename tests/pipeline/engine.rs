@@ -1,7 +1,5 @@
 //! The engine as the daemon uses it: a source with a clock, models swapped under way, packets kept as evidence, a tap for learning.
 
-mod common;
-
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,7 +11,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use common::{fixture, frames_of, pcap, udp};
+use crate::common;
+use crate::common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
@@ -155,8 +154,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     let mut heard = Heard::default();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| engine::run(&settings, &mut source, &mut heard).unwrap());
-        let read =
-            |captures| common::running::until("it is read", || (counters.captures_read.load(Relaxed) == captures).then_some(()));
+        let read = |captures| common::wait_until("it is read", || counters.captures_read.load(Relaxed) == captures);
         std::fs::copy(fixture("captures/dns-1.pcap"), incoming.join("later.pcap")).unwrap();
         read(1);
         std::fs::rename(&earlier, incoming.join("earlier.pcap")).unwrap();
@@ -304,16 +302,21 @@ fn pinned_workers_have_a_cpu_each() {
     let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
     let keep = Arc::clone(&seen);
     let mut source = Live::new((0..20).map(|n| (1_700_000_000 + n, vec![dns(1)])).collect());
+    // Tests of few workers run beside this one: the last ones are its own.
+    let own = move |n: usize| (format!("spiked-worker-{n}"), cpus[n % cpus.len()].to_string());
+    let wanted: std::collections::BTreeMap<_, _> = (4..workers).map(own).collect();
+    let pinned = wanted.clone();
     source.between = Box::new(move |_| {
-        std::thread::sleep(Duration::from_millis(5));
-        keep.lock().unwrap().extend(affinities());
+        common::wait_until("each worker is pinned to its CPU", || {
+            let mut seen = keep.lock().unwrap();
+            seen.extend(affinities());
+            pinned.iter().all(|(name, cpu)| seen.get(name) == Some(cpu))
+        });
     });
     engine::run(&settings, &mut source, &mut Heard::default()).unwrap();
     let seen = seen.lock().unwrap();
-    let worker = |n: usize| seen.get(&format!("spiked-worker-{n}")).cloned();
-    // Tests of few workers run beside this one: the last ones are its own.
-    for n in 4..workers {
-        assert_eq!(worker(n), Some(cpus[n % cpus.len()].to_string()), "worker {n} of {seen:?}");
+    for (name, cpu) in wanted {
+        assert_eq!(seen.get(&name), Some(&cpu), "{name} of {seen:?}");
     }
 }
 

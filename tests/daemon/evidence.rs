@@ -1,11 +1,10 @@
 //! Packets of named streams become captures that Wireshark and spiked itself read, with what was said of them as comments.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
-use common::{fixture, spiked};
+use crate::common::tiny::Tiny;
+use crate::common::{fixture, skip, spiked};
 use predicates::str::contains;
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::export::evidence::{CommentedPacket, Evidence, Options};
@@ -30,7 +29,7 @@ fn tshark(path: &Path, fields: &[&str]) -> Option<Vec<String>> {
             Some(String::from_utf8(output.stdout).unwrap().lines().map(Into::into).collect())
         }
         Err(error) => {
-            eprintln!("skipped: tshark: {error}");
+            skip(&format!("tshark (Debian package tshark): {error}"));
             None
         }
     }
@@ -127,19 +126,13 @@ fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
 
 #[test]
 fn evidence_that_cannot_be_written_is_counted_and_the_files_stay_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(folder.path()).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no small file system could be mounted");
-        return;
-    }
+    let Some(folder) = Tiny::mount(64 << 10) else { return };
     let options = Options { folder: folder.path().into(), file_bytes: 1 << 20, files: 3 };
     let evidence = Evidence::start(options).unwrap();
     (0..200).for_each(|n| evidence.offer(kept(n)));
     let counts = evidence.close();
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
     let packets: usize = files.iter().map(|file| read(file).len()).sum();
-    let _ = Command::new("umount").arg(folder.path()).status();
     assert!(counts.failed > 0 && counts.written > 40, "{counts:?}");
     assert_eq!(counts.written + counts.failed, 200);
     assert_eq!(packets as u64, counts.written);

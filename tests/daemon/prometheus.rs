@@ -1,31 +1,22 @@
 //! Tests of the Prometheus configuration, the rules and the Grafana dashboard against a real Prometheus: it scrapes the daemon, loads
 //! the rules, and every query of the dashboard returns data.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::telemetry::Telemetry;
+use crate::common;
+use crate::common::telemetry::Telemetry;
+use crate::common::{wait_for, wait_until};
 use serde_json::Value;
 use spiked::export::http::Server;
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
-
-/// Whether the program is installed; prints a note if not.
-fn installed(program: &str) -> bool {
-    let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !there {
-        eprintln!("skipped: {program} (Debian's package prometheus) is not installed");
-    }
-    there
-}
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{DEPLOY}/{path}")).unwrap()
@@ -40,7 +31,7 @@ fn promtool(arguments: &[&str]) -> String {
 
 #[test]
 fn configuration_and_rules_are_valid_and_every_alert_fires_when_it_should() {
-    if !installed("promtool") {
+    if !common::installed("promtool", "prometheus") {
         return;
     }
     promtool(&["check", "config", "prometheus.yml"]);
@@ -87,14 +78,6 @@ fn ask(prometheus: SocketAddr, path: &str) -> Option<Value> {
     serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }
 
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !happened() {
-        assert!(began.elapsed() < Duration::from_secs(90), "timed out waiting until {what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
 /// Starts Prometheus with the shipped configuration, except for the target's port, the interval (1 s) and the data folder.
 fn prometheus(folder: &Path, target: SocketAddr) -> (Running, SocketAddr) {
     let shipped = read("prometheus/prometheus.yml");
@@ -104,18 +87,24 @@ fn prometheus(folder: &Path, target: SocketAddr) -> (Running, SocketAddr) {
     for rules in ["recording.rules.yml", "alerting.rules.yml"] {
         std::fs::write(folder.join(rules), read(&format!("prometheus/{rules}"))).unwrap();
     }
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let log = std::fs::File::create(folder.join("log")).unwrap();
+    let log = folder.join("log");
     let child = Command::new("prometheus")
         .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
         .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
-        .arg(format!("--web.listen-address={address}"))
+        .arg("--web.listen-address=127.0.0.1:0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    (Running(child), address)
+    let running = Running(child);
+    // Its log names the port that the system chose.
+    let address = wait_for("Prometheus listens", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let line = text.lines().find(|line| line.contains("Listening on"))?;
+        line.split("address=").nth(1)?.split_whitespace().next()?.trim_matches('"').parse().ok()
+    });
+    (running, address)
 }
 
 /// Every query of the dashboard with its panel's title, as Grafana would send it.
@@ -140,7 +129,7 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
-    if !(installed("prometheus") && installed("promtool")) {
+    if !(common::installed("prometheus", "prometheus") && common::installed("promtool", "prometheus")) {
         return;
     }
     let telemetry = Telemetry::built_in();
@@ -151,7 +140,7 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
     let url = format!("http://{address}");
     let query =
         |expr: &str| -> Vec<Value> { serde_json::from_str(&promtool(&["query", "-o", "json", "instant", &url, expr])).unwrap() };
-    until("Prometheus is up", || ask(address, "/api/v1/status/buildinfo").is_some());
+    wait_until("Prometheus is up", || ask(address, "/api/v1/status/buildinfo").is_some());
 
     // Replay traffic until every recording rule has a value.
     let stop = AtomicBool::new(false);
@@ -164,7 +153,7 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
             }
         });
         let ready = || query(r#"count({__name__=~"instance.*"}) > 0 and on () count_over_time(up{job="spiked"}[1m]) >= 6"#);
-        until("it has scraped six times", || !ready().is_empty());
+        wait_until("it has scraped six times", || !ready().is_empty());
         let mut empty = Vec::new();
         for (panel, expr) in queries() {
             if query(&expr).is_empty() {
@@ -202,18 +191,18 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
     for series in ["spiked_frames_total", r#"spiked_detections_total{class="dns",model="protocols"}"#, "spiked_streams_live"] {
         let counted = telemetry.value(series).unwrap();
         let scraped = || query(series).first().and_then(|s| s["value"][1].as_str()?.parse().ok());
-        until("the last count is scraped", || scraped() == Some(counted));
+        wait_until("the last count is scraped", || scraped() == Some(counted));
     }
 
     // Prometheus notices that the sensor is gone.
     drop(server);
-    until("the target is down", || !query(r#"up{job="spiked"} == 0"#).is_empty());
+    wait_until("the target is down", || !query(r#"up{job="spiked"} == 0"#).is_empty());
     drop(running);
 }
 
 #[test]
 fn a_prometheus_that_is_killed_and_comes_back_finds_the_daemon_as_it_was() {
-    if !installed("prometheus") {
+    if !common::installed("prometheus", "prometheus") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -224,14 +213,14 @@ fn a_prometheus_that_is_killed_and_comes_back_finds_the_daemon_as_it_was() {
         let data = folder.path().join(format!("prometheus-{round}"));
         std::fs::create_dir(&data).unwrap();
         let (running, address) = prometheus(&data, daemon.address);
-        until("it is scraped", || {
+        wait_until("it is scraped", || {
             ask(address, "/api/v1/targets").is_some_and(|t| t["data"]["activeTargets"][0]["health"] == "up")
         });
         let (frames, _) = common::net::counted(&daemon.status().unwrap()["interfaces"][0]);
         // SIGKILL, its connection to the daemon open.
         drop(running);
         daemon.wait("it goes on", |s| common::net::counted(&s["interfaces"][0]).0 > frames + 1000 && s["unhealthy"].is_null());
-        until("nothing is left of it", || descriptors() <= before);
+        wait_until("nothing is left of it", || descriptors() <= before);
     }
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());

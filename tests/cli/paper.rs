@@ -1,8 +1,6 @@
 //! The founding paper's machine decides as the one-shot rule here, word by word.
 
-mod common;
-
-use common::{shared_data, spiked};
+use crate::common::{shared_data, spiked};
 use predicates::prelude::*;
 use predicates::str::contains;
 

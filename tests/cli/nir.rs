@@ -1,12 +1,9 @@
 //! Does an exported model say what the model says? Written as NIR by the command, read back as HDF5.
-#![cfg(feature = "nir")]
-
-mod common;
 
 use std::path::Path;
 use std::process::Command;
 
-use common::spiked;
+use crate::common::{skip, spiked};
 use spiked::model::Model;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
@@ -44,7 +41,7 @@ fn libhdf5_reads_it() {
     // Debian's own Python: the package is python3-h5py.
     let said = match Command::new("/usr/bin/python3").args(["-c", program]).arg(&out).output() {
         Ok(said) if !String::from_utf8_lossy(&said.stderr).contains("No module named 'h5py'") => said,
-        _ => return eprintln!("skipped: /usr/bin/python3 with h5py (python3-h5py) is absent"),
+        _ => return skip("/usr/bin/python3 with h5py (Debian package python3-h5py)"),
     };
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let text = String::from_utf8_lossy(&said.stdout).into_owned();

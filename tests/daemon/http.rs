@@ -1,14 +1,12 @@
 //! The server: what it answers, that no client can harm it, and that nothing from outside becomes markup in the page.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use common::telemetry::Telemetry;
+use crate::common::telemetry::Telemetry;
+use crate::common::{PATIENCE, skip, wait_until};
 use spiked::export::http::{Server, bind};
 use spiked::export::status::LearningTaskStatus;
 use spiked::model::Model;
@@ -20,7 +18,7 @@ fn start(telemetry: &Telemetry) -> Server {
 /// The whole answer to octets that a client sends.
 fn exchange(server: &Server, request: &[u8]) -> String {
     let mut client = TcpStream::connect(server.address()).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = client.write_all(request);
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
@@ -142,7 +140,7 @@ fn what_is_no_request_or_too_long_is_refused() {
 }
 
 /// Clients that say nothing, that say it octet by octet, that never read, more of them than the server has places: a scrape is
-/// answered within Prometheus' ten seconds all the same, and they are cut off.
+/// answered all the same, and they are cut off.
 #[test]
 fn slow_clients_do_no_harm() {
     let telemetry = Telemetry::built_in();
@@ -156,16 +154,26 @@ fn slow_clients_do_no_harm() {
             _ => client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(),
         }
     }
-    let began = Instant::now();
+    // That this comes within Prometheus' time-out follows from the server's limits, which are asserted where they are defined.
     assert!(get(&server, "/metrics").contains("spiked_frames_total"));
-    assert!(began.elapsed() < Duration::from_secs(9), "a scrape took {:?}", began.elapsed());
     for (number, client) in clients.iter_mut().enumerate() {
-        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = Vec::new();
         let read = client.read_to_end(&mut answer);
         let cut = read.is_ok() || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset);
         assert!(cut, "client {number} is still connected");
     }
+}
+
+/// Whether the kernel still has an established connection from a local port to a remote one, both of loopback.
+fn established(local: u16, remote: u16) -> bool {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = |field: &str| field.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok());
+        port(fields[1]) == Some(local) && port(fields[2]) == Some(remote) && fields[3] == ESTABLISHED
+    })
 }
 
 /// A client that asks for more than the kernel holds for it and never reads: the rest is thrown away, its place is free again.
@@ -179,8 +187,8 @@ fn a_client_that_never_reads_is_cut_off() {
     let server = start(&telemetry);
     let mut client = TcpStream::connect(server.address()).unwrap();
     client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_secs(10));
-    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    wait_until("the server closes its side", || !established(server.address().port(), client.local_addr().unwrap().port()));
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
     let whole = telemetry.text().len();
@@ -204,7 +212,8 @@ fn fifty_clients_are_served_at_once() {
 #[test]
 fn an_address_in_use_is_said_and_a_dropped_server_gives_it_back() {
     let telemetry = Telemetry::built_in();
-    let server = start(&telemetry);
+    // An address that no other test binds or connects from: its port must stay free once it is given back.
+    let server = Server::start("127.98.0.1:0".parse().unwrap(), Arc::clone(&telemetry.metrics)).unwrap();
     let address = server.address();
     let said = bind(address).unwrap_err().to_string();
     assert!(said.contains(&address.to_string()) && said.contains("another"), "{said}");
@@ -243,7 +252,7 @@ fn the_page_shows_hostile_names_as_text() {
         .args(["--dump-dom", &url])
         .output();
     let Some(chromium) = chromium.ok().filter(|c| c.status.code() != Some(127)) else {
-        eprintln!("skipped: chromium is not installed");
+        skip("chromium (Debian package chromium)");
         return;
     };
     let page = String::from_utf8_lossy(&chromium.stdout);

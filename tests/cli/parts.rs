@@ -1,10 +1,8 @@
 //! Models as parts: one neuron taught anew leaves the others alone, parts joined are as sure as a reference says.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{fixture, spiked};
+use crate::common::{fixture, spiked};
 use predicates::prelude::*;
 use predicates::str::contains;
 use spiked::model::Model;

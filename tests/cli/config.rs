@@ -4,7 +4,7 @@ use std::path::Path;
 
 use spiked::config::{Config, ConfigError, Input, ModelSource, Override, keys, raw};
 
-const SHIPPED: &str = include_str!("../config/spiked.toml");
+const SHIPPED: &str = include_str!("../../config/spiked.toml");
 
 fn parse(text: &str, overrides: &[Override]) -> Result<Config, Vec<String>> {
     Config::from_text(Path::new("spiked.toml"), text, overrides).map_err(|error| match error {

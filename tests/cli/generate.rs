@@ -1,8 +1,6 @@
 //! Man pages and completions are made from the command line itself, so that they can't lag behind it.
 
-mod common;
-
-use common::spiked;
+use crate::common::spiked;
 use predicates::prelude::*;
 use predicates::str::contains;
 

@@ -1,11 +1,8 @@
 //! One packet is enough: a private protocol is taught from one packet and found in streams of other hosts.
 
-mod common;
-
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use common::{json_lines, pcap, shared_data, spiked, udp};
+use crate::common::{json_lines, pcap, shared_data, spiked, udp};
 use predicates::str::contains;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
@@ -42,10 +39,7 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
     let streams: Vec<Vec<u8>> = (10..30).map(|n| message(n, 9000 + u16::from(n), n)).collect();
     std::fs::write(&later, pcap(1, &streams)).unwrap();
     assert!(!classes(Path::new(SHIPPED), &later).contains(&"private".to_string()));
-    let began = Instant::now();
     learn(&shown, &model, &["--packet", "1"]).code(0).stdout(contains("98 classes"));
-    // Not a benchmark: the promise is a second in a release build, a program without optimisation gets ten.
-    assert!(began.elapsed() < Duration::from_secs(10), "a class took {:?}", began.elapsed());
     let found = classes(&model, &later);
     assert_eq!(found.iter().filter(|c| *c == "private").count(), 20, "{found:?}");
     for other in ["fixtures/captures/mixed.pcapng", "fixtures/captures/dns-1.pcap", "fixtures/captures/snmp-1.pcap"] {

@@ -1,10 +1,8 @@
 //! The report: one page that holds all it needs, escapes what is foreign, and says what was measured.
 
-mod common;
-
 use std::path::Path;
 
-use common::{fixture, pcap, spiked, udp};
+use crate::common::{fixture, pcap, spiked, udp};
 use predicates::str::contains;
 use spiked::model::Model;
 
@@ -91,7 +89,7 @@ fn what_is_cut_or_does_not_fit_is_said() {
         command.args(["report", "--out"]).arg(path("r.html"));
         command
     };
-    report().arg("--raster").arg(path("cut.pcap")).assert().code(1).stderr(contains("before the cut is drawn"));
+    report().arg("--raster").arg(path("cut.pcap")).assert().code(1).stderr(contains("before the cut are drawn"));
     assert!(std::fs::read_to_string(path("r.html")).unwrap().contains("1 of the 1 packets"));
     report().arg("--raster").arg(path("none.pcap")).assert().code(4).stderr(contains("none.pcap"));
     let hosts = path("hosts.csv");

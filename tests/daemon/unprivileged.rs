@@ -1,15 +1,14 @@
 //! The daemon without privileges: replays and watched folders through policies, sinks, evidence captures; the watchdog.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::running::{Running, until};
-use common::{fixture, json_lines, spiked};
+use crate::common::running::Running;
+use crate::common::skip::{KernelFeature, skip_without};
+use crate::common::{PATIENCE, fixture, json_lines, spiked, wait_for};
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 
 #[test]
@@ -171,8 +170,8 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     let mut daemon = Running::start(&file, |command| {
         command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "1500000");
     });
-    let told = |wanted: &str, within: Duration| {
-        let (end, mut buffer) = (Instant::now() + within, [0; 4096]);
+    let within = |limit: Duration, wanted: &str| {
+        let (end, mut buffer) = (Instant::now() + limit, [0; 4096]);
         while Instant::now() < end {
             if let Ok(length) = systemd.recv(&mut buffer)
                 && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == wanted)
@@ -182,9 +181,10 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
         }
         false
     };
-    assert!(told("READY=1", Duration::from_secs(10)));
+    let told = |wanted: &str| within(PATIENCE, wanted);
+    assert!(told("READY=1"));
     for _ in 0..3 {
-        assert!(told("WATCHDOG=1", Duration::from_secs(3)), "it is fed while all move");
+        assert!(told("WATCHDOG=1"), "it is fed while all move");
     }
     let worker = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten().find_map(|task| {
         let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
@@ -193,19 +193,18 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     let worker = worker.expect("it has two workers");
     // Asleep: a thread that is stopped while it allocates holds up all others.
     let task = format!("/proc/{}/task/{worker}", daemon.pid());
-    until("the worker waits", || fs::read_to_string(format!("{task}/wchan")).ok().filter(|at| at.contains("futex")));
+    wait_for("the worker waits", || fs::read_to_string(format!("{task}/wchan")).ok().filter(|at| at.contains("futex")));
     let Some(stopped) = Stopped::stop(worker) else {
-        eprintln!("skipped: this machine lets nobody trace a child: {}", std::io::Error::last_os_error());
-        return;
+        return skip_without(KernelFeature::Ptrace, &std::io::Error::last_os_error());
     };
     daemon.wait("the worker is missed", |s| s["unhealthy"].to_string().contains("worker 1 has made no progress"));
-    while told("WATCHDOG=1", Duration::from_millis(300)) {}
-    assert!(!told("WATCHDOG=1", Duration::from_secs(2)), "a stuck worker is fed");
+    while within(Duration::from_millis(300), "WATCHDOG=1") {}
+    assert!(!within(Duration::from_secs(2), "WATCHDOG=1"), "a stuck worker is fed");
     assert!(daemon.get("/healthz").unwrap().contains("worker 1"));
     drop(stopped);
-    assert!(told("WATCHDOG=1", Duration::from_secs(10)), "it moves again and is not fed");
-    until("health", || daemon.get("/healthz").filter(|said| said == "ok\n"));
+    assert!(told("WATCHDOG=1"), "it moves again and is not fed");
+    wait_for("health", || daemon.get("/healthz").filter(|said| said == "ok\n"));
     assert!(daemon.log().contains("watchdog notifications are suspended"), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
-    assert!(told("STOPPING=1", Duration::from_secs(1)));
+    assert!(told("STOPPING=1"));
 }

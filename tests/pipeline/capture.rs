@@ -1,11 +1,9 @@
 //! Captures are read whatever their format, and what is wrong with one costs nothing that was good in it.
 
-mod common;
-
 use std::io::Write as _;
 use std::path::Path;
 
-use common::{fixture, pcap, shared_data, udp};
+use crate::common::{fixture, pcap, shared_data, udp};
 use proptest::prelude::*;
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, Source, Truncation};
 

@@ -1,12 +1,11 @@
 //! Live teaching: a BPF filter teaches a class while the daemon runs, and the class is then found on any port.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::running::{Running, until};
-use common::{json_lines, spiked};
+use crate::common;
+use crate::common::running::Running;
+use crate::common::{json_lines, spiked, wait_until};
 use serde_json::Value;
 use spiked::capture::CaptureFile;
 use spiked::model::Model;
@@ -56,9 +55,9 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
         let whole = lines.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
         json_lines(&lines[..whole]).iter().any(|e| e["spiked"]["class"] == "redis" && (e["dest_port"] == port) == (port == 6379))
     };
-    until("Redis on another port among the events", || found(0).then_some(()));
+    wait_until("Redis on another port among the events", || found(0));
     let part = folder.join("learned/protocols.safetensors");
-    until("a file of what was learned", || part.exists().then_some(()));
+    wait_until("a file of what was learned", || part.exists());
     // SIGKILL.
     drop(daemon);
 

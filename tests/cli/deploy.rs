@@ -1,12 +1,10 @@
 //! Are the files of `deploy/` fit to be used? The cluster's settings pass `spiked check`, all files speak of one port, the unit is
 //! clean and as closed as promised.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::spiked;
+use crate::common::{skip, spiked};
 
 /// The default of `metrics.address`, as `config/spiked.toml` documents it.
 const PORT: &str = "9184";
@@ -24,7 +22,7 @@ fn optional(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: {program} is not installed");
+            skip(&format!("the program {program}"));
             None
         }
         Err(error) => panic!("{program}: {error}"),
@@ -92,7 +90,7 @@ for file, kinds in (arg.split("=") for arg in sys.argv[1:]):
     let arguments: Vec<&str> = ["-c", script].into_iter().chain(wanted.iter().map(String::as_str)).collect();
     let Some(output) = optional("python3", &arguments) else { return };
     if output.status.code() == Some(3) {
-        eprintln!("skipped: python3 has no yaml (python3-yaml)");
+        skip("python3 with yaml (Debian package python3-yaml)");
         return;
     }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

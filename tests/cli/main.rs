@@ -1,0 +1,17 @@
+//! Tests of the command line: each runs the program, or reads what it wrote. `cargo test --test cli MODULE::` runs one module.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commands;
+mod config;
+mod deploy;
+mod exit_codes;
+mod generate;
+mod learn;
+#[cfg(feature = "nir")]
+mod nir;
+mod paper;
+mod parts;
+mod readme;
+mod report;
