@@ -1,10 +1,11 @@
-//! A network packet classifier: each packet's header octets become one simultaneous spike pattern, and spiking neurons that
-//! learned classes of streams say which streams they know.
+//! A network packet classifier: each packet's header bytes become one simultaneous spike pattern, and spiking neurons trained on
+//! classes of streams recognise the streams of those classes.
 //!
 //! ```text
 //! frames ──> capture ──> packet ──> encode ──> snn ──> stream ──> export
 //! ```
-//! Everything flows one way; a stage knows the types before it and nothing after it. [`train`] is the same way with a teacher.
+//! Data flows one way; a stage knows the types before it and nothing after it. [`train`] is the same pipeline with a teacher.
+//! `ARCHITECTURE.md` in the repository shows folders, threads, bounds and the words used; `CONTRIBUTING.md` how to build, test and extend.
 
 #![deny(unsafe_code)]
 
