@@ -263,6 +263,10 @@ mod tests {
         packets: u64,
         bytes: u64,
         scored: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        basis: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
         model: &'a str,
     }
 
@@ -296,6 +300,8 @@ mod tests {
                 packets: verdict.packets,
                 bytes: verdict.bytes,
                 scored: verdict.leader.map_or(0, |l| l.packets),
+                basis: verdict.basis().map(Basis::name),
+                reason: verdict.unknown_reason().map(UnknownReason::name),
                 model: &verdict.named.name,
             },
         };

@@ -214,10 +214,10 @@ impl Model {
         if d.decision.theta.len() != neurons || d.decision.accept.len() != classes {
             return Err(wrong("its thresholds do not match its classes".into()));
         }
-        if d.decision.confidence.len() != FEATURES {
+        if d.decision.confidence.len() > FEATURES {
             let (weights, version) = (d.decision.confidence.len(), &d.provenance.trained_with);
             return Err(wrong(format!(
-                "its confidence has {weights} weights, this program's {FEATURES}; spiked {version} made it: train it anew"
+                "its confidence has {weights} weights, more than this program's {FEATURES}; spiked {version} made it: update this program or retrain the model"
             )));
         }
         let numbers: Vec<f32> = gain.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

@@ -163,11 +163,12 @@ impl Model {
             (decision.clip, decision.slope) = (holds.decision.clip, holds.decision.slope);
         }
         let (a, b) = (self.classes.len() as f32, other.classes.len() as f32);
-        decision
-            .confidence
-            .iter_mut()
-            .zip(&from.confidence)
-            .for_each(|(mine, theirs)| *mine = (*mine * a + theirs * b) / (a + b));
+        // A weight that a model does not have is zero.
+        let weights = decision.confidence.len().max(from.confidence.len());
+        let weight = |of: &[f32], i: usize| of.get(i).copied().unwrap_or(0.0);
+        decision.confidence =
+            (0..weights).map(|i| (weight(&decision.confidence, i) * a + weight(&from.confidence, i) * b) / (a + b)).collect();
+        decision.content_first |= from.content_first;
         decision.stop = decision.stop.max(from.stop);
         decision.give_up = decision.give_up.max(from.give_up);
         let (provenance, from) = (&mut model.provenance, &other.provenance);
