@@ -208,7 +208,8 @@ impl Scorer {
         let leader = model.decision.accumulate(&model.network, &self.potentials, sums, before.as_ref(), content);
         let Some(leader) = leader else { return };
         let neuron = model.decision.assignments.first_of(leader.class);
-        let leader = model.decision.with_ports(leader, model.network.weight_sum(self.active.ports(), neuron));
+        let potential = f32::from(self.potentials[neuron.index()]) * model.network.gain()[neuron.index()];
+        let leader = model.decision.with_ports(leader, potential, model.network.weight_sum(self.active.ports(), neuron));
         stream.state.set_leader(leader);
         // A named stream that stays scored changes no further.
         if stream.state.is_named() && self.every_packet {

@@ -47,7 +47,8 @@ impl<'a> Classifier<'a> {
         let leader = self.decision.accumulate(self.network, potentials, &mut stream.sums, before, content);
         stream.leader = leader.map(|leader| {
             let neuron = self.decision.assignments.first_of(leader.class);
-            self.decision.with_ports(leader, self.forward.port_contribution(neuron))
+            let potential = self.forward.potential(neuron);
+            self.decision.with_ports(leader, potential, self.forward.port_contribution(neuron))
         });
         true
     }

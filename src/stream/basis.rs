@@ -1,7 +1,6 @@
 //! What a classification rests on, and why a stream has none.
 
 use super::{Decision, Leader};
-use crate::snn::NeuronId;
 
 /// What carries a stream's classification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,7 +9,7 @@ pub enum Basis {
     Content,
     /// Headers of packets without payload.
     Headers,
-    /// The ports: they contribute more than half of the neuron's potential.
+    /// The ports: without them the neuron would not have reached its threshold.
     Ports,
 }
 
@@ -56,10 +55,8 @@ impl Decision {
         if !self.content_first {
             return None;
         }
-        let neuron: NeuronId = self.assignments.first_of(leader.class);
-        let potential = leader.evidence / leader.packets.max(1) as f32 + self.theta[neuron.index()];
-        Some(match leader.content {
-            _ if leader.port_contribution() > potential / 2.0 => Basis::Ports,
+        Some(match leader.content() {
+            _ if leader.by_ports() => Basis::Ports,
             true => Basis::Content,
             false => Basis::Headers,
         })
@@ -68,7 +65,7 @@ impl Decision {
     /// Why a stream with this leader, or none, has no class.
     pub fn unknown_reason(&self, leader: Option<&Leader>) -> UnknownReason {
         match leader {
-            Some(leader) if !leader.content => UnknownReason::NoPayload,
+            Some(leader) if !leader.content() => UnknownReason::NoPayload,
             Some(leader) if leader.evidence > 0.0 => UnknownReason::Unsure,
             _ => UnknownReason::UnlikeAny,
         }

@@ -71,6 +71,11 @@ impl From<Decision> for DecisionData {
     }
 }
 
+/// Of [`Leader`]'s flags: the evidence comes from content.
+const CONTENT: u8 = 1;
+/// Of [`Leader`]'s flags: the ports decide.
+const BY_PORTS: u8 = 2;
+
 /// The class in front.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Leader {
@@ -79,8 +84,8 @@ pub struct Leader {
     /// Lead over the second.
     pub lead: f32,
     pub packets: u32,
-    /// Whether the evidence comes from packets with content ([`Decision::content_first`]).
-    pub content: bool,
+    /// [`CONTENT`] and [`BY_PORTS`]; one byte, as streams are many.
+    flags: u8,
     /// What the ports of the last packet contribute to the potential of the class's first neuron.
     ports: PortContribution,
 }
@@ -104,27 +109,37 @@ impl PortContribution {
 impl Leader {
     /// The leader of a stream without packets.
     pub const NONE: Self =
-        Self { class: ClassId::new(0), evidence: 0.0, lead: 0.0, packets: 0, content: false, ports: PortContribution(0) };
+        Self { class: ClassId::new(0), evidence: 0.0, lead: 0.0, packets: 0, flags: 0, ports: PortContribution(0) };
 
     /// A leader whose evidence comes from content, to which the ports contribute nothing.
     pub fn new(class: ClassId, evidence: f32, lead: f32, packets: u32) -> Self {
-        Self { class, evidence, lead, packets, content: true, ..Self::NONE }
+        Self { class, evidence, lead, packets, flags: CONTENT, ..Self::NONE }
     }
 
-    fn with_ports(self, contribution: f32) -> Self {
-        Self { ports: PortContribution::new(contribution), ..self }
+    /// Whether the evidence comes from packets with content ([`Decision::content_first`]).
+    pub fn content(&self) -> bool {
+        self.flags & CONTENT != 0
     }
 
-    /// What the ports of the last packet contribute to the potential of the class's first neuron, in units of theta.
-    pub fn port_contribution(&self) -> f32 {
-        self.ports.get()
+    /// Whether the class's first neuron would not have reached its threshold at the last packet without the packet's ports.
+    pub fn by_ports(&self) -> bool {
+        self.flags & BY_PORTS != 0
+    }
+
+    fn with_content(self, content: bool) -> Self {
+        Self { flags: if content { self.flags | CONTENT } else { self.flags & !CONTENT }, ..self }
+    }
+
+    fn with_ports(self, contribution: f32, by_ports: bool) -> Self {
+        let flags = if by_ports { self.flags | BY_PORTS } else { self.flags & !BY_PORTS };
+        Self { ports: PortContribution::new(contribution), flags, ..self }
     }
 
     /// What confidence is computed from: constant, lead, mean evidence, packets, evidence, contribution of the ports. Streams without
     /// content have weights of their own, so either half is zero.
     pub fn features(&self) -> [f32; FEATURES] {
         let n = self.packets.max(1) as f32;
-        let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.port_contribution());
+        let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
         let features: [f32; FEATURES / 2] = [
             1.0,
             lead.ln_1p(),
@@ -138,7 +153,7 @@ impl Leader {
         ];
         let mut all = [0.0; FEATURES];
         let (content, handshake) = all.split_at_mut(FEATURES / 2);
-        if self.content { content } else { handshake }.copy_from_slice(&features);
+        if self.content() { content } else { handshake }.copy_from_slice(&features);
         all
     }
 }
@@ -241,19 +256,24 @@ impl Decision {
     pub fn leader(&self, evidence: &[f32], packets: u32, content: bool) -> Option<Leader> {
         let (class, first, second) = foremost(evidence)?;
         let lead = if second.is_finite() { first - second } else { first.max(0.0) };
-        Some(Leader { content, ..Leader::new(class, first, lead, packets) })
+        Some(Leader::new(class, first, lead, packets).with_content(content))
     }
 
-    /// The leader with the contribution of the last packet's ports, where confidence uses it: a host's packets have many ports.
+    /// The leader with what the last packet's ports contribute to `potential`, that of the first neuron of its class, where confidence uses
+    /// it: a host's packets have many ports.
     #[must_use]
-    pub fn with_ports(&self, leader: Leader, contribution: f32) -> Leader {
-        if self.content_first { leader.with_ports(contribution) } else { leader }
+    pub fn with_ports(&self, leader: Leader, potential: f32, contribution: f32) -> Leader {
+        if !self.content_first {
+            return leader;
+        }
+        let theta = self.theta[self.assignments.first_of(leader.class).index()];
+        leader.with_ports(contribution, potential - contribution < theta)
     }
 
     /// Whether a packet, which has content or not, would add to the evidence of a stream whose leader so far is `before`.
     #[inline]
     pub fn counts(&self, before: Option<&Leader>, content: bool) -> bool {
-        content || !self.content_first || before.is_none_or(|leader| !leader.content && leader.packets < self.give_up)
+        content || !self.content_first || before.is_none_or(|leader| !leader.content() && leader.packets < self.give_up)
     }
 
     /// Adds one packet's potentials to the evidence of its stream and returns the leader; `before` is the leader so far. Evidence of
@@ -269,12 +289,12 @@ impl Decision {
         content: bool,
     ) -> Option<Leader> {
         let content = content || !self.content_first;
-        let before = before.filter(|leader| leader.content == content);
+        let before = before.filter(|leader| leader.content() == content);
         if before.is_none() {
             evidence.fill(0.0);
         }
         let leader = self.accumulate_widest(network, potentials, evidence, before.map_or(0, |b| b.packets) + 1)?;
-        Some(Leader { content, ..leader })
+        Some(leader.with_content(content))
     }
 
     #[cfg_attr(
@@ -329,7 +349,7 @@ impl Decision {
 
     /// [`Decision::settled`] where the leader's confidence is known.
     pub fn enough(&self, leader: &Leader, confidence: f32) -> bool {
-        leader.content && (leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class.index()]))
+        leader.content() && (leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class.index()]))
     }
 
     /// The class, where it has earned its threshold.

@@ -63,14 +63,18 @@ impl HeldOutPotentials {
             if !decision.counts(leaders.last(), self.content[packet]) {
                 continue;
             }
-            let before = leaders.last().filter(|leader| leader.content == content);
+            let before = leaders.last().filter(|leader| leader.content() == content);
             if before.is_none() {
                 evidence.fill(0.0);
             }
             let packets = before.map_or(0, |leader| leader.packets) + 1;
             self.accumulate(packet, decision, &mut evidence);
             let leader = decision.leader(&evidence, packets, content);
-            leaders.extend(leader.map(|leader| decision.with_ports(leader, self.ports[packet * classes + leader.class.index()])));
+            leaders.extend(leader.map(|leader| {
+                let class = leader.class.index();
+                let (potential, ports) = (self.potentials[packet * self.width + class], self.ports[packet * classes + class]);
+                decision.with_ports(leader, potential, ports)
+            }));
         }
         leaders
     }

@@ -29,7 +29,7 @@ fn train(labels: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert
 fn the_built_in_model_names_the_streams_of_a_capture() {
     let said = spiked().args(["read", "fixtures/captures/mixed.pcapng"]).assert().code(0);
     let table = String::from_utf8(said.get_output().stdout.clone()).unwrap();
-    for class in ["class", "dns", "snmp", "ssh", "http", "mqtt", "ntp", "unknown"] {
+    for class in ["class", "dns", "snmp", "ssh", "http", "mqtt", "ntp", "unknown:"] {
         assert!(table.lines().any(|line| line.split_whitespace().next() == Some(class)), "no line {class} in\n{table}");
     }
 }
@@ -59,7 +59,8 @@ fn events_have_the_promised_fields() {
     assert_eq!(event["pcap_filename"], "fixtures/captures/http-2.pcap");
     let spiked = event["spiked"].as_object().unwrap();
     let fields: Vec<&str> = spiked.keys().map(String::as_str).collect();
-    assert_eq!(fields, ["class", "best", "confidence", "evidence", "packets", "bytes", "scored", "model"]);
+    assert_eq!(fields, ["class", "best", "confidence", "evidence", "packets", "bytes", "scored", "basis", "model"]);
+    assert_eq!(spiked["basis"], "content");
     assert!((0.0..=1.0).contains(&spiked["confidence"].as_f64().unwrap()));
     assert!(event["timestamp"].as_str().unwrap().ends_with("+0000"));
 }

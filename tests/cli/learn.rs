@@ -39,7 +39,7 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
     let streams: Vec<Vec<u8>> = (10..30).map(|n| message(n, 9000 + u16::from(n), n)).collect();
     std::fs::write(&later, pcap(1, &streams)).unwrap();
     assert!(!classes(Path::new(SHIPPED), &later).contains(&"private".to_string()));
-    learn(&shown, &model, &["--packet", "1"]).code(0).stdout(contains("98 classes"));
+    learn(&shown, &model, &["--packet", "1"]).code(0).stdout(contains("99 classes"));
     let found = classes(&model, &later);
     assert_eq!(found.iter().filter(|c| *c == "private").count(), 20, "{found:?}");
     for other in ["fixtures/captures/mixed.pcapng", "fixtures/captures/dns-1.pcap", "fixtures/captures/snmp-1.pcap"] {

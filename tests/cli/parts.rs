@@ -151,7 +151,7 @@ fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
     println!(
         "{one} streams are named by one part alone; {kept} so by both on the captures, {averaged} averaged; {other} otherwise"
     );
-    assert!(kept > averaged && kept * 4 >= one * 3 && other == 0);
+    assert!(kept >= averaged && kept == one && other == 0);
 
     let damaged = path("damaged.pcap");
     std::fs::write(&damaged, "not a capture").unwrap();
@@ -172,6 +172,8 @@ fn a_hyperactive_neuron_is_found_and_quieted() {
     let mut model = Model::load(Path::new(&path("sound"))).unwrap();
     let snmp = model.place("snmp").unwrap();
     model.decision.theta[snmp.index()] = -3.0;
+    // So that one packet of another class, which reaches the bound too, does not outweigh it.
+    model.decision.clip.1 = 5.0;
     model.save(Path::new(&path("loud"))).unwrap();
     let said = contains("snmp: hyperactive, claims").and(contains("threshold -3.00 raised to"));
     on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(said);
