@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::common::{skip, spiked};
 use spiked::model::Model;
+use spiked::snn::NeuronId;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
 
@@ -21,7 +22,7 @@ fn an_exported_graph_holds_the_models_weights_and_thresholds() {
     let weight = weight.read_f32().unwrap();
     for neuron in 0..neurons {
         for input in 0..inputs {
-            let want = f32::from(model.network.weight(input, neuron)) * model.network.gain()[neuron];
+            let want = f32::from(model.network.weight(input, NeuronId::from_index(neuron))) * model.network.gain()[neuron];
             assert_eq!(weight[neuron * inputs + input], want, "neuron {neuron}, input {input}");
         }
     }
@@ -50,7 +51,7 @@ fn libhdf5_reads_it() {
     let gain = model.network.gain();
     let want: f64 = (0..model.network.inputs())
         .flat_map(|i| (0..gain.len()).map(move |n| (i, n)))
-        .map(|(i, n)| f64::from(f32::from(model.network.weight(i, n)) * gain[n]))
+        .map(|(i, n)| f64::from(f32::from(model.network.weight(i, NeuronId::from_index(n))) * gain[n]))
         .sum();
     assert!((sum.parse::<f64>().unwrap() - want).abs() < 1e-6 * want.abs(), "{sum}, {want}");
     assert_eq!(rest.trim_end(), "LIF ['affine', 'input', 'lif', 'output']");
