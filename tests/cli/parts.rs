@@ -171,11 +171,11 @@ fn a_hyperactive_neuron_is_found_and_quieted() {
     on(&["train", "--out", &path("sound")], &first).assert().code(0);
     let mut model = Model::load(Path::new(&path("sound"))).unwrap();
     let snmp = model.place("snmp").unwrap();
-    model.decision.theta[snmp.index()] = -3.0;
-    // So that one packet of another class, which reaches the bound too, does not outweigh it.
+    model.decision.theta[snmp.index()] = -6.0;
+    // Wide bounds: otherwise the packets of other classes reach the bound too, and the neuron does not lead.
     model.decision.clip.1 = 5.0;
     model.save(Path::new(&path("loud"))).unwrap();
-    let said = contains("snmp: hyperactive, claims").and(contains("threshold -3.00 raised to"));
+    let said = contains("snmp: hyperactive, claims").and(contains("threshold -6.00 raised to"));
     on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(said);
     on(&["model", "calibrate", &path("sound"), "--out", &path("same")], &second)
         .assert()
