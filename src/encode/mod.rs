@@ -96,7 +96,7 @@ fn receiver_kind(headers: &Headers, frame: &[u8]) -> u8 {
 const TCP_FLAGS: usize = 13;
 
 /// Whether a packet shows what its stream carries: every packet except a TCP segment without payload.
-fn has_content(headers: &Headers, frame: &[u8]) -> bool {
+pub fn has_content(headers: &Headers, frame: &[u8]) -> bool {
     let segment = headers.transport == Transport::Tcp && frame.len() > headers.transport_at as usize + TCP_FLAGS;
     !segment || headers.payload_wire_len > 0
 }

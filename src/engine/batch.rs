@@ -5,6 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::capture::{CaptureError, Frame, FrameBatch, Nanos, Source};
+use crate::encode::has_content;
 use crate::packet::{Decoder, Direction, Headers, KeyKind, StreamKey};
 use crate::stream::Arrival;
 
@@ -139,5 +140,10 @@ impl<'a> ShardPacket<'a> {
     #[inline]
     pub fn headers(&self) -> &'a Headers {
         &self.routed.headers[self.index]
+    }
+
+    /// Whether the packet shows what its stream carries.
+    pub fn has_content(&self) -> bool {
+        has_content(self.headers(), self.frame().bytes)
     }
 }

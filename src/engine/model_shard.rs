@@ -107,13 +107,14 @@ impl ModelShard {
         self.sample(packet, at, context, counters);
         let stream = self.table.get(at);
         let opened = context.position == 0 && stream.number == packet.number;
-        if opened || stream.state.is_scored() {
+        let reopened = stream.state.is_dropped_before_content() && packet.has_content();
+        if opened || reopened || stream.state.is_scored() {
             self.scorer.prepare(packet, context);
             // The pending packet comes first: it may decide this packet's stream, or free its row of evidence.
             self.scorer.score_pending(&mut self.table, out);
         }
-        if opened {
-            counters.opened += 1;
+        counters.opened += u64::from(opened);
+        if opened || reopened {
             counters.dropped_undecided += u64::from(self.scorer.open(at, &mut self.table));
         }
         let stream = self.table.get(at);

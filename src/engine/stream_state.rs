@@ -37,6 +37,12 @@ impl StreamState {
         self.row != NO_ROW
     }
 
+    /// Whether the stream lost its row of evidence before a packet with content was scored. Content starts its evidence again.
+    #[inline]
+    pub fn is_dropped_before_content(&self) -> bool {
+        !self.is_scored() && !self.named && self.leader.packets > 0 && !self.leader.content()
+    }
+
     /// Whether the stream was reported to be of a class.
     #[inline]
     pub fn is_named(&self) -> bool {

@@ -410,7 +410,7 @@ const REFUSED: [&str; 3] = ["x\n2026-01-01T00:00:00Z ERROR forged", "red\u{1b}[3
 /// The built-in model with hostile names for the first classes and for those that the fixtures hold.
 fn hostile_model() -> Model {
     let mut model = Model::built_in().unwrap();
-    let wanted = ["dns", "http", "ssh", "tls", "mqtt"];
+    let wanted = ["dns", "http", "ssh", "ntp", "mqtt"];
     for (hostile, wanted) in HOSTILE.iter().zip(wanted) {
         for class in model.classes.iter_mut().filter(|c| *c == wanted) {
             *class = (*hostile).to_string();
