@@ -1,4 +1,4 @@
-//! Command line: one file per command. [`exit`] defines the exit codes.
+//! Command line: one file per command. `exit` defines the exit codes.
 
 #[macro_use]
 mod exit;

@@ -1,6 +1,6 @@
 //! What was learned, and how does it rest on disk? One neuron a class, each with the streams on which later ones may do no worse.
 //!
-//! Two files a model in one folder, beside that of what was [`heard`](super::heard), each written whole or not at all: `MODEL.safetensors` is a model of the learned classes,
+//! Two files a model in one folder, beside the replay buffer (`super::replay_buffer`), each written whole or not at all: `MODEL.safetensors` is a model of the learned classes,
 //! `MODEL.anchors.json` has their anchors (slot values by class). What the second says of a class holds for whatever neuron of the
 //! class is in the first.
 
