@@ -183,6 +183,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     if !args.reference.is_empty() {
         let source = Source { labels: args.reference.clone(), class: Vec::new(), min_streams: 1, ..args.source.clone() };
         let labels = source.read_labels()?;
+        if labels.key != corpus.key {
+            bail!("--reference labels are of {}, but --labels are of {}", kind(labels.key), kind(corpus.key));
+        }
         let (reference, found) = source.gather(&labels, layout, settings.packets_per_stream)?;
         gathered.append(found);
         let left_out = corpus.append_reference(&reference);
@@ -236,8 +239,8 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     say!(
         "\n{} classes, {} streams, {} packets; held out: {:.2} % of streams right, macro-F1 {:.3}; named {:.2} %, of those right {:.2} %; unseen classes named {:.2} %",
         model.classes.len(),
-        corpus.streams.len(),
-        corpus.volleys(),
+        model.provenance.streams.iter().sum::<u64>(),
+        model.provenance.packets.iter().sum::<u64>(),
         held_out.accuracy * 100.0,
         held_out.macro_f1,
         held_out.recall * 100.0,
@@ -263,11 +266,14 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     say!("\n`spiked eval --mask SLOTS` shows which slots the classes rely on; groups: {}", groups.join(", "));
 }
 
+fn kind(key: KeyKind) -> &'static str {
+    if key == KeyKind::Host { "hosts" } else { "streams" }
+}
+
 /// Refuses labels of another kind (streams, hosts) than the model's.
 pub fn same_kind(model: &Model, labels: &labels::Labels, path: &Path) -> Result<()> {
-    let word = |k| if k == KeyKind::Host { "hosts" } else { "streams" };
     if model.key != labels.key {
-        bail!("the labels are of {}, but {} classifies {}", word(labels.key), path.display(), word(model.key));
+        bail!("the labels are of {}, but {} classifies {}", kind(labels.key), path.display(), kind(model.key));
     }
     Ok(())
 }

@@ -134,7 +134,8 @@ impl Scorer {
         self.encode(packet, context);
         let layout = &self.model.layout;
         self.prepared.count = layout.inputs(&self.volley, &mut self.prepared.inputs);
-        self.prepared.port_count = layout.port_inputs(&self.volley, &mut self.prepared.ports);
+        let by_content = self.model.decision.content_first;
+        self.prepared.port_count = if by_content { layout.port_inputs(&self.volley, &mut self.prepared.ports) } else { 0 };
         self.prepared.content = self.volley.content;
         self.model.network.prefetch(self.prepared.as_slice());
     }

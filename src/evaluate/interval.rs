@@ -1,9 +1,10 @@
 //! How sure is a figure? 95 % confidence intervals: Wilson's for shares, the cluster bootstrap for macro-F1.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 
 use super::metrics::{Counts, Outcome, macro_f1};
+use crate::train::random::below;
 
 /// Smallest and largest value that the data leave plausible.
 pub type Interval = (f64, f64);
@@ -56,8 +57,7 @@ pub fn macro_f1_interval(outcomes: &[Outcome], seed: u64) -> (Interval, Resample
         .map(|_| {
             let mut counts = vec![Counts::default(); names.len()];
             for _ in 0..groups.len() {
-                let drawn = (u64::from(random.next_u32()) * groups.len() as u64) >> 32;
-                for &(truth, best) in &groups[drawn as usize] {
+                for &(truth, best) in &groups[below(groups.len(), &mut random)] {
                     Counts::add(&mut counts, truth, best);
                 }
             }

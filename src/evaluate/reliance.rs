@@ -45,7 +45,7 @@ impl Reliance {
 pub fn reliance(corpus: &Corpus, model: &Model) -> Vec<Reliance> {
     let recalls = |layout: &Layout| -> BTreeMap<String, f64> {
         let known = |label: &str| model.classes.iter().any(|c| c == label);
-        let all = 0..corpus.streams.len();
+        let all = (0..corpus.streams.len()).filter(|&i| !corpus.streams[i].reference);
         let said = outcomes(corpus, &model.network, &model.decision, &model.classes, layout, &known, all);
         Report::new(&said).classes.into_iter().map(|c| (c.class, c.recall)).collect()
     };

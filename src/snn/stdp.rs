@@ -1,4 +1,4 @@
-//! TeachingSchedule-gated STDP: how the weights come about.
+//! Teacher-gated STDP, the rule that learns the weights.
 //!
 //! Each presentation shows one volley to every neuron. Where the teacher forces a neuron and its potential is below
 //! `theta + margin`, every active synapse is potentiated, w += (eta/n)(1 - w); where the teacher is silent and the potential is

@@ -126,7 +126,9 @@ impl Leader {
         self.flags & BY_PORTS != 0
     }
 
-    fn with_content(self, content: bool) -> Self {
+    /// The same leader, its evidence coming from packets with content or from others.
+    #[must_use]
+    pub fn with_content(self, content: bool) -> Self {
         Self { flags: if content { self.flags | CONTENT } else { self.flags & !CONTENT }, ..self }
     }
 
@@ -253,10 +255,10 @@ impl Decision {
 
     /// Who leads after `packets` packets; `None` without classes.
     #[inline(always)]
-    pub fn leader(&self, evidence: &[f32], packets: u32, content: bool) -> Option<Leader> {
+    pub fn leader(&self, evidence: &[f32], packets: u32) -> Option<Leader> {
         let (class, first, second) = foremost(evidence)?;
         let lead = if second.is_finite() { first - second } else { first.max(0.0) };
-        Some(Leader::new(class, first, lead, packets).with_content(content))
+        Some(Leader::new(class, first, lead, packets))
     }
 
     /// The leader with what the last packet's ports contribute to `potential`, that of the first neuron of its class, where confidence uses
@@ -332,7 +334,7 @@ impl Decision {
     #[inline(always)]
     fn accumulate_with(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
         self.add(network, potentials, evidence);
-        self.leader(evidence, packets, true)
+        self.leader(evidence, packets)
     }
 
     /// Probability that the leader is right, from 0 to 1.

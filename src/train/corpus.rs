@@ -325,9 +325,4 @@ impl Corpus {
     pub fn part(&self, index: usize) -> u8 {
         self.direction.map_or(0, |slot| u8::from(self.volley(index)[slot] == 1))
     }
-
-    /// All volleys of the streams.
-    pub fn volleys(&self) -> usize {
-        self.streams.iter().map(|s| s.kept).sum()
-    }
 }

@@ -1,11 +1,11 @@
 //! From a corpus to a model: cross-fitting, thresholds, confidence.
 //!
 //! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
-//!    class and one that is never taught a part of the classes. What they forward of streams that they never saw are the
+//!    class and one that is never taught a part of the classes. Their potentials for streams that they never saw are those of the
 //!    calibration streams: of the first the fold's, of the second all streams of the classes that it was not taught.
 //! 2. Homeostasis: each neuron's threshold (`homeostasis`). Of flows two ways to show packets, and two bounds of one packet's margin,
 //!    are tried; what tells the calibration streams of taught classes best is kept.
-//! 3. Classes that are told better by a neuron for each direction get two (`parted`).
+//! 3. Classes that are told better by a neuron for each direction get two (`split_by_direction`).
 //! 4. Confidence, acceptance, stop rule (`calibrate`).
 //! 5. The network that is kept is trained on everything.
 
@@ -32,8 +32,8 @@ pub struct Fitted {
     pub decision: Decision,
     /// Whether packets of classes of few streams were also shown with their ports alone.
     pub ports_alone: bool,
-    /// For each calibration stream, which the network that held_out it had not been taught: its number in the corpus, whether its
-    /// class had been taught, and the leader when scoring stopped.
+    /// For each calibration stream as captured, scored by a network that was not trained on it: its number in the corpus, whether the
+    /// network was trained on its class, and the leader when scoring stopped.
     pub calibration: Vec<(usize, bool, Leader)>,
 }
 

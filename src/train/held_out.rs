@@ -69,11 +69,10 @@ impl HeldOutPotentials {
             }
             let packets = before.map_or(0, |leader| leader.packets) + 1;
             self.accumulate(packet, decision, &mut evidence);
-            let leader = decision.leader(&evidence, packets, content);
-            leaders.extend(leader.map(|leader| {
+            leaders.extend(decision.leader(&evidence, packets).map(|leader| {
                 let class = leader.class.index();
                 let (potential, ports) = (self.potentials[packet * self.width + class], self.ports[packet * classes + class]);
-                decision.with_ports(leader, potential, ports)
+                decision.with_ports(leader.with_content(content), potential, ports)
             }));
         }
         leaders

@@ -13,6 +13,7 @@ pub mod labels;
 pub mod live;
 pub mod one_packet;
 mod ports;
+pub(crate) mod random;
 mod retrain;
 mod split_by_direction;
 mod teacher;

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng;
 
 use crate::encode::{Group, SILENT, SlotId, is_ephemeral};
 use crate::snn::ClassId;
 
 use super::Corpus;
+use super::random::below;
 
 /// Slots of the ports of one transport: source and destination, each with its high and its low byte.
 const SLOTS: usize = 4;
@@ -92,9 +92,4 @@ impl PortPool {
 fn oriented(ports: Ports, direction: u8) -> Ports {
     let [a, b, c, d] = ports;
     if direction == 1 { [c, d, a, b] } else { ports }
-}
-
-/// A number below `count`, by multiply-shift.
-pub(super) fn below(count: usize, random: &mut ChaCha8Rng) -> usize {
-    ((u64::from(random.next_u32()) * count as u64) >> 32) as usize
 }

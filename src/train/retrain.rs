@@ -33,7 +33,7 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
         if !foreign {
             add(false);
         }
-        // One known stream in so many is held_out without its own neuron too: how the others take what they were never taught.
+        // Some known streams are also scored without the neurons of their class: an example of an unseen class.
         if foreign || (known > UNTAUGHT && (class.index() + number).is_multiple_of(UNTAUGHT)) {
             add(true);
         }

@@ -31,7 +31,7 @@ pub(super) fn assignments(classes: usize, specs: &[NeuronSpec]) -> Assignments {
     Assignments::new(classes, specs[classes..].iter().map(|spec| spec.class)).expect("specs are of these classes")
 }
 
-/// What cross-fitting held_out with some neurons, and how they decide.
+/// The potentials of held-out streams in cross-fitting with some neurons, and how those decide.
 pub(super) struct CrossFit {
     pub held_out: Vec<HeldOutPotentials>,
     pub decision: Decision,
@@ -44,7 +44,7 @@ pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> V
         .filter(|(held_out, _)| held_out.taught && held_out.variant == Variant::AsIs)
         .map(|(a, b)| (a.truth, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes)))
         .collect();
-    let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1, true).is_some_and(|l| l.class == truth);
+    let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
     let mut better = Vec::new();
     for class in 0..classes {
         let (mut won, mut lost) = (0u32, 0u32);
@@ -65,7 +65,7 @@ pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> V
     better
 }
 
-/// What would have been held_out with two neurons for some classes and one for the others.
+/// The cross-fit with two neurons for the classes `parted` and one for the others.
 pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<ClassId>) -> CrossFit {
     let CrossFit { mut held_out, mut decision } = one;
     let classes = decision.theta.len();

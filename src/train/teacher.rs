@@ -7,13 +7,14 @@
 //! streams have in common.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 
 use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
 use crate::packet::KeyKind;
 use crate::snn::{ClassId, Presentations, Shown};
 
 use super::ports::{PortPool, Ports};
+use super::random::below;
 use super::{Corpus, TrainSettings};
 
 /// Groups that are silenced together, one set a presentation.
@@ -68,8 +69,10 @@ impl<'a> TeachingSchedule<'a> {
         let few = |class: ClassId| settings.ports_alone && streams[class.index()] <= FEW;
         let alone = packets.iter().copied().filter(|&(_, class)| few(class)).collect();
         let not_ports = Group::ALL.into_iter().filter(|&g| g != Group::Ports).flat_map(|g| corpus.layout.group(g)).collect();
-        let pool = PortPool::new(corpus, &packets);
-        let other_ports = if corpus.key == KeyKind::Flow { other_ports(corpus, &packets, &pool, seed) } else { Vec::new() };
+        // A host's packets have many ports already.
+        let noisy: &[_] = if corpus.key == KeyKind::Flow { &packets } else { &[] };
+        let pool = PortPool::new(corpus, noisy);
+        let other_ports = other_ports(corpus, noisy, &pool, seed);
         // Rare classes learn more from each of their own packets, so that floods don't drown them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
@@ -110,9 +113,7 @@ impl Presentations for TeachingSchedule<'_> {
         random.set_stream(u64::from(pass));
         let mut order: Vec<u32> = (0..self.len() as u32).collect();
         for i in (1..order.len()).rev() {
-            // Multiply-shift: an unbiased choice is not needed, a repeatable one is.
-            let j = (u64::from(random.next_u32()) * (i as u64 + 1)) >> 32;
-            order.swap(i, j as usize);
+            order.swap(i, below(i + 1, &mut random));
         }
         order
     }

@@ -10,7 +10,8 @@ use crate::encode::NO_PREVIOUS;
 use crate::packet::KeyKind;
 
 use super::Corpus;
-use super::ports::{PortPool, below};
+use super::ports::PortPool;
+use super::random::below;
 
 /// How a calibration stream differs from the captured one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

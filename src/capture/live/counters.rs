@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::capture::CaptureIndex;
 
-/// InputCounters of one interface, of a replay, or of a watched folder. They only grow.
+/// Counters of one interface, of a replay, or of a watched folder. They only grow.
 #[derive(Debug, Default)]
 pub struct InputCounters {
     pub name: String,

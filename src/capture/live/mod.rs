@@ -62,7 +62,7 @@ impl Default for LiveSettings {
     }
 }
 
-/// LiveSource interfaces as a source.
+/// Live interfaces as a source.
 pub struct LiveSource {
     consumer: QueueConsumer,
     opened: Vec<CaptureThread>,

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::train::random::below;
+
 /// A stream as it was sampled: the slot values of its packets, one after another.
 pub type StreamSlots = Vec<u16>;
 
@@ -106,8 +108,7 @@ impl Reservoir {
     fn forget_one(&mut self, label: &str) {
         let Some(mine) = self.labels.get_mut(label).filter(|mine| !mine.streams.is_empty()) else { return };
         mine.full = true;
-        let at = (u64::from(self.random.next_u32()) * mine.streams.len() as u64) >> 32;
-        let gone = mine.streams.swap_remove(at as usize);
+        let gone = mine.streams.swap_remove(below(mine.streams.len(), &mut self.random));
         mine.slots -= gone.len();
         self.slots -= gone.len();
     }
