@@ -431,8 +431,8 @@ fn a_packed_capture_unfolds_only_so_far() {
         while file.fill(&mut batch).expect("what was opened can be read") {
             octets += batch.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
         }
-        let cut = file.cut().expect("it was cut").to_string();
-        assert!(cut.contains("bomb") && cut.contains("cut after packet"), "{cut}");
+        let cut = file.truncation().expect("it was cut").to_string();
+        assert!(cut.contains("bomb") && cut.contains("truncated after packet"), "{cut}");
         assert!(octets > 100 << 20 && octets < (257 << 20) + 200 * packed as u64, "{octets} of {packed}");
         assert_eq!(octets, file.frames() * 1_000_000, "what came before is whole");
     }

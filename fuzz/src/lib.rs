@@ -53,7 +53,7 @@ fn read(mut file: CaptureFile) -> (Vec<Read>, Option<String>) {
         assert!(batch.len() <= FrameBatch::CAPACITY);
         frames.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));
     }
-    (frames, file.cut().map(ToString::to_string))
+    (frames, file.truncation().map(ToString::to_string))
 }
 
 /// Capture files, plain and packed: streamed and memory-mapped reading find the same.

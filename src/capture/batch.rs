@@ -1,21 +1,26 @@
-//! How do frames travel? In batches, recycled; frames lie in the batch's own buffer or in a shared memory map.
+//! Batches of frames, which are recycled. The bytes are in the batch's own buffer or in a shared memory map.
 
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::{LinkType, Nanos};
+use super::LinkType;
+
+/// Nanoseconds since the Unix epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Nanos(pub u64);
 
 /// One captured frame, borrowed from a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub timestamp: Nanos,
     pub link: LinkType,
-    /// Octets on the wire; the capture may hold fewer.
+    /// Length on the wire, in bytes; `bytes` may be shorter (snap length).
     pub wire_len: u32,
     pub bytes: &'a [u8],
 }
 
+/// A frame's place in the buffer or the map.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     timestamp: Nanos,
@@ -33,7 +38,7 @@ impl Record {
     }
 }
 
-/// Frames on their way.
+/// A batch of frames.
 #[derive(Debug, Default)]
 pub struct FrameBatch {
     records: Vec<Record>,
@@ -42,16 +47,16 @@ pub struct FrameBatch {
 }
 
 impl FrameBatch {
-    /// Frames that a batch holds: enough to make a hand-over cheap, few enough to stay in the second-level cache.
+    /// Frames per batch: enough to amortize a hand-over, few enough to stay in the second-level cache.
     pub const CAPACITY: usize = 1024;
-    /// Octets after which a batch is full whatever the number of frames.
+    /// Bytes after which a batch is full, whatever its number of frames.
     const MAX_BYTES: usize = 1 << 20;
 
     pub fn new() -> Self {
         Self { records: Vec::with_capacity(Self::CAPACITY), ..Self::default() }
     }
 
-    /// Empties the batch and keeps its allocations, but for what a record of many megaoctets has left.
+    /// Empties the batch. It keeps its allocations, except for the excess that a record of many megabytes leaves.
     pub fn clear(&mut self) {
         self.records.clear();
         self.bytes.clear();
@@ -78,24 +83,24 @@ impl FrameBatch {
         self.records.push(Record { timestamp, at, len: bytes.len() as u32, wire_len, link });
     }
 
-    /// From now on frames lie in `map`.
+    /// From now on, frames are pushed by their place in `map`.
     pub(super) fn set_map(&mut self, map: &Arc<Mmap>) {
         self.map = Some(Arc::clone(map));
     }
 
-    /// Adds the frame at `at..at + len` of the map.
+    /// Appends the frame at `at..at + len` of the map.
     pub(super) fn push_mapped(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, at: usize, len: u32) {
         self.records.push(Record { timestamp, at, len, wire_len, link });
     }
 
-    /// Moves all frames to a later time.
+    /// Adds `nanos` to the timestamp of every frame.
     pub(super) fn delay(&mut self, nanos: u64) {
         if nanos > 0 {
             self.records.iter_mut().for_each(|r| r.timestamp.0 = r.timestamp.0.saturating_add(nanos));
         }
     }
 
-    /// Keeps the frames that `admit` admits; returns how many it did not.
+    /// Keeps the frames that `admit` returns `true` for; returns the number of frames removed.
     pub(super) fn retain(&mut self, mut admit: impl FnMut(Frame<'_>) -> bool) -> u64 {
         let before = self.len();
         let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);
@@ -106,7 +111,7 @@ impl FrameBatch {
     /// The frame at `number`.
     ///
     /// # Panics
-    /// Where the batch does not hold so many.
+    /// If the batch has no frame `number`.
     #[inline]
     pub fn frame(&self, number: usize) -> Frame<'_> {
         let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);

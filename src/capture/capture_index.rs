@@ -1,41 +1,38 @@
-//! Which capture does a packet come from, where captures follow one another as one source?
+//! Index from packet numbers to captures, for sources that read one capture after another.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-/// Captures remembered that no packet has been asked for yet: far more than the engine has under way.
-const MOST: usize = 4096;
+/// Most captures remembered ahead of the packet that was looked up last: far more than the engine has in flight.
+const MAX_CAPTURES: usize = 4096;
 
-/// The captures under way, each with the number of its first packet in the source. Written by the source, read by who hears of
-/// packets, later and in their order.
+/// The captures in flight, each with the number of its first packet in the source. The source writes it; readers look packets up
+/// later, in ascending order.
 #[derive(Debug, Default)]
 pub struct CaptureIndex(Mutex<VecDeque<(u64, Arc<str>)>>);
 
 impl CaptureIndex {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<str>)>> {
-        self.0.lock()
-    }
-
-    /// Packets from number `first` on come from `capture`.
+    /// Notes that packets from number `first` on come from `capture`.
     pub(super) fn begin(&self, first: u64, capture: &str) {
-        let mut captures = self.lock();
+        let mut captures = self.0.lock();
         if captures.back().is_some_and(|(_, last)| **last == *capture) {
             return;
         }
+        // The capture before had no packet.
         if captures.back().is_some_and(|(begun, _)| *begun == first) {
             captures.pop_back();
         }
         captures.push_back((first, capture.into()));
-        if captures.len() > MOST {
+        if captures.len() > MAX_CAPTURES {
             captures.pop_front();
         }
     }
 
-    /// Where packet number `packet` comes from; the captures before it are forgotten. `None`: not from a capture.
+    /// The capture of packet number `packet`; captures before it are forgotten. `None` if the packet is not from a capture.
     pub fn of(&self, packet: u64) -> Option<Arc<str>> {
-        let mut captures = self.lock();
+        let mut captures = self.0.lock();
         while captures.get(1).is_some_and(|(first, _)| *first <= packet) {
             captures.pop_front();
         }
@@ -57,8 +54,8 @@ mod tests {
         capture_index.begin(5, "c");
         let of = |packet| capture_index.of(packet).expect("a capture").to_string();
         assert_eq!([0, 2, 3, 4, 5, 9, u64::MAX].map(of), ["a", "a", "b", "b", "c", "c", "c"]);
-        assert_eq!(capture_index.lock().len(), 1);
+        assert_eq!(capture_index.0.lock().len(), 1);
         (10..20_000).for_each(|first| capture_index.begin(first, &first.to_string()));
-        assert_eq!(capture_index.lock().len(), MOST);
+        assert_eq!(capture_index.0.lock().len(), MAX_CAPTURES);
     }
 }

@@ -1,56 +1,70 @@
-//! How is a capture file read? Plain files are memory-mapped; gzip, zstd, standard input and the
-//! daemon's captures are streamed through a window.
+//! Capture files as a source: plain files are memory-mapped; gzip, zstd, standard input and the daemon's captures are read through
+//! a growing window.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::decompress::unpack;
-use super::format::{Format, Step};
+use super::decompress::decompress;
+use super::format::{Format, HEADER_LEN, Step};
 use super::{CaptureError, FrameBatch, Source};
 use crate::prefetch::prefetch_span;
 
-/// Octets a stream's window grows by.
+/// Bytes that the window of a stream grows by.
 const CHUNK: usize = 256 << 10;
-/// Octets of a map that the cache is asked for ahead of the next record: where it begins stands in the record before it, so without
-/// that every record waits for memory. Measured on 2 million packets: a bare scan takes half the time, the same from 1 to 8 KiB.
-const AHEAD: usize = 2 << 10;
+/// Bytes of a map that are prefetched beyond the current record. The record's length is in its own header, so without prefetching
+/// every record waits for memory. Measured on 2 million packets: a bare scan takes half the time, the same from 1 to 8 KiB.
+const PREFETCH: usize = 2 << 10;
+/// Bytes of a map that stay resident behind the read position, for the batches in flight, before as many again are released.
+/// Without releasing pages, the whole capture would count as this process's memory.
+const RETAINED: usize = 8 << 20;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+/// [`Truncation::reason`] of a file that ends within a record.
+const ENDS_WITHIN_RECORD: &str = "the file ends in the middle of the next packet";
 
-/// Octets of a map that are kept behind what was read, for the batches under way, before as many again are given back: else a capture
-/// counts as this program's memory to its last octet.
-const BEHIND: usize = 8 << 20;
-
-/// Where and why a capture ended before its end.
+/// Where and why a capture ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Truncation {
-    /// Frames before it, all read.
+    /// Number of frames before it, all of which were read.
     pub after: u64,
     pub reason: String,
 }
 
 impl std::fmt::Display for Truncation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cut after packet {}: {}", self.after, self.reason)
+        write!(f, "truncated after packet {}: {}", self.after, self.reason)
     }
 }
 
+/// Whether the input goes on after a batch, or has ended, with the reason if it ended early.
+type Progress = ControlFlow<Option<String>>;
+
+/// A memory-mapped file.
+struct MappedInput {
+    map: Arc<Mmap>,
+    at: usize,
+    /// End of the part that was prefetched.
+    prefetched: usize,
+    /// End of the part whose pages were released.
+    released: usize,
+}
+
+/// A stream, with the part of it that was read and not yet parsed.
+struct StreamInput {
+    reader: Box<dyn Read + Send>,
+    window: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
 enum Input {
-    /// `asked`: up to where the cache has been asked for the map; `given_back`: up to where its pages were given back.
-    Map {
-        map: Arc<Mmap>,
-        at: usize,
-        asked: usize,
-        given_back: usize,
-    },
-    Stream {
-        reader: Box<dyn Read + Send>,
-        window: Vec<u8>,
-        at: usize,
-        ended: bool,
-    },
+    Mapped(MappedInput),
+    Stream(StreamInput),
 }
 
 /// A capture file as a source of frames.
@@ -59,36 +73,39 @@ pub struct CaptureFile {
     input: Input,
     format: Format,
     frames: u64,
-    cut: Option<Truncation>,
+    truncation: Option<Truncation>,
     done: bool,
 }
 
 impl CaptureFile {
     /// Opens a capture; `-` is standard input.
     ///
+    /// A plain file is memory-mapped. If another process truncates it while it is read, this process ends with SIGBUS; use
+    /// [`CaptureFile::open_unmapped`] where that must not happen.
+    ///
     /// # Errors
-    /// Where the file can't be opened, is empty or is no capture.
+    /// If the file can't be opened, is empty or is not a capture.
     #[expect(unsafe_code, reason = "maps the file")]
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let name = path.display().to_string();
         if name == "-" {
-            return Self::from_reader(io::stdin(), "-".into());
+            return Self::from_reader(io::stdin(), name);
         }
-        let broken = |source| CaptureError::Open { path: name.clone(), source };
-        let (file, metadata) = open(path).map_err(broken)?;
+        let open_error = |source| CaptureError::Open { path: name.clone(), source };
+        let (file, metadata) = open(path).map_err(open_error)?;
         if metadata.is_file() && metadata.len() > 0 {
-            // SAFETY: the map is only read. A file that another process cuts meanwhile ends this one with SIGBUS, as it does
-            // every program that maps files; whoever may not be ended so takes `open_unmapped`.
-            let map = unsafe { Mmap::map(&file) }.map_err(broken)?;
+            // SAFETY: the map is read-only, and this process does not write to the file. That no other process does can't be
+            // enforced, only required (see above): captures that others may still write to are read with `open_unmapped`.
+            let map = unsafe { Mmap::map(&file) }.map_err(open_error)?;
             if let Some((format, at)) = Format::detect(&map) {
-                let input = Input::Map { map: Arc::new(map), at, asked: at, given_back: 0 };
-                return Ok(Self { name, input, format, frames: 0, cut: None, done: false });
+                let input = Input::Mapped(MappedInput { map: Arc::new(map), at, prefetched: at, released: 0 });
+                return Ok(Self::new(name, input, format));
             }
         }
         Self::from_reader(file, name)
     }
 
-    /// Opens a capture that somebody else may cut while it is read, which then ends it early and nothing else.
+    /// Opens a capture without mapping it: if another process truncates it while it is read, it only ends early.
     ///
     /// # Errors
     /// As [`CaptureFile::open`].
@@ -98,28 +115,30 @@ impl CaptureFile {
         Self::from_reader(file, name)
     }
 
-    /// Reads a capture from a stream.
+    /// Reads a capture from a stream; `name` is for messages.
     ///
     /// # Errors
-    /// Where the stream is empty or is no capture.
+    /// If the stream can't be read, is empty or is not a capture.
     pub fn from_reader(mut reader: impl Read + Send + 'static, name: String) -> Result<Self, CaptureError> {
-        let broken = |source| CaptureError::Read { path: name.clone(), source };
+        let read_error = |source| CaptureError::Read { path: name.clone(), source };
         let mut start = Vec::new();
-        reader.by_ref().take(24).read_to_end(&mut start).map_err(broken)?;
+        reader.by_ref().take(HEADER_LEN as u64).read_to_end(&mut start).map_err(read_error)?;
         if start.is_empty() {
             return Err(CaptureError::Empty { path: name });
         }
-        let not_a_capture = |start: &[u8]| CaptureError::NotACapture {
-            path: name.clone(),
-            begins: start.iter().take(8).map(|b| format!("{b:02x}")).collect(),
-        };
         let whole = io::Cursor::new(start.clone()).chain(reader);
-        let mut reader = unpack(&start, whole).map_err(broken)?;
+        let mut reader = decompress(&start, whole).map_err(read_error)?;
         let mut window = Vec::new();
-        reader.by_ref().take(24).read_to_end(&mut window).map_err(broken)?;
-        let (format, at) = Format::detect(&window).ok_or_else(|| not_a_capture(&window))?;
-        let input = Input::Stream { reader, window, at, ended: false };
-        Ok(Self { name, input, format, frames: 0, cut: None, done: false })
+        reader.by_ref().take(HEADER_LEN as u64).read_to_end(&mut window).map_err(read_error)?;
+        let Some((format, at)) = Format::detect(&window) else {
+            let begins = window.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            return Err(CaptureError::NotACapture { path: name, begins });
+        };
+        Ok(Self::new(name, Input::Stream(StreamInput { reader, window, at, ended: false }), format))
+    }
+
+    fn new(name: String, input: Input, format: Format) -> Self {
+        Self { name, input, format, frames: 0, truncation: None, done: false }
     }
 
     /// The path as given.
@@ -127,19 +146,14 @@ impl CaptureFile {
         &self.name
     }
 
-    /// Frames read so far.
+    /// Number of frames read so far.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Where reading ended early, once it has.
-    pub fn cut(&self) -> Option<&Truncation> {
-        self.cut.as_ref()
-    }
-
-    fn end(&mut self, reason: Option<String>) {
-        self.done = true;
-        self.cut = reason.map(|reason| Truncation { after: self.frames, reason });
+    /// Where the capture ended early; `None` until then.
+    pub fn truncation(&self) -> Option<&Truncation> {
+        self.truncation.as_ref()
     }
 }
 
@@ -149,102 +163,108 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
 }
 
-/// Gives back the pages of `BEHIND` octets of the map.
-#[cfg_attr(unix, expect(unsafe_code, reason = "advises about a map's own pages"))]
-fn give_back(map: &Mmap, from: usize) {
+/// Releases the pages of [`RETAINED`] bytes of the map.
+#[cfg_attr(unix, expect(unsafe_code, reason = "advises the kernel about a map's own pages"))]
+fn release(map: &Mmap, from: usize) {
     #[cfg(unix)]
-    // SAFETY: a private map of a file that nobody writes to: whoever looks at such a page again is given what the file holds.
-    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, BEHIND) };
+    // SAFETY: `Mmap::map` maps the file shared and read-only, so the map has no pages of its own that MADV_DONTNEED could discard.
+    // For shared file mappings, later accesses read the file's current content again (madvise(2)), which is what the map would have
+    // shown without the advice. Slices of this range that batches in flight hold therefore stay valid and keep their content.
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, RETAINED) };
     #[cfg(not(unix))]
     let _ = (map, from);
+}
+
+impl MappedInput {
+    fn fill(&mut self, format: &mut Format, batch: &mut FrameBatch) -> Progress {
+        batch.set_map(&self.map);
+        if self.at - self.released >= 2 * RETAINED {
+            release(&self.map, self.released);
+            self.released += RETAINED;
+        }
+        while !batch.is_full() {
+            let window = &self.map[self.at..];
+            if window.is_empty() {
+                return ControlFlow::Break(None);
+            }
+            match format.next(window) {
+                Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
+                    batch.push_mapped(timestamp, link, wire_len, self.at + at, len);
+                    self.at += consumed;
+                    let ahead = (self.at + PREFETCH).min(self.map.len());
+                    if ahead > self.prefetched {
+                        prefetch_span(&self.map[self.prefetched..ahead]);
+                        self.prefetched = ahead.next_multiple_of(CACHE_LINE);
+                    }
+                }
+                Step::Skip(consumed) => self.at += consumed,
+                Step::NeedMore(_) => return ControlFlow::Break(Some(ENDS_WITHIN_RECORD.into())),
+                Step::Damaged(reason) => return ControlFlow::Break(Some(reason)),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl StreamInput {
+    fn fill(&mut self, format: &mut Format, batch: &mut FrameBatch) -> Progress {
+        while !batch.is_full() {
+            let window = &self.window[self.at..];
+            let need = if window.is_empty() {
+                1
+            } else {
+                match format.next(window) {
+                    Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
+                        batch.push(timestamp, link, wire_len, &window[at..at + len as usize]);
+                        self.at += consumed;
+                        continue;
+                    }
+                    Step::Skip(consumed) => {
+                        self.at += consumed;
+                        continue;
+                    }
+                    Step::NeedMore(bytes) => bytes,
+                    Step::Damaged(reason) => return ControlFlow::Break(Some(reason)),
+                }
+            };
+            if self.ended {
+                return ControlFlow::Break((!window.is_empty()).then(|| ENDS_WITHIN_RECORD.into()));
+            }
+            self.read_more(need)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Drops the parsed part of the window and reads on until it has `need` bytes, at least [`CHUNK`] more, or the stream ends.
+    fn read_more(&mut self, need: usize) -> Progress {
+        self.window.drain(..self.at);
+        self.at = 0;
+        let before = self.window.len();
+        let want = CHUNK.max(need.saturating_sub(before)) as u64;
+        match self.reader.by_ref().take(want).read_to_end(&mut self.window) {
+            Ok(read) => self.ended = (read as u64) < want,
+            // What was read before the error is still good.
+            Err(_) if self.window.len() > before => {}
+            Err(error) => {
+                return ControlFlow::Break(Some(format!("the file can't be read or decompressed any further: {error}")));
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 impl Source for CaptureFile {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
-        while !self.done && !batch.is_full() {
-            match &mut self.input {
-                Input::Map { map, at, asked, given_back } => {
-                    batch.set_map(map);
-                    if *at - *given_back >= 2 * BEHIND {
-                        give_back(map, *given_back);
-                        *given_back += BEHIND;
-                    }
-                    let mut reason = None;
-                    while !batch.is_full() {
-                        let window = &map[*at..];
-                        if window.is_empty() {
-                            self.done = true;
-                            break;
-                        }
-                        match self.format.next(window) {
-                            Step::Frame { consumed, timestamp, link, wire_len, at: place, len } => {
-                                batch.push_mapped(timestamp, link, wire_len, *at + place, len);
-                                *at += consumed;
-                                self.frames += 1;
-                                let ahead = (*at + AHEAD).min(map.len());
-                                if ahead > *asked {
-                                    prefetch_span(&map[*asked..ahead]);
-                                    // On to the next whole line.
-                                    *asked = ahead.next_multiple_of(64);
-                                }
-                            }
-                            Step::Skip(consumed) => *at += consumed,
-                            Step::NeedMore(_) => {
-                                reason = Some("the file ends in the middle of the next".to_string());
-                                break;
-                            }
-                            Step::Damaged(why) => {
-                                reason = Some(why);
-                                break;
-                            }
-                        }
-                    }
-                    if reason.is_some() {
-                        self.end(reason);
-                    }
-                }
-                Input::Stream { reader, window, at, ended } => {
-                    let need = match window.len() - *at {
-                        0 => 1,
-                        _ => match self.format.next(&window[*at..]) {
-                            Step::Frame { consumed, timestamp, link, wire_len, at: place, len } => {
-                                let start = *at + place;
-                                batch.push(timestamp, link, wire_len, &window[start..start + len as usize]);
-                                *at += consumed;
-                                self.frames += 1;
-                                continue;
-                            }
-                            Step::Skip(consumed) => {
-                                *at += consumed;
-                                continue;
-                            }
-                            Step::NeedMore(octets) => octets,
-                            Step::Damaged(why) => {
-                                self.end(Some(why));
-                                continue;
-                            }
-                        },
-                    };
-                    if *ended {
-                        let cut = window.len() > *at;
-                        self.end(cut.then(|| "the file ends in the middle of the next".to_string()));
-                        continue;
-                    }
-                    window.drain(..*at);
-                    *at = 0;
-                    let before = window.len();
-                    let want = CHUNK.max(need.saturating_sub(before)) as u64;
-                    match reader.by_ref().take(want).read_to_end(window) {
-                        Ok(read) => *ended = (read as u64) < want,
-                        Err(error) => {
-                            // What was read before the error is still good.
-                            if window.len() == before {
-                                self.end(Some(format!("the file can't be read or unpacked any further: {error}")));
-                            }
-                        }
-                    }
-                }
+        if !self.done {
+            let progress = match &mut self.input {
+                Input::Mapped(input) => input.fill(&mut self.format, batch),
+                Input::Stream(input) => input.fill(&mut self.format, batch),
+            };
+            self.frames += batch.len() as u64;
+            if let ControlFlow::Break(reason) = progress {
+                self.done = true;
+                self.truncation = reason.map(|reason| Truncation { after: self.frames, reason });
             }
         }
         Ok(!batch.is_empty())

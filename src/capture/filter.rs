@@ -1,33 +1,33 @@
-//! Which frames does the user want? A BPF expression, as tcpdump takes it, in front of any source.
+//! BPF filters in pcap-filter syntax, as tcpdump takes them, in front of any source.
 
 use std::collections::BTreeMap;
 
 use pcap::{BpfProgram, Capture, Linktype};
 
-use super::{CaptureError, CaptureFile, FrameBatch, LinkType, Source, Truncation};
+use super::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, Truncation};
 
-/// A BPF expression, compiled for each link type that comes along.
+/// A BPF filter, compiled once for each link type that occurs.
 pub struct Filter {
     expression: String,
-    /// `None`: the expression has no sense on this link type, so no frame of it is admitted.
-    programs: BTreeMap<u16, Option<BpfProgram>>,
+    /// `None` if the expression does not compile for this link type; the filter then admits none of its frames.
+    programs: BTreeMap<LinkType, Option<BpfProgram>>,
 }
 
 impl Filter {
-    /// Compiles an expression.
+    /// Compiles an expression for Ethernet, to find mistakes in it.
     ///
     /// # Errors
-    /// Where libpcap finds a mistake in it.
+    /// If libpcap rejects the expression.
     pub fn new(expression: &str) -> Result<Self, CaptureError> {
-        let ethernet = compile(expression, LinkType(1))
+        let ethernet = compile(expression, LinkType::ETHERNET)
             .map_err(|why| CaptureError::Filter { expression: expression.into(), why: why.to_string() })?;
-        Ok(Self { expression: expression.into(), programs: [(1, Some(ethernet))].into() })
+        Ok(Self { expression: expression.into(), programs: [(LinkType::ETHERNET, Some(ethernet))].into() })
     }
 
-    /// Whether the expression admits a frame.
+    /// Whether the filter admits a frame.
     pub fn admits(&mut self, link: LinkType, frame: &[u8]) -> bool {
         let expression = &self.expression;
-        let program = self.programs.entry(link.0).or_insert_with(|| compile(expression, link).ok());
+        let program = self.programs.entry(link).or_insert_with(|| compile(expression, link).ok());
         program.as_ref().is_some_and(|program| program.filter(frame))
     }
 }
@@ -36,7 +36,7 @@ fn compile(expression: &str, link: LinkType) -> Result<BpfProgram, pcap::Error> 
     Capture::dead(Linktype(i32::from(link.0)))?.compile(expression, true)
 }
 
-/// A source of which a filter admits a part.
+/// A source behind an optional filter.
 pub struct Filtered<S> {
     source: S,
     filter: Option<Filter>,
@@ -44,27 +44,27 @@ pub struct Filtered<S> {
 }
 
 impl<S> Filtered<S> {
-    /// `source` through the filter `expression`, where one is given.
+    /// Puts the filter `expression`, if there is one, in front of `source`.
     ///
     /// # Errors
-    /// Where the expression is mistaken.
+    /// If libpcap rejects the expression.
     pub fn new(source: S, expression: Option<&str>) -> Result<Self, CaptureError> {
         Ok(Self { source, filter: expression.map(Filter::new).transpose()?, refused: 0 })
     }
 
-    /// Frames that the filter did not admit.
+    /// Number of frames that the filter did not admit.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 }
 
 impl Filtered<CaptureFile> {
-    /// As [`CaptureFile::cut`].
-    pub fn cut(&self) -> Option<&Truncation> {
-        self.source.cut()
+    /// As [`CaptureFile::truncation`].
+    pub fn truncation(&self) -> Option<&Truncation> {
+        self.source.truncation()
     }
 
-    /// As [`CaptureFile::frames`]: whether the filter admits them or not.
+    /// As [`CaptureFile::frames`]: counts frames whether the filter admits them or not.
     pub fn frames(&self) -> u64 {
         self.source.frames()
     }
@@ -79,7 +79,7 @@ impl<S: Source> Source for Filtered<S> {
         Ok(more)
     }
 
-    fn clock(&self) -> Option<super::Nanos> {
+    fn clock(&self) -> Option<Nanos> {
         self.source.clock()
     }
 }

@@ -1,4 +1,4 @@
-//! Which captures did the user name? Files as they are, folders with all that is in them.
+//! Expansion of paths to captures: a file is itself, a folder is every capture below it.
 
 use std::fs;
 use std::io::Read;
@@ -7,41 +7,41 @@ use std::path::{Path, PathBuf};
 use super::CaptureError;
 use super::format::Format;
 
-/// Folders are followed this deep: symbolic links may form circles.
+/// Folders are followed this deep, since symbolic links may form cycles.
 const MAX_DEPTH: usize = 32;
 
-/// The captures that operands name.
+/// The captures that paths expand to.
 #[derive(Debug, Default)]
 pub struct ExpandedPaths {
     pub captures: Vec<PathBuf>,
-    /// Files in named folders that are no captures.
+    /// Files below the folders that are not captures.
     pub skipped: Vec<PathBuf>,
 }
 
-/// Expands operands: files and `-` as they are, folders into their captures, sorted by name.
+/// Expands paths: files and `-` (standard input) stay as they are, folders become the captures below them, sorted by name.
 ///
 /// # Errors
-/// Where a folder can't be read or holds no capture.
-pub fn expand(operands: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
+/// If a folder can't be read or holds no capture.
+pub fn expand(paths: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
     let mut expanded = ExpandedPaths::default();
-    for operand in operands {
-        if operand.is_dir() {
+    for path in paths {
+        if path.is_dir() {
             let before = expanded.captures.len();
-            walk(operand, MAX_DEPTH, &mut expanded)?;
+            walk(path, MAX_DEPTH, &mut expanded)?;
             if expanded.captures.len() == before {
-                return Err(CaptureError::EmptyFolder { path: operand.display().to_string() });
+                return Err(CaptureError::EmptyFolder { path: path.display().to_string() });
             }
         } else {
-            expanded.captures.push(operand.clone());
+            expanded.captures.push(path.clone());
         }
     }
     Ok(expanded)
 }
 
 fn walk(folder: &Path, depth: usize, expanded: &mut ExpandedPaths) -> Result<(), CaptureError> {
-    let broken = |source| CaptureError::Open { path: folder.display().to_string(), source };
-    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(broken)?.map(|e| e.map(|e| e.path())).collect();
-    let mut entries = entries.map_err(broken)?;
+    let open_error = |source| CaptureError::Open { path: folder.display().to_string(), source };
+    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(open_error)?.map(|e| e.map(|e| e.path())).collect();
+    let mut entries = entries.map_err(open_error)?;
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -57,7 +57,7 @@ fn walk(folder: &Path, depth: usize, expanded: &mut ExpandedPaths) -> Result<(),
     Ok(())
 }
 
-/// By the first octets, or by the name where the file is compressed or empty.
+/// Judges by the first bytes, or by the name if the file is compressed or empty.
 fn looks_like_a_capture(path: &Path) -> bool {
     let mut start = [0; 4];
     let read = fs::File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);

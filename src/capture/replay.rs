@@ -1,7 +1,7 @@
-//! How are captures read as if they were traffic? At their own pace, at a multiple of it, or flat out; once or again and again.
+//! Replay of captures as if they were live traffic: at their own pace, at a multiple of it, or as fast as possible; once or repeatedly.
 //!
-//! Time goes on: a capture that begins before the one before it has ended, and each further round, is moved to a later time, so that
-//! its streams are streams of their own.
+//! Time never goes backwards: a capture that begins before the end of its predecessor, and each further round, is shifted to a later
+//! time, so that its streams are separate streams.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,66 +10,67 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::live::InputCounters;
-use super::{CaptureError, CaptureFile, Filtered, FrameBatch, Nanos, Source, expand};
+use super::{CaptureError, CaptureFile, Filtered, FrameBatch, InputCounters, Nanos, Source, expand};
 
-/// How long the engine waits at most before it looks after its streams.
+/// Longest wait for a frame, so that the engine can expire streams in between.
 const WAIT: Duration = Duration::from_millis(50);
-/// Pause after a capture could not be opened for want of descriptors or memory.
-const SHORTAGE: Duration = Duration::from_millis(200);
+/// Wait after a capture could not be opened for lack of descriptors or memory.
+const SHORTAGE_BACKOFF: Duration = Duration::from_millis(200);
 
-/// Captures read as if they were traffic.
+/// Settings of a replay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplaySettings {
     /// Files and folders.
     pub captures: Vec<PathBuf>,
-    /// Multiple of the captures' own pace; 0: as fast as it goes.
+    /// Multiple of the captures' own pace; 0 is as fast as possible.
     pub speed: f64,
-    /// How often all of them are read; 0: without end.
+    /// How often all captures are read; 0 is without end.
     pub repeat: u64,
-    /// BPF expression.
+    /// BPF filter.
     pub filter: Option<String>,
 }
 
-/// The capture that is being read.
+/// The capture that is being replayed.
 struct Open {
     file: Filtered<CaptureFile>,
     name: String,
-    /// What is added to its frames' times, once its first frame is known.
+    /// Nanoseconds added to its timestamps; known from its first frame on.
     shift: Option<u64>,
-    /// When its first frame went out, and that frame's time.
+    /// When its first frame was handed out, and that frame's timestamp.
     began: Option<(Instant, Nanos)>,
 }
 
-/// Captures as a source.
+/// A replay as a source.
 pub struct ReplaySource {
     settings: ReplaySettings,
     captures: Vec<PathBuf>,
-    /// Between captures that had to be moved: longer than a stream may be quiet.
+    /// Time between a shifted capture and its predecessor: longer than the idle timeout of streams.
     gap: Duration,
     next: usize,
     round: u64,
-    /// Frames seen in the current round: a round without any is the last.
+    /// Frames of the current round; a round without frames is the last.
     round_frames: u64,
     open: Option<Open>,
+    /// Frames read and not handed out yet, from `at` on.
     pending: FrameBatch,
     at: usize,
+    /// Timestamp of the last frame handed out.
     last: Nanos,
-    /// When `last` was handed out.
+    /// When that frame was handed out.
     last_at: Instant,
     counters: Arc<InputCounters>,
     stop: Arc<AtomicBool>,
 }
 
 impl ReplaySource {
-    /// Finds the captures; `idle` is how long a stream may be quiet.
+    /// Finds the captures; `idle` is the idle timeout of streams.
     ///
     /// # Errors
-    /// Where there is no capture, or the filter is mistaken.
+    /// If a folder can't be read or holds no capture.
     pub fn open(settings: &ReplaySettings, idle: Duration, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
         let captures = expand(&settings.captures)?.captures;
         let counters = InputCounters::new("replay", settings.filter.as_deref());
-        counters.set_trouble(None);
+        counters.set_last_error(None);
         Ok(Self {
             settings: settings.clone(),
             captures,
@@ -91,14 +92,14 @@ impl ReplaySource {
         &self.counters
     }
 
-    /// The time that the captures have come to.
+    /// The current time of the replay.
     fn now(&self) -> Nanos {
         let since = u64::try_from(self.last_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let passed = if self.settings.speed > 0.0 { (since as f64 * self.settings.speed) as u64 } else { 0 };
-        Nanos(self.last.0.saturating_add(passed))
+        let elapsed = if self.settings.speed > 0.0 { (since as f64 * self.settings.speed) as u64 } else { 0 };
+        Nanos(self.last.0.saturating_add(elapsed))
     }
 
-    /// Opens the next capture; `false`: there is none left.
+    /// Opens the next capture; `false` if there is none left.
     fn advance(&mut self) -> bool {
         loop {
             let Some(path) = self.captures.get(self.next) else {
@@ -114,16 +115,16 @@ impl ReplaySource {
             let file = CaptureFile::open_unmapped(path).and_then(|f| Filtered::new(f, self.settings.filter.as_deref()));
             match file {
                 Ok(file) => {
-                    self.counters.set_trouble(None);
+                    self.counters.set_last_error(None);
                     self.open = Some(Open { file, name, shift: None, began: None });
                     return true;
                 }
                 Err(error) if error.is_shortage() => {
-                    if self.counters.set_trouble(Some(error.to_string())) {
-                        warn!(capture = name, %error, "capture can't be opened for now, trying again");
+                    if self.counters.set_last_error(Some(error.to_string())) {
+                        warn!(capture = name, %error, "capture can't be opened for now; will retry");
                     }
                     self.next -= 1;
-                    std::thread::sleep(SHORTAGE);
+                    std::thread::sleep(SHORTAGE_BACKOFF);
                     if self.stop.load(Relaxed) {
                         return false;
                     }
@@ -136,7 +137,7 @@ impl ReplaySource {
         }
     }
 
-    /// Reads the next frames into `pending`; `false`: there are none left.
+    /// Reads the next frames into `pending`; `false` if there are none left.
     fn refill(&mut self) -> Result<bool, CaptureError> {
         self.at = 0;
         loop {
@@ -159,14 +160,17 @@ impl ReplaySource {
                 return Ok(true);
             }
             self.counters.captures_read.fetch_add(1, Relaxed);
-            match open.file.cut() {
-                Some(cut) => warn!(capture = open.name, frames = open.file.frames(), %cut, "capture read to where it is cut"),
+            match open.file.truncation() {
+                Some(why) => {
+                    warn!(capture = open.name, frames = open.file.frames(), %why, "capture read up to where it is truncated")
+                }
                 None => info!(capture = open.name, frames = open.file.frames(), "capture read"),
             }
             self.open = None;
         }
     }
 
+    /// Notes that `batch` is handed out.
     fn handed_on(&mut self, batch: &FrameBatch) {
         if !batch.is_empty() {
             self.last = self.last.max(batch.frame(batch.len() - 1).timestamp);
@@ -175,7 +179,7 @@ impl ReplaySource {
         }
     }
 
-    /// When a frame is due.
+    /// When a frame with this timestamp is due.
     fn due(&mut self, time: Nanos) -> Instant {
         let Some(open) = &mut self.open else { return Instant::now() };
         let (began, first) = *open.began.get_or_insert_with(|| (Instant::now(), time));
@@ -196,7 +200,7 @@ impl Source for ReplaySource {
             self.handed_on(batch);
             return Ok(more);
         }
-        let give_up = Instant::now() + WAIT;
+        let timeout = Instant::now() + WAIT;
         while !batch.is_full() {
             if self.at == self.pending.len() && !(batch.is_empty() && self.refill()?) {
                 break;
@@ -204,10 +208,10 @@ impl Source for ReplaySource {
             let time = self.pending.frame(self.at).timestamp;
             let (due, now) = (self.due(time), Instant::now());
             if due > now {
-                if !batch.is_empty() || now >= give_up {
+                if !batch.is_empty() || now >= timeout {
                     break;
                 }
-                std::thread::sleep(due.min(give_up) - now);
+                std::thread::sleep(due.min(timeout) - now);
                 continue;
             }
             let frame = self.pending.frame(self.at);
@@ -231,11 +235,12 @@ mod tests {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures").join(name)
     }
 
-    fn replay(name: &str, speed: f64, rounds: u64) -> (Vec<(u64, Vec<u8>)>, Duration) {
-        let settings = ReplaySettings { captures: vec![fixture(name)], speed, repeat: rounds, filter: None };
-        let mut source = ReplaySource::open(&settings, Duration::from_secs(600), &Arc::default()).expect("a fixture");
+    fn replay(name: &str, speed: f64, repeat: u64) -> (Vec<(u64, Vec<u8>)>, Duration) {
+        let settings = ReplaySettings { captures: vec![fixture(name)], speed, repeat, filter: None };
+        let mut source =
+            ReplaySource::open(&settings, Duration::from_secs(600), &Arc::default()).expect("the fixture can be read");
         let (mut frames, mut batch, began) = (Vec::new(), FrameBatch::new(), Instant::now());
-        while source.fill(&mut batch).expect("a fixture") {
+        while source.fill(&mut batch).expect("the fixture can be read") {
             frames.extend(batch.iter().map(|f| (f.timestamp.0, f.bytes.to_vec())));
         }
         assert_eq!(source.counters().frames.load(Relaxed), frames.len() as u64);

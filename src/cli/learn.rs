@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     );
     learned.save(out)?;
     say!("written: {}, {} classes", out.display(), learned.classes.len());
-    Ok(if source.cut().is_some() || more > 0 { Exit::Partly } else { Exit::Ok })
+    Ok(if source.truncation().is_some() || more > 0 { Exit::Partly } else { Exit::Ok })
 }
 
 /// Classification of one packet alone, as text.

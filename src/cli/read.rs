@@ -170,7 +170,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         if source.frames() == 0 {
             summary.note(format!("{name}: no packets"));
         }
-        if let Some(cut) = source.cut() {
+        if let Some(cut) = source.truncation() {
             ends.push(Exit::Partly);
             summary.note(format!("{name}: {cut}"));
         }

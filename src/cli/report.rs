@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     if let Some(path) = &args.raster {
         let mut file = CaptureFile::open(path)?;
         traces = Some(trace_streams(&model, &mut file, &args.source.decoder(), RASTER_PACKETS)?);
-        if let Some(cut) = file.cut() {
+        if let Some(cut) = file.truncation() {
             eprintln!("spiked: {}: {cut}; packets before the cut are drawn", path.display());
             exit = Exit::Partly;
         }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::capture::live::{InputCounters, LiveSource, QueueDepth};
+use crate::capture::InputCounters;
+use crate::capture::live::{LiveSource, QueueDepth};
 use crate::capture::replay::ReplaySource;
 use crate::capture::watch::WatchSource;
 use crate::capture::{CaptureError, Source};

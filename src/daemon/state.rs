@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::capture::live::{InputCounters, QueueDepth};
+use crate::capture::InputCounters;
+use crate::capture::live::QueueDepth;
 use crate::export::evidence::Evidence;
 use crate::export::sink::SinkHandle;
 use crate::export::status::{InterfaceStatus, LoadedModel, QueueStatus, ReloadStatus, Status};
@@ -105,7 +106,7 @@ impl DaemonState {
         let interface = |c: &Arc<InputCounters>| InterfaceStatus {
             name: c.name.clone(),
             up: c.up.load(Relaxed),
-            last_error: c.trouble(),
+            last_error: c.last_error(),
             filter: c.filter.clone(),
             received: c.frames.load(Relaxed),
             dropped: [

@@ -144,7 +144,7 @@ impl Corpus {
         let number = self.captures.len() as u32;
         self.captures.push(capture.into());
         self.read_capture(&mut file, number, packets_per_stream, decoder, class_of)?;
-        if let Some(cut) = file.cut() {
+        if let Some(cut) = file.truncation() {
             gathered.cut.push(format!("{capture}: {cut}"));
         }
         Ok(true)

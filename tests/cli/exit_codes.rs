@@ -30,7 +30,7 @@ fn cut_short_or_read_in_part_is_1() {
     let folder = tempfile::tempdir().unwrap();
     let whole = one_packet();
     let cut = write(folder.path(), "cut.pcap", &whole[..whole.len() - 1]);
-    spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: cut after packet 0"));
+    spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: truncated after packet 0"));
     let good = fixture("captures/dns-1.pcap");
     let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
     spiked().arg("read").args([&good, &text]).assert().code(1).stderr(contains("not a pcap"));

@@ -16,7 +16,7 @@ fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
     while file.fill(&mut batch).unwrap() {
         all.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));
     }
-    assert_eq!(file.cut(), None);
+    assert_eq!(file.truncation(), None);
     all
 }
 

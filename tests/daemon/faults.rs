@@ -78,7 +78,7 @@ fn a_full_disk_costs_events_and_evidence_that_are_counted_and_is_used_again_when
         while source.fill(&mut batch).unwrap() {
             packets += batch.len() as u64;
         }
-        assert!(source.cut().is_none(), "{file:?} is cut");
+        assert!(source.truncation().is_none(), "{file:?} is cut");
     }
     let closed = daemon.log().lines().find(|l| l.contains("evidence closed")).unwrap().to_string();
     assert!(closed.contains(&format!("written={packets} ")), "{packets} packets in files; {closed}");

@@ -73,7 +73,7 @@ exclude_filter = "tcp port 22"
     while evidence.fill(&mut batch).unwrap() {
         packets += batch.len();
     }
-    assert!(evidence.cut().is_none());
+    assert!(evidence.truncation().is_none());
     // Alerts are limited for each class and host; evidence is kept of every stream that is one.
     let streams = detections.iter().filter(|e| e["dest_port"] != 22).count();
     assert!(alerts.len() < streams, "{} alerts of {streams}", alerts.len());

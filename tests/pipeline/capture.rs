@@ -15,7 +15,7 @@ fn read(mut file: CaptureFile) -> (Read, Option<Truncation>) {
     while file.fill(&mut batch).expect("what was opened can be read") {
         frames.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));
     }
-    let cut = file.cut().cloned();
+    let cut = file.truncation().cloned();
     (frames, cut)
 }
 

@@ -1,66 +1,27 @@
-//! Where do live frames come from? Network interfaces, a thread or more each, through libpcap.
+//! Live capture from network interfaces through libpcap, with one or more threads per interface.
 //!
-//! Input: interfaces. Output: a [`Source`] that never ends of itself. Sockets are opened before threads start, so that privileges
-//! can be dropped in between. An interface that goes is opened anew when it is back; the others do not notice.
+//! Input: interfaces. Output: a [`Source`] that ends only when it is stopped. Sockets are opened before the threads start, so that
+//! privileges can be dropped in between. An interface that disappears is reopened when it returns; the others are not affected.
 
-mod counters;
 mod queue;
+mod settings;
 mod socket;
 mod thread;
 
-pub use counters::InputCounters;
 pub use queue::QueueDepth;
+pub use settings::{InterfaceSettings, LiveSettings};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{CaptureError, FrameBatch, Nanos, Source};
+use super::{CaptureError, FrameBatch, InputCounters, Nanos, Source};
 use queue::QueueConsumer;
 use thread::CaptureThread;
 
-/// How long the engine waits for a batch before it looks after its streams.
+/// Longest wait for a batch, so that the engine can expire streams in between.
 const WAIT: Duration = Duration::from_millis(50);
-
-/// A network interface that is listened to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfaceSettings {
-    pub name: String,
-    /// BPF expression.
-    pub filter: Option<String>,
-    pub promiscuous: bool,
-    /// Octets of each frame that are kept.
-    pub snap_length: u32,
-    /// Kernel's buffer, in MiB, for each capture thread.
-    pub buffer_mib: u32,
-    /// Capture threads, among which the kernel shares out the flows.
-    pub threads: usize,
-}
-
-impl InterfaceSettings {
-    /// The interface with every other setting at its default.
-    pub fn named(name: &str) -> Self {
-        Self { name: name.into(), filter: None, promiscuous: true, snap_length: 512, buffer_mib: 64, threads: 1 }
-    }
-}
-
-/// Between the kernel and the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveSettings {
-    /// Batches of 256 frames that may wait for the engine, over all interfaces; beyond it frames are dropped and counted.
-    pub queue: usize,
-    /// A batch is handed on after this time even if it is not full.
-    pub batch: Duration,
-    /// Longest pause between attempts to open an interface that has gone.
-    pub retry_max: Duration,
-}
-
-impl Default for LiveSettings {
-    fn default() -> Self {
-        Self { queue: 256, batch: Duration::from_millis(100), retry_max: Duration::from_secs(30) }
-    }
-}
 
 /// Live interfaces as a source.
 pub struct LiveSource {
@@ -72,10 +33,10 @@ pub struct LiveSource {
 }
 
 impl LiveSource {
-    /// Opens the interfaces; those that are not there are opened when they appear.
+    /// Opens the interfaces. An interface that does not exist yet is opened when it appears.
     ///
     /// # Errors
-    /// Where the privilege to capture is lacking, or a filter has no sense on its interface.
+    /// If the permission to capture is missing, or a filter is invalid for its interface.
     pub fn open(interfaces: &[InterfaceSettings], settings: &LiveSettings, stop: &Arc<AtomicBool>) -> Result<Self, CaptureError> {
         let threads = interfaces.iter().map(|i| i.threads.max(1)).sum();
         // Each capture thread may hold one batch while it fills it.
@@ -83,25 +44,25 @@ impl LiveSource {
         let mut producers = producers.into_iter();
         let (mut opened, mut counters) = (Vec::new(), Vec::new());
         for interface in interfaces {
-            let mine = Arc::new(InputCounters::new(&interface.name, interface.filter.as_deref()));
-            counters.push(Arc::clone(&mine));
+            let shared = Arc::new(InputCounters::new(&interface.name, interface.filter.as_deref()));
+            counters.push(Arc::clone(&shared));
             for (number, producer) in (0..interface.threads.max(1)).zip(&mut producers) {
                 let socket = match socket::open(interface, settings.batch) {
                     Ok(socket) => Some(socket),
                     Err(error @ CaptureError::Interface { .. }) => {
-                        mine.set_trouble(Some(error.to_string()));
+                        shared.set_last_error(Some(error.to_string()));
                         None
                     }
                     Err(error) => return Err(error),
                 };
                 if socket.is_some() {
-                    mine.up.store(true, Relaxed);
+                    shared.up.store(true, Relaxed);
                 }
                 opened.push(CaptureThread {
                     interface: interface.clone(),
                     first: number == 0,
                     socket,
-                    counters: Arc::clone(&mine),
+                    counters: Arc::clone(&shared),
                     producer,
                     settings: settings.clone(),
                     stop: Arc::clone(stop),
@@ -114,7 +75,7 @@ impl LiveSource {
     /// Starts the capture threads.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// If a thread can't be created.
     pub fn start(&mut self) -> std::io::Result<()> {
         for thread in self.opened.drain(..) {
             let name = format!("capture-{}", thread.interface.name);
@@ -123,11 +84,12 @@ impl LiveSource {
         Ok(())
     }
 
-    /// One for each interface.
+    /// Counters, one for each interface.
     pub fn counters(&self) -> &[Arc<InputCounters>] {
         &self.counters
     }
 
+    /// A view of how full the queue to the engine is.
     pub fn depth(&self) -> QueueDepth {
         self.consumer.depth()
     }

@@ -1,4 +1,4 @@
-//! How do frames get from capture threads to the engine? In batches from a bounded pool, recycled; capture never waits.
+//! Queue of batches from capture threads to the engine. Batches come from a bounded pool and are recycled; capture never blocks.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::capture::{FrameBatch, LinkType, Nanos};
 
-/// Frames after which a batch is handed on: fewer than a file's batches have, since these are copied, and wait to be filled.
+/// Frames after which a batch is handed on: fewer than in a file's batches, since live frames are copied and wait for the batch to
+/// fill.
 const FRAMES: usize = 256;
 const _: () = assert!(FRAMES <= FrameBatch::CAPACITY);
 
@@ -23,9 +24,9 @@ pub(super) struct QueueProducer {
     full: Sender<FrameBatch>,
     free: Receiver<FrameBatch>,
     batch: Option<FrameBatch>,
-    /// When the batch must be handed on, full or not.
+    /// When the batch is handed on even if it is not full.
     due: Instant,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// How full the queue is.
@@ -38,27 +39,27 @@ impl QueueDepth {
         self.0.len()
     }
 
-    /// The most that may.
+    /// Most batches that may wait.
     pub fn capacity(&self) -> usize {
         self.0.capacity().unwrap_or(usize::MAX)
     }
 }
 
-/// A pool of `batches` batches with `producers` ends for capture threads; a batch waits at most `patience` to be filled.
-pub(super) fn queue(batches: usize, producers: usize, patience: Duration) -> (QueueConsumer, Vec<QueueProducer>) {
+/// A pool of `batches` batches with `producers` ends for capture threads; a batch waits at most `timeout` to be filled.
+pub(super) fn queue(batches: usize, producers: usize, timeout: Duration) -> (QueueConsumer, Vec<QueueProducer>) {
     let (full_in, full_out) = crossbeam_channel::bounded(batches);
     let (free_in, free_out) = crossbeam_channel::bounded(batches);
     for _ in 0..batches {
         free_in.send(FrameBatch::new()).expect("the pool has room for all its batches");
     }
-    let producer =
-        |_| QueueProducer { full: full_in.clone(), free: free_out.clone(), batch: None, due: Instant::now(), patience };
+    let producer = |_| QueueProducer { full: full_in.clone(), free: free_out.clone(), batch: None, due: Instant::now(), timeout };
     let producers = (0..producers).map(producer).collect();
     (QueueConsumer { full: full_out, free: free_in }, producers)
 }
 
 impl QueueConsumer {
-    /// Swaps the next full batch in. `None`: there was none within `wait`; `Some(false)`: there will be none, no capture thread is left.
+    /// Swaps the next full batch into `batch`. Returns `None` if there is none within `wait`, and `Some(false)` if no capture thread
+    /// is left.
     pub fn take(&self, batch: &mut FrameBatch, wait: Duration) -> Option<bool> {
         match self.full.recv_timeout(wait) {
             Ok(mut next) => {
@@ -72,19 +73,20 @@ impl QueueConsumer {
         }
     }
 
+    /// A view of how full the queue is.
     pub fn depth(&self) -> QueueDepth {
         QueueDepth(self.full.clone())
     }
 }
 
 impl QueueProducer {
-    /// Takes a frame. `false`: no batch was free, the frame is dropped.
+    /// Adds a frame to the batch. Returns `false` if no batch is free; the frame is then dropped.
     #[inline]
     pub fn push(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, bytes: &[u8]) -> bool {
         if self.batch.is_none() {
             let Ok(batch) = self.free.try_recv() else { return false };
             self.batch = Some(batch);
-            self.due = Instant::now() + self.patience;
+            self.due = Instant::now() + self.timeout;
         }
         let Some(batch) = &mut self.batch else { return false };
         batch.push(timestamp, link, wire_len, bytes);
@@ -94,20 +96,20 @@ impl QueueProducer {
         true
     }
 
-    /// Hands on a batch that has waited long enough.
+    /// Hands on the batch if its time is up.
     pub fn tick(&mut self) {
         if self.batch.is_some() && Instant::now() >= self.due {
             self.hand_on();
         }
     }
 
-    /// Hands on what there is.
+    /// Hands on the batch, if there is one.
     pub fn hand_on(&mut self) {
         if let Some(batch) = self.batch.take() {
             match self.full.try_send(batch) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => unreachable!("the queue has room for every batch of the pool"),
-                // The engine has ended before us: nobody is left to count for.
+                // The engine has ended first, so that nothing counts these frames.
                 Err(TrySendError::Disconnected(_)) => {}
             }
         }
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     fn frames(producer: &mut QueueProducer, count: usize) -> usize {
-        (0..count).filter(|_| producer.push(Nanos(1), LinkType(1), 60, &[0; 60])).count()
+        (0..count).filter(|_| producer.push(Nanos(1), LinkType::ETHERNET, 60, &[0; 60])).count()
     }
 
     #[test]
@@ -130,12 +132,12 @@ mod tests {
         let mut batch = FrameBatch::new();
         assert_eq!(consumer.take(&mut batch, Duration::ZERO), Some(true));
         assert_eq!(batch.len(), FRAMES);
-        // The batch that the engine gave for it is free again.
+        // The batch that the engine returned for it is free again.
         assert_eq!(frames(producer, 1000), FRAMES);
     }
 
     #[test]
-    fn a_batch_is_handed_on_when_it_has_waited_and_the_end_is_told() {
+    fn a_batch_is_handed_on_after_its_timeout_and_the_end_is_reported() {
         let (consumer, mut producers) = queue(2, 1, Duration::ZERO);
         let mut batch = FrameBatch::new();
         assert_eq!(frames(&mut producers[0], 3), 3);

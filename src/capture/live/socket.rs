@@ -1,4 +1,4 @@
-//! How is an interface opened? One libpcap handle, and with several capture threads the kernel's flow fan-out.
+//! Opening of an interface: a libpcap handle and, with several capture threads, the kernel's flow fan-out.
 
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -6,18 +6,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pcap::{Active, Capture, Precision};
 
-use super::InterfaceSettings;
+use super::settings::InterfaceSettings;
 use crate::capture::{CaptureError, LinkType, Nanos};
 
 /// An open interface.
 pub(super) struct Socket {
     pub capture: Capture<Active>,
     pub link: LinkType,
-    /// Frames of this time came when the socket was open and not yet in its fan-out group: another socket has them.
+    /// Frames with timestamps in this range arrived when the socket was open but not yet in its fan-out group, so that another socket
+    /// has them too.
     pub joining: Range<Nanos>,
 }
 
-/// Now, by the wall clock.
+/// The wall-clock time.
 pub(super) fn now() -> Nanos {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
@@ -26,22 +27,22 @@ pub(super) fn now() -> Nanos {
 /// Opens an interface.
 ///
 /// # Errors
-/// It is not there, or it must not be opened, or the filter has no sense on its link type.
+/// If the interface does not exist or may not be opened, or the filter is invalid for its link type.
 pub(super) fn open(interface: &InterfaceSettings, batch: Duration) -> Result<Socket, CaptureError> {
-    let broken = |error: pcap::Error| trouble(&interface.name, &error);
+    let open_error = |error: pcap::Error| interface_error(&interface.name, &error);
     let millis = i32::try_from(batch.as_millis()).unwrap_or(i32::MAX).max(1);
     let opened = now();
     let capture = Capture::from_device(interface.name.as_str())
-        .map_err(broken)?
-        // On all interfaces at once there is no promiscuous mode, and libpcap warns of it.
+        .map_err(open_error)?
+        // The pseudo-interface of all interfaces has no promiscuous mode; libpcap warns if it is requested.
         .promisc(interface.promiscuous && interface.name != "any")
         .snaplen(i32::try_from(interface.snap_length).unwrap_or(i32::MAX))
         .buffer_size(i32::try_from(u64::from(interface.buffer_mib) << 20).unwrap_or(i32::MAX))
         .timeout(millis)
         .precision(Precision::Nano)
         .open()
-        .map_err(broken)?;
-    let mut capture = capture.setnonblock().map_err(broken)?;
+        .map_err(open_error)?;
+    let mut capture = capture.setnonblock().map_err(open_error)?;
     if let Some(filter) = &interface.filter {
         capture.filter(filter, true).map_err(|why| CaptureError::Filter { expression: filter.clone(), why: why.to_string() })?;
     }
@@ -54,7 +55,8 @@ pub(super) fn open(interface: &InterfaceSettings, batch: Duration) -> Result<Soc
     Ok(Socket { capture, link, joining })
 }
 
-pub(super) fn trouble(name: &str, error: &pcap::Error) -> CaptureError {
+/// Converts an error of libpcap on the interface `name`, without the prefixes that libpcap adds.
+pub(super) fn interface_error(name: &str, error: &pcap::Error) -> CaptureError {
     let (name, why) = (name.to_string(), error.to_string());
     let why = why.trim_start_matches("libpcap error: ").trim_start_matches(&format!("{name}: ")).to_string();
     if why.contains("permission") || why.contains("not permitted") {
@@ -64,15 +66,15 @@ pub(super) fn trouble(name: &str, error: &pcap::Error) -> CaptureError {
     }
 }
 
-/// Joins the group of sockets among which the kernel shares out the interface's flows.
-#[expect(unsafe_code, reason = "a socket option that the pcap crate has no call for")]
+/// Joins the group of sockets among which the kernel distributes the interface's flows (packet(7), PACKET_FANOUT).
+#[expect(unsafe_code, reason = "sets a socket option that the pcap crate does not offer")]
 fn fan_out(capture: &Capture<Active>, interface: &InterfaceSettings) -> Result<(), CaptureError> {
-    // The group's number is the network namespace's: the process and the interface make it ours.
-    let name = interface.name.bytes().fold(0u32, |hash, octet| hash.wrapping_mul(31).wrapping_add(u32::from(octet)));
+    // Group numbers are shared by the whole network namespace: process and interface make the number unique.
+    let name = interface.name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
     let group = (std::process::id() ^ name) & 0xffff;
     let argument: u32 = group | (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_DEFRAG) << 16;
-    // SAFETY: the descriptor is open as long as `capture` is borrowed; the option's value is four octets of our own that the
-    // kernel only reads during the call.
+    // SAFETY: the descriptor is open as long as `capture` is borrowed. The pointer and the length describe `argument`, a local
+    // variable that the kernel only reads, and only during the call.
     let done = unsafe {
         libc::setsockopt(
             capture.as_raw_fd(),
@@ -85,6 +87,6 @@ fn fan_out(capture: &Capture<Active>, interface: &InterfaceSettings) -> Result<(
     if done == 0 {
         return Ok(());
     }
-    let why = format!("can't share out its flows among {} threads: {}", interface.threads, std::io::Error::last_os_error());
+    let why = format!("can't distribute its flows among {} threads: {}", interface.threads, std::io::Error::last_os_error());
     Err(CaptureError::Interface { name: interface.name.clone(), why })
 }

@@ -1,4 +1,4 @@
-//! What does a capture thread do? Takes frames from the kernel into batches; opens its interface anew when it has gone.
+//! Capture thread: moves frames from the kernel into batches, and reopens its interface after it was lost.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -9,22 +9,23 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{info, warn};
 
 use super::queue::QueueProducer;
-use super::socket::{Socket, open};
-use super::{InputCounters, InterfaceSettings, LiveSettings};
-use crate::capture::{CaptureError, Nanos};
+use super::settings::{InterfaceSettings, LiveSettings};
+use super::socket::{Socket, interface_error, open};
+use crate::capture::{CaptureError, InputCounters, Nanos};
 
-/// Frames taken before looking at the clock again.
+/// Frames read between two looks at the clock.
 const DISPATCH: usize = 4096;
 /// How often the kernel's counters are read.
 const STATISTICS: Duration = Duration::from_secs(1);
-/// First pause before an interface that has gone is tried again; each next one is twice as long.
-const RETRY: Duration = Duration::from_millis(100);
-/// How long the rest of the kernel's buffer may take at the end.
+/// Wait before the first attempt to reopen an interface; each further wait is twice as long.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest time to empty the kernel's buffer after a stop.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// A capture thread, before it runs.
 pub(super) struct CaptureThread {
     pub interface: InterfaceSettings,
-    /// The first thread of its interface tells of it and counts what the card dropped.
+    /// Whether this is the interface's first thread, which logs for the interface and counts the network card's drops.
     pub first: bool,
     pub socket: Option<Socket>,
     pub counters: Arc<InputCounters>,
@@ -33,7 +34,7 @@ pub(super) struct CaptureThread {
     pub stop: Arc<AtomicBool>,
 }
 
-/// What the kernel has counted since the socket was opened: 32 bits that wrap.
+/// The kernel's counters since the socket was opened; they wrap at 32 bits.
 #[derive(Clone, Copy, Default)]
 struct KernelStats {
     dropped: u32,
@@ -41,16 +42,17 @@ struct KernelStats {
 }
 
 impl CaptureThread {
+    /// Captures, and reopens the interface when it is lost, until it is stopped.
     pub fn run(mut self) {
-        let mut pause = RETRY;
+        let mut backoff = FIRST_BACKOFF;
         while !self.stop.load(Relaxed) {
             if let Some(socket) = self.socket.take() {
-                pause = RETRY;
+                backoff = FIRST_BACKOFF;
                 let Err(error) = self.capture(socket) else { break };
                 self.producer.hand_on();
                 self.down(&error);
             }
-            self.rest(pause);
+            self.back_off(backoff);
             match open(&self.interface, self.settings.batch) {
                 Ok(socket) => {
                     self.socket = Some(socket);
@@ -58,13 +60,14 @@ impl CaptureThread {
                 }
                 Err(error) => {
                     self.down(&error);
-                    pause = (pause * 2).min(self.settings.retry_max);
+                    backoff = (backoff * 2).min(self.settings.retry_max);
                 }
             }
         }
         self.producer.hand_on();
     }
 
+    /// Notes that the interface is down.
     fn down(&self, error: &CaptureError) {
         if !self.first {
             return;
@@ -73,14 +76,15 @@ impl CaptureThread {
         if was_up {
             self.counters.lost.fetch_add(1, Relaxed);
         }
-        if self.counters.set_trouble(Some(error.to_string())) && was_up {
-            warn!(interface = self.interface.name, %error, "interface lost; it is opened anew when it is back");
+        if self.counters.set_last_error(Some(error.to_string())) && was_up {
+            warn!(interface = self.interface.name, %error, "interface lost; will reopen when it returns");
         }
     }
 
+    /// Notes that the interface is open.
     fn up(&self) {
         if self.first {
-            self.counters.set_trouble(None);
+            self.counters.set_last_error(None);
             if self.counters.lost.load(Relaxed) > 0 {
                 self.counters.reopened.fetch_add(1, Relaxed);
             }
@@ -88,15 +92,15 @@ impl CaptureThread {
         }
     }
 
-    /// Sleeps, but not past a stop.
-    fn rest(&self, pause: Duration) {
-        let until = Instant::now() + pause;
+    /// Sleeps for `backoff`, or until a stop.
+    fn back_off(&self, backoff: Duration) {
+        let until = Instant::now() + backoff;
         while !self.stop.load(Relaxed) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())));
         }
     }
 
-    /// Takes frames until told to stop, then what the kernel still holds.
+    /// Captures until stopped, then reads the frames that the kernel still holds.
     fn capture(&mut self, mut socket: Socket) -> Result<(), CaptureError> {
         let mut seen = KernelStats::default();
         let mut next_statistics = Instant::now() + STATISTICS;
@@ -121,7 +125,7 @@ impl CaptureThread {
             }
             if self.stop.load(Relaxed) {
                 let end = *end.get_or_insert(now + DRAIN);
-                // The kernel closes a block of its ring when the block's time is up: nothing yet does not mean nothing.
+                // The kernel hands over a block of its ring only when the block's time is up, so that frames may still come.
                 if now >= end || (taken == 0 && !self.wait(&socket, &wait)) {
                     self.statistics(&mut socket, &mut seen);
                     return Ok(());
@@ -132,14 +136,15 @@ impl CaptureThread {
         }
     }
 
-    /// Waits for frames; `false`: none came in time.
+    /// Waits for frames; `false` if none arrives in `time`.
     fn wait(&self, socket: &Socket, time: &rustix::event::Timespec) -> bool {
         let fd = socket.capture.as_fd();
         let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-        // An interrupted wait is as good as one that has ended: the caller looks again.
+        // An interrupted wait counts as a timeout: the caller looks again.
         poll(&mut fds, Some(time)).is_ok_and(|ready| ready > 0)
     }
 
+    /// Moves frames that the kernel holds into batches; returns how many there were.
     fn dispatch(&mut self, socket: &mut Socket) -> Result<usize, CaptureError> {
         let (mut frames, mut dropped) = (0u64, 0u64);
         let (producer, link, joining) = (&mut self.producer, socket.link, socket.joining.clone());
@@ -157,9 +162,10 @@ impl CaptureThread {
         });
         self.counters.frames.fetch_add(frames, Relaxed);
         self.counters.queue_drops.fetch_add(dropped, Relaxed);
-        taken.map_err(|error| super::socket::trouble(&self.interface.name, &error))
+        taken.map_err(|error| interface_error(&self.interface.name, &error))
     }
 
+    /// Adds what the kernel counted since the last call.
     fn statistics(&self, socket: &mut Socket, seen: &mut KernelStats) {
         let Ok(now) = socket.capture.stats() else { return };
         let grow = |counter: &AtomicU64, now: u32, before: u32| {

@@ -1,0 +1,36 @@
+//! Errors of sources: why no frames, or no further frames, can be read.
+
+use std::io;
+
+/// Why a source can't be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("{path}: can't open the capture: {source}")]
+    Open { path: String, source: io::Error },
+    #[error("{path}: the file is empty (0 bytes); is the capture still being written?")]
+    Empty { path: String },
+    #[error("{path}: begins with {begins}: not a pcap, pcapng, gzip or zstd file")]
+    NotACapture { path: String, begins: String },
+    #[error("'{expression}' is not a valid BPF filter: {why}; see `man pcap-filter` for the syntax")]
+    Filter { expression: String, why: String },
+    #[error("{path}: the folder holds no capture")]
+    EmptyFolder { path: String },
+    #[error("{name}: can't capture on the interface: {why}")]
+    Interface { name: String, why: String },
+    #[error("{name}: no permission to capture on the interface ({why}); run as root or grant CAP_NET_RAW")]
+    Privilege { name: String, why: String },
+    #[error("{path}: can't read the capture: {source}")]
+    Read { path: String, source: io::Error },
+    #[error(
+        "the packet source panicked after packet {after}; this is a bug in spiked: please report it with the panic message above"
+    )]
+    Panicked { after: u64 },
+}
+
+impl CaptureError {
+    /// Whether this process or machine is short of descriptors or memory: the capture itself may be good, so a retry is worthwhile.
+    pub(super) fn is_shortage(&self) -> bool {
+        let (Self::Open { source, .. } | Self::Read { source, .. }) = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+    }
+}

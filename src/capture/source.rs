@@ -1,0 +1,19 @@
+//! The interface that every source of frames implements.
+
+use super::{CaptureError, FrameBatch, Nanos};
+
+/// A source of frames.
+pub trait Source: Send {
+    /// Clears `batch` and fills it with the next frames. `Ok(false)` means that the source has ended; before that, a batch may be
+    /// empty.
+    ///
+    /// # Errors
+    /// If nothing can be read at all. A file that ends early is not an error: it ends with a [`Truncation`](super::Truncation).
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError>;
+
+    /// The current time of a live source: quiet streams time out by it even when no frame arrives. `None` for capture files, in
+    /// which only packet timestamps advance time.
+    fn clock(&self) -> Option<Nanos> {
+        None
+    }
+}
