@@ -16,11 +16,11 @@ use spiked::stream::{StreamLimits, StreamTable};
 
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
 
-fn frames() -> Vec<(u16, Vec<u8>)> {
+fn frames() -> Vec<(LinkType, Vec<u8>)> {
     let mut source = CaptureFile::open(Path::new(CAPTURE)).expect("the fixture");
     let (mut batch, mut frames) = (FrameBatch::new(), Vec::new());
     while source.fill(&mut batch).expect("a whole capture") {
-        frames.extend(batch.iter().map(|f| (f.link.0, f.bytes.to_vec())));
+        frames.extend(batch.iter().map(|f| (f.link, f.bytes.to_vec())));
     }
     frames
 }
@@ -105,7 +105,7 @@ fn stages(c: &mut Criterion) {
         let keyed: Vec<_> = frames.iter().zip(&headers).map(|((_, f), h)| StreamKey::flow(h, f)).collect();
         b.iter(|| {
             for ((key, direction), ((link, bytes), headers)) in keyed.iter().zip(frames.iter().zip(&headers)) {
-                let frame = Frame { timestamp: Nanos(0), link: LinkType(*link), wire_len: bytes.len() as u32, bytes };
+                let frame = Frame { timestamp: Nanos(0), link: *link, wire_len: bytes.len() as u32, bytes };
                 let packet = table.arrival(*black_box(key), *direction, headers, &frame);
                 black_box(table.packet(&packet, 0, |()| true, || ()).at);
             }

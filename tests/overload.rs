@@ -69,7 +69,7 @@ impl<I: Iterator<Item = (u64, Vec<u8>)> + Send> Source for Frames<I> {
         batch.clear();
         while !batch.is_full() {
             let Some((nanos, frame)) = self.0.next() else { break };
-            batch.push(Nanos(nanos), LinkType(1), frame.len() as u32, &frame);
+            batch.push(Nanos(nanos), LinkType::ETHERNET, frame.len() as u32, &frame);
         }
         Ok(!batch.is_empty())
     }
@@ -220,7 +220,7 @@ fn addresses_chosen_to_collide_spread_like_any_others() {
         loop {
             index += 1;
             let frame = syn(index);
-            let headers = Decoder::default().decode(1, &frame).expect("Ethernet");
+            let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("Ethernet");
             let (key, _) = StreamKey::of(packet::KeyKind::Flow, &headers, &frame)[0]?;
             let hash = std::hash::BuildHasher::hash_one(&guess, key);
             if hash & 63 == 0 && hash >> 63 == 0 {
@@ -345,7 +345,7 @@ fn headers_that_lie_about_length_cost_nothing_but_themselves() {
 fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     let inner = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"payload");
     let tagged = |tags: usize| [&inner[..12], &[0x81, 0, 0, 7].repeat(tags), &inner[12..]].concat();
-    let decode = |frame: &[u8]| Decoder::default().decode(1, frame).expect("it has a link header");
+    let decode = |frame: &[u8]| Decoder::default().decode(LinkType::ETHERNET, frame).expect("it has a link header");
     for tags in 0..200 {
         let want = if tags <= 7 { packet::Network::Ipv4 } else { packet::Network::Other };
         let got = decode(&tagged(tags)).network;
@@ -370,7 +370,7 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
         assert_eq!(usize::from(headers.network_at), 14 + 20 * levels.min(1));
     }
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
-    assert_eq!(Decoder::default().decode(101, &extensions).expect("raw IP").network, packet::Network::Ipv6);
+    assert_eq!(Decoder::default().decode(LinkType::RAW, &extensions).expect("raw IP").network, packet::Network::Ipv6);
     let frames = (0..200).map(tagged).chain([labelled]).chain((0..200).map(nested)).map(|f| (START, f));
     let (counters, heard) = run(&settings(4096), frames);
     accounted(&counters, &heard);

@@ -37,10 +37,24 @@ pub const TARGETS: [Target; 8] = [
 ];
 
 /// Link types that are decoded, and one that is not.
-const LINKS: [u16; 13] = [0, 1, 9, 12, 14, 50, 101, 108, 113, 147, 228, 229, 276];
+const LINKS: [LinkType; 13] = [
+    LinkType::NULL,
+    LinkType::ETHERNET,
+    LinkType::PPP,
+    LinkType::DLT_RAW,
+    LinkType::DLT_RAW_OPENBSD,
+    LinkType::PPP_HDLC,
+    LinkType::RAW,
+    LinkType::LOOP,
+    LinkType::LINUX_SLL,
+    LinkType::USER0,
+    LinkType::IPV4,
+    LinkType::IPV6,
+    LinkType::LINUX_SLL2,
+];
 
-fn link(octet: u8) -> u16 {
-    LINKS[usize::from(octet) % LINKS.len()]
+fn link(byte: u8) -> LinkType {
+    LINKS[usize::from(byte) % LINKS.len()]
 }
 
 /// Nanoseconds, link type, octets on the wire, octets.
@@ -133,7 +147,7 @@ pub fn models(octets: &[u8]) {
     frame[12..14].copy_from_slice(&[8, 0]);
     frame[14] = 0x45;
     frame[23] = 6;
-    let headers = Decoder::default().decode(1, &frame).expect("Ethernet");
+    let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("Ethernet");
     let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
     model.layout.encode(&headers, &frame, Context::first(0), &mut volley);
     let count = model.layout.inputs(&volley, &mut active);
@@ -165,7 +179,7 @@ pub fn filters(octets: &[u8]) {
     let Ok(mut filter) = Filter::new(expression) else { return };
     let frame = octets.get(end + 1..).unwrap_or(&[]);
     for link in LINKS {
-        filter.admits(LinkType(link), frame);
+        filter.admits(link, frame);
     }
 }
 

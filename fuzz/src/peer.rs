@@ -1,15 +1,18 @@
 //! Does etherparse find the same headers? Held where both decoders find a port, on frames that only tags and IP headers lead into.
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use spiked::capture::LinkType;
 use spiked::packet::{Decoder, Transport};
 
 /// Where both find a TCP or UDP header it is the same one: protocol, ports.
 ///
 /// Not compared: what only one of them follows (MPLS, PPPoE, many tags) and what the other holds too damaged to go on.
-pub fn agrees_with_etherparse(link: u16, frame: &[u8]) {
+pub fn agrees_with_etherparse(link: LinkType, frame: &[u8]) {
     let packet = match link {
-        1 => LaxSlicedPacket::from_ethernet(frame).ok(),
-        12 | 14 | 101 | 228 | 229 => LaxSlicedPacket::from_ip(frame).ok(),
+        LinkType::ETHERNET => LaxSlicedPacket::from_ethernet(frame).ok(),
+        LinkType::RAW | LinkType::DLT_RAW | LinkType::DLT_RAW_OPENBSD | LinkType::IPV4 | LinkType::IPV6 => {
+            LaxSlicedPacket::from_ip(frame).ok()
+        }
         _ => None,
     };
     let Some(packet) = packet else { return };

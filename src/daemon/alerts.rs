@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::capture::{CaptureFile, Nanos};
+    use crate::capture::{CaptureFile, LinkType, Nanos};
     use crate::engine::{self, EngineSettings};
     use crate::model::Model;
     use crate::packet::{Decoder, KeyKind, StreamKey};
@@ -113,7 +113,7 @@ mod tests {
             .udp(5000, 53)
             .write(&mut frame, &[0; 12])
             .expect("writing to a vector succeeds");
-        let headers = Decoder::default().decode(1, &frame).expect("a whole frame");
+        let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("a whole frame");
         let (key, first_direction) =
             StreamKey::of(KeyKind::Flow, &headers, &frame).into_iter().flatten().next().expect("it has a key");
         Verdict { key, first_direction, timestamp: Nanos(second * 1_000_000_000), ..like.clone() }

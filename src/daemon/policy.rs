@@ -8,8 +8,6 @@ use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
 use crate::packet::{Direction, StreamKey};
 
-const ETHERNET: LinkType = LinkType(1);
-
 /// Action for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
@@ -35,8 +33,8 @@ impl StreamFilter {
     }
 
     pub fn admits(&mut self, key: &StreamKey, first: Direction, frame: &mut Vec<u8>) -> bool {
-        key.specimen(first, self.tagged, frame);
-        self.filter.admits(ETHERNET, frame)
+        key.synthetic_frame(first, self.tagged, frame);
+        self.filter.admits(LinkType::ETHERNET, frame)
     }
 }
 

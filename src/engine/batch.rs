@@ -70,7 +70,7 @@ impl RoutedBatch {
         for (number, frame) in (0u32..).zip(batch.iter()) {
             counters.frames += 1;
             counters.bytes += u64::from(frame.wire_len);
-            let headers = match decoder.decode(frame.link.0, frame.bytes) {
+            let headers = match decoder.decode(frame.link, frame.bytes) {
                 Ok(headers) => headers,
                 Err(reason) => {
                     all_headers.push(Headers::NONE);

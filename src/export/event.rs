@@ -349,7 +349,7 @@ mod tests {
             }
             frame[at] = if ether == 1 { 0x60 } else { 0x45 };
             frame[at + if ether == 1 { 6 } else { 9 }] = [6, 17, 1, 200][protocol];
-            let headers = Decoder::default().decode(1, &frame).unwrap();
+            let headers = Decoder::default().decode(crate::capture::LinkType::ETHERNET, &frame).unwrap();
             let kind = if host { KeyKind::Host } else { KeyKind::Flow };
             let named = Arc::new(Model { classes: vec!["dns".into(), "a \"class\"".into(), name], ..small() });
             for (key, direction) in StreamKey::of(kind, &headers, &frame).into_iter().flatten() {

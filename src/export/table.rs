@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::capture::LinkType;
 use crate::engine::{Counters, Event, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
@@ -135,7 +134,7 @@ impl fmt::Display for Summary {
         writeln!(f, "\n{} packets, {} bytes in {captures}", grouped(counters.frames), grouped(counters.bytes))?;
         for (reason, &count) in &counters.undecodable {
             let what = match reason {
-                Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", LinkType(*link)),
+                Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", link),
                 Undecodable::Truncated => "truncated within the link header".into(),
             };
             writeln!(f, "skipped: {} packets: {what}", grouped(count))?;

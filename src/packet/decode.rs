@@ -1,39 +1,73 @@
-//! Where do the headers of this frame lie? Link header, tags, network and transport header, one tunnel level.
+//! Decoder of frames: link header, tags, network and transport header, one tunnel level.
 //!
-//! One pass over the octets with a bounds check a header. Cut packets are decoded as far as they go. A differential test holds
-//! it equal to etherparse's lax slicing.
+//! One pass over the bytes with one bounds check per header. Truncated packets are decoded as far as they go. A differential test
+//! compares the result with etherparse's lax slicing.
 
-use super::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, LinuxSllHeader, TcpHeader, UdpHeader};
 
-/// VLAN tags and MPLS labels followed at most: more are only seen in attacks.
+use super::headers::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+use crate::capture::LinkType;
+
+/// Most VLAN tags and MPLS labels that are followed; more are seen only in attacks.
 const MAX_TAGS: usize = 8;
-/// IPv6 extension headers followed at most (RFC 8200 lists seven, each once).
+/// Most IPv6 extension headers that are followed (RFC 8200 lists seven, each once).
 const MAX_EXTENSIONS: usize = 10;
-/// Frames longer than this are decoded over their first octets only, so that offsets fit.
+/// Headers beyond this offset, in bytes, are not decoded, so that offsets fit 16 bits.
 const MAX_HEADERS: usize = 60_000;
-/// The IANA port of VXLAN (RFC 7348).
+/// UDP port of VXLAN (RFC 7348).
 const VXLAN_PORT: u16 = 4789;
+/// Bytes of a VXLAN header, and the flag in its first byte that its network identifier is valid.
+const VXLAN_LEN: usize = 8;
+const VXLAN_VALID: u8 = 0x08;
+/// Lowest EtherType; below are the lengths of 802.3 frames, which have an LLC header.
+const MIN_ETHER_TYPE: EtherType = EtherType(0x0600);
+/// MPLS (RFC 3032, RFC 5332): EtherTypes, the bytes of a label, and the bit in its third byte that marks the last label.
+const MPLS: EtherType = EtherType(0x8847);
+const MPLS_MULTICAST: EtherType = EtherType(0x8848);
+const MPLS_LABEL_LEN: usize = 4;
+const MPLS_BOTTOM: u8 = 1;
+/// Bytes of a VLAN tag (IEEE 802.1Q), and the bits of its identifier.
+const VLAN_TAG_LEN: usize = 4;
+const VLAN_ID_MASK: u16 = 0x0fff;
+/// PPPoE session stage (RFC 2516): EtherType, and bytes before the PPP protocol.
+const PPPOE_SESSION: EtherType = EtherType(0x8864);
+const PPPOE_LEN: usize = 6;
+/// PPP (RFC 1661, RFC 1662): address and control field of HDLC-like framing, which may be absent, and protocols.
+const PPP_ADDRESS_CONTROL: [u8; 2] = [0xff, 0x03];
+const PPP_IPV4: u16 = 0x0021;
+const PPP_IPV6: u16 = 0x0057;
+/// Ethernet frames within GRE (RFC 1701).
+const TRANSPARENT_ETHERNET_BRIDGING: EtherType = EtherType(0x6558);
+/// GRE (RFC 2784, RFC 2890): bytes without optional fields, bits of the version, and the flags of the optional fields checksum, key
+/// and sequence number, of 4 bytes each.
+const GRE_LEN: usize = 4;
+const GRE_VERSION_MASK: u16 = 0x0007;
+const GRE_OPTIONAL_FIELDS: [u16; 3] = [0x8000, 0x2000, 0x1000];
+/// Bytes of a cooked header, version 2, and of the address family of loopback link types.
+const SLL2_LEN: usize = 20;
+const LOOPBACK_LEN: usize = 4;
+/// First byte of an IPv4 header without options.
+const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
+/// Bits of the fragment offset in the seventh and eighth byte of an IPv4 header (RFC 791).
+const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
+/// Bytes of the fixed part of SCTP (RFC 9260), ICMP (RFC 792, RFC 4443) and IGMP (RFC 2236) headers.
+const SCTP_LEN: usize = 12;
+const ICMP_LEN: usize = 8;
+const IGMP_LEN: usize = 8;
+/// Offsets in a TCP header (RFC 9293) of the header's length, in 32-bit words in the upper 4 bits, and of the flags.
+const TCP_DATA_OFFSET_AT: usize = 12;
+const TCP_FLAGS_AT: usize = 13;
 
 /// Why a frame could not be decoded at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Undecodable {
-    /// The link type is not one of ours.
-    UnsupportedLink(u16),
-    /// Cut before the end of the link header.
+    /// The link type is not supported.
+    UnsupportedLink(LinkType),
+    /// The frame ends within the link header.
     Truncated,
 }
 
-impl Undecodable {
-    /// A word for a metric's label.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::UnsupportedLink(_) => "unsupported_link",
-            Self::Truncated => "truncated",
-        }
-    }
-}
-
-/// Decodes frames.
+/// Decoder of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
     /// Whether GRE, VXLAN and IP-in-IP are opened, one level.
@@ -46,32 +80,38 @@ impl Default for Decoder {
     }
 }
 
-/// What most frames are, at one glance: Ethernet, IPv4 without options, the first or only fragment of TCP or UDP. `None` says nothing.
+/// Fast path for most frames: Ethernet, IPv4 without options, the first or only fragment of TCP or UDP. `None` means that the frame
+/// is of another kind, or too short.
 #[inline]
-fn plain(link_type: u16, frame: &[u8]) -> Option<Headers> {
-    const IP: usize = 14;
-    const OVER: usize = IP + 20;
-    let head: &[u8; OVER + 14] = frame.first_chunk()?;
+fn plain(link_type: LinkType, frame: &[u8]) -> Option<Headers> {
+    const IP: usize = Ethernet2Header::LEN;
+    const OVER: usize = IP + Ipv4Header::MIN_LEN;
+    let head: &[u8; OVER + TCP_FLAGS_AT + 1] = frame.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-    let (tcp, udp) = (head[IP + 9] == 6, head[IP + 9] == 17 && word(OVER + 2) != VXLAN_PORT);
-    let v4 = link_type == 1 && word(12) == 0x0800 && head[IP] == 0x45 && word(IP + 6) & 0x1fff == 0;
+    let protocol = IpNumber(head[IP + 9]);
+    let (tcp, udp) = (protocol == IpNumber::TCP, protocol == IpNumber::UDP && word(OVER + 2) != VXLAN_PORT);
+    let v4 = link_type == LinkType::ETHERNET
+        && word(12) == EtherType::IPV4.0
+        && head[IP] == IPV4_WITHOUT_OPTIONS
+        && word(IP + 6) & FRAGMENT_OFFSET_MASK == 0;
     if !(v4 && (tcp || udp)) {
         return None;
     }
     let total = usize::from(word(IP + 2));
-    let wire_end = if total < 20 { frame.len() } else { IP + total };
+    let wire_end = if total < Ipv4Header::MIN_LEN { frame.len() } else { IP + total };
     let end = wire_end.min(frame.len());
-    let offset = if end > OVER + 12 { usize::from(head[OVER + 12] >> 4) * 4 } else { 0 };
-    let payload = (OVER + if tcp { offset.max(20) } else { 8 }).min(wire_end);
+    let data_offset = OVER + TCP_DATA_OFFSET_AT;
+    let tcp_len = if end > data_offset { usize::from(head[data_offset] >> 4) * 4 } else { 0 };
+    let payload = (OVER + if tcp { tcp_len.max(TcpHeader::MIN_LEN) } else { UdpHeader::LEN }).min(wire_end);
     Some(Headers {
         link: Link::Ethernet,
-        ether_type: 0x0800,
+        ether_type: EtherType::IPV4.0,
         network: Network::Ipv4,
         network_at: IP as u16,
         transport: if tcp { Transport::Tcp } else { Transport::Udp },
         transport_at: OVER as u16,
-        ip_protocol: head[IP + 9],
-        tcp_flags: if tcp { head[OVER + 13] } else { 0 },
+        ip_protocol: protocol.0,
+        tcp_flags: if tcp { head[OVER + TCP_FLAGS_AT] } else { 0 },
         payload_at: payload.min(end) as u32,
         payload_end: end as u32,
         payload_wire_len: (wire_end - payload) as u32,
@@ -83,137 +123,158 @@ fn be16(frame: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
 }
 
+fn ether_type_at(frame: &[u8], at: usize) -> Option<EtherType> {
+    be16(frame, at).map(EtherType)
+}
+
+/// The EtherType of an IP packet at `at`, by its version; `None` if it is neither 4 nor 6.
+fn ip_at(frame: &[u8], at: usize) -> Option<EtherType> {
+    match frame.get(at)? >> 4 {
+        4 => Some(EtherType::IPV4),
+        6 => Some(EtherType::IPV6),
+        _ => None,
+    }
+}
+
+/// The EtherType of the PPP protocol at `at`; protocols other than IP keep their number.
+fn ppp_at(frame: &[u8], at: usize) -> Option<EtherType> {
+    Some(match be16(frame, at)? {
+        PPP_IPV4 => EtherType::IPV4,
+        PPP_IPV6 => EtherType::IPV6,
+        other => EtherType(other),
+    })
+}
+
 impl Decoder {
     /// Finds the headers of a frame.
     ///
     /// # Errors
-    /// [`Undecodable`] where not even the link header can be read.
+    /// If the link type is not supported, or the frame ends within the link header.
     #[inline]
-    pub fn decode(&self, link_type: u16, frame: &[u8]) -> Result<Headers, Undecodable> {
+    pub fn decode(&self, link_type: LinkType, frame: &[u8]) -> Result<Headers, Undecodable> {
         match plain(link_type, frame) {
             Some(headers) => Ok(headers),
             None => self.any(link_type, frame),
         }
     }
 
-    /// [`Decoder::decode`] of whatever frame.
-    fn any(&self, link_type: u16, frame: &[u8]) -> Result<Headers, Undecodable> {
+    /// [`Decoder::decode`] for every kind of frame.
+    fn any(&self, link_type: LinkType, frame: &[u8]) -> Result<Headers, Undecodable> {
         let mut h = Headers { payload_end: frame.len() as u32, ..Headers::NONE };
-        let cut = Undecodable::Truncated;
-        let ip = |first: Option<&u8>| match first.map(|b| b >> 4) {
-            Some(4) => Some(0x0800),
-            Some(6) => Some(0x86dd),
-            _ => None,
-        };
         let (ether_type, at) = match link_type {
-            1 => {
+            LinkType::ETHERNET => {
                 h.link = Link::Ethernet;
-                (be16(frame, 12).ok_or(cut)?, 14)
+                (ether_type_at(frame, 12), Ethernet2Header::LEN)
             }
-            113 => {
+            LinkType::LINUX_SLL => {
                 h.link = Link::Sll;
-                (be16(frame, 14).ok_or(cut)?, 16)
+                (ether_type_at(frame, 14), LinuxSllHeader::LEN)
             }
-            276 => {
+            LinkType::LINUX_SLL2 => {
                 h.link = Link::Sll2;
-                if frame.len() < 20 {
-                    return Err(cut);
-                }
-                (be16(frame, 0).ok_or(cut)?, 20)
+                (ether_type_at(frame, 0).filter(|_| frame.len() >= SLL2_LEN), SLL2_LEN)
             }
-            101 | 12 | 14 | 228 | 229 => (ip(frame.first()).ok_or(cut)?, 0),
-            // The address family is in the byte order of the capturing host, so its numbers differ by system: trust the version nibble.
-            0 | 108 => (ip(frame.get(4)).ok_or(cut)?, 4),
-            9 | 50 => {
-                let skip = if frame.starts_with(&[0xff, 3]) { 2 } else { 0 };
-                (ppp(be16(frame, skip).ok_or(cut)?), skip + 2)
+            LinkType::RAW | LinkType::DLT_RAW | LinkType::DLT_RAW_OPENBSD | LinkType::IPV4 | LinkType::IPV6 => {
+                (ip_at(frame, 0), 0)
+            }
+            // The numbers of address families differ between systems, and so does their byte order: the IP version is reliable.
+            LinkType::NULL | LinkType::LOOP => (ip_at(frame, LOOPBACK_LEN), LOOPBACK_LEN),
+            LinkType::PPP | LinkType::PPP_HDLC => {
+                let skip = if frame.starts_with(&PPP_ADDRESS_CONTROL) { PPP_ADDRESS_CONTROL.len() } else { 0 };
+                (ppp_at(frame, skip), skip + 2)
             }
             other => return Err(Undecodable::UnsupportedLink(other)),
         };
-        self.network(&mut h, frame, ether_type, at);
+        self.network(&mut h, frame, ether_type.ok_or(Undecodable::Truncated)?, at);
         Ok(h)
     }
 
-    /// Follows tags, then the network header.
-    fn network(&self, h: &mut Headers, frame: &[u8], mut ether_type: u16, mut at: usize) {
+    /// Follows tags, then decodes the network header and what it contains.
+    fn network(&self, h: &mut Headers, frame: &[u8], mut ether_type: EtherType, mut at: usize) {
         for _ in 0..MAX_TAGS {
             match ether_type {
-                0x8100 | 0x88a8 | 0x9100 => {
-                    let (Some(tag), Some(next)) = (be16(frame, at), be16(frame, at + 2)) else { break };
+                EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING | EtherType::VLAN_DOUBLE_TAGGED_FRAME => {
+                    let (Some(tag), Some(next)) = (be16(frame, at), ether_type_at(frame, at + 2)) else { break };
                     if h.vlan == NO_VLAN {
-                        h.vlan = tag & 0x0fff;
+                        h.vlan = tag & VLAN_ID_MASK;
                     }
-                    (ether_type, at) = (next, at + 4);
+                    (ether_type, at) = (next, at + VLAN_TAG_LEN);
                 }
-                0x8847 | 0x8848 => {
+                MPLS | MPLS_MULTICAST => {
                     let Some(&bottom) = frame.get(at + 2) else { break };
-                    at += 4;
-                    if bottom & 1 == 1 {
-                        match frame.get(at).map(|b| b >> 4) {
-                            Some(4) => ether_type = 0x0800,
-                            Some(6) => ether_type = 0x86dd,
-                            _ => break,
-                        }
+                    at += MPLS_LABEL_LEN;
+                    if bottom & MPLS_BOTTOM != 0 {
+                        let Some(ip) = ip_at(frame, at) else { break };
+                        ether_type = ip;
                     }
                 }
-                0x8864 => {
-                    let Some(protocol) = be16(frame, at + 6) else { break };
-                    (ether_type, at) = (ppp(protocol), at + 8);
+                PPPOE_SESSION => {
+                    let Some(next) = ppp_at(frame, at + PPPOE_LEN) else { break };
+                    (ether_type, at) = (next, at + PPPOE_LEN + 2);
                 }
                 _ => break,
             }
         }
-        let llc = ether_type < 0x0600 && h.link == Link::Ethernet;
-        h.ether_type = if llc { 0 } else { ether_type };
+        let llc = ether_type < MIN_ETHER_TYPE && h.link == Link::Ethernet;
+        h.ether_type = if llc { 0 } else { ether_type.0 };
         h.network_at = at.min(MAX_HEADERS) as u16;
         h.payload_at = at.min(frame.len()) as u32;
         h.payload_wire_len = (frame.len() - h.payload_at as usize) as u32;
         match ether_type {
             _ if at > MAX_HEADERS => h.network = Network::Other,
-            0x0800 if self.ipv4(h, frame, at) => {}
-            0x86dd if self.ipv6(h, frame, at) => {}
-            0x0806 => h.network = Network::Arp,
+            EtherType::IPV4 if self.ipv4(h, frame, at) => {}
+            EtherType::IPV6 if self.ipv6(h, frame, at) => {}
+            EtherType::ARP => h.network = Network::Arp,
             _ => h.network = Network::Other,
         }
     }
 
+    /// Decodes an IPv4 header (RFC 791) and what it contains; `false` if it is invalid.
     fn ipv4(&self, h: &mut Headers, frame: &[u8], at: usize) -> bool {
-        let Some(ip) = frame.get(at..at + 20) else { return false };
+        let Some(ip) = frame.get(at..at + Ipv4Header::MIN_LEN) else { return false };
         let length = usize::from(ip[0] & 15) * 4;
-        if ip[0] >> 4 != 4 || length < 20 {
+        if ip[0] >> 4 != 4 || length < Ipv4Header::MIN_LEN {
             return false;
         }
         let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-        // Total length 0 comes from segmentation offload: the packet goes on to the frame's end.
+        // Segmentation offload leaves the total length at 0: the packet then extends to the end of the frame.
         let wire_end = if total < length { frame.len().max(at + length) } else { at + total };
         let fragment = u16::from_be_bytes([ip[6], ip[7]]);
         h.network = Network::Ipv4;
-        h.later_fragment = fragment & 0x1fff != 0;
-        self.transport(h, frame, ip[9], at + length, wire_end);
+        h.later_fragment = fragment & FRAGMENT_OFFSET_MASK != 0;
+        self.transport(h, frame, IpNumber(ip[9]), at + length, wire_end);
         true
     }
 
+    /// Decodes an IPv6 header with its extension headers (RFC 8200) and what it contains; `false` if it is invalid.
     fn ipv6(&self, h: &mut Headers, frame: &[u8], at: usize) -> bool {
-        let Some(ip) = frame.get(at..at + 40) else { return false };
+        let Some(ip) = frame.get(at..at + Ipv6Header::LEN) else { return false };
         if ip[0] >> 4 != 6 {
             return false;
         }
+        let payload = at + Ipv6Header::LEN;
         let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-        let wire_end = if length == 0 { frame.len().max(at + 40) } else { at + 40 + length };
+        let wire_end = if length == 0 { frame.len().max(payload) } else { payload + length };
         h.network = Network::Ipv6;
-        let (mut next, mut place) = (ip[6], at + 40);
+        let (mut next, mut place) = (IpNumber(ip[6]), payload);
         for _ in 0..MAX_EXTENSIONS {
             let Some(extension) = frame.get(place..place + 8) else { break };
             let size = match next {
-                0 | 43 | 60 | 135 | 139 | 140 => (usize::from(extension[1]) + 1) * 8,
-                51 => (usize::from(extension[1]) + 2) * 4,
-                44 => {
+                IpNumber::IPV6_HEADER_HOP_BY_HOP
+                | IpNumber::IPV6_ROUTE_HEADER
+                | IpNumber::IPV6_DESTINATION_OPTIONS
+                | IpNumber::MOBILITY_HEADER
+                | IpNumber::HIP
+                | IpNumber::SHIM6 => (usize::from(extension[1]) + 1) * 8,
+                // RFC 4302 counts in other units than the rest.
+                IpNumber::AUTHENTICATION_HEADER => (usize::from(extension[1]) + 2) * 4,
+                IpNumber::IPV6_FRAGMENTATION_HEADER => {
                     h.later_fragment = u16::from_be_bytes([extension[2], extension[3]]) >> 3 != 0;
                     8
                 }
                 _ => break,
             };
-            (next, place) = (extension[0], place + size);
+            (next, place) = (IpNumber(extension[0]), place + size);
             if h.later_fragment {
                 break;
             }
@@ -222,24 +283,26 @@ impl Decoder {
         true
     }
 
-    fn transport(&self, h: &mut Headers, frame: &[u8], protocol: u8, at: usize, wire_end: usize) {
+    /// Decodes the transport header at `at`, or the tunnel that begins there, in an IP packet that ends at `wire_end` on the wire.
+    fn transport(&self, h: &mut Headers, frame: &[u8], protocol: IpNumber, at: usize, wire_end: usize) {
         let end = wire_end.min(frame.len());
-        h.ip_protocol = protocol;
+        h.ip_protocol = protocol.0;
         h.transport_at = at.min(u16::MAX as usize) as u16;
         h.payload_end = end as u32;
         let mut header = 0;
         if !h.later_fragment && at <= MAX_HEADERS {
             let own = frame.get(at..end).unwrap_or(&[]);
             (h.transport, header) = match protocol {
-                6 => {
-                    h.tcp_flags = frame.get(at + 13).copied().unwrap_or(0);
-                    (Transport::Tcp, own.get(12).map_or(20, |b| usize::from(b >> 4) * 4).max(20))
+                IpNumber::TCP => {
+                    h.tcp_flags = frame.get(at + TCP_FLAGS_AT).copied().unwrap_or(0);
+                    let length = own.get(TCP_DATA_OFFSET_AT).map_or(0, |b| usize::from(b >> 4) * 4);
+                    (Transport::Tcp, length.max(TcpHeader::MIN_LEN))
                 }
-                17 => (Transport::Udp, 8),
-                132 => (Transport::Sctp, 12),
-                1 => (Transport::Icmp, 8),
-                58 => (Transport::Icmpv6, 8),
-                2 => (Transport::Igmp, 8),
+                IpNumber::UDP => (Transport::Udp, UdpHeader::LEN),
+                IpNumber::SCTP => (Transport::Sctp, SCTP_LEN),
+                IpNumber::ICMP => (Transport::Icmp, ICMP_LEN),
+                IpNumber::IPV6_ICMP => (Transport::Icmpv6, ICMP_LEN),
+                IpNumber::IGMP => (Transport::Igmp, IGMP_LEN),
                 _ => (Transport::Other, 0),
             };
             if self.open_tunnels && h.tunnel == Tunnel::None && self.tunnel(h, frame, protocol, at, end) {
@@ -251,52 +314,45 @@ impl Decoder {
         h.payload_wire_len = (wire_end - payload) as u32;
     }
 
-    /// Opens a tunnel where there is one and its inside decodes as IP or Ethernet with IP; else leaves the outer headers.
-    fn tunnel(&self, h: &mut Headers, frame: &[u8], protocol: u8, at: usize, end: usize) -> bool {
+    /// Opens a tunnel, if there is one and it contains IP, ARP, or Ethernet with one of these; otherwise leaves the outer headers and
+    /// returns `false`.
+    fn tunnel(&self, h: &mut Headers, frame: &[u8], protocol: IpNumber, at: usize, end: usize) -> bool {
         let frame = &frame[..end];
+        let vxlan = |udp: usize| {
+            be16(frame, udp + 2) == Some(VXLAN_PORT) && frame.get(udp + UdpHeader::LEN).is_some_and(|f| f & VXLAN_VALID != 0)
+        };
         let (kind, inner_type, inner_at) = match protocol {
-            4 => (Tunnel::IpInIp, 0x0800, at),
-            41 => (Tunnel::IpInIp, 0x86dd, at),
-            47 => {
-                let (Some(flags), Some(inner)) = (be16(frame, at), be16(frame, at + 2)) else { return false };
-                // Version 0 (RFC 2784, 2890): checksum, key and sequence number are four octets each.
-                if flags & 7 != 0 {
+            IpNumber::IPV4 => (Tunnel::IpInIp, EtherType::IPV4, at),
+            IpNumber::IPV6 => (Tunnel::IpInIp, EtherType::IPV6, at),
+            IpNumber::GRE => {
+                let (Some(flags), Some(inner)) = (be16(frame, at), ether_type_at(frame, at + 2)) else { return false };
+                if flags & GRE_VERSION_MASK != 0 {
                     return false;
                 }
-                let optional = [0x8000, 0x2000, 0x1000].iter().filter(|&&bit| flags & bit != 0).count();
-                (Tunnel::Gre, inner, at + 4 + optional * 4)
+                let optional = GRE_OPTIONAL_FIELDS.iter().filter(|&&flag| flags & flag != 0).count();
+                (Tunnel::Gre, inner, at + GRE_LEN + optional * 4)
             }
-            17 if be16(frame, at + 2) == Some(VXLAN_PORT) && frame.get(at + 8).is_some_and(|f| f & 8 != 0) => {
-                (Tunnel::Vxlan, 0x6558, at + 16)
-            }
+            IpNumber::UDP if vxlan(at) => (Tunnel::Vxlan, TRANSPARENT_ETHERNET_BRIDGING, at + UdpHeader::LEN + VXLAN_LEN),
             _ => return false,
         };
         let mut inner = *h;
         inner.tunnel = kind;
         (inner.transport, inner.network) = (Transport::None, Network::None);
-        if inner_type == 0x6558 {
-            let Some(ether_type) = be16(frame, inner_at + 12) else { return false };
+        if inner_type == TRANSPARENT_ETHERNET_BRIDGING {
+            let Some(ether_type) = ether_type_at(frame, inner_at + 12) else { return false };
             if inner_at > MAX_HEADERS {
                 return false;
             }
             (inner.link, inner.link_at) = (Link::Ethernet, inner_at as u16);
-            self.network(&mut inner, frame, ether_type, inner_at + 14);
+            self.network(&mut inner, frame, ether_type, inner_at + Ethernet2Header::LEN);
         } else {
             self.network(&mut inner, frame, inner_type, inner_at);
         }
-        if matches!(inner.network, Network::Ipv4 | Network::Ipv6) || inner.network == Network::Arp {
+        let opened = matches!(inner.network, Network::Ipv4 | Network::Ipv6 | Network::Arp);
+        if opened {
             *h = inner;
-            return true;
         }
-        false
-    }
-}
-
-fn ppp(protocol: u16) -> u16 {
-    match protocol {
-        0x0021 => 0x0800,
-        0x0057 => 0x86dd,
-        other => other,
+        opened
     }
 }
 
@@ -308,26 +364,26 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
         #[test]
-        fn plain_frames_are_decoded_as_any_frame_is(
+        fn the_fast_path_decodes_as_the_general_path(
             mut frame in prop::collection::vec(any::<u8>(), 40..90), protocol in 0usize..3, offset: u8, total in 0u16..90, fragment in prop::sample::select(vec![0u16, 0x2000, 0x4000, 0x2001, 7]), vxlan: bool,
         ) {
             frame[12..15].copy_from_slice(&[8, 0, 0x45]);
             frame[16..18].copy_from_slice(&total.to_be_bytes());
             frame[20..22].copy_from_slice(&fragment.to_be_bytes());
-            frame[23] = [6, 17, 1][protocol];
+            frame[23] = [IpNumber::TCP, IpNumber::UDP, IpNumber::ICMP][protocol].0;
             if vxlan {
                 frame[36..38].copy_from_slice(&VXLAN_PORT.to_be_bytes());
             }
             if let Some(byte) = frame.get_mut(46) {
                 *byte = offset;
             }
-            let plain = plain(1, &frame);
+            let plain = plain(LinkType::ETHERNET, &frame);
             if let Some(plain) = plain {
                 for open_tunnels in [true, false] {
-                    prop_assert_eq!(Ok(plain), Decoder { open_tunnels }.any(1, &frame));
+                    prop_assert_eq!(Ok(plain), Decoder { open_tunnels }.any(LinkType::ETHERNET, &frame));
                 }
             }
-            let whole = frame.len() >= 48 && fragment & 0x1fff == 0;
+            let whole = frame.len() >= 48 && fragment & FRAGMENT_OFFSET_MASK == 0;
             let expected = whole && (protocol == 0 || protocol == 1 && be16(&frame, 36) != Some(VXLAN_PORT));
             prop_assert_eq!(plain.is_some(), expected);
         }

@@ -1,29 +1,38 @@
-//! What stream does a packet belong to? Flow keys and host keys, independent of direction.
+//! Keys of the streams that a packet belongs to: flow keys and host keys, the same in both directions.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use base64::Engine as _;
+use etherparse::{EtherType, IpNumber};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use super::{Headers, NO_VLAN, Network};
+use super::address::{Address, Family};
+use super::headers::{Headers, NO_VLAN, Network};
 
-/// What a model's streams are.
+/// EtherType of EAP over LANs (IEEE 802.1X).
+const EAPOL: EtherType = EtherType(0x888e);
+/// EtherType of the Link Layer Discovery Protocol (IEEE 802.1AB).
+const LLDP: EtherType = EtherType(0x88cc);
+/// [`Headers::ether_type`] of 802.3 frames with an LLC header.
+const LLC: EtherType = EtherType(0);
+/// The EUI-48 bit of group addresses, in the first byte.
+const MAC_GROUP_BIT: u8 = 1;
+
+/// The kind of streams that a model classifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
-    /// 5-tuple, both directions, with the VLAN where tagged; non-IP frames by EtherType and addresses.
+    /// 5-tuple in both directions, with the VLAN if tagged; non-IP frames by EtherType and MAC addresses.
     Flow,
-    /// Everything that a MAC address (an IP address where there is none) sends and receives.
+    /// Everything that a MAC address (an IP address if there is none) sends and receives.
     Host,
 }
 
 impl KeyKind {
-    /// How many there are.
+    /// Number of variants.
     pub const COUNT: usize = 2;
 }
 
@@ -36,79 +45,7 @@ pub enum Direction {
     Backward,
 }
 
-/// What the addresses of a key are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Family {
-    Ipv4,
-    Ipv6,
-    Mac,
-    None,
-}
-
-/// An endpoint's address; displayed as users know it, empty where there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Address {
-    octets: [u8; 16],
-    family: Family,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let octets = &self.octets;
-        match self.family {
-            Family::Ipv4 => Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]).fmt(f),
-            Family::Ipv6 => Ipv6Addr::from(*octets).fmt(f),
-            Family::Mac => {
-                let [m0, m1, m2, m3, m4, m5, ..] = octets;
-                write!(f, "{m0:02x}:{m1:02x}:{m2:02x}:{m3:02x}:{m4:02x}:{m5:02x}")
-            }
-            Family::None => Ok(()),
-        }
-    }
-}
-
-/// Each octet as text with a dot behind it, and how long that is.
-const DOTTED: [([u8; 4], usize); 256] = {
-    let mut all = [([b'.'; 4], 0); 256];
-    let mut octet = 0;
-    while octet < 256 {
-        let (text, length) = &mut all[octet];
-        *length = if octet < 10 {
-            2
-        } else if octet < 100 {
-            3
-        } else {
-            4
-        };
-        let (mut at, mut rest) = (*length - 1, octet);
-        while at > 0 {
-            at -= 1;
-            text[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        octet += 1;
-    }
-    all
-};
-
-impl Address {
-    /// Appends what is displayed; for IPv4 without the detour of formatting, since every event has two.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        if self.family != Family::Ipv4 {
-            write!(out, "{self}").expect("a vector takes all octets");
-            return;
-        }
-        let (mut text, mut end) = ([0; 16], 0);
-        for &octet in &self.octets[..4] {
-            let (dotted, length) = DOTTED[usize::from(octet)];
-            text[end..end + 4].copy_from_slice(&dotted);
-            end += length;
-        }
-        out.extend_from_slice(&text[..end - 1]);
-    }
-}
-
-/// The identity of a stream; the smaller endpoint comes first.
+/// The identity of a stream. The smaller endpoint (address, then port) comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {
     pub(super) a: [u8; 16],
@@ -116,22 +53,23 @@ pub struct StreamKey {
     pub(super) port_a: u16,
     pub(super) port_b: u16,
     pub(super) vlan: u16,
-    /// IP protocol, or EtherType where the family is not IP.
+    /// IP protocol, or the EtherType if the family is not IP.
     pub(super) proto: u16,
     pub(super) family: Family,
     kind: KeyKind,
 }
 
+/// An address, padded with zeros to 16 bytes.
 #[inline]
 fn wide(address: &[u8]) -> [u8; 16] {
     let mut out = [0; 16];
-    // A length that is known where this is called makes the copy a plain move.
+    // Inlined with a known length, the copy is a plain move.
     out[..address.len()].copy_from_slice(address);
     out
 }
 
 impl Hash for StreamKey {
-    /// Whole words, which cost a hasher less than octets one by one.
+    /// Feeds whole words, which cost a hasher less than single bytes.
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(u128::from_ne_bytes(self.a));
@@ -143,17 +81,17 @@ impl Hash for StreamKey {
 }
 
 impl StreamKey {
-    /// The key of the packet's flow, and which of its endpoints sent the packet. Later fragments have ports 0.
+    /// The key of a packet's flow, and which of its endpoints sent the packet. Fragments after the first have ports 0.
     #[inline]
     pub fn flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
-        // A label or tunnel header that is cut leads past the frame's end.
+        // After a truncated label or tunnel header, the offset is past the end of the frame.
         let header = frame.get(usize::from(h.network_at)..).unwrap_or(&[]);
         let (sport, dport) = h.ports(frame);
         if h.network == Network::Ipv4 {
-            // Most packets: address and port fit a word, so that endpoints are compared and put in order without a jump, which
-            // would be guessed wrong for every other packet.
+            // The common case: address and port fit a word, so that endpoints are ordered without a branch, which would be
+            // mispredicted for every other packet.
             let end = |address: &[u8], port: u16| {
-                u64::from(u32::from_be_bytes(address.try_into().expect("four octets"))) << 16 | u64::from(port)
+                u64::from(u32::from_be_bytes(address.try_into().expect("the slice has four bytes"))) << 16 | u64::from(port)
             };
             let (src, dst) = (end(&header[12..16], sport), end(&header[16..20], dport));
             let [a, b] = [src.min(dst), src.max(dst)];
@@ -185,11 +123,11 @@ impl StreamKey {
         (key, if forward { Direction::Forward } else { Direction::Backward })
     }
 
-    /// Host keys of the sender and the receiver. Groups and everybody are no hosts.
+    /// Host keys of the sender and the receiver. Multicast, broadcast and unspecified addresses are not hosts.
     pub fn hosts(h: &Headers, frame: &[u8]) -> [Option<Self>; 2] {
         let host = |family, a| Self { a, b: [0; 16], port_a: 0, port_b: 0, vlan: NO_VLAN, proto: 0, family, kind: KeyKind::Host };
         let of = |mac: Option<[u8; 6]>, ip: Option<IpAddr>| match (mac, ip) {
-            (Some(mac), _) => (mac[0] & 1 == 0 && mac != [0; 6]).then(|| host(Family::Mac, wide(&mac))),
+            (Some(mac), _) => (mac[0] & MAC_GROUP_BIT == 0 && mac != [0; 6]).then(|| host(Family::Mac, wide(&mac))),
             (None, Some(IpAddr::V4(ip))) => {
                 (!ip.is_multicast() && !ip.is_broadcast() && !ip.is_unspecified()).then(|| host(Family::Ipv4, wide(&ip.octets())))
             }
@@ -202,7 +140,7 @@ impl StreamKey {
         [of(sender, h.src_addr(frame)), of(receiver, h.dst_addr(frame).filter(|_| sender.is_none()))]
     }
 
-    /// Who sends in this direction.
+    /// The address that sends in this direction.
     pub fn sender(&self, direction: Direction) -> Address {
         match direction {
             Direction::Forward => self.addr_a(),
@@ -210,12 +148,12 @@ impl StreamKey {
         }
     }
 
-    /// What the key names.
+    /// Whether this is a flow or a host.
     pub fn kind(&self) -> KeyKind {
         self.kind
     }
 
-    /// The streams that a packet belongs to, with the direction it goes in each: its flow, or its sender's and its receiver's host.
+    /// The streams that a packet belongs to, with its direction in each: its flow, or the hosts that send and receive it.
     #[inline]
     pub fn of(kind: KeyKind, h: &Headers, frame: &[u8]) -> [Option<(Self, Direction)>; 2] {
         match kind {
@@ -229,65 +167,71 @@ impl StreamKey {
 
     /// The first endpoint's address.
     pub fn addr_a(&self) -> Address {
-        Address { octets: self.a, family: self.family }
+        Address { bytes: self.a, family: self.family }
     }
 
     /// The second endpoint's address.
     pub fn addr_b(&self) -> Address {
-        Address { octets: self.b, family: self.family }
+        Address { bytes: self.b, family: self.family }
     }
 
+    /// The first endpoint's port; 0 if the stream has no ports.
     pub fn port_a(&self) -> u16 {
         self.port_a
     }
 
+    /// The second endpoint's port; 0 if the stream has no ports.
     pub fn port_b(&self) -> u16 {
         self.port_b
     }
 
+    /// The outermost VLAN identifier; `None` if untagged.
     pub fn vlan(&self) -> Option<u16> {
         (self.vlan != NO_VLAN).then_some(self.vlan)
     }
 
-    /// The host, for host keys.
+    /// The host's address, for host keys.
     pub fn host(&self) -> Option<String> {
         (self.kind == KeyKind::Host).then(|| self.addr_a().to_string())
     }
 
-    /// Whether the stream has ports.
-    pub fn has_ports(&self) -> bool {
-        matches!(self.family, Family::Ipv4 | Family::Ipv6) && matches!(self.proto, 6 | 17 | 132)
+    /// The IP protocol; `None` if the family is not IP.
+    fn ip_number(&self) -> Option<IpNumber> {
+        matches!(self.family, Family::Ipv4 | Family::Ipv6).then_some(IpNumber(self.proto as u8))
     }
 
-    /// The protocol as Suricata spells it; a number where it has no name here.
+    /// Whether the stream has ports.
+    pub fn has_ports(&self) -> bool {
+        matches!(self.ip_number(), Some(IpNumber::TCP | IpNumber::UDP | IpNumber::SCTP))
+    }
+
+    /// The protocol as Suricata spells it; its number if it has no name here.
     pub fn proto_name(&self) -> Cow<'static, str> {
-        let name = match (self.family, self.proto) {
-            (Family::Ipv4 | Family::Ipv6, proto) => match proto {
-                1 => "ICMP",
-                2 => "IGMP",
-                6 => "TCP",
-                17 => "UDP",
-                47 => "GRE",
-                50 => "ESP",
-                51 => "AH",
-                58 => "IPv6-ICMP",
-                89 => "OSPF",
-                103 => "PIM",
-                112 => "VRRP",
-                132 => "SCTP",
-                other => return other.to_string().into(),
-            },
-            (_, 0x0806) => "ARP",
-            (_, 0x888e) => "EAPOL",
-            (_, 0x88cc) => "LLDP",
-            (_, 0) => "LLC",
-            (_, other) => return format!("0x{other:04x}").into(),
+        let name = match (self.ip_number(), EtherType(self.proto)) {
+            (Some(IpNumber::ICMP), _) => "ICMP",
+            (Some(IpNumber::IGMP), _) => "IGMP",
+            (Some(IpNumber::TCP), _) => "TCP",
+            (Some(IpNumber::UDP), _) => "UDP",
+            (Some(IpNumber::GRE), _) => "GRE",
+            (Some(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD), _) => "ESP",
+            (Some(IpNumber::AUTHENTICATION_HEADER), _) => "AH",
+            (Some(IpNumber::IPV6_ICMP), _) => "IPv6-ICMP",
+            (Some(IpNumber::OSPFIGP), _) => "OSPF",
+            (Some(IpNumber::PIM), _) => "PIM",
+            (Some(IpNumber::VRRP), _) => "VRRP",
+            (Some(IpNumber::SCTP), _) => "SCTP",
+            (Some(other), _) => return other.0.to_string().into(),
+            (None, EtherType::ARP) => "ARP",
+            (None, EAPOL) => "EAPOL",
+            (None, LLDP) => "LLDP",
+            (None, LLC) => "LLC",
+            (None, other) => return format!("0x{:04x}", other.0).into(),
         };
         name.into()
     }
 
-    /// A number that tells this stream from others of the same key that begin at another time; the same on every run.
-    /// 53 bits, so that every JSON reader holds it.
+    /// An identifier of this stream that differs from other streams of the same key, which begin at another time `first`
+    /// (nanoseconds). It is the same on every run, and has 53 bits, so that every JSON reader can represent it.
     pub fn flow_id(&self, first: u64) -> u64 {
         // Folded multiplication, 64 bits at a time, as in wyhash; the constants are digits of pi.
         let fold = |id: u64, word: u64| {
@@ -301,8 +245,10 @@ impl StreamKey {
         words.into_iter().fold(0x1319_8a2e_0370_7344, fold) >> 11
     }
 
-    /// Community ID, version 1, in ASCII. For ICMP the type and code that the specification maps to ports are not part of a stream
-    /// here, so its identifier is that of a protocol without ports.
+    /// Community ID, version 1, in ASCII (<https://github.com/corelight/community-id-spec>); `None` if the stream is not an IP flow.
+    ///
+    /// The specification maps ICMP type and code to ports. They are not part of a stream here, so the identifier of ICMP streams is
+    /// that of a protocol without ports.
     pub fn community_id(&self, seed: u16) -> Option<[u8; 30]> {
         let length = match self.family {
             Family::Ipv4 => 4,
@@ -323,7 +269,7 @@ impl StreamKey {
         }
         let mut id = *b"1:0000000000000000000000000000";
         let written = base64::engine::general_purpose::STANDARD.encode_slice(hash.finalize(), &mut id[2..]);
-        assert_eq!(written, Ok(28), "a digest of twenty octets is 28 characters");
+        assert_eq!(written, Ok(28), "a digest of 20 bytes is 28 characters in base64");
         Some(id)
     }
 }

@@ -82,7 +82,7 @@ impl<T> StreamTracker<T> {
     ) -> ControlFlow<()> {
         let number = self.frames;
         self.frames += 1;
-        let Ok(headers) = self.decoder.decode(frame.link.0, frame.bytes) else { return ControlFlow::Continue(()) };
+        let Ok(headers) = self.decoder.decode(frame.link, frame.bytes) else { return ControlFlow::Continue(()) };
         for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
             let arrival = self.table.arrival(key, direction, &headers, &frame);
             let place = self.table.packet(&arrival, number, |_| true, || open(&key));

@@ -99,7 +99,13 @@ fn read_writes_the_first_packets_of_named_streams() {
 
 fn kept(number: u8) -> CommentedPacket {
     let timestamp = Nanos(1_700_000_000_000_000_000 + u64::from(number));
-    CommentedPacket { timestamp, link: LinkType(1), wire_len: 900, bytes: vec![number; 900], comment: format!("number {number}") }
+    CommentedPacket {
+        timestamp,
+        link: LinkType::ETHERNET,
+        wire_len: 900,
+        bytes: vec![number; 900],
+        comment: format!("number {number}"),
+    }
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn traffic_adds_no_series() {
         telemetry.replay(capture);
     }
     let mut counters = Counters::default();
-    counters.undecodable.extend((0..=u16::MAX).map(|link| (Undecodable::UnsupportedLink(link), 1)));
+    counters.undecodable.extend((0..=u16::MAX).map(|link| (Undecodable::UnsupportedLink(spiked::capture::LinkType(link)), 1)));
     counters.undecodable.insert(Undecodable::Truncated, 1);
     let (busy, idle) = (Duration::ZERO, Duration::ZERO);
     telemetry.metrics.progress(&Progress { worker: 1, counters: &counters, live: 0, queue: 0, busy, idle, lag: None });

@@ -1,4 +1,4 @@
-//! Captures are read whatever their format, and what is wrong with one costs nothing that was good in it.
+//! Tests of capture files: every format is read, and damage in a file costs none of the frames before it.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::common::{fixture, pcap, shared_data, udp};
 use proptest::prelude::*;
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, Source, Truncation};
 
-/// (nanoseconds, link type, octets on the wire, octets)
+/// (nanoseconds, link type, bytes on the wire, bytes)
 type Read = Vec<(u64, u16, u32, Vec<u8>)>;
 
 fn read(mut file: CaptureFile) -> (Read, Option<Truncation>) {
@@ -15,18 +15,18 @@ fn read(mut file: CaptureFile) -> (Read, Option<Truncation>) {
     while file.fill(&mut batch).expect("what was opened can be read") {
         frames.extend(batch.iter().map(|f| (f.timestamp.0, f.link.0, f.wire_len, f.bytes.to_vec())));
     }
-    let cut = file.truncation().cloned();
-    (frames, cut)
+    let truncation = file.truncation().cloned();
+    (frames, truncation)
 }
 
-fn from_octets(octets: Vec<u8>) -> Result<CaptureFile, CaptureError> {
-    CaptureFile::from_reader(std::io::Cursor::new(octets), "test".into())
+fn from_bytes(bytes: Vec<u8>) -> Result<CaptureFile, CaptureError> {
+    CaptureFile::from_reader(std::io::Cursor::new(bytes), "test".into())
 }
 
 /// The same through a file, which is memory-mapped.
-fn from_file(octets: &[u8]) -> Result<CaptureFile, CaptureError> {
+fn from_file(bytes: &[u8]) -> Result<CaptureFile, CaptureError> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(octets).expect("room for it");
+    file.write_all(bytes).expect("room for it");
     CaptureFile::open(file.path())
 }
 
@@ -35,9 +35,9 @@ fn three() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn both_byte_orders_and_both_resolutions_say_the_same() {
+fn both_byte_orders_and_both_resolutions_are_equal() {
     let little = pcap(1, &three());
-    let mut want = read(from_octets(little.clone()).unwrap()).0;
+    let mut want = read(from_bytes(little.clone()).unwrap()).0;
     assert_eq!(want.len(), 3);
     assert_eq!(want[1].0, 1_700_000_001_000_000_000);
     let swapped = |magic: u32, fraction: u32| {
@@ -52,9 +52,9 @@ fn both_byte_orders_and_both_resolutions_say_the_same() {
         }
         file
     };
-    assert_eq!(read(from_octets(swapped(0xa1b2_c3d4, 0)).unwrap()).0, want);
+    assert_eq!(read(from_bytes(swapped(0xa1b2_c3d4, 0)).unwrap()).0, want);
     want.iter_mut().for_each(|frame| frame.0 += 7);
-    assert_eq!(read(from_octets(swapped(0xa1b2_3c4d, 7)).unwrap()).0, want);
+    assert_eq!(read(from_bytes(swapped(0xa1b2_3c4d, 7)).unwrap()).0, want);
 }
 
 /// A pcapng block with its two lengths.
@@ -69,10 +69,10 @@ fn block(kind: u32, body: &[u8]) -> Vec<u8> {
 fn pcapng_interfaces_have_their_own_link_types_and_resolutions() {
     let section = block(0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[255; 8]].concat());
     let interface = |link: u8, options: &[u8]| block(1, &[&[link, 0, 0, 0, 0, 0, 0, 0][..], options].concat());
-    let packet = |interface: u32, ticks: u64, octets: &[u8]| {
-        let length = (octets.len() as u32).to_le_bytes();
+    let packet = |interface: u32, ticks: u64, bytes: &[u8]| {
+        let length = (bytes.len() as u32).to_le_bytes();
         let (high, low) = ((ticks >> 32) as u32, ticks as u32);
-        block(6, &[&interface.to_le_bytes()[..], &high.to_le_bytes(), &low.to_le_bytes(), &length, &length, octets].concat())
+        block(6, &[&interface.to_le_bytes()[..], &high.to_le_bytes(), &low.to_le_bytes(), &length, &length, bytes].concat())
     };
     let file = [
         section,
@@ -86,25 +86,25 @@ fn pcapng_interfaces_have_their_own_link_types_and_resolutions() {
         packet(0, 6_000_000, b"last"),
     ]
     .concat();
-    let (frames, cut) = read(from_octets(file.clone()).unwrap());
-    assert_eq!(cut, None);
-    let said: Vec<_> = frames.iter().map(|f| (f.0, f.1, f.3.as_slice())).collect();
+    let (frames, truncation) = read(from_bytes(file.clone()).unwrap());
+    assert_eq!(truncation, None);
+    let found: Vec<_> = frames.iter().map(|f| (f.0, f.1, f.3.as_slice())).collect();
     let second = 1_000_000_000;
     assert_eq!(
-        said,
+        found,
         [(5 * second, 1, &b"micro"[..]), (5 * second, 101, b"nano"), (5 * second, 113, b"binary"), (6 * second, 1, b"last")]
     );
     assert_eq!(read(from_file(&file).unwrap()).0, frames);
 }
 
 #[test]
-fn compressed_captures_say_what_plain_ones_say() {
+fn compressed_captures_equal_plain_ones() {
     let plain = pcap(1, &three());
-    let want = read(from_octets(plain.clone()).unwrap());
+    let want = read(from_bytes(plain.clone()).unwrap());
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(&plain).unwrap();
-    assert_eq!(read(from_octets(gzip.finish().unwrap()).unwrap()), want);
-    assert_eq!(read(from_octets(zstd::encode_all(&plain[..], 3).unwrap()).unwrap()), want);
+    assert_eq!(read(from_bytes(gzip.finish().unwrap()).unwrap()), want);
+    assert_eq!(read(from_bytes(zstd::encode_all(&plain[..], 3).unwrap()).unwrap()), want);
     for (plain, packed) in [("dns-2.pcap", "dns-2.pcap.gz"), ("redis-2.pcap", "redis-2.pcap.zst")] {
         let open = |name: &str| read(CaptureFile::open(&fixture("captures").join(name)).unwrap());
         assert_eq!(open(plain), open(packed));
@@ -112,27 +112,27 @@ fn compressed_captures_say_what_plain_ones_say() {
 }
 
 #[test]
-fn every_prefix_gives_its_whole_frames_and_says_where_it_was_cut() {
+fn every_prefix_gives_its_whole_frames_and_where_it_is_truncated() {
     for whole in [pcap(1, &three()), std::fs::read(fixture("captures/mixed.pcapng")).unwrap()[..3000].to_vec()] {
-        let all = read(from_octets(whole.clone()).unwrap()).0;
+        let all = read(from_bytes(whole.clone()).unwrap()).0;
         let mut most = 0;
         for length in 0..whole.len() {
-            let Ok(file) = from_octets(whole[..length].to_vec()) else { continue };
-            let (frames, cut) = read(file);
+            let Ok(file) = from_bytes(whole[..length].to_vec()) else { continue };
+            let (frames, truncation) = read(file);
             assert_eq!(frames, all[..frames.len()], "at {length}");
             assert!(frames.len() >= most, "frames were lost at {length}");
             most = frames.len();
-            assert_eq!(read(from_file(&whole[..length]).unwrap()), (frames, cut.clone()), "mapped, at {length}");
-            if let Some(cut) = cut {
-                assert_eq!(cut.after as usize, most);
+            assert_eq!(read(from_file(&whole[..length]).unwrap()), (frames, truncation.clone()), "mapped, at {length}");
+            if let Some(truncation) = truncation {
+                assert_eq!(truncation.after as usize, most);
             }
         }
     }
 }
 
 #[test]
-fn what_is_no_capture_is_refused_with_its_name_and_reason() {
-    let message = |octets: &[u8]| from_octets(octets.to_vec()).err().map(|e| e.to_string()).unwrap_or_default();
+fn what_is_not_a_capture_is_refused_with_its_name_and_reason() {
+    let message = |bytes: &[u8]| from_bytes(bytes.to_vec()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message(b"").contains("test: the file is empty"));
     assert!(message(b"GET / HTTP/1.1\r\n").contains("test: begins with 474554202f204854: not a pcap"));
     assert!(message(&[0x1f, 0x8b, 8, 0, 1, 2, 3]).contains("test"));
@@ -141,19 +141,19 @@ fn what_is_no_capture_is_refused_with_its_name_and_reason() {
 }
 
 #[test]
-fn an_absurd_length_ends_the_capture_after_what_was_good() {
+fn an_absurd_length_ends_the_capture_after_the_good_frames() {
     let mut file = pcap(1, &three());
     file.extend([0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 127, 255, 255, 255, 127]);
     file.extend([0; 100]);
-    let (frames, cut) = read(from_octets(file).unwrap());
+    let (frames, truncation) = read(from_bytes(file).unwrap());
     assert_eq!(frames.len(), 3);
-    let cut = cut.unwrap().to_string();
-    assert!(cut.contains("after packet 3") && cut.contains("2147483647"), "{cut}");
+    let truncation = truncation.unwrap().to_string();
+    assert!(truncation.contains("after packet 3") && truncation.contains("2147483647"), "{truncation}");
 }
 
 #[test]
 fn a_bomb_is_read_in_bounded_memory() {
-    // 4 GiB of zero-length records from some kilooctets would be 268 million frames; a record that claims 1 GiB ends it instead.
+    // 4 GiB of zero-length records from some kilobytes would be 268 million frames; a record that claims 1 GiB ends it instead.
     let mut file = pcap(1, &three());
     file.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 64]);
     let bomb = std::io::Cursor::new(file).chain_zeros(1 << 28);
@@ -161,12 +161,12 @@ fn a_bomb_is_read_in_bounded_memory() {
     std::io::copy(&mut { bomb }, &mut packed).unwrap();
     let packed = packed.finish().unwrap();
     assert!(packed.len() < 100_000);
-    let (frames, cut) = read(from_octets(packed).unwrap());
+    let (frames, truncation) = read(from_bytes(packed).unwrap());
     assert_eq!(frames.len(), 3);
-    assert!(cut.is_some());
+    assert!(truncation.is_some());
 }
 
-/// `self`, then so many zero octets.
+/// `self`, then so many zero bytes.
 trait ChainZeros: std::io::Read + Sized {
     fn chain_zeros(self, count: u64) -> std::io::Chain<Self, std::io::Take<std::io::Repeat>> {
         use std::io::Read as _;
@@ -178,11 +178,11 @@ impl<R: std::io::Read> ChainZeros for R {}
 proptest! {
     #[test]
     fn damage_never_panics(at in 0usize..2000, value: u8, length in 0usize..3000) {
-        let mut octets = std::fs::read(fixture("captures/mixed.pcapng")).unwrap();
-        octets.truncate(3000);
-        octets[at] = value;
-        octets.truncate(length.max(1));
-        if let Ok(file) = from_octets(octets) {
+        let mut bytes = std::fs::read(fixture("captures/mixed.pcapng")).unwrap();
+        bytes.truncate(3000);
+        bytes[at] = value;
+        bytes.truncate(length.max(1));
+        if let Ok(file) = from_bytes(bytes) {
             read(file);
         }
     }
@@ -203,8 +203,8 @@ fn odd_captures_hold_as_many_packets_as_capinfos_counts() {
                 None
             }
         };
-        let octets = std::fs::read(data.join(path)).unwrap();
-        if verdict == "0" && ours(&octets) {
+        let bytes = std::fs::read(data.join(path)).unwrap();
+        if verdict == "0" && ours(&bytes) {
             compared += 1;
             if frames.map(|n| n.to_string()).as_deref() != Some(packets) {
                 wrong.push(format!("{path}: {frames:?}, capinfos says {packets}"));
@@ -217,7 +217,7 @@ fn odd_captures_hold_as_many_packets_as_capinfos_counts() {
 }
 
 /// pcap, pcapng, gzip and zstd; capinfos reads dozens of other formats.
-fn ours(octets: &[u8]) -> bool {
+fn ours(bytes: &[u8]) -> bool {
     let magics: [&[u8]; 9] = [
         &[0xa1, 0xb2, 0xc3, 0xd4],
         &[0xd4, 0xc3, 0xb2, 0xa1],
@@ -229,5 +229,5 @@ fn ours(octets: &[u8]) -> bool {
         &[0x1f, 0x8b],
         &[0x28, 0xb5, 0x2f, 0xfd],
     ];
-    magics.iter().any(|magic| octets.starts_with(magic))
+    magics.iter().any(|magic| bytes.starts_with(magic))
 }

@@ -43,7 +43,7 @@ impl Source for Live {
         self.now = now;
         (self.between)(now);
         for frame in frames {
-            batch.push(Nanos(now * SECOND), LinkType(1), frame.len() as u32, &frame);
+            batch.push(Nanos(now * SECOND), LinkType::ETHERNET, frame.len() as u32, &frame);
         }
         Ok(true)
     }
@@ -332,7 +332,7 @@ impl Source for Truncation {
         batch.clear();
         let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
         for (second, frame) in self.frames[self.at..].iter().take(most) {
-            batch.push(Nanos(second * SECOND), LinkType(1), frame.len() as u32, frame);
+            batch.push(Nanos(second * SECOND), LinkType::ETHERNET, frame.len() as u32, frame);
         }
         self.at += batch.len();
         Ok(!batch.is_empty())

@@ -1,0 +1,166 @@
+//! Headers of a frame: where each one is, and accessors that read fields from the frame.
+
+use std::net::IpAddr;
+
+/// The link header at [`Headers::link_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    None,
+    Ethernet,
+    /// Linux cooked capture, version 1.
+    Sll,
+    /// Linux cooked capture, version 2.
+    Sll2,
+}
+
+/// The network header at [`Headers::network_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    None,
+    Ipv4,
+    Ipv6,
+    Arp,
+    Other,
+}
+
+impl Network {
+    /// Number of variants.
+    pub const COUNT: usize = 5;
+}
+
+/// The transport header at [`Headers::transport_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    None,
+    Tcp,
+    Udp,
+    Sctp,
+    Icmp,
+    Icmpv6,
+    Igmp,
+    Other,
+}
+
+impl Transport {
+    /// Number of variants.
+    pub const COUNT: usize = 8;
+}
+
+/// The tunnel that was opened. The other headers are then the inner packet's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    None,
+    Gre,
+    Vxlan,
+    IpInIp,
+}
+
+/// [`Headers::vlan`] of an untagged frame.
+pub const NO_VLAN: u16 = 0xffff;
+
+/// Where each header of a packet is. Offsets (`*_at`, `payload_end`) are in bytes from the start of the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    pub link: Link,
+    pub link_at: u16,
+    /// EtherType of what follows link, VLAN, MPLS and PPPoE headers; 0 for 802.3 frames with LLC.
+    pub ether_type: u16,
+    /// Outermost 802.1Q VLAN identifier, or [`NO_VLAN`].
+    pub vlan: u16,
+    pub network: Network,
+    pub network_at: u16,
+    pub transport: Transport,
+    pub transport_at: u16,
+    /// IP protocol, after any IPv6 extension headers; 0 if the packet is not IP.
+    pub ip_protocol: u8,
+    /// Whether this is a fragment other than the first, which has no transport header.
+    pub later_fragment: bool,
+    pub tunnel: Tunnel,
+    /// 0 if the packet is not TCP or was truncated before its flags.
+    pub tcp_flags: u8,
+    /// First byte after the last decoded header.
+    pub payload_at: u32,
+    /// End of the captured payload, without link padding.
+    pub payload_end: u32,
+    /// Bytes of payload on the wire, by the IP header; the frame may hold fewer.
+    pub payload_wire_len: u32,
+}
+
+impl Headers {
+    /// Headers of a frame in which nothing was found.
+    pub(crate) const NONE: Self = Self {
+        link: Link::None,
+        link_at: 0,
+        ether_type: 0,
+        vlan: NO_VLAN,
+        network: Network::None,
+        network_at: 0,
+        transport: Transport::None,
+        transport_at: 0,
+        ip_protocol: 0,
+        later_fragment: false,
+        tunnel: Tunnel::None,
+        tcp_flags: 0,
+        payload_at: 0,
+        payload_end: 0,
+        payload_wire_len: 0,
+    };
+
+    /// The MAC address at offset `ethernet` of an Ethernet header. Cooked headers hold the sender's only, after its length.
+    fn mac(&self, frame: &[u8], ethernet: usize) -> Option<[u8; 6]> {
+        let at = usize::from(self.link_at);
+        let place = match self.link {
+            Link::Ethernet => at + ethernet,
+            Link::Sll if ethernet == 6 && frame.get(at + 4..at + 6) == Some(&[0, 6]) => at + 6,
+            Link::Sll2 if ethernet == 6 && frame.get(at + 11) == Some(&6) => at + 12,
+            _ => return None,
+        };
+        frame.get(place..place + 6)?.try_into().ok()
+    }
+
+    /// The sender's MAC address.
+    pub fn src_mac(&self, frame: &[u8]) -> Option<[u8; 6]> {
+        self.mac(frame, 6)
+    }
+
+    /// The receiver's MAC address.
+    pub fn dst_mac(&self, frame: &[u8]) -> Option<[u8; 6]> {
+        self.mac(frame, 0)
+    }
+
+    /// The IP address at the offsets of the network header.
+    fn addr(&self, frame: &[u8], ipv4: usize, ipv6: usize) -> Option<IpAddr> {
+        let at = usize::from(self.network_at);
+        match self.network {
+            Network::Ipv4 => Some(IpAddr::from(<[u8; 4]>::try_from(frame.get(at + ipv4..at + ipv4 + 4)?).ok()?)),
+            Network::Ipv6 => Some(IpAddr::from(<[u8; 16]>::try_from(frame.get(at + ipv6..at + ipv6 + 16)?).ok()?)),
+            _ => None,
+        }
+    }
+
+    /// The source IP address.
+    pub fn src_addr(&self, frame: &[u8]) -> Option<IpAddr> {
+        self.addr(frame, 12, 8)
+    }
+
+    /// The destination IP address.
+    pub fn dst_addr(&self, frame: &[u8]) -> Option<IpAddr> {
+        self.addr(frame, 16, 24)
+    }
+
+    /// Source and destination port; 0 if the packet has none or was truncated before them.
+    pub fn ports(&self, frame: &[u8]) -> (u16, u16) {
+        let at = usize::from(self.transport_at);
+        match (self.transport, frame.get(at..at + 4)) {
+            (Transport::Tcp | Transport::Udp | Transport::Sctp, Some(p)) => {
+                (u16::from_be_bytes([p[0], p[1]]), u16::from_be_bytes([p[2], p[3]]))
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// The captured payload.
+    pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        frame.get(self.payload_at as usize..self.payload_end as usize).unwrap_or(&[])
+    }
+}
