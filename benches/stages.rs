@@ -60,7 +60,7 @@ fn stages(c: &mut Criterion) {
     group.bench_function("encode", |b| {
         let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
         b.iter(|| {
-            let encode = |((_, frame), headers): (&(u16, Vec<u8>), &Headers)| {
+            let encode = |((_, frame), headers): (&(LinkType, Vec<u8>), &Headers)| {
                 model.layout.encode(headers, black_box(frame), Context::first(0), &mut volley);
                 model.layout.inputs(&volley, &mut active)
             };

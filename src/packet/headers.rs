@@ -86,6 +86,10 @@ pub struct Headers {
     pub payload_wire_len: u32,
 }
 
+fn mac(frame: &[u8], at: usize) -> Option<[u8; 6]> {
+    frame.get(at..at + 6)?.try_into().ok()
+}
+
 impl Headers {
     /// Headers of a frame in which nothing was found.
     pub(crate) const NONE: Self = Self {
@@ -106,29 +110,24 @@ impl Headers {
         payload_wire_len: 0,
     };
 
-    /// The MAC address at offset `ethernet` of an Ethernet header. Cooked headers hold the sender's only, after its length.
-    fn mac(&self, frame: &[u8], ethernet: usize) -> Option<[u8; 6]> {
-        let at = usize::from(self.link_at);
-        let place = match self.link {
-            Link::Ethernet => at + ethernet,
-            Link::Sll if ethernet == 6 && frame.get(at + 4..at + 6) == Some(&[0, 6]) => at + 6,
-            Link::Sll2 if ethernet == 6 && frame.get(at + 11) == Some(&6) => at + 12,
-            _ => return None,
-        };
-        frame.get(place..place + 6)?.try_into().ok()
-    }
-
     /// The sender's MAC address.
     pub fn src_mac(&self, frame: &[u8]) -> Option<[u8; 6]> {
-        self.mac(frame, 6)
+        let at = usize::from(self.link_at);
+        match self.link {
+            Link::Ethernet => mac(frame, at + 6),
+            // Cooked headers hold a link-layer address of any length, after that length.
+            Link::Sll if frame.get(at + 4..at + 6) == Some(&[0, 6]) => mac(frame, at + 6),
+            Link::Sll2 if frame.get(at + 11) == Some(&6) => mac(frame, at + 12),
+            _ => None,
+        }
     }
 
-    /// The receiver's MAC address.
+    /// The receiver's MAC address, which only Ethernet headers hold.
     pub fn dst_mac(&self, frame: &[u8]) -> Option<[u8; 6]> {
-        self.mac(frame, 0)
+        if self.link == Link::Ethernet { mac(frame, usize::from(self.link_at)) } else { None }
     }
 
-    /// The IP address at the offsets of the network header.
+    /// The IP address at this offset of the network header, by IP version.
     fn addr(&self, frame: &[u8], ipv4: usize, ipv6: usize) -> Option<IpAddr> {
         let at = usize::from(self.network_at);
         match self.network {
