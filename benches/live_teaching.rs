@@ -100,11 +100,11 @@ fn model(corpus: &Corpus, classes: Vec<String>, network: Network) -> Model {
 
 fn offline(taught: &Corpus, without: &[&str], seed: u64) -> Model {
     let mut layout = taught.layout.clone();
-    without.iter().for_each(|name| layout.without(name).expect("a name"));
+    without.iter().for_each(|name| layout.mask(name).expect("a name"));
     let mut shown = Corpus::new(taught.key, taught.layout.clone(), taught.classes.clone());
     for (number, stream) in taught.streams.iter().enumerate() {
         let mut slots = slots_of(taught, number);
-        slots.chunks_exact_mut(taught.layout.slots().len()).for_each(|volley| layout.silence(volley));
+        slots.chunks_exact_mut(taught.layout.slots().len()).for_each(|volley| layout.apply_mask(volley));
         shown.push(stream.class, &slots);
     }
     let settings = train::TrainSettings::new(taught.key, seed);

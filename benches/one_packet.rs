@@ -47,7 +47,7 @@ fn main() {
     let model = fitted.into_model("protocol", &taught);
     speed(&model);
     let mut sparing = model.layout.clone();
-    one_packet::WITHOUT.iter().for_each(|name| sparing.without(name).expect("a name"));
+    one_packet::WITHOUT.iter().for_each(|name| sparing.mask(name).expect("a name"));
     println!("{:<44}{:>10}   {:^31}   {:^31}", "", "", "half of the classes, to choose on", "the other half");
     println!(
         "{:<44}{:>10}{}",
@@ -92,7 +92,7 @@ fn patterns(corpus: &Corpus, layout: &Layout, stream: usize, shown: Shown) -> Ve
         .map(|v| {
             let mut volley = Volley::default();
             volley.slots[..corpus.volley(v).len()].copy_from_slice(corpus.volley(v));
-            layout.silence(&mut volley.slots);
+            layout.apply_mask(&mut volley.slots);
             let n = layout.inputs(&volley, &mut active);
             active[..n].to_vec()
         })
@@ -114,7 +114,7 @@ fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Sh
         let (mut hits, mut asked) = (0, 0);
         for _ in 0..DRAWS {
             let stream = streams[random.next_u32() as usize % streams.len()];
-            let neuron = OneShot::teach(&model.layout, &patterns(taught, layout, stream, shown));
+            let neuron = OneShot::train(&model.layout, &patterns(taught, layout, stream, shown));
             asked += later.len();
             let Ok(with) = without.with_one_shot(name, &neuron, tolerance, "bench") else { continue };
             let all = 0..tested.streams.len();
@@ -134,7 +134,7 @@ fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Sh
         Shown::WithPayload => "first packet with payload",
         Shown::Stream => "all packets of a stream",
     };
-    let slots = if layout.silenced().is_empty() { "all slots" } else { "as by default" };
+    let slots = if layout.masked().is_empty() { "all slots" } else { "as by default" };
     println!("{:<44}{tolerance:>10}{}{}", format!("{what}, {slots}"), halves[0], halves[1]);
 }
 
@@ -164,7 +164,7 @@ fn speed(model: &Model) {
     let began = Instant::now();
     let rounds = 10;
     for _ in 0..rounds {
-        let neuron = OneShot::teach(layout, std::slice::from_ref(&pattern));
+        let neuron = OneShot::train(layout, std::slice::from_ref(&pattern));
         std::hint::black_box(model.with_one_shot("new", &neuron, 1.5, "bench").expect("a new class"));
     }
     let each = began.elapsed() / rounds;

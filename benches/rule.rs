@@ -60,7 +60,7 @@ fn main() {
     }
     println!("{} presentations, {} inputs, {classes} neurons", shown.len(), place.len());
     let Some(out) = std::env::args().skip(1).find(|a| !a.starts_with('-')) else { return };
-    let gains: Vec<_> = ClassId::first(classes).map(|class| teacher.gain(class)).collect();
+    let gains: Vec<_> = ClassId::first(classes).map(|class| teacher.class_weights(class)).collect();
     let task = serde_json::json!({
         "theta": rule.theta, "margin": rule.margin, "gains": gains, "presentations": shown, "weights": learned,
     });

@@ -11,7 +11,7 @@ use spiked::engine::{self, EngineSettings, Verdict};
 use spiked::export::{self, EventWriter};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Headers, KeyKind, StreamKey};
-use spiked::snn::{self, ClassId, Network, NeuronSpec, Presentations, Shown, Stdp};
+use spiked::snn::{self, ClassId, Network, NeuronSpec, Presentation, Presentations, Stdp};
 use spiked::stream::{StreamLimits, StreamTable};
 
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/captures/mixed.pcapng");
@@ -169,11 +169,11 @@ impl Presentations for Synthetic {
     fn order(&self, _: u32) -> Vec<u32> {
         (0..self.active.len() as u32).collect()
     }
-    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Shown {
+    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Presentation {
         active[..SLOTS].copy_from_slice(&self.active[index as usize]);
-        Shown { active: SLOTS, class: ClassId::from_index(index as usize % CLASSES), part: 0 }
+        Presentation { active: SLOTS, class: ClassId::from_index(index as usize % CLASSES), part: 0 }
     }
-    fn gain(&self, _: ClassId) -> (f32, f32) {
+    fn class_weights(&self, _: ClassId) -> (f32, f32) {
         (1.0, 1.0)
     }
 }

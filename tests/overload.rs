@@ -43,7 +43,7 @@ impl Heard {
         if let Some(class) = verdict.class
             && self.only.as_ref().is_none_or(|only| only.contains(&verdict.key))
         {
-            self.named.insert(verdict.key, verdict.named.classes[usize::from(class)].clone());
+            self.named.insert(verdict.key, verdict.model.classes[usize::from(class)].clone());
         }
     }
 }

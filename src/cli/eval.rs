@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             let mut model = Model::load(path)?;
             same_kind(&model, &labels, path)?;
             mask(&mut model.layout, &args.mask)?;
-            let packets = model.decision.give_up as usize;
+            let packets = model.decision.max_packets as usize;
             let (corpus, _) = args.source.gather(&labels, model.layout.clone(), packets)?;
             let known = |label: &str| model.classes.iter().any(|c| c == label);
             let all = 0..corpus.streams.len();

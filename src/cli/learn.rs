@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
     }
     let patterns: Vec<Vec<u32>> = shown.iter().map(|p| p.inputs.clone()).collect();
-    let neuron = OneShot::teach(&layout, &patterns);
+    let neuron = OneShot::train(&layout, &patterns);
     let name = args.from.file_name().map_or_else(|| from.to_string(), |n| n.to_string_lossy().into_owned());
     let learned = model.with_one_shot(&args.class, &neuron, args.tolerance, &name).with_context(|| format!("{from}"))?;
     let out = args.out.as_ref().unwrap_or(&args.model);

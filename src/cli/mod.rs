@@ -106,7 +106,7 @@ fn describe(error: &anyhow::Error) -> String {
 
 /// Masks the slots named by `--mask`.
 fn mask(layout: &mut Layout, names: &[String]) -> anyhow::Result<()> {
-    names.iter().try_for_each(|name| layout.without(name).with_context(|| format!("--mask {name}")))
+    names.iter().try_for_each(|name| layout.mask(name).with_context(|| format!("--mask {name}")))
 }
 
 /// A progress bar on standard error for work of `length` steps; hidden unless standard error is a terminal.

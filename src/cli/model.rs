@@ -249,7 +249,7 @@ fn retrain(args: &Retrain) -> Result<Exit> {
 
 /// The training settings recorded in a model.
 fn settings_of(model: &Model, seed: u64) -> TrainSettings {
-    TrainSettings { packets_per_stream: model.decision.give_up as usize, ..TrainSettings::new(model.key, seed) }
+    TrainSettings { packets_per_stream: model.decision.max_packets as usize, ..TrainSettings::new(model.key, seed) }
 }
 
 /// Labelled streams, encoded with the model's layout.
@@ -282,7 +282,7 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     say!("{:<18} {key}", "classifies");
     say!("{:<18} {} neurons over {} inputs", "network", model.network.neurons(), model.network.inputs());
     say!("{:<18} {} slots, {} coincidences", "layout", model.layout.slots().len(), model.layout.coincidences().len());
-    say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop, model.decision.give_up);
+    say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop_confidence, model.decision.max_packets);
     say!("{:<18} spiked {}, seed {}", "trained with", p.trained_with, p.seed);
     say!("{:<18} {} captures, {}", "trained on", p.captures, p.labels.join(", "));
     say!(

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
 use crate::encode::Layout;
-use crate::snn::{Machine, OneShot};
+use crate::snn::{OneShot, SpinnakerNeuron};
 
 use super::{Exit, OutputError};
 
@@ -63,7 +63,7 @@ struct Figures {
 fn figures(layout: &Layout, words: &[Vec<u32>], distance: u32) -> Figures {
     let second = PATTERN ^ ((1u16 << distance) - 1);
     let trained = [PATTERN, second];
-    let neuron = OneShot::teach(layout, &trained.map(|p| words[p as usize].clone()));
+    let neuron = OneShot::train(layout, &trained.map(|p| words[p as usize].clone()));
     let (mut hit, mut alarm, mut missed, mut quiet) = (0.0, 0.0, 0.0, 0.0);
     for (word, active) in (0..WORDS).zip(words) {
         match (trained.contains(&word), neuron.fires(active)) {
@@ -204,8 +204,8 @@ fn compare(path: &Path) -> Result<Exit> {
     let rows = decisions(path)?;
     for row in &rows {
         let patterns: Vec<_> = row.patterns.iter().map(|&p| words[p as usize].clone()).collect();
-        let neuron = OneShot::teach(&layout, &patterns);
-        let machine = Machine::new(&neuron);
+        let neuron = OneShot::train(&layout, &patterns);
+        let machine = SpinnakerNeuron::new(&neuron);
         let overflowed = row.factor > OVERFLOW;
         let found = machine.factor(&patterns, if overflowed { WIDE } else { OVERFLOW });
         alike += usize::from(found.is_some_and(|f| (f - row.factor).abs() < 5e-6));

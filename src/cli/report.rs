@@ -90,7 +90,7 @@ fn measure(args: &Args, model: &Model) -> Result<(Measurements, bool)> {
     let labels = args.source.read_labels()?;
     same_kind(model, &labels, args.model.as_deref().unwrap_or("the built-in model".as_ref()))?;
     let settings = TrainSettings::new(labels.key, args.seed);
-    let packets = (model.decision.give_up as usize).max(settings.packets_per_stream);
+    let packets = (model.decision.max_packets as usize).max(settings.packets_per_stream);
     let (corpus, gathered) = args.source.gather(&labels, model.layout.clone(), packets)?;
     let learning = if args.learning_curve {
         let bar = progress(args.source.quiet, evaluate::learning_passes(&corpus, &settings), "learning curve");

@@ -48,7 +48,7 @@ impl Limiter {
             self.minute = minute;
             self.sent.clear();
         }
-        let mut pair = (verdict.model, verdict.class, Some(verdict.key.sender(verdict.first_direction)));
+        let mut pair = (verdict.model_index, verdict.class, Some(verdict.key.sender(verdict.first_direction)));
         if self.sent.len() >= self.settings.hosts && !self.sent.contains_key(&pair) {
             pair.2 = None;
         }

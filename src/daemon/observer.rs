@@ -101,7 +101,7 @@ impl EventObserver {
                 EventType::Alert => "alert",
                 EventType::Stream => "stream",
             },
-            class: verdict.class.map(|c| verdict.named.classes[c.index()].as_str().into()),
+            class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
         });
         for (sink, _) in self.state.sinks.lock().iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
             sink.offer(&line);
@@ -144,9 +144,9 @@ impl EventObserver {
         self.state.detections.fetch_add(1, Relaxed);
         self.send(verdict, EventType::Detection, None);
         if let (Judgement::Alert(severity), Some(class)) = (judgement, verdict.class) {
-            self.alerting.add((verdict.model, verdict.key));
+            self.alerting.add((verdict.model_index, verdict.key));
             let admitted = self.limiter.admits(verdict);
-            self.state.alerts.count(&verdict.named.name, &verdict.named.classes[class.index()], admitted);
+            self.state.alerts.count(&verdict.model.name, &verdict.model.classes[class.index()], admitted);
             if admitted {
                 self.send(verdict, EventType::Alert, Some(severity));
             }
@@ -154,7 +154,7 @@ impl EventObserver {
     }
 
     fn packet(&mut self, packet: &EvidencePacket) {
-        if self.alerting.known.contains(&(packet.model, packet.key))
+        if self.alerting.known.contains(&(packet.model_index, packet.key))
             && let Some(evidence) = &*self.state.evidence.lock()
         {
             evidence.offer(CommentedPacket::from(packet));

@@ -71,11 +71,11 @@ impl Policies {
     /// Returns the action for a stream. Streams without a class are reported.
     pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
         let Some(class) = verdict.class else { return Judgement::Report };
-        let name = verdict.named.classes[class.index()].as_str();
+        let name = verdict.model.classes[class.index()].as_str();
         let frame = &mut self.frame;
         let mut matches = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
-                && p.policy.model.as_ref().is_none_or(|m| *m == verdict.named.name)
+                && p.policy.model.as_ref().is_none_or(|m| *m == verdict.model.name)
                 && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
                 && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
         };

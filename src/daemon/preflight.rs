@@ -79,7 +79,7 @@ fn check_teachers(config: &Config, models: &Models, wrong: &mut Vec<String>) {
             continue;
         };
         let mut layout = model.layout.clone();
-        let unknown = teacher.mask.iter().filter_map(|name| layout.without(name).err());
+        let unknown = teacher.mask.iter().filter_map(|name| layout.mask(name).err());
         wrong.extend(unknown.map(|error| format!("the teacher of '{class}', mask: {error}")));
     }
 }

@@ -45,7 +45,7 @@ pub enum Place {
 
 const PLACES: usize = 14;
 
-/// Slots that are silenced together: by slot dropout in training, by `--without` when reading.
+/// Slots that are masked together: by slot dropout in training, by `--without` when reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Group {
@@ -181,7 +181,7 @@ pub struct Layout {
     /// For each [`Shape`] the slots and the (number, first, second slot) of the coincidences that may be active.
     shapes: Vec<Active>,
     pairs: Pairs,
-    silenced: Vec<SlotId>,
+    masked: Vec<SlotId>,
     /// The slots of the TCP flags and of the payload's length bucket.
     tcp_flags: Option<SlotId>,
     payload_size: Option<SlotId>,
@@ -270,7 +270,7 @@ impl TryFrom<LayoutData> for Layout {
         let pairs = Pairs::new(&data.coincidences);
         let find = |name: &str| data.slots.iter().position(|s| s.name == name).map(SlotId::from_index);
         let (tcp_flags, payload_size) = (find("tcp.flags"), find("payload.size"));
-        Ok(Self { data, places, shapes, pairs, silenced: Vec::new(), tcp_flags, payload_size })
+        Ok(Self { data, places, shapes, pairs, masked: Vec::new(), tcp_flags, payload_size })
     }
 }
 
@@ -382,17 +382,17 @@ impl Layout {
         &self.places[place as usize]
     }
 
-    /// Slots that [`Layout::without`] silenced.
-    pub fn silenced(&self) -> &[SlotId] {
-        &self.silenced
+    /// Slots that [`Layout::mask`] masked.
+    pub fn masked(&self) -> &[SlotId] {
+        &self.masked
     }
 
     /// Silences them among the slot values of a volley.
-    pub fn silence(&self, slots: &mut [u16]) {
-        self.silenced.iter().for_each(|&slot| slots[slot.index()] = SILENT);
+    pub fn apply_mask(&self, slots: &mut [u16]) {
+        self.masked.iter().for_each(|&slot| slots[slot.index()] = SILENT);
     }
 
-    /// Whether slot values, none of them silenced, are those of a packet that shows what its stream carries: [`Volley::content`].
+    /// Whether slot values, none of them masked, are those of a packet that shows what its stream carries: [`Volley::content`].
     pub fn is_content(&self, slots: &[u16]) -> bool {
         let has = |slot: Option<SlotId>, none: u16| slot.is_some_and(|slot| slots[slot.index()] != none);
         !has(self.tcp_flags, SILENT) || has(self.payload_size, 0)
@@ -446,15 +446,15 @@ impl Layout {
     ///
     /// # Errors
     /// [`LayoutError::Unknown`] where no slot bears that name.
-    pub fn without(&mut self, name: &str) -> Result<(), LayoutError> {
-        let before = self.silenced.len();
+    pub fn mask(&mut self, name: &str) -> Result<(), LayoutError> {
+        let before = self.masked.len();
         for (i, slot) in SlotId::first(self.data.slots.len()).zip(&self.data.slots) {
             let field = slot.name.split('[').next().unwrap_or(&slot.name);
             if slot.group.name() == name || field == name || field.split('.').next() == Some(name) {
-                self.silenced.push(i);
+                self.masked.push(i);
             }
         }
-        if self.silenced.len() == before {
+        if self.masked.len() == before {
             let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
             return Err(LayoutError::Unknown(name.into(), groups.join(", ")));
         }

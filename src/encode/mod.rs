@@ -176,7 +176,7 @@ impl Layout {
         if headers.network != Network::Arp {
             at(headers.payload_at as usize, self.places(Place::Payload), payload_end, slots);
         }
-        self.silence(slots);
+        self.apply_mask(slots);
     }
 }
 

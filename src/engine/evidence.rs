@@ -39,8 +39,8 @@ impl BufferedPacket {
             wire_len: self.wire_len,
             bytes: self.bytes,
             key: stream.key,
-            model: number,
-            named: Arc::clone(model),
+            model_index: number,
+            model: Arc::clone(model),
             class: model.decision.class(&leader)?,
             confidence: model.decision.confidence(&leader),
         })

@@ -27,9 +27,9 @@ pub struct Verdict {
     /// What caused the verdict.
     pub event: Event,
     /// Index of the model in [`super::EngineSettings::models`].
-    pub model: usize,
+    pub model_index: usize,
     /// The model that classified the stream. Another may have replaced it since.
-    pub named: Arc<Model>,
+    pub model: Arc<Model>,
     /// Key of the stream.
     pub key: StreamKey,
     /// Number of the stream's first packet.
@@ -60,17 +60,17 @@ impl Verdict {
     /// What the class rests on; `None` without a class, or for a model that does not distinguish content from handshakes.
     pub fn basis(&self) -> Option<Basis> {
         let leader = self.leader.filter(|_| self.class.is_some())?;
-        self.named.decision.basis(&leader)
+        self.model.decision.basis(&leader)
     }
 
     /// Why the stream has no class; `None` with a class.
     pub fn unknown_reason(&self) -> Option<UnknownReason> {
-        self.class.is_none().then(|| self.named.decision.unknown_reason(self.leader.as_ref()))
+        self.class.is_none().then(|| self.model.decision.unknown_reason(self.leader.as_ref()))
     }
 
     /// Total order: by packet, stream, and model; the detection before the end.
     pub(super) fn order(&self) -> (u64, u64, &StreamKey, usize, Event) {
-        (self.packet, self.number, &self.key, self.model, self.event)
+        (self.packet, self.number, &self.key, self.model_index, self.event)
     }
 }
 
@@ -90,9 +90,9 @@ pub struct EvidencePacket {
     /// Key of the stream.
     pub key: StreamKey,
     /// Index of the model in [`super::EngineSettings::models`].
-    pub model: usize,
+    pub model_index: usize,
     /// The model that classified the stream.
-    pub named: Arc<Model>,
+    pub model: Arc<Model>,
     /// The class of the stream.
     pub class: ClassId,
     /// Calibrated confidence in the class, 0 to 1.

@@ -73,7 +73,7 @@ impl BatchOutput {
 }
 
 fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut dyn Observer) {
-    packets.sort_by_key(|p| (p.packet, p.model));
+    packets.sort_by_key(|p| (p.packet, p.model_index));
     packets.iter().for_each(|packet| observer.observe(Output::Packet(packet)));
 }
 

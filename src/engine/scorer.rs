@@ -115,8 +115,8 @@ impl Scorer {
     pub fn sample(&mut self, packet: ShardPacket<'_>, context: Context, stream: &Stream<StreamState>) -> TapSample {
         self.encode(packet, context);
         TapSample {
-            model: self.number,
-            named: Arc::clone(&self.model),
+            model_index: self.number,
+            model: Arc::clone(&self.model),
             key: stream.key,
             stream: stream.number,
             first_direction: stream.first_direction,
@@ -209,7 +209,7 @@ impl Scorer {
         let leader = model.decision.accumulate(&model.network, &self.potentials, sums, before.as_ref(), content);
         let Some(leader) = leader else { return };
         let neuron = model.decision.assignments.first_of(leader.class);
-        let potential = f32::from(self.potentials[neuron.index()]) * model.network.gain()[neuron.index()];
+        let potential = f32::from(self.potentials[neuron.index()]) * model.network.scale()[neuron.index()];
         let leader = model.decision.with_ports(leader, potential, model.network.weight_sum(self.active.ports(), neuron));
         stream.state.set_leader(leader);
         // A named stream that stays scored changes no further.
@@ -267,8 +267,8 @@ impl Scorer {
         let leader = stream.state.leader();
         Verdict {
             event,
-            model: self.number,
-            named: Arc::clone(&self.model),
+            model_index: self.number,
+            model: Arc::clone(&self.model),
             key: stream.key,
             number: stream.number,
             packet: snapshot.packet,

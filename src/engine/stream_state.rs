@@ -19,7 +19,7 @@ pub(super) struct StreamState {
 }
 
 // The documentation promises users how much memory a million streams take.
-const _: () = assert!(StreamTable::<StreamState>::octets_per_stream() <= 128);
+const _: () = assert!(StreamTable::<StreamState>::bytes_per_stream() <= 128);
 
 impl StreamState {
     /// The state of a new stream. It has no row of evidence yet.

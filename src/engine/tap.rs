@@ -12,9 +12,9 @@ use crate::packet::{Direction, KeyKind, StreamKey};
 #[derive(Clone, Debug)]
 pub struct TapSample {
     /// Index of the model in [`super::EngineSettings::models`].
-    pub model: usize,
+    pub model_index: usize,
     /// The model whose layout encoded the packet.
-    pub named: Arc<Model>,
+    pub model: Arc<Model>,
     /// Key of the packet's stream.
     pub key: StreamKey,
     /// Number of the stream's first packet, which distinguishes streams of the same key.

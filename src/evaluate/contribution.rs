@@ -29,7 +29,7 @@ pub fn contributions<'a>(
     let layout = &model.layout;
     let packets = volleys.clone().count().max(1) as f32;
     let weight = |input: u32, neuron: NeuronId| {
-        f32::from(model.network.weight(input as usize, neuron)) * model.network.gain()[neuron.index()]
+        f32::from(model.network.weight(input as usize, neuron)) * model.network.scale()[neuron.index()]
     };
     let (mut classifier, width) = (model.classifier(), layout.slots().len());
     // Of a class's neurons the one that counted for the packet.

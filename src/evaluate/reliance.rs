@@ -53,7 +53,7 @@ pub fn reliance(corpus: &Corpus, model: &Model) -> Vec<Reliance> {
     let mut all: Vec<_> = whole.into_iter().map(|(class, recall)| Reliance { class, recall, without: Vec::new() }).collect();
     for field in FIELDS {
         let mut layout = model.layout.clone();
-        if layout.without(field).is_err() {
+        if layout.mask(field).is_err() {
             continue;
         }
         let without = recalls(&layout);

@@ -139,7 +139,7 @@ impl EventWriter {
             }
         }
         out.extend_from_slice(b",\"spiked\":");
-        write_spiked(verdict, self.names.of(&verdict.named), out);
+        write_spiked(verdict, self.names.of(&verdict.model), out);
         out.push(b'}');
     }
 }
@@ -273,7 +273,7 @@ mod tests {
     fn by_serde(verdict: &Verdict, context: EventContext<'_>) -> String {
         let key = &verdict.key;
         let round = |x: f32| (f64::from(x) * 1e4).round() / 1e4;
-        let name = |class: Option<ClassId>| class.map(|c| verdict.named.classes[c.index()].as_str());
+        let name = |class: Option<ClassId>| class.map(|c| verdict.model.classes[c.index()].as_str());
         let a_sent = verdict.first_direction == Direction::Forward;
         let (a, b) = ((key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()));
         let (source, destination) = if a_sent { (a, b) } else { (b, a) };
@@ -302,7 +302,7 @@ mod tests {
                 scored: verdict.leader.map_or(0, |l| l.packets),
                 basis: verdict.basis().map(Basis::name),
                 reason: verdict.unknown_reason().map(UnknownReason::name),
-                model: &verdict.named.name,
+                model: &verdict.model.name,
             },
         };
         serde_json::to_string(&eve).unwrap()
@@ -324,8 +324,8 @@ mod tests {
                 slope: 0.0,
                 confidence: Vec::new(),
                 accept: Vec::new(),
-                stop: 0.0,
-                give_up: 0,
+                stop_confidence: 0.0,
+                max_packets: 0,
                 content_first: false,
             },
             provenance: crate::model::Provenance::default(),
@@ -355,8 +355,8 @@ mod tests {
             for (key, direction) in StreamKey::of(kind, &headers, &frame).into_iter().flatten() {
                 let verdict = Verdict {
                     event: if detection { Event::Detection } else { Event::Stream },
-                    model: 0,
-                    named: Arc::clone(&named),
+                    model_index: 0,
+                    model: Arc::clone(&named),
                     key,
                     number: 0,
                     packet: 0,
@@ -376,7 +376,7 @@ mod tests {
                 // What a writer caches must not leak into the next event.
                 let (mut writer, mut out) = (EventWriter::default(), Vec::new());
                 let other = Arc::new(Model { classes: vec!["ssh".into(); 3], ..small() });
-                writer.write(&Verdict { timestamp: verdict.first, named: other, ..verdict.clone() }, EventContext { capture: Some("x"), ..context }, &mut out);
+                writer.write(&Verdict { timestamp: verdict.first, model: other, ..verdict.clone() }, EventContext { capture: Some("x"), ..context }, &mut out);
                 out.clear();
                 writer.write(&verdict, context, &mut out);
                 prop_assert_eq!(out, want.into_bytes());

@@ -53,8 +53,8 @@ pub struct CommentedPacket {
 
 /// The comment on a packet: "ssh, confidence 0.987, model protocols".
 pub fn comment(packet: &EvidencePacket) -> String {
-    let class = packet.named.classes.get(packet.class.index()).map_or("?", String::as_str);
-    format!("{class}, confidence {:.3}, model {}", packet.confidence, packet.named.name)
+    let class = packet.model.classes.get(packet.class.index()).map_or("?", String::as_str);
+    format!("{class}, confidence {:.3}, model {}", packet.confidence, packet.model.name)
 }
 
 impl From<&EvidencePacket> for CommentedPacket {

@@ -69,9 +69,9 @@ impl Metrics {
 
     /// Counts a verdict.
     pub fn verdict(&self, verdict: &Verdict) {
-        let named = &verdict.named;
+        let named = &verdict.model;
         let models = self.models.lock();
-        let Some(model) = models.get(verdict.model).filter(|m| *m.name == *named.name) else {
+        let Some(model) = models.get(verdict.model_index).filter(|m| *m.name == *named.name) else {
             self.instruments.replaced.inc();
             return;
         };

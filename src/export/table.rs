@@ -47,7 +47,7 @@ impl Summary {
     /// Counts a stream that has ended; other events are ignored.
     pub fn count(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
-            let table = &mut self.models[verdict.model];
+            let table = &mut self.models[verdict.model_index];
             let reason = verdict.unknown_reason().map_or(0, |reason| reason as usize);
             let sum = &mut table.sums[verdict.class.map_or(table.classes.len() + reason, usize::from)];
             sum.streams += 1;

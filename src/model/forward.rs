@@ -27,7 +27,7 @@ impl<'a> ForwardPass<'a> {
     /// If there are more values than a [`Volley`] has slots.
     pub fn run(&mut self, slots: &[u16]) {
         self.volley.slots[..slots.len()].copy_from_slice(slots);
-        self.layout.silence(&mut self.volley.slots);
+        self.layout.apply_mask(&mut self.volley.slots);
         self.count = self.layout.inputs(&self.volley, &mut self.active);
         self.network.potentials(&self.active[..self.count], &mut self.potentials);
     }
@@ -50,6 +50,6 @@ impl<'a> ForwardPass<'a> {
 
     /// The potential of a neuron after the last packet, in units of its threshold theta.
     pub fn potential(&self, neuron: NeuronId) -> f32 {
-        f32::from(self.potentials[neuron.index()]) * self.network.gain()[neuron.index()]
+        f32::from(self.potentials[neuron.index()]) * self.network.scale()[neuron.index()]
     }
 }

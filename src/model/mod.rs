@@ -269,7 +269,7 @@ impl Model {
             start: start.iter().flat_map(|s| s.to_le_bytes()).collect(),
             neuron: neuron.iter().flat_map(|n| n.to_le_bytes()).collect(),
             weight: weight.iter().map(|&w| w as u8).collect(),
-            gain: self.network.gain().iter().flat_map(|g| g.to_le_bytes()).collect(),
+            gain: self.network.scale().iter().flat_map(|g| g.to_le_bytes()).collect(),
         }
     }
 

@@ -24,7 +24,7 @@ impl Model {
     pub fn to_nir(&self) -> Result<Vec<u8>, hdf5_pure::Error> {
         let (neurons, inputs) = (self.network.neurons(), self.network.inputs());
         let weight: Vec<f32> = NeuronId::first(neurons)
-            .flat_map(|n| (0..inputs).map(move |i| f32::from(self.network.weight(i, n)) * self.network.gain()[n.index()]))
+            .flat_map(|n| (0..inputs).map(move |i| f32::from(self.network.weight(i, n)) * self.network.scale()[n.index()]))
             .collect();
         let (ones, zeros) = (vec![1f32; neurons], vec![0f32; neurons]);
         let (wide, high) = ([inputs as i64], [neurons as i64]);

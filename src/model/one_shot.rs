@@ -25,7 +25,7 @@ impl Model {
         let lowest = neuron.lowest(tolerance).ok_or(PartsError::Mute)?;
         let part = Self {
             classes: vec![class.into()],
-            network: neuron.network().clone().with_gain(GAIN),
+            network: neuron.network().clone().with_scale(GAIN),
             decision: Decision {
                 // Between the smallest potential that fires and the next below it: no rounding decides.
                 theta: vec![GAIN * (f32::from(lowest) - 0.5)],
@@ -46,5 +46,5 @@ impl Model {
 fn once(decision: &Decision) -> f32 {
     let (silent, spike) = (decision.least(), (GAIN * 0.5).min(decision.clip.1));
     let after = |packets: u32| Leader::new(ClassId::new(0), spike + silent * (packets - 1) as f32, spike - silent, packets);
-    (1..=decision.give_up.max(1)).map(|packets| decision.confidence(&after(packets))).fold(1.0, f32::min)
+    (1..=decision.max_packets.max(1)).map(|packets| decision.confidence(&after(packets))).fold(1.0, f32::min)
 }

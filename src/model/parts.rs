@@ -169,8 +169,8 @@ impl Model {
         decision.confidence =
             (0..weights).map(|i| (weight(&decision.confidence, i) * a + weight(&from.confidence, i) * b) / (a + b)).collect();
         decision.content_first |= from.content_first;
-        decision.stop = decision.stop.max(from.stop);
-        decision.give_up = decision.give_up.max(from.give_up);
+        decision.stop_confidence = decision.stop_confidence.max(from.stop_confidence);
+        decision.max_packets = decision.max_packets.max(from.max_packets);
         let (provenance, from) = (&mut model.provenance, &other.provenance);
         provenance.labels.extend_from_slice(&from.labels);
         provenance.captures += from.captures;

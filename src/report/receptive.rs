@@ -98,7 +98,7 @@ impl<'a> Receptive<'a> {
 
     pub fn weights(&self, neuron: NeuronId) -> Weights {
         let theta = self.model.decision.theta[neuron.index()];
-        let unit = self.model.network.gain()[neuron.index()] / if theta > 0.0 { theta } else { 1.0 };
+        let unit = self.model.network.scale()[neuron.index()] / if theta > 0.0 { theta } else { 1.0 };
         let of = self.inputs.iter().map(|inputs| self.sum(inputs, neuron) * unit).collect();
         Weights { neuron, unit, of }
     }

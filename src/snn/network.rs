@@ -81,7 +81,7 @@ impl PartialEq for Rows {
     }
 }
 
-/// Membrane potentials of every neuron for one volley, in weight units (multiply by [`Network::gain`]).
+/// Membrane potentials of every neuron for one volley, in weight units (multiply by [`Network::scale`]).
 pub type Potentials = Vec<i16>;
 
 /// Independent output neurons over shared inputs, with int8 weights.
@@ -91,11 +91,11 @@ pub struct Network {
     inputs: usize,
     stride: usize,
     weights: Rows,
-    gain: Vec<f32>,
+    scale: Vec<f32>,
 }
 
 impl Network {
-    /// Quantises trained weights, `weights[input * neurons + neuron]`, to int8 with one gain a neuron.
+    /// Quantises trained weights, `weights[input * neurons + neuron]`, to int8 with one scale a neuron.
     pub fn quantise(weights: &[f32], neurons: usize) -> Self {
         let inputs = weights.len() / neurons.max(1);
         let mut largest = vec![0f32; neurons];
@@ -104,24 +104,24 @@ impl Network {
                 *l = l.max(w.abs());
             }
         }
-        let gain: Vec<f32> = largest.iter().map(|l| if *l > 0.0 { l / 127.0 } else { 1.0 / 127.0 }).collect();
+        let scale: Vec<f32> = largest.iter().map(|l| if *l > 0.0 { l / 127.0 } else { 1.0 / 127.0 }).collect();
         let mut int8 = Vec::with_capacity(weights.len());
         for row in weights.chunks_exact(neurons.max(1)) {
-            int8.extend(row.iter().zip(&gain).map(|(w, g)| (w / g).round().clamp(-127.0, 127.0) as i8));
+            int8.extend(row.iter().zip(&scale).map(|(w, g)| (w / g).round().clamp(-127.0, 127.0) as i8));
         }
-        Self::from_parts(inputs, neurons, &int8, gain)
+        Self::from_parts(inputs, neurons, &int8, scale)
     }
 
-    /// A network from int8 weights, `weights[input * neurons + neuron]`, and one gain a neuron.
-    pub fn from_parts(inputs: usize, neurons: usize, weights: &[i8], gain: Vec<f32>) -> Self {
+    /// A network from int8 weights, `weights[input * neurons + neuron]`, and one scale a neuron.
+    pub fn from_parts(inputs: usize, neurons: usize, weights: &[i8], scale: Vec<f32>) -> Self {
         assert_eq!(weights.len(), inputs * neurons);
-        assert_eq!(gain.len(), neurons);
+        assert_eq!(scale.len(), neurons);
         let stride = neurons.div_ceil(LANE).max(1) * LANE;
         let mut padded = Rows::zero(inputs * stride);
         for (to, from) in padded.chunks_exact_mut(stride).zip(weights.chunks_exact(neurons.max(1))) {
             to[..neurons].copy_from_slice(from);
         }
-        Self { neurons, inputs, stride, weights: padded, gain }
+        Self { neurons, inputs, stride, weights: padded, scale }
     }
 
     pub fn neurons(&self) -> usize {
@@ -138,17 +138,17 @@ impl Network {
     }
 
     /// Potential units a weight unit, for each neuron.
-    pub fn gain(&self) -> &[f32] {
-        &self.gain
+    pub fn scale(&self) -> &[f32] {
+        &self.scale
     }
 
-    /// This network with another gain for all its neurons.
-    pub fn with_gain(mut self, gain: f32) -> Self {
-        self.gain.fill(gain);
+    /// This network with another scale for all its neurons.
+    pub fn with_scale(mut self, scale: f32) -> Self {
+        self.scale.fill(scale);
         self
     }
 
-    /// The weight of one synapse, in units of the neuron's gain.
+    /// The weight of one synapse, in units of the neuron's scale.
     pub fn weight(&self, input: usize, neuron: NeuronId) -> i8 {
         self.weights[input * self.stride + neuron.index()]
     }
@@ -156,21 +156,21 @@ impl Network {
     /// The sum of a neuron's weights over some inputs, in units of its threshold theta.
     pub fn weight_sum(&self, inputs: &[u32], neuron: NeuronId) -> f32 {
         let sum: i32 = inputs.iter().map(|&input| i32::from(self.weight(input as usize, neuron))).sum();
-        sum as f32 * self.gain[neuron.index()]
+        sum as f32 * self.scale[neuron.index()]
     }
 
     /// The neurons `kept` of this network, then all of `other`'s. Both see the same inputs, and since no neuron looks at another,
     /// each says what it said.
     pub fn joined(&self, kept: &[NeuronId], other: Option<&Self>) -> Self {
-        let gains = |n: &Self, which: &[NeuronId]| which.iter().map(|i| n.gain[i.index()]).collect::<Vec<_>>();
+        let scales = |n: &Self, which: &[NeuronId]| which.iter().map(|i| n.scale[i.index()]).collect::<Vec<_>>();
         let all: Vec<NeuronId> = other.map_or(Vec::new(), |o| NeuronId::first(o.neurons).collect());
         let mut weights = Vec::with_capacity(self.inputs * (kept.len() + all.len()));
         for input in 0..self.inputs {
             weights.extend(kept.iter().map(|&neuron| self.weight(input, neuron)));
             weights.extend(other.into_iter().flat_map(|o| all.iter().map(move |&neuron| o.weight(input, neuron))));
         }
-        let gain = [gains(self, kept), other.map_or(Vec::new(), |o| gains(o, &all))].concat();
-        Self::from_parts(self.inputs, gain.len(), &weights, gain)
+        let scale = [scales(self, kept), other.map_or(Vec::new(), |o| scales(o, &all))].concat();
+        Self::from_parts(self.inputs, scale.len(), &weights, scale)
     }
 
     /// This network with the neurons of `other`, in their order, in the places of some of its own.
@@ -180,7 +180,7 @@ impl Network {
             for input in 0..self.inputs {
                 network.weights[input * self.stride + to] = other.weight(input, from);
             }
-            network.gain[to] = other.gain[from.index()];
+            network.scale[to] = other.scale[from.index()];
         }
         network
     }
@@ -199,9 +199,9 @@ impl Network {
         (start, neuron, weight)
     }
 
-    /// A network from what [`Network::sparse`] gave, with one gain a neuron; `None` where the parts contradict each other.
-    pub fn from_sparse(start: &[u32], neuron: &[u16], weight: &[i8], gain: Vec<f32>) -> Option<Self> {
-        let neurons = gain.len();
+    /// A network from what [`Network::sparse`] gave, with one scale a neuron; `None` where the parts contradict each other.
+    pub fn from_sparse(start: &[u32], neuron: &[u16], weight: &[i8], scale: Vec<f32>) -> Option<Self> {
+        let neurons = scale.len();
         let inputs = start.len().checked_sub(1)?;
         let stride = neurons.div_ceil(LANE).max(1) * LANE;
         let whole = start[0] == 0 && start[inputs] as usize == weight.len() && neuron.len() == weight.len();
@@ -215,7 +215,7 @@ impl Network {
                 *row[..neurons].get_mut(n as usize)? = w;
             }
         }
-        Some(Self { neurons, inputs, stride, weights, gain })
+        Some(Self { neurons, inputs, stride, weights, scale })
     }
 
     /// A buffer for [`Network::potentials`].

@@ -31,7 +31,7 @@ pub struct OneShot {
 impl OneShot {
     /// Shows each pattern once to a neuron over the inputs of `layout`. A pattern is its active inputs. At most
     /// [`OneShot::MOST`] patterns count.
-    pub fn teach(layout: &Layout, patterns: &[Vec<u32>]) -> Self {
+    pub fn train(layout: &Layout, patterns: &[Vec<u32>]) -> Self {
         let patterns = &patterns[..patterns.len().min(Self::MOST)];
         let mut shown = vec![0i32; layout.input_count()];
         for &input in patterns.iter().flatten() {
@@ -101,10 +101,10 @@ mod tests {
 
     #[test]
     fn one_pattern_is_detected_alone_and_two_blur() {
-        let one = OneShot::teach(&Layout::paper_word(10), &[word(992)]);
+        let one = OneShot::train(&Layout::paper_word(10), &[word(992)]);
         assert_eq!((0..1024).filter(|&x| one.fires(&word(x))).collect::<Vec<_>>(), [992]);
         for distance in 0..=10 {
-            let two = OneShot::teach(&Layout::paper_word(10), &[word(992), word(992 ^ ((1 << distance) - 1))]);
+            let two = OneShot::train(&Layout::paper_word(10), &[word(992), word(992 ^ ((1 << distance) - 1))]);
             let fired = (0..1024).filter(|&x| two.fires(&word(x))).count();
             assert_eq!(fired, if distance == 10 { 0 } else { 1 << distance }, "at Hamming distance {distance}");
         }
@@ -114,7 +114,7 @@ mod tests {
     fn a_value_excites_and_every_other_value_of_its_slot_inhibits() {
         let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, ..LayoutOptions::default() });
         let values = |of: &[u32]| of.iter().enumerate().map(|(slot, v)| slot as u32 * 256 + v).collect::<Vec<u32>>();
-        let one = OneShot::teach(&layout, &[values(&[8, 0, 1, 200])]);
+        let one = OneShot::train(&layout, &[values(&[8, 0, 1, 200])]);
         let potentials = [&[8, 0, 1, 200][..], &[8, 0, 1, 201], &[8, 0, 1], &[9, 9, 9, 9]].map(|v| one.potential(&values(v)));
         assert_eq!((one.theta(), potentials), (Some(4), [4, 2, 3, -4]));
         assert_eq!([1.0, 1.5, 2.0, 4.0].map(|tolerance| one.lowest(tolerance)), [4, 3, 2, 1].map(Some));

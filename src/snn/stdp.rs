@@ -44,7 +44,7 @@ impl NeuronSpec {
 
 /// A presentation's kind: how many inputs are active, which class the teacher forces, and which part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct Presentation {
     pub active: usize,
     pub class: ClassId,
     pub part: u8,
@@ -55,9 +55,9 @@ pub trait Presentations: Sync {
     /// The order of one pass.
     fn order(&self, pass: u32) -> Vec<u32>;
     /// Writes the active inputs of presentation `index`.
-    fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> Shown;
+    fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> Presentation;
     /// How strongly class `class` learns from its own presentations and from the others'.
-    fn gain(&self, class: ClassId) -> (f32, f32);
+    fn class_weights(&self, class: ClassId) -> (f32, f32);
 }
 
 /// Trains neurons over `inputs` inputs with `threads` threads. What a neuron learns does not depend on which others there are.
@@ -153,7 +153,7 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
     let mut weights = vec![[0f32; LANE]; inputs * blocks];
     // The average over presentations is w - moment, with moment the sum of time times change (Daumé's lazy averaging).
     let mut moments = vec![[0f32; LANE]; inputs * blocks];
-    let gains: Vec<(f32, f32)> = specs.iter().map(|p| shown.gain(p.class)).collect();
+    let class_weights: Vec<(f32, f32)> = specs.iter().map(|p| shown.class_weights(p.class)).collect();
     let mut class_of = vec![[NOBODY; LANE]; blocks];
     specs.iter().zip(class_of.as_flattened_mut()).for_each(|(spec, class)| *class = spec.class);
     let total: usize = orders.iter().map(Vec::len).sum();
@@ -167,7 +167,7 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
         let mut coming = shown.present(first, &mut ahead);
         for place in 0..order.len() {
             std::mem::swap(&mut active, &mut ahead);
-            let Shown { active: n, class, part } = coming;
+            let Presentation { active: n, class, part } = coming;
             if let Some(&next) = order.get(place + 1) {
                 coming = shown.present(next, &mut ahead);
                 for &input in &ahead[..coming.active] {
@@ -199,11 +199,11 @@ fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
                         continue;
                     }
                     let u = potential[lane];
-                    let gain = gains[block * LANE + lane];
+                    let weights_of_class = class_weights[block * LANE + lane];
                     let (step, target) = if forced && u < high {
-                        (eta / n as f32 * gain.0, 1.0)
+                        (eta / n as f32 * weights_of_class.0, 1.0)
                     } else if !forced && u > low {
-                        (eta / n as f32 * gain.1, -1.0)
+                        (eta / n as f32 * weights_of_class.1, -1.0)
                     } else {
                         continue;
                     };

@@ -26,9 +26,9 @@ pub struct Decision {
     /// For each class the confidence that its streams must earn to be named.
     pub accept: Vec<f32>,
     /// Confidence at which scoring stops before `give_up` packets, where the class's own threshold is not higher.
-    pub stop: f32,
+    pub stop_confidence: f32,
     /// Packets after which scoring stops.
-    pub give_up: u32,
+    pub max_packets: u32,
     /// Whether packets with content take the place of those without: the evidence of a TCP stream's handshake is discarded when its first
     /// payload arrives, segments without payload add nothing after it, and a stream is not settled before. A handshake shows how a
     /// stream is carried and its ports, not what it carries.
@@ -60,14 +60,33 @@ impl TryFrom<DecisionData> for Decision {
     fn try_from(data: DecisionData) -> Result<Self, AssignmentError> {
         let DecisionData { theta, more, clip, slope, confidence, accept, stop, give_up, content_first } = data;
         let assignments = Assignments::new(accept.len(), more)?;
-        Ok(Self { theta, assignments, clip, slope, confidence, accept, stop, give_up, content_first })
+        Ok(Self {
+            theta,
+            assignments,
+            clip,
+            slope,
+            confidence,
+            accept,
+            stop_confidence: stop,
+            max_packets: give_up,
+            content_first,
+        })
     }
 }
 
 impl From<Decision> for DecisionData {
     fn from(decision: Decision) -> Self {
-        let Decision { theta, assignments, clip, slope, confidence, accept, stop, give_up, content_first } = decision;
-        Self { theta, more: assignments.extra().to_vec(), clip, slope, confidence, accept, stop, give_up, content_first }
+        Self {
+            theta: decision.theta,
+            more: decision.assignments.extra().to_vec(),
+            clip: decision.clip,
+            slope: decision.slope,
+            confidence: decision.confidence,
+            accept: decision.accept,
+            stop: decision.stop_confidence,
+            give_up: decision.max_packets,
+            content_first: decision.content_first,
+        }
     }
 }
 
@@ -214,20 +233,20 @@ impl Decision {
     /// Adds one packet's margins. Of a class's neurons the one with the largest margin counts.
     #[inline(always)]
     fn add(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) {
-        for (((e, &u), gain), theta) in evidence.iter_mut().zip(potentials).zip(network.gain()).zip(&self.theta) {
+        for (((e, &u), gain), theta) in evidence.iter_mut().zip(potentials).zip(network.scale()).zip(&self.theta) {
             *e += self.bounded(f32::from(u) * gain - theta);
         }
         let classes = evidence.len();
         for (neuron, class) in (classes..).zip(self.assignments.extra()) {
             let class = class.index();
-            let margin = |neuron: usize| f32::from(potentials[neuron]) * network.gain()[neuron] - self.theta[neuron];
-            evidence[class] += self.gained(margin(class), margin(neuron));
+            let margin = |neuron: usize| f32::from(potentials[neuron]) * network.scale()[neuron] - self.theta[neuron];
+            evidence[class] += self.extra_margin(margin(class), margin(neuron));
         }
     }
 
     /// What a class's second neuron adds to the first one's bounded margin: what its own is larger.
     #[inline(always)]
-    pub fn gained(&self, first: f32, other: f32) -> f32 {
+    pub fn extra_margin(&self, first: f32, other: f32) -> f32 {
         (self.bounded(other) - self.bounded(first)).max(0.0)
     }
 
@@ -248,7 +267,7 @@ impl Decision {
 
     /// Counts the spikes of one packet, a neuron each.
     pub fn count_spikes(&self, network: &Network, potentials: &[i16], counts: &mut [u64]) {
-        for (((n, &u), gain), theta) in counts.iter_mut().zip(potentials).zip(network.gain()).zip(&self.theta) {
+        for (((n, &u), gain), theta) in counts.iter_mut().zip(potentials).zip(network.scale()).zip(&self.theta) {
             *n += u64::from(f32::from(u) * gain >= *theta);
         }
     }
@@ -275,7 +294,7 @@ impl Decision {
     /// Whether a packet, which has content or not, would add to the evidence of a stream whose leader so far is `before`.
     #[inline]
     pub fn counts(&self, before: Option<&Leader>, content: bool) -> bool {
-        content || !self.content_first || before.is_none_or(|leader| !leader.content() && leader.packets < self.give_up)
+        content || !self.content_first || before.is_none_or(|leader| !leader.content() && leader.packets < self.max_packets)
     }
 
     /// Adds one packet's potentials to the evidence of its stream and returns the leader; `before` is the leader so far. Evidence of
@@ -351,7 +370,8 @@ impl Decision {
 
     /// [`Decision::settled`] where the leader's confidence is known.
     pub fn enough(&self, leader: &Leader, confidence: f32) -> bool {
-        leader.content() && (leader.packets >= self.give_up || confidence >= self.stop.max(self.accept[leader.class.index()]))
+        leader.content()
+            && (leader.packets >= self.max_packets || confidence >= self.stop_confidence.max(self.accept[leader.class.index()]))
     }
 
     /// The class, where it has earned its threshold.
@@ -379,8 +399,8 @@ mod tests {
             slope,
             confidence: vec![],
             accept: vec![],
-            stop: 1.0,
-            give_up: 1,
+            stop_confidence: 1.0,
+            max_packets: 1,
             content_first: false,
         }
     }

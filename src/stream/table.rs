@@ -136,7 +136,7 @@ impl<T> StreamTable<T> {
     }
 
     /// Octets that one stream costs, its share of the index included.
-    pub const fn octets_per_stream() -> usize {
+    pub const fn bytes_per_stream() -> usize {
         size_of::<Stream<T>>() + 2 * size_of::<Entry>()
     }
 

@@ -37,7 +37,7 @@ pub(super) fn calibrate(
     held_out: &[HeldOutPotentials],
     given: Decision,
 ) -> (Decision, Vec<(usize, bool, Leader)>) {
-    let mut decision = Decision { accept: vec![1.0; classes], give_up: settings.packets_per_stream as u32, ..given };
+    let mut decision = Decision { accept: vec![1.0; classes], max_packets: settings.packets_per_stream as u32, ..given };
     let trail = |f: &HeldOutPotentials| LeaderHistory {
         stream: f.stream,
         truth: f.truth,
@@ -93,7 +93,7 @@ pub(super) fn admit(
         let accept = &mut decision.accept[class.index()];
         *accept = raised(*accept, &claims, FEW);
     }
-    decision.stop = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
+    decision.stop_confidence = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
     let stopped = |leaders: &[Leader]| leaders.iter().find(|l| decision.settled(l)).or(leaders.last()).copied();
     let as_is = trails.iter().filter(|trail| trail.variant == Variant::AsIs);
     as_is.filter_map(|trail| Some((trail.stream, trail.taught, stopped(&trail.leaders)?))).collect()

@@ -161,8 +161,8 @@ fn bounded(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: 
         slope: 0.0,
         confidence: Vec::new(),
         accept: Vec::new(),
-        stop: 1.0,
-        give_up: u32::MAX,
+        stop_confidence: 1.0,
+        max_packets: u32::MAX,
         content_first: key == KeyKind::Flow,
     };
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });

@@ -49,7 +49,7 @@ impl HeldOutPotentials {
             let class = class.index();
             let margin = |neuron: usize| row[neuron] - decision.theta[neuron];
             if row[neuron].is_finite() {
-                evidence[class] += decision.gained(margin(class), margin(neuron));
+                evidence[class] += decision.extra_margin(margin(class), margin(neuron));
             }
         }
     }

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
 use crate::packet::KeyKind;
-use crate::snn::{ClassId, Presentations, Shown};
+use crate::snn::{ClassId, Presentation, Presentations};
 
 use super::ports::{PortPool, Ports};
 use super::random::below;
@@ -118,7 +118,7 @@ impl Presentations for TeachingSchedule<'_> {
         order
     }
 
-    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Shown {
+    fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Presentation {
         let (variants, index) = (self.silent.len(), index as usize);
         let ((volley_index, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
             None => (self.packets[index / variants], &self.silent[index % variants], None),
@@ -140,10 +140,10 @@ impl Presentations for TeachingSchedule<'_> {
         if let (Some(ports), Some(transport)) = (ports, self.pool.transport_of(slots)) {
             self.pool.set(transport, ports, part, &mut volley.slots);
         }
-        Shown { active: self.corpus.layout.inputs(&volley, active), class, part }
+        Presentation { active: self.corpus.layout.inputs(&volley, active), class, part }
     }
 
-    fn gain(&self, class: ClassId) -> (f32, f32) {
+    fn class_weights(&self, class: ClassId) -> (f32, f32) {
         self.gains[class.index()]
     }
 }

@@ -22,7 +22,7 @@ fn an_exported_graph_holds_the_models_weights_and_thresholds() {
     let weight = weight.read_f32().unwrap();
     for neuron in 0..neurons {
         for input in 0..inputs {
-            let want = f32::from(model.network.weight(input, NeuronId::from_index(neuron))) * model.network.gain()[neuron];
+            let want = f32::from(model.network.weight(input, NeuronId::from_index(neuron))) * model.network.scale()[neuron];
             assert_eq!(weight[neuron * inputs + input], want, "neuron {neuron}, input {input}");
         }
     }
@@ -48,7 +48,7 @@ fn libhdf5_reads_it() {
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     let (sum, rest) = text.split_once(' ').unwrap();
     let model = Model::load(Path::new(SHIPPED)).unwrap();
-    let gain = model.network.gain();
+    let gain = model.network.scale();
     let want: f64 = (0..model.network.inputs())
         .flat_map(|i| (0..gain.len()).map(move |n| (i, n)))
         .map(|(i, n)| f64::from(f32::from(model.network.weight(i, NeuronId::from_index(n))) * gain[n]))

@@ -27,7 +27,7 @@ fn on(command: &[&str], labels: &Path) -> assert_cmd::Command {
 fn neuron(model: &Model, class: ClassId) -> (Vec<i8>, f32) {
     let neuron = model.decision.assignments.first_of(class);
     let weights = (0..model.network.inputs()).map(|i| model.network.weight(i, neuron)).collect();
-    (weights, model.network.gain()[neuron.index()])
+    (weights, model.network.scale()[neuron.index()])
 }
 
 fn ordinary(line: &str) -> bool {

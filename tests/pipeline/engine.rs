@@ -126,7 +126,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         let ends = heard
             .verdicts
             .iter()
-            .filter(|v| v.event == Event::Stream && v.class.is_some_and(|c| v.named.classes[usize::from(c)] == "ssh"));
+            .filter(|v| v.event == Event::Stream && v.class.is_some_and(|c| v.model.classes[usize::from(c)] == "ssh"));
         let mut ends: Vec<_> = ends.map(|v| (v.key, v.packets)).collect();
         ends.sort_unstable();
         ends
@@ -214,11 +214,11 @@ fn models_are_swapped_under_way_and_no_packet_is_lost() {
         let mut heard = Heard::default();
         let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
         assert_eq!(counters.frames, 3000);
-        let ends: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.model == 0).collect();
+        let ends: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.model_index == 0).collect();
         assert_eq!(ends.len(), 100, "each stream goes on through both swaps ({workers} workers)");
         assert!(ends.iter().all(|v| v.packets == 30), "and has all its packets");
         for verdict in &heard.verdicts {
-            assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.named.classes.len()));
+            assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.model.classes.len()));
         }
     }
 }
@@ -233,7 +233,7 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
         let named: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.class.is_some()).collect();
         let most = u64::from(keep_packets);
         assert_eq!(heard.kept.len() as u64, named.iter().map(|v| v.packets.min(most)).sum::<u64>());
-        assert!(heard.kept.iter().all(|p| p.named.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
+        assert!(heard.kept.iter().all(|p| p.model.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
         heard.kept.iter().map(|p| p.packet).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(count(2, 0).is_empty());
@@ -253,7 +253,7 @@ fn the_tap_gives_volleys_and_counts_what_its_reader_is_too_slow_for() {
     drop(settings);
     let taken: Vec<_> = taken.iter().collect();
     assert_eq!((taken.len(), counters.dropped_samples), (30, 20));
-    assert!(taken.iter().all(|s| s.slots.len() == s.named.layout.slots().len() && s.position == 0));
+    assert!(taken.iter().all(|s| s.slots.len() == s.model.layout.slots().len() && s.position == 0));
 }
 
 #[test]
@@ -374,7 +374,7 @@ proptest::proptest! {
             let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
             let mut heard = Heard::default();
             let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
-            let mut kept: Vec<_> = heard.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
+            let mut kept: Vec<_> = heard.kept.iter().map(|p| (p.packet, p.model_index, p.class, p.confidence.to_bits())).collect();
             // They are handed on when their stream is named: in order within a batch alone.
             kept.sort_unstable();
             (heard.verdicts, kept, counters)
@@ -540,7 +540,7 @@ fn seen_by_engine(models: &[Arc<Model>], path: &Path, seed: u64, workers: usize)
     let mut seen = Seen::default();
     let mut observer = |verdict: &Verdict| {
         if verdict.event == Event::Stream {
-            let id = (verdict.model, verdict.key, verdict.number);
+            let id = (verdict.model_index, verdict.key, verdict.number);
             assert!(seen.streams.insert(id, (verdict.leader, verdict.class, verdict.packets)).is_none());
         }
     };
@@ -553,7 +553,7 @@ fn seen_by_engine(models: &[Arc<Model>], path: &Path, seed: u64, workers: usize)
     );
     drop(settings);
     for sample in taken {
-        let id = ((sample.model, sample.key, sample.stream), sample.position);
+        let id = ((sample.model_index, sample.key, sample.stream), sample.position);
         assert!(seen.packets.insert(id, (sample.first_direction, sample.slots)).is_none());
     }
     Some(seen)

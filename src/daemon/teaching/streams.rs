@@ -17,8 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sampled packets of a stream.
 pub(super) struct SampledStream {
-    pub model: usize,
-    pub named: Arc<Model>,
+    pub model_index: usize,
+    pub model: Arc<Model>,
     pub key: StreamKey,
     pub first_direction: Direction,
     pub slots: StreamSlots,
@@ -36,7 +36,7 @@ pub(super) struct SampledStreams {
 impl SampledStreams {
     /// Adds a sample; returns its stream if it has `packets` packets now.
     pub fn add(&mut self, sample: TapSample, packets: usize) -> Option<SampledStream> {
-        let name = (sample.model, sample.key, sample.stream);
+        let name = (sample.model_index, sample.key, sample.stream);
         let width = sample.slots.len();
         let now = Instant::now();
         if sample.position == 0 {
@@ -44,13 +44,13 @@ impl SampledStreams {
                 self.crowded += 1;
                 return None;
             }
-            let TapSample { model, named, key, first_direction, slots, .. } = sample;
-            self.open.insert(name, SampledStream { model, named, key, first_direction, slots, last: now });
+            let TapSample { model, model_index, key, first_direction, slots, .. } = sample;
+            self.open.insert(name, SampledStream { model, model_index, key, first_direction, slots, last: now });
         } else {
             // Unknown if its first packet was not sampled, or if the stream is already complete.
             let stream = self.open.get_mut(&name)?;
             // The model may have been replaced by one with another layout.
-            if Arc::ptr_eq(&stream.named, &sample.named) || stream.named.layout == sample.named.layout {
+            if Arc::ptr_eq(&stream.model, &sample.model) || stream.model.layout == sample.model.layout {
                 stream.slots.extend_from_slice(&sample.slots);
                 stream.last = now;
             }

@@ -210,7 +210,7 @@ impl TeachingThread {
     /// Adds a sampled stream, complete or not, to the learner of its model.
     fn add_stream(&mut self, stream: SampledStream) {
         let models = self.context.models.load_full();
-        let Some(model) = models.get(stream.model).filter(|m| m.layout == stream.named.layout && m.key == stream.named.key)
+        let Some(model) = models.get(stream.model_index).filter(|m| m.layout == stream.model.layout && m.key == stream.model.key)
         else {
             return;
         };

@@ -282,14 +282,14 @@ impl Learner {
         let classes = [own.clone(), others].concat();
         let mut sparing = self.memory.layout.clone();
         // Names were checked where they came from; one that this layout has no slot for silences none.
-        group[0].without.iter().for_each(|name| _ = sparing.without(name));
+        group[0].without.iter().for_each(|name| _ = sparing.mask(name));
         let width = self.memory.layout.slots().len();
         let mut corpus = Corpus::new(self.memory.key, self.memory.layout.clone(), classes.clone());
         for (class, label) in ClassId::first(classes.len()).zip(&classes) {
             let held = if all { self.memory.held.of(label) } else { &[] };
             for stream in self.memory.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
-                slots.chunks_exact_mut(width).for_each(|volley| sparing.silence(volley));
+                slots.chunks_exact_mut(width).for_each(|volley| sparing.apply_mask(volley));
                 corpus.push(class, &slots);
             }
         }

@@ -23,14 +23,14 @@ const LEAST: f64 = 1e-4;
 const STEP: f64 = 1e-5;
 
 /// The paper's neuron on its machine.
-pub struct Machine<'a> {
+pub struct SpinnakerNeuron<'a> {
     neuron: &'a OneShot,
     /// Summed weight of all excitatory lines, as the machine reckons it, in patterns: for each rail the lines times the largest of their
     /// weights. The inhibitory lines are the same ones crossed.
     room: i32,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> SpinnakerNeuron<'a> {
     /// `neuron` must have been taught over a layout of two rails a bit.
     pub fn new(neuron: &'a OneShot) -> Self {
         let rail = |rail: usize| {
@@ -98,7 +98,7 @@ mod tests {
 
     fn taught(words: &[u16]) -> (OneShot, Vec<Vec<u32>>) {
         let patterns: Vec<_> = words.iter().map(|&w| word(w)).collect();
-        (OneShot::teach(&Layout::paper_word(10), &patterns), patterns)
+        (OneShot::train(&Layout::paper_word(10), &patterns), patterns)
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
         ];
         for (words, most, published) in runs {
             let (neuron, patterns) = taught(words);
-            let found = Machine::new(&neuron).factor(&patterns, most).unwrap();
+            let found = SpinnakerNeuron::new(&neuron).factor(&patterns, most).unwrap();
             assert!((found - published).abs() < 5e-6, "{words:?}: {found}, published {published}");
         }
     }
@@ -122,7 +122,7 @@ mod tests {
     fn away_from_its_threshold_it_decides_as_real_arithmetic() {
         for words in [&[992, 1008][..], &[0, 3, 5], &[7, 7, 448]] {
             let (neuron, _) = taught(words);
-            let (machine, factor, theta) = (Machine::new(&neuron), neuron.factor().unwrap(), neuron.theta().unwrap());
+            let (machine, factor, theta) = (SpinnakerNeuron::new(&neuron), neuron.factor().unwrap(), neuron.theta().unwrap());
             for x in 0..1024 {
                 let active = word(x);
                 if neuron.potential(&active) != theta {
@@ -132,7 +132,7 @@ mod tests {
         }
         let (neuron, patterns) = taught(&[992]);
         for foreign in [0.0, -1.0, f64::MAX, f64::INFINITY, f64::NAN] {
-            Machine::new(&neuron).fires(&patterns[0], foreign);
+            SpinnakerNeuron::new(&neuron).fires(&patterns[0], foreign);
         }
     }
 }
