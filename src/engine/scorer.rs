@@ -217,7 +217,7 @@ impl Scorer {
             return;
         }
         let confidence = model.decision.confidence(&leader);
-        if !model.decision.enough(&leader, confidence) {
+        if !model.decision.settled_at(&leader, confidence) {
             return;
         }
         if !stream.state.is_named() {
@@ -279,7 +279,7 @@ impl Scorer {
             bytes: snapshot.bytes,
             first_direction: stream.first_direction,
             leader,
-            class: leader.and_then(|l| self.model.decision.earned(&l, confidence)),
+            class: leader.and_then(|l| self.model.decision.class_at(&l, confidence)),
             confidence,
         }
     }

@@ -5,12 +5,15 @@
 mod assignments;
 mod basis;
 mod decision;
+mod evidence;
+mod leader;
 mod table;
 mod tracker;
 
 pub use assignments::{AssignmentError, Assignments};
 pub use basis::{Basis, UnknownReason};
-pub use decision::{Decision, FEATURES, Leader};
+pub use decision::Decision;
+pub use leader::{FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};
 pub use tracker::{StreamTracker, TrackedPacket};
 

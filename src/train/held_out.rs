@@ -59,20 +59,18 @@ impl HeldOutPotentials {
         let mut evidence = vec![0f32; classes];
         let mut leaders: Vec<Leader> = Vec::new();
         for packet in 0..self.packets {
-            let content = self.content[packet] || !decision.content_first;
-            if !decision.counts(leaders.last(), self.content[packet]) {
+            let (before, content) = (leaders.last(), self.content[packet]);
+            if !decision.counts(before, content) {
                 continue;
             }
-            let before = leaders.last().filter(|leader| leader.content() == content);
-            if before.is_none() {
-                evidence.fill(0.0);
-            }
-            let packets = before.map_or(0, |leader| leader.packets) + 1;
-            self.accumulate(packet, decision, &mut evidence);
-            leaders.extend(decision.leader(&evidence, packets).map(|leader| {
+            let leader = decision.add_packet(&mut evidence, before, content, |evidence, packets| {
+                self.accumulate(packet, decision, evidence);
+                decision.leader(evidence, packets)
+            });
+            leaders.extend(leader.map(|leader| {
                 let class = leader.class.index();
                 let (potential, ports) = (self.potentials[packet * self.width + class], self.ports[packet * classes + class]);
-                decision.with_ports(leader.with_content(content), potential, ports)
+                decision.with_ports(leader, potential, ports)
             }));
         }
         leaders

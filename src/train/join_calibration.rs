@@ -34,7 +34,7 @@ fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<P
     let class = model.place(&part.classes[leader.class.index()]).ok()?;
     let p = part.decision.confidence(&leader);
     let sure = p.clamp(1.0 - SURE, SURE);
-    Some(PartOpinion { class, odds: sure / (1.0 - sure), named: part.decision.earned(&leader, p).is_some() })
+    Some(PartOpinion { class, odds: sure / (1.0 - sure), named: part.decision.class_at(&leader, p).is_some() })
 }
 
 /// Confidence, acceptance and stop rule of a model from what the parts that it was joined from say of a reference's streams. Its
