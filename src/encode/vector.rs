@@ -1,26 +1,27 @@
-//! How are the active inputs of one-hot coding found thirty-two slots or coincidences at a time?
+//! Vectorised one-hot coding: the active inputs of 32 slots or coincidences at a time.
 //!
-//! AVX-512 alone pays: it keeps the volley in four registers, looks slots up there and writes only what spikes. A property test
-//! holds it to the plain loop.
+//! Only AVX-512 is faster than the plain loop: it holds the volley in four registers, looks slots up in them and writes only the inputs
+//! that spike. A property test compares it with the plain loop.
 
 use super::{MAX_SLOTS, SlotId};
 
 /// Slots or coincidences handled at once.
 const WIDE: usize = 32;
-/// What a coincidence's joint value is mixed with before it is multiplied.
+/// Constant that the joint value of a coincidence is mixed with before it is multiplied.
 pub(super) const MIX: u32 = 0x9e37_79b9;
-/// Its two multipliers.
+/// The two multipliers of the joint value.
 pub(super) const MULTIPLY: [u32; 2] = [0x85eb_ca6b, 0xc2b2_ae35];
 
-/// The coincidences of a layout, padded with such as never spike.
+/// The coincidences of a layout in chunks of [`WIDE`]; the last chunk is padded with pairs that never spike.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pairs {
-    /// The first and the second slot.
+    /// First slots.
     a: Vec<[u16; WIDE]>,
+    /// Second slots.
     b: Vec<[u16; WIDE]>,
-    /// `MIX` with the pair's number.
+    /// [`MIX`] combined with the number of the pair.
     mix: Vec<[u32; WIDE]>,
-    /// A bit for each that is no padding.
+    /// One bit per pair, set unless it is padding.
     real: Vec<u32>,
 }
 
@@ -41,17 +42,17 @@ impl Pairs {
     }
 }
 
-/// The lowest `n` bits, all where there are more than bits.
+/// A mask of the lowest `n` bits; all bits if there are not so many.
 fn first(n: usize) -> u32 {
     1u32.checked_shl(n as u32).map_or(u32::MAX, |bit| bit - 1)
 }
 
-/// Writes the active inputs of a one-hot volley's first `count` slots and of the coincidences into `active`; returns how many.
-/// `base` and `bits` say where coincidence inputs begin and how many bits number them. `None` where the machine lacks AVX-512.
+/// Writes the active inputs of a one-hot volley's first `count` slots and of the coincidences into `active` and returns their number.
+/// Coincidence inputs begin at `base`; `bits` bits number them. `None` if the CPU does not have AVX-512.
 #[inline]
 #[cfg_attr(
     target_arch = "x86_64",
-    expect(unsafe_code, reason = "a call of a function that is compiled for what the CPU was found to have")
+    expect(unsafe_code, reason = "calls a function compiled for features that the CPU was found to have")
 )]
 pub(super) fn inputs(
     slots: &[u16; MAX_SLOTS],
@@ -63,7 +64,7 @@ pub(super) fn inputs(
 ) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
-        // SAFETY: the features were detected.
+        // SAFETY: the CPU has both features.
         return Some(unsafe { avx512::inputs(slots, count, pairs, base, bits, active) });
     }
     let _ = (slots, count, pairs, base, bits, active);
@@ -95,8 +96,8 @@ mod avx512 {
             let spikes = _mm512_cmpneq_epi16_mask(values, silent) & first(count - i * WIDE);
             let (left, right) = halves(_mm512_and_si512(values, low));
             let slot = |half: usize| _mm512_add_epi32(numbers, _mm512_set1_epi32(((i * WIDE + half * 16) << 8) as i32));
-            n = keep(active, n, spikes as u16, _mm512_or_si512(left, slot(0)));
-            n = keep(active, n, (spikes >> 16) as u16, _mm512_or_si512(right, slot(1)));
+            n = append(active, n, spikes as u16, _mm512_or_si512(left, slot(0)));
+            n = append(active, n, (spikes >> 16) as u16, _mm512_or_si512(right, slot(1)));
         }
         let look_up = |places: __m512i| {
             let below = _mm512_permutex2var_epi16(table[0], places, table[1]);
@@ -116,13 +117,13 @@ mod avx512 {
             let spikes = _mm512_cmpneq_epi16_mask(a, silent) & _mm512_cmpneq_epi16_mask(b, silent) & real;
             let joint = _mm512_or_si512(_mm512_slli_epi16::<8>(a), _mm512_and_si512(b, low));
             let (left, right) = halves(joint);
-            n = keep(active, n, spikes as u16, hash(left, &mix[..16]));
-            n = keep(active, n, (spikes >> 16) as u16, hash(right, &mix[16..]));
+            n = append(active, n, spikes as u16, hash(left, &mix[..16]));
+            n = append(active, n, (spikes >> 16) as u16, hash(right, &mix[16..]));
         }
         n
     }
 
-    /// Both halves of 32 words as double words.
+    /// The two halves of 32 words, widened to double words.
     #[target_feature(enable = "avx512f")]
     fn halves(words: __m512i) -> (__m512i, __m512i) {
         (_mm512_cvtepu16_epi32(_mm512_castsi512_si256(words)), _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(words)))
@@ -132,7 +133,7 @@ mod avx512 {
     #[expect(unsafe_code, reason = "loads through a pointer")]
     fn words(from: &[u16]) -> __m512i {
         let from: &[u16; WIDE] = from.first_chunk().expect("32 words");
-        // SAFETY: the reference is to 64 octets.
+        // SAFETY: the reference is to 64 bytes.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
 
@@ -140,14 +141,14 @@ mod avx512 {
     #[expect(unsafe_code, reason = "loads through a pointer")]
     fn doubles(from: &[u32]) -> __m512i {
         let from: &[u32; 16] = from.first_chunk().expect("16 double words");
-        // SAFETY: the reference is to 64 octets.
+        // SAFETY: the reference is to 64 bytes.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
 
-    /// Appends the chosen inputs to the first `n`; returns how many there are then.
+    /// Appends the inputs that `chosen` selects to the first `n` of `active` and returns their new number.
     #[target_feature(enable = "avx512f")]
     #[expect(unsafe_code, reason = "stores through a pointer")]
-    fn keep(active: &mut [u32; MAX_ACTIVE], n: usize, chosen: u16, inputs: __m512i) -> usize {
+    fn append(active: &mut [u32; MAX_ACTIVE], n: usize, chosen: u16, inputs: __m512i) -> usize {
         let count = chosen.count_ones() as usize;
         let room = &mut active[n..n + count];
         let dense = _mm512_maskz_compress_epi32(chosen, inputs);

@@ -1,0 +1,71 @@
+//! Content: whether a packet shows what its stream carries. Every packet does, except a TCP segment without payload.
+//!
+//! The fact is stated twice, on headers for the engine and on slot values for training, where only these are stored.
+
+use super::{Layout, SILENT, SlotId};
+use crate::packet::{Headers, Transport};
+
+/// Offset of the flags in a TCP header (RFC 9293 section 3.1).
+const TCP_FLAGS: usize = 13;
+
+/// Whether a packet has content.
+pub fn has_content(headers: &Headers, frame: &[u8]) -> bool {
+    let segment = headers.transport == Transport::Tcp && frame.len() > headers.transport_at as usize + TCP_FLAGS;
+    !segment || headers.payload_wire_len > 0
+}
+
+impl Layout {
+    /// Whether the packet with these slot values, `[slot]`, has content. None of the slots may be masked. The same as [`has_content`] for the
+    /// built-in layout; always true for a layout without a slot for the TCP flags.
+    pub fn is_content(&self, slots: &[u16]) -> bool {
+        let has = |slot: Option<SlotId>, none: u16| slot.is_some_and(|slot| slots[slot.index()] != none);
+        !has(self.tcp_flags, SILENT) || has(self.payload_size, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Context, LayoutOptions, MAX_PAYLOAD, Volley};
+    use super::*;
+    use crate::packet::Decoder;
+    use proptest::prelude::*;
+
+    /// An Ethernet frame with an IP header of this version and protocol over `transport`, cut to `captured` bytes.
+    fn frame(ipv6: bool, protocol: u8, transport: &[u8], captured: usize) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        let length = transport.len() as u8;
+        if ipv6 {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, length, protocol, 64]);
+            frame.extend([1; 32]);
+        } else {
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 20 + length, 0, 0, 0, 0, 64, protocol, 0, 0]);
+            frame.extend([1; 8]);
+        }
+        frame.extend(transport);
+        frame.truncate(captured);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn slots_and_headers_agree_on_content(
+            ipv6: bool,
+            protocol in prop::sample::select(&[1u8, 2, 6, 6, 6, 17, 58, 132, 200]),
+            mut transport in prop::collection::vec(any::<u8>(), 0..64),
+            data_offset in 5u8..9,
+            captured in 14usize..140,
+            payload in 0..=MAX_PAYLOAD,
+        ) {
+            if let Some(byte) = transport.get_mut(12) {
+                *byte = data_offset << 4;
+            }
+            let frame = frame(ipv6, protocol, &transport, captured);
+            let Ok(headers) = Decoder::default().decode(1, &frame) else { return Ok(()) };
+            let layout = Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() });
+            let mut volley = Volley::default();
+            layout.encode(&headers, &frame, Context::first(0), &mut volley);
+            prop_assert_eq!(volley.content, has_content(&headers, &frame));
+            prop_assert_eq!(layout.is_content(&volley.slots[..layout.slots().len()]), volley.content);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The built-in layout: which header fields have slots, and which pairs of them have coincidence inputs.
+//!
+//! Fields without slots, because they identify a host or a flow and not what a stream carries: addresses (except multicast groups, which
+//! identify a protocol), IP identification, checksums, TCP sequence and acknowledgement numbers, TCP timestamp values.
+
+use super::layout::{ALL_BITS, LayoutData, derived};
+use super::{Coding, Group, Layout, Place, Slot, SlotId};
+
+/// Largest number of payload bytes for which the built-in layout has room.
+pub const MAX_PAYLOAD: u16 = 48;
+
+/// Options of the built-in layout.
+#[derive(Clone, Debug)]
+pub struct LayoutOptions {
+    /// How slot values become inputs.
+    pub coding: Coding,
+    /// Number of payload bytes with a slot, 0 to [`MAX_PAYLOAD`].
+    pub payload: u16,
+    /// Number of coincidence inputs, as a power of two; 0 for none. Ignored with dual-rail coding, which has none.
+    pub coincidence_bits: u32,
+}
+
+impl Default for LayoutOptions {
+    fn default() -> Self {
+        Self { coding: Coding::OneHot, payload: 8, coincidence_bits: 16 }
+    }
+}
+
+impl Layout {
+    /// The built-in header layout with `options`.
+    pub fn headers(options: &LayoutOptions) -> Self {
+        let slots = header_slots(options.payload);
+        let one_hot = options.coding == Coding::OneHot && options.coincidence_bits > 0;
+        let coincidences = if one_hot { coincidences(&slots) } else { Vec::new() };
+        let data = LayoutData { coding: options.coding, slots, coincidences, coincidence_bits: options.coincidence_bits };
+        Layout::try_from(data).expect("the built-in layout is within the limits")
+    }
+
+    /// The layout of Davies et al. 2025: one word of `bits` bits, at most 16, in dual-rail coding.
+    pub fn paper_word(bits: u8) -> Self {
+        let mut b = SlotList::default();
+        b.add(Place::Payload, Group::Payload, "word", &[0, 1]);
+        b.slots[0].bits = bits.saturating_sub(ALL_BITS);
+        b.slots[1].bits = bits.min(ALL_BITS);
+        let data = LayoutData { coding: Coding::DualRail, slots: b.slots, coincidences: Vec::new(), coincidence_bits: 0 };
+        Layout::try_from(data).expect("two slots are within the limits")
+    }
+}
+
+/// The slots of the built-in layout. Names are those of Wireshark's fields where it has the field.
+fn header_slots(payload: u16) -> Vec<Slot> {
+    let mut b = SlotList::default();
+    b.add(Place::Derived, Group::Link, "eth.type", &[derived::ETHER_TYPE_HIGH, derived::ETHER_TYPE_LOW]);
+    b.add(Place::Derived, Group::Link, "frame.receiver", &[derived::RECEIVER]);
+    b.add(Place::Ipv4, Group::Network, "ip.ihl", &[0]);
+    b.add(Place::Ipv4, Group::Network, "ip.tos", &[1]);
+    b.add(Place::Ipv4, Group::Length, "ip.len", &[2, 3]);
+    b.add(Place::Ipv4, Group::Network, "ip.flags", &[6, 7]);
+    b.add(Place::Ipv4, Group::Ttl, "ip.ttl", &[8]);
+    b.add(Place::Ipv4, Group::Network, "ip.proto", &[9]);
+    b.add(Place::Ipv4Group, Group::Network, "ip.group", &[0, 1, 2, 3]);
+    b.add(Place::Ipv6, Group::Network, "ipv6.class", &[0, 1]);
+    b.add(Place::Ipv6, Group::Length, "ipv6.plen", &[4, 5]);
+    b.add(Place::Ipv6, Group::Network, "ipv6.nxt", &[6]);
+    b.add(Place::Ipv6, Group::Ttl, "ipv6.hlim", &[7]);
+    b.add(Place::Ipv6Group, Group::Network, "ipv6.group", &[1, 14, 15]);
+    b.add(Place::Arp, Group::Network, "arp.opcode", &[6, 7]);
+    b.add(Place::Tcp, Group::Ports, "tcp.srcport", &[0, 1]);
+    b.add(Place::Tcp, Group::Ports, "tcp.dstport", &[2, 3]);
+    b.add(Place::Tcp, Group::Transport, "tcp.hdr_len", &[12]);
+    b.add(Place::Tcp, Group::Transport, "tcp.flags", &[13]);
+    b.add(Place::Tcp, Group::Transport, "tcp.window", &[14, 15]);
+    b.add(Place::Tcp, Group::Transport, "tcp.urgent", &[19]);
+    b.add(Place::TcpOption, Group::Options, "tcp.options", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19]);
+    b.add(Place::Udp, Group::Ports, "udp.srcport", &[0, 1]);
+    b.add(Place::Udp, Group::Ports, "udp.dstport", &[2, 3]);
+    b.add(Place::Udp, Group::Length, "udp.length", &[4, 5]);
+    b.add(Place::Sctp, Group::Ports, "sctp.srcport", &[0, 1]);
+    b.add(Place::Sctp, Group::Ports, "sctp.dstport", &[2, 3]);
+    b.add(Place::Sctp, Group::Transport, "sctp.chunk", &[12, 13]);
+    b.add(Place::Icmp, Group::Transport, "icmp.type", &[0]);
+    b.add(Place::Icmp, Group::Transport, "icmp.code", &[1]);
+    b.add(Place::Icmpv6, Group::Transport, "icmpv6.type", &[0]);
+    b.add(Place::Icmpv6, Group::Transport, "icmpv6.code", &[1]);
+    b.add(Place::Igmp, Group::Transport, "igmp.type", &[0]);
+    b.add(Place::Derived, Group::Length, "payload.len", &[derived::PAYLOAD_LEN_HIGH, derived::PAYLOAD_LEN_LOW]);
+    b.add(Place::Derived, Group::Length, "payload.size", &[derived::PAYLOAD_BUCKET]);
+    let payload: Vec<u16> = (0..payload.min(MAX_PAYLOAD)).collect();
+    b.add(Place::Payload, Group::Payload, "payload", &payload);
+    b.add(Place::Derived, Group::Context, "stream.direction", &[derived::DIRECTION]);
+    b.add(Place::Derived, Group::Context, "stream.position", &[derived::POSITION]);
+    b.add(Place::Derived, Group::Context, "stream.previous", &[derived::PREVIOUS]);
+    b.slots
+}
+
+/// Neighbouring bytes of one header, then the pairs of [`PAIRS`] of which both slots exist.
+fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
+    let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
+    let mut coincidences = Vec::new();
+    for i in 1..slots.len() {
+        if slots[i].place == slots[i - 1].place && slots[i].place != Place::Derived {
+            coincidences.push((SlotId::from_index(i - 1), SlotId::from_index(i)));
+        }
+    }
+    for (a, b) in PAIRS {
+        if let (Some(a), Some(b)) = (find(a), find(b)) {
+            coincidences.push((a, b));
+        }
+    }
+    coincidences
+}
+
+/// Pairs of slots of different fields that have a coincidence input.
+const PAIRS: [(&str, &str); 30] = [
+    ("ip.ttl", "tcp.window[0]"),
+    ("ip.proto", "ip.ttl"),
+    ("ip.flags[0]", "ip.ttl"),
+    ("tcp.flags", "payload.size"),
+    ("tcp.flags", "tcp.window[0]"),
+    ("tcp.flags", "stream.position"),
+    ("payload[0]", "payload[2]"),
+    ("payload[0]", "payload[3]"),
+    ("payload[1]", "payload[3]"),
+    ("payload[2]", "payload[4]"),
+    ("payload[3]", "payload[5]"),
+    ("payload[0]", "payload.size"),
+    ("payload[1]", "payload.size"),
+    ("payload[0]", "ip.proto"),
+    ("payload[0]", "ipv6.nxt"),
+    ("payload[0]", "udp.dstport[1]"),
+    ("payload[0]", "udp.srcport[1]"),
+    ("payload[0]", "tcp.dstport[1]"),
+    ("payload[0]", "tcp.srcport[1]"),
+    ("payload.len[0]", "payload.len[1]"),
+    ("payload.len[1]", "payload[1]"),
+    ("payload.len[1]", "payload[2]"),
+    ("payload.len[1]", "payload[3]"),
+    ("payload.len[1]", "payload[4]"),
+    ("payload.size", "stream.position"),
+    ("payload.size", "stream.direction"),
+    ("payload.size", "stream.previous"),
+    ("payload[0]", "stream.direction"),
+    ("payload[0]", "stream.previous"),
+    ("stream.direction", "stream.position"),
+];
+
+/// Slots in the order of the header.
+#[derive(Default)]
+struct SlotList {
+    slots: Vec<Slot>,
+}
+
+impl SlotList {
+    /// Adds one slot for each offset; the bytes of a field with several are numbered.
+    fn add(&mut self, place: Place, group: Group, name: &str, offsets: &[u16]) {
+        let many = offsets.len() > 1 || place == Place::Payload;
+        for (i, &offset) in offsets.iter().enumerate() {
+            let name = if many { format!("{name}[{i}]") } else { name.to_string() };
+            self.slots.push(Slot { name, place, offset, group, bits: ALL_BITS });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Coding: the slot values of a volley to the active inputs of a network.
+//!
+//! Inputs are numbered slot by slot, then come the coincidence inputs.
+
+use super::vector::{self, MIX, MULTIPLY};
+use super::{Coding, Layout, MAX_ACTIVE, SILENT, Volley, layout::ALL_BITS};
+
+impl Layout {
+    /// Writes the active inputs of a volley into `active` and returns their number.
+    #[inline]
+    pub fn inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let (count, bits) = (self.data.slots.len(), self.data.coincidence_bits);
+        let wide = (self.data.coding == Coding::OneHot)
+            .then(|| vector::inputs(&volley.slots, count, &self.pairs, self.coincidences_at(), bits, active));
+        wide.flatten().unwrap_or_else(|| self.inputs_plain(volley, active))
+    }
+
+    /// [`Layout::inputs`] as a plain loop.
+    pub(super) fn inputs_plain(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let mut n = self.slot_inputs_of(volley, active);
+        for &(i, a, b) in &self.shapes[volley.shape.0 as usize].coincidences {
+            let (va, vb) = (volley.slots[a.index()], volley.slots[b.index()]);
+            active[n] = self.coincidence_input(i as usize, va, vb);
+            n += usize::from(va != SILENT && vb != SILENT);
+        }
+        n
+    }
+
+    /// Writes the active inputs of the slots into `active` and returns their number.
+    #[inline]
+    pub(super) fn slot_inputs_of(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let mut n = 0;
+        for &slot in &self.shapes[volley.shape.0 as usize].slots {
+            let value = volley.slots[slot.index()];
+            let number = u32::from(u16::from(slot));
+            match self.data.coding {
+                Coding::OneHot => {
+                    active[n] = number << 8 | u32::from(value & 0xff);
+                    n += usize::from(value != SILENT);
+                }
+                Coding::DualRail if value != SILENT => {
+                    for bit in u32::from(ALL_BITS - self.data.slots[slot.index()].bits.min(ALL_BITS))..8 {
+                        active[n] = number * 16 + bit * 2 + u32::from(value >> (7 - bit) & 1);
+                        n += 1;
+                    }
+                }
+                Coding::DualRail => {}
+            }
+        }
+        n
+    }
+
+    /// Number of the first coincidence input.
+    fn coincidences_at(&self) -> u32 {
+        (self.data.slots.len() * self.slot_inputs()) as u32
+    }
+
+    /// The input of the two values of coincidence `pair`. Other values and pairs with the same hash share it.
+    #[inline]
+    pub(super) fn coincidence_input(&self, pair: usize, a: u16, b: u16) -> u32 {
+        self.coincidences_at() + (coincidence_hash(pair as u32, a, b) >> (32 - self.data.coincidence_bits))
+    }
+
+    /// Writes the active inputs that depend on the packet's ports into `active` and returns their number: those of the port slots and of
+    /// the coincidences that involve a port. None with dual-rail coding.
+    pub fn port_inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        let shape = &self.shapes[volley.shape.0 as usize];
+        let mut n = 0;
+        for &slot in &shape.ports {
+            let value = volley.slots[slot.index()];
+            active[n] = (slot.index() as u32) << 8 | u32::from(value & 0xff);
+            n += usize::from(value != SILENT);
+        }
+        for &(i, a, b) in &shape.port_coincidences {
+            let (va, vb) = (volley.slots[a.index()], volley.slots[b.index()]);
+            active[n] = self.coincidence_input(i as usize, va, vb);
+            n += usize::from(va != SILENT && vb != SILENT);
+        }
+        n
+    }
+
+    /// The active inputs of a word, for a layout from [`Layout::paper_word`].
+    pub fn word(&self, word: u16) -> Vec<u32> {
+        let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
+        (volley.slots[0], volley.slots[1]) = (word >> 8, word & 0xff);
+        let n = self.inputs(&volley, &mut active);
+        active[..n].to_vec()
+    }
+}
+
+/// Hash of a pair's number and its two values by multiplicative mixing; the top bits are used.
+#[inline]
+fn coincidence_hash(pair: u32, a: u16, b: u16) -> u32 {
+    let x = pair << 16 | u32::from(a & 0xff) << 8 | u32::from(b & 0xff);
+    let x = (x ^ MIX).wrapping_mul(MULTIPLY[0]);
+    (x ^ x >> 15).wrapping_mul(MULTIPLY[1])
+}
