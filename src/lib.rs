@@ -1,13 +1,17 @@
-//! A network packet classifier: each packet's header bytes become one simultaneous spike pattern, and spiking neurons trained on
-//! classes of streams recognise the streams of those classes.
+//! Network packet classifier: the header bytes of each packet become one pattern of simultaneous spikes, and spiking neurons that were
+//! trained on classes of streams recognise streams of those classes.
+//!
+//! A stream is what others call a flow or a connection: the packets of both directions between two endpoints, or all packets of a host.
 //!
 //! ```text
 //! frames ──> capture ──> packet ──> encode ──> snn ──> stream ──> export
 //! ```
-//! Data flows one way; a stage knows the types before it and nothing after it. [`train`] is the same pipeline with a teacher.
-//! `ARCHITECTURE.md` in the repository shows folders, threads, bounds and the words used; `CONTRIBUTING.md` how to build, test and extend.
+//! Data flows one way: a stage uses the types of the stages before it and none of those after it. [`train`] runs the same pipeline with a
+//! teacher. `ARCHITECTURE.md` in the repository describes folders, threads, bounds and terms; `CONTRIBUTING.md` describes how to build, test
+//! and extend the program.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod atomic_write;
 pub mod capture;

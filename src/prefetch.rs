@@ -1,9 +1,9 @@
-//! How is the cache asked for memory ahead of time? Hints that change nothing but the speed of what follows.
+//! Prefetching: hints to the CPU to load memory into its cache. They change the speed of later accesses and nothing else.
 
-/// Octets of a cache line.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Asks the cache for the line of `at`.
+/// Prefetches the cache line of the first byte of `at`.
 #[inline]
 pub(crate) fn prefetch<P>(at: &P) {
     prefetch_at(std::ptr::from_ref(at).cast());
@@ -13,7 +13,7 @@ pub(crate) fn prefetch<P>(at: &P) {
 #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the intrinsic takes a pointer"))]
 fn prefetch_at(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing architecturally, whatever the address.
+    // SAFETY: a prefetch has no architectural effect at any address, even an invalid one.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
@@ -22,16 +22,16 @@ fn prefetch_at(at: *const u8) {
     let _ = at;
 }
 
-/// Asks the cache for every line of `at`.
+/// Prefetches all cache lines of `at`.
 #[inline]
 pub(crate) fn prefetch_whole<P>(at: &P) {
-    let octets: *const u8 = std::ptr::from_ref(at).cast();
+    let bytes: *const u8 = std::ptr::from_ref(at).cast();
     for offset in (0..size_of::<P>()).step_by(LINE).chain([size_of::<P>().saturating_sub(1)]) {
-        prefetch_at(octets.wrapping_add(offset));
+        prefetch_at(bytes.wrapping_add(offset));
     }
 }
 
-/// Asks the cache for all lines that begin a multiple of their length after `span`'s start.
+/// Prefetches the cache lines of a slice that begins at the start of a line. Elements must not be longer than a line.
 #[inline]
 pub(crate) fn prefetch_span<P>(span: &[P]) {
     span.iter().step_by(LINE / size_of::<P>()).for_each(prefetch);

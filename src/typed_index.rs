@@ -1,6 +1,6 @@
-//! Index types: integers that number one kind of thing, so that a class can't be passed where a neuron is meant.
+//! Index types: integers that number one kind of thing, so that a class cannot be passed in place of a neuron.
 //!
-//! `typed_index!` defines one over an unsigned integer. Each lives in the module that gives it its meaning.
+//! `typed_index!` defines one over an unsigned integer. Each is in the module that gives it its meaning.
 
 /// Defines a public index type over an unsigned integer.
 macro_rules! typed_index {
@@ -12,16 +12,16 @@ macro_rules! typed_index {
 
         #[allow(dead_code, reason = "each index type uses some of these")]
         impl $name {
-            /// The index with this number.
+            /// The index with a number.
             #[inline(always)]
             pub const fn new(number: $raw) -> Self {
                 Self(number)
             }
 
-            /// The index of a place in a slice.
+            /// The index of a position in a slice.
             ///
             /// # Panics
-            /// Where the place is larger than the type can number.
+            /// If the position is larger than the type can number.
             #[inline(always)]
             pub const fn from_index(index: usize) -> Self {
                 assert!(index <= <$raw>::MAX as usize, "an index out of range");
@@ -33,7 +33,7 @@ macro_rules! typed_index {
                 (0..count).map(Self::from_index)
             }
 
-            /// The place in a slice.
+            /// The position in a slice.
             #[inline(always)]
             pub const fn index(self) -> usize {
                 self.0 as usize

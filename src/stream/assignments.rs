@@ -1,26 +1,26 @@
-//! The class of each neuron of a network.
+//! Assignment of neurons to classes.
 //!
-//! The first neurons are one for each class, in the order of the classes, so that margins add to evidence side by side; extra neurons
-//! of some classes follow.
+//! A network has one neuron for each class first, in the order of the classes, so that margins are added to the evidence column by column.
+//! Extra neurons of some classes follow.
 
 use crate::snn::{ClassId, NeuronId};
 
-/// The class of each neuron, in the order of the network. Every class has one neuron at least.
+/// The class of each neuron, in the order of the network. Every class has at least one neuron.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignments {
-    /// `[neuron]`; the first `classes` are 0, 1, 2, ...
+    /// Class of each neuron, `[neuron]`; the first `classes` are 0, 1, 2, ...
     of: Vec<ClassId>,
-    /// Classes, each of which has its first neuron at its own number.
+    /// Number of classes. The first neuron of each has the number of the class.
     classes: usize,
 }
 
-/// Why neurons can't be assigned to classes.
+/// Why neurons cannot be assigned to classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssignmentError {
     /// More classes than [`ClassId`] can number.
     #[error("{0} classes are more than can be numbered")]
     TooMany(usize),
-    /// An extra neuron of a class that has no first one.
+    /// An extra neuron of a class that does not exist, and the number of classes.
     #[error("a neuron is of class {0}, and there are {1} classes")]
     NoSuchClass(ClassId, usize),
 }
@@ -29,7 +29,7 @@ impl Assignments {
     /// One neuron for each class, then one for each class in `extra`.
     ///
     /// # Errors
-    /// An extra neuron of a class that is not among `classes`, or more classes than can be numbered.
+    /// If an extra neuron is of a class that does not exist, or there are more classes than can be numbered.
     pub fn new(classes: usize, extra: impl IntoIterator<Item = ClassId>) -> Result<Self, AssignmentError> {
         if classes > 1 << u16::BITS {
             return Err(AssignmentError::TooMany(classes));
@@ -44,7 +44,7 @@ impl Assignments {
     /// One neuron for each class.
     ///
     /// # Panics
-    /// More than 2^16 classes.
+    /// If there are more than 2^16 classes.
     pub fn one_each(classes: usize) -> Self {
         Self { of: ClassId::first(classes).collect(), classes }
     }
@@ -59,7 +59,7 @@ impl Assignments {
     /// The class of a neuron.
     ///
     /// # Panics
-    /// A neuron that the network does not have.
+    /// If the network does not have the neuron.
     pub fn class_of(&self, neuron: NeuronId) -> ClassId {
         self.of[neuron.index()]
     }

@@ -1,13 +1,13 @@
-//! What a classification rests on, and why a stream has none.
+//! Basis of a classification, and the reason why a stream has no class.
 
 use super::{Decision, Leader};
 
-/// What carries a stream's classification.
+/// What a classification is based on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Basis {
     /// Packets that show what the stream carries.
     Content,
-    /// Headers of packets without payload.
+    /// Headers of packets without content.
     Headers,
     /// The ports: without them the neuron would not have reached its threshold.
     Ports,
@@ -29,7 +29,7 @@ impl Basis {
 pub enum UnknownReason {
     /// Its packets carried no payload.
     NoPayload,
-    /// It resembles a class, but not enough to be named.
+    /// It resembles a class, but the confidence is too low.
     Unsure,
     /// It resembles no class: no neuron's potential was above its threshold on average.
     UnlikeAny,
@@ -50,7 +50,7 @@ impl UnknownReason {
 }
 
 impl Decision {
-    /// What the classification as the leader's class rests on; `None` for models that do not tell content from handshakes.
+    /// Basis of the classification as the leader's class; `None` for models that do not distinguish content from handshakes.
     pub fn basis(&self, leader: &Leader) -> Option<Basis> {
         if !self.content_first {
             return None;

@@ -1,6 +1,7 @@
-//! What do we know of this stream so far?
+//! Streams: what is known of each one so far, its evidence and its class.
 //!
-//! Input: which stream each packet belongs to. Output: the packet's [`Context`] and the stream's state. Time comes from the packets.
+//! Input: packets with the key of their stream, and the potentials of a network. Output: each packet's [`Context`], and the stream's
+//! [`Leader`] and class. Time is the time of the packets.
 
 mod assignments;
 mod basis;
@@ -25,28 +26,33 @@ use crate::capture::{Frame, Nanos};
 use crate::encode::{Context, NO_PREVIOUS, length_bucket, previous_of};
 use crate::packet::{Direction, Headers, KeyKind, StreamKey};
 
-/// A packet as its stream is told of it: no octet of the frame is needed any more.
+/// What a stream needs to know of a packet, without the frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
+    /// Key of the stream.
     pub key: StreamKey,
-    /// Of the key, by the hasher of the table.
+    /// Hash of the key by the hasher of the table.
     pub hash: u32,
+    /// Time of the packet.
     pub timestamp: Nanos,
-    /// Octets on the wire.
+    /// Bytes on the wire.
     pub wire_len: u32,
+    /// Direction of the packet within the key.
     pub direction: Direction,
     /// [`length_bucket`] of its payload.
     size: u8,
+    /// Low byte of the TCP flags; 0 for other packets.
     tcp_flags: u8,
 }
 
-/// What tables and those who share streams out know of a key's hash: its upper half.
+/// Hash of a key, as stream tables and the distribution over shards use it: the upper half of the hasher's.
 #[inline]
 fn hash(hasher: &RandomState, key: &StreamKey) -> u32 {
     (hasher.hash_one(key) >> 32) as u32
 }
 
 impl Arrival {
+    /// A packet of the stream `key`; `hasher` is the hasher of its table.
     #[inline]
     pub fn new(key: StreamKey, hasher: &RandomState, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
         let Frame { timestamp, wire_len, .. } = *frame;
@@ -54,38 +60,44 @@ impl Arrival {
         Self { key, hash: hash(hasher, &key), timestamp, wire_len, direction, size, tcp_flags: headers.tcp_flags }
     }
 
-    /// Whether it asks for a TCP connection: SYN without ACK.
+    /// Whether it opens a TCP connection: SYN without ACK.
     fn opens(&self) -> bool {
         self.tcp_flags & 0b1_0010 == 0b10
     }
 
-    /// 1 where it carries a TCP FIN.
+    /// 1 if it has the TCP flag FIN, else 0.
     fn closes(&self) -> u8 {
         self.tcp_flags & 1
     }
 
-    /// 1 where it is a TCP reset.
+    /// 1 if it has the TCP flag RST, else 0.
     fn resets(&self) -> u8 {
         self.tcp_flags >> 2 & 1
     }
 }
 
-/// One stream and what `T` its user keeps of it.
+/// One stream, with the state `T` that its user keeps for it.
 #[derive(Debug)]
 pub struct Stream<T> {
+    /// Key of the stream.
     pub key: StreamKey,
-    /// Number of its first packet, from 0: first-seen order, and unique within a capture and key.
+    /// Number of its first packet in the source, from 0. Unique within a source and key.
     pub number: u64,
+    /// Time of the first packet.
     pub first: Nanos,
+    /// Latest time of a packet.
     pub last: Nanos,
+    /// Packets so far.
     pub packets: u64,
-    /// Octets on the wire, link header included.
+    /// Bytes so far, on the wire and with the link header.
     pub bytes: u64,
-    /// Direction that counts as the stream's own: of a flow's first packet; a host's sending.
+    /// Direction that counts as the stream's own: that of a flow's first packet, or of the packets that a host sends.
     pub first_direction: Direction,
+    /// [`Context::previous`] of the next packet.
     previous: u8,
-    /// Who has closed a TCP connection: bit 0 the first direction, bit 1 the other, both after a reset.
+    /// Directions that have closed a TCP connection: bit 0 the first direction, bit 1 the other; both after a reset.
     closed: u8,
+    /// The state that the user of the table keeps.
     pub state: T,
 }
 
@@ -106,7 +118,7 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Counts a packet; returns what was known of the stream before it.
+    /// Counts a packet; returns what the stream knew before it.
     #[inline]
     fn step(&mut self, packet: &Arrival) -> Context {
         let way = u8::from(packet.direction != self.first_direction);

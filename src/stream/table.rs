@@ -1,7 +1,7 @@
-//! Which streams live? A bounded hash table of records, made for look-ups that are prefetched a batch ahead.
+//! Table of the live streams: a bounded hash table whose look-ups are prefetched a batch ahead.
 //!
-//! Records lie in one vector; an open-addressed index of (hash, record) pairs finds them, eight to a cache line. Hashing
-//! is seeded by the process, so chosen addresses can't be made to collide.
+//! Records are in one vector; an open-addressed index of (hash, record) pairs, eight to a cache line, finds them. The hash is seeded per
+//! process, so that nobody can choose addresses that collide.
 
 use crate::capture::{Frame, Nanos};
 use crate::encode::Context;
@@ -11,17 +11,17 @@ use crate::typed_index::typed_index;
 
 use super::{Arrival, Stream, hash};
 
-/// Bounds of a table.
+/// Limits of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Most streams at once.
+    /// Largest number of live streams.
     pub streams: usize,
-    /// Nanoseconds without a packet after which a stream has ended; so it has where the clock was set back by more.
+    /// Idle timeout: nanoseconds without a packet after which a stream ends. It also ends if the clock was set back by more.
     pub idle: u64,
-    /// Nanoseconds after which a stream has ended however lively it is.
+    /// Active timeout: nanoseconds from its first packet after which a stream ends.
     pub active: u64,
-    /// Nanoseconds without a packet after which a TCP stream that both sides have closed has ended; a SYN ends it at once. With
-    /// `u64::MAX` closing ends nothing.
+    /// Nanoseconds without a packet after which a TCP stream that both sides have closed ends; a SYN ends it at once. With `u64::MAX` closing
+    /// has no effect.
     pub closed: u64,
 }
 
@@ -29,8 +29,8 @@ pub struct StreamLimits {
 const SECOND: u64 = 1_000_000_000;
 
 impl Default for StreamLimits {
-    /// The limits of the engine unless settings say otherwise, and of all that shows what the engine would see: a million streams,
-    /// 600 s without a packet, 60 s for a closed TCP connection.
+    /// The engine's default limits, also used wherever captures are read as the engine would read them: 2^20 streams, idle timeout 600 s, 60 s
+    /// for a closed TCP connection.
     fn default() -> Self {
         Self { streams: 1 << 20, idle: 600 * SECOND, active: u64::MAX, closed: 60 * SECOND }
     }
@@ -46,7 +46,8 @@ impl StreamLimits {
         if key == KeyKind::Host { Self { closed: u64::MAX, ..self } } else { self }
     }
 
-    fn over<T>(&self, stream: &Stream<T>, now: Nanos) -> bool {
+    /// Whether a stream has ended at `now`.
+    fn has_ended<T>(&self, stream: &Stream<T>, now: Nanos) -> bool {
         let quiet = now.0.saturating_sub(stream.last.0);
         now.0.abs_diff(stream.last.0) > self.idle
             || now.0.saturating_sub(stream.first.0) > self.active
@@ -55,44 +56,49 @@ impl StreamLimits {
 }
 
 typed_index! {
-    /// The record of a live stream, by its place in its [`StreamTable`].
+    /// The record of a live stream, by its position in its [`StreamTable`].
     StreamIndex(u32)
 }
 
-/// What a packet found.
+/// The stream of a packet, found or opened.
 #[derive(Debug)]
 pub struct PacketPlace<T> {
-    /// Record of its stream, good until another packet of another stream is filed.
+    /// Record of the stream, valid until a packet of another stream is added.
     pub at: StreamIndex,
+    /// What the stream knew before the packet.
     pub context: Context,
-    /// The stream that had to make room: ended by a timeout or closed (same key), or evicted.
+    /// The stream whose record it took: an ended one with the same key, or an evicted one.
     pub ended: Option<(Stream<T>, EndReason)>,
 }
 
-/// A stream that left the table by itself.
+/// A stream that was removed from the table because it has ended.
 #[derive(Debug)]
 pub struct SweptStream<T> {
+    /// The stream.
     pub stream: Stream<T>,
-    /// Where its record lay.
+    /// Position that its record had.
     pub at: StreamIndex,
-    /// Where the record lay that lies there now.
+    /// Former position of the record that is there now; `None` if there is none.
     pub moved: Option<StreamIndex>,
 }
 
-/// Why a stream has ended.
+/// Why a stream left the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
+    /// A timeout, or its connection was closed.
     Timeout,
+    /// It made room for another stream.
     Evicted,
 }
 
+/// [`Entry::record`] of a vacant entry.
 const EMPTY: u32 = u32::MAX;
 /// [`Stream::closed`] of a TCP connection that both sides have closed.
 const CLOSED: u8 = 3;
-/// Records looked at to find one to evict.
+/// Records compared to find one to evict.
 const SAMPLE: usize = 24;
 
-/// The home of an entry follows from its hash, so entries are moved without a look at their records.
+/// One entry of the index. Its home follows from its hash, so entries are moved without reading their records.
 #[derive(Clone, Copy)]
 struct Entry {
     hash: u32,
@@ -107,59 +113,68 @@ pub struct StreamTable<T> {
     hasher: foldhash::fast::RandomState,
     index: Vec<Entry>,
     records: Vec<Stream<T>>,
-    /// Where the search for a record to evict goes on, and that for one that is over.
+    /// Where the next search for a record to evict begins.
     hand: usize,
+    /// Where the next search for a stream that has ended begins.
     sweeper: usize,
 }
 
 impl<T> StreamTable<T> {
-    /// An empty table. Tables that share `hasher` agree on [`Arrival::hash`].
+    /// An empty table. Tables with the same `hasher` have the same [`Arrival::hash`] for a key.
     pub fn new(limits: StreamLimits, hasher: foldhash::fast::RandomState) -> Self {
         let index = vec![VACANT; 1024];
         Self { limits, hasher, index, records: Vec::new(), hand: 0, sweeper: 0 }
     }
 
-    /// A packet of the stream `key` as this table files it.
+    /// A packet of the stream `key` for this table.
     pub fn arrival(&self, key: StreamKey, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Arrival {
         Arrival::new(key, &self.hasher, direction, headers, frame)
     }
 
-    /// Live streams.
+    /// Number of live streams.
     pub fn live(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether a new stream takes the place of another.
+    /// Whether a new stream replaces another.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.records.len() >= self.limits.streams.max(1)
     }
 
-    /// Octets that one stream costs, its share of the index included.
+    /// Bytes of memory per stream, with its share of the index.
     pub const fn bytes_per_stream() -> usize {
         size_of::<Stream<T>>() + 2 * size_of::<Entry>()
     }
 
+    /// The stream with a record.
+    ///
+    /// # Panics
+    /// If there is no such record.
     pub fn get(&self, at: StreamIndex) -> &Stream<T> {
         &self.records[at.index()]
     }
 
-    /// Every live stream.
+    /// All live streams.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream<T>> {
         self.records.iter_mut()
     }
 
+    /// The stream with a record.
+    ///
+    /// # Panics
+    /// If there is no such record.
     pub fn get_mut(&mut self, at: StreamIndex) -> &mut Stream<T> {
         &mut self.records[at.index()]
     }
 
-    /// Asks the cache for the index entry of `hash`.
+    /// Prefetches the index entry of `hash`.
     #[inline]
     pub fn prefetch_index(&self, hash: u32) {
         prefetch(&self.index[self.home(hash)]);
     }
 
-    /// Asks the cache for the record that `hash` most likely has.
+    /// Prefetches the record that `hash` most likely has.
     #[inline]
     pub fn prefetch_record(&self, hash: u32) {
         let entry = self.index[self.home(hash)];
@@ -173,7 +188,7 @@ impl<T> StreamTable<T> {
         hash as usize & (self.index.len() - 1)
     }
 
-    /// The index slot of the key, or the empty slot where it belongs.
+    /// The index entry of the key, or as an error the vacant entry where it belongs.
     #[inline]
     fn find(&self, key: &StreamKey, hash: u32) -> Result<usize, usize> {
         let mask = self.index.len() - 1;
@@ -190,10 +205,10 @@ impl<T> StreamTable<T> {
         }
     }
 
-    /// Files a packet under its stream, which it opens where it is new.
+    /// Counts a packet for its stream, and opens the stream if it is new: `number` is the number of the packet, `open` creates the state.
     ///
-    /// Where the table is full a stream makes room: of some records looked at in turn one of a single packet, else one that
-    /// `keep` does not hold to be worth keeping, else the one that has been quiet longest.
+    /// If the table is full, a stream is evicted. Of the next few records it is one with a single packet, else one whose state `keep` rejects,
+    /// else the one whose last packet is oldest.
     #[inline]
     pub fn packet(
         &mut self,
@@ -208,8 +223,8 @@ impl<T> StreamTable<T> {
             Ok(slot) => {
                 let at = self.index[slot].record as usize;
                 let stream = &self.records[at];
-                let anew = stream.closed == CLOSED && self.limits.closed < u64::MAX && packet.opens();
-                if anew || self.limits.over(stream, packet.timestamp) {
+                let reopened = stream.closed == CLOSED && self.limits.closed < u64::MAX && packet.opens();
+                if reopened || self.limits.has_ended(stream, packet.timestamp) {
                     let new = Stream::open(packet, number, open());
                     ended = Some((std::mem::replace(&mut self.records[at], new), EndReason::Timeout));
                 }
@@ -230,7 +245,7 @@ impl<T> StreamTable<T> {
                     self.unlink(at);
                     let old = std::mem::replace(&mut self.records[at], new);
                     ended = Some((old, EndReason::Evicted));
-                    // Unlinking may have moved entries: look for the place anew.
+                    // Unlinking may have moved entries, so find the position again.
                     let slot = self.find(key, hash).unwrap_or_else(|slot| slot);
                     self.index[slot] = Entry { hash, record: at as u32 };
                     at
@@ -256,7 +271,7 @@ impl<T> StreamTable<T> {
         self.index[slot] = entry;
     }
 
-    /// Takes a record out of the index; later entries of the run move up, so that no tombstone is needed.
+    /// Removes a record from the index. Later entries of the run move up, so that no tombstone is needed.
     fn unlink(&mut self, at: usize) -> Entry {
         let mask = self.index.len() - 1;
         let mut hole = self.home(hash(&self.hasher, &self.records[at].key));
@@ -272,7 +287,7 @@ impl<T> StreamTable<T> {
                 break;
             }
             let home = self.home(entry.hash);
-            // The entry may fill the hole where its home does not lie behind the hole.
+            // The entry may move into the hole unless its home is after the hole.
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.index[hole] = entry;
                 hole = slot;
@@ -282,6 +297,7 @@ impl<T> StreamTable<T> {
         taken
     }
 
+    /// The record to evict.
     fn victim(&mut self, keep: impl Fn(&T) -> bool) -> usize {
         let worth = |s: &Stream<T>| (s.packets > 1, keep(&s.state), s.last);
         let mut best = self.hand % self.records.len();
@@ -295,13 +311,12 @@ impl<T> StreamTable<T> {
         best
     }
 
-    /// Looks at some records in turn for one that is over at `now`; where there is one it leaves the table. Returns it with its
-    /// old place and, where another record took that place, where that one lay.
+    /// Checks the next `looks` records for a stream that has ended at `now`, and removes the first one from the table.
     pub fn sweep(&mut self, now: Nanos, looks: usize) -> Option<SweptStream<T>> {
         for _ in 0..looks.min(self.records.len()) {
             self.sweeper = self.sweeper.checked_sub(1).unwrap_or(self.records.len() - 1).min(self.records.len() - 1);
             let at = self.sweeper;
-            if self.limits.over(&self.records[at], now) {
+            if self.limits.has_ended(&self.records[at], now) {
                 return Some(self.remove(at));
             }
         }

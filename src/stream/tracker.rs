@@ -4,8 +4,7 @@
 //! streams at the end. Training, one-packet learning, evaluation, `spiked features` and the report read captures through it. The engine
 //! does the same in batches over several workers; the test `engine_and_tracker_see_the_same_packets` compares the two.
 //!
-//! It is in this folder because it needs `capture`, `packet` and `encode`, which come before `stream`, and nothing after it: neither
-//! networks nor labels.
+//! It is in this folder because it needs `capture`, `packet` and `encode`, which come before `stream`, and neither networks nor labels.
 
 use std::ops::ControlFlow;
 
@@ -20,9 +19,11 @@ use super::{Stream, StreamLimits, StreamTable};
 pub struct TrackedPacket<'a, T> {
     /// Number of the frame in the source, from 0. With [`KeyKind::Host`] a frame is a packet of two streams.
     pub number: u64,
+    /// The frame.
     pub frame: Frame<'a>,
+    /// Its headers.
     pub headers: &'a Headers,
-    /// Direction, position and previous packet, as they were before this packet.
+    /// What the stream knew before this packet.
     pub context: Context,
     /// The stream, with this packet counted.
     pub stream: &'a mut Stream<T>,
