@@ -1,34 +1,36 @@
 //! The scoring kernel: the sum of int8 weight rows, as wide as the machine allows.
 //!
-//! AVX-512, AVX2 or portable code is chosen at run time; a property test holds each to the plain loop.
+//! AVX-512, AVX2 or portable code is chosen at run time; a property test compares each with the plain loop.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// Sums the rows `active` of `weights` (each `stride` long, a multiple of 64) into `out[..stride]`.
+/// Writes the sum of the rows `active` of `weights`, `[row * stride + column]`, to `out[..stride]`. `stride` is a multiple of 64.
 #[inline]
 pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the feature was detected.
+            // SAFETY: the CPU has the feature.
             return unsafe { sum_rows_avx512(weights, stride, active, out) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature was detected.
+            // SAFETY: the CPU has the feature.
             return unsafe { sum_rows_avx2(weights, stride, active, out) };
         }
     }
     sum_rows_portable(weights, stride, active, out);
 }
 
-/// Asserts that every active row lies within `weights`, that `stride` is a multiple of 64 and that `out` holds `stride` sums. Compiled
-/// as wide as its caller; the largest is looked for and not the first beyond, since that would be a branch a row (a third of the time).
+/// Asserts that every active row is within `weights`, that `stride` is a multiple of 64 and that `out` has room for `stride` sums.
+///
+/// Compiled with its caller's vector width. It finds the largest row, because a test of each row would be a branch per row (a third of the
+/// time).
 #[inline(always)]
 fn check(weights: &[i8], stride: usize, active: &[u32], out: &[i16]) {
     assert!(stride.is_multiple_of(64) && out.len() >= stride, "stride and buffer must match the network");
     let most = active.iter().fold(0, |most, &row| row.max(most)) as usize;
-    assert!(active.is_empty() || (most + 1) * stride <= weights.len(), "an active row lies outside the network");
+    assert!(active.is_empty() || (most + 1) * stride <= weights.len(), "an active row is outside the network");
 }
 
 /// The plain loop.
@@ -48,11 +50,11 @@ pub(super) fn sum_rows_portable(weights: &[i8], stride: usize, active: &[u32], o
 #[target_feature(enable = "avx512f,avx512bw")]
 fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     check(weights, stride, active, out);
-    // Two lines of a row at once where it has them: twice the loads under way.
+    // Two cache lines of a row at once where possible: twice as many loads in flight.
     let mut column = 0;
     while column < stride {
         let lines = if stride - column >= 128 { 2 } else { 1 };
-        // SAFETY: row * stride + stride lies within `weights`, and column + lines * 64 <= stride <= out's length, as was checked.
+        // SAFETY: `check` asserted that row * stride + stride is within `weights`; column + lines * 64 <= stride <= out's length.
         unsafe {
             match lines {
                 2 => sum_lines_avx512::<2>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
@@ -63,17 +65,17 @@ fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16
     }
 }
 
-/// Sums `64 * N` columns from `first` on, which points into the first row. Rows go in pairs: their octets side by side, one
-/// multiplication by one widens both and adds them, where each would want its own.
+/// Sums `64 * N` columns from `first` on, which points into the first row. Rows are taken in pairs: with their bytes interleaved, one
+/// multiplication by 1 widens both and adds them, where single rows would need one each.
 ///
 /// # Safety
-/// `64 * N` octets from `first + row * stride` on are readable for each active row.
+/// `64 * N` bytes from `first + row * stride` on are readable for each active row.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 unsafe fn sum_lines_avx512<const N: usize>(first: *const i8, stride: usize, active: &[u32], out: &mut [i16]) {
     let ones = _mm512_set1_epi8(1);
-    // Of each sixteen columns the sums of the first and of the last eight.
+    // For each sixteen columns, the sums of the first eight and of the last eight.
     let mut sums = [[_mm512_setzero_si512(); 2]; N];
     let mut add = |line: usize, a: __m512i, b: __m512i| {
         let pairs = [_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)];
@@ -81,7 +83,7 @@ unsafe fn sum_lines_avx512<const N: usize>(first: *const i8, stride: usize, acti
             *sum = _mm512_add_epi16(*sum, _mm512_maddubs_epi16(ones, pair));
         }
     };
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller guarantees it.
     let load = |row: u32, line: usize| unsafe { _mm512_loadu_si512(first.add(row as usize * stride + line * 64).cast()) };
     let (pairs, rest) = active.as_chunks::<2>();
     for &[a, b] in pairs {
@@ -90,7 +92,7 @@ unsafe fn sum_lines_avx512<const N: usize>(first: *const i8, stride: usize, acti
     for &row in rest {
         (0..N).for_each(|line| add(line, load(row, line), _mm512_setzero_si512()));
     }
-    // Back into the order of the columns: eight sums are two of these numbers.
+    // Restores the order of the columns: eight sums are two of these numbers.
     let halves = [_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15)];
     for (line, [low, high]) in out.chunks_exact_mut(64).zip(sums) {
         for (half, order) in line.chunks_exact_mut(32).zip(halves) {
@@ -109,7 +111,7 @@ fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16])
         let mut sums = [_mm256_setzero_si256(); 4];
         for &input in active {
             for (part, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: input * stride + stride lies within `weights`, as was checked; column + 64 <= stride.
+                // SAFETY: `check` asserted that input * stride + stride is within `weights`; column + 64 <= stride.
                 let row = unsafe { _mm_loadu_si128(weights.as_ptr().add(input as usize * stride + column + part * 16).cast()) };
                 *sum = _mm256_add_epi16(*sum, _mm256_cvtepi8_epi16(row));
             }
@@ -135,13 +137,13 @@ mod tests {
             sum_rows_portable(weights, stride, &active, &mut want);
             let mut got = vec![1; stride];
             if std::arch::is_x86_feature_detected!("avx2") {
-                // SAFETY: detected.
+                // SAFETY: the CPU has the feature.
                 unsafe { sum_rows_avx2(weights, stride, &active, &mut got) };
                 prop_assert_eq!(&got, &want);
             }
             if std::arch::is_x86_feature_detected!("avx512bw") {
                 got.fill(1);
-                // SAFETY: as above.
+                // SAFETY: the CPU has the feature.
                 unsafe { sum_rows_avx512(weights, stride, &active, &mut got) };
                 prop_assert_eq!(&got, &want);
             }

@@ -1,6 +1,9 @@
-//! What does the network say, and how does it learn?
+//! Spiking neural networks: how they score a volley, and the two rules by which they learn.
 //!
-//! Input: the active inputs of a volley. Output: membrane potentials. Knows no packets, files, settings or metrics.
+//! Input: the active inputs of a volley. Output: membrane potentials. This folder uses no packets, files, settings or metrics.
+//!
+//! [`Network`] scores; [`train`] learns weights from many presentations by teacher-gated STDP; [`OneShot`] is a neuron that learns from one
+//! presentation per pattern, as in Davies et al. 2025, and [`SpinnakerNeuron`] is the same in the arithmetic of their machine.
 
 mod ids;
 #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "vector loads and stores go through pointers"))]

@@ -1,7 +1,7 @@
-//! The network as it scores: one int8 row of weights an input, one output neuron a column.
+//! Network for scoring: one int8 row of weights per input, one column per output neuron.
 //!
-//! With all spikes of a volley simultaneous, one step of a current-based leaky integrate-and-fire neuron from rest is the
-//! sum of the weights of its active synapses, so a membrane potential is exactly that sum.
+//! All spikes of a volley are simultaneous, so one step of a current-based leaky integrate-and-fire neuron from its resting potential yields
+//! the sum of the weights of its active synapses: the membrane potential is exactly that sum.
 
 use std::ops::{Deref, DerefMut, Range};
 
@@ -12,16 +12,18 @@ use crate::prefetch::prefetch_span;
 /// Columns are padded to a whole number of 64-byte vectors.
 const LANE: usize = 64;
 
-/// Rows of whole lines of the cache, one after another: a vector's worth of weights across two lines costs half as much again (measured).
+/// Weights that begin at a cache line, so that rows of whole lines do too: a vector load across two lines takes half as long again (measured).
 #[derive(Debug)]
 struct Rows {
-    /// Zeroed as the system gives it, which costs nothing before it is written to; so the first line is sought in it.
+    /// The weights with up to a line of padding. Allocated as zeroed memory, whose pages cost nothing until they are written to, so the
+    /// allocation itself cannot be aligned.
     room: Vec<i8>,
+    /// Position of the first weight.
     start: usize,
 }
 
 impl Rows {
-    /// So many weights, all zero.
+    /// A number of weights, all zero.
     fn zero(weights: usize) -> Self {
         let room = vec![0; weights + LANE - 1];
         let start = room.as_ptr().align_offset(LANE).min(LANE - 1);
@@ -35,16 +37,16 @@ impl Rows {
     }
 }
 
-/// Asks the system to back memory that nobody has written to with pages of megaoctets: a model is loaded in two thirds of the time
-/// (measured), since it has thousands of pages else, each a fault. A hint: whether it is taken changes nothing else.
-#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "advises about a buffer's own pages"))]
+/// Asks the kernel to back memory that has not been written to with huge pages. A model has thousands of small pages, each a page fault: with
+/// huge pages it loads in two thirds of the time (measured). The kernel may ignore the hint.
+#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "calls madvise on the pages of a buffer"))]
 fn ask_for_huge_pages(room: &[i8]) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 4096;
         let skip = room.as_ptr().align_offset(PAGE).min(room.len());
         let whole = (room.len() - skip) / PAGE * PAGE;
-        // SAFETY: the range lies within `room`; the advice leaves its octets as they are.
+        // SAFETY: the range is within `room`, and the advice does not change its content.
         unsafe { libc::madvise(room[skip..].as_ptr().cast_mut().cast(), whole, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
@@ -81,7 +83,7 @@ impl PartialEq for Rows {
     }
 }
 
-/// Membrane potentials of every neuron for one volley, in weight units (multiply by [`Network::scale`]).
+/// Membrane potentials for one volley, `[neuron]`, in units of the weights: multiply by [`Network::scale`] for units of theta.
 pub type Potentials = Vec<i16>;
 
 /// Independent output neurons over shared inputs, with int8 weights.
@@ -89,13 +91,15 @@ pub type Potentials = Vec<i16>;
 pub struct Network {
     neurons: usize,
     inputs: usize,
+    /// Length of a row: the neurons, padded to a multiple of [`LANE`].
     stride: usize,
+    /// `[input * stride + neuron]`.
     weights: Rows,
     scale: Vec<f32>,
 }
 
 impl Network {
-    /// Quantises trained weights, `weights[input * neurons + neuron]`, to int8 with one scale a neuron.
+    /// A network with trained weights, `weights[input * neurons + neuron]`, quantised to int8 with one scale per neuron.
     pub fn quantise(weights: &[f32], neurons: usize) -> Self {
         let inputs = weights.len() / neurons.max(1);
         let mut largest = vec![0f32; neurons];
@@ -112,7 +116,10 @@ impl Network {
         Self::from_parts(inputs, neurons, &int8, scale)
     }
 
-    /// A network from int8 weights, `weights[input * neurons + neuron]`, and one scale a neuron.
+    /// A network from int8 weights, `weights[input * neurons + neuron]`, and one scale per neuron.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
     pub fn from_parts(inputs: usize, neurons: usize, weights: &[i8], scale: Vec<f32>) -> Self {
         assert_eq!(weights.len(), inputs * neurons);
         assert_eq!(scale.len(), neurons);
@@ -124,43 +131,46 @@ impl Network {
         Self { neurons, inputs, stride, weights: padded, scale }
     }
 
+    /// Number of neurons.
     pub fn neurons(&self) -> usize {
         self.neurons
     }
 
+    /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Length of a potentials buffer: the neurons, padded.
+    /// Length of a buffer of potentials: the number of neurons, padded to a multiple of 64.
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// Potential units a weight unit, for each neuron.
+    /// Value of one unit of a neuron's weights in units of potential, `[neuron]`.
     pub fn scale(&self) -> &[f32] {
         &self.scale
     }
 
-    /// This network with another scale for all its neurons.
+    /// This network with one scale for all its neurons.
+    #[must_use]
     pub fn with_scale(mut self, scale: f32) -> Self {
         self.scale.fill(scale);
         self
     }
 
-    /// The weight of one synapse, in units of the neuron's scale.
+    /// The weight of one synapse, in units of [`Network::scale`].
     pub fn weight(&self, input: usize, neuron: NeuronId) -> i8 {
         self.weights[input * self.stride + neuron.index()]
     }
 
-    /// The sum of a neuron's weights over some inputs, in units of its threshold theta.
+    /// The sum of a neuron's weights over some inputs, in units of potential.
     pub fn weight_sum(&self, inputs: &[u32], neuron: NeuronId) -> f32 {
         let sum: i32 = inputs.iter().map(|&input| i32::from(self.weight(input as usize, neuron))).sum();
         sum as f32 * self.scale[neuron.index()]
     }
 
-    /// The neurons `kept` of this network, then all of `other`'s. Both see the same inputs, and since no neuron looks at another,
-    /// each says what it said.
+    /// A network of the neurons `kept` of this one and then all neurons of `other`, which has the same inputs. Neurons do not depend on each
+    /// other, so their potentials are unchanged.
     pub fn joined(&self, kept: &[NeuronId], other: Option<&Self>) -> Self {
         let scales = |n: &Self, which: &[NeuronId]| which.iter().map(|i| n.scale[i.index()]).collect::<Vec<_>>();
         let all: Vec<NeuronId> = other.map_or(Vec::new(), |o| NeuronId::first(o.neurons).collect());
@@ -173,7 +183,7 @@ impl Network {
         Self::from_parts(self.inputs, scale.len(), &weights, scale)
     }
 
-    /// This network with the neurons of `other`, in their order, in the places of some of its own.
+    /// This network with the neurons at `places` replaced by those of `other`, in order.
     pub fn replaced(&self, places: &[NeuronId], other: &Self) -> Self {
         let mut network = self.clone();
         for (from, to) in NeuronId::first(places.len()).zip(places.iter().map(|place| place.index())) {
@@ -185,8 +195,8 @@ impl Network {
         network
     }
 
-    /// The weights other than zero as compressed sparse rows: where each input's row begins (and the last ends), then the
-    /// neurons and weights.
+    /// The non-zero weights as compressed sparse rows: the start of each input's row (and the end of the last), `[input]`, then the neuron and
+    /// the weight of each synapse.
     pub fn sparse(&self) -> (Vec<u32>, Vec<u16>, Vec<i8>) {
         let (mut start, mut neuron, mut weight) = (vec![0], Vec::new(), Vec::new());
         for row in self.weights.chunks_exact(self.stride) {
@@ -199,7 +209,7 @@ impl Network {
         (start, neuron, weight)
     }
 
-    /// A network from what [`Network::sparse`] gave, with one scale a neuron; `None` where the parts contradict each other.
+    /// A network from the result of [`Network::sparse`] and one scale per neuron; `None` if the parts contradict each other.
     pub fn from_sparse(start: &[u32], neuron: &[u16], weight: &[i8], scale: Vec<f32>) -> Option<Self> {
         let neurons = scale.len();
         let inputs = start.len().checked_sub(1)?;
@@ -223,7 +233,7 @@ impl Network {
         vec![0; self.stride]
     }
 
-    /// Asks the cache for the rows of the active inputs.
+    /// Prefetches the rows of the active inputs.
     #[inline]
     pub fn prefetch(&self, active: &[u32]) {
         for row in active.iter().filter_map(|&input| self.weights.get(input as usize * self.stride..)?.get(..self.stride)) {
@@ -231,10 +241,11 @@ impl Network {
         }
     }
 
-    /// Sums the rows of the active inputs. At most 256 inputs may be active, so that no sum leaves an i16.
+    /// Writes the potentials of a volley, the sums of the rows of its active inputs, to `out[..stride]`. At most 256 inputs may be active,
+    /// so that no sum overflows an i16.
     ///
     /// # Panics
-    /// Where an input lies outside the network: layouts and networks are checked against each other when a model is loaded.
+    /// If an input is outside the network. Layout and network are compared when a model is loaded.
     #[inline]
     pub fn potentials(&self, active: &[u32], out: &mut [i16]) {
         debug_assert!(active.len() <= 256);
@@ -248,7 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn rows_lie_in_whole_lines_of_the_cache_copies_of_them_too() {
+    fn rows_begin_at_cache_lines_in_copies_too() {
         let network = Network::from_parts(3, 70, &[1; 210], vec![1.0; 70]);
         for network in [network.clone(), network.joined(&[1, 2].map(NeuronId::new), None), network] {
             assert_eq!((network.weights.len(), network.weights.as_ptr().align_offset(64)), (3 * network.stride, 0));

@@ -1,91 +1,91 @@
-//! The founding paper's rule: one presentation a pattern, weights added, one homeostatic factor (Davies, Gait, Rowley, Di Nuovo,
+//! One-shot learning rule: one presentation per pattern, weights added, one homeostatic factor (Davies, Gait, Rowley, Di Nuovo,
 //! *Supervised learning of spatial features with STDP and homeostasis using Spiking Neural Networks on SpiNNaker*,
 //! Neurocomputing 611 (2025) 128650).
 //!
-//! Nearest-pair STDP with A- negative has a symmetric window that only potentiates: after one presentation every active
-//! synapse holds [`POTENTIATION`]. A bit has two rails; each rail excites through its own line and inhibits through the other, so
-//! the effective weight of "bit i is 1" is `w1 - w0`, of "bit i is 0" `w0 - w1`. A slot of one rail a value is the same with more
-//! rails: a value excites as often as it was shown and inhibits as often as another one of its slot was.
+//! Nearest-pair STDP with negative A- has a symmetric window that only potentiates: after one presentation every active synapse has the weight
+//! [`POTENTIATION`]. A bit has two rails; each rail excites through its own line and inhibits through the other, so the effective weight of
+//! "bit i is 1" is `w1 - w0` and that of "bit i is 0" is `w0 - w1`. A one-hot slot is the same with 256 rails: a value excites as often as it
+//! was presented, and inhibits as often as other values of its slot were.
 
 use super::Network;
 use crate::encode::Layout;
 
-/// What one presentation adds to an active synapse: exp(-1) as the machine's 16-bit fixed point holds it.
+/// Weight that one presentation adds to an active synapse: exp(-1) in the 16-bit fixed-point format of SpiNNaker.
 pub const POTENTIATION: f64 = 47.0 / 128.0;
 
-/// Summed weight at which the paper's neuron fires: 15 mV from rest, tau_m 20 ms, a step of 1 ms.
+/// Summed weight at which the paper's neuron fires: 15 mV above the resting potential, tau_m 20 ms, a step of 1 ms.
 pub fn firing_weight() -> f64 {
     15.0 / (20.0 * (1.0 - (-1.0f64 / 20.0).exp()))
 }
 
-/// One neuron that was shown each of its patterns once.
+/// A neuron that was trained with one presentation of each of its patterns.
 #[derive(Clone, Debug)]
 pub struct OneShot {
     network: Network,
-    /// Smallest potential, in patterns, of the trained patterns that can fire at all; `None`: no factor makes one fire.
+    /// Smallest potential, in patterns, of those trained patterns that some factor makes fire; `None` if there is none.
     theta: Option<i16>,
-    /// For each input the patterns that activate it: the summed weight of its excitatory line in units of [`POTENTIATION`].
-    shown: Vec<i32>,
+    /// Number of patterns that activate each input, `[input]`: the weight of its excitatory line in units of [`POTENTIATION`].
+    counts: Vec<i32>,
 }
 
 impl OneShot {
-    /// Shows each pattern once to a neuron over the inputs of `layout`. A pattern is its active inputs. At most
-    /// [`OneShot::MOST`] patterns count.
+    /// Trains a neuron over the inputs of `layout` with one presentation of each pattern, given as its active inputs. Patterns beyond the
+    /// first [`OneShot::MOST`] are ignored.
     pub fn train(layout: &Layout, patterns: &[Vec<u32>]) -> Self {
         let patterns = &patterns[..patterns.len().min(Self::MOST)];
-        let mut shown = vec![0i32; layout.input_count()];
+        let mut counts = vec![0i32; layout.input_count()];
         for &input in patterns.iter().flatten() {
-            shown[input as usize] += 1;
+            counts[input as usize] += 1;
         }
-        let mut weights: Vec<i8> = shown.iter().map(|&n| n.min(127) as i8).collect();
+        let mut weights: Vec<i8> = counts.iter().map(|&n| n.min(127) as i8).collect();
         for rails in layout.rails() {
-            let all: i32 = shown[rails.clone()].iter().sum();
-            weights[rails.clone()].iter_mut().zip(&shown[rails]).for_each(|(w, n)| *w = (2 * n - all) as i8);
+            let all: i32 = counts[rails.clone()].iter().sum();
+            weights[rails.clone()].iter_mut().zip(&counts[rails]).for_each(|(w, n)| *w = (2 * n - all) as i8);
         }
         let network = Network::from_parts(weights.len(), 1, &weights, vec![1.0]);
-        let mut neuron = Self { network, theta: None, shown };
+        let mut neuron = Self { network, theta: None, counts };
         neuron.theta = patterns.iter().map(|p| neuron.potential(p)).filter(|d| *d > 0).min();
         neuron
     }
 
-    /// Patterns that one neuron may hold: every weight then lies within an i8.
+    /// Largest number of patterns of one neuron, so that every weight fits in an i8.
     pub const MOST: usize = 60;
 
-    /// The potential of a volley, in patterns: the paper's D(x).
+    /// The potential of a volley in patterns: D(x) in the paper.
     pub fn potential(&self, active: &[u32]) -> i16 {
         let mut out = self.network.buffer();
         self.network.potentials(active, &mut out);
         out[0]
     }
 
-    /// Smallest potential that fires.
+    /// Smallest potential that fires, in patterns; `None` if nothing fires the neuron.
     pub fn theta(&self) -> Option<i16> {
         self.theta
     }
 
-    /// The homeostatic factor: the smallest that makes every pattern fire which any factor makes fire.
+    /// The homeostatic factor: the smallest one with which all patterns fire that any factor makes fire.
     pub fn factor(&self) -> Option<f64> {
         self.theta.map(|theta| firing_weight() / (POTENTIATION * f64::from(theta)))
     }
 
-    /// The smallest potential that fires where the factor is `tolerance` times [`OneShot::factor`].
+    /// The smallest potential that fires if the factor is `tolerance` (at least 1) times [`OneShot::factor`].
     pub fn lowest(&self, tolerance: f32) -> Option<i16> {
         self.theta.map(|theta| (f32::from(theta) / tolerance.max(1.0)).ceil() as i16)
     }
 
-    /// The neuron: weights in patterns.
+    /// The network of this one neuron, with weights in patterns.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// Whether a volley fires the neuron; real arithmetic, a tie fires.
+    /// Whether a volley fires the neuron, in exact arithmetic: it does if its potential equals the threshold.
     pub fn fires(&self, active: &[u32]) -> bool {
         self.theta.is_some_and(|theta| self.potential(active) >= theta)
     }
 
-    /// For each input the patterns that activate it.
-    pub(super) fn shown(&self) -> &[i32] {
-        &self.shown
+    /// Number of patterns that activate each input, `[input]`.
+    pub(super) fn pattern_counts(&self) -> &[i32] {
+        &self.counts
     }
 }
 

@@ -1,64 +1,68 @@
-//! What does the founding paper's machine decide, ties and overflow included? SpiNNaker's arithmetic, and its search for the factor.
+//! Neuron in the arithmetic of SpiNNaker, the machine of Davies et al. 2025, with ties and overflow, and its search for the homeostatic factor.
 //!
-//! The machine's neuron (sPyNNaker's `IF_curr_delta`) has two ring buffers, one for the excitatory and one for the inhibitory lines, whose
-//! weights are 16-bit integers on a scale that leaves room for all lines at once; their difference, in signed 16.15 fixed point, is its input.
-//! Potentials are 16.15 too and wrap around where they overflow: a neuron that is inhibited too strongly fires. The search is the one
+//! The neuron (sPyNNaker's `IF_curr_delta`) has two ring buffers, one for the excitatory and one for the inhibitory lines. Their weights are
+//! 16-bit integers with a scale that leaves room for the sum of all lines; the difference of the buffers, in signed 16.15 fixed point, is the
+//! input. Potentials are 16.15 too and wrap around on overflow: a neuron that is inhibited too strongly fires. The search is the one
 //! published with the paper's data (`homeostasis.py`): tenfold steps, then bisection, then steps of 0.00001.
 
 use super::{OneShot, POTENTIATION};
 
 /// One in 16.15 fixed point.
 const ONE: i64 = 1 << 15;
-/// exp(-1/20): what is left of a potential after a step of 1 ms, as the machine holds it.
-const LEFT: i64 = 31_170;
+/// exp(-1/20): decay of a potential in a step of 1 ms, in 16.15 fixed point.
+const DECAY: i64 = 31_170;
 /// Membrane resistance: 20 ms over 1 nF.
 const RESISTANCE: i64 = 20;
-/// Resting potential and threshold, mV.
+/// Resting potential, mV.
 const REST: i64 = -65;
+/// Threshold, mV.
 const THRESHOLD: i64 = -50;
 
-/// The first factor that the search tries, and its last and finer step.
+/// First factor of the search.
 const FIRST: f64 = 100.0;
+/// Smallest factor of the bisection, and the interval at which it stops.
 const LEAST: f64 = 1e-4;
+/// Step of the search after the bisection.
 const STEP: f64 = 1e-5;
 
-/// The paper's neuron on its machine.
+/// A one-shot neuron in the arithmetic of SpiNNaker.
 pub struct SpinnakerNeuron<'a> {
     neuron: &'a OneShot,
-    /// Summed weight of all excitatory lines, as the machine reckons it, in patterns: for each rail the lines times the largest of their
-    /// weights. The inhibitory lines are the same ones crossed.
-    room: i32,
+    /// Bound of the summed weight of all excitatory lines in patterns, as the machine computes it: for each rail the number of lines times the
+    /// largest of their weights. The inhibitory lines have the same weights with the rails exchanged.
+    weight_bound: i32,
 }
 
 impl<'a> SpinnakerNeuron<'a> {
-    /// `neuron` must have been taught over a layout of two rails a bit.
+    /// `neuron` must have been trained over a layout with dual-rail coding.
     pub fn new(neuron: &'a OneShot) -> Self {
         let rail = |rail: usize| {
-            let lines = neuron.shown().iter().skip(rail).step_by(2).filter(|n| **n > 0);
+            let lines = neuron.pattern_counts().iter().skip(rail).step_by(2).filter(|n| **n > 0);
             lines.clone().count() as i32 * lines.max().copied().unwrap_or(0)
         };
-        Self { neuron, room: rail(0) + rail(1) }
+        Self { neuron, weight_bound: rail(0) + rail(1) }
     }
 
-    /// Whether a volley fires the neuron when all weights are multiplied by `factor`.
+    /// Whether a volley fires the neuron if all weights are multiplied by `factor`.
     pub fn fires(&self, active: &[u32], factor: f64) -> bool {
-        let sum = f64::from(self.room) * POTENTIATION * factor;
+        let sum = f64::from(self.weight_bound) * POTENTIATION * factor;
         let bits = sum.log2().ceil().max(0.0);
-        // A sum of exactly a power of two needs a bit more.
+        // A sum that is exactly a power of two needs one more bit.
         let bits = if bits.exp2() == sum { bits + 1.0 } else { bits };
         let scale = (15.0 - bits).exp2();
-        let weight =
-            |input: u32| (f64::from(self.neuron.shown()[input as usize]) * POTENTIATION * factor * scale).round_ties_even();
+        let weight = |input: u32| {
+            (f64::from(self.neuron.pattern_counts()[input as usize]) * POTENTIATION * factor * scale).round_ties_even()
+        };
         let summed: f64 = active.iter().map(|&input| weight(input) - weight(input ^ 1)).sum();
-        // Whole: a scale has at most 15 binary places.
+        // An integer, because the scale has at most 15 binary places.
         let input = (summed * (ONE as f64 / scale)) as i64;
         let wrapped = |x: i64| i64::from(x as i32);
         let target = wrapped(input.wrapping_mul(RESISTANCE).wrapping_add(REST * ONE));
         let away = wrapped(target - REST * ONE);
-        wrapped(target - wrapped((LEFT * away) >> 15)) >= THRESHOLD * ONE
+        wrapped(target - wrapped((DECAY * away) >> 15)) >= THRESHOLD * ONE
     }
 
-    /// The smallest factor that makes a pattern fire, as the machine's search finds it; `None` where none up to `most` does.
+    /// The smallest factor that makes a pattern fire, as the paper's search finds it; `None` if no factor up to `most` does.
     pub fn factor_of(&self, pattern: &[u32], most: f64) -> Option<f64> {
         let fires = |factor: f64| self.fires(pattern, factor);
         let mut high = FIRST;
@@ -75,13 +79,13 @@ impl<'a> SpinnakerNeuron<'a> {
         }
         let places = |x: f64| (x * 1e5).round() / 1e5;
         let (from, to) = (places(low) - STEP, places(high) + STEP);
-        // As numpy's arange reckons it: the last binary place decides where a weight lies between two integers.
+        // Computed as in numpy's arange: the last binary place matters for a weight half-way between two integers.
         let step = (from + STEP) - from;
         let steps = ((to - from) / STEP).round() as u32 + 1;
         (0..steps).map(|i| from + f64::from(i) * step).find(|&factor| fires(factor))
     }
 
-    /// The homeostatic factor: the largest of the patterns' own, those left out that no factor up to `most` fires.
+    /// The homeostatic factor: the largest factor of the patterns, without those that no factor up to `most` makes fire.
     pub fn factor(&self, patterns: &[Vec<u32>], most: f64) -> Option<f64> {
         patterns.iter().filter_map(|p| self.factor_of(p, most)).max_by(f64::total_cmp)
     }
@@ -96,7 +100,7 @@ mod tests {
         Layout::paper_word(10).word(x)
     }
 
-    fn taught(words: &[u16]) -> (OneShot, Vec<Vec<u32>>) {
+    fn trained(words: &[u16]) -> (OneShot, Vec<Vec<u32>>) {
         let patterns: Vec<_> = words.iter().map(|&w| word(w)).collect();
         (OneShot::train(&Layout::paper_word(10), &patterns), patterns)
     }
@@ -112,16 +116,16 @@ mod tests {
             (&[0, 0, 511], 1e5, 28268.93618),
         ];
         for (words, most, published) in runs {
-            let (neuron, patterns) = taught(words);
+            let (neuron, patterns) = trained(words);
             let found = SpinnakerNeuron::new(&neuron).factor(&patterns, most).unwrap();
             assert!((found - published).abs() < 5e-6, "{words:?}: {found}, published {published}");
         }
     }
 
     #[test]
-    fn away_from_its_threshold_it_decides_as_real_arithmetic() {
+    fn away_from_the_threshold_it_decides_as_exact_arithmetic() {
         for words in [&[992, 1008][..], &[0, 3, 5], &[7, 7, 448]] {
-            let (neuron, _) = taught(words);
+            let (neuron, _) = trained(words);
             let (machine, factor, theta) = (SpinnakerNeuron::new(&neuron), neuron.factor().unwrap(), neuron.theta().unwrap());
             for x in 0..1024 {
                 let active = word(x);
@@ -130,9 +134,9 @@ mod tests {
                 }
             }
         }
-        let (neuron, patterns) = taught(&[992]);
-        for foreign in [0.0, -1.0, f64::MAX, f64::INFINITY, f64::NAN] {
-            SpinnakerNeuron::new(&neuron).fires(&patterns[0], foreign);
+        let (neuron, patterns) = trained(&[992]);
+        for factor in [0.0, -1.0, f64::MAX, f64::INFINITY, f64::NAN] {
+            SpinnakerNeuron::new(&neuron).fires(&patterns[0], factor);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Teacher-gated STDP, the rule that learns the weights.
+//! Teacher-gated STDP: the rule by which networks learn their weights.
 //!
-//! Each presentation shows one volley to every neuron. Where the teacher forces a neuron and its potential is below
-//! `theta + margin`, every active synapse is potentiated, w += (eta/n)(1 - w); where the teacher is silent and the potential is
-//! above `theta - margin`, every active synapse is depressed, w -= (eta/n)(1 + w); n is the number of active synapses. A neuron
-//! that stands for a part of its class learns nothing from the others of the class. No neuron looks at another, so threads own
-//! blocks of neurons and the result does not depend on how many threads there are.
+//! Each presentation shows one volley to all neurons. If the teacher forces a neuron and its potential is below `theta + margin`, every active
+//! synapse is potentiated, w += (eta/n)(1 - w). If the teacher does not force it and its potential is above `theta - margin`, every active
+//! synapse is depressed, w -= (eta/n)(1 + w). n is the number of active synapses. A neuron for a part of its class learns nothing from the other
+//! parts of the class. Neurons do not depend on each other, so each thread trains a block of them, and the result does not depend on the number
+//! of threads.
 
 use super::ClassId;
 
@@ -13,11 +13,11 @@ use super::ClassId;
 pub struct Stdp {
     /// Firing threshold while learning.
     pub theta: f32,
-    /// Half-width of the band around `theta` in which learning goes on.
+    /// Half-width of the band around `theta` within which neurons learn.
     pub margin: f32,
     /// Learning rate of the first pass; it falls linearly to a tenth in the last.
     pub eta: f32,
-    /// Times every presentation is shown.
+    /// Number of passes over the presentations.
     pub passes: u32,
 }
 
@@ -27,60 +27,63 @@ impl Default for Stdp {
     }
 }
 
-/// What the teacher forces a neuron with.
+/// A neuron to train: the presentations for which the teacher forces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeuronSpec {
+    /// Its class.
     pub class: ClassId,
-    /// The part of the class's presentations; `None`: all of them.
+    /// The part of the class; `None` for the whole class.
     pub part: Option<u8>,
 }
 
 impl NeuronSpec {
-    /// One neuron for each of so many classes.
+    /// One neuron for each class.
     pub fn one_each(classes: usize) -> Vec<Self> {
         ClassId::first(classes).map(|class| Self { class, part: None }).collect()
     }
 }
 
-/// A presentation's kind: how many inputs are active, which class the teacher forces, and which part of it.
+/// What the teacher knows of one presentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presentation {
+    /// Number of active inputs.
     pub active: usize,
+    /// The class whose neurons the teacher forces.
     pub class: ClassId,
+    /// The part of the class.
     pub part: u8,
 }
 
-/// What is shown, in which order. Implementations are deterministic.
+/// The presentations of a training run and their order. Implementations are deterministic.
 pub trait Presentations: Sync {
-    /// The order of one pass.
+    /// The presentations of one pass, in order.
     fn order(&self, pass: u32) -> Vec<u32>;
     /// Writes the active inputs of presentation `index`.
     fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> Presentation;
-    /// How strongly class `class` learns from its own presentations and from the others'.
+    /// Weights of a class's learning: for its own presentations, and for those of other classes.
     fn class_weights(&self, class: ClassId) -> (f32, f32);
 }
 
-/// Trains neurons over `inputs` inputs with `threads` threads. What a neuron learns does not depend on which others there are.
-///
-/// Returns the weights averaged over all presentations, `[input * specs + spec]`.
+/// Trains neurons over `inputs` inputs with `threads` threads and returns their weights averaged over all presentations,
+/// `[input * specs + spec]`. What a neuron learns does not depend on the other neurons. `tick` is called after each pass of each thread.
 pub fn train(
     rule: Stdp,
     inputs: usize,
     specs: &[NeuronSpec],
     threads: usize,
-    shown: &dyn Presentations,
+    presentations: &dyn Presentations,
     tick: &(dyn Fn() + Sync),
 ) -> Vec<f32> {
     let neurons = specs.len();
     let threads = threads.clamp(1, neurons.max(1));
-    let orders: Vec<Vec<u32>> = (0..rule.passes).map(|pass| shown.order(pass)).collect();
+    let orders: Vec<Vec<u32>> = (0..rule.passes).map(|pass| presentations.order(pass)).collect();
     let bounds: Vec<usize> = (0..=threads).map(|t| t * neurons / threads).collect();
     let shards: Vec<Vec<f32>> = std::thread::scope(|scope| {
         let handles: Vec<_> = bounds
             .windows(2)
             .map(|w| {
                 let (specs, orders) = (&specs[w[0]..w[1]], &orders);
-                scope.spawn(move || train_shard(&Shard { rule, inputs, specs, shown, orders, tick }))
+                scope.spawn(move || train_shard(&Shard { rule, inputs, specs, presentations, orders, tick }))
             })
             .collect();
         handles.into_iter().map(|h| h.join().expect("a training thread panicked")).collect()
@@ -95,21 +98,21 @@ pub fn train(
     weights
 }
 
-/// What one thread trains.
+/// The work of one thread.
 struct Shard<'a> {
     rule: Stdp,
     inputs: usize,
     specs: &'a [NeuronSpec],
-    shown: &'a dyn Presentations,
+    presentations: &'a dyn Presentations,
     orders: &'a [Vec<u32>],
     tick: &'a (dyn Fn() + Sync),
 }
 
-/// Trains a shard with the widest vectors that the CPU has. Sums are made neuron by neuron in the order of the inputs and never
-/// fused, so the weights are the same whatever the width.
+/// Trains a shard with the widest vectors of the CPU. Each neuron's sums are computed in the order of the inputs and never fused, so the weights
+/// are the same with every width.
 #[cfg_attr(
     target_arch = "x86_64",
-    expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")
+    expect(unsafe_code, reason = "calls functions compiled for features that the CPU was found to have")
 )]
 fn train_shard(shard: &Shard<'_>) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
@@ -138,89 +141,144 @@ fn train_shard_avx2(shard: &Shard<'_>) -> Vec<f32> {
     train_shard_with(shard)
 }
 
-/// Neurons whose weights lie side by side: one AVX-512 vector.
+/// Neurons in one block of weights: one AVX-512 vector.
 const LANE: usize = 16;
 
 /// The class of a lane that has no neuron.
-const NOBODY: ClassId = ClassId::new(u16::MAX);
+const NO_CLASS: ClassId = ClassId::new(u16::MAX);
+
+/// The learning weights of a shard, in blocks of [`LANE`] neurons.
+struct ShardWeights<'a> {
+    rule: Stdp,
+    specs: &'a [NeuronSpec],
+    /// Blocks per input.
+    blocks: usize,
+    /// `[input * blocks + block][lane]`.
+    weights: Vec<[f32; LANE]>,
+    /// Sum of time times change, as `weights`: the average over presentations is weight - moment (Daumé's lazy averaging).
+    moments: Vec<[f32; LANE]>,
+    /// [`Presentations::class_weights`] of each neuron's class, `[neuron]`.
+    class_weights: Vec<(f32, f32)>,
+    /// Class of each neuron, `[block][lane]`.
+    class_of: Vec<[ClassId; LANE]>,
+}
+
+/// One presentation, with the time-dependent factors of the rule.
+struct Step<'a> {
+    active: &'a [u32],
+    class: ClassId,
+    part: u8,
+    /// Learning rate per active synapse.
+    rate: f32,
+    /// Time from 0 to 1.
+    time: f32,
+}
+
+impl<'a> ShardWeights<'a> {
+    fn new(shard: &Shard<'a>) -> Self {
+        let &Shard { rule, inputs, specs, presentations, .. } = shard;
+        let blocks = specs.len().div_ceil(LANE);
+        let mut class_of = vec![[NO_CLASS; LANE]; blocks];
+        specs.iter().zip(class_of.as_flattened_mut()).for_each(|(spec, class)| *class = spec.class);
+        Self {
+            rule,
+            specs,
+            blocks,
+            weights: vec![[0f32; LANE]; inputs * blocks],
+            moments: vec![[0f32; LANE]; inputs * blocks],
+            class_weights: specs.iter().map(|spec| presentations.class_weights(spec.class)).collect(),
+            class_of,
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, active: &[u32]) {
+        for &input in active {
+            self.weights[input as usize * self.blocks..][..self.blocks].iter().for_each(crate::prefetch::prefetch);
+        }
+    }
+
+    /// Shows one presentation to a block of neurons.
+    #[inline(always)]
+    fn learn(&mut self, block: usize, step: &Step<'_>) {
+        let (low, high) = (self.rule.theta - self.rule.margin, self.rule.theta + self.rule.margin);
+        let mut potential = [0f32; LANE];
+        for &input in step.active {
+            let row = &self.weights[input as usize * self.blocks + block];
+            for lane in 0..LANE {
+                potential[lane] += row[lane];
+            }
+        }
+        let forces_any = self.class_of[block].iter().fold(false, |any, &class| any | (class == step.class));
+        // Most blocks have nothing to learn: one test for all their neurons.
+        if !forces_any && !potential.iter().fold(false, |any, &u| any | (u > low)) {
+            return;
+        }
+        for (lane, spec) in self.specs[block * LANE..].iter().enumerate().take(LANE) {
+            let forced = spec.class == step.class;
+            if forced && spec.part.is_some_and(|part| part != step.part) {
+                continue;
+            }
+            let u = potential[lane];
+            let (own_weight, other_weight) = self.class_weights[block * LANE + lane];
+            let (rate, target) = if forced && u < high {
+                (step.rate * own_weight, 1.0)
+            } else if !forced && u > low {
+                (step.rate * other_weight, -1.0)
+            } else {
+                continue;
+            };
+            for &input in step.active {
+                let at = input as usize * self.blocks + block;
+                let change = rate * (target - self.weights[at][lane]);
+                self.weights[at][lane] += change;
+                self.moments[at][lane] += step.time * change;
+            }
+        }
+    }
+
+    /// The weights averaged over all presentations, `[input * specs + spec]`.
+    fn averaged(&self) -> Vec<f32> {
+        let width = self.specs.len();
+        let mut out = Vec::with_capacity(self.weights.len() / self.blocks.max(1) * width);
+        for (row, moved) in self.weights.chunks_exact(self.blocks).zip(self.moments.chunks_exact(self.blocks)) {
+            out.extend(row.as_flattened().iter().zip(moved.as_flattened()).take(width).map(|(w, m)| w - m));
+        }
+        out
+    }
+}
 
 /// Returns `[input * specs + spec]`.
 #[inline(always)]
 fn train_shard_with(shard: &Shard<'_>) -> Vec<f32> {
-    let &Shard { rule, inputs, specs, shown, orders, tick } = shard;
-    let width = specs.len();
-    let blocks = width.div_ceil(LANE);
-    let mut weights = vec![[0f32; LANE]; inputs * blocks];
-    // The average over presentations is w - moment, with moment the sum of time times change (Daumé's lazy averaging).
-    let mut moments = vec![[0f32; LANE]; inputs * blocks];
-    let class_weights: Vec<(f32, f32)> = specs.iter().map(|p| shown.class_weights(p.class)).collect();
-    let mut class_of = vec![[NOBODY; LANE]; blocks];
-    specs.iter().zip(class_of.as_flattened_mut()).for_each(|(spec, class)| *class = spec.class);
+    let &Shard { rule, presentations, orders, tick, .. } = shard;
+    let mut shard = ShardWeights::new(shard);
     let total: usize = orders.iter().map(Vec::len).sum();
     let mut time = 0usize;
-    // One presentation is prepared, and its weights fetched, while the one before it is learned.
-    let (mut active, mut ahead) = ([0u32; crate::encode::MAX_ACTIVE], [0u32; crate::encode::MAX_ACTIVE]);
+    // One presentation is prepared, and its weights prefetched, while the one before it is learned.
+    let (mut active, mut next_active) = ([0u32; crate::encode::MAX_ACTIVE], [0u32; crate::encode::MAX_ACTIVE]);
     for (pass, order) in orders.iter().enumerate() {
         let progress = pass as f32 / (rule.passes.max(2) - 1) as f32;
         let eta = rule.eta * (1.0 - 0.9 * progress);
         let Some(&first) = order.first() else { continue };
-        let mut coming = shown.present(first, &mut ahead);
+        let mut next = presentations.present(first, &mut next_active);
         for place in 0..order.len() {
-            std::mem::swap(&mut active, &mut ahead);
-            let Presentation { active: n, class, part } = coming;
-            if let Some(&next) = order.get(place + 1) {
-                coming = shown.present(next, &mut ahead);
-                for &input in &ahead[..coming.active] {
-                    weights[input as usize * blocks..][..blocks].iter().for_each(crate::prefetch::prefetch);
-                }
+            std::mem::swap(&mut active, &mut next_active);
+            let Presentation { active: n, class, part } = next;
+            if let Some(&index) = order.get(place + 1) {
+                next = presentations.present(index, &mut next_active);
+                shard.prefetch(&next_active[..next.active]);
             }
             time += 1;
             if n == 0 {
                 continue;
             }
-            let when = time as f32 / total as f32;
-            let (low, high) = (rule.theta - rule.margin, rule.theta + rule.margin);
-            for block in 0..blocks {
-                let mut potential = [0f32; LANE];
-                for &input in &active[..n] {
-                    let row = &weights[input as usize * blocks + block];
-                    for lane in 0..LANE {
-                        potential[lane] += row[lane];
-                    }
-                }
-                let own = class_of[block].iter().fold(false, |any, &c| any | (c == class));
-                // Most blocks have nothing to learn: one test for all their neurons.
-                if !own && !potential.iter().fold(false, |any, &u| any | (u > low)) {
-                    continue;
-                }
-                for (lane, spec) in specs[block * LANE..].iter().enumerate().take(LANE) {
-                    let forced = spec.class == class;
-                    if forced && spec.part.is_some_and(|own| own != part) {
-                        continue;
-                    }
-                    let u = potential[lane];
-                    let weights_of_class = class_weights[block * LANE + lane];
-                    let (step, target) = if forced && u < high {
-                        (eta / n as f32 * weights_of_class.0, 1.0)
-                    } else if !forced && u > low {
-                        (eta / n as f32 * weights_of_class.1, -1.0)
-                    } else {
-                        continue;
-                    };
-                    for &input in &active[..n] {
-                        let at = input as usize * blocks + block;
-                        let change = step * (target - weights[at][lane]);
-                        weights[at][lane] += change;
-                        moments[at][lane] += when * change;
-                    }
-                }
+            let step = Step { active: &active[..n], class, part, rate: eta / n as f32, time: time as f32 / total as f32 };
+            for block in 0..shard.blocks {
+                shard.learn(block, &step);
             }
         }
         tick();
     }
-    let mut out = Vec::with_capacity(inputs * width);
-    for (row, moved) in weights.chunks_exact(blocks).zip(moments.chunks_exact(blocks)) {
-        out.extend(row.as_flattened().iter().zip(moved.as_flattened()).take(width).map(|(w, m)| w - m));
-    }
-    out
+    shard.averaged()
 }

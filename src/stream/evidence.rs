@@ -154,7 +154,7 @@ impl Decision {
 
     #[cfg_attr(
         target_arch = "x86_64",
-        expect(unsafe_code, reason = "calls of functions that are compiled for what the CPU was found to have")
+        expect(unsafe_code, reason = "calls functions compiled for features that the CPU was found to have")
     )]
     #[inline]
     fn accumulate_widest(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
