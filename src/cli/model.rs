@@ -136,7 +136,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             if !reference.is_empty() {
                 return agree(joined, [&a, &b], reference, &labelled.decoder(), out);
             }
-            if let Some((holds, other)) = a.other_bounds(&b) {
+            if let Some((holds, other)) = a.differing_bounds(&b) {
                 say!(
                     "{0} and {1} limit a packet's evidence differently; {0}'s limits are used, so the confidence of {1}'s classes may be off: recalibrate with --reference or --labels",
                     holds.name,

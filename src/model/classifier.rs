@@ -1,4 +1,4 @@
-//! Classification of streams: the slot values of a stream's packets to the leading class.
+//! Classification of streams: from the slot values of a stream's packets to the leading class.
 
 use super::{ForwardPass, Model};
 use crate::encode::Layout;
@@ -25,7 +25,7 @@ pub struct Classifier<'a> {
 }
 
 impl<'a> Classifier<'a> {
-    /// A classifier of the network's classes. Slots that `layout` silences count as silent.
+    /// A classifier of the network's classes. Slots that `layout` masks count as silent.
     pub fn new(network: &'a Network, decision: &'a Decision, layout: &'a Layout) -> Self {
         Self { decision, network, layout, forward: ForwardPass::new(layout, network) }
     }
@@ -53,8 +53,8 @@ impl<'a> Classifier<'a> {
         true
     }
 
-    /// The leader of a stream when scoring stops; `None` without packets or classes. `volleys`: the slot values of each packet, none of
-    /// them silenced.
+    /// The leader of a stream when scoring stops; `None` without packets or classes. `volleys` are the slot values of each packet, none of
+    /// them masked.
     pub fn classify<'v>(&mut self, volleys: impl IntoIterator<Item = &'v [u16]>) -> Option<Leader> {
         let mut stream = self.new_stream();
         for slots in volleys {
@@ -77,13 +77,13 @@ impl<'a> Classifier<'a> {
         NeuronId::first(counts.len()).filter(|neuron| counts[neuron.index()] > 0).collect()
     }
 
-    /// The inputs of the last packet that was observed or shown.
+    /// The active inputs of the last packet.
     pub fn inputs(&self) -> &[u32] {
         self.forward.inputs()
     }
 
-    /// The neuron that counts for `class` after the last packet: of the class's neurons the one with the largest margin, the first
-    /// of equals.
+    /// The neuron that counts for `class` in the last packet: the one with the largest margin of the class's neurons; the first if several are
+    /// equal.
     ///
     /// # Panics
     /// If the class has no neuron, which no valid model allows.

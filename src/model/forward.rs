@@ -1,9 +1,9 @@
-//! Forward pass of one packet: slot values to active inputs to the potentials of the neurons.
+//! Forward pass of one packet: from slot values to active inputs to the potentials of the neurons.
 
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::snn::{Network, NeuronId, Potentials};
 
-/// A network and its layout, with buffers that are reused for each packet. It holds the result of the last packet.
+/// A network and its layout, with buffers that are reused for each packet. They hold the result of the last packet.
 pub struct ForwardPass<'a> {
     layout: &'a Layout,
     network: &'a Network,
@@ -21,7 +21,7 @@ impl<'a> ForwardPass<'a> {
         Self { layout, network, volley: Volley::default(), active: [0; MAX_ACTIVE], ports: [0; MAX_ACTIVE], count: 0, potentials }
     }
 
-    /// Computes the potentials of one packet from its slot values (`[slot]`). Slots that the layout silences count as silent.
+    /// Computes the potentials of one packet from its slot values, `[slot]`. Slots that the layout masks count as silent.
     ///
     /// # Panics
     /// If there are more values than a [`Volley`] has slots.

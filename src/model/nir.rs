@@ -1,9 +1,9 @@
-//! How do other simulators run a model? As a NIR graph (HDF5): Input -> Affine -> LIF -> Output, readable with the `nir` package.
+//! Export of a model to other simulators as a NIR graph in an HDF5 file: Input -> Affine -> LIF -> Output, readable with the `nir` package.
 //!
-//! The weights are dequantised (weight times gain, one row a neuron), the bias is zero, `v_threshold` is theta. `tau` is the step that
-//! NIR's readers take by default, 0.1 ms, and `r` is one: a forward Euler step of `tau v' = (v_leak - v) + r I` over that time from
-//! rest gives v = I, the sum of the active weights, which is what [`crate::snn`] scores. Later steps don't occur: each volley starts
-//! from rest. NIR spikes where v > v_threshold, we where v >= theta: they differ where a potential meets its threshold exactly.
+//! The weights are dequantised (weight times scale, one row per neuron), the bias is zero, `v_threshold` is theta. `tau` is the default step of
+//! NIR's readers, 0.1 ms, and `r` is one: a forward Euler step of `tau v' = (v_leak - v) + r I` over that time from the resting potential yields
+//! v = I, the sum of the active weights, as [`crate::snn`] computes. There are no later steps: each volley starts from the resting potential.
+//! NIR neurons spike if v > v_threshold, those of this program if v >= theta: they differ if a potential equals its threshold.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use super::{Model, ModelError};
 use crate::atomic_write::replace;
 use crate::snn::NeuronId;
 
-/// Seconds of a step, and the time constant.
+/// Step and time constant in seconds.
 const STEP: f64 = 1e-4;
 
 impl Model {
-    /// The model's network as a NIR graph, a whole HDF5 file.
+    /// The bytes of an HDF5 file with the model's network as a NIR graph.
     ///
     /// # Errors
-    /// Where the graph can't be made into a file.
+    /// If the HDF5 library cannot write the graph.
     pub fn to_nir(&self) -> Result<Vec<u8>, hdf5_pure::Error> {
         let (neurons, inputs) = (self.network.neurons(), self.network.inputs());
         let weight: Vec<f32> = NeuronId::first(neurons)
@@ -45,7 +45,7 @@ impl Model {
         let mut affine = nodes.create_group("affine");
         affine.create_dataset("type").with_vlen_strings(&["Affine"]).with_shape(&[]);
         let shape = [neurons as u64, inputs as u64];
-        // Contiguous: libhdf5 refuses the chunks of rows that hdf5-pure 0.47 writes.
+        // Contiguous, because libhdf5 rejects the chunks of rows that hdf5-pure 0.47 writes.
         affine.create_dataset("weight").with_f32_data(&weight).with_shape(&shape);
         affine.create_dataset("bias").with_f32_data(&zeros);
         nodes.add_group(affine.finish());
@@ -62,10 +62,10 @@ impl Model {
         file.finish()
     }
 
-    /// Writes [`Model::to_nir`], whole or not at all, as [`Model::save`] does.
+    /// Writes the file of [`Model::to_nir`] atomically, as [`Model::save`] does.
     ///
     /// # Errors
-    /// Where the folder can't be written; the old file is then as it was.
+    /// If the folder cannot be written to; the old file is then unchanged.
     pub fn save_nir(&self, path: &Path) -> Result<(), ModelError> {
         let broken = |source| ModelError::Write { path: path.into(), source };
         let bytes = self.to_nir().map_err(|e| broken(std::io::Error::other(e)))?;

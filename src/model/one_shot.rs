@@ -1,36 +1,36 @@
-//! A class more from one packet: a one-shot neuron beside those that a model has.
+//! Addition of a class from one packet: a one-shot neuron beside the neurons of a model.
 
 use super::{MAX_CLASSES, Model, PartsError, Provenance};
 use crate::snn::{ClassId, OneShot};
 use crate::stream::{Assignments, Decision, Leader};
 
-/// Potential that one slot in agreement is worth: a neuron that fires at all adds at least half of it to its stream's evidence, and one
-/// that does not fire adds none, for the paper's neuron knows no more than these two.
-const GAIN: f32 = 1.5;
+/// Potential of one agreeing slot. A neuron that fires adds at least half of it to the evidence of its stream, and one that does not fire adds
+/// nothing: the paper's neuron has only these two results.
+const SLOT_POTENTIAL: f32 = 1.5;
 
 impl Model {
-    /// This model with a neuron for `class` that fires where the homeostatic factor is `tolerance` times the smallest one. A
-    /// stream is named once the neuron has fired for one of its packets and no other class has more evidence. The other neurons
-    /// say what they said. `source` goes into the provenance.
+    /// This model with a neuron for the new class `class`, which fires as with `tolerance` times the smallest homeostatic factor. A stream is
+    /// assigned the class once the neuron has fired for one of its packets and no other class has more evidence. The potentials of the other
+    /// neurons are unchanged. `source` is recorded in the provenance.
     ///
     /// # Errors
-    /// A class that the model has, no room for another, or a neuron that nothing makes fire.
+    /// If the model has the class or [`MAX_CLASSES`] classes, or if no packet fires the neuron.
     pub fn with_one_shot(&self, class: &str, neuron: &OneShot, tolerance: f32, source: &str) -> Result<Self, PartsError> {
         if self.classes.iter().any(|c| c == class) {
-            return Err(PartsError::Known { model: self.name.clone(), class: class.into() });
+            return Err(PartsError::ClassExists { model: self.name.clone(), class: class.into() });
         }
         if self.classes.len() == MAX_CLASSES {
             return Err(PartsError::Full { model: self.name.clone() });
         }
-        let lowest = neuron.lowest(tolerance).ok_or(PartsError::Mute)?;
+        let lowest = neuron.lowest(tolerance).ok_or(PartsError::NeverFires)?;
         let part = Self {
             classes: vec![class.into()],
-            network: neuron.network().clone().with_scale(GAIN),
+            network: neuron.network().clone().with_scale(SLOT_POTENTIAL),
             decision: Decision {
-                // Between the smallest potential that fires and the next below it: no rounding decides.
-                theta: vec![GAIN * (f32::from(lowest) - 0.5)],
+                // Half-way between the smallest potential that fires and the next below it, so that rounding does not matter.
+                theta: vec![SLOT_POTENTIAL * (f32::from(lowest) - 0.5)],
                 assignments: Assignments::one_each(1),
-                accept: vec![once(&self.decision)],
+                accept: vec![least_confidence(&self.decision)],
                 ..self.decision.clone()
             },
             provenance: Provenance { streams: vec![1], packets: vec![1], ..Provenance::default() },
@@ -42,9 +42,9 @@ impl Model {
     }
 }
 
-/// The least confidence of a stream that spiked once, at whichever of its packets, where no other neuron did.
-fn once(decision: &Decision) -> f32 {
-    let (silent, spike) = (decision.least(), (GAIN * 0.5).min(decision.clip.1));
+/// The least confidence in a stream for which the neuron fired at one of its packets, whichever it is, and no other neuron did.
+fn least_confidence(decision: &Decision) -> f32 {
+    let (silent, spike) = (decision.least(), (SLOT_POTENTIAL * 0.5).min(decision.clip.1));
     let after = |packets: u32| Leader::new(ClassId::new(0), spike + silent * (packets - 1) as f32, spike - silent, packets);
     (1..=decision.max_packets.max(1)).map(|packets| decision.confidence(&after(packets))).fold(1.0, f32::min)
 }

@@ -1,42 +1,53 @@
-//! Models as parts: neurons are independent, so they can be taken out of a model or put side by side.
+//! Removing classes from models and joining models, which is possible because neurons do not depend on each other.
 
 use super::{MAX_CLASSES, Model};
 use crate::snn::{ClassId, Network, NeuronId};
 use crate::stream::Assignments;
 
-/// Why models can't be taken apart or joined.
+/// Why classes cannot be removed or models cannot be joined.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "names of models and classes for the messages")]
 pub enum PartsError {
+    /// The model does not have the class.
     #[error("{model} has no class '{class}'; `spiked model show` lists its classes")]
     NoSuchClass { model: String, class: String },
+    /// No class would remain.
     #[error("{model} would have no class left")]
     NothingLeft { model: String },
+    /// The keys or layouts differ, or there are too many classes.
     #[error("{a} and {b} can't be joined: {why}")]
-    Unlike { a: String, b: String, why: &'static str },
+    Incompatible { a: String, b: String, why: &'static str },
+    /// Both models have the class.
     #[error("{a} and {b} both have the class '{class}'; remove it from one first")]
-    Twice { a: String, b: String, class: String },
-    #[error("{model} already has the class '{class}'; take it out first with `spiked model remove`")]
-    Known { model: String, class: String },
-    #[error("{model} has {MAX_CLASSES} classes, which is the most")]
+    InBoth { a: String, b: String, class: String },
+    /// The model already has the class.
+    #[error("{model} already has the class '{class}'; remove it first with `spiked model remove`")]
+    ClassExists { model: String, class: String },
+    /// The model has [`MAX_CLASSES`] classes.
+    #[error("{model} already has {MAX_CLASSES} classes, the largest number")]
     Full { model: String },
-    #[error("no factor makes the neuron fire for what it was shown: the packets have too little in common; show fewer")]
-    Mute,
+    /// No packet fires the neuron.
+    #[error("no factor makes the neuron fire for its packets: they have too little in common; give fewer packets")]
+    NeverFires,
 }
 
-/// What a neuron was taught from.
+/// What the neurons of a class were trained on.
 pub struct ClassSources {
+    /// Number of streams.
     pub streams: u64,
+    /// Number of packets.
     pub packets: u64,
-    /// Label files, by name.
+    /// Names of the label files.
     pub labels: Vec<String>,
+    /// Number of captures.
     pub captures: usize,
 }
 
 impl Model {
-    /// This model without some classes. The neurons that stay say what they said.
+    /// This model without some classes. The potentials of the other neurons are unchanged.
     ///
     /// # Errors
-    /// A class that it does not have, or none left.
+    /// If the model does not have one of the classes, or no class remains.
     pub fn without_classes(&self, classes: &[String]) -> Result<Self, PartsError> {
         classes.iter().try_for_each(|class| self.place(class).map(drop))?;
         let kept = self.classes_where(|class| !classes.contains(class));
@@ -46,12 +57,12 @@ impl Model {
         Ok(self.composed(&kept, None))
     }
 
-    /// The classes whose name `chosen` admits, in their order.
+    /// The classes whose names `chosen` accepts, in order.
     fn classes_where(&self, chosen: impl Fn(&String) -> bool) -> Vec<ClassId> {
         ClassId::first(self.classes.len()).filter(|class| chosen(&self.classes[class.index()])).collect()
     }
 
-    /// Some of this model's classes, then all of `other`'s, with their neurons: each says what it said.
+    /// A model of the classes `kept` of this one and then all classes of `other`, with their neurons, whose potentials are unchanged.
     fn composed(&self, kept: &[ClassId], other: Option<&Self>) -> Self {
         fn both<T: Clone, I: Copy + Into<usize>>(mine: &[T], kept: &[I], theirs: Option<&Vec<T>>) -> Vec<T> {
             let mine = kept.iter().map(|&i| mine[i.into()].clone());
@@ -69,7 +80,7 @@ impl Model {
         model.decision.theta = both(&own.theta, &neurons, other.map(|o| &o.decision.theta));
         let mut classes = kept.len();
         if let Some(other) = other {
-            // The first neurons of all classes come before the second ones of any.
+            // The first neurons of all classes come before the extra neurons of any.
             let (first, all, theirs) = (kept.len(), neurons.len(), neurons.len() + other.classes.len());
             if first < all {
                 let order = [0..first, all..theirs, first..all, theirs..all + other.network.neurons()];
@@ -89,17 +100,17 @@ impl Model {
         model
     }
 
-    /// This model with other neurons for a class, as many as it had, their thresholds, and its acceptance. The other neurons say what
-    /// they said.
+    /// This model with as many other neurons for a class, with their thresholds, and with another `accept` of the class. The potentials of the
+    /// other neurons are unchanged.
     ///
     /// # Errors
-    /// A class that it does not have.
+    /// If the model does not have the class.
     pub fn with_neurons(
         &self,
         class: &str,
         neurons: &Network,
         (theta, accept): (&[f32], f32),
-        taught: ClassSources,
+        sources: ClassSources,
     ) -> Result<Self, PartsError> {
         let at = self.place(class)?;
         let mut model = self.clone();
@@ -109,61 +120,61 @@ impl Model {
         let at = at.index();
         model.decision.accept[at] = accept;
         let p = &mut model.provenance;
-        (p.streams[at], p.packets[at]) = (taught.streams, taught.packets);
-        let new: Vec<String> = taught.labels.into_iter().filter(|l| !p.labels.contains(l)).collect();
+        (p.streams[at], p.packets[at]) = (sources.streams, sources.packets);
+        let new: Vec<String> = sources.labels.into_iter().filter(|l| !p.labels.contains(l)).collect();
         if !new.is_empty() {
-            p.captures += taught.captures;
+            p.captures += sources.captures;
             p.labels.extend(new);
         }
         Ok(model)
     }
 
-    /// The number of a class.
+    /// The class with a name.
     ///
     /// # Errors
-    /// A class that it does not have.
+    /// If the model does not have the class.
     pub fn place(&self, class: &str) -> Result<ClassId, PartsError> {
         let missing = || PartsError::NoSuchClass { model: self.name.clone(), class: class.into() };
         self.classes.iter().position(|c| c == class).map(ClassId::from_index).ok_or_else(missing)
     }
 
-    fn unlike(&self, other: &Self, why: &'static str) -> PartsError {
-        PartsError::Unlike { a: self.name.clone(), b: other.name.clone(), why }
+    fn incompatible(&self, other: &Self, why: &'static str) -> PartsError {
+        PartsError::Incompatible { a: self.name.clone(), b: other.name.clone(), why }
     }
 
-    /// Whether the neurons of `other` can stand beside `kept` of this model's.
-    fn fits(&self, other: &Self, kept: usize) -> Result<(), PartsError> {
+    /// # Errors
+    /// If the neurons of `other` cannot be joined with those of `kept` classes of this model.
+    fn check_compatible(&self, other: &Self, kept: usize) -> Result<(), PartsError> {
         if self.key != other.key {
-            return Err(self.unlike(other, "one knows flows, the other hosts"));
+            return Err(self.incompatible(other, "one knows flows, the other hosts"));
         }
         if self.layout != other.layout {
-            return Err(self.unlike(other, "their layouts differ (--payload when training)"));
+            return Err(self.incompatible(other, "their layouts differ (--payload when training)"));
         }
         if kept + other.classes.len() > MAX_CLASSES {
-            return Err(self.unlike(other, "together they have too many classes"));
+            return Err(self.incompatible(other, "together they have too many classes"));
         }
         Ok(())
     }
 
-    /// The neurons of both models side by side. Thresholds stay as they are; the weights that make evidence into confidence are
-    /// averaged, each model counting as many times as it has classes. The bounds of one packet's evidence are those of the model that
-    /// has more classes.
+    /// A model with the neurons of both. Thresholds are unchanged. The weights of the confidence are averaged, each model weighted by its number
+    /// of classes. The bounds of one packet's evidence are those of the model with more classes.
     ///
     /// # Errors
-    /// Models of another key or layout, or with a class in common.
+    /// If the models have different keys or layouts, or a class in common.
     pub fn join(&self, other: &Self) -> Result<Self, PartsError> {
-        self.fits(other, self.classes.len())?;
+        self.check_compatible(other, self.classes.len())?;
         if let Some(class) = self.classes.iter().find(|c| other.classes.contains(c)) {
-            return Err(PartsError::Twice { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
+            return Err(PartsError::InBoth { a: self.name.clone(), b: other.name.clone(), class: class.clone() });
         }
         let all = self.classes_where(|_| true);
         let mut model = self.composed(&all, Some(other));
         let (decision, from) = (&mut model.decision, &other.decision);
-        if let Some((holds, _)) = self.other_bounds(other) {
+        if let Some((holds, _)) = self.differing_bounds(other) {
             (decision.clip, decision.slope) = (holds.decision.clip, holds.decision.slope);
         }
         let (a, b) = (self.classes.len() as f32, other.classes.len() as f32);
-        // A weight that a model does not have is zero.
+        // Missing weights are zero.
         let weights = decision.confidence.len().max(from.confidence.len());
         let weight = |of: &[f32], i: usize| of.get(i).copied().unwrap_or(0.0);
         decision.confidence =
@@ -177,21 +188,21 @@ impl Model {
         Ok(model)
     }
 
-    /// Where they bound the evidence of one packet differently: the model whose bounds hold when they are joined, and the other.
-    pub fn other_bounds<'a>(&'a self, other: &'a Self) -> Option<(&'a Self, &'a Self)> {
+    /// If the models have different bounds of one packet's evidence: the model whose bounds the joined model has, and the other.
+    pub fn differing_bounds<'a>(&'a self, other: &'a Self) -> Option<(&'a Self, &'a Self)> {
         let alike = (self.decision.clip, self.decision.slope) == (other.decision.clip, other.decision.slope);
         let larger = if other.classes.len() > self.classes.len() { (other, self) } else { (self, other) };
         (!alike).then_some(larger)
     }
 
-    /// This model with the neurons of `part`, each in the place of the one for its class where there is one. All else is as it was:
-    /// the other neurons say what they said, and confidence is made as before. The classes of `part` come last, in its order.
+    /// This model with the classes of `part`, which replace those of the same names and come last, in the order of `part`. The potentials of the
+    /// other neurons and the weights of the confidence are unchanged.
     ///
     /// # Errors
-    /// A part of another key or layout, or too many classes.
+    /// If `part` has another key or layout, or there are too many classes.
     pub fn with_part(&self, part: &Self) -> Result<Self, PartsError> {
         let kept = self.classes_where(|class| !part.classes.contains(class));
-        self.fits(part, kept.len())?;
+        self.check_compatible(part, kept.len())?;
         Ok(self.composed(&kept, Some(part)))
     }
 }
@@ -209,11 +220,11 @@ mod tests {
         for joined in [large.join(&small).unwrap(), small.join(&large).unwrap()] {
             assert_eq!((joined.decision.clip, joined.decision.slope), (whole.decision.clip, whole.decision.slope));
         }
-        assert!(small.other_bounds(&large).is_some() && large.other_bounds(&whole).is_none());
+        assert!(small.differing_bounds(&large).is_some() && large.differing_bounds(&whole).is_none());
     }
 
     #[test]
-    fn parts_put_together_again_are_the_whole() {
+    fn joined_parts_are_the_whole() {
         let whole = Model::built_in().unwrap();
         let (first, second) = whole.classes.split_at(40);
         let (a, b) = (whole.without_classes(second).unwrap(), whole.without_classes(first).unwrap());
@@ -223,7 +234,7 @@ mod tests {
         assert_eq!((&joined.decision.theta, &joined.decision.accept), (&whole.decision.theta, &whole.decision.accept));
         let differ = joined.decision.confidence.iter().zip(&whole.decision.confidence).map(|(a, b)| (a - b).abs());
         assert!(differ.fold(0.0, f32::max) < 1e-4);
-        assert!(matches!(a.join(&whole), Err(PartsError::Twice { .. })));
+        assert!(matches!(a.join(&whole), Err(PartsError::InBoth { .. })));
         assert!(matches!(whole.without_classes(&["nonsense".into()]), Err(PartsError::NoSuchClass { .. })));
         assert!(matches!(whole.without_classes(&whole.classes), Err(PartsError::NothingLeft { .. })));
     }
