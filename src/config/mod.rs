@@ -22,6 +22,7 @@ use std::time::Duration;
 
 /// Error of loading the settings.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "fields of the messages")]
 pub enum ConfigError {
     /// The settings file can't be read.
     #[error("{path}: can't read the settings: {source}")]
@@ -149,6 +150,7 @@ pub struct SinkConfig {
 
 /// Type of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields named as the settings are")]
 pub enum SinkKind {
     /// JSON lines appended to a file, which is reopened on SIGHUP.
     File { path: PathBuf },

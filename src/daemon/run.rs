@@ -41,22 +41,36 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// Error of the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// The settings do not fit this system: all problems.
     #[error("{}", .0.join("\n"))]
     Settings(Vec<String>),
+    /// The source cannot be opened.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// The HTTP server cannot start.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A sink cannot be opened.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The user to run as cannot be found.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The journal cannot be opened.
     #[error("can't log to the journal: {0}; set log.format to text or json")]
     Log(#[source] io::Error),
+    /// The evidence folder cannot be written to.
     #[error("{}: can't write evidence there: {source}", folder.display())]
-    Evidence { folder: PathBuf, source: io::Error },
+    Evidence {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The system refused something that the start needs.
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
+    /// The evidence folder was replaced.
     #[error(transparent)]
     FolderReplaced(#[from] FolderReplaced),
 }
