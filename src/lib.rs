@@ -11,7 +11,6 @@
 //! and extend the program.
 
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
 
 pub mod atomic_write;
 pub mod capture;

@@ -70,7 +70,7 @@ pub enum DaemonError {
     /// The system refused something that the start needs.
     #[error("can't start: {0}")]
     Start(#[from] io::Error),
-    /// The evidence folder was replaced.
+    /// A folder was replaced while the daemon ran.
     #[error(transparent)]
     FolderReplaced(#[from] FolderReplaced),
 }
