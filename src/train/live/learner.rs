@@ -22,7 +22,7 @@ use super::{Reservoir, StreamSlots, replay_buffer};
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningTask {
     pub class: String,
-    /// Slots that the class's neuron does not look at, as [`Layout::without`] takes them: what the teacher goes by would be all it
+    /// Slots that the class's neuron does not look at, as [`Layout::mask`] takes them: what the teacher goes by would be all it
     /// learns.
     pub without: Vec<String>,
     /// Eta of the rule.
