@@ -27,6 +27,7 @@ impl Layout {
 mod tests {
     use super::super::{Context, LayoutOptions, MAX_PAYLOAD, Volley};
     use super::*;
+    use crate::capture::LinkType;
     use crate::packet::Decoder;
     use proptest::prelude::*;
 
@@ -60,7 +61,7 @@ mod tests {
                 *byte = data_offset << 4;
             }
             let frame = frame(ipv6, protocol, &transport, captured);
-            let Ok(headers) = Decoder::default().decode(1, &frame) else { return Ok(()) };
+            let Ok(headers) = Decoder::default().decode(LinkType::ETHERNET, &frame) else { return Ok(()) };
             let layout = Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() });
             let mut volley = Volley::default();
             layout.encode(&headers, &frame, Context::first(0), &mut volley);
