@@ -91,7 +91,7 @@ fn corpus(file: &Path, folder: &Path) -> Corpus {
 }
 
 /// Names the streams one by one; thresholds follow each after it was named.
-fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate::Outcome> {
+fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate::StreamOutcome> {
     let calibrated = 1.0;
     let (mut potentials, mut active, mut volley) = (model.network.buffer(), [0u32; MAX_ACTIVE], Volley::default());
     let mut outcomes = Vec::new();

@@ -15,7 +15,7 @@ use spiked::model::{Model, Provenance};
 use spiked::packet::Decoder;
 use spiked::snn::{self, Network};
 use spiked::stream::Assignments;
-use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome};
+use spiked::train::live::{AttemptOutcome, LearnedNeurons, Learner, LearnerSettings, LearningTask};
 use spiked::train::{self, Corpus, TeachingSchedule, labels};
 
 /// The learner learns each time that so many streams more were heard.
@@ -129,12 +129,12 @@ fn live(taught: &Corpus, without: &[&str], volleys: usize, seed: u64) -> Model {
     let mut learner = Learner::new(&current, lessons, settings, LearnedNeurons::default());
     let last = taught.streams.len();
     for (number, stream) in taught.streams.iter().enumerate() {
-        learner.hear(&current, slots_of(taught, number), Some(usize::from(stream.class)));
+        learner.observe(&current, slots_of(taught, number), Some(usize::from(stream.class)));
         if (number + 1) % EVERY == 0 || number + 1 == last {
             let (with, attempts) = learner.learn(&current);
             current = with.unwrap_or(current);
             if number + 1 == last {
-                for attempt in attempts.iter().filter(|a| a.outcome != Outcome::TakenOver) {
+                for attempt in attempts.iter().filter(|a| a.outcome != AttemptOutcome::TakenOver) {
                     println!("  {}: {:?}, {:?} where it was {:?}", attempt.class, attempt.outcome, attempt.with, attempt.before);
                 }
             }

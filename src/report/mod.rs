@@ -17,7 +17,7 @@ pub use raster::Raster;
 use std::fmt::Write as _;
 
 use crate::encode::Volley;
-use crate::evaluate::{self, Contribution, LearningPoint, Outcome, Reliance, Report};
+use crate::evaluate::{self, Contribution, LearningPoint, Reliance, Report, StreamOutcome};
 use crate::model::Model;
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
@@ -35,7 +35,7 @@ pub struct Measurements {
     /// Label files, by name.
     pub labels: Vec<String>,
     pub captures: usize,
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<StreamOutcome>,
     pub report: Report,
     pub reliance: Vec<Reliance>,
     /// For each class of the model what carries it, against the class that it is confused with most.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::evaluate::{Interval, Outcome, Reliance, Report, Resampled, macro_f1_interval, wilson};
+use crate::evaluate::{Interval, Reliance, Report, ResamplingUnit, StreamOutcome, macro_f1_interval, wilson};
 use crate::model::Model;
 
 use super::Measurements;
@@ -40,7 +40,7 @@ pub fn figures(m: &Measurements) -> String {
         thousands(m.captures as u64),
         m.labels.iter().map(|l| name(l)).collect::<Vec<_>>().join(", ")
     );
-    let known = r.streams - r.untaught;
+    let known = r.streams - r.unseen;
     let right = m.outcomes.iter().filter(|o| o.right()).count();
     let named = m.outcomes.iter().filter(|o| o.class.is_some()).count();
     let rightly = m.outcomes.iter().filter(|o| o.named_rightly()).count();
@@ -53,7 +53,7 @@ pub fn figures(m: &Measurements) -> String {
         &format!("{right} of {known} streams of taught classes: the nearest class is right"),
     );
     let (interval, by) = macro_f1_interval(&m.outcomes, m.seed);
-    let by = if by == Resampled::Captures { "captures" } else { "streams" };
+    let by = if by == ResamplingUnit::Captures { "captures" } else { "streams" };
     tile(
         &mut out,
         &percent(r.macro_f1),
@@ -75,14 +75,14 @@ pub fn figures(m: &Measurements) -> String {
         share(rightly, known, r.recall),
         &format!("of {known} streams of taught classes, named and rightly"),
     );
-    if r.untaught > 0 {
+    if r.unseen > 0 {
         let alarms = m.outcomes.iter().filter(|o| !o.known && o.class.is_some()).count();
         tile(
             &mut out,
             &percent(r.false_alarms),
             "False alarms",
-            share(alarms, r.untaught, r.false_alarms),
-            &format!("of {} streams of classes never taught, {alarms} were named", r.untaught),
+            share(alarms, r.unseen, r.false_alarms),
+            &format!("of {} streams of classes never taught, {alarms} were named", r.unseen),
         );
     }
     tile(
@@ -188,13 +188,13 @@ fn figure(chart: &str, title: &str, caption: &str) -> String {
 pub fn curves(m: &Measurements) -> String {
     let mut out = String::from("<div class=\"plots\">\n");
     let risks = &m.report.risk_coverage;
-    let taught: Vec<Outcome> = m.outcomes.iter().filter(|o| o.known).cloned().collect();
+    let taught: Vec<StreamOutcome> = m.outcomes.iter().filter(|o| o.known).cloned().collect();
     let taught = Report::new(&taught).risk_coverage;
     let highest = risks.iter().chain(&taught).map(|r| r.1).fold(0.01, f64::max);
     let title = "Share wrong against share of streams covered, surest first";
     let mut chart =
         Chart::new(title, Axis::share("streams covered, surest first, %"), Axis::upto("of those wrong, %", highest, 100.0));
-    let open = m.report.untaught > 0;
+    let open = m.report.unseen > 0;
     if open {
         chart.line("second", taught.iter().copied());
     }

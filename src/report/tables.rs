@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::evaluate::{ClassReport, Outcome, Reliance, Report};
+use crate::evaluate::{ClassReport, Reliance, Report, StreamOutcome};
 
 use super::markup::{Text, name, percent};
 
@@ -16,7 +16,7 @@ pub fn bar(share: f64) -> String {
 }
 
 /// Which classes are taken for which: rows the truth, columns the nearest class. Only classes that are confused have a place.
-pub fn confusion_matrix(report: &Report, outcomes: &[Outcome]) -> String {
+pub fn confusion_matrix(report: &Report, outcomes: &[StreamOutcome]) -> String {
     let mut weight: BTreeMap<&str, usize> = BTreeMap::new();
     for (truth, best, n) in &report.confusions {
         *weight.entry(truth).or_default() += n;

@@ -11,7 +11,7 @@ use spiked::capture::CaptureFile;
 use spiked::model::Model;
 use spiked::packet::Decoder;
 use spiked::snn::ClassId;
-use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome, named as given};
+use spiked::train::live::{AttemptOutcome, LearnedNeurons, Learner, LearnerSettings, LearningTask, named as given};
 use spiked::train::{Corpus, LabelledStream};
 
 /// Settings of a daemon that replays captures; `more` says what it is taught.
@@ -159,7 +159,7 @@ fn novice(model: &Model, learned: LearnedNeurons) -> Learner {
 /// A learner of Redis that has heard what is not.
 fn beginner(model: &Model, learned: LearnedNeurons) -> Learner {
     let mut learner = novice(model, learned);
-    FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(model, s, None));
+    FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.observe(model, s, None));
     learner
 }
 
@@ -167,10 +167,10 @@ fn beginner(model: &Model, learned: LearnedNeurons) -> Learner {
 fn well_taught() -> (Learner, Model) {
     let model = Model::built_in().unwrap();
     let mut learner = beginner(&model, LearnedNeurons::default());
-    streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.hear(&model, s, Some(0)));
+    streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.observe(&model, s, Some(0)));
     assert_eq!(learner.prequential("redis"), Some(0.0), "nothing knew Redis before");
     let (with, attempts) = learner.learn(&model);
-    assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [Outcome::TakenOver]);
+    assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [AttemptOutcome::TakenOver]);
     (learner, with.unwrap())
 }
 
@@ -198,12 +198,12 @@ fn junk_on_the_taught_port_does_not_make_the_model_worse() {
     for (what, junk) in [("noise", noise), ("HTTP", web)] {
         let (mut learner, mut model) = well_taught();
         for part in junk.chunks(500) {
-            part.iter().for_each(|s| _ = learner.hear(&model, s.clone(), Some(0)));
+            part.iter().for_each(|s| _ = learner.observe(&model, s.clone(), Some(0)));
             let (with, attempts) = learner.learn(&model);
             for attempt in attempts {
                 let (outcome, mean) = (attempt.outcome, attempt.with.mean());
                 eprintln!("{what}: {outcome:?}, {mean:.3} of the streams held back where it was {:?}", attempt.before);
-                assert!(outcome != Outcome::TakenOver || mean >= 0.8, "nothing below the gate is taken over");
+                assert!(outcome != AttemptOutcome::TakenOver || mean >= 0.8, "nothing below the gate is taken over");
             }
             model = with.unwrap_or(model);
         }
@@ -221,7 +221,7 @@ fn junk_on_the_taught_port_does_not_make_the_model_worse() {
 fn what_was_heard_is_remembered_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (learner, model) = well_taught();
-    learner.keep_heard(folder.path(), "site").unwrap();
+    learner.save_replay(folder.path(), "site").unwrap();
     let mut restarted = novice(&model, LearnedNeurons::default());
     assert!(!restarted.recall(folder.path(), "another").unwrap(), "nothing was kept under that name");
     assert!(restarted.recall(folder.path(), "site").unwrap());
@@ -231,15 +231,15 @@ fn what_was_heard_is_remembered_after_a_restart() {
         (restarted.prequential("redis"), restarted.prequential_mean()),
         (learner.prequential("redis"), learner.prequential_mean())
     );
-    restarted.keep_heard(folder.path(), "again").unwrap();
+    restarted.save_replay(folder.path(), "again").unwrap();
     let [first, second] =
         ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.heard.safetensors"))).unwrap());
     assert_eq!(first, second);
-    // It has nothing to hear any more before it learns.
+    // It has nothing to observe any more before it learns.
     let bare = model.without_classes(&["redis".into()]).unwrap();
     assert!(restarted.is_ready());
     let attempt = restarted.learn(&bare).1.pop().expect("a try");
-    assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", Outcome::TakenOver));
+    assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", AttemptOutcome::TakenOver));
 
     // A file cut anywhere, or with any octet changed, is refused or read as something: it never ends the daemon, and never has more
     // than there is room for.
@@ -267,12 +267,12 @@ fn streams_that_guard_a_class_are_there_again_after_a_restart() {
     let good = good.without_classes(&["mqtt".into()]).unwrap();
     let retaught = |learned: LearnedNeurons| {
         let mut learner = beginner(&good, learned);
-        streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.hear(&good, s, Some(0)));
+        streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.observe(&good, s, Some(0)));
         learner.learn(&good).1.pop().expect("there is enough to learn from").outcome
     };
     let restored = LearnedNeurons::load(folder.path(), "protocols").unwrap().expect("it was saved");
-    assert_eq!(retaught(restored), Outcome::Worse);
+    assert_eq!(retaught(restored), AttemptOutcome::Worse);
     let part = learner.learned().part().unwrap();
     let unguarded = LearnedNeurons::of(&part, std::collections::BTreeMap::new());
-    assert_eq!(retaught(unguarded), Outcome::TakenOver, "the test would show nothing");
+    assert_eq!(retaught(unguarded), AttemptOutcome::TakenOver, "the test would show nothing");
 }
