@@ -19,7 +19,7 @@ use spiked::stream::{Assignments, Decision};
 
 /// What the engine said of the streams.
 #[derive(Default)]
-struct Heard {
+struct Recorder {
     /// Class by key, of those named.
     named: BTreeMap<StreamKey, String>,
     /// The streams of interest; `None`: all.
@@ -31,7 +31,7 @@ struct Heard {
     most: BTreeMap<usize, usize>,
 }
 
-impl Heard {
+impl Recorder {
     fn verdict(&mut self, verdict: &Verdict) {
         match verdict.event {
             Event::Detection => self.detections += 1,
@@ -48,7 +48,7 @@ impl Heard {
     }
 }
 
-impl Observer for Heard {
+impl Observer for Recorder {
     fn observe(&mut self, output: Output<'_>) {
         match output {
             Output::Verdict { verdict, .. } => self.verdict(verdict),
@@ -82,34 +82,38 @@ fn settings(streams: usize) -> EngineSettings {
     settings
 }
 
-fn run(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Counters, Heard) {
-    listen(settings, frames, Heard::default())
+fn run(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Counters, Recorder) {
+    listen(settings, frames, Recorder::default())
 }
 
 /// Listens to the verdicts on streams that `calm` named.
 fn run_flooded(
     settings: &EngineSettings,
     frames: impl Iterator<Item = (u64, Vec<u8>)> + Send,
-    calm: &Heard,
-) -> (Counters, Heard) {
-    listen(settings, frames, Heard { only: Some(calm.named.keys().copied().collect()), ..Heard::default() })
+    calm: &Recorder,
+) -> (Counters, Recorder) {
+    listen(settings, frames, Recorder { only: Some(calm.named.keys().copied().collect()), ..Recorder::default() })
 }
 
-fn listen(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send, mut heard: Heard) -> (Counters, Heard) {
-    let counters = engine::run(settings, &mut Frames(frames), &mut heard).expect("the frames don't end early");
-    (counters, heard)
+fn listen(
+    settings: &EngineSettings,
+    frames: impl Iterator<Item = (u64, Vec<u8>)> + Send,
+    mut recorder: Recorder,
+) -> (Counters, Recorder) {
+    let counters = engine::run(settings, &mut Frames(frames), &mut recorder).expect("the frames don't end early");
+    (counters, recorder)
 }
 
 /// How many of the streams that `calm` named are named as without the flood: 99 % are promised.
-fn kept(calm: &Heard, heard: &Heard) -> usize {
-    let kept = calm.named.iter().filter(|(key, class)| heard.named.get(*key) == Some(*class)).count();
+fn kept(calm: &Recorder, recorder: &Recorder) -> usize {
+    let kept = calm.named.iter().filter(|(key, class)| recorder.named.get(*key) == Some(*class)).count();
     assert!(kept * 100 >= calm.named.len() * 99, "{kept} of {} are still named", calm.named.len());
     kept
 }
 
 /// Every stream that was opened has ended, none with its worker.
-fn accounted(counters: &Counters, heard: &Heard) {
-    assert_eq!(counters.opened, heard.ends, "streams opened and told");
+fn accounted(counters: &Counters, recorder: &Recorder) {
+    assert_eq!(counters.opened, recorder.ends, "streams opened and told");
     assert_eq!((counters.panic_lost_streams, counters.panic_lost_packets), (0, 0));
 }
 
@@ -133,7 +137,7 @@ fn syn(number: u64) -> Vec<u8> {
     frame
 }
 
-/// Megaoctets that this process has had at most.
+/// Mebibytes that this process has had at most.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
@@ -154,13 +158,13 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         std::iter::once((now, frame.clone())).chain((0..each).map(move |n| (now, syn(i * each + n))))
     });
     let before = peak();
-    let (counters, heard) = run_flooded(&settings(streams), mixed, &calm.1);
-    accounted(&counters, &heard);
+    let (counters, recorder) = run_flooded(&settings(streams), mixed, &calm.1);
+    accounted(&counters, &recorder);
     assert_eq!(counters.frames, real.len() as u64 * (each + 1));
-    assert_eq!(heard.packets, counters.frames, "each packet is in one stream that was told");
-    let live: usize = heard.most.values().sum();
+    assert_eq!(recorder.packets, counters.frames, "each packet is in one stream that was told");
+    let live: usize = recorder.most.values().sum();
     assert!(live <= streams + 2, "{live} streams at once");
-    let kept = kept(&calm.1, &heard);
+    let kept = kept(&calm.1, &recorder);
     println!(
         "{} flood packets: {kept} of {} streams named as without; {live} live at most, {} evicted, {} hurried; {} MB at the peak, {before} before",
         each * real.len() as u64,
@@ -194,12 +198,12 @@ fn a_flood_of_undecidable_streams_hides_almost_nothing() {
         let flood = (0..each).map(move |n| (now, datagram(i * each / 3 + n % (each / 3))));
         std::iter::once((now, frame.clone())).chain(flood)
     });
-    let (counters, heard) = run_flooded(&settings(streams), mixed, &calm.1);
-    accounted(&counters, &heard);
-    assert_eq!(heard.packets, counters.frames, "each packet is in one stream that was told");
-    let live: usize = heard.most.values().sum();
+    let (counters, recorder) = run_flooded(&settings(streams), mixed, &calm.1);
+    accounted(&counters, &recorder);
+    assert_eq!(recorder.packets, counters.frames, "each packet is in one stream that was told");
+    let live: usize = recorder.most.values().sum();
     assert!(live <= streams + 2, "{live} streams at once");
-    let kept = kept(&calm.1, &heard);
+    let kept = kept(&calm.1, &recorder);
     println!(
         "{} datagrams of {} streams: {kept} of {} streams named as without; {} evicted, {} hurried",
         each * real.len() as u64,
@@ -232,12 +236,12 @@ fn addresses_chosen_to_collide_spread_like_any_others() {
     let real = real();
     let calm = run(&settings(1 << 16), real.iter().cloned().enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f)));
     let mixed = flood.into_iter().chain(real.iter().cloned()).enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f));
-    let (counters, heard) = run_flooded(&settings(1 << 16), mixed, &calm.1);
-    accounted(&counters, &heard);
-    let kept = kept(&calm.1, &heard);
-    println!("{index} tried for 4096 that collide: {:?} live at most by worker, {kept} named as without", heard.most);
+    let (counters, recorder) = run_flooded(&settings(1 << 16), mixed, &calm.1);
+    accounted(&counters, &recorder);
+    let kept = kept(&calm.1, &recorder);
+    println!("{index} tried for 4096 that collide: {:?} live at most by worker, {kept} named as without", recorder.most);
     // Of 4,096 streams half and half: within six standard deviations.
-    assert!(heard.most.len() == 2 && heard.most.values().all(|&live| live > 2048 - 6 * 32), "{:?}", heard.most);
+    assert!(recorder.most.len() == 2 && recorder.most.values().all(|&live| live > 2048 - 6 * 32), "{:?}", recorder.most);
 }
 
 #[test]
@@ -259,15 +263,15 @@ fn a_worker_that_panics_costs_its_streams_which_are_counted() {
         // Each round an hour later: its streams are new.
         (START + (i / real.len()) as u64 * 3600 * SECOND, real[i % real.len()].clone())
     });
-    let (counters, heard) = run(&settings, frames);
+    let (counters, recorder) = run(&settings, frames);
     println!(
         "{} packets: {} streams and {} packets lost and counted",
         counters.frames, counters.panic_lost_streams, counters.panic_lost_packets
     );
     assert_eq!(counters.frames, count as u64);
     assert!(counters.panic_lost_streams > 0 && counters.panic_lost_packets > 0);
-    assert_eq!(counters.opened, heard.ends + counters.panic_lost_streams, "each stream has ended or is counted lost");
-    assert!(heard.named.len() > 100, "what comes after is named: {}", heard.named.len());
+    assert_eq!(counters.opened, recorder.ends + counters.panic_lost_streams, "each stream has ended or is counted lost");
+    assert!(recorder.named.len() > 100, "what comes after is named: {}", recorder.named.len());
 }
 
 #[test]
@@ -277,35 +281,35 @@ fn one_elephant_stream_leaves_the_others_named() {
     let elephant = udp([10, 9, 9, 9], 50_000, [10, 9, 9, 8], 50_001, &[0x55; 1200]);
     // Of all packets 99.5 % are one worker's.
     let mixed = real.iter().flat_map(|f| std::iter::repeat_n(elephant.clone(), 200).chain([f.clone()])).map(|f| (START, f));
-    let (counters, heard) = run(&settings(1 << 16), mixed);
-    accounted(&counters, &heard);
-    assert_eq!(counters.frames, heard.packets);
+    let (counters, recorder) = run(&settings(1 << 16), mixed);
+    accounted(&counters, &recorder);
+    assert_eq!(counters.frames, recorder.packets);
     assert_eq!(counters.opened, calm.0.opened + 1);
-    let lost: Vec<_> = calm.1.named.iter().filter(|(k, c)| heard.named.get(*k) != Some(*c)).collect();
+    let lost: Vec<_> = calm.1.named.iter().filter(|(k, c)| recorder.named.get(*k) != Some(*c)).collect();
     assert!(lost.is_empty(), "{lost:?}");
 }
 
 #[test]
 fn fragments_overlapping_and_tiny_are_counted_and_belong_to_somebody() {
     let whole = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[7; 64]);
-    let fragment = |offset: u16, more: bool, octets: usize| {
+    let fragment = |offset: u16, more: bool, bytes: usize| {
         let mut frame = whole.clone();
-        frame.truncate(34 + octets);
-        frame[16..18].copy_from_slice(&(20 + octets as u16).to_be_bytes());
+        frame.truncate(34 + bytes);
+        frame[16..18].copy_from_slice(&(20 + bytes as u16).to_be_bytes());
         frame[20..22].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
         frame
     };
     let mut frames = Vec::new();
     for offset in 0..200 {
-        for octets in [0, 1, 7, 8, 24] {
-            frames.push(fragment(offset, offset % 3 != 0, octets));
+        for bytes in [0, 1, 7, 8, 24] {
+            frames.push(fragment(offset, offset % 3 != 0, bytes));
         }
     }
     frames.push(fragment(0x1fff, true, 64));
     let count = frames.len() as u64;
-    let (counters, heard) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, heard.packets), (count, count));
+    let (counters, recorder) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, recorder.packets), (count, count));
     // Those with the ports whole, those without.
     assert!(counters.opened <= 3, "{} streams", counters.opened);
 }
@@ -315,13 +319,13 @@ fn headers_that_lie_about_length_cost_nothing_but_themselves() {
     let tcp = {
         let mut frame = Vec::new();
         let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-        builder.tcp(1000, 443, 1, 1024).write(&mut frame, &[0x16; 40]).expect("a vector takes all octets");
+        builder.tcp(1000, 443, 1, 1024).write(&mut frame, &[0x16; 40]).expect("a vector takes all bytes");
         frame
     };
     let udp = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[7; 40]);
     let mut frames = Vec::new();
     for frame in [&tcp, &udp] {
-        // Header length, total length, UDP length or TCP offset: every value of each octet.
+        // Header length, total length, UDP length or TCP offset: every value of each byte.
         for at in [14, 16, 17, 38, 39, 46] {
             for value in 0..=255 {
                 let mut lying = frame.clone();
@@ -332,10 +336,10 @@ fn headers_that_lie_about_length_cost_nothing_but_themselves() {
         frames.extend((0..frame.len()).map(|n| frame[..n].to_vec()));
     }
     let count = frames.len() as u64;
-    let (counters, heard) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
-    accounted(&counters, &heard);
+    let (counters, recorder) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
+    accounted(&counters, &recorder);
     assert_eq!(
-        heard.packets + counters.undecodable.values().sum::<u64>(),
+        recorder.packets + counters.undecodable.values().sum::<u64>(),
         count,
         "each frame is in a stream or counted undecodable"
     );
@@ -372,9 +376,9 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
     assert_eq!(Decoder::default().decode(LinkType::RAW, &extensions).expect("raw IP").network, packet::Network::Ipv6);
     let frames = (0..200).map(tagged).chain([labelled]).chain((0..200).map(nested)).map(|f| (START, f));
-    let (counters, heard) = run(&settings(4096), frames);
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, counters.frames), (401, heard.packets + counters.undecodable.values().sum::<u64>()));
+    let (counters, recorder) = run(&settings(4096), frames);
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, counters.frames), (401, recorder.packets + counters.undecodable.values().sum::<u64>()));
 }
 
 #[test]
@@ -384,19 +388,18 @@ fn clocks_that_jump_end_streams_at_worst() {
     let real = real();
     let count = real.len() as u64;
     let jumping = real.into_iter().enumerate().map(|(i, f)| (times[i % times.len()], f));
-    let (counters, heard) = run(&settings(1 << 16), jumping);
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, heard.packets), (count, count));
+    let (counters, recorder) = run(&settings(1 << 16), jumping);
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, recorder.packets), (count, count));
     assert!(counters.timed_out > 0);
 }
 
 #[test]
 fn an_event_of_any_time_is_a_line_of_json() {
-    let mut octets =
-        pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"x"), udp([10, 0, 0, 3], 1, [10, 0, 0, 2], 53, b"x")]);
-    octets[24..32].fill(0xff);
+    let mut bytes = pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"x"), udp([10, 0, 0, 3], 1, [10, 0, 0, 2], 53, b"x")]);
+    bytes[24..32].fill(0xff);
     let mut file = tempfile::Builder::new().suffix(".pcap").tempfile().expect("a file");
-    file.write_all(&octets).expect("written");
+    file.write_all(&bytes).expect("written");
     let output =
         common::spiked().args(["read", "--events", "streams", "--format", "jsonl"]).arg(file.path()).output().expect("it runs");
     let lines = common::json_lines(&output.stdout);
@@ -427,14 +430,14 @@ fn a_packed_capture_unfolds_only_so_far() {
     for bomb in [gzip.finish().expect("packed"), zstd.finish().expect("packed")] {
         let packed = bomb.len();
         let mut file = CaptureFile::from_reader(std::io::Cursor::new(bomb), "bomb".into()).expect("it begins well");
-        let (mut batch, mut octets) = (FrameBatch::new(), 0);
+        let (mut batch, mut bytes) = (FrameBatch::new(), 0);
         while file.fill(&mut batch).expect("what was opened can be read") {
-            octets += batch.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
+            bytes += batch.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
         }
         let cut = file.truncation().expect("it was cut").to_string();
         assert!(cut.contains("bomb") && cut.contains("truncated after packet"), "{cut}");
-        assert!(octets > 100 << 20 && octets < (257 << 20) + 200 * packed as u64, "{octets} of {packed}");
-        assert_eq!(octets, file.frames() * 1_000_000, "what came before is whole");
+        assert!(bytes > 100 << 20 && bytes < (257 << 20) + 200 * packed as u64, "{bytes} of {packed}");
+        assert_eq!(bytes, file.frames() * 1_000_000, "what came before is whole");
     }
 }
 
@@ -446,8 +449,8 @@ fn a_model_larger_than_any_is_refused_before_it_is_read() {
     assert!(error.contains("more than any model has"), "{error}");
     // A header that claims more than there is, or more than can be.
     for length in [u64::MAX, 1 << 40, 101 << 20, 8] {
-        let octets = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
-        assert!(Model::from_bytes(&octets, file.path()).is_err());
+        let bytes = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
+        assert!(Model::from_bytes(&bytes, file.path()).is_err());
     }
 }
 
@@ -456,7 +459,7 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     let whole = Model::built_in().expect("a sound model");
     let layout = Layout::headers(&LayoutOptions { payload: 40, coincidence_bits: 15, ..LayoutOptions::default() });
     let (inputs, classes) = (layout.input_count(), MAX_CLASSES);
-    // Close to the gigaoctet of synapses that a model may have: twice as many coincidences are too many.
+    // Close to the gibibyte of synapses that a model may have: twice as many coincidences are too many.
     assert!(inputs * classes > 960 << 20 && (inputs + (1 << 15)) * classes > 1 << 30, "{inputs} inputs");
     let row = 20;
     let start: Vec<u32> = (0..=inputs as u32).map(|input| input * row).collect();
@@ -474,18 +477,18 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     };
     let names = (0..classes).map(|n| format!("class-{n}")).collect();
     let largest = Model { layout, network, decision, classes: names, ..Model::clone(&whole) };
-    let octets = largest.to_bytes();
-    let again = Model::from_bytes(&octets, std::path::Path::new("protocols.safetensors")).expect("it is within the bounds");
+    let bytes = largest.to_bytes();
+    let again = Model::from_bytes(&bytes, std::path::Path::new("protocols.safetensors")).expect("it is within the bounds");
     assert!(again == largest, "it is read as it was written");
     drop(largest);
     let mut settings = settings(1 << 16);
     settings.models = Arc::new(arc_swap::ArcSwap::from_pointee(vec![Arc::new(again)]));
     let real = real();
     let count = real.len() as u64;
-    let (counters, heard) = run(&settings, real.into_iter().map(|f| (START, f)));
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, heard.packets), (count, count));
-    println!("{} MB on disk, {} MB at the peak", octets.len() >> 20, peak());
+    let (counters, recorder) = run(&settings, real.into_iter().map(|f| (START, f)));
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, recorder.packets), (count, count));
+    println!("{} MB on disk, {} MB at the peak", bytes.len() >> 20, peak());
 }
 
 #[test]

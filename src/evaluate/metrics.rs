@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_capture_counts_once_and_untaught_streams_not_at_all() {
+    fn each_capture_counts_once_and_streams_of_unseen_classes_not_at_all() {
         let outcome = |best: &str, known, capture| StreamOutcome {
             label: "a".into(),
             known,

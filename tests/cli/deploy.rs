@@ -104,11 +104,11 @@ fn the_unit_is_clean_and_closed() {
     std::fs::write(&unit, text("systemd/spiked.service").replace("/usr/bin/spiked", "/bin/true")).unwrap();
     let unit = unit.to_str().unwrap();
     let Some(verified) = optional("systemd-analyze", &["verify", "--man=no", unit]) else { return };
-    let said = String::from_utf8_lossy(&verified.stderr);
-    assert!(verified.status.success() && !said.contains("spiked"), "systemd-analyze verify: {said}");
+    let report = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !report.contains("spiked"), "systemd-analyze verify: {report}");
     // In tenths, rounded up; systemd 252 and 257 count alike. Fails beyond it.
     let measured = optional("systemd-analyze", &["security", "--offline=true", "--threshold=15", unit]).expect("it was there");
-    let said = String::from_utf8_lossy(&measured.stdout);
-    let exposure = said.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
+    let report = String::from_utf8_lossy(&measured.stdout);
+    let exposure = report.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
     assert!(measured.status.success(), "{exposure}; {}", String::from_utf8_lossy(&measured.stderr));
 }

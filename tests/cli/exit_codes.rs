@@ -8,9 +8,9 @@ use crate::common::{fixture, pcap, spiked, udp};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-fn write(folder: &Path, name: &str, octets: &[u8]) -> PathBuf {
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, octets).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     path
 }
 
@@ -84,9 +84,9 @@ fn what_cannot_be_written_is_4_and_named() {
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("spiked"));
         command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdout(full);
         let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {said}");
-        assert!(said.contains("No space left on device"), "{arguments:?}: {said}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {text}");
+        assert!(text.contains("No space left on device"), "{arguments:?}: {text}");
     };
     full(&["read", "fixtures/captures/dns-1.pcap"]);
     full(&["read", "--format", "jsonl", "fixtures/captures/dns-1.pcap"]);
@@ -153,8 +153,8 @@ fn no_privilege_is_5() {
 
 #[test]
 fn the_help_names_every_code() {
-    let said = spiked().arg("--help").assert().code(0);
-    let help = String::from_utf8(said.get_output().stdout.clone()).unwrap();
+    let text = spiked().arg("--help").assert().code(0);
+    let help = String::from_utf8(text.get_output().stdout.clone()).unwrap();
     for code in ["0  ok", "1  done", "2  misconfigured", "3  no input", "4  unreadable", "5  no privilege"] {
         assert!(help.contains(code), "{code} is not in\n{help}");
     }

@@ -25,9 +25,9 @@ fn learn(from: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
 
 /// The class of every stream of a capture.
 fn classes(model: &Path, capture: &Path) -> Vec<String> {
-    let said =
+    let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "--model"]).arg(model).arg(capture).assert().code(0);
-    let events = json_lines(&said.get_output().stdout);
+    let events = json_lines(&output.get_output().stdout);
     events.iter().map(|e| e["spiked"]["class"].as_str().unwrap_or("unknown").to_string()).collect()
 }
 
@@ -44,7 +44,7 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
     assert_eq!(found.iter().filter(|c| *c == "private").count(), 20, "{found:?}");
     for other in ["fixtures/captures/mixed.pcapng", "fixtures/captures/dns-1.pcap", "fixtures/captures/snmp-1.pcap"] {
         let (before, after) = (classes(Path::new(SHIPPED), Path::new(other)), classes(&model, Path::new(other)));
-        assert_eq!(before, after, "{other}: the other neurons say what they said");
+        assert_eq!(before, after, "{other}: the other neurons say what they output");
     }
     // At tolerance 1 only what was shown fires the neuron.
     let strict = folder.path().join("strict.safetensors");
@@ -76,7 +76,7 @@ fn one_stream_a_class_tells_six_in_ten_streams_of_other_captures() {
     let Some(data) = shared_data() else { return };
     let labels = ["protocol-train", "protocol-test"].map(|name| data.join(format!("tasks/{name}.csv")));
     let few = ["eval", "--quiet", "--json", "--cross-validate", "2", "--streams-per-class", "1", "--labels"];
-    let said = spiked().args(few).args(labels).arg("--captures").arg(&data).assert();
-    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    let output = spiked().args(few).args(labels).arg("--captures").arg(&data).assert();
+    let report: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert!(report["accuracy"].as_f64().unwrap() >= 0.6, "{}", report["accuracy"]);
 }

@@ -40,12 +40,12 @@ fn libhdf5_reads_it() {
     let program = "import sys, h5py\nnodes = h5py.File(sys.argv[1])['node/nodes']\n\
         print(nodes['affine/weight'][:].sum(dtype='f8'), nodes['lif/type'].asstr()[()], sorted(nodes))";
     // Debian's own Python: the package is python3-h5py.
-    let said = match Command::new("/usr/bin/python3").args(["-c", program]).arg(&out).output() {
-        Ok(said) if !String::from_utf8_lossy(&said.stderr).contains("No module named 'h5py'") => said,
+    let output = match Command::new("/usr/bin/python3").args(["-c", program]).arg(&out).output() {
+        Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("No module named 'h5py'") => output,
         _ => return skip("/usr/bin/python3 with h5py (Debian package python3-h5py)"),
     };
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (sum, rest) = text.split_once(' ').unwrap();
     let model = Model::load(Path::new(SHIPPED)).unwrap();
     let gain = model.network.gain();

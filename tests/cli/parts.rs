@@ -102,11 +102,11 @@ fn parts_joined_are_as_sure_as_a_reference_says() {
 
 /// The class that each stream of some captures is given, `None` where it is given none.
 fn classes(model: &str, captures: &[String]) -> Vec<Option<String>> {
-    let told =
+    let output =
         spiked().args(["read", "--events", "streams", "--format", "jsonl", "--model", model]).args(captures).output().unwrap();
     let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
     let class = |event: serde_json::Value| event["spiked"]["class"].as_str().map(str::to_string);
-    String::from_utf8(told.stdout).unwrap().lines().map(event).map(class).collect()
+    String::from_utf8(output.stdout).unwrap().lines().map(event).map(class).collect()
 }
 
 #[test]
@@ -157,8 +157,8 @@ fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
     std::fs::write(&damaged, "not a capture").unwrap();
     join(&partly, &[damaged.clone(), captures[0].clone()]).code(1).stderr(contains("damaged.pcap"));
     join(&partly, &[damaged]).failure().stderr(contains("the reference has no packet streams"));
-    let (cut, octets) = (path("cut.pcap"), std::fs::read(&captures[0]).unwrap());
-    std::fs::write(&cut, &octets[..octets.len() - 5]).unwrap();
+    let (cut, bytes) = (path("cut.pcap"), std::fs::read(&captures[0]).unwrap());
+    std::fs::write(&cut, &bytes[..bytes.len() - 5]).unwrap();
     join(&partly, &[cut]).code(1).stderr(contains("captures are cut").and(contains("cut.pcap")));
 }
 
@@ -175,15 +175,15 @@ fn a_hyperactive_neuron_is_found_and_quieted() {
     // Wide bounds: otherwise the packets of other classes reach the bound too, and the neuron does not lead.
     model.decision.clip.1 = 5.0;
     model.save(Path::new(&path("loud"))).unwrap();
-    let said = contains("snmp: hyperactive, claims").and(contains("threshold -6.00 raised to"));
-    on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(said);
+    let printed = contains("snmp: hyperactive, claims").and(contains("threshold -6.00 raised to"));
+    on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(printed);
     on(&["model", "calibrate", &path("sound"), "--out", &path("same")], &second)
         .assert()
         .code(0)
         .stdout(contains("hyperactive").not());
     let accuracy = |name: &str| {
-        let said = on(&["eval", "--json", "--model", &path(name)], &second).assert().code(0);
-        serde_json::from_slice::<serde_json::Value>(&said.get_output().stdout).unwrap()["accuracy"].as_f64().unwrap()
+        let printed = on(&["eval", "--json", "--model", &path(name)], &second).assert().code(0);
+        serde_json::from_slice::<serde_json::Value>(&printed.get_output().stdout).unwrap()["accuracy"].as_f64().unwrap()
     };
     let [sound, loud, quiet] = ["sound", "loud", "quiet"].map(accuracy);
     assert!(loud < 0.5 && quiet > 0.9 * sound, "{sound}, loud {loud}, quieted {quiet}");

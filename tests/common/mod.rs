@@ -87,7 +87,7 @@ pub fn udp(source: [u8; 4], sport: u16, destination: [u8; 4], dport: u16, payloa
         .ipv4(source, destination, 64)
         .udp(sport, dport);
     let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("a vector takes all octets");
+    builder.write(&mut frame, payload).expect("a vector takes all bytes");
     frame
 }
 

@@ -45,9 +45,9 @@ impl Running {
         prepare(&mut command);
         let mut child = command.spawn().expect("spiked");
         let address = wait_for("it is ready", || {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            assert!(child.try_wait().expect("a child").is_none(), "it ended: {said}");
-            said.split("ready; http://").nth(1)?.split('/').next()?.parse().ok()
+            let log_text = fs::read_to_string(&log).unwrap_or_default();
+            assert!(child.try_wait().expect("a child").is_none(), "it ended: {log_text}");
+            log_text.split("ready; http://").nth(1)?.split('/').next()?.parse().ok()
         });
         Self { child, log, address }
     }

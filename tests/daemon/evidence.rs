@@ -1,4 +1,4 @@
-//! Packets of named streams become captures that Wireshark and spiked itself read, with what was said of them as comments.
+//! Packets of named streams become captures that Wireshark and spiked itself read, with what was printed of them as comments.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::export::evidence::{CommentedPacket, Evidence, Options};
 use spiked::export::pcapng::{PcapngPacket, PcapngWriter};
 
-/// (nanoseconds, link type, octets on the wire, octets)
+/// (nanoseconds, link type, bytes on the wire, bytes)
 fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
     let (mut file, mut batch, mut all) = (CaptureFile::open(path).unwrap(), FrameBatch::new(), Vec::new());
     while file.fill(&mut batch).unwrap() {
@@ -20,7 +20,7 @@ fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
     all
 }
 
-/// What tshark says of each packet, a line each; `None`, said so, where it is not installed.
+/// What tshark says of each packet, a line each; `None`, printed so, where it is not installed.
 fn tshark(path: &Path, fields: &[&str]) -> Option<Vec<String>> {
     let fields = fields.iter().flat_map(|f| ["-e", f]);
     match Command::new("tshark").args(["-n", "-T", "fields", "-r"]).arg(path).args(fields).output() {
@@ -59,9 +59,9 @@ fn packets_of_several_link_types_come_back_to_the_nanosecond() {
     }
     assert_eq!(std::fs::metadata(&path).unwrap().len(), writer.written());
     assert_eq!(read(&path), want);
-    if let Some(said) = tshark(&path, &["frame.comment", "frame.time_epoch", "frame.len", "frame.cap_len"]) {
-        assert_eq!(said[3], "ssh, ünd number 3\t1700000000.123456792\t1503\t63");
-        assert_eq!(said.len(), 6);
+    if let Some(printed) = tshark(&path, &["frame.comment", "frame.time_epoch", "frame.len", "frame.cap_len"]) {
+        assert_eq!(printed[3], "ssh, ünd number 3\t1700000000.123456792\t1503\t63");
+        assert_eq!(printed.len(), 6);
     }
 }
 
@@ -74,10 +74,10 @@ fn read_writes_the_first_packets_of_named_streams() {
     let (written, all) = (read(&path), read(&capture));
     assert!(!written.is_empty() && written.len() < all.len());
     assert!(written.iter().all(|packet| all.contains(packet)), "a packet that was not in the capture");
-    if let Some(said) = tshark(&path, &["tcp.stream", "frame.comment"]) {
-        assert_eq!(said.len(), written.len());
+    if let Some(printed) = tshark(&path, &["tcp.stream", "frame.comment"]) {
+        assert_eq!(printed.len(), written.len());
         let mut of_stream = std::collections::BTreeMap::<&str, usize>::new();
-        for line in &said {
+        for line in &printed {
             let (stream, comment) = line.split_once('\t').unwrap();
             assert!(comment.starts_with("ssh, confidence 0.") && comment.ends_with(", model protocols"), "{comment}");
             *of_stream.entry(stream).or_default() += 1;

@@ -439,13 +439,13 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
         wrong.save(&file).unwrap();
         let mut read = spiked();
         read.args(["read", "--model"]).arg(&file).arg(fixture("captures/dns-1.pcap"));
-        let said = read.assert().code(2).get_output().stderr.clone();
-        assert!(String::from_utf8_lossy(&said).contains("holds control characters"));
-        assert!(!said[..said.len() - 1].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&said));
+        let printed = read.assert().code(2).get_output().stderr.clone();
+        assert!(String::from_utf8_lossy(&printed).contains("holds control characters"));
+        assert!(!printed[..printed.len() - 1].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&printed));
         let labels = format!("{refused}={}", fixture("captures/dns-1.pcap").display());
         let mut train = spiked();
         train.args(["train", "--class", &labels, "--class", "b=fixtures/captures/ssh-1.pcap", "--out"]).arg(&file);
-        train.assert().code(2).stderr(predicates::str::contains("holds control characters"));
+        train.assert().code(2).stderr(predicates::str::contains("contains control characters"));
     }
     // The page without scripts.
     let page = folder.path().join("report.html");
@@ -482,8 +482,8 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
         let length = syslog.recv(&mut buffer).unwrap();
         assert!(!buffer[..length].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&buffer[..length]));
     }
-    let said = daemon.log();
-    assert!(said.contains("capture read") && said.contains("\\x1b[31m"), "{said}");
+    let printed = daemon.log();
+    assert!(printed.contains("capture read") && printed.contains("\\x1b[31m"), "{printed}");
     let own = |line: &str| !line.starts_with("2026-01-01T00:00:00Z ERROR forged") && !line.contains('\u{1b}');
-    assert!(said.lines().all(own), "a name of a file began a line of the log: {said}");
+    assert!(printed.lines().all(own), "a name of a file began a line of the log: {printed}");
 }

@@ -15,7 +15,7 @@ fn start(telemetry: &Telemetry) -> Server {
     Server::start("127.0.0.1:0".parse().unwrap(), Arc::clone(&telemetry.metrics)).unwrap()
 }
 
-/// The whole answer to octets that a client sends.
+/// The whole answer to bytes that a client sends.
 fn exchange(server: &Server, request: &[u8]) -> String {
     let mut client = TcpStream::connect(server.address()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -139,7 +139,7 @@ fn what_is_no_request_or_too_long_is_refused() {
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
-/// Clients that say nothing, that say it octet by octet, that never read, more of them than the server has places: a scrape is
+/// Clients that say nothing, that say it byte by byte, that never read, more of them than the server has places: a scrape is
 /// answered all the same, and they are cut off.
 #[test]
 fn slow_clients_do_no_harm() {
@@ -192,7 +192,7 @@ fn a_client_that_never_reads_is_cut_off() {
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
     let whole = telemetry.text().len();
-    assert!(whole > 20_000_000 && answer.len() < whole / 2, "{} of {whole} octets were kept for it", answer.len());
+    assert!(whole > 20_000_000 && answer.len() < whole / 2, "{} of {whole} bytes were kept for it", answer.len());
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
@@ -215,8 +215,8 @@ fn an_address_in_use_is_said_and_a_dropped_server_gives_it_back() {
     // An address that no other test binds or connects from: its port must stay free once it is given back.
     let server = Server::start("127.98.0.1:0".parse().unwrap(), Arc::clone(&telemetry.metrics)).unwrap();
     let address = server.address();
-    let said = bind(address).unwrap_err().to_string();
-    assert!(said.contains(&address.to_string()) && said.contains("another"), "{said}");
+    let printed = bind(address).unwrap_err().to_string();
+    assert!(printed.contains(&address.to_string()) && printed.contains("another"), "{printed}");
     drop(server);
     assert!(TcpStream::connect(address).is_err());
 }

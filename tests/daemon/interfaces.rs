@@ -13,13 +13,13 @@ use spiked::capture::{CaptureFile, FrameBatch, Source};
 /// All that an event says of a stream but for when it was.
 const ALL: [&str; 7] = ["class", "best", "confidence", "evidence", "scored", "packets", "bytes"];
 
-/// What is said of each stream, whenever that was.
-fn said(events: &[Value], fields: &[&str]) -> BTreeMap<String, Vec<String>> {
+/// What is summaries of each stream, whenever that was.
+fn summaries(events: &[Value], fields: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for e in events {
         let key = ["src_ip", "src_port", "dest_ip", "dest_port", "proto", "vlan"].map(|f| e[f].to_string()).join(" ");
-        let said: Vec<String> = fields.iter().map(|f| e["spiked"][*f].to_string()).collect();
-        streams.entry(key).or_default().push(said.join(" "));
+        let summaries: Vec<String> = fields.iter().map(|f| e["spiked"][*f].to_string()).collect();
+        streams.entry(key).or_default().push(summaries.join(" "));
     }
     streams.values_mut().for_each(|s| s.sort());
     streams
@@ -27,7 +27,7 @@ fn said(events: &[Value], fields: &[&str]) -> BTreeMap<String, Vec<String>> {
 
 /// Holds the streams of one to those of the other, and names those that differ.
 fn assert_alike(live: &[Value], offline: &[Value], fields: &[&str], capture: &Path) {
-    let (live, wanted) = (said(live, fields), said(offline, fields));
+    let (live, wanted) = (summaries(live, fields), summaries(offline, fields));
     assert!(!wanted.is_empty());
     let differ: Vec<_> = wanted
         .keys()
@@ -44,7 +44,7 @@ fn offline(capture: &Path) -> Vec<Value> {
     common::json_lines(&output.stdout)
 }
 
-/// The capture as tcpreplay sends it. Of a frame that the capture holds cut (the fixtures hold 256 octets of each), it sends what is
+/// The capture as tcpreplay sends it. Of a frame that the capture holds cut (the fixtures hold 256 bytes of each), it sends what is
 /// held, so that its length on the wire is another; nothing else differs.
 fn as_sent(capture: &Path, folder: &Path) -> PathBuf {
     let mut source = CaptureFile::open(capture).expect("a capture");
@@ -202,7 +202,7 @@ fn several_capture_threads_share_the_flows_out() {
     assert_alike(&net.events("stream"), &offline(&capture), &ALL[..6], &capture);
 }
 
-/// Resident octets and open descriptors.
+/// Resident bytes and open descriptors.
 fn usage(pid: i32) -> (u64, usize) {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
     let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");

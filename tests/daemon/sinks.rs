@@ -19,9 +19,9 @@ fn line(number: u64) -> Arc<Line> {
 }
 
 /// A line of JSON of some length.
-fn padded(number: u64, octets: usize) -> Arc<Line> {
+fn padded(number: u64, bytes: usize) -> Arc<Line> {
     Arc::new(Line {
-        text: format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(octets)),
+        text: format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(bytes)),
         timestamp: Nanos(1_700_000_000_123_456_789),
         severity: Severity::Warning,
         event: "alert",
@@ -48,16 +48,16 @@ fn dropped(status: &status::SinkStatus) -> u64 {
 fn a_file_gets_every_line_soon_and_goes_on_after_logrotate() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("eve.json"), folder.path().join("eve.json.1"));
-    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100_000).unwrap();
-    (0..10_000).for_each(|n| outlet.offer(&line(n)));
-    wait_until("the first lines", || outlet.status().written == 10_000);
+    let sink = SinkHandle::start("file", &Target::File(path.clone()), 100_000).unwrap();
+    (0..10_000).for_each(|n| sink.offer(&line(n)));
+    wait_until("the first lines", || sink.status().written == 10_000);
     fs::rename(&path, &moved).unwrap();
-    outlet.offer(&line(10_000));
-    wait_until("the old file is written on", || outlet.status().written == 10_001);
-    outlet.reopen();
+    sink.offer(&line(10_000));
+    wait_until("the old file is written on", || sink.status().written == 10_001);
+    sink.reopen();
     wait_until("the new file", || path.exists());
-    outlet.offer(&line(10_001));
-    let status = outlet.close(patient());
+    sink.offer(&line(10_001));
+    let status = sink.close(patient());
     assert_eq!((status.written, dropped(&status), status.queued), (10_002, 0, 0));
     assert_eq!(numbers(&fs::read(&path).unwrap()), [10_001]);
     assert_eq!(numbers(&fs::read(&moved).unwrap()), (0..10_001).collect::<Vec<_>>());
@@ -67,12 +67,12 @@ fn a_file_gets_every_line_soon_and_goes_on_after_logrotate() {
 fn a_file_that_logrotate_empties_in_place_goes_on_from_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("eve.json");
-    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
-    outlet.offer(&line(1));
+    let sink = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
+    sink.offer(&line(1));
     wait_until("the line", || fs::metadata(&path).unwrap().len() > 0);
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
-    outlet.offer(&line(2));
-    outlet.close(patient());
+    sink.offer(&line(2));
+    sink.close(patient());
     assert_eq!(numbers(&fs::read(&path).unwrap()), [2]);
 }
 
@@ -82,9 +82,9 @@ fn half_a_line_at_the_end_is_mended_when_the_file_is_opened() {
     let path = folder.path().join("eve.json");
     let after = |before: &str| {
         fs::write(&path, before).unwrap();
-        let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
-        outlet.offer(&Arc::new(Line { text: "{}".into(), ..(*line(0)).clone() }));
-        outlet.close(patient());
+        let sink = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
+        sink.offer(&Arc::new(Line { text: "{}".into(), ..(*line(0)).clone() }));
+        sink.close(patient());
         fs::read_to_string(&path).unwrap()
     };
     assert_eq!(after(""), "{}\n");
@@ -111,26 +111,25 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
     let path = tiny.path().join("eve.json");
     let ballast = tiny.path().join("ballast");
     fs::write(&ballast, vec![0; 128 << 10]).unwrap();
-    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 1000).unwrap();
+    let sink = SinkHandle::start("file", &Target::File(path.clone()), 1000).unwrap();
     for n in 0..1500 {
-        outlet.offer(&line(n));
+        sink.offer(&line(n));
         std::thread::sleep(Duration::from_micros(100));
     }
-    wait_until("trouble is told", || outlet.status().last_error.is_some());
+    wait_until("trouble is told", || sink.status().last_error.is_some());
     assert!(
-        outlet.status().last_error.unwrap().contains("no storage space")
-            || outlet.status().last_error.unwrap().contains("No space")
+        sink.status().last_error.unwrap().contains("no storage space") || sink.status().last_error.unwrap().contains("No space")
     );
     let first = numbers(&fs::read(&path).unwrap());
     assert!(!first.is_empty() && first.len() < 1500);
     // More than is kept: drops, and their reason.
-    (1500..4000).for_each(|n| outlet.offer(&line(n)));
-    let full = outlet.status();
+    (1500..4000).for_each(|n| sink.offer(&line(n)));
+    let full = sink.status();
     assert!(full.dropped["disk_full"] > 0, "{full:?}");
     assert_eq!(full.written + dropped(&full) + full.queued, 4000);
     fs::remove_file(&ballast).unwrap();
-    wait_until("the rest is written, until the disk is full again", || outlet.status().written > full.written);
-    let status = outlet.close(patient());
+    wait_until("the rest is written, until the disk is full again", || sink.status().written > full.written);
+    let status = sink.close(patient());
     let written = numbers(&fs::read(&path).unwrap());
     assert_eq!(written.len() as u64, status.written);
     assert!(written.is_sorted(), "in order");
@@ -142,12 +141,12 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
 fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
-    let outlet = SinkHandle::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
+    let sink = SinkHandle::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
     // Nobody listens: the queue fills, the rest is counted.
-    (0..500).for_each(|n| outlet.offer(&line(n)));
-    wait_until("trouble is told", || outlet.status().last_error.is_some());
-    (500..4000).for_each(|n| outlet.offer(&line(n)));
-    let before = outlet.status();
+    (0..500).for_each(|n| sink.offer(&line(n)));
+    wait_until("trouble is told", || sink.status().last_error.is_some());
+    (500..4000).for_each(|n| sink.offer(&line(n)));
+    let before = sink.status();
     assert!(before.dropped["disconnected"] >= 1500 && before.written == 0, "{before:?}");
     assert_eq!(dropped(&before) + before.queued, 4000);
     // A reader comes, reads what was kept, and goes.
@@ -163,14 +162,14 @@ fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
     drop(reader);
     drop(listener);
     fs::remove_file(&path).unwrap();
-    outlet.offer(&line(7000));
-    wait_until("trouble is told again", || outlet.status().last_error.is_some());
+    sink.offer(&line(7000));
+    wait_until("trouble is told again", || sink.status().last_error.is_some());
     // It returns: the line that it missed is there.
     let listener = UnixListener::bind(&path).unwrap();
     let mut reader = listener.accept().unwrap().0;
-    outlet.offer(&line(7001));
-    wait_until("all is written", || outlet.status().queued == 0);
-    let status = outlet.close(patient());
+    sink.offer(&line(7001));
+    wait_until("all is written", || sink.status().queued == 0);
+    let status = sink.close(patient());
     let mut text = Vec::new();
     reader.read_to_end(&mut text).unwrap();
     assert_eq!(numbers(&text), [7000, 7001]);
@@ -183,33 +182,33 @@ fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let outlet = SinkHandle::start("unix", &Target::Socket(path), 500).unwrap();
-    outlet.offer(&line(0));
+    let sink = SinkHandle::start("unix", &Target::Socket(path), 500).unwrap();
+    sink.offer(&line(0));
     let mut reader = listener.accept().unwrap().0;
     let mut offered = 1;
     // Slower than the thread, so that what fills the queue is the stalled reader alone.
-    while outlet.status().last_error.is_none() {
-        outlet.offer(&padded(offered, 5000));
+    while sink.status().last_error.is_none() {
+        sink.offer(&padded(offered, 5000));
         offered += 1;
         std::thread::sleep(Duration::from_micros(500));
         assert!(offered < 20_000, "the reader does not read, and yet all goes on");
     }
     let began = Instant::now();
     for _ in 0..1000 {
-        outlet.offer(&line(offered));
+        sink.offer(&line(offered));
         offered += 1;
     }
     // A guard against waiting, not a measurement: were each offer to wait for the reader's 250 ms, these would take 250 s.
     assert!(began.elapsed() < PATIENCE, "offering 1000 lines took {:?}", began.elapsed());
-    let stalled = outlet.status();
+    let stalled = sink.status();
     assert!(stalled.dropped["slow"] >= 500, "{stalled:?}");
     let all = std::thread::spawn(move || {
         let mut text = Vec::new();
         reader.read_to_end(&mut text).unwrap();
         text
     });
-    wait_until("the reader has all", || outlet.status().queued == 0);
-    let status = outlet.close(patient());
+    wait_until("the reader has all", || sink.status().queued == 0);
+    let status = sink.close(patient());
     let read = numbers(&all.join().unwrap());
     assert_eq!(read.len() as u64, status.written);
     assert!(read.is_sorted());
@@ -221,11 +220,11 @@ fn a_reader_killed_in_the_middle_never_sees_half_a_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let outlet = SinkHandle::start("unix", &Target::Socket(path), 10_000).unwrap();
+    let sink = SinkHandle::start("unix", &Target::Socket(path), 10_000).unwrap();
     let mut next = 0;
     for round in 0..20 {
         for _ in 0..300 {
-            outlet.offer(&padded(next, 700 + 37 * round));
+            sink.offer(&padded(next, 700 + 37 * round));
             next += 1;
         }
         let mut reader = BufReader::new(listener.accept().unwrap().0);
@@ -237,7 +236,7 @@ fn a_reader_killed_in_the_middle_never_sees_half_a_line() {
         }
     }
     drop(listener);
-    let status = outlet.close(Instant::now());
+    let status = sink.close(Instant::now());
     assert_eq!(status.written + dropped(&status), next);
 }
 
@@ -290,11 +289,11 @@ fn every_reason_has_its_name() {
 #[test]
 fn child_writes_until_killed() {
     let Some(path) = std::env::var_os("SPIKED_TEST_FILE") else { return };
-    let outlet = SinkHandle::start("file", &Target::File(path.into()), 1 << 16).unwrap();
+    let sink = SinkHandle::start("file", &Target::File(path.into()), 1 << 16).unwrap();
     let pace = std::env::var("SPIKED_TEST_PACE").unwrap() == "slow";
     for number in 0.. {
         let one = (*padded(number, (number % 700) as usize)).clone();
-        outlet.offer(&Arc::new(one));
+        sink.offer(&Arc::new(one));
         if std::env::var("SPIKED_TEST_LAST").is_ok_and(|last| last == number.to_string()) {
             // Neither closed nor dropped: what is in the file now is all that a kill leaves.
             std::thread::park();
@@ -308,12 +307,12 @@ fn child_writes_until_killed() {
 #[test]
 fn child_writes_to_standard_output() {
     let Ok(count) = std::env::var("SPIKED_TEST_STDOUT") else { return };
-    let outlet = SinkHandle::start("stdout", &Target::Stdout, 1000).unwrap();
+    let sink = SinkHandle::start("stdout", &Target::Stdout, 1000).unwrap();
     for n in 0..count.parse().unwrap() {
-        outlet.offer(&line(n));
+        sink.offer(&line(n));
         std::thread::sleep(Duration::from_micros(50));
     }
-    let status = outlet.close(Instant::now() + Duration::from_millis(600));
+    let status = sink.close(Instant::now() + Duration::from_millis(600));
     eprintln!("status {}", serde_json::to_string(&status).unwrap());
     std::process::exit(0);
 }

@@ -70,8 +70,8 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     assert!(found(0), "it does not know what was learned before it started");
 }
 
-/// A class's lesson.
-fn lesson<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
+/// A class's task.
+fn task<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
     status["learning"]["lessons"].as_array()?.iter().find(|l| l["class"] == class)
 }
 
@@ -81,13 +81,13 @@ fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
     let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap"];
     let with = |more: &str| settings(folder.path(), &captures, "speed = 20\nrepeat = 0", more);
     let mut daemon = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
-    let streams = |s: &Value, what: &str| lesson(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
+    let streams = |s: &Value, what: &str| task(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
     let frozen = daemon.wait("streams are heard and not learned", |s| streams(s, "frozen") >= 20);
     assert_eq!((streams(&frozen, "shown"), streams(&frozen, "held_back")), (0, 0));
-    assert!(lesson(&frozen, "redis").unwrap()["accuracy"] == 0.0, "nothing knows Redis: {frozen}");
+    assert!(task(&frozen, "redis").unwrap()["accuracy"] == 0.0, "nothing knows Redis: {frozen}");
     with(REDIS);
     daemon.signal(libc::SIGHUP);
-    let taught = daemon.wait("it is learned", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    let taught = daemon.wait("it is learned", |s| task(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     assert!(streams(&taught, "shown") > 0 && taught["learning"]["one_in"] == 1);
     with("");
     daemon.signal(libc::SIGHUP);
@@ -96,7 +96,7 @@ fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
     assert_eq!(class(&alone), class(&frozen) + 1, "what was learned stays");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 
-    let shown = |s: &Value| lesson(s, "redis").map_or(0, |l| l["shown"].as_u64().unwrap());
+    let shown = |s: &Value| task(s, "redis").map_or(0, |l| l["shown"].as_u64().unwrap());
     let mut again = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
     let remembered = again.wait("what was heard is there again", |s| shown(s) > 0);
     assert!(shown(&remembered) >= shown(&taught), "{remembered}");
@@ -113,11 +113,10 @@ fn a_host_is_taught_by_its_address() {
     let models = format!("models = [\"config/models/devices.safetensors\"]\n{}", fs::read_to_string(&file).unwrap());
     fs::write(&file, models).unwrap();
     let mut daemon = Running::start(&file, |_| {});
-    let taught =
-        daemon.wait("the host is learned", |s| lesson(s, "client").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
-    assert_eq!(lesson(&taught, "client").unwrap()["model"], "devices");
+    let taught = daemon.wait("the host is learned", |s| task(s, "client").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    assert_eq!(task(&taught, "client").unwrap()["model"], "devices");
     daemon.wait("it is known before it is taught once more", |s| {
-        lesson(s, "client").is_some_and(|l| l["accuracy"].as_f64() > Some(0.5))
+        task(s, "client").is_some_and(|l| l["accuracy"].as_f64() > Some(0.5))
     });
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
@@ -128,7 +127,7 @@ fn streams_that_come_faster_than_they_are_heard_are_sampled_more_rarely() {
     let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
     let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrepeat = 0", REDIS), |_| {});
     daemon.wait("one stream in some is sampled", |s| s["learning"]["one_in"].as_u64() > Some(1));
-    daemon.wait("it is learned all the same", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    daemon.wait("it is learned all the same", |s| task(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
@@ -151,9 +150,9 @@ const FOREIGN: [&str; 5] = ["http", "ssh", "dns", "tls", "snmp"];
 
 /// A learner of Redis that has heard nothing yet.
 fn novice(model: &Model, learned: LearnedNeurons) -> Learner {
-    let lesson = LearningTask { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
-    let settings = LearnerSettings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
-    Learner::new(model, vec![lesson], settings, learned)
+    let task = LearningTask { class: "redis".into(), mask: vec!["ports".into()], eta: 0.5, freeze: false };
+    let settings = LearnerSettings { volleys: 4096, min_accuracy: 0.8, seed: 1, threads: 1 };
+    Learner::new(model, vec![task], settings, learned)
 }
 
 /// A learner of Redis that has heard what is not.
@@ -164,7 +163,7 @@ fn beginner(model: &Model, learned: LearnedNeurons) -> Learner {
 }
 
 /// A learner that was taught Redis well, and the model with what it learned.
-fn well_taught() -> (Learner, Model) {
+fn trained_learner() -> (Learner, Model) {
     let model = Model::built_in().unwrap();
     let mut learner = beginner(&model, LearnedNeurons::default());
     streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.observe(&model, s, Some(0)));
@@ -176,27 +175,27 @@ fn well_taught() -> (Learner, Model) {
 
 #[test]
 fn junk_on_the_taught_port_does_not_make_the_model_worse() {
-    let (_, good) = well_taught();
+    let (_, good) = trained_learner();
     for capture in ["redis-2.pcap", "redis-oddport.pcap"] {
         assert!(named(&good, capture, "redis") > 0.9, "{capture} is found");
     }
     let foreign = |model: &Model| FOREIGN.map(|class| named(model, &format!("{class}-2.pcap"), class));
     let before = foreign(&good);
     let mut random = 1u64;
-    let mut octet = || {
+    let mut byte = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 56) as u16
     };
     let noise: Vec<Vec<u16>> = (0..2000)
         .map(|n| {
             let mut like = streams(&good, "redis-1.pcap").swap_remove(n % 20);
-            like.iter_mut().filter(|value| **value != spiked::encode::SILENT).for_each(|value| *value = octet());
+            like.iter_mut().filter(|value| **value != spiked::encode::SILENT).for_each(|value| *value = byte());
             like
         })
         .collect();
     let web: Vec<Vec<u16>> = streams(&good, "http-1.pcap").into_iter().cycle().take(2000).collect();
     for (what, junk) in [("noise", noise), ("HTTP", web)] {
-        let (mut learner, mut model) = well_taught();
+        let (mut learner, mut model) = trained_learner();
         for part in junk.chunks(500) {
             part.iter().for_each(|s| _ = learner.observe(&model, s.clone(), Some(0)));
             let (with, attempts) = learner.learn(&model);
@@ -220,20 +219,20 @@ fn junk_on_the_taught_port_does_not_make_the_model_worse() {
 #[test]
 fn what_was_heard_is_remembered_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let (learner, model) = well_taught();
+    let (learner, model) = trained_learner();
     learner.save_replay(folder.path(), "site").unwrap();
     let mut restarted = novice(&model, LearnedNeurons::default());
-    assert!(!restarted.recall(folder.path(), "another").unwrap(), "nothing was kept under that name");
-    assert!(restarted.recall(folder.path(), "site").unwrap());
-    assert_eq!(restarted.remembered("redis"), learner.remembered("redis"));
-    assert!(restarted.remembered("redis").0 > 0);
+    assert!(!restarted.load_replay(folder.path(), "another").unwrap(), "nothing was kept under that name");
+    assert!(restarted.load_replay(folder.path(), "site").unwrap());
+    assert_eq!(restarted.stored("redis"), learner.stored("redis"));
+    assert!(restarted.stored("redis").0 > 0);
     assert_eq!(
         (restarted.prequential("redis"), restarted.prequential_mean()),
         (learner.prequential("redis"), learner.prequential_mean())
     );
     restarted.save_replay(folder.path(), "again").unwrap();
     let [first, second] =
-        ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.heard.safetensors"))).unwrap());
+        ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.replay.safetensors"))).unwrap());
     assert_eq!(first, second);
     // It has nothing to observe any more before it learns.
     let bare = model.without_classes(&["redis".into()]).unwrap();
@@ -241,38 +240,38 @@ fn what_was_heard_is_remembered_after_a_restart() {
     let attempt = restarted.learn(&bare).1.pop().expect("a try");
     assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", AttemptOutcome::TakenOver));
 
-    // A file cut anywhere, or with any octet changed, is refused or read as something: it never ends the daemon, and never has more
+    // A file cut anywhere, or with any byte changed, is refused or read as something: it never ends the daemon, and never has more
     // than there is room for.
     for at in (0..first.len()).step_by(first.len() / 200 + 1) {
-        fs::write(folder.path().join("cut.heard.safetensors"), &first[..at]).unwrap();
-        assert!(novice(&model, LearnedNeurons::default()).recall(folder.path(), "cut").is_err());
+        fs::write(folder.path().join("cut.replay.safetensors"), &first[..at]).unwrap();
+        assert!(novice(&model, LearnedNeurons::default()).load_replay(folder.path(), "cut").is_err());
         let mut changed = first.clone();
         changed[at] ^= 0x15;
-        fs::write(folder.path().join("cut.heard.safetensors"), changed).unwrap();
+        fs::write(folder.path().join("cut.replay.safetensors"), changed).unwrap();
         let mut learner = novice(&model, LearnedNeurons::default());
-        let _ = learner.recall(folder.path(), "cut");
-        assert!(learner.remembered("redis").0 <= 4096);
+        let _ = learner.load_replay(folder.path(), "cut");
+        assert!(learner.stored("redis").0 <= 4096);
     }
     // Another layout's volleys mean something else.
     let devices = Model::load(Path::new("config/models/devices.safetensors")).unwrap();
-    assert!(!novice(&devices, LearnedNeurons::default()).recall(folder.path(), "site").unwrap());
+    assert!(!novice(&devices, LearnedNeurons::default()).load_replay(folder.path(), "site").unwrap());
 }
 
 #[test]
 fn streams_that_guard_a_class_are_there_again_after_a_restart() {
-    let (learner, good) = well_taught();
+    let (learner, good) = trained_learner();
     let folder = tempfile::tempdir().unwrap();
     learner.learned().save(folder.path(), "protocols").unwrap();
     // Another protocol that nobody knows, where Redis was: consistent, and no claim on anything.
     let good = good.without_classes(&["mqtt".into()]).unwrap();
-    let retaught = |learned: LearnedNeurons| {
+    let outcome_of_other_traffic = |learned: LearnedNeurons| {
         let mut learner = beginner(&good, learned);
         streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.observe(&good, s, Some(0)));
         learner.learn(&good).1.pop().expect("there is enough to learn from").outcome
     };
     let restored = LearnedNeurons::load(folder.path(), "protocols").unwrap().expect("it was saved");
-    assert_eq!(retaught(restored), AttemptOutcome::Worse);
+    assert_eq!(outcome_of_other_traffic(restored), AttemptOutcome::Worse);
     let part = learner.learned().part().unwrap();
     let unguarded = LearnedNeurons::of(&part, std::collections::BTreeMap::new());
-    assert_eq!(retaught(unguarded), AttemptOutcome::TakenOver, "the test would show nothing");
+    assert_eq!(outcome_of_other_traffic(unguarded), AttemptOutcome::TakenOver, "the test would show nothing");
 }

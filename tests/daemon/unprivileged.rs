@@ -181,10 +181,10 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
         }
         false
     };
-    let told = |wanted: &str| within(PATIENCE, wanted);
-    assert!(told("READY=1"));
+    let notified = |wanted: &str| within(PATIENCE, wanted);
+    assert!(notified("READY=1"));
     for _ in 0..3 {
-        assert!(told("WATCHDOG=1"), "it is fed while all move");
+        assert!(notified("WATCHDOG=1"), "it is fed while all move");
     }
     let worker = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten().find_map(|task| {
         let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
@@ -202,9 +202,9 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     assert!(!within(Duration::from_secs(2), "WATCHDOG=1"), "a stuck worker is fed");
     assert!(daemon.get("/healthz").unwrap().contains("worker 1"));
     drop(stopped);
-    assert!(told("WATCHDOG=1"), "it moves again and is not fed");
+    assert!(notified("WATCHDOG=1"), "it moves again and is not fed");
     wait_for("health", || daemon.get("/healthz").filter(|said| said == "ok\n"));
     assert!(daemon.log().contains("watchdog notifications are suspended"), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
-    assert!(told("STOPPING=1"));
+    assert!(notified("STOPPING=1"));
 }

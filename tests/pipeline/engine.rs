@@ -54,7 +54,7 @@ impl Source for Live {
 }
 
 #[derive(Default)]
-struct Heard {
+struct Recorder {
     verdicts: Vec<Verdict>,
     kept: Vec<EvidencePacket>,
     frames: u64,
@@ -63,7 +63,7 @@ struct Heard {
     idle: Duration,
 }
 
-impl Observer for Heard {
+impl Observer for Recorder {
     fn observe(&mut self, output: Output<'_>) {
         match output {
             Output::Verdict { verdict, .. } => self.verdicts.push(verdict.clone()),
@@ -95,12 +95,12 @@ fn quiet_streams_end_by_the_clock_though_nothing_comes() {
     let start = 1_700_000_000;
     let mut batches = vec![(start, (0..50).map(dns).collect::<Vec<_>>())];
     batches.extend((1..30).map(|tick| (start + tick * 60, Vec::new())));
-    let mut heard = Heard::default();
-    let counters = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
-    assert_eq!((counters.frames, heard.frames), (50, 50));
-    assert_eq!((counters.timed_out, heard.timed_out_before_the_end), (50, 50));
-    assert_eq!(heard.verdicts.iter().filter(|v| v.event == Event::Stream).count(), 50);
-    assert!(heard.spikes >= 50, "each query makes at least its own class spike: {}", heard.spikes);
+    let mut recorder = Recorder::default();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut recorder).unwrap();
+    assert_eq!((counters.frames, recorder.frames), (50, 50));
+    assert_eq!((counters.timed_out, recorder.timed_out_before_the_end), (50, 50));
+    assert_eq!(recorder.verdicts.iter().filter(|v| v.event == Event::Stream).count(), 50);
+    assert!(recorder.spikes >= 50, "each query makes at least its own class spike: {}", recorder.spikes);
 }
 
 #[test]
@@ -112,18 +112,18 @@ fn a_clock_that_is_set_back_leaves_no_stream_waiting_for_it_to_come_again() {
     batches.extend((1..30).map(|tick| (start - day + tick * 60, Vec::new())));
     // And forward again.
     batches.push((start + 1, batch(50..100)));
-    let mut heard = Heard::default();
-    let counters = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
-    assert_eq!((counters.frames, counters.opened, heard.timed_out_before_the_end), (200, 150, 100));
-    let packets: u64 = heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).sum();
+    let mut recorder = Recorder::default();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut recorder).unwrap();
+    assert_eq!((counters.frames, counters.opened, recorder.timed_out_before_the_end), (200, 150, 100));
+    let packets: u64 = recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).sum();
     assert_eq!(packets, 200);
 }
 
 #[test]
 fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let ended = |heard: &Heard| {
-        let ends = heard
+    let ended = |recorder: &Recorder| {
+        let ends = recorder
             .verdicts
             .iter()
             .filter(|v| v.event == Event::Stream && v.class.is_some_and(|c| v.named.classes[usize::from(c)] == "ssh"));
@@ -131,7 +131,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         ends.sort_unstable();
         ends
     };
-    let mut alone = Heard::default();
+    let mut alone = Recorder::default();
     let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
     // Of 2023, a packet a second; the fixtures are years younger.
     let earlier = folder.path().join("earlier");
@@ -151,9 +151,9 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     };
     let mut source = watch::WatchSource::open(&watched, &stop).unwrap();
     let counters = Arc::clone(source.counters());
-    let mut heard = Heard::default();
+    let mut recorder = Recorder::default();
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| engine::run(&settings, &mut source, &mut heard).unwrap());
+        let running = scope.spawn(|| engine::run(&settings, &mut source, &mut recorder).unwrap());
         let read = |captures| common::wait_until("it is read", || counters.captures_read.load(Relaxed) == captures);
         std::fs::copy(fixture("captures/dns-1.pcap"), incoming.join("later.pcap")).unwrap();
         read(1);
@@ -162,7 +162,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         stop.store(true, Relaxed);
         running.join().unwrap();
     });
-    assert_eq!(ended(&heard), ended(&alone));
+    assert_eq!(ended(&recorder), ended(&alone));
 }
 
 /// Gives some batches, then panics; with a clock or without.
@@ -185,11 +185,11 @@ fn a_source_that_panics_ends_with_an_error_and_what_it_gave_is_told() {
     for (workers, live) in [(1, false), (1, true), (2, false), (3, true)] {
         let settings = EngineSettings { workers, ..EngineSettings::new(vec![built_in()]) };
         let batches = (0..3).map(|n| (1_700_000_000 + n, (0..50).map(dns).collect::<Vec<_>>())).collect();
-        let mut heard = Heard::default();
-        let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut heard).unwrap_err();
+        let mut recorder = Recorder::default();
+        let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut recorder).unwrap_err();
         assert!(error.to_string().contains("failed after packet 150"), "{error}");
-        assert_eq!(heard.frames, 150);
-        let ends = heard.verdicts.iter().filter(|v| v.event == Event::Stream);
+        assert_eq!(recorder.frames, 150);
+        let ends = recorder.verdicts.iter().filter(|v| v.event == Event::Stream);
         assert_eq!(ends.map(|v| v.packets).collect::<Vec<_>>(), [3; 50], "{workers} workers, live: {live}");
     }
 }
@@ -211,13 +211,13 @@ fn models_are_swapped_under_way_and_no_packet_is_lost() {
             20 => swap.store(Arc::new(second.clone())),
             _ => {}
         });
-        let mut heard = Heard::default();
-        let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
+        let mut recorder = Recorder::default();
+        let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
         assert_eq!(counters.frames, 3000);
-        let ends: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.model == 0).collect();
+        let ends: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.model == 0).collect();
         assert_eq!(ends.len(), 100, "each stream goes on through both swaps ({workers} workers)");
         assert!(ends.iter().all(|v| v.packets == 30), "and has all its packets");
-        for verdict in &heard.verdicts {
+        for verdict in &recorder.verdicts {
             assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.named.classes.len()));
         }
     }
@@ -228,13 +228,13 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
     let count = |workers, keep_packets| {
         let settings = EngineSettings { workers, keep_packets, ..EngineSettings::new(vec![built_in()]) };
         let mut source = CaptureFile::open(&fixture("captures/ssh-1.pcap")).unwrap();
-        let mut heard = Heard::default();
-        engine::run(&settings, &mut source, &mut heard).unwrap();
-        let named: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.class.is_some()).collect();
+        let mut recorder = Recorder::default();
+        engine::run(&settings, &mut source, &mut recorder).unwrap();
+        let named: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.class.is_some()).collect();
         let most = u64::from(keep_packets);
-        assert_eq!(heard.kept.len() as u64, named.iter().map(|v| v.packets.min(most)).sum::<u64>());
-        assert!(heard.kept.iter().all(|p| p.named.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
-        heard.kept.iter().map(|p| p.packet).collect::<std::collections::BTreeSet<_>>()
+        assert_eq!(recorder.kept.len() as u64, named.iter().map(|v| v.packets.min(most)).sum::<u64>());
+        assert!(recorder.kept.iter().all(|p| p.named.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
+        recorder.kept.iter().map(|p| p.packet).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(count(2, 0).is_empty());
     let ten = count(1, 10);
@@ -249,7 +249,7 @@ fn the_tap_gives_volleys_and_counts_what_its_reader_is_too_slow_for() {
     let tap = Some(Tap { samples, one_in: Arc::new(AtomicU32::new(1)), packets: [1; 2] });
     let settings = EngineSettings { tap, ..EngineSettings::new(vec![built_in()]) };
     let batches = vec![(1_700_000_000, (0..50).map(dns).collect::<Vec<_>>()), (1_700_000_001, (0..50).map(dns).collect())];
-    let counters = engine::run(&settings, &mut Live::new(batches), &mut Heard::default()).unwrap();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut Recorder::default()).unwrap();
     drop(settings);
     let taken: Vec<_> = taken.iter().collect();
     assert_eq!((taken.len(), counters.dropped_samples), (30, 20));
@@ -272,10 +272,10 @@ fn an_idle_source_leaves_workers_waiting_not_spinning() {
     }
     let (_keep, never) = mpsc::channel();
     let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
-    let mut heard = Heard::default();
-    engine::run(&settings, &mut Idle(never, 0), &mut heard).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&settings, &mut Idle(never, 0), &mut recorder).unwrap();
     // Ten waits of 50 ms, told by two workers.
-    assert!(heard.idle > Duration::from_millis(600), "{:?}", heard.idle);
+    assert!(recorder.idle > Duration::from_millis(600), "{:?}", recorder.idle);
 }
 
 /// The CPUs that each worker thread of this process may use.
@@ -313,7 +313,7 @@ fn pinned_workers_have_a_cpu_each() {
             pinned.iter().all(|(name, cpu)| seen.get(name) == Some(cpu))
         });
     });
-    engine::run(&settings, &mut source, &mut Heard::default()).unwrap();
+    engine::run(&settings, &mut source, &mut Recorder::default()).unwrap();
     let seen = seen.lock().unwrap();
     for (name, cpu) in wanted {
         assert_eq!(seen.get(&name), Some(&cpu), "{name} of {seen:?}");
@@ -372,12 +372,12 @@ proptest::proptest! {
         let run = |workers, lengths: Vec<usize>| {
             let settings = EngineSettings { workers, every_packet, keep_packets, ..EngineSettings::new(SIDE_BY_SIDE.clone()) };
             let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
-            let mut heard = Heard::default();
-            let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
-            let mut kept: Vec<_> = heard.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
+            let mut recorder = Recorder::default();
+            let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+            let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
             // They are handed on when their stream is named: in order within a batch alone.
             kept.sort_unstable();
-            (heard.verdicts, kept, counters)
+            (recorder.verdicts, kept, counters)
         };
         let alone = run(1, vec![FrameBatch::CAPACITY]);
         proptest::prop_assert!(alone.0.len() >= 10, "{} verdicts", alone.0.len());
@@ -432,10 +432,10 @@ proptest::proptest! {
         let run = |lengths: Vec<usize>| {
             let mut settings = EngineSettings { workers: 1, every_packet, keep_packets: 2, ..EngineSettings::new(vec![built_in()]) };
             settings.limits.streams = streams;
-            let mut heard = Heard::default();
+            let mut recorder = Recorder::default();
             let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
-            let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
-            (heard.verdicts, counters)
+            let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+            (recorder.verdicts, counters)
         };
         let whole = run(vec![FrameBatch::CAPACITY]);
         proptest::prop_assume!(whole.1.dropped_undecided > 0 && whole.1.timed_out > 0);
@@ -448,9 +448,9 @@ fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
     let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
-    let mut heard = Heard::default();
-    engine::run(&settings, &mut source, &mut heard).unwrap();
-    heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()
+    let mut recorder = Recorder::default();
+    engine::run(&settings, &mut source, &mut recorder).unwrap();
+    recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()
 }
 
 #[test]
