@@ -1,6 +1,6 @@
-//! The fuzz targets, replayed: seeds from the fixtures, mutated by a seeded generator, the same on every run.
+//! Replay of the fuzz targets: seeds from the fixtures, mutated by a seeded generator, the same on every run.
 //!
-//! `SPIKED_FUZZ_SECONDS=600 cargo test --release --test fuzz_replay` goes on for so long a target, from another seed each time.
+//! `SPIKED_FUZZ_SECONDS=600 cargo test --release --test fuzz_replay` runs each target for this time, from another seed each time.
 
 mod common;
 #[path = "../fuzz/src/lib.rs"]
@@ -79,7 +79,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// Changes some bytes, cuts, repeats or splices; numbers that matter come more often than others.
+/// Changes, cuts, repeats or splices some bytes; boundary values are more frequent than others.
 fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut ChaCha8Rng) {
     const ODD: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x40, 0x0a, b'"'];
     let mut below = |n: usize| (random.next_u32() as usize) % n.max(1);
@@ -108,7 +108,7 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut ChaCha8Rng) {
     }
 }
 
-/// Runs a target over its seeds, then over mutations of them; returns how many.
+/// Runs a target over its seeds, then over mutations of them; returns the number of inputs.
 fn replay(name: &str, rounds: u64) -> u64 {
     let target = TARGETS.iter().find(|t| t.0 == name).expect("a target").1;
     let seeds = seeds(name);
@@ -137,7 +137,7 @@ fn replay(name: &str, rounds: u64) -> u64 {
     done
 }
 
-/// Puts the right checksum on a damaged model, so that what lies behind the checksum is reached.
+/// Writes the correct checksum into a damaged model, so that the code after the check is reached.
 fn seal(bytes: &mut [u8]) {
     let checksum = {
         let Ok((_, header)) = SafeTensors::read_metadata(bytes) else { return };
@@ -200,7 +200,7 @@ fn http() {
 }
 
 #[test]
-fn captures_that_others_found_to_break_something() {
+fn captures_that_broke_other_programs() {
     let Some(data) = shared_data() else { return };
     let (mut folders, mut files) = (vec![data.join("robust")], 0);
     while let Some(folder) = folders.pop() {

@@ -1,9 +1,9 @@
-//! What do a million live streams cost? Measured on the program itself, fed through a pipe so that no mapped file is counted.
+//! Test of the memory of a million live streams, measured on the program itself, fed through a pipe so that no mapped file is counted.
 
 use std::io::{BufWriter, Write};
 use std::process::{Command, Stdio};
 
-/// Most mebibytes, the built-in model included.
+/// Limit in mebibytes, including the built-in model.
 const MOST: u64 = 200;
 const STREAMS: u32 = 1_000_000;
 
@@ -53,7 +53,7 @@ fn a_million_live_streams_fit_into_200_mebibytes() {
     }
     writer.join().expect("the writer has no reason to panic");
     assert!(child.wait().expect("the program ends").success());
-    assert_eq!(lines, STREAMS as usize, "each stream lived until the end and was told once");
+    assert_eq!(lines, STREAMS as usize, "each stream lived until the end and was reported once");
     let peak = peak_of_children();
     println!("{peak} MB at the peak with {STREAMS} live streams");
     assert!(peak <= MOST, "{peak} MB for {STREAMS} streams; at most {MOST} are promised");

@@ -1,4 +1,4 @@
-//! The commands, as a user runs them: what they print, what they refuse and why, with which exit code.
+//! Tests of the commands as a user runs them: output, errors and exit codes.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Labels of the fixtures whose capture name `chosen` admits.
+/// Labels of the fixtures for whose capture name `chosen` returns true.
 fn labels(folder: &Path, name: &str, chosen: impl Fn(&str) -> bool) -> PathBuf {
     let all = std::fs::read_to_string(fixture("labels.csv")).unwrap();
     let kept: Vec<&str> =
@@ -99,7 +99,7 @@ fn results_do_not_depend_on_the_number_of_workers() {
 }
 
 #[test]
-fn shared_captures_say_the_same_on_any_number_of_workers() {
+fn shared_captures_give_the_same_events_on_any_number_of_workers() {
     let Some(data) = shared_data() else { return };
     let read = |workers: &str| {
         let what = ["read", "--quiet", "--format", "jsonl", "--events", "streams", "--workers", workers];
@@ -125,7 +125,7 @@ fn folders_standard_input_and_compressed_captures_are_read() {
 }
 
 #[test]
-fn a_filter_admits_a_part() {
+fn a_filter_selects_packets() {
     spiked()
         .args(["read", "--filter", "udp port 53", "fixtures/captures/mixed.pcapng"])
         .assert()
@@ -139,7 +139,7 @@ fn a_filter_admits_a_part() {
 }
 
 #[test]
-fn silent_slots_are_named_or_refused() {
+fn masked_slots_are_checked() {
     spiked().args(["read", "--mask", "ports", "fixtures/captures/dns-1.pcap"]).assert().code(0);
     spiked()
         .args(["read", "--mask", "prots", "fixtures/captures/dns-1.pcap"])
@@ -149,7 +149,7 @@ fn silent_slots_are_named_or_refused() {
 }
 
 #[test]
-fn bad_captures_are_named_and_the_rest_is_read() {
+fn bad_captures_are_reported_and_the_rest_is_read() {
     let folder = folder();
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -175,7 +175,7 @@ fn bad_captures_are_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn training_learns_the_fixtures_and_knows_them_in_other_captures() {
+fn a_model_trained_on_fixtures_classifies_other_captures() {
     let folder = folder();
     let (first, second) = (
         labels(folder.path(), "first.csv", |c| c.ends_with("-1.pcap")),
@@ -218,7 +218,7 @@ fn a_model_is_the_same_bit_for_bit_on_any_number_of_threads() {
 }
 
 #[test]
-fn models_are_taken_apart_and_joined() {
+fn models_are_split_into_parts_and_joined() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name);
     let quick = |name: &str, classes: [&str; 2]| {
@@ -272,7 +272,7 @@ fn models_are_taken_apart_and_joined() {
 }
 
 #[test]
-fn whole_captures_teach_the_quick_way() {
+fn whole_captures_are_labelled_by_an_option() {
     let folder = folder();
     let out = folder.path().join("quick.safetensors");
     let classes = ["--class", "names=fixtures/captures/dns-1.pcap", "--class", "store=fixtures/captures/redis-1.pcap"];
@@ -290,7 +290,7 @@ fn whole_captures_teach_the_quick_way() {
 }
 
 #[test]
-fn mistakes_in_labels_are_named_and_the_rest_is_used() {
+fn mistakes_in_labels_are_reported_and_the_rest_is_used() {
     let folder = folder();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -332,7 +332,7 @@ fn mistakes_in_labels_are_named_and_the_rest_is_used() {
 }
 
 #[test]
-fn classes_that_cannot_be_told_apart_and_single_streams_are_warned_of() {
+fn confusable_classes_and_classes_of_one_stream_give_warnings() {
     let folder = folder();
     let mut text = String::from("capture,proto,src_ip,src_port,dst_ip,dst_port,label\n");
     let all = std::fs::read_to_string(fixture("labels.csv")).unwrap();
@@ -352,7 +352,7 @@ fn classes_that_cannot_be_told_apart_and_single_streams_are_warned_of() {
 }
 
 #[test]
-fn a_model_that_is_damaged_foreign_or_newer_is_refused_with_the_reason() {
+fn a_model_that_is_damaged_or_newer_or_of_another_format_is_rejected_with_the_reason() {
     let folder = folder();
     let good = std::fs::read("config/models/devices.safetensors").unwrap();
     let path = folder.path().join("m.safetensors");
@@ -386,7 +386,7 @@ fn a_model_that_is_damaged_foreign_or_newer_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_saved_model_is_readable_by_all_and_never_half_there() {
+fn a_saved_model_is_readable_by_all_and_replaced_atomically() {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder();
     let out = folder.path().join("m.safetensors");

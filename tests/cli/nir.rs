@@ -1,4 +1,4 @@
-//! Does an exported model say what the model says? Written as NIR by the command, read back as HDF5.
+//! Tests of the NIR export: the exported graph, read back as HDF5, has the weights and thresholds of the model.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use spiked::snn::NeuronId;
 const SHIPPED: &str = "config/models/protocols.safetensors";
 
 #[test]
-fn an_exported_graph_holds_the_models_weights_and_thresholds() {
+fn an_exported_graph_has_the_weights_and_thresholds_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("protocols.h5");
     spiked().args(["model", "export", SHIPPED, "--nir"]).arg(&out).assert().code(0);

@@ -1,4 +1,4 @@
-//! The founding paper's machine decides as the one-shot rule here, word by word.
+//! Tests of `spiked paper`: the one-shot rule reproduces the decisions of the founding paper's machine, word by word.
 
 use crate::common::{shared_data, spiked};
 use predicates::prelude::*;
@@ -39,7 +39,7 @@ fn every_decision_of_the_machine_is_reproduced() {
 }
 
 #[test]
-fn a_difference_that_is_no_tie_is_named_and_damage_refused() {
+fn a_difference_other_than_a_tie_is_reported_and_damaged_files_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("d.csv");
     let row = |hex: String| format!("trained_patterns,homeostatic_factor,fired_words_hex\n992,4.18817,{hex}\n");

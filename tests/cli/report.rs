@@ -11,7 +11,7 @@ fn page(arguments: &[&str], out: &Path) -> String {
     std::fs::read_to_string(out).unwrap()
 }
 
-/// Tags are closed in the order in which they were opened.
+/// Checks that tags are closed in reverse order of opening.
 fn assert_well_formed(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
@@ -25,7 +25,7 @@ fn assert_well_formed(page: &str) {
     assert!(open.is_empty(), "never closed: {open:?}");
 }
 
-/// The page runs no script and loads nothing.
+/// Checks that the page runs no script and loads nothing.
 fn assert_self_contained(page: &str) {
     for foreign in
         ["<script", "<link", "<img", "<iframe", "src=", "url(", "http://", "https://", "@import", " onload", " onerror="]

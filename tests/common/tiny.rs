@@ -1,9 +1,9 @@
-//! A small file system that a test fills up. Needs root, or it says so and the test skips.
+//! A small file system that a test fills up. Needs root; without it the test reports a skip.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A file system of so many bytes, gone at the end; `None`, said why, where it can't be had.
+/// A file system of the given size in bytes, removed when dropped; `None` after reporting a skip.
 pub struct Tiny(tempfile::TempDir);
 
 impl Tiny {

@@ -1,4 +1,4 @@
-//! Packets of named streams become captures that Wireshark and spiked itself read, with what was printed of them as comments.
+//! Tests of evidence captures: packets of named streams, with class and confidence as comments, readable by Wireshark and spiked.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
     all
 }
 
-/// What tshark says of each packet, a line each; `None`, printed so, where it is not installed.
+/// The output of tshark, one line per packet; `None` after reporting a skip if it is not installed.
 fn tshark(path: &Path, fields: &[&str]) -> Option<Vec<String>> {
     let fields = fields.iter().flat_map(|f| ["-e", f]);
     match Command::new("tshark").args(["-n", "-T", "fields", "-r"]).arg(path).args(fields).output() {
@@ -84,7 +84,7 @@ fn read_writes_the_first_packets_of_named_streams() {
         }
         assert!(of_stream.values().all(|&n| n == 3), "{of_stream:?}");
     }
-    // What is written is a capture like any other. Three packets are a TCP handshake; with more of them the streams have their class.
+    // The file is a capture like any other. Three packets are a TCP handshake; with more packets the streams have their class.
     spiked().arg("read").arg(&path).assert().code(0).stdout(contains("no payload"));
     let more = folder.path().join("more.pcapng");
     spiked().args(["read", "--write"]).arg(&more).arg(&capture).assert().code(0);
@@ -109,7 +109,7 @@ fn kept(number: u8) -> CommentedPacket {
 }
 
 #[test]
-fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
+fn evidence_rotates_and_its_size_is_bounded_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { folder: folder.path().into(), file_bytes: 5000, files: 3 };
     std::fs::write(folder.path().join("not-ours.pcapng"), "kept").unwrap();
@@ -128,7 +128,7 @@ fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
         assert!(std::fs::metadata(file).unwrap().len() <= 5000);
         numbers.extend(read(file).iter().map(|packet| packet.3[0]));
     }
-    // The last ones, in order, none missing.
+    // The last files, in order, none missing.
     assert_eq!(numbers, ((100 - numbers.len() as u8)..100).collect::<Vec<_>>());
     assert!(numbers.len() >= 12);
 }

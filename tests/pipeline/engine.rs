@@ -1,4 +1,4 @@
-//! The engine as the daemon uses it: a source with a clock, models swapped under way, packets kept as evidence, a tap for learning.
+//! Tests of the engine as the daemon uses it: sources with a clock, models replaced while running, evidence packets, the tap for learning.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ use spiked::stream::{Leader, StreamLimits, StreamTracker};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Frames and the clock at which each batch comes.
+/// Batches of frames with the time of the clock at each.
 struct Live {
     batches: std::vec::IntoIter<(u64, Vec<Vec<u8>>)>,
     now: u64,
@@ -82,7 +82,7 @@ fn built_in() -> Arc<Model> {
     Arc::new(Model::built_in().unwrap())
 }
 
-/// A DNS query, another for each number.
+/// A DNS query that differs by number.
 fn dns(number: u8) -> Vec<u8> {
     let mut query = vec![number, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 7];
     query.extend(b"example\x03com\x00\x00\x01\x00\x01");
@@ -90,7 +90,7 @@ fn dns(number: u8) -> Vec<u8> {
 }
 
 #[test]
-fn quiet_streams_end_by_the_clock_though_nothing_comes() {
+fn quiet_streams_end_by_the_clock_without_further_packets() {
     let settings = EngineSettings::new(vec![built_in()]);
     let start = 1_700_000_000;
     let mut batches = vec![(start, (0..50).map(dns).collect::<Vec<_>>())];
@@ -104,13 +104,13 @@ fn quiet_streams_end_by_the_clock_though_nothing_comes() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_leaves_no_stream_waiting_for_it_to_come_again() {
+fn a_clock_that_is_set_back_does_not_keep_streams_open() {
     let settings = EngineSettings::new(vec![built_in()]);
     let (start, day) = (1_700_000_000, 86_400);
     let batch = |numbers: std::ops::Range<u8>| numbers.map(dns).collect::<Vec<_>>();
     let mut batches = vec![(start, batch(0..50)), (start - day, batch(50..100)), (start - day + 1, batch(50..100))];
     batches.extend((1..30).map(|tick| (start - day + tick * 60, Vec::new())));
-    // And forward again.
+    // And forward once more.
     batches.push((start + 1, batch(50..100)));
     let mut recorder = Recorder::default();
     let counters = engine::run(&settings, &mut Live::new(batches), &mut recorder).unwrap();
@@ -133,7 +133,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     };
     let mut alone = Recorder::default();
     let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
-    // Of 2023, a packet a second; the fixtures are years younger.
+    // From 2023, one packet per second; the fixtures are years later.
     let earlier = folder.path().join("earlier");
     std::fs::write(&earlier, pcap(1, &frames_of("ssh-1.pcap"))).unwrap();
     engine::run(&settings, &mut CaptureFile::open(&earlier).unwrap(), &mut alone).unwrap();
@@ -165,7 +165,7 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     assert_eq!(ended(&recorder), ended(&alone));
 }
 
-/// Gives some batches, then panics; with a clock or without.
+/// Returns some batches, then panics; with or without a clock.
 struct Broken(Live, bool);
 
 impl Source for Broken {
@@ -181,7 +181,7 @@ impl Source for Broken {
 }
 
 #[test]
-fn a_source_that_panics_ends_with_an_error_and_what_it_gave_is_told() {
+fn a_source_that_panics_ends_with_an_error_and_its_packets_are_reported() {
     for (workers, live) in [(1, false), (1, true), (2, false), (3, true)] {
         let settings = EngineSettings { workers, ..EngineSettings::new(vec![built_in()]) };
         let batches = (0..3).map(|n| (1_700_000_000 + n, (0..50).map(dns).collect::<Vec<_>>())).collect();
@@ -195,7 +195,7 @@ fn a_source_that_panics_ends_with_an_error_and_what_it_gave_is_told() {
 }
 
 #[test]
-fn models_are_swapped_under_way_and_no_packet_is_lost() {
+fn models_are_replaced_while_running_and_no_packet_is_lost() {
     let whole = built_in();
     let known: Vec<String> = whole.classes.iter().filter(|c| *c != "dns").cloned().collect();
     let only_dns = Arc::new(whole.without_classes(&known).unwrap());
@@ -244,7 +244,7 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
 }
 
 #[test]
-fn the_tap_gives_volleys_and_counts_what_its_reader_is_too_slow_for() {
+fn the_tap_sends_volleys_and_counts_those_that_do_not_fit() {
     let (samples, taken) = crossbeam_channel::bounded(30);
     let tap = Some(Tap { samples, one_in: Arc::new(AtomicU32::new(1)), packets: [1; 2] });
     let settings = EngineSettings { tap, ..EngineSettings::new(vec![built_in()]) };
@@ -274,7 +274,7 @@ fn an_idle_source_leaves_workers_waiting_not_spinning() {
     let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
     let mut recorder = Recorder::default();
     engine::run(&settings, &mut Idle(never, 0), &mut recorder).unwrap();
-    // Ten waits of 50 ms, told by two workers.
+    // Ten waits of 50 ms, reported by two workers.
     assert!(recorder.idle > Duration::from_millis(600), "{:?}", recorder.idle);
 }
 
@@ -302,7 +302,7 @@ fn pinned_workers_have_a_cpu_each() {
     let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
     let keep = Arc::clone(&seen);
     let mut source = Live::new((0..20).map(|n| (1_700_000_000 + n, vec![dns(1)])).collect());
-    // Tests of few workers run beside this one: the last ones are its own.
+    // Tests with fewer workers run at the same time: the last workers belong to this test.
     let own = move |n: usize| (format!("spiked-worker-{n}"), cpus[n % cpus.len()].to_string());
     let wanted: std::collections::BTreeMap<_, _> = (4..workers).map(own).collect();
     let pinned = wanted.clone();
@@ -320,7 +320,7 @@ fn pinned_workers_have_a_cpu_each() {
     }
 }
 
-/// Frames with their seconds, in batches of the lengths given, in turn.
+/// Frames with their seconds, in batches of the given lengths in turn.
 struct Truncation {
     frames: Vec<(u64, Vec<u8>)>,
     at: usize,
@@ -339,7 +339,7 @@ impl Source for Truncation {
     }
 }
 
-/// Two models of which one lacks a class.
+/// Two models, where the second lacks a class.
 static SIDE_BY_SIDE: LazyLock<Models> = LazyLock::new(|| {
     let whole = built_in();
     let without = whole.without_classes(&["dns".into()]).unwrap();
@@ -364,7 +364,7 @@ proptest::proptest! {
         let frames: Vec<(u64, Vec<u8>)> = order
             .into_iter()
             .map(|(source, pause)| {
-                // Most packets come at once.
+                // Most packets have the same time.
                 now += pause.saturating_sub(390) * 100;
                 (now, sources[source].next().expect("no end").clone())
             })
@@ -375,7 +375,7 @@ proptest::proptest! {
             let mut recorder = Recorder::default();
             let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
             let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
-            // They are handed on when their stream is named: in order within a batch alone.
+            // They are passed on when their stream is named, so they are in order only within a batch.
             kept.sort_unstable();
             (recorder.verdicts, kept, counters)
         };
@@ -410,7 +410,7 @@ const ACK: u8 = 16;
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
-    /// Where streams push each other out of the table and out of the rows of evidence, and are quiet for too long now and then.
+    /// Streams evict each other from the table and from the rows of evidence, and sometimes time out.
     #[test]
     fn a_crowd_is_told_of_alike_however_it_is_cut_into_batches(
         packets in proptest::collection::vec((0u16..300, 0usize..4, 0u64..500), 500..1000),
@@ -443,7 +443,7 @@ proptest::proptest! {
     }
 }
 
-/// Packets of each stream of the model's that the segments make, (second, flags, whether the server sends it) each.
+/// Number of packets of each stream of the segments, given as (second, flags, whether the server sends it).
 fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
@@ -465,7 +465,7 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
     assert_eq!(after(&[(1, RST | ACK, true)], 2), [4, 3], "a reset");
     assert_eq!(after(&both[..1], 2), [7], "one side may still send");
     assert_eq!(after(&[], 2), [6], "a SYN that is sent again is the same connection's");
-    // What comes late of a closed connection belongs to it, for a minute.
+    // Late packets of a closed connection belong to it, for a minute.
     let late = |second| streams_of(built_in(), &[&open[..], &both[..], &[(second, ACK, true)]].concat());
     assert_eq!(late(60), [7]);
     assert_eq!(late(63), [6, 1]);
@@ -525,8 +525,8 @@ impl Source for RandomBatches {
 /// A stream: model, key, number of its first packet.
 type StreamId = (usize, StreamKey, u64);
 
-/// What a reader of a capture saw: the direction and slot values of each packet by stream and position, and the leader, class and
-/// number of packets of each stream.
+/// Result of reading a capture: the direction and slot values of each packet by stream and position, and the leader, class and number of
+/// packets of each stream.
 #[derive(Default)]
 struct Seen {
     packets: HashMap<(StreamId, u8), (Direction, Vec<u16>)>,
@@ -589,7 +589,7 @@ fn seen_by_tracker(models: &[Arc<Model>], path: &Path, seed: u64) -> Option<Seen
     Some(seen)
 }
 
-/// All captures below a folder, but for `sealed`, which no test may read.
+/// All captures below a folder, except `sealed`, which no test may read.
 fn captures_below(folder: &Path, found: &mut Vec<PathBuf>) {
     for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
         if path.is_dir() && !path.ends_with("sealed") {
@@ -640,7 +640,7 @@ fn engine_and_tracker_see_the_same_packets() {
     assert!(packets > 2_000 && streams > 200 && named > 100, "{packets} packets, {streams} streams, {named} named");
 }
 
-/// How many streams of the labelled captures the engine's limits would split: [`spiked::train::Corpus::limits`].
+/// Number of streams of the labelled captures that the limits of the engine would split: [`spiked::train::Corpus::limits`].
 #[test]
 #[ignore = "a measurement over ../shared/data"]
 fn streams_of_the_corpus_that_the_engines_limits_would_split() {
