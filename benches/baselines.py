@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What other classifiers reach on the same slots, cross-validated by capture, beside spiked itself.
+"""Accuracy of other classifiers on the same slots, cross-validated by capture, compared with spiked.
 
 usage: baselines.py SPIKED DATA [--task protocol|device|ndpi|attack ...] [--folds 5]
 
 SPIKED is the program, DATA the folder that holds tasks/ and the captures. Needs `pip install numpy scipy scikit-learn`.
 Random forest, linear SVM and Bernoulli naive Bayes vote per packet over one-hot slots (the forest over slot values) and sum their votes
-over a stream; the look-up takes the class that had the stream's lower port most often. Streams of classes that no other fold has are
+over a stream; the look-up returns the class that had the lower port of the stream most often. Streams of classes that no other fold has are
 left out, as `spiked eval` does.
 """
 import argparse, collections, json, subprocess, sys, tempfile

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Classification by content: what is named on a stream's own ports, on odd ports and on another service's ports.
+"""Classification by content: streams named on their own ports, on odd ports and on another service's ports.
 
 usage: content.py SPIKED [DATA] [--parts NAME ...] [--baselines] [--folds 5] [--seed 1] [--threads 1] [--model FILE] [--devices FILE]
 
 SPIKED is the program. DATA is the folder that holds tasks/ and the captures, `../shared/data` beside the checkout by default;
-DATA/../tools/oddports.py rewrites the server ports. Parts whose data is absent are skipped by name.
+DATA/../tools/oddports.py rewrites the server ports. Parts without their data are skipped and reported.
 
 protocol     cross-validated by capture on protocol-train and protocol-test; the tests of each fold also on other ports
 wild         trained on ndpi and protocol, tested on wild, also on other ports

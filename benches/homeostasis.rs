@@ -1,12 +1,12 @@
-//! Does it help to let thresholds follow traffic that changes?
+//! Accuracy with thresholds that adapt to changing traffic, compared with frozen thresholds.
 //!
 //! `cargo bench --bench homeostasis -- DATA`, DATA being the folder with `tasks/` and the captures. A model is trained on the protocol
-//! task's training captures, and another on the device task's. Their test streams come five times: once as they were captured, then changed as another access network would
-//! (seven hops more, a smaller MTU and so a smaller MSS, another window, options in another order). The frozen network keeps its
-//! thresholds; with homeostasis each neuron's threshold is raised by every packet of a stream of another class that it spikes for, and lowered by
-//! every one of its positive that it is silent for, so that it settles where the two rates stand in the ratio of the steps, and stays within bounds.
-//! "training" knows each stream's class after it was named, as a teacher does; "by itself" takes what the model names for the truth.
-//! Without DATA the fixtures are read, so that the bench can't rot.
+//! task's training captures, and another on the device task's. Their test streams are classified five times: once as captured, then changed as by another
+//! access network (seven more hops, a smaller MTU and MSS, another window, options in another order). The frozen network keeps its
+//! thresholds. With homeostasis the threshold of each neuron is raised by every packet of another class for which it spikes, and lowered by
+//! every packet of its own class for which it is silent, within bounds: it settles where the ratio of the two rates is that of the steps.
+//! "labelled" uses the class of each stream after it was classified, as from a teacher; "by itself" uses the class that the model gives.
+//! Without DATA the fixtures are used, so that tests of the benches run the code.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ use spiked::model::Model;
 use spiked::packet::{Decoder, KeyKind};
 use spiked::train::{self, Corpus, TrainSettings, labels};
 
-/// What an unwanted spike raises a threshold by.
+/// Increase of a threshold per false spike.
 const STEP: f32 = 0.002;
-/// Silences that one unwanted spike outweighs: the target is one false spike in so many times the share of positive packets missed.
+/// Number of missed packets that weigh as much as one false spike: the ratio of the share of packets missed to that of false spikes.
 const RATIO: f32 = 10.0;
-/// Bounds, as multiples of what the model was calibrated to.
+/// Bounds of thresholds, as multiples of the calibrated ones.
 const BOUNDS: (f32, f32) = (0.5, 2.0);
-/// Packets of a host, so that it takes minutes and not hours.
+/// Maximum number of packets used of a host, so that the bench takes minutes and not hours.
 const HOST_PACKETS: usize = 256;
 /// Rounds of changed traffic.
 const ROUNDS: usize = 4;
@@ -37,7 +37,7 @@ enum Follow {
 fn main() {
     let data = std::env::args().skip(1).find(|a| !a.starts_with('-')).map(PathBuf::from).filter(|d| d.join("tasks").is_dir());
     let Some(data) = data else {
-        println!("`cargo bench --bench homeostasis -- DATA` measures; here are the fixtures alone");
+        println!("`cargo bench --bench homeostasis -- DATA` measures; this run uses the fixtures only");
         measure("fixtures/labels.csv".as_ref(), "fixtures/labels.csv".as_ref(), "fixtures".as_ref());
         return;
     };
@@ -64,7 +64,7 @@ fn measure(train: &Path, test: &Path, folder: &Path) {
     let changed = changed(&tested);
     println!("{} streams a round, {n} classes", tested.streams.len());
     println!("{:<12} {:<28} {:>9} {:>8} {:>8} {:>12}", "thresholds", "traffic", "precision", "recall", "nearest", "theta");
-    for (name, follow) in [("frozen", Follow::Frozen), ("training", Follow::Labels), ("by itself", Follow::ByItself)] {
+    for (name, follow) in [("frozen", Follow::Frozen), ("labelled", Follow::Labels), ("by itself", Follow::ByItself)] {
         let mut model = model.clone();
         for round in 0..=ROUNDS {
             let (traffic, what) =

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What joining parts costs, and what a reference is worth: the tables "From parts" and "On a reference" of the README.
+"""Accuracy of joined parts, and of calibration on a reference: the tables "From parts" and "On a reference" of the README.
 
 usage: parts.py SPIKED DATA [--halves 6]
 
 Parts: the classes of DATA/tasks/protocol-train.csv divided between two models, joined; confidence averaged, or from a random half of the captures of
 protocol-test.csv, without their labels or with them; tested on the other half, for each of some random halves. Reference: a model before and after `spiked model calibrate` on
-half of what it was not trained on, tested on the other half. No test data is used for any choice.
+half of the captures that it was not trained on, tested on the other half. No test data is used for any choice.
 """
 import argparse, collections, csv, json, os, random, subprocess, sys, tempfile
 
