@@ -18,7 +18,7 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 
-use crate::capture::{Frame, Nanos};
+use crate::capture::{Frame, InterfaceId, Nanos};
 use crate::encode::{Context, NO_PREVIOUS, length_bucket, previous_of};
 use crate::packet::{Direction, Headers, KeyKind, StreamKey};
 
@@ -32,6 +32,8 @@ pub struct Arrival {
     /// Octets on the wire.
     pub wire_len: u32,
     pub direction: Direction,
+    /// The live interface that the packet came in by; `None` for captures.
+    pub interface: Option<InterfaceId>,
     /// [`length_bucket`] of its payload.
     size: u8,
     tcp_flags: u8,
@@ -48,7 +50,16 @@ impl Arrival {
     pub fn new(key: StreamKey, hasher: &RandomState, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
         let Frame { timestamp, wire_len, .. } = *frame;
         let size = length_bucket(headers.payload_wire_len);
-        Self { key, hash: hash(hasher, &key), timestamp, wire_len, direction, size, tcp_flags: headers.tcp_flags }
+        Self {
+            key,
+            hash: hash(hasher, &key),
+            timestamp,
+            wire_len,
+            direction,
+            interface: None,
+            size,
+            tcp_flags: headers.tcp_flags,
+        }
     }
 
     /// Whether it asks for a TCP connection: SYN without ACK.
@@ -68,7 +79,10 @@ impl Arrival {
 }
 
 /// One stream and what `T` its user keeps of it.
+///
+/// Aligned to cache lines: the engine's record is two of them, and would lie in three if it began anywhere.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Stream<T> {
     pub key: StreamKey,
     /// Number of its first packet, from 0: first-seen order, and unique within a capture and key.
@@ -78,8 +92,13 @@ pub struct Stream<T> {
     pub packets: u64,
     /// Octets on the wire, link header included.
     pub bytes: u64,
+    /// Those of the packets and bytes that went in `first_direction`.
+    pub own_packets: u64,
+    pub own_bytes: u64,
     /// Direction that counts as the stream's own: of a flow's first packet; a host's sending.
     pub first_direction: Direction,
+    /// The live interface that its first packet came in by; `None` for captures.
+    pub interface: Option<InterfaceId>,
     previous: u8,
     /// Who has closed a TCP connection: bit 0 the first direction, bit 1 the other, both after a reset.
     closed: u8,
@@ -96,7 +115,10 @@ impl<T> Stream<T> {
             last: timestamp,
             packets: 0,
             bytes: 0,
+            own_packets: 0,
+            own_bytes: 0,
             first_direction: if key.kind() == KeyKind::Host { Direction::Forward } else { direction },
+            interface: packet.interface,
             previous: NO_PREVIOUS,
             closed: 0,
             state,
@@ -111,6 +133,9 @@ impl<T> Stream<T> {
         self.previous = previous_of(packet.size, way);
         self.packets += 1;
         self.bytes += u64::from(packet.wire_len);
+        let own = u64::from(way ^ 1);
+        self.own_packets += own;
+        self.own_bytes += own * u64::from(packet.wire_len);
         self.last = self.last.max(packet.timestamp);
         self.closed |= (packet.closes() << way) | (packet.resets() * 3);
         context
