@@ -117,7 +117,8 @@ def outcomes(spiked, model, root, rows):
     found = {}
     for event in spiked.events(model, sorted({root / r["capture"] for r in rows})):
         name = pathlib.Path(event["pcap_filename"]).relative_to(root).as_posix()
-        at = name, key(event["proto"], event["src_ip"], event.get("src_port"), event["dest_ip"], event.get("dest_port"))
+        ends = [event.get(f"{end}_ip", event.get(f"{end}_mac", "")) for end in ("src", "dest")]
+        at = name, key(event["proto"], ends[0], event.get("src_port"), ends[1], event.get("dest_port"))
         if at in truth and (at not in found or event["spiked"]["packets"] > found[at]["packets"]):
             found[at] = event["spiked"]
     nothing = {"best": None, "class": None, "confidence": None}

@@ -1,5 +1,6 @@
 //! Batches of frames, which are recycled. The bytes are in the batch's own buffer or in a shared memory map.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -38,9 +39,27 @@ impl Record {
     }
 }
 
+/// Index of a live interface in the settings. One more is stored, so that an `Option` of it takes two bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceId(NonZeroU16);
+
+impl InterfaceId {
+    /// The interface of this index; `None` if there can't be so many.
+    pub fn from_index(index: usize) -> Option<Self> {
+        u16::try_from(index + 1).ok().and_then(NonZeroU16::new).map(Self)
+    }
+
+    /// Index of the interface in the settings.
+    pub fn index(self) -> usize {
+        usize::from(self.0.get()) - 1
+    }
+}
+
 /// A batch of frames.
 #[derive(Debug, Default)]
 pub struct FrameBatch {
+    /// The interface that all frames of the batch come from; `None` for captures.
+    pub interface: Option<InterfaceId>,
     records: Vec<Record>,
     bytes: Vec<u8>,
     map: Option<Arc<Mmap>>,

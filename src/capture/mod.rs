@@ -17,7 +17,7 @@ pub mod replay;
 mod source;
 pub mod watch;
 
-pub use batch::{Frame, FrameBatch, Nanos};
+pub use batch::{Frame, FrameBatch, InterfaceId, Nanos};
 pub use capture_index::CaptureIndex;
 pub use counters::InputCounters;
 pub use error::CaptureError;

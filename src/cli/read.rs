@@ -14,7 +14,7 @@ use crate::engine::{
     self, EngineSettings, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict, VerdictWriter,
 };
 use crate::export::pcapng::{self, PcapngWriter};
-use crate::export::{self, Summary, evidence};
+use crate::export::{self, EventFormat, Summary, evidence};
 use crate::model::Model;
 use crate::packet::Decoder;
 
@@ -24,8 +24,27 @@ use super::{Exit, OutputError, mask};
 enum Format {
     /// Summary for people: streams, packets and bytes per class
     Table,
-    /// Events for programs: one JSON object per line, EVE-style (Suricata)
+    /// Events for programs: one JSON object per line, in the style of Suricata's EVE
     Jsonl,
+    /// Events that Suricata's JSON schema allows: types alert and flow, all other fields in the object spiked
+    Suricata,
+    /// Events with the field names of the Elastic Common Schema
+    Ecs,
+    /// Events as comma-separated values, with a header
+    Csv,
+}
+
+impl Format {
+    /// The format of events; `None` for the table.
+    fn of_events(self) -> Option<EventFormat> {
+        match self {
+            Self::Table => None,
+            Self::Jsonl => Some(EventFormat::Jsonl),
+            Self::Suricata => Some(EventFormat::Suricata),
+            Self::Ecs => Some(EventFormat::Ecs),
+            Self::Csv => Some(EventFormat::Csv),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,6 +60,7 @@ enum Events {
 #[command(after_help = "Examples:\n  \
     spiked read capture.pcap                         streams by class\n  \
     spiked read --format jsonl captures/ > eve.json  all detections in a folder of captures\n  \
+    spiked read --events streams --format csv x.pcap  all streams as a table for spreadsheets\n  \
     spiked read --events streams --format jsonl x.pcap | jq 'select(.spiked.class == null)'\n  \
     tcpdump -w - | spiked read -                     standard input\n  \
     spiked read --write named.pcapng x.pcap          first packets of classified streams, with comments for Wireshark\n  \
@@ -54,7 +74,7 @@ pub struct Args {
     model: Vec<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Which events --format jsonl writes
+    /// Which events to write, with any --format but table
     #[arg(long, value_enum, default_value = "detections")]
     events: Events,
     /// Reads only packets that match this BPF filter (tcpdump syntax)
@@ -127,7 +147,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     let models = settings.models.load_full();
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
     // The table is printed from the summary.
-    let events = (args.format == Format::Jsonl).then_some(wanted);
+    let events = args.format.of_events().map(|format| (format, wanted));
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
@@ -141,6 +161,9 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
     let mut observer = ReadObserver { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
+    if args.format == Format::Csv {
+        writeln!(observer.out, "{}", export::CSV_HEADER)?;
+    }
     // Outcomes of captures that could not be read completely.
     let mut ends = Vec::new();
     let (mut read, mut packets) = (0, 0);
@@ -193,8 +216,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     }
     match args.format {
         Format::Table => write!(out, "{summary}")?,
-        Format::Jsonl if args.quiet => {}
-        Format::Jsonl => summary.notes().iter().for_each(|note| eprintln!("spiked: {note}")),
+        _ if args.quiet => {}
+        _ => summary.notes().iter().for_each(|note| eprintln!("spiked: {note}")),
     }
     out.flush()?;
     Ok(exit)
@@ -257,13 +280,18 @@ impl Drop for LineWriter {
 }
 
 /// Creates the writers of a capture's events.
-fn line_writers(wanted: Option<Event>, capture: &str, total: &Arc<Mutex<Summary>>, models: &Arc<Models>) -> NewVerdictWriter {
+fn line_writers(
+    events: Option<(EventFormat, Event)>,
+    capture: &str,
+    total: &Arc<Mutex<Summary>>,
+    models: &Arc<Models>,
+) -> NewVerdictWriter {
     let (capture, total, models): (Arc<str>, _, _) = (capture.into(), Arc::clone(total), Arc::clone(models));
     Arc::new(move || {
         Box::new(LineWriter {
-            wanted,
+            wanted: events.map(|(_, wanted)| wanted),
             capture: Arc::clone(&capture),
-            writer: export::EventWriter::default(),
+            writer: export::EventWriter::new(events.map_or(EventFormat::default(), |(format, _)| format)),
             summary: Summary::new(models.iter().map(Arc::as_ref)),
             total: Arc::clone(&total),
         })

@@ -14,6 +14,7 @@ pub use text::{Mistake, Override, keys};
 pub use crate::capture::live::{InterfaceSettings, LiveSettings};
 pub use crate::capture::replay::ReplaySettings;
 pub use crate::capture::watch::{Disposition, WatchSettings};
+pub use crate::export::EventFormat;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -144,6 +145,8 @@ pub struct SinkConfig {
     pub kind: SinkKind,
     /// Types of events that are sent to it.
     pub events: Vec<EventType>,
+    /// Format of the events.
+    pub format: EventFormat,
     /// Capacity of its queue, in events; events that do not fit are dropped and counted.
     pub queue: usize,
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::capture::watch::Disposition;
+use crate::export::EventFormat;
 
 /// An optional value with its place.
 pub type Maybe<T> = Option<Spanned<T>>;
@@ -100,6 +101,7 @@ pub struct RawSink {
     pub path: Maybe<String>,
     pub facility: Maybe<Facility>,
     pub events: Maybe<Vec<Spanned<EventType>>>,
+    pub format: Maybe<EventFormat>,
     pub queue: Maybe<i64>,
 }
 

@@ -1,10 +1,10 @@
 //! Observer of the engine: updates metrics, applies policies, and sends events to the sinks.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::config::{AlertsConfig, EventType, Severity, SinkConfig};
+use crate::config::{AlertsConfig, EventFormat, EventType, Severity, SinkConfig};
 use crate::engine::{Event, EvidencePacket, Observer, Output, Progress, Verdict};
 use crate::export::evidence::CommentedPacket;
 use crate::export::sink::{self, Line};
@@ -46,10 +46,11 @@ pub(super) struct EventObserver {
     pub new_policies: Arc<PendingUpdate<(Policies, AlertsConfig)>>,
     pub policies: Policies,
     pub limiter: Limiter,
-    pub writer: EventWriter,
+    /// One writer for each format in use.
+    writers: Vec<(EventFormat, EventWriter)>,
     alerting: AlertDispatch,
-    /// Types of events of each sink, in the order of the sinks.
-    wanted: Vec<Vec<EventType>>,
+    /// Format and types of events of each sink, in the order of the sinks.
+    wanted: Vec<(EventFormat, Vec<EventType>)>,
     text: Vec<u8>,
     /// Called after the first batch.
     ready: Option<Box<dyn FnOnce()>>,
@@ -64,57 +65,64 @@ impl EventObserver {
         sinks: &[SinkConfig],
         ready: Box<dyn FnOnce()>,
     ) -> Self {
+        let formats: BTreeSet<EventFormat> = sinks.iter().map(|s| s.format).collect();
         Self {
             state,
             metrics,
             new_policies,
             policies,
             limiter: Limiter::new(alerts),
-            writer: EventWriter::default(),
+            writers: formats.into_iter().map(|format| (format, EventWriter::new(format))).collect(),
             alerting: AlertDispatch::default(),
-            wanted: sinks.iter().map(|s| s.events.clone()).collect(),
+            wanted: sinks.iter().map(|s| (s.format, s.events.clone())).collect(),
             text: Vec::new(),
             ready: Some(ready),
         }
     }
 
+    /// Offers an event to the sinks that want it, in the format of each.
     fn send(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
-        if !self.wanted.iter().any(|w| w.contains(&event)) {
-            return;
-        }
-        let capture = self.state.counters.first().and_then(|c| c.capture_index.of(verdict.packet));
-        let context = EventContext { capture: capture.as_deref(), sensor: Some(&self.state.sensor), alert: alert.map(word) };
-        self.text.clear();
-        self.writer.write(verdict, context, &mut self.text);
-        let line = Arc::new(Line {
-            text: String::from_utf8_lossy(&self.text).into_owned(),
-            timestamp: verdict.timestamp,
-            severity: match alert {
-                None => sink::Severity::Informational,
-                Some(Severity::Low) => sink::Severity::Notice,
-                Some(Severity::Medium) => sink::Severity::Warning,
-                Some(Severity::High) => sink::Severity::Error,
-                Some(Severity::Critical) => sink::Severity::Critical,
-            },
-            event: match event {
-                EventType::Detection => "detection",
-                EventType::Alert => "alert",
-                EventType::Stream => "stream",
-            },
-            class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
-        });
-        for (sink, _) in self.state.sinks.lock().iter().zip(&self.wanted).filter(|(_, w)| w.contains(&event)) {
-            sink.offer(&line);
+        let Self { state, writers, wanted, text, .. } = self;
+        let alert = alert.map(sink_severity);
+        for (format, writer) in writers {
+            let wants = |(of, events): &(EventFormat, Vec<EventType>)| of == format && events.contains(&event);
+            if !wanted.iter().any(wants) {
+                continue;
+            }
+            let capture = state.counters.first().and_then(|c| c.capture_index.of(verdict.packet));
+            let interface = verdict.interface.and_then(|id| state.counters.get(id.index()));
+            let context = EventContext {
+                capture: capture.as_deref(),
+                interface: interface.map(|counters| counters.name.as_str()),
+                sensor: Some(&state.sensor),
+                alert,
+            };
+            text.clear();
+            writer.write(verdict, context, text);
+            let line = Arc::new(Line {
+                text: String::from_utf8_lossy(text).into_owned(),
+                timestamp: verdict.timestamp,
+                severity: alert.unwrap_or(sink::Severity::Informational),
+                event: match event {
+                    EventType::Detection => "detection",
+                    EventType::Alert => "alert",
+                    EventType::Stream => "stream",
+                },
+                class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
+            });
+            for (sink, _) in state.sinks.lock().iter().zip(&*wanted).filter(|(_, sink)| wants(sink)) {
+                sink.offer(&line);
+            }
         }
     }
 }
 
-fn word(severity: Severity) -> &'static str {
+fn sink_severity(severity: Severity) -> sink::Severity {
     match severity {
-        Severity::Low => "low",
-        Severity::Medium => "medium",
-        Severity::High => "high",
-        Severity::Critical => "critical",
+        Severity::Low => sink::Severity::Notice,
+        Severity::Medium => sink::Severity::Warning,
+        Severity::High => sink::Severity::Error,
+        Severity::Critical => sink::Severity::Critical,
     }
 }
 

@@ -79,7 +79,8 @@ impl RoutedBatch {
                 }
             };
             let mut file = |key: StreamKey, direction: Direction| {
-                let arrival = Arrival::new(key, hasher, direction, &headers, &frame);
+                let mut arrival = Arrival::new(key, hasher, direction, &headers, &frame);
+                arrival.interface = batch.interface;
                 // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
                 let shard = ((u64::from(arrival.hash) * shards) >> 32) as usize;
                 packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });

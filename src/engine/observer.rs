@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::{LinkType, Nanos};
+use crate::capture::{InterfaceId, LinkType, Nanos};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 use crate::snn::ClassId;
@@ -46,8 +46,14 @@ pub struct Verdict {
     pub packets: u64,
     /// Bytes of the stream so far, on the wire.
     pub bytes: u64,
+    /// Packets of the stream so far in its own direction (`first_direction`).
+    pub own_packets: u64,
+    /// Bytes of the stream so far in its own direction, on the wire.
+    pub own_bytes: u64,
     /// Direction that counts as the stream's own: that of a flow's first packet, or of the packets that a host sends.
     pub first_direction: Direction,
+    /// The live interface that the stream's first packet came in by; `None` for captures.
+    pub interface: Option<InterfaceId>,
     /// The leading class; `None` if no packet was scored.
     pub leader: Option<Leader>,
     /// The assigned class; `None` if the leading class does not reach its threshold.

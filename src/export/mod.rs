@@ -15,7 +15,7 @@ pub mod sink;
 pub mod status;
 mod table;
 
-pub use event::{EventContext, EventWriter, event};
+pub use event::{CSV_HEADER, EventContext, EventFormat, EventWriter, event};
 pub use families::StatusProvider;
 pub use metrics::Metrics;
 pub use table::Summary;

@@ -61,6 +61,20 @@ const DOTTED: [([u8; 4], usize); 256] = {
 };
 
 impl Address {
+    /// Whether it is a MAC address.
+    pub fn is_mac(&self) -> bool {
+        self.family == Family::Mac
+    }
+
+    /// Whether there is no address: the link header has none, or (as in Linux cooked captures) only that of the sender.
+    pub fn is_absent(&self) -> bool {
+        match self.family {
+            Family::None => true,
+            Family::Mac => self.bytes == [0; 16],
+            Family::Ipv4 | Family::Ipv6 => false,
+        }
+    }
+
     /// Appends the displayed text; for IPv4 without the formatting machinery, since every event has two addresses.
     pub fn write(&self, out: &mut Vec<u8>) {
         if self.family != Family::Ipv4 {

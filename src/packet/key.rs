@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::address::{Address, Family};
-use super::headers::{Headers, NO_VLAN, Network};
+use super::headers::{Headers, NO_VLAN, Network, Transport};
+use super::icmp::IcmpEnds;
 
 /// EtherType of EAP over LANs (IEEE 802.1X).
 const EAPOL: EtherType = EtherType(0x888e);
@@ -82,12 +83,15 @@ impl Hash for StreamKey {
 
 impl StreamKey {
     /// The key of a packet's flow, and which of its endpoints sent the packet. Fragments after the first have ports 0.
+    ///
+    /// ICMP messages have their type and that of the answer in place of ports, or type and code if there is no answer, as in the
+    /// Community ID specification. Messages without an answer are a flow of their own for each sender, which is the first endpoint.
     #[inline]
     pub fn flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
         // After a truncated label or tunnel header, the offset is past the end of the frame.
         let header = frame.get(usize::from(h.network_at)..).unwrap_or(&[]);
         let (sport, dport) = h.ports(frame);
-        if h.network == Network::Ipv4 {
+        if h.network == Network::Ipv4 && h.transport != Transport::Icmp {
             // The common case: address and port fit a word, so that endpoints are ordered without a branch, which would be
             // mispredicted for every other packet.
             let end = |address: &[u8], port: u16| {
@@ -107,7 +111,13 @@ impl StreamKey {
             };
             return (key, if src <= dst { Direction::Forward } else { Direction::Backward });
         }
+        let icmp = IcmpEnds::of(h, frame);
+        let (sport, dport) = icmp.as_ref().map_or((sport, dport), |ends| (ends.source, ends.destination));
         let (family, src, dst, proto) = match h.network {
+            Network::Ipv4 => {
+                let (src, dst) = header[12..20].split_at(4);
+                (Family::Ipv4, wide(src), wide(dst), u16::from(h.ip_protocol))
+            }
             Network::Ipv6 => {
                 let (src, dst) = header[8..40].split_at(16);
                 (Family::Ipv6, wide(src), wide(dst), u16::from(h.ip_protocol))
@@ -117,7 +127,8 @@ impl StreamKey {
                 (src, dst) => (Family::Mac, wide(&src.unwrap_or_default()), wide(&dst.unwrap_or_default()), h.ether_type),
             },
         };
-        let forward = (u128::from_be_bytes(src), sport) <= (u128::from_be_bytes(dst), dport);
+        let one_way = icmp.is_some_and(|ends| ends.one_way);
+        let forward = one_way || (u128::from_be_bytes(src), sport) <= (u128::from_be_bytes(dst), dport);
         let (a, port_a, b, port_b) = if forward { (src, sport, dst, dport) } else { (dst, dport, src, sport) };
         let key = Self { a, b, port_a, port_b, vlan: h.vlan, proto, family, kind: KeyKind::Flow };
         (key, if forward { Direction::Forward } else { Direction::Backward })
@@ -196,8 +207,17 @@ impl StreamKey {
     }
 
     /// The IP protocol; `None` if the family is not IP.
-    fn ip_number(&self) -> Option<IpNumber> {
+    pub fn ip_number(&self) -> Option<IpNumber> {
         matches!(self.family, Family::Ipv4 | Family::Ipv6).then_some(IpNumber(self.proto as u8))
+    }
+
+    /// IP version of the addresses; `None` if the family is not IP.
+    pub fn ip_version(&self) -> Option<u8> {
+        match self.family {
+            Family::Ipv4 => Some(4),
+            Family::Ipv6 => Some(6),
+            Family::Mac | Family::None => None,
+        }
     }
 
     /// Whether the stream has ports.
@@ -246,9 +266,6 @@ impl StreamKey {
     }
 
     /// Community ID, version 1, in ASCII (<https://github.com/corelight/community-id-spec>); `None` if the stream is not an IP flow.
-    ///
-    /// The specification maps ICMP type and code to ports. They are not part of a stream here, so the identifier of ICMP streams is
-    /// that of a protocol without ports.
     pub fn community_id(&self, seed: u16) -> Option<[u8; 30]> {
         let length = match self.family {
             Family::Ipv4 => 4,
@@ -263,7 +280,7 @@ impl StreamKey {
         hash.update(&self.a[..length]);
         hash.update(&self.b[..length]);
         hash.update([self.proto as u8, 0]);
-        if self.has_ports() {
+        if self.has_ports() || self.icmp(Direction::Forward).is_some() {
             hash.update(self.port_a.to_be_bytes());
             hash.update(self.port_b.to_be_bytes());
         }

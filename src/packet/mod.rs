@@ -5,6 +5,7 @@
 mod address;
 mod decode;
 mod headers;
+mod icmp;
 mod key;
 mod synthetic_frame;
 

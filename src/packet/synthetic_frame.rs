@@ -34,7 +34,10 @@ impl StreamKey {
             Direction::Backward => [ends[1], ends[0]],
         };
         let protocol = IpNumber(self.proto as u8);
-        let (transport, length) = self.transport_header(protocol, sport, dport);
+        let (mut transport, length) = self.transport_header(protocol, sport, dport);
+        if let Some((kind, code)) = self.icmp(direction) {
+            transport[..2].copy_from_slice(&[kind, code]);
+        }
         match self.family {
             Family::Ipv4 => {
                 self.link_header([0; 6], [0; 6], EtherType::IPV4, tagged, frame);

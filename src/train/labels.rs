@@ -63,7 +63,10 @@ impl StreamName {
         match key.host() {
             Some(host) => Self::Host(canonical(&host)),
             None => {
-                Self::flow(&key.proto_name(), (key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()))
+                // Label files have port 0 for protocols without ports; the key of ICMP has type and code there.
+                let port = |port| if key.has_ports() { port } else { 0 };
+                let (a, b) = (key.addr_a().to_string(), key.addr_b().to_string());
+                Self::flow(&key.proto_name(), (a, port(key.port_a())), (b, port(key.port_b())))
             }
         }
     }

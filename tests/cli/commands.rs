@@ -52,9 +52,20 @@ fn events_have_the_promised_fields() {
         "proto",
         "community_id",
         "pcap_filename",
+        "app_proto",
+        "flow",
     ] {
         assert!(!event[field].is_null(), "{field} is missing in {event}");
     }
+    let flow: Vec<&str> = event["flow"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(flow, ["pkts_toserver", "pkts_toclient", "bytes_toserver", "bytes_toclient", "start", "end", "age"]);
+    for (kind, sum) in [("pkts", "packets"), ("bytes", "bytes")] {
+        let sides = ["toserver", "toclient"].map(|side| event["flow"][format!("{kind}_{side}")].as_u64().unwrap());
+        assert!(sides[0] > 0 && sides[1] > 0 && sides[0] + sides[1] == event["spiked"][sum], "{event}");
+    }
+    assert_eq!(event["app_proto"], event["spiked"]["class"]);
+    assert_eq!(event["flow"]["end"], event["timestamp"]);
+    assert!(event["in_iface"].is_null(), "a capture has no interface");
     assert_eq!((&event["event_type"], &event["proto"], &event["dest_port"]), (&"stream".into(), &"TCP".into(), &80.into()));
     assert_eq!(event["pcap_filename"], "fixtures/captures/http-2.pcap");
     let spiked = event["spiked"].as_object().unwrap();
@@ -63,6 +74,28 @@ fn events_have_the_promised_fields() {
     assert_eq!(spiked["basis"], "content");
     assert!((0.0..=1.0).contains(&spiked["confidence"].as_f64().unwrap()));
     assert!(event["timestamp"].as_str().unwrap().ends_with("+0000"));
+}
+
+#[test]
+fn each_format_of_events_has_one_line_for_each_stream() {
+    let read = |format: &str| {
+        let said =
+            spiked().args(["read", "--format", format, "--events", "streams", "fixtures/captures/icmp-1.pcap"]).assert().code(0);
+        String::from_utf8(said.get_output().stdout.clone()).unwrap()
+    };
+    let own = json_lines(read("jsonl").as_bytes());
+    let (suricata, ecs) = (json_lines(read("suricata").as_bytes()), json_lines(read("ecs").as_bytes()));
+    let csv = read("csv");
+    let (header, rows) = csv.split_once('\n').unwrap();
+    assert!(header.starts_with("timestamp,event_type,flow_id,"));
+    assert_eq!([suricata.len(), ecs.len(), rows.lines().count()], [own.len(); 3]);
+    for ((own, suricata), ecs) in own.iter().zip(&suricata).zip(&ecs) {
+        assert_eq!((&suricata["event_type"], &ecs["event"]["action"]), (&"flow".into(), &"stream".into()));
+        assert_eq!((&own["community_id"], &own["src_ip"]), (&suricata["community_id"], &suricata["src_ip"]));
+        assert_eq!((&own["community_id"], &own["src_ip"]), (&ecs["network"]["community_id"], &ecs["source"]["ip"]));
+        assert!(own["src_port"].is_null() || own["icmp_type"].is_null(), "types are not ports: {own}");
+    }
+    assert!(own.iter().any(|e| e["icmp_type"] == 8 || e["icmp_type"] == 128), "no echo among {own:?}");
 }
 
 #[test]

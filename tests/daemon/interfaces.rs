@@ -82,6 +82,7 @@ fn every_packet_is_counted_and_streams_are_named_as_offline() {
         assert_eq!((received, dropped), (sent, 0), "{}", capture.display());
         assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
         let live = net.events("stream");
+        assert!(live.iter().all(|e| e["in_iface"] == "b" && e["pcap_filename"].is_null()), "{live:?}");
         assert_alike(&live, &offline(capture), &ALL[..6], capture);
         assert_alike(&live, &offline(&as_sent(capture, net.folder.path())), &ALL, capture);
     }

@@ -59,6 +59,9 @@ exclude_filter = "tcp port 22"
     let usual = |e: &serde_json::Value| e["spiked"]["class"] == "tls" && e["dest_port"] == 443;
     let severity = |e: &serde_json::Value| if usual(e) { "low" } else { "high" };
     assert!(alerts.iter().all(|e| e["severity"] == severity(e) && e["dest_port"] != 22), "the first policy that matches decides");
+    let level = |e: &serde_json::Value| if usual(e) { 3 } else { 1 };
+    assert!(alerts.iter().all(|e| e["alert"]["severity"] == level(e)), "low is 3, high is 1");
+    assert!(detections.iter().all(|e| e["alert"]["severity"] == 3), "a detection has the lowest severity");
     for (class, port) in [("ftp", false), ("tls", true), ("tls", false)] {
         let those = |e: &&&serde_json::Value| e["spiked"]["class"] == class && (e["dest_port"] == 443) == port;
         assert!(alerts.iter().any(|e| those(&e)), "no alert of {class}");

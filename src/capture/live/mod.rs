@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{CaptureError, FrameBatch, InputCounters, Nanos, Source};
+use super::{CaptureError, FrameBatch, InputCounters, InterfaceId, Nanos, Source};
 use queue::QueueConsumer;
 use thread::CaptureThread;
 
@@ -43,10 +43,11 @@ impl LiveSource {
         let (consumer, producers) = queue::queue(settings.queue + threads, threads, settings.batch);
         let mut producers = producers.into_iter();
         let (mut opened, mut counters) = (Vec::new(), Vec::new());
-        for interface in interfaces {
+        for (index, interface) in interfaces.iter().enumerate() {
             let shared = Arc::new(InputCounters::new(&interface.name, interface.filter.as_deref()));
             counters.push(Arc::clone(&shared));
-            for (number, producer) in (0..interface.threads.max(1)).zip(&mut producers) {
+            for (number, mut producer) in (0..interface.threads.max(1)).zip(&mut producers) {
+                producer.interface = InterfaceId::from_index(index);
                 let socket = match socket::open(interface, settings.batch) {
                     Ok(socket) => Some(socket),
                     Err(error @ CaptureError::Interface { .. }) => {

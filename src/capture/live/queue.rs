@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::capture::{FrameBatch, LinkType, Nanos};
+use crate::capture::{FrameBatch, InterfaceId, LinkType, Nanos};
 
 /// Frames after which a batch is handed on: fewer than in a file's batches, since live frames are copied and wait for the batch to
 /// fill.
@@ -23,6 +23,8 @@ pub(super) struct QueueConsumer {
 pub(super) struct QueueProducer {
     full: Sender<FrameBatch>,
     free: Receiver<FrameBatch>,
+    /// Where the frames come from.
+    pub interface: Option<InterfaceId>,
     batch: Option<FrameBatch>,
     /// When the batch is handed on even if it is not full.
     due: Instant,
@@ -52,7 +54,14 @@ pub(super) fn queue(batches: usize, producers: usize, timeout: Duration) -> (Que
     for _ in 0..batches {
         free_in.send(FrameBatch::new()).expect("the pool has room for all its batches");
     }
-    let producer = |_| QueueProducer { full: full_in.clone(), free: free_out.clone(), batch: None, due: Instant::now(), timeout };
+    let producer = |_| QueueProducer {
+        full: full_in.clone(),
+        free: free_out.clone(),
+        interface: None,
+        batch: None,
+        due: Instant::now(),
+        timeout,
+    };
     let producers = (0..producers).map(producer).collect();
     (QueueConsumer { full: full_out, free: free_in }, producers)
 }
@@ -84,7 +93,8 @@ impl QueueProducer {
     #[inline]
     pub fn push(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, bytes: &[u8]) -> bool {
         if self.batch.is_none() {
-            let Ok(batch) = self.free.try_recv() else { return false };
+            let Ok(mut batch) = self.free.try_recv() else { return false };
+            batch.interface = self.interface;
             self.batch = Some(batch);
             self.due = Instant::now() + self.timeout;
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::super::raw::{self, SinkType};
-use super::super::{Action, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind};
+use super::super::{Action, EventFormat, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind};
 use super::{Check, or, path};
 
 impl Check {
@@ -74,6 +74,7 @@ impl Check {
             name: self.text("name", typed.name).unwrap_or_else(|| default_name.into()),
             kind,
             events,
+            format: or(&typed.format, EventFormat::default()),
             queue: self.number("queue", &typed.queue, 8192, 16..=1 << 20, "events"),
         })
     }

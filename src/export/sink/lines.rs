@@ -37,6 +37,18 @@ pub enum Severity {
     Informational = 6,
 }
 
+impl Severity {
+    /// Name of the severity in alerts and in the settings of policies.
+    pub fn alert_name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Error => "high",
+            Self::Warning => "medium",
+            Self::Notice | Self::Informational => "low",
+        }
+    }
+}
+
 /// Fills `buffer` with the first lines that fit into `limit` bytes, each with its line feed, but always with at least one line.
 /// Returns their number.
 pub(super) fn chunk(lines: &[Arc<Line>], limit: usize, buffer: &mut Vec<u8>) -> usize {

@@ -1,0 +1,60 @@
+//! The fields of an event that all formats have, taken from its verdict.
+
+use crate::engine::{Event, Verdict};
+use crate::export::sink::Severity;
+use crate::packet::{Address, Direction, KeyKind};
+
+use super::EventContext;
+
+/// One end of a stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Endpoint {
+    /// `None` if the frames show no address of this end.
+    pub address: Option<Address>,
+    /// `None` for protocols without ports.
+    pub port: Option<u16>,
+}
+
+/// Source and destination of the stream. The source is the sender of a flow's first packet, or the host, which has no destination.
+pub(super) fn endpoints(verdict: &Verdict) -> [Endpoint; 2] {
+    let key = &verdict.key;
+    let end = |address: Address, port: u16| Endpoint {
+        address: Some(address).filter(|address| !address.is_absent()),
+        port: key.has_ports().then_some(port),
+    };
+    let ends = [end(key.addr_a(), key.port_a()), end(key.addr_b(), key.port_b())];
+    match (key.kind(), verdict.first_direction) {
+        (KeyKind::Host, _) => [ends[0], Endpoint { address: None, port: None }],
+        (KeyKind::Flow, Direction::Forward) => ends,
+        (KeyKind::Flow, Direction::Backward) => [ends[1], ends[0]],
+    }
+}
+
+/// The event's type: `detection`, `alert` or `stream`.
+pub(super) fn event_type(verdict: &Verdict, context: EventContext<'_>) -> &'static str {
+    match (verdict.event, context.alert) {
+        (Event::Detection, Some(_)) => "alert",
+        (Event::Detection, None) => "detection",
+        (Event::Stream, _) => "stream",
+    }
+}
+
+/// Severity of an alert on Suricata's scale from 1 (highest) to 3. A detection without an alert has 3.
+pub(super) fn severity_number(alert: Option<Severity>) -> u8 {
+    match alert {
+        Some(Severity::Critical | Severity::Error) => 1,
+        Some(Severity::Warning) => 2,
+        Some(Severity::Notice | Severity::Informational) | None => 3,
+    }
+}
+
+/// Name of the class if it is that of an application protocol: a class of flows. Classes of hosts are kinds of devices.
+pub(super) fn app_proto(verdict: &Verdict) -> Option<&str> {
+    let class = verdict.class.filter(|_| verdict.model.key == KeyKind::Flow)?;
+    Some(&verdict.model.classes[class.index()])
+}
+
+/// Age of the stream in whole seconds, from its first packet to its last, as Suricata counts it.
+pub(super) fn age(verdict: &Verdict) -> u64 {
+    verdict.last.0.saturating_sub(verdict.first.0) / super::SECOND
+}

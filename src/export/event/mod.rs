@@ -1,0 +1,795 @@
+//! Verdicts as events: JSON in the style of Suricata's EVE, JSON with the names of the Elastic Common Schema, and CSV.
+//!
+//! Writing events is a considerable part of the cost of reading a capture, so the fields of EVE events are written one by one into a
+//! reused buffer. A test compares the result with that of serde_json, byte for byte.
+
+mod csv;
+mod ecs;
+mod fields;
+mod names;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::capture::Nanos;
+use crate::engine::{Event, Verdict};
+use crate::packet::KeyKind;
+use crate::snn::ClassId;
+use crate::stream::{Basis, UnknownReason};
+
+use super::json;
+use super::sink::Severity;
+use fields::{age, app_proto, endpoints, event_type, severity_number};
+use names::JsonNames;
+
+/// Format of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventFormat {
+    /// JSON objects in the style of Suricata's EVE, with the program's own event types and fields.
+    #[default]
+    Jsonl,
+    /// JSON objects that Suricata's schema allows: event types `alert` and `flow`, and all fields that Suricata lacks in `spiked`.
+    Suricata,
+    /// JSON objects with the field names of the Elastic Common Schema.
+    Ecs,
+    /// Rows of comma-separated values after a row of column names. Not for sinks, whose readers may miss the first row.
+    #[serde(skip)]
+    Csv,
+}
+
+/// What an event reports beside the verdict.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventContext<'a> {
+    /// Path of the capture, as given; `None` for live traffic.
+    pub capture: Option<&'a str>,
+    /// Name of the live interface of the stream; `None` for captures.
+    pub interface: Option<&'a str>,
+    /// The sensor's name; `None` outside the daemon.
+    pub sensor: Option<&'a str>,
+    /// Severity of the alert; `Some` makes a detection an event of type `alert`.
+    pub alert: Option<Severity>,
+}
+
+/// Nanoseconds per second.
+const SECOND: u64 = 1_000_000_000;
+/// Seconds per day.
+const DAY: u64 = 86_400;
+
+/// Offset from UTC in Suricata's timestamps.
+const EVE_ZONE: &[u8] = b"+0000";
+/// Offset from UTC in RFC 3339.
+const RFC_3339_ZONE: &[u8] = b"Z";
+
+/// Formats times in UTC with microseconds. Caches the last date.
+#[derive(Debug, Default)]
+struct TimeWriter {
+    /// Days since 1970 of the cached date.
+    day: Option<u64>,
+    /// The date with the `T` after it.
+    date: String,
+}
+
+impl TimeWriter {
+    fn write(&mut self, out: &mut Vec<u8>, time: Nanos, zone: &[u8]) {
+        let (second, micros) = (time.0 / SECOND, time.0 % SECOND / 1000);
+        let (day, second) = (second / DAY, second % DAY);
+        if self.day != Some(day) {
+            // A u64 of nanoseconds ends in the year 2554, which the calendar covers.
+            let start = Timestamp::from_second((day * DAY) as i64).unwrap_or(Timestamp::UNIX_EPOCH);
+            self.date = start.strftime("%Y-%m-%dT").to_string();
+            self.day = Some(day);
+        }
+        out.extend_from_slice(self.date.as_bytes());
+        let mut text = *b"00:00:00.000000";
+        let parts = [(0, second / 3600), (3, second / 60 % 60), (6, second % 60)];
+        let fraction = [(9, micros / 10_000), (11, micros / 100 % 100), (13, micros % 100)];
+        for (at, pair) in parts.into_iter().chain(fraction) {
+            text[at] += (pair / 10) as u8;
+            text[at + 1] += (pair % 10) as u8;
+        }
+        out.extend_from_slice(&text);
+        out.extend_from_slice(zone);
+    }
+}
+
+/// The time in UTC with microseconds, for formats that are not written into the buffer directly.
+fn time_text(nanos: u64, zone: &[u8]) -> String {
+    let mut text = Vec::new();
+    TimeWriter::default().write(&mut text, Nanos(nanos), zone);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Writes events of one format. Caches the last date, capture and model as JSON, since consecutive events mostly share them.
+#[derive(Debug, Default)]
+pub struct EventWriter {
+    format: EventFormat,
+    times: TimeWriter,
+    /// The last capture's name, plain and as JSON.
+    capture: (String, Vec<u8>),
+    names: JsonNames,
+}
+
+impl EventWriter {
+    /// A writer of events in `format`.
+    pub fn new(format: EventFormat) -> Self {
+        Self { format, ..Self::default() }
+    }
+
+    /// Appends a time as a JSON string, after `name`, which opens the string.
+    fn time(&mut self, out: &mut Vec<u8>, name: &[u8], time: Nanos) {
+        out.extend_from_slice(name);
+        self.times.write(out, time, EVE_ZONE);
+        out.push(b'"');
+    }
+
+    /// Appends a capture's name as a JSON string.
+    fn capture(&mut self, out: &mut Vec<u8>, name: &str) {
+        if self.capture.0 != name {
+            self.capture = (name.to_string(), Vec::new());
+        }
+        // Not yet converted: a JSON string has at least its quotes.
+        if self.capture.1.is_empty() {
+            json::string(&mut self.capture.1, name);
+        }
+        out.extend_from_slice(&self.capture.1);
+    }
+
+    /// Appends the verdict as one line, without its line feed.
+    pub fn write(&mut self, verdict: &Verdict, context: EventContext<'_>, out: &mut Vec<u8>) {
+        match self.format {
+            EventFormat::Jsonl | EventFormat::Suricata => self.eve(verdict, context, out),
+            EventFormat::Ecs => ecs::write(verdict, context, |nanos| time_text(nanos, RFC_3339_ZONE), out),
+            EventFormat::Csv => csv::write(verdict, context, |nanos| time_text(nanos, RFC_3339_ZONE), out),
+        }
+    }
+
+    /// Appends an EVE event.
+    fn eve(&mut self, verdict: &Verdict, context: EventContext<'_>, out: &mut Vec<u8>) {
+        let key = &verdict.key;
+        let suricata = self.format == EventFormat::Suricata;
+        self.time(out, b"{\"timestamp\":\"", verdict.timestamp);
+        text(out, b",\"event_type\":\"", eve_type(verdict, context, suricata));
+        out.extend_from_slice(b",\"flow_id\":");
+        json::number(out, key.flow_id(verdict.first.0));
+        if let Some(interface) = context.interface {
+            out.extend_from_slice(b",\"in_iface\":");
+            json::string(out, interface);
+        }
+        write_endpoints(verdict, suricata, out);
+        if let Some(vlan) = key.vlan() {
+            out.extend_from_slice(b",\"vlan\":[");
+            json::number(out, vlan);
+            out.push(b']');
+        }
+        if let Some(id) = key.community_id(0) {
+            out.extend_from_slice(b",\"community_id\":\"");
+            out.extend_from_slice(&id);
+            out.push(b'"');
+        }
+        if let Some(capture) = context.capture {
+            out.extend_from_slice(b",\"pcap_filename\":");
+            self.capture(out, capture);
+        }
+        self.eve_flow(verdict, out);
+        if let Some(sensor) = context.sensor {
+            // Suricata calls its sensor `host`; the program's own events name the host of a stream so.
+            out.extend_from_slice(if suricata { b",\"host\":" } else { b",\"sensor\":" });
+            json::string(out, sensor);
+        }
+        let severity = context.alert.map(Severity::alert_name);
+        if let (Some(severity), false) = (severity, suricata) {
+            text(out, b",\"severity\":\"", severity);
+        }
+        let names = self.names.of(&verdict.model);
+        if let (Some(class), Event::Detection) = (verdict.class, verdict.event) {
+            out.extend_from_slice(b",\"alert\":");
+            out.extend_from_slice(&names.alerts[class.index()]);
+            json::number(out, severity_number(context.alert));
+            out.push(b'}');
+        }
+        out.extend_from_slice(b",\"spiked\":{");
+        if suricata {
+            text(out, b"\"event\":\"", event_type(verdict, context));
+            if let Some(severity) = severity {
+                text(out, b",\"severity\":\"", severity);
+            }
+            out.push(b',');
+        }
+        write_spiked(verdict, names, out);
+        out.extend_from_slice(b"}}");
+    }
+
+    /// Appends the application protocol and the object `flow`. What the source sends goes to the server.
+    fn eve_flow(&mut self, verdict: &Verdict, out: &mut Vec<u8>) {
+        if app_proto(verdict).is_some()
+            && let Some(class) = verdict.class
+        {
+            out.extend_from_slice(b",\"app_proto\":");
+            out.extend_from_slice(&self.names.of(&verdict.model).classes[class.index()]);
+        }
+        for (name, value) in [
+            (&b",\"flow\":{\"pkts_toserver\":"[..], verdict.own_packets),
+            (b",\"pkts_toclient\":", verdict.packets - verdict.own_packets),
+            (b",\"bytes_toserver\":", verdict.own_bytes),
+            (b",\"bytes_toclient\":", verdict.bytes - verdict.own_bytes),
+        ] {
+            out.extend_from_slice(name);
+            json::number(out, value);
+        }
+        self.time(out, b",\"start\":\"", verdict.first);
+        self.time(out, b",\"end\":\"", verdict.last);
+        out.extend_from_slice(b",\"age\":");
+        json::number(out, age(verdict));
+        out.push(b'}');
+    }
+}
+
+/// Appends a string that needs no escapes, after `name`, which opens it.
+fn text(out: &mut Vec<u8>, name: &[u8], value: &str) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
+}
+
+/// The value of `event_type`. Readers of Suricata's events know neither detections nor streams, but alerts and flows.
+fn eve_type(verdict: &Verdict, context: EventContext<'_>, suricata: bool) -> &'static str {
+    match verdict.event {
+        Event::Detection if suricata => "alert",
+        Event::Stream if suricata => "flow",
+        Event::Detection | Event::Stream => event_type(verdict, context),
+    }
+}
+
+/// Appends source, destination and protocol of the stream, or its host.
+fn write_endpoints(verdict: &Verdict, suricata: bool, out: &mut Vec<u8>) {
+    let key = &verdict.key;
+    let ends = endpoints(verdict);
+    if key.kind() == KeyKind::Host && !suricata {
+        out.extend_from_slice(b",\"host\":\"");
+        key.addr_a().write(out);
+        out.push(b'"');
+    }
+    let names: [[&[u8]; 3]; 2] =
+        [[b",\"src_ip\":\"", b"\"src_mac\":\"", b",\"src_port\":"], [b",\"dest_ip\":\"", b"\"dest_mac\":\"", b",\"dest_port\":"]];
+    let mut ether = false;
+    for ([ip, mac, port_name], end) in names.into_iter().zip(ends) {
+        if let Some(address) = end.address {
+            let open: &[u8] = if suricata && !ether { b",\"ether\":{" } else { b"," };
+            match address.is_mac() {
+                true => {
+                    out.extend_from_slice(open);
+                    out.extend_from_slice(mac);
+                    ether = true;
+                }
+                false => out.extend_from_slice(ip),
+            }
+            address.write(out);
+            out.push(b'"');
+        }
+        if let Some(port) = end.port {
+            out.extend_from_slice(port_name);
+            json::number(out, port);
+        }
+    }
+    if ether && suricata {
+        out.push(b'}');
+    }
+    if key.kind() == KeyKind::Flow {
+        text(out, b",\"proto\":\"", &key.proto_name());
+    }
+    if let Some((kind, code)) = key.icmp(verdict.first_direction) {
+        out.extend_from_slice(b",\"icmp_type\":");
+        json::number(out, kind);
+        out.extend_from_slice(b",\"icmp_code\":");
+        json::number(out, code);
+    }
+}
+
+/// Appends the fields of the object `spiked`: class, confidence, evidence and counts.
+fn write_spiked(verdict: &Verdict, names: &JsonNames, out: &mut Vec<u8>) {
+    let class = |name: &[u8], class: Option<ClassId>, out: &mut Vec<u8>| {
+        out.extend_from_slice(name);
+        match class {
+            Some(class) => out.extend_from_slice(&names.classes[class.index()]),
+            None => out.extend_from_slice(b"null"),
+        }
+    };
+    class(b"\"class\":", verdict.class, out);
+    class(b",\"best\":", verdict.leader.map(|l| l.class), out);
+    for (name, value) in
+        [(&b",\"confidence\":"[..], verdict.confidence), (b",\"evidence\":", verdict.leader.map_or(0.0, |l| l.evidence))]
+    {
+        out.extend_from_slice(name);
+        json::decimals(out, value);
+    }
+    for (name, value) in [
+        (&b",\"packets\":"[..], verdict.packets),
+        (b",\"bytes\":", verdict.bytes),
+        (b",\"scored\":", verdict.leader.map_or(0, |l| u64::from(l.packets))),
+    ] {
+        out.extend_from_slice(name);
+        json::number(out, value);
+    }
+    let (basis, reason) = (verdict.basis().map(Basis::name), verdict.unknown_reason().map(UnknownReason::name));
+    for (name, value) in [(&b",\"basis\":\""[..], basis), (b",\"reason\":\"", reason)] {
+        if let Some(value) = value {
+            text(out, name, value);
+        }
+    }
+    out.extend_from_slice(b",\"model\":");
+    out.extend_from_slice(&names.model);
+}
+
+/// Column names of [`EventFormat::Csv`], without a line feed.
+pub use csv::HEADER as CSV_HEADER;
+
+/// Formats the verdict as one JSON object, without a line feed.
+pub fn event(verdict: &Verdict, context: EventContext<'_>) -> String {
+    let mut out = Vec::new();
+    EventWriter::default().write(verdict, context, &mut out);
+    String::from_utf8(out).expect("JSON of valid strings is valid UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use crate::model::Model;
+    use crate::packet::{Decoder, Direction, StreamKey};
+    use crate::stream::Leader;
+    use proptest::prelude::*;
+    use serde::Serialize;
+
+    /// The same event, to be serialized by serde.
+    #[derive(Serialize)]
+    struct Eve<'a> {
+        timestamp: String,
+        event_type: &'static str,
+        flow_id: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        in_iface: Option<&'a str>,
+        #[serde(rename = "host")]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream_host: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_ip: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_mac: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ether: Option<Ether>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_port: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_ip: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_mac: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_port: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proto: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        icmp_type: Option<u8>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        icmp_code: Option<u8>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        vlan: Option<[u16; 1]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        community_id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pcap_filename: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        app_proto: Option<&'a str>,
+        flow: Flow,
+        #[serde(rename = "host")]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sensor_host: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sensor: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        severity: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        alert: Option<Alert>,
+        spiked: Spiked<'a>,
+    }
+
+    #[derive(Serialize)]
+    struct Ether {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_mac: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_mac: Option<String>,
+    }
+
+    #[derive(Serialize)]
+    struct Flow {
+        pkts_toserver: u64,
+        pkts_toclient: u64,
+        bytes_toserver: u64,
+        bytes_toclient: u64,
+        start: String,
+        end: String,
+        age: u64,
+    }
+
+    #[derive(Serialize)]
+    struct Alert {
+        action: &'static str,
+        gid: u8,
+        signature_id: u64,
+        rev: u8,
+        signature: String,
+        category: &'static str,
+        severity: u8,
+    }
+
+    #[derive(Serialize)]
+    struct Spiked<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        event: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        severity: Option<&'static str>,
+        class: Option<&'a str>,
+        best: Option<&'a str>,
+        confidence: f64,
+        evidence: f64,
+        packets: u64,
+        bytes: u64,
+        scored: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        basis: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
+        model: &'a str,
+    }
+
+    fn by_serde(verdict: &Verdict, context: EventContext<'_>, suricata: bool) -> String {
+        let key = &verdict.key;
+        let round = |x: f32| (f64::from(x) * 1e4).round() / 1e4;
+        let name = |class: Option<ClassId>| class.map(|c| verdict.model.classes[c.index()].as_str());
+        let a_sent = verdict.first_direction == Direction::Forward;
+        let (a, b) = ((key.addr_a().to_string(), key.port_a()), (key.addr_b().to_string(), key.port_b()));
+        let (flow, ports) = (key.host().is_none(), key.has_ports());
+        let (source, destination) = if a_sent || !flow { (a, b) } else { (b, a) };
+        let time = |nanos: u64| {
+            let time = Timestamp::from_nanosecond(i128::from(nanos)).unwrap();
+            time.strftime("%Y-%m-%dT%H:%M:%S.%6f+0000").to_string()
+        };
+        let ip = |text: &str| text.parse::<std::net::IpAddr>().ok().map(|_| text.to_string());
+        let mac = |text: &str| (ip(text).is_none() && !text.is_empty() && text != "00:00:00:00:00:00").then(|| text.to_string());
+        let macs = (mac(&source.0), mac(&destination.0).filter(|_| flow));
+        let own = if verdict.event == Event::Stream {
+            "stream"
+        } else if context.alert.is_some() {
+            "alert"
+        } else {
+            "detection"
+        };
+        let severity = context.alert.map(|alert| match alert {
+            Severity::Critical => ("critical", 1),
+            Severity::Error => ("high", 1),
+            Severity::Warning => ("medium", 2),
+            Severity::Notice | Severity::Informational => ("low", 3),
+        });
+        let word = severity.map(|s| s.0);
+        let alert = |class| Alert {
+            action: "allowed",
+            gid: 1,
+            signature_id: names::signature_id(&verdict.model.name, class),
+            rev: 1,
+            signature: format!("spiked {}: {class}", verdict.model.name),
+            category: names::category(&verdict.model),
+            severity: severity.map_or(3, |s| s.1),
+        };
+        let eve = Eve {
+            timestamp: time(verdict.timestamp.0),
+            event_type: match own {
+                "stream" if suricata => "flow",
+                _ if suricata => "alert",
+                own => own,
+            },
+            flow_id: key.flow_id(verdict.first.0),
+            in_iface: context.interface,
+            stream_host: key.host().filter(|_| !suricata),
+            src_ip: ip(&source.0),
+            src_mac: macs.0.clone().filter(|_| !suricata),
+            ether: (suricata && macs != (None, None)).then(|| Ether { src_mac: macs.0, dest_mac: macs.1.clone() }),
+            src_port: (flow && ports).then_some(source.1),
+            dest_ip: ip(&destination.0).filter(|_| flow),
+            dest_mac: macs.1.filter(|_| !suricata),
+            dest_port: (flow && ports).then_some(destination.1),
+            proto: flow.then(|| key.proto_name().into_owned()),
+            icmp_type: key.icmp(verdict.first_direction).map(|i| i.0),
+            icmp_code: key.icmp(verdict.first_direction).map(|i| i.1),
+            vlan: key.vlan().map(|v| [v]),
+            community_id: key.community_id(0).map(|id| String::from_utf8(id.to_vec()).unwrap()),
+            pcap_filename: context.capture,
+            app_proto: name(verdict.class).filter(|_| verdict.model.key == KeyKind::Flow),
+            flow: Flow {
+                pkts_toserver: verdict.own_packets,
+                pkts_toclient: verdict.packets - verdict.own_packets,
+                bytes_toserver: verdict.own_bytes,
+                bytes_toclient: verdict.bytes - verdict.own_bytes,
+                start: time(verdict.first.0),
+                end: time(verdict.last.0),
+                age: verdict.last.0.saturating_sub(verdict.first.0) / 1_000_000_000,
+            },
+            sensor_host: context.sensor.filter(|_| suricata),
+            sensor: context.sensor.filter(|_| !suricata),
+            severity: word.filter(|_| !suricata),
+            alert: name(verdict.class).filter(|_| verdict.event == Event::Detection).map(alert),
+            spiked: Spiked {
+                event: suricata.then_some(own),
+                severity: word.filter(|_| suricata),
+                class: name(verdict.class),
+                best: name(verdict.leader.map(|l| l.class)),
+                confidence: round(verdict.confidence),
+                evidence: verdict.leader.map_or(0.0, |l| round(l.evidence)),
+                packets: verdict.packets,
+                bytes: verdict.bytes,
+                scored: verdict.leader.map_or(0, |l| l.packets),
+                basis: verdict.basis().map(Basis::name),
+                reason: verdict.unknown_reason().map(UnknownReason::name),
+                model: &verdict.model.name,
+            },
+        };
+        serde_json::to_string(&eve).unwrap()
+    }
+
+    /// A model without weights: the writer reads only its names.
+    fn small() -> Model {
+        let layout = crate::encode::Layout::paper_word(8);
+        Model {
+            name: "protocols".into(),
+            key: KeyKind::Flow,
+            classes: Vec::new(),
+            network: crate::snn::Network::from_parts(layout.input_count(), 0, &[], Vec::new()),
+            layout,
+            decision: crate::stream::Decision {
+                theta: Vec::new(),
+                assignments: crate::stream::Assignments::one_each(0),
+                clip: (0.0, 0.0),
+                slope: 0.0,
+                confidence: Vec::new(),
+                accept: Vec::new(),
+                stop_confidence: 0.0,
+                max_packets: 0,
+                content_first: false,
+            },
+            provenance: crate::model::Provenance::default(),
+        }
+    }
+
+    const SEVERITIES: [Severity; 4] = [Severity::Critical, Severity::Error, Severity::Warning, Severity::Notice];
+    const ETHER_TYPES: [u16; 5] = [0x0800, 0x86dd, 0x8100, 0x0806, 0x88cc];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn events_equal_those_of_serde_json_byte_for_byte(
+            mut frame in prop::collection::vec(any::<u8>(), 60..100), ether in 0..ETHER_TYPES.len(), protocol in 0usize..4, host: bool,
+            times: (u64, u64), counts: (u64, u64), class in prop::option::of(0u16..3), leader in prop::option::of((0u16..3, any::<f32>(), any::<u32>())),
+            confidence in 0f32..1.0, capture in prop::option::of(any::<String>()), name: String, detection: bool,
+            alert in prop::option::of(0..SEVERITIES.len()), live: bool, suricata: bool,
+        ) {
+            frame[12..14].copy_from_slice(&ETHER_TYPES[ether].to_be_bytes());
+            let at = if ether == 2 { 18 } else { 14 };
+            if ether == 2 {
+                frame[16..18].copy_from_slice(&[8, 0]);
+            }
+            frame[at] = if ether == 1 { 0x60 } else { 0x45 };
+            frame[at + if ether == 1 { 6 } else { 9 }] = [6, 17, if ether == 1 { 58 } else { 1 }, 200][protocol];
+            let headers = Decoder::default().decode(crate::capture::LinkType::ETHERNET, &frame).unwrap();
+            let kind = if host { KeyKind::Host } else { KeyKind::Flow };
+            let named = Arc::new(Model { classes: vec!["dns".into(), "a \"class\"".into(), name], ..small() });
+            for (key, direction) in StreamKey::of(kind, &headers, &frame).into_iter().flatten() {
+                let verdict = Verdict {
+                    event: if detection { Event::Detection } else { Event::Stream },
+                    model_index: 0,
+                    model: Arc::clone(&named),
+                    key,
+                    number: 0,
+                    packet: 0,
+                    timestamp: Nanos(times.0),
+                    first: Nanos(times.1),
+                    last: Nanos(times.0),
+                    packets: counts.0,
+                    bytes: counts.1,
+                    own_packets: counts.0 / 3,
+                    own_bytes: counts.1 / 4,
+                    interface: None,
+                    first_direction: direction,
+                    leader: leader.map(|(class, evidence, packets)| Leader::new(ClassId::new(class), evidence, 0.0, packets)),
+                    class: class.map(ClassId::new),
+                    confidence,
+                };
+                let context = EventContext {
+                    capture: capture.as_deref(),
+                    interface: live.then_some("eth\"0\""),
+                    sensor: live.then_some("a sensor"),
+                    alert: alert.filter(|_| detection && class.is_some()).map(|alert| SEVERITIES[alert]),
+                };
+                let format = if suricata { EventFormat::Suricata } else { EventFormat::Jsonl };
+                let want = by_serde(&verdict, context, suricata);
+                if !suricata {
+                    prop_assert_eq!(&event(&verdict, context), &want);
+                }
+                // What a writer caches must not leak into the next event.
+                let (mut writer, mut out) = (EventWriter::new(format), Vec::new());
+                let other = Arc::new(Model { classes: vec!["ssh".into(); 3], ..small() });
+                writer.write(&Verdict { timestamp: verdict.first, model: other, ..verdict.clone() }, EventContext { capture: Some("x"), ..context }, &mut out);
+                out.clear();
+                writer.write(&verdict, context, &mut out);
+                prop_assert_eq!(out, want.into_bytes());
+            }
+        }
+    }
+
+    /// The verdicts of a fixture's streams, by the built-in model.
+    fn verdicts(capture: &str) -> Vec<Verdict> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures").join(capture);
+        let mut source = crate::capture::CaptureFile::open(&path).expect("a fixture");
+        let settings = crate::engine::EngineSettings::new(vec![Arc::new(Model::built_in().expect("it is built in"))]);
+        let mut verdicts = Vec::new();
+        crate::engine::run(&settings, &mut source, &mut |v: &Verdict| verdicts.push(v.clone())).expect("a fixture");
+        verdicts
+    }
+
+    fn line(format: EventFormat, verdict: &Verdict, context: EventContext<'_>) -> String {
+        let mut out = Vec::new();
+        EventWriter::new(format).write(verdict, context, &mut out);
+        String::from_utf8(out).expect("events are text")
+    }
+
+    /// The value at a path of names with dots; an empty text if there is none.
+    fn at(event: &serde_json::Value, path: &str) -> String {
+        match path.split('.').fold(event, |value, name| &value[name]) {
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Array(list) => list[0].to_string(),
+            other => other.to_string(),
+        }
+    }
+
+    #[test]
+    fn csv_has_the_fields_of_jsonl_under_the_names_of_its_header() {
+        let context = EventContext { capture: Some("a, \"b\".pcap"), ..EventContext::default() };
+        for verdict in verdicts("mixed.pcapng") {
+            let event: serde_json::Value = serde_json::from_str(&event(&verdict, context)).expect("JSON");
+            let row = line(EventFormat::Csv, &verdict, context);
+            let text = format!("{CSV_HEADER}\n{row}\n");
+            let mut reader = ::csv::Reader::from_reader(text.as_bytes());
+            let header = reader.headers().expect("a header").clone();
+            let row = reader.records().next().expect("a row").expect("as many fields as the header");
+            for (name, value) in header.iter().zip(&row) {
+                let want = at(&event, name);
+                let want = if want.ends_with("+0000") { want.replace("+0000", "Z") } else { want };
+                assert_eq!(value, want, "{name} of {event}");
+            }
+        }
+    }
+
+    #[test]
+    fn ecs_has_the_names_of_the_schema() {
+        let context =
+            EventContext { capture: Some("x.pcap"), interface: Some("eth0"), sensor: Some("tap"), alert: Some(Severity::Error) };
+        let verdicts = verdicts("dns-1.pcap");
+        let detection = verdicts.iter().find(|v| v.event == Event::Detection && v.key.has_ports()).expect("one is named");
+        let ecs: serde_json::Value = serde_json::from_str(&line(EventFormat::Ecs, detection, context)).expect("JSON");
+        let eve: serde_json::Value = serde_json::from_str(&event(detection, context)).expect("JSON");
+        for (name, eve_name) in [
+            ("source.ip", "src_ip"),
+            ("source.port", "src_port"),
+            ("source.packets", "flow.pkts_toserver"),
+            ("source.bytes", "flow.bytes_toserver"),
+            ("destination.ip", "dest_ip"),
+            ("destination.port", "dest_port"),
+            ("destination.packets", "flow.pkts_toclient"),
+            ("destination.bytes", "flow.bytes_toclient"),
+            ("network.protocol", "app_proto"),
+            ("network.community_id", "community_id"),
+            ("network.packets", "spiked.packets"),
+            ("network.bytes", "spiked.bytes"),
+            ("observer.ingress.interface.name", "in_iface"),
+            ("observer.name", "sensor"),
+            ("rule.id", "alert.signature_id"),
+            ("rule.name", "alert.signature"),
+            ("rule.category", "alert.category"),
+            ("event.severity", "alert.severity"),
+            ("event.action", "event_type"),
+            ("log.file.path", "pcap_filename"),
+            ("spiked.class", "spiked.class"),
+        ] {
+            assert!(!at(&ecs, name).is_empty(), "{name} is missing in {ecs}");
+            assert_eq!(at(&ecs, name), at(&eve, eve_name), "{name}");
+        }
+        for (name, eve_name) in [("@timestamp", "timestamp"), ("event.start", "flow.start"), ("event.end", "flow.end")] {
+            assert_eq!(at(&ecs, name), at(&eve, eve_name).replace("+0000", "Z"), "{name}");
+        }
+        assert_eq!([at(&ecs, "event.kind"), at(&ecs, "ecs.version"), at(&ecs, "network.type")], ["alert", "8.11.0", "ipv4"]);
+        assert_eq!(at(&ecs, "network.transport"), at(&eve, "proto").to_lowercase());
+    }
+
+    #[test]
+    fn frames_without_ip_have_mac_addresses_and_no_ip_fields() {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 0, 0x0a, 0x88, 0xcc]);
+        frame.resize(60, 0);
+        let headers = Decoder::default().decode(crate::capture::LinkType::ETHERNET, &frame).expect("a whole frame");
+        let model = Arc::new(Model { classes: vec!["lldp".into()], ..small() });
+        let (key, first_direction) = StreamKey::flow(&headers, &frame);
+        let like = verdicts("dns-1.pcap").into_iter().next().expect("a verdict");
+        let verdict = Verdict { key, first_direction, model, leader: None, class: None, ..like };
+        let parsed = |format| -> serde_json::Value {
+            serde_json::from_str(&line(format, &verdict, EventContext::default())).expect("JSON")
+        };
+        let (eve, suricata, ecs) = (parsed(EventFormat::Jsonl), parsed(EventFormat::Suricata), parsed(EventFormat::Ecs));
+        let macs = ["02:00:00:00:00:0a".to_string(), "ff:ff:ff:ff:ff:ff".to_string()];
+        assert_eq!([at(&eve, "src_mac"), at(&eve, "dest_mac")], macs);
+        assert_eq!([at(&suricata, "ether.src_mac"), at(&suricata, "ether.dest_mac")], macs);
+        assert_eq!([at(&ecs, "source.mac"), at(&ecs, "destination.mac")], ["02-00-00-00-00-0A", "FF-FF-FF-FF-FF-FF"]);
+        for event in [&eve, &suricata] {
+            assert!(event.get("src_ip").is_none() && event.get("dest_ip").is_none(), "{event}");
+        }
+        assert!(ecs["source"].get("ip").is_none() && ecs["destination"].get("ip").is_none(), "{ecs}");
+    }
+
+    /// Suricata's schema allows no other fields at the top and within these objects (etc/schema.json).
+    #[test]
+    fn suricata_events_have_only_fields_of_its_schema_outside_of_spiked() {
+        let allowed = |object: &str| -> &[&str] {
+            match object {
+                "" => &[
+                    "timestamp",
+                    "event_type",
+                    "flow_id",
+                    "in_iface",
+                    "src_ip",
+                    "src_port",
+                    "dest_ip",
+                    "dest_port",
+                    "proto",
+                    "icmp_type",
+                    "icmp_code",
+                    "vlan",
+                    "community_id",
+                    "pcap_filename",
+                    "app_proto",
+                    "host",
+                    "ether",
+                    "flow",
+                    "alert",
+                    "spiked",
+                ],
+                "ether" => &["src_mac", "dest_mac"],
+                "flow" => &["pkts_toserver", "pkts_toclient", "bytes_toserver", "bytes_toclient", "start", "end", "age"],
+                "alert" => &["action", "gid", "signature_id", "rev", "signature", "category", "severity"],
+                other => panic!("{other} is not an object of the schema"),
+            }
+        };
+        let context = |v: &Verdict| EventContext {
+            capture: Some("x.pcap"),
+            interface: Some("eth0"),
+            sensor: Some("tap"),
+            alert: Some(Severity::Critical).filter(|_| v.class.is_some() && v.event == Event::Detection),
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for verdict in verdicts("mixed.pcapng") {
+            let event: serde_json::Value =
+                serde_json::from_str(&line(EventFormat::Suricata, &verdict, context(&verdict))).expect("JSON");
+            seen.insert(at(&event, "event_type"));
+            for (name, value) in event.as_object().expect("an object") {
+                assert!(allowed("").contains(&name.as_str()), "{name} in {event}");
+                if name != "spiked"
+                    && let Some(object) = value.as_object()
+                {
+                    assert!(object.keys().all(|field| allowed(name).contains(&field.as_str())), "{name} in {event}");
+                }
+            }
+            assert!(!event["alert"].is_object() || (1..=3).contains(&event["alert"]["severity"].as_u64().expect("a number")));
+            assert_eq!(event["alert"].is_object(), event["event_type"] == "alert");
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["alert", "flow"]);
+    }
+}
