@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What other classifiers reach on the same slots, cross-validated by capture, beside spiked itself.
+"""Accuracy of other classifiers on the same slots, cross-validated by capture, compared with spiked.
 
 usage: baselines.py SPIKED DATA [--task protocol|device|ndpi|attack ...] [--folds 5]
 
 SPIKED is the program, DATA the folder that holds tasks/ and the captures. Needs `pip install numpy scipy scikit-learn`.
 Random forest, linear SVM and Bernoulli naive Bayes vote per packet over one-hot slots (the forest over slot values) and sum their votes
-over a stream; the look-up takes the class that had the stream's lower port most often. Streams of classes that no other fold has are
+over a stream; the look-up returns the class that had the lower port of the stream most often. Streams of classes that no other fold has are
 left out, as `spiked eval` does.
 """
 import argparse, collections, json, subprocess, sys, tempfile
@@ -71,10 +71,10 @@ def look_up(train_keys, train_labels, test_keys, streams):
 
 
 def figures(pairs):
-    truth, said = zip(*pairs)
+    truth, predicted = zip(*pairs)
     classes = sorted(set(truth))
-    return (np.mean([t == s for t, s in pairs]), f1_score(truth, said, labels=classes, average="macro", zero_division=0),
-            recall_score(truth, said, labels=classes, average="macro", zero_division=0))
+    return (np.mean([t == s for t, s in pairs]), f1_score(truth, predicted, labels=classes, average="macro", zero_division=0),
+            recall_score(truth, predicted, labels=classes, average="macro", zero_division=0))
 
 
 def main():
@@ -88,7 +88,7 @@ def main():
         names, stream, label, fold, values = volleys(o.spiked, o.data, task, o.folds)
         hot, ports = one_hot(values), port_of(names, values)
         truth = dict(zip(stream, label))
-        said = collections.defaultdict(list)
+        predicted = collections.defaultdict(list)
         for f in sorted(set(fold)):
             test, train = np.nonzero(fold == f)[0], np.nonzero(fold != f)[0]
             known = set(label[train])
@@ -100,8 +100,8 @@ def main():
             bayes = BernoulliNB(alpha=0.01).fit(hot[train], label[train])
             answers["naive Bayes"] = vote(stream[test], bayes.classes_, bayes.predict_log_proba(hot[test]))
             for name, answer in answers.items():
-                said[name] += [(truth[s], c) for s, c in answer.items() if truth[s] in known]
-        for name, pairs in said.items():
+                predicted[name] += [(truth[s], c) for s, c in answer.items() if truth[s] in known]
+        for name, pairs in predicted.items():
             right, f1, recall = figures(pairs)
             print(f"{task:<10} {name:<24} {right:>8.4f} {f1:>9.4f} {recall:>8.4f}", flush=True)
         labels = [f"{o.data}/tasks/{name}.csv" for name in TASKS[task]]

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Does the teacher-gated rule, written in Brian2's own equations, learn the same weights? Every presentation is shown to both.
+"""Comparison of the teacher-gated rule with its equations in Brian2: every presentation is shown to both, and the weights are compared.
 
     cargo bench --bench rule -- rule.json
     pip install brian2==2.9.0 'numpy<2.3'
     python3 benches/brian2_rule.py rule.json
 
 A presentation is a step: its inputs spike at once, the excite pathway sums the membrane potentials, then the learn pathway changes the
-synapses of the inputs that spiked, as the teacher says. Prints the largest difference between Brian2's weights (float64) and spiked's
-(float32); exit 1 where it is above TOLERANCE, in a potential that fires at 1.
+synapses of the inputs that spiked, as the teacher selects. Prints the largest difference between Brian2's weights (float64) and spiked's
+(float32); exit 1 if it is above TOLERANCE, in a potential that fires at 1.
 """
 
 import json

@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Classification by content: what is named on a stream's own ports, on odd ports and on another service's ports.
+"""Classification by content: streams named on their own ports, on odd ports and on another service's ports.
 
 usage: content.py SPIKED [DATA] [--parts NAME ...] [--baselines] [--folds 5] [--seed 1] [--threads 1] [--model FILE] [--devices FILE]
 
 SPIKED is the program. DATA is the folder that holds tasks/ and the captures, `../shared/data` beside the checkout by default;
-DATA/../tools/oddports.py rewrites the server ports. Parts whose data is absent are skipped by name.
+DATA/../tools/oddports.py rewrites the server ports. Parts without their data are skipped and reported.
 
 protocol     cross-validated by capture on protocol-train and protocol-test; the tests of each fold also on other ports
 wild         trained on ndpi and protocol, tested on wild, also on other ports
 wild-folds   trained on ndpi, protocol and four fifths of the sources of wild, tested on the other sources
-dealt        trained as for wild, calibrated on one half of the sources of wild and tested on the other and the reverse, for five ways to
-             deal the halves: how far the acceptance threshold depends on chance
+chance       trained as for wild, calibrated on one half of the sources of wild and tested on the other and the reverse, for five ways to
+             split the halves: how far the acceptance threshold depends on chance
 unseen       a fifth of the classes left out of training, seeds 1 and 2; twins are classes that share a format or a 5-tuple
 probes       MODEL on 40 lone SYNs to well-known ports and 20 streams of random bytes on port 443: streams named
 fixtures     MODEL on the fixtures' streams on odd ports, classes that MODEL lacks left out
 devices      DEVICES on hosts of wild that send 20 packets or more: hosts given a kind of device
 
 A stream counts as the event with most of its packets; a stream without an event counts as wrong. Streams of classes that training
-lacks are left out of all columns but `precision`, in which naming one is an error. `capture` means each capture counts once. `ece` is
+lacks are left out of all columns but `precision`, in which naming one is an error. `capture`: each capture counts once. `ece` is
 the expected calibration error of the confidence over ten bins.
 
 --baselines adds a random forest and a linear SVM on the same slots (needs `pip install numpy scipy scikit-learn`), part protocol only.
@@ -36,7 +36,7 @@ COLUMNS = ["part", "ports", "classifier", "streams", "nearest", "macro-F1", "nam
 
 
 def load(paths):
-    """Label rows, without the label Unknown, which names no class."""
+    """Label rows, without the label Unknown, which is not a class."""
     return [row for path in paths for row in csv.DictReader(open(path)) if row["label"] != "Unknown"]
 
 
@@ -48,7 +48,7 @@ def save(rows, path):
     return path
 
 
-def deal(rows, unit, count):
+def split(rows, unit, count):
     """The fold of each unit (a capture or a source): largest first, to the fold with the fewest streams of the unit's main class."""
     classes = collections.defaultdict(collections.Counter)
     for row in rows:
@@ -149,7 +149,7 @@ def macro_f1(known):
 
 def figures(answers):
     """Figures of (outcome, whether training had its class) pairs."""
-    known = [o for o, taught in answers if taught]
+    known = [o for o, known in answers if known]
     named = [o for o, _ in answers if o[3] is not None]
     right, rightly = [o[1] == o[2] for o in known], [o[1] == o[3] for o in known]
     captures = collections.defaultdict(list)
@@ -184,20 +184,20 @@ def other_ports(options, data, labels, scratch, name):
 def protocol(options, spiked, scratch):
     data, labels = options.data, [options.data / f"tasks/{name}.csv" for name in TRAINING[1:]]
     sets = other_ports(options, data, labels, scratch, "protocol")
-    fold_of = deal(sets["as-is"][1], lambda r: r["capture"], options.folds)
+    fold_of = split(sets["as-is"][1], lambda r: r["capture"], options.folds)
     answers = collections.defaultdict(list)
     for fold in range(options.folds):
         part = lambda rows, held: [r for r in rows if (fold_of[r["capture"]] == fold) == held]
         training = part(sets["as-is"][1], False)
-        taught = {r["label"] for r in training}
+        known = {r["label"] for r in training}
         model = spiked.train(training, data)
         for ports, (root, rows) in sets.items():
             found = outcomes(spiked, model, root, part(rows, True))
-            answers[ports, "spiked"] += [(o, o[1] in taught) for o in found]
+            answers[ports, "spiked"] += [(o, o[1] in known) for o in found]
         if options.baselines:
             tests = {ports: (root, part(rows, True)) for ports, (root, rows) in sets.items()}
             for at, found in baselines(spiked, scratch, (data, training), tests).items():
-                answers[at] += [(o, o[1] in taught) for o in found]
+                answers[at] += [(o, o[1] in known) for o in found]
     for (ports, classifier), found in answers.items():
         values = figures(found)
         # `features` does not say which capture a packet is from, and the other classifiers have no confidence.
@@ -240,30 +240,30 @@ def protocols_model(options, spiked, extra):
 
 def wild(options, spiked, scratch):
     model = protocols_model(options, spiked, [])
-    taught = spiked.classes(model)
+    known = spiked.classes(model)
     sets = other_ports(options, options.data, [options.data / "tasks/wild.csv"], scratch, "wild")
     for ports, (root, rows) in sets.items():
-        show("wild", ports, "spiked", figures([(o, o[1] in taught) for o in outcomes(spiked, model, root, rows)]))
+        show("wild", ports, "spiked", figures([(o, o[1] in known) for o in outcomes(spiked, model, root, rows)]))
 
 
 def wild_folds(options, spiked, scratch):
     sets = other_ports(options, options.data, [options.data / "tasks/wild.csv"], scratch, "wild-folds")
     source = {r["capture"]: r["source"] for r in csv.DictReader(open(options.data / "wild/source_of.csv"))}
-    fold_of = deal(sets["as-is"][1], lambda r: source[r["capture"]], options.folds)
+    fold_of = split(sets["as-is"][1], lambda r: source[r["capture"]], options.folds)
     held_out = lambda row, fold: fold_of[source[row["capture"]]] == fold
     answers = collections.defaultdict(list)
     for fold in range(options.folds):
         model = protocols_model(options, spiked, [r for r in sets["as-is"][1] if not held_out(r, fold)])
-        taught = spiked.classes(model)
+        known = spiked.classes(model)
         for ports, (root, rows) in sets.items():
             found = outcomes(spiked, model, root, [r for r in rows if held_out(r, fold)])
-            answers[ports] += [(o, o[1] in taught) for o in found]
-            show(f"  fold {fold}", ports, "spiked", figures([(o, o[1] in taught) for o in found]))
+            answers[ports] += [(o, o[1] in known) for o in found]
+            show(f"  fold {fold}", ports, "spiked", figures([(o, o[1] in known) for o in found]))
     for ports, found in answers.items():
         show("wild-folds", ports, "spiked", figures(found))
 
 
-def dealt(options, spiked, scratch):
+def chance(options, spiked, scratch):
     model = protocols_model(options, spiked, [])
     rows = load([options.data / "tasks/wild.csv"])
     source = {r["capture"]: r["source"] for r in csv.DictReader(open(options.data / "wild/source_of.csv"))}
@@ -277,13 +277,13 @@ def dealt(options, spiked, scratch):
             calibrated = scratch / "calibrated.safetensors"
             spiked.run("model", "calibrate", "--quiet", "--captures", options.data, "--labels", save(part(False), scratch / "half.csv"),
                        "--out", calibrated, model)
-            taught = spiked.classes(model)
-            answers += [(o, o[1] in taught) for o in outcomes(spiked, calibrated, options.data, part(True))]
+            known = spiked.classes(model)
+            answers += [(o, o[1] in known) for o in outcomes(spiked, calibrated, options.data, part(True))]
         values = figures(answers)
         named.append((values[3], values[6]))
-        show("dealt", f"deal {seed}", "spiked", values)
+        show("chance", f"split {seed}", "spiked", values)
     spread = [max(column) - min(column) for column in zip(*named)]
-    print(f"dealt       named differs by {spread[0]:.4f} by stream, {spread[1]:.4f} by capture", flush=True)
+    print(f"chance      named differs by {spread[0]:.4f} by stream, {spread[1]:.4f} by capture", flush=True)
 
 
 def unseen(options, spiked, scratch):
@@ -291,7 +291,7 @@ def unseen(options, spiked, scratch):
     for seed in (1, 2):
         report = json.loads(spiked.run("eval", "--quiet", "--json", "--cross-validate", options.folds, "--unseen-classes", "--seed", seed,
                                        "--threads", spiked.threads, "--captures", options.data, "--labels", *labels))
-        streams = report["untaught"]
+        streams = report["unseen"]
         named = round(report["false_alarms"] * streams)
         twins = sum(count for truth, answer, count in report["alarms"] if {truth, answer} in TWINS)
         print(f"unseen      seed {seed}: {named} of {streams} streams of unseen classes named ({report['false_alarms']:.4f}), "
@@ -340,12 +340,12 @@ def probes(options, spiked, scratch):
 
 
 def fixtures(options, spiked, scratch):
-    taught = spiked.classes(options.model)
-    rows = [r for r in load([HERE / "fixtures/labels.csv"]) if "oddport" in r["capture"] and r["label"] in taught]
+    known = spiked.classes(options.model)
+    rows = [r for r in load([HERE / "fixtures/labels.csv"]) if "oddport" in r["capture"] and r["label"] in known]
     found = outcomes(spiked, options.model, HERE / "fixtures", rows)
     classes = sorted({r["label"] for r in rows})
     of_class = lambda c: f"{c} {sum(o[1] == o[3] == c for o in found)}/{sum(o[1] == c for o in found)}"
-    print(f"fixtures    odd ports: {sum(o[1] == o[3] for o in found)} of {len(found)} named rightly, "
+    print(f"fixtures    odd ports: {sum(o[1] == o[3] for o in found)} of {len(found)} named correctly, "
           f"{sum(o[1] == o[2] for o in found)} nearest right ({', '.join(map(of_class, classes))})", flush=True)
 
 
@@ -362,7 +362,7 @@ PARTS = {
     "protocol": (protocol, ["tasks/protocol-train.csv", "protos", "../tools/oddports.py"]),
     "wild": (wild, ["tasks/wild.csv", "wild", "ndpi", "protos", "../tools/oddports.py"]),
     "wild-folds": (wild_folds, ["tasks/wild.csv", "wild/source_of.csv", "ndpi", "protos", "../tools/oddports.py"]),
-    "dealt": (dealt, ["tasks/wild.csv", "wild/source_of.csv", "ndpi", "protos"]),
+    "chance": (chance, ["tasks/wild.csv", "wild/source_of.csv", "ndpi", "protos"]),
     "unseen": (unseen, ["tasks/protocol-train.csv", "protos"]),
     "probes": (probes, []),
     "fixtures": (fixtures, []),
@@ -384,7 +384,7 @@ def main():
     options = p.parse_args()
     options.data = options.data.resolve()
     options.tools = options.data.parent / "tools"
-    if {"protocol", "wild", "wild-folds", "dealt"} & set(options.parts):
+    if {"protocol", "wild", "wild-folds", "chance"} & set(options.parts):
         print("  ".join(c.ljust(w) for c, w in zip(COLUMNS, WIDTHS)).rstrip(), flush=True)
     for name in options.parts:
         part, needs = PARTS[name]

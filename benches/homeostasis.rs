@@ -1,12 +1,12 @@
-//! Does it help to let thresholds follow traffic that changes?
+//! Accuracy with thresholds that adapt to changing traffic, compared with frozen thresholds.
 //!
 //! `cargo bench --bench homeostasis -- DATA`, DATA being the folder with `tasks/` and the captures. A model is trained on the protocol
-//! task's training captures, and another on the device task's. Their test streams come five times: once as they were captured, then changed as another access network would
-//! (seven hops more, a smaller MTU and so a smaller MSS, another window, options in another order). The frozen network keeps its
-//! thresholds; with homeostasis each neuron's threshold is raised by every packet of a stream of another class that it spikes for, and lowered by
-//! every one of its own that it is silent for, so that it settles where the two rates stand in the ratio of the steps, and stays within bounds.
-//! "taught" knows each stream's class after it was named, as a teacher does; "by itself" takes what the model names for the truth.
-//! Without DATA the fixtures are read, so that the bench can't rot.
+//! task's training captures, and another on the device task's. Their test streams are classified five times: once as captured, then changed as by another
+//! access network (seven more hops, a smaller MTU and MSS, another window, options in another order). The frozen network keeps its
+//! thresholds. With homeostasis the threshold of each neuron is raised by every packet of another class for which it spikes, and lowered by
+//! every packet of its own class for which it is silent, within bounds: it settles where the ratio of the two rates is that of the steps.
+//! "labelled" uses the class of each stream after it was classified, as from a teacher; "by itself" uses the class that the model gives.
+//! Without DATA the fixtures are used, so that tests of the benches run the code.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ use spiked::model::Model;
 use spiked::packet::{Decoder, KeyKind};
 use spiked::train::{self, Corpus, TrainSettings, labels};
 
-/// What an unwanted spike raises a threshold by.
+/// Increase of a threshold per false spike.
 const STEP: f32 = 0.002;
-/// Silences that one unwanted spike outweighs: the target is one false spike in so many times the share of own packets missed.
+/// Number of missed packets that weigh as much as one false spike: the ratio of the share of packets missed to that of false spikes.
 const RATIO: f32 = 10.0;
-/// Bounds, as multiples of what the model was calibrated to.
+/// Bounds of thresholds, as multiples of the calibrated ones.
 const BOUNDS: (f32, f32) = (0.5, 2.0);
-/// Packets of a host, so that it takes minutes and not hours.
+/// Maximum number of packets used of a host, so that the bench takes minutes and not hours.
 const HOST_PACKETS: usize = 256;
 /// Rounds of changed traffic.
 const ROUNDS: usize = 4;
@@ -30,14 +30,14 @@ const ROUNDS: usize = 4;
 #[derive(Clone, Copy, PartialEq)]
 enum Follow {
     Frozen,
-    ClassSources,
+    Labels,
     ByItself,
 }
 
 fn main() {
     let data = std::env::args().skip(1).find(|a| !a.starts_with('-')).map(PathBuf::from).filter(|d| d.join("tasks").is_dir());
     let Some(data) = data else {
-        println!("`cargo bench --bench homeostasis -- DATA` measures; here are the fixtures alone");
+        println!("`cargo bench --bench homeostasis -- DATA` measures; this run uses the fixtures only");
         measure("fixtures/labels.csv".as_ref(), "fixtures/labels.csv".as_ref(), "fixtures".as_ref());
         return;
     };
@@ -49,22 +49,22 @@ fn main() {
 }
 
 fn measure(train: &Path, test: &Path, folder: &Path) {
-    let (taught, tested) = (corpus(train, folder), corpus(test, folder));
+    let (training, tested) = (corpus(train, folder), corpus(test, folder));
     let fitted = train::fit(
-        &taught,
+        &training,
         &TrainSettings {
-            packets_per_stream: HOST_PACKETS.min(TrainSettings::new(taught.key, 1).packets_per_stream),
-            ..TrainSettings::new(taught.key, 1)
+            packets_per_stream: HOST_PACKETS.min(TrainSettings::new(training.key, 1).packets_per_stream),
+            ..TrainSettings::new(training.key, 1)
         },
         &|_| true,
         &|| (),
     );
-    let n = taught.classes.len();
-    let model = fitted.into_model("bench", &taught);
+    let n = training.classes.len();
+    let model = fitted.into_model("bench", &training);
     let changed = changed(&tested);
     println!("{} streams a round, {n} classes", tested.streams.len());
     println!("{:<12} {:<28} {:>9} {:>8} {:>8} {:>12}", "thresholds", "traffic", "precision", "recall", "nearest", "theta");
-    for (name, follow) in [("frozen", Follow::Frozen), ("taught", Follow::ClassSources), ("by itself", Follow::ByItself)] {
+    for (name, follow) in [("frozen", Follow::Frozen), ("labelled", Follow::Labels), ("by itself", Follow::ByItself)] {
         let mut model = model.clone();
         for round in 0..=ROUNDS {
             let (traffic, what) =
@@ -91,7 +91,7 @@ fn corpus(file: &Path, folder: &Path) -> Corpus {
 }
 
 /// Names the streams one by one; thresholds follow each after it was named.
-fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate::Outcome> {
+fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate::StreamOutcome> {
     let calibrated = 1.0;
     let (mut potentials, mut active, mut volley) = (model.network.buffer(), [0u32; MAX_ACTIVE], Volley::default());
     let mut outcomes = Vec::new();
@@ -102,10 +102,10 @@ fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate
             evaluate::outcomes(streams, &model.network, &model.decision, &model.classes, &model.layout, &known, one).remove(0);
         let class = match follow {
             Follow::Frozen => None,
-            Follow::ClassSources => Some(outcome.label.clone()),
+            Follow::Labels => Some(outcome.label.clone()),
             Follow::ByItself => outcome.class.clone(),
         };
-        if let Some(own) = class.and_then(|class| model.classes.iter().position(|c| *c == class)) {
+        if let Some(positive) = class.and_then(|class| model.classes.iter().position(|c| *c == class)) {
             let stream = &streams.streams[number];
             for v in stream.first..stream.first + stream.kept {
                 let slots = streams.volley(v);
@@ -113,8 +113,8 @@ fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate
                 let n = model.layout.inputs(&volley, &mut active);
                 model.network.potentials(&active[..n], &mut potentials);
                 for (neuron, theta) in model.decision.theta.iter_mut().enumerate() {
-                    let spike = f32::from(potentials[neuron]) * model.network.scale()[neuron] >= *theta;
-                    let step = match (neuron == own, spike) {
+                    let spike = f32::from(potentials[neuron]) * model.network.gain()[neuron] >= *theta;
+                    let step = match (neuron == positive, spike) {
                         (false, true) => STEP,
                         (true, false) => -STEP / RATIO,
                         _ => 0.0,

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What naming every stream of a large capture costs, beside what users would run instead. One machine, one run, one table.
+"""Cost of classifying every stream of a large capture, compared with other programs. One machine, one run, one table.
 
 usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3]
 
-Makes one capture out of the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
-octets. Compares CPU and wall seconds and peak memory (the least of each in some interleaved rounds) with: a plain scan of the mapped file
-that touches each packet's first 128 octets, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not installed are
-left out by name. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
+Builds one capture from the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
+bytes. Compares CPU and wall seconds and peak memory (the minimum of each over interleaved rounds) with: a plain scan of the mapped file
+that touches each packet's first 128 bytes, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not
+installed are skipped and reported. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
 """
 import argparse, glob, os, resource, shutil, struct, subprocess, sys, tempfile, time
 
@@ -67,7 +67,7 @@ def turned(frame, low, high):
 
 def make(data, packets, path, cut):
     frames = list(frames_of(data))
-    written = octets = 0
+    written = bytes = 0
     head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
     with open(path, "wb", 1 << 20) as whole, open(cut, "wb", 1 << 20) as short:
         whole.write(head), short.write(head)
@@ -82,8 +82,8 @@ def make(data, packets, path, cut):
                 short.write(struct.pack("<IIII", second, micro, len(part), wire) + part)
                 turned(frame, low, high)
                 written += 1
-                octets += len(frame)
-    return written, octets / written
+                bytes += len(frame)
+    return written, bytes / written
 
 
 def measure(call):
@@ -118,9 +118,9 @@ def main():
         ("spiked read", [o.spiked, "read", *events, whole]),
         ("spiked read, one worker", [o.spiked, "read", *events, "--workers", "1", whole]),
         ("spiked read, every packet scored", [o.spiked, "read", *events, "--every-packet", whole]),
-        ("spiked read, 96 octets", [o.spiked, "read", *events, cut]),
-        ("spiked read, 96 octets, every packet", [o.spiked, "read", *events, "--every-packet", "--workers", "1", cut]),
-        ("mapped scan, 128 octets a packet", [f"{work}/scan", whole]),
+        ("spiked read, 96 bytes", [o.spiked, "read", *events, cut]),
+        ("spiked read, 96 bytes, every packet", [o.spiked, "read", *events, "--every-packet", "--workers", "1", cut]),
+        ("mapped scan, 128 bytes per packet", [f"{work}/scan", whole]),
         ("libpcap read loop", [f"{work}/loop", whole]),
     ]
     if o.peers == "all":
@@ -132,7 +132,7 @@ def main():
             ("tshark -z io,phs", ["tshark", "-n", "-q", "-z", "io,phs", "-r", cut]),
             ("suricata", ["suricata", "-r", whole, "-l", work, "-k", "none", "--runmode", "single"]),
         ]
-    print(f"{packets} packets, {mean:.0f} octets each on average; least of {o.rounds} interleaved rounds")
+    print(f"{packets} packets, {mean:.0f} bytes on average; minimum of {o.rounds} interleaved rounds")
     print(f"{'':<38} {'CPU s':>8} {'wall s':>8} {'ns CPU/pkt':>10} {'M pkt/s':>8} {'MiB':>7} {'CPU / spiked':>13}")
     found = {name: [] for name, _ in calls}
     # Round by round, so that what else the machine does falls on all alike; what takes many times as long as the rest runs once.

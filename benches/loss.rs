@@ -1,8 +1,8 @@
-//! Share of frames that spiked receives beside tcpdump, on the same veth pair, with the same frames, in turn, at falling rates.
+//! Share of frames that spiked receives, compared with tcpdump, on the same veth pair, with the same frames, in turn, at falling rates.
 //!
-//! `cargo bench --bench loss`; needs root, `ip`, `tcpreplay` and `tcpdump`. Each program has 64 MiB of kernel buffer. A row holds the rate
-//! that tcpreplay was asked for and reached, the share of the sent frames that `tcpdump -w` wrote and that spiked received, and the ratio of
-//! the two: 1 or more means that spiked loses no more than tcpdump. With `--test` one short round is made, so that the bench cannot rot.
+//! `cargo bench --bench loss`; needs root, `ip`, `tcpreplay` and `tcpdump`. Each program has 64 MiB of kernel buffer. A row has the rate
+//! requested from tcpreplay and the rate reached, the share of the sent frames that `tcpdump -w` wrote and that spiked received, and the ratio of
+//! the two: 1 or more means that spiked loses no more than tcpdump. `--test` runs one short round.
 
 // The tests' network namespaces and daemon.
 #[path = "../tests/common/mod.rs"]

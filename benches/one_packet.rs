@@ -1,10 +1,10 @@
-//! How many of a class's later streams does a neuron find that was shown one packet, at what false alarms, against tolerance?
+//! Streams found and false alarms of neurons trained on one packet, by tolerance.
 //!
 //! `cargo bench --bench one_packet -- DATA`, DATA being the folder with `tasks/` and the captures. A model is trained on the task's
-//! training captures. Then each class in turn is taken out, one packet of one of its training streams is learned in its place, and the
-//! test captures are read: found are streams of the class that are given it, false alarms streams of all the others that are
-//! given it. Every second class is there to choose the defaults on, the others to report on. Without DATA one packet is learned and
-//! nothing measured, so that the bench can't rot.
+//! training captures. Then each class in turn is removed, one packet of one of its training streams is learned in its place, and the test
+//! captures are classified: found are streams of the class that are given it, false alarms are streams of other classes that are given
+//! it. Every second class serves to choose the defaults, the others to report. Without DATA one packet is learned and nothing is
+//! measured, so that tests of the benches run the code.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -41,13 +41,13 @@ fn main() {
         }
         corpus(&labels, &data)
     };
-    let taught = gather("protocol-train", None);
-    let tested = gather("protocol-test", Some(&taught.classes));
-    let fitted = train::fit(&taught, &TrainSettings::new(taught.key, seed), &|_| true, &|| ());
-    let model = fitted.into_model("protocol", &taught);
+    let training = gather("protocol-train", None);
+    let tested = gather("protocol-test", Some(&training.classes));
+    let fitted = train::fit(&training, &TrainSettings::new(training.key, seed), &|_| true, &|| ());
+    let model = fitted.into_model("protocol", &training);
     speed(&model);
-    let mut sparing = model.layout.clone();
-    one_packet::WITHOUT.iter().for_each(|name| sparing.mask(name).expect("a name"));
+    let mut masked = model.layout.clone();
+    one_packet::DEFAULT_MASK.iter().for_each(|name| masked.without(name).expect("a name"));
     println!("{:<44}{:>10}   {:^31}   {:^31}", "", "", "half of the classes, to choose on", "the other half");
     println!(
         "{:<44}{:>10}{}",
@@ -56,10 +56,10 @@ fn main() {
         format!("   {:>8} {:>8} {:>13}", "found", "by class", "false alarms").repeat(2)
     );
     for (layout, shown) in
-        [(&model.layout, Shown::WithPayload), (&sparing, Shown::WithPayload), (&sparing, Shown::First), (&sparing, Shown::Stream)]
+        [(&model.layout, Shown::WithPayload), (&masked, Shown::WithPayload), (&masked, Shown::First), (&masked, Shown::Stream)]
     {
         for tolerance in TOLERANCES {
-            row(&model, layout, [&taught, &tested], shown, tolerance);
+            row(&model, layout, [&training, &tested], shown, tolerance);
         }
     }
 }
@@ -99,34 +99,35 @@ fn patterns(corpus: &Corpus, layout: &Layout, stream: usize, shown: Shown) -> Ve
         .collect()
 }
 
-fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Shown, tolerance: f32) {
+fn row(model: &Model, layout: &Layout, [training, tested]: [&Corpus; 2], shown: Shown, tolerance: f32) {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut halves = [Sums::default(), Sums::default()];
     for class in 0..model.classes.len() {
         let name = &model.classes[class];
-        let streams: Vec<usize> = (0..taught.streams.len()).filter(|&i| taught.streams[i].class.index() == class).collect();
+        let streams: Vec<usize> = (0..training.streams.len()).filter(|&i| training.streams[i].class.index() == class).collect();
         let later: Vec<usize> = (0..tested.streams.len()).filter(|&i| tested.streams[i].class.index() == class).collect();
         if later.is_empty() {
             continue;
         }
         let without = model.without_classes(std::slice::from_ref(name)).expect("a class");
-        let Sums { found, own, alarms, foreign, recalls } = &mut halves[class % 2];
+        let Sums { found, positive, alarms, negative, recalls } = &mut halves[class % 2];
         let (mut hits, mut asked) = (0, 0);
         for _ in 0..DRAWS {
             let stream = streams[random.next_u32() as usize % streams.len()];
-            let neuron = OneShot::train(&model.layout, &patterns(taught, layout, stream, shown));
+            let neuron = OneShot::teach(&model.layout, &patterns(training, layout, stream, shown));
             asked += later.len();
             let Ok(with) = without.with_one_shot(name, &neuron, tolerance, "bench") else { continue };
             let all = 0..tested.streams.len();
             let outcomes = evaluate::outcomes(tested, &with.network, &with.decision, &with.classes, &with.layout, &|_| true, all);
-            let named =
-                |own: bool| outcomes.iter().filter(|o| (o.label == *name) == own && o.class.as_ref() == Some(name)).count();
+            let named = |positive: bool| {
+                outcomes.iter().filter(|o| (o.label == *name) == positive && o.class.as_ref() == Some(name)).count()
+            };
             hits += named(true);
             *alarms += named(false);
-            *foreign += tested.streams.len() - later.len();
+            *negative += tested.streams.len() - later.len();
         }
         *found += hits;
-        *own += asked;
+        *positive += asked;
         recalls.push(f64::from(hits as u32) / f64::from(asked as u32));
     }
     let what = match shown {
@@ -142,9 +143,9 @@ fn row(model: &Model, layout: &Layout, [taught, tested]: [&Corpus; 2], shown: Sh
 #[derive(Default)]
 struct Sums {
     found: usize,
-    own: usize,
+    positive: usize,
     alarms: usize,
-    foreign: usize,
+    negative: usize,
     recalls: Vec<f64>,
 }
 
@@ -152,7 +153,7 @@ impl std::fmt::Display for Sums {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let share = |a: usize, b: usize| a as f64 / b.max(1) as f64;
         let by_class = self.recalls.iter().sum::<f64>() / self.recalls.len().max(1) as f64;
-        let (found, alarms) = (share(self.found, self.own), share(self.alarms, self.foreign) * 100.0);
+        let (found, alarms) = (share(self.found, self.positive), share(self.alarms, self.negative) * 100.0);
         write!(f, "   {found:>8.3} {by_class:>8.3} {alarms:>11.2} %")
     }
 }

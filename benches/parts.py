@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What joining parts costs, and what a reference is worth: the tables "From parts" and "On a reference" of the README.
+"""Accuracy of joined parts, and of calibration on a reference: the tables "From parts" and "On a reference" of the README.
 
 usage: parts.py SPIKED DATA [--halves 6]
 
-Parts: the classes of DATA/tasks/protocol-train.csv dealt to two models, joined; confidence averaged, or from a random half of the captures of
+Parts: the classes of DATA/tasks/protocol-train.csv divided between two models, joined; confidence averaged, or from a random half of the captures of
 protocol-test.csv, without their labels or with them; tested on the other half, for each of some random halves. Reference: a model before and after `spiked model calibrate` on
-half of what it was not taught, tested on the other half. What is tested on is never what anything was chosen on.
+half of the captures that it was not trained on, tested on the other half. No test data is used for any choice.
 """
 import argparse, collections, csv, json, os, random, subprocess, sys, tempfile
 
@@ -21,7 +21,7 @@ class Bench:
 
     def run(self, *args):
         done = subprocess.run([self.spiked, *args], capture_output=True, text=True)
-        # 1: some captures are cut, which is said.
+        # Exit code 1: some captures are cut short.
         if done.returncode not in (0, 1):
             sys.exit(f"{' '.join(args)}\n{done.stderr}")
         return done.stdout
@@ -59,10 +59,10 @@ def parts(bench, seeds):
             few.append(row)
     print("| parts | calibration error: averaged | reference | labelled reference | rightly of those named: averaged | reference | labelled reference | of all: averaged | reference | labelled reference |")
     captures = {row["capture"] for row in test}
-    for what, first, taught in [("20 + 19 classes", 20, train), ("3 + 36 classes", 3, train), ("20 + 19 classes, 3 streams of each", 20, few)]:
+    for what, first, training in [("20 + 19 classes", 20, train), ("3 + 36 classes", 3, train), ("20 + 19 classes, 3 streams of each", 20, few)]:
         mixed = random.Random(2).sample(classes, len(classes))
-        dealt = [mixed[:first], mixed[first:]]
-        models = [bench.train(f"part-{n}", [r for r in taught if r["label"] in dealt[n]]) for n in range(2)]
+        divided = [mixed[:first], mixed[first:]]
+        models = [bench.train(f"part-{n}", [r for r in training if r["label"] in divided[n]]) for n in range(2)]
         joined = os.path.join(bench.work, "joined.safetensors")
         figures = collections.defaultdict(list)
         for seed in seeds:
@@ -89,10 +89,10 @@ def reference(bench):
             cells = [got["accuracy"], got["macro_f1"], got["precision"], got["recall"], got["false_alarms"], got["calibration_error"]]
             print("| " + " | ".join([what, when, *(f"{cell:.3f}" for cell in cells)]) + " |", flush=True)
 
-    print("| model; reference | | right | macro-F1 | precision | recall | untaught named | calibration error |")
+    print("| model; reference | | right | macro-F1 | precision | recall | unseen named | calibration error |")
     train = rows(f"{bench.data}/tasks/protocol-train.csv")
-    taught, known = {row["capture"] for row in train}, {row["label"] for row in train}
-    other = [row for row in rows(f"{bench.data}/tasks/ndpi.csv") if row["capture"] not in taught]
+    trained, known = {row["capture"] for row in train}, {row["label"] for row in train}
+    other = [row for row in rows(f"{bench.data}/tasks/ndpi.csv") if row["capture"] not in trained]
     for row in other:
         row["label"] = row["label"].lower() if row["label"].lower() in known else row["label"]
     first, second = halves({row["capture"] for row in other}, 1)

@@ -1,7 +1,7 @@
-//! What does the teacher-gated rule make of a small task? Every presentation and the weights, for `brian2_rule.py` to do the same.
+//! Result of the teacher-gated rule on a small task, with every presentation, for `brian2_rule.py` to reproduce.
 //!
-//! `cargo bench --bench rule -- OUT.json`. The task: the first streams of three of the fixtures' classes, all that training shows of
-//! them. Inputs that never spike are left out. Without OUT the weights are made and thrown away, so that the bench can't rot.
+//! `cargo bench --bench rule -- OUT.json`. The task consists of all presentations of the first streams of three classes of the fixtures.
+//! Inputs that never spike are left out. Without OUT the weights are discarded, so that tests of the benches run the code.
 
 use std::collections::BTreeMap;
 use std::path::Path;

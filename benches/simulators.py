@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How many patterns a second does the network alone take, beside spiking simulators? 1,024 inputs, 64 neurons, 256 inputs active.
+"""Patterns per second of the network alone, compared with spiking simulators: 1,024 inputs, 64 neurons, 256 inputs active.
 
     pip install brian2==2.9.0 'numpy<2.3' nest-simulator snntorch==1.0.0 torch
     cargo bench --bench stages -- network
     python3 benches/simulators.py [--rounds 3] [--only NAME]
 
-spiked's figure is the median that the bench left in target/criterion. Each simulator gets the same kind of work in the form that suits it
+spiked's figure is the median that the bench left in target/criterion. Each simulator gets the same work in the form that suits it
 best: one time step a pattern, one thread, the state set back after each pattern, no recording; Brian2 as generated C++ (standalone, without
-the time to compile), NEST with delta-shaped currents, snnTorch in batches of 256. What is not installed is left out by name.
+the time to compile), NEST with delta-shaped currents, snnTorch in batches of 256. Simulators that are not installed are skipped and reported.
 """
 import argparse
 import json
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--only", choices=["brian2", "nest", "snntorch"])
     options = parser.parse_args()
     own = spiked()
-    print(f"{'':<28} {'patterns/s':>12} {'spiked is so many times faster':>32}")
+    print(f"{'':<28} {'patterns/s':>12} {'speed-up of spiked':>32}")
     print(f"{'spiked, one thread':<28} {own:>12,.0f}")
     for name, run in (("Brian2, C++ standalone", brian2), ("NEST", nest), ("snnTorch, batches of 256", snntorch)):
         if options.only not in (None, run.__name__):

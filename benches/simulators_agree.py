@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Do other simulators spike as spiked does? One exported model, the same volleys, every neuron's decision compared.
+"""Comparison of spikes with other simulators: one exported model, the same volleys, the decision of every neuron.
 
     cargo build --release --features nir
     pip install brian2==2.9.0 snntorch==1.0.0 nir==1.0.8 torch 'numpy<2.3'
@@ -8,7 +8,7 @@
     python3 benches/simulators_agree.py model.h5 volleys.csv
 
 Each volley starts from rest and lasts one step of NIR's 0.1 ms. A neuron whose potential is within TIE of its threshold is counted as
-a tie: NIR spikes above the threshold, spiked from it on, and sums of floats round. Exit 1 on any difference that is no tie, or with
+a tie: NIR spikes above the threshold, spiked from it on, and sums of floats round. Exit 1 on any difference that is not a tie, or with
 fewer than 10,000 volleys.
 """
 

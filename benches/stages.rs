@@ -1,4 +1,4 @@
-//! What each stage costs, with the packet as the unit: `cargo bench`. Runs on the fixtures and the built-in model.
+//! Cost of each stage per packet: `cargo bench`. Runs on the fixtures and the built-in model.
 
 use std::hint::black_box;
 use std::path::Path;

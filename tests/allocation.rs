@@ -1,4 +1,4 @@
-//! A packet costs no allocation: what is allocated grows with streams and batches, not with packets.
+//! Test of allocations: they grow with the number of streams and batches, not with the number of packets.
 
 mod common;
 
@@ -15,7 +15,7 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call is handed to the system's allocator as it came; counting touches no memory of the caller.
+// SAFETY: every call is passed unchanged to the system's allocator; counting touches no memory of the caller.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -32,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn ten_times_the_packets_of_the_same_streams_allocate_next_to_nothing_more() {
+fn ten_times_the_packets_of_the_same_streams_allocate_almost_nothing_more() {
     let settings =
         EngineSettings { workers: 2, every_packet: true, ..EngineSettings::new(vec![Arc::new(Model::built_in().unwrap())]) };
     let allocations = |rounds: usize| {

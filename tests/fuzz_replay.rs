@@ -1,6 +1,6 @@
-//! The fuzz targets, replayed: seeds from the fixtures, mutated by a seeded generator, the same on every run.
+//! Replay of the fuzz targets: seeds from the fixtures, mutated by a seeded generator, the same on every run.
 //!
-//! `SPIKED_FUZZ_SECONDS=600 cargo test --release --test fuzz_replay` goes on for so long a target, from another seed each time.
+//! `SPIKED_FUZZ_SECONDS=600 cargo test --release --test fuzz_replay` runs each target for this time, from another seed each time.
 
 mod common;
 #[path = "../fuzz/src/lib.rs"]
@@ -20,15 +20,15 @@ use targets::TARGETS;
 fn fixture_captures() -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(fixture("captures")).expect("the fixtures");
     let mut all: Vec<Vec<u8>> = entries.map(|e| std::fs::read(e.expect("an entry").path()).expect("a fixture")).collect();
-    all.sort_by_key(|octets| (octets.len(), octets.clone()));
+    all.sort_by_key(|bytes| (bytes.len(), bytes.clone()));
     all
 }
 
 /// A few frames of each capture.
 fn frames() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
-    for octets in fixture_captures() {
-        let mut file = CaptureFile::from_reader(std::io::Cursor::new(octets), "seed".into()).expect("a fixture");
+    for bytes in fixture_captures() {
+        let mut file = CaptureFile::from_reader(std::io::Cursor::new(bytes), "seed".into()).expect("a fixture");
         let mut batch = FrameBatch::new();
         let _ = file.fill(&mut batch).expect("a fixture");
         frames.extend(batch.iter().take(12).map(|f| f.bytes.to_vec()));
@@ -79,36 +79,36 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// Changes some octets, cuts, repeats or splices; numbers that matter come more often than others.
-fn mutate(octets: &mut Vec<u8>, other: &[u8], random: &mut ChaCha8Rng) {
+/// Changes, cuts, repeats or splices some bytes; boundary values are more frequent than others.
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut ChaCha8Rng) {
     const ODD: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x40, 0x0a, b'"'];
     let mut below = |n: usize| (random.next_u32() as usize) % n.max(1);
     for _ in 0..=below(6) {
-        let (at, size) = (below(octets.len()), 1 + below(8));
+        let (at, size) = (below(bytes.len()), 1 + below(8));
         match below(9) {
-            0 if !octets.is_empty() => octets[at] ^= 1 << below(8),
-            1 | 2 if !octets.is_empty() => octets[at] = ODD[below(ODD.len())],
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << below(8),
+            1 | 2 if !bytes.is_empty() => bytes[at] = ODD[below(ODD.len())],
             3 => {
-                let end = (at + 4).min(octets.len());
-                octets[at.min(end)..end].fill(if below(2) == 0 { 0 } else { 0xff });
+                let end = (at + 4).min(bytes.len());
+                bytes[at.min(end)..end].fill(if below(2) == 0 { 0 } else { 0xff });
             }
-            4 => octets.truncate(at),
+            4 => bytes.truncate(at),
             5 => {
-                let piece = octets[at.min(octets.len())..(at + size).min(octets.len())].to_vec();
-                octets.splice(at..at, piece);
+                let piece = bytes[at.min(bytes.len())..(at + size).min(bytes.len())].to_vec();
+                bytes.splice(at..at, piece);
             }
-            6 => drop(octets.drain(at..(at + size).min(octets.len()))),
+            6 => drop(bytes.drain(at..(at + size).min(bytes.len()))),
             7 => {
                 let from = below(other.len());
                 let piece = &other[from..(from + size * 8).min(other.len())];
-                octets.splice(at..at, piece.iter().copied());
+                bytes.splice(at..at, piece.iter().copied());
             }
-            _ => octets.insert(at, below(256) as u8),
+            _ => bytes.insert(at, below(256) as u8),
         }
     }
 }
 
-/// Runs a target over its seeds, then over mutations of them; returns how many.
+/// Runs a target over its seeds, then over mutations of them; returns the number of inputs.
 fn replay(name: &str, rounds: u64) -> u64 {
     let target = TARGETS.iter().find(|t| t.0 == name).expect("a target").1;
     let seeds = seeds(name);
@@ -119,16 +119,16 @@ fn replay(name: &str, rounds: u64) -> u64 {
     let mut random = ChaCha8Rng::seed_from_u64(start);
     let mut done = 0;
     while done < rounds || Instant::now() < until {
-        let mut octets = seeds[random.next_u32() as usize % seeds.len()].clone();
+        let mut bytes = seeds[random.next_u32() as usize % seeds.len()].clone();
         let other = &seeds[random.next_u32() as usize % seeds.len()];
-        mutate(&mut octets, other, &mut random);
+        mutate(&mut bytes, other, &mut random);
         if name == "models" {
-            seal(&mut octets);
+            seal(&mut bytes);
         }
-        let kept = std::panic::catch_unwind(|| target(&octets));
+        let kept = std::panic::catch_unwind(|| target(&bytes));
         if kept.is_err() {
             let path = std::env::temp_dir().join(format!("spiked-{name}-{start}-{done}"));
-            std::fs::write(&path, &octets).expect("room for what was found");
+            std::fs::write(&path, &bytes).expect("room for what was found");
             panic!("{name}: input {done} of seed {start} breaks a promise; it lies in {}", path.display());
         }
         done += 1;
@@ -137,11 +137,11 @@ fn replay(name: &str, rounds: u64) -> u64 {
     done
 }
 
-/// Puts the right checksum on a damaged model, so that what lies behind the checksum is reached.
-fn seal(octets: &mut [u8]) {
+/// Writes the correct checksum into a damaged model, so that the code after the check is reached.
+fn seal(bytes: &mut [u8]) {
     let checksum = {
-        let Ok((_, header)) = SafeTensors::read_metadata(octets) else { return };
-        let Ok(tensors) = SafeTensors::deserialize(octets) else { return };
+        let Ok((_, header)) = SafeTensors::read_metadata(bytes) else { return };
+        let Ok(tensors) = SafeTensors::deserialize(bytes) else { return };
         let mut crc = crc32fast::Hasher::new();
         for name in ["start", "neuron", "weight", "gain"] {
             let Ok(tensor) = tensors.tensor(name) else { return };
@@ -152,8 +152,8 @@ fn seal(octets: &mut [u8]) {
         format!("{:08x}", crc.finalize())
     };
     let key = b"\"checksum\":\"";
-    if let Some(at) = octets.windows(key.len()).position(|w| w == key)
-        && let Some(place) = octets.get_mut(at + key.len()..at + key.len() + 8)
+    if let Some(at) = bytes.windows(key.len()).position(|w| w == key)
+        && let Some(place) = bytes.get_mut(at + key.len()..at + key.len() + 8)
     {
         place.copy_from_slice(checksum.as_bytes());
     }
@@ -200,7 +200,7 @@ fn http() {
 }
 
 #[test]
-fn captures_that_others_found_to_break_something() {
+fn captures_that_broke_other_programs() {
     let Some(data) = shared_data() else { return };
     let (mut folders, mut files) = (vec![data.join("robust")], 0);
     while let Some(folder) = folders.pop() {
@@ -208,11 +208,8 @@ fn captures_that_others_found_to_break_something() {
             if path.is_dir() {
                 folders.push(path);
             } else if std::fs::metadata(&path).is_ok_and(|m| m.len() < 1 << 20) {
-                let octets = std::fs::read(&path).expect("a file");
-                TARGETS
-                    .iter()
-                    .filter(|t| !matches!(t.0, "settings" | "filters" | "http"))
-                    .for_each(|(_, target)| target(&octets));
+                let bytes = std::fs::read(&path).expect("a file");
+                TARGETS.iter().filter(|t| !matches!(t.0, "settings" | "filters" | "http")).for_each(|(_, target)| target(&bytes));
                 files += 1;
             }
         }

@@ -1,13 +1,13 @@
-//! What do a million live streams cost? Measured on the program itself, fed through a pipe so that no mapped file is counted.
+//! Test of the memory of a million live streams, measured on the program itself, fed through a pipe so that no mapped file is counted.
 
 use std::io::{BufWriter, Write};
 use std::process::{Command, Stdio};
 
-/// Most megaoctets, the built-in model included.
+/// Limit in mebibytes, including the built-in model.
 const MOST: u64 = 200;
 const STREAMS: u32 = 1_000_000;
 
-/// Peak resident memory of the largest child that was waited for, in megaoctets.
+/// Peak resident memory of the largest child that was waited for, in mebibytes.
 fn peak_of_children() -> u64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a whole rusage, which the system fills; all zero is a valid one.
@@ -19,7 +19,7 @@ fn peak_of_children() -> u64 {
 }
 
 #[test]
-fn a_million_live_streams_fit_into_200_megaoctets() {
+fn a_million_live_streams_fit_into_200_mebibytes() {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin("spiked"))
         .args(["read", "--events", "streams", "--format", "jsonl", "-"])
         .stdin(Stdio::piped())
@@ -48,12 +48,12 @@ fn a_million_live_streams_fit_into_200_megaoctets() {
     });
     let mut output = child.stdout.take().expect("piped");
     let (mut lines, mut chunk) = (0, vec![0; 1 << 16]);
-    while let Ok(octets @ 1..) = std::io::Read::read(&mut output, &mut chunk) {
-        lines += chunk[..octets].iter().filter(|&&o| o == b'\n').count();
+    while let Ok(bytes @ 1..) = std::io::Read::read(&mut output, &mut chunk) {
+        lines += chunk[..bytes].iter().filter(|&&o| o == b'\n').count();
     }
     writer.join().expect("the writer has no reason to panic");
     assert!(child.wait().expect("the program ends").success());
-    assert_eq!(lines, STREAMS as usize, "each stream lived until the end and was told once");
+    assert_eq!(lines, STREAMS as usize, "each stream lived until the end and was reported once");
     let peak = peak_of_children();
     println!("{peak} MB at the peak with {STREAMS} live streams");
     assert!(peak <= MOST, "{peak} MB for {STREAMS} streams; at most {MOST} are promised");

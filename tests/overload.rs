@@ -1,4 +1,4 @@
-//! Overload and evasion: what hostile traffic costs, in memory and in streams that are no longer named. Nothing is lost uncounted.
+//! Tests of overload and evasion: the cost of hostile traffic, in memory and in streams that are no longer named. Every loss is counted.
 //!
 //! `SPIKED_FLOOD=20000000 cargo test --release --test overload flood -- --nocapture` floods at full size.
 
@@ -17,21 +17,21 @@ use spiked::packet::{self, Decoder, StreamKey, Tunnel};
 use spiked::snn::Network;
 use spiked::stream::{Assignments, Decision};
 
-/// What the engine said of the streams.
+/// Records what the engine reports of the streams.
 #[derive(Default)]
-struct Heard {
-    /// Class by key, of those named.
+struct Recorder {
+    /// Class of each named stream, by key.
     named: BTreeMap<StreamKey, String>,
     /// The streams of interest; `None`: all.
     only: Option<BTreeSet<StreamKey>>,
     detections: u64,
     ends: u64,
     packets: u64,
-    /// Live streams of each worker when it had the most.
+    /// Largest number of live streams of each worker.
     most: BTreeMap<usize, usize>,
 }
 
-impl Heard {
+impl Recorder {
     fn verdict(&mut self, verdict: &Verdict) {
         match verdict.event {
             Event::Detection => self.detections += 1,
@@ -48,7 +48,7 @@ impl Heard {
     }
 }
 
-impl Observer for Heard {
+impl Observer for Recorder {
     fn observe(&mut self, output: Output<'_>) {
         match output {
             Output::Verdict { verdict, .. } => self.verdict(verdict),
@@ -61,7 +61,7 @@ impl Observer for Heard {
     }
 }
 
-/// Frames as an iterator gives them.
+/// A source of the frames of an iterator.
 struct Frames<I>(I);
 
 impl<I: Iterator<Item = (u64, Vec<u8>)> + Send> Source for Frames<I> {
@@ -82,38 +82,42 @@ fn settings(streams: usize) -> EngineSettings {
     settings
 }
 
-fn run(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Counters, Heard) {
-    listen(settings, frames, Heard::default())
+fn run(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send) -> (Counters, Recorder) {
+    run_recorder(settings, frames, Recorder::default())
 }
 
-/// Listens to the verdicts on streams that `calm` named.
+/// Runs the engine and records the verdicts on the streams that `calm` named.
 fn run_flooded(
     settings: &EngineSettings,
     frames: impl Iterator<Item = (u64, Vec<u8>)> + Send,
-    calm: &Heard,
-) -> (Counters, Heard) {
-    listen(settings, frames, Heard { only: Some(calm.named.keys().copied().collect()), ..Heard::default() })
+    calm: &Recorder,
+) -> (Counters, Recorder) {
+    run_recorder(settings, frames, Recorder { only: Some(calm.named.keys().copied().collect()), ..Recorder::default() })
 }
 
-fn listen(settings: &EngineSettings, frames: impl Iterator<Item = (u64, Vec<u8>)> + Send, mut heard: Heard) -> (Counters, Heard) {
-    let counters = engine::run(settings, &mut Frames(frames), &mut heard).expect("the frames don't end early");
-    (counters, heard)
+fn run_recorder(
+    settings: &EngineSettings,
+    frames: impl Iterator<Item = (u64, Vec<u8>)> + Send,
+    mut recorder: Recorder,
+) -> (Counters, Recorder) {
+    let counters = engine::run(settings, &mut Frames(frames), &mut recorder).expect("the frames don't end early");
+    (counters, recorder)
 }
 
-/// How many of the streams that `calm` named are named as without the flood: 99 % are promised.
-fn kept(calm: &Heard, heard: &Heard) -> usize {
-    let kept = calm.named.iter().filter(|(key, class)| heard.named.get(*key) == Some(*class)).count();
+/// Number of the streams named in `calm` that have the same name under the flood; at least 99 % are documented.
+fn kept(calm: &Recorder, recorder: &Recorder) -> usize {
+    let kept = calm.named.iter().filter(|(key, class)| recorder.named.get(*key) == Some(*class)).count();
     assert!(kept * 100 >= calm.named.len() * 99, "{kept} of {} are still named", calm.named.len());
     kept
 }
 
-/// Every stream that was opened has ended, none with its worker.
-fn accounted(counters: &Counters, heard: &Heard) {
-    assert_eq!(counters.opened, heard.ends, "streams opened and told");
+/// Checks that every opened stream has ended, and that no worker panicked.
+fn accounted(counters: &Counters, recorder: &Recorder) {
+    assert_eq!(counters.opened, recorder.ends, "streams opened and reported");
     assert_eq!((counters.panic_lost_streams, counters.panic_lost_packets), (0, 0));
 }
 
-/// Real traffic: the fixtures of several protocols, one after another, as a capture that goes on.
+/// Real traffic: the fixtures of several protocols, one after another, as one continuous capture.
 fn real() -> Vec<Vec<u8>> {
     ["dns-1", "http-1", "mqtt-1", "ntp-1", "postgresql-1", "redis-1", "smtp-1", "snmp-1", "ssh-1", "tls-1"]
         .iter()
@@ -133,7 +137,7 @@ fn syn(number: u64) -> Vec<u8> {
     frame
 }
 
-/// Megaoctets that this process has had at most.
+/// Peak resident memory of this process in mebibytes.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
@@ -154,13 +158,13 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         std::iter::once((now, frame.clone())).chain((0..each).map(move |n| (now, syn(i * each + n))))
     });
     let before = peak();
-    let (counters, heard) = run_flooded(&settings(streams), mixed, &calm.1);
-    accounted(&counters, &heard);
+    let (counters, recorder) = run_flooded(&settings(streams), mixed, &calm.1);
+    accounted(&counters, &recorder);
     assert_eq!(counters.frames, real.len() as u64 * (each + 1));
-    assert_eq!(heard.packets, counters.frames, "each packet is in one stream that was told");
-    let live: usize = heard.most.values().sum();
+    assert_eq!(recorder.packets, counters.frames, "each packet is in one reported stream");
+    let live: usize = recorder.most.values().sum();
     assert!(live <= streams + 2, "{live} streams at once");
-    let kept = kept(&calm.1, &heard);
+    let kept = kept(&calm.1, &recorder);
     println!(
         "{} flood packets: {kept} of {} streams named as without; {live} live at most, {} evicted, {} hurried; {} MB at the peak, {before} before",
         each * real.len() as u64,
@@ -169,13 +173,13 @@ fn a_syn_flood_stays_within_the_table_and_hides_almost_nothing() {
         counters.dropped_undecided,
         peak()
     );
-    // Records, index, evidence of the undecided, and the batches on their way. At full size it runs alone; else the peak is that of all
-    // tests of this process.
+    // Records, index, evidence of undecided streams, and queued batches. At full size the test runs alone; otherwise the peak is that of
+    // all tests of this process.
     let bounded = flood <= 1_000_000 || peak() - before <= ((streams as u64 * 500) >> 20) + 64;
     assert!(bounded, "{before} MB before, {} MB at the peak", peak());
 }
 
-/// The harder flood: datagrams of no class, three to a stream, so that each looks like traffic that goes on and none is decided soon.
+/// A harder flood: datagrams of no class, three per stream, so that each stream looks like continuing traffic and is not decided early.
 #[test]
 fn a_flood_of_undecidable_streams_hides_almost_nothing() {
     let streams = 4096;
@@ -184,22 +188,22 @@ fn a_flood_of_undecidable_streams_hides_almost_nothing() {
     let each = 99;
     let datagram = |number: u64| {
         let n = number.to_be_bytes();
-        // Octets that no two streams share: a multiplication spreads the number.
+        // Bytes that differ between all streams: a multiplication spreads the number.
         let payload = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
         udp([100, n[5], n[6], n[7]], 20_000 + number as u16 % 10_000, [192, 0, 2, 80], 30_000 + n[7] as u16, &payload)
     };
     let mixed = (0u64..).zip(&real).flat_map(|(i, frame)| {
         let now = START + i * 1_000_000;
-        // The three packets of a stream are some tens of packets apart.
+        // The three packets of a stream are tens of packets apart.
         let flood = (0..each).map(move |n| (now, datagram(i * each / 3 + n % (each / 3))));
         std::iter::once((now, frame.clone())).chain(flood)
     });
-    let (counters, heard) = run_flooded(&settings(streams), mixed, &calm.1);
-    accounted(&counters, &heard);
-    assert_eq!(heard.packets, counters.frames, "each packet is in one stream that was told");
-    let live: usize = heard.most.values().sum();
+    let (counters, recorder) = run_flooded(&settings(streams), mixed, &calm.1);
+    accounted(&counters, &recorder);
+    assert_eq!(recorder.packets, counters.frames, "each packet is in one reported stream");
+    let live: usize = recorder.most.values().sum();
     assert!(live <= streams + 2, "{live} streams at once");
-    let kept = kept(&calm.1, &heard);
+    let kept = kept(&calm.1, &recorder);
     println!(
         "{} datagrams of {} streams: {kept} of {} streams named as without; {} evicted, {} hurried",
         each * real.len() as u64,
@@ -210,8 +214,8 @@ fn a_flood_of_undecidable_streams_hides_almost_nothing() {
     );
 }
 
-/// Tuples that would meet in one place of the table and one worker, were the hash the one that the attacker reckons with. The
-/// process draws its own, so they are as good as any others.
+/// Tuples that would collide in one slot of the table and one worker if the attacker knew the hash. The process draws a random hash, so they
+/// spread like any others.
 #[test]
 fn addresses_chosen_to_collide_spread_like_any_others() {
     let guess = foldhash::fast::FixedState::with_seed(0);
@@ -232,12 +236,12 @@ fn addresses_chosen_to_collide_spread_like_any_others() {
     let real = real();
     let calm = run(&settings(1 << 16), real.iter().cloned().enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f)));
     let mixed = flood.into_iter().chain(real.iter().cloned()).enumerate().map(|(i, f)| (START + i as u64 * 1_000_000, f));
-    let (counters, heard) = run_flooded(&settings(1 << 16), mixed, &calm.1);
-    accounted(&counters, &heard);
-    let kept = kept(&calm.1, &heard);
-    println!("{index} tried for 4096 that collide: {:?} live at most by worker, {kept} named as without", heard.most);
-    // Of 4,096 streams half and half: within six standard deviations.
-    assert!(heard.most.len() == 2 && heard.most.values().all(|&live| live > 2048 - 6 * 32), "{:?}", heard.most);
+    let (counters, recorder) = run_flooded(&settings(1 << 16), mixed, &calm.1);
+    accounted(&counters, &recorder);
+    let kept = kept(&calm.1, &recorder);
+    println!("{index} tried for 4096 that collide: {:?} live at most by worker, {kept} named as without", recorder.most);
+    // Of 4,096 streams each worker has half, within six standard deviations.
+    assert!(recorder.most.len() == 2 && recorder.most.values().all(|&live| live > 2048 - 6 * 32), "{:?}", recorder.most);
 }
 
 #[test]
@@ -245,7 +249,7 @@ fn a_worker_that_panics_costs_its_streams_which_are_counted() {
     let settings = settings(1 << 16);
     let whole = settings.models.load_full()[0].clone();
     let mut broken = Model::clone(&whole);
-    // Inputs that the network does not have: what loading a model refuses.
+    // Inputs that the network does not have, which loading a model would reject.
     broken.network = Network::from_parts(1, whole.classes.len(), &vec![0; whole.classes.len()], vec![1.0; whole.classes.len()]);
     let (broken, swap) = (Arc::new(broken), Arc::clone(&settings.models));
     let real = real();
@@ -256,18 +260,18 @@ fn a_worker_that_panics_costs_its_streams_which_are_counted() {
             i if i == 2 * real.len() => swap.store(Arc::new(vec![Arc::clone(&whole)])),
             _ => {}
         }
-        // Each round an hour later: its streams are new.
+        // Each round is an hour later, so its streams are new.
         (START + (i / real.len()) as u64 * 3600 * SECOND, real[i % real.len()].clone())
     });
-    let (counters, heard) = run(&settings, frames);
+    let (counters, recorder) = run(&settings, frames);
     println!(
         "{} packets: {} streams and {} packets lost and counted",
         counters.frames, counters.panic_lost_streams, counters.panic_lost_packets
     );
     assert_eq!(counters.frames, count as u64);
     assert!(counters.panic_lost_streams > 0 && counters.panic_lost_packets > 0);
-    assert_eq!(counters.opened, heard.ends + counters.panic_lost_streams, "each stream has ended or is counted lost");
-    assert!(heard.named.len() > 100, "what comes after is named: {}", heard.named.len());
+    assert_eq!(counters.opened, recorder.ends + counters.panic_lost_streams, "each stream has ended or is counted lost");
+    assert!(recorder.named.len() > 100, "what comes after is named: {}", recorder.named.len());
 }
 
 #[test]
@@ -275,53 +279,53 @@ fn one_elephant_stream_leaves_the_others_named() {
     let real = real();
     let calm = run(&settings(1 << 16), real.iter().cloned().map(|f| (START, f)));
     let elephant = udp([10, 9, 9, 9], 50_000, [10, 9, 9, 8], 50_001, &[0x55; 1200]);
-    // Of all packets 99.5 % are one worker's.
+    // One worker has 99.5 % of all packets.
     let mixed = real.iter().flat_map(|f| std::iter::repeat_n(elephant.clone(), 200).chain([f.clone()])).map(|f| (START, f));
-    let (counters, heard) = run(&settings(1 << 16), mixed);
-    accounted(&counters, &heard);
-    assert_eq!(counters.frames, heard.packets);
+    let (counters, recorder) = run(&settings(1 << 16), mixed);
+    accounted(&counters, &recorder);
+    assert_eq!(counters.frames, recorder.packets);
     assert_eq!(counters.opened, calm.0.opened + 1);
-    let lost: Vec<_> = calm.1.named.iter().filter(|(k, c)| heard.named.get(*k) != Some(*c)).collect();
+    let lost: Vec<_> = calm.1.named.iter().filter(|(k, c)| recorder.named.get(*k) != Some(*c)).collect();
     assert!(lost.is_empty(), "{lost:?}");
 }
 
 #[test]
-fn fragments_overlapping_and_tiny_are_counted_and_belong_to_somebody() {
+fn overlapping_and_tiny_fragments_are_counted_and_belong_to_a_stream() {
     let whole = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[7; 64]);
-    let fragment = |offset: u16, more: bool, octets: usize| {
+    let fragment = |offset: u16, more: bool, bytes: usize| {
         let mut frame = whole.clone();
-        frame.truncate(34 + octets);
-        frame[16..18].copy_from_slice(&(20 + octets as u16).to_be_bytes());
+        frame.truncate(34 + bytes);
+        frame[16..18].copy_from_slice(&(20 + bytes as u16).to_be_bytes());
         frame[20..22].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
         frame
     };
     let mut frames = Vec::new();
     for offset in 0..200 {
-        for octets in [0, 1, 7, 8, 24] {
-            frames.push(fragment(offset, offset % 3 != 0, octets));
+        for bytes in [0, 1, 7, 8, 24] {
+            frames.push(fragment(offset, offset % 3 != 0, bytes));
         }
     }
     frames.push(fragment(0x1fff, true, 64));
     let count = frames.len() as u64;
-    let (counters, heard) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, heard.packets), (count, count));
-    // Those with the ports whole, those without.
+    let (counters, recorder) = run(&settings(4096), frames.into_iter().map(|f| (START, f)));
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, recorder.packets), (count, count));
+    // Fragments with complete ports, and fragments without.
     assert!(counters.opened <= 3, "{} streams", counters.opened);
 }
 
 #[test]
-fn headers_that_lie_about_length_cost_nothing_but_themselves() {
+fn headers_with_a_wrong_length_affect_only_their_own_packet() {
     let tcp = {
         let mut frame = Vec::new();
         let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-        builder.tcp(1000, 443, 1, 1024).write(&mut frame, &[0x16; 40]).expect("a vector takes all octets");
+        builder.tcp(1000, 443, 1, 1024).write(&mut frame, &[0x16; 40]).expect("a vector takes all bytes");
         frame
     };
     let udp = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[7; 40]);
     let mut frames = Vec::new();
     for frame in [&tcp, &udp] {
-        // Header length, total length, UDP length or TCP offset: every value of each octet.
+        // Header length, total length, UDP length or TCP offset: every value of each byte.
         for at in [14, 16, 17, 38, 39, 46] {
             for value in 0..=255 {
                 let mut lying = frame.clone();
@@ -332,10 +336,10 @@ fn headers_that_lie_about_length_cost_nothing_but_themselves() {
         frames.extend((0..frame.len()).map(|n| frame[..n].to_vec()));
     }
     let count = frames.len() as u64;
-    let (counters, heard) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
-    accounted(&counters, &heard);
+    let (counters, recorder) = run(&settings(1 << 16), frames.into_iter().map(|f| (START, f)));
+    accounted(&counters, &recorder);
     assert_eq!(
-        heard.packets + counters.undecodable.values().sum::<u64>(),
+        recorder.packets + counters.undecodable.values().sum::<u64>(),
         count,
         "each frame is in a stream or counted undecodable"
     );
@@ -353,7 +357,7 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     }
     let labelled = [&inner[..12], &[0x88, 0x47], &[0, 1, 0, 64].repeat(5000)[..], &inner[14..]].concat();
     assert_eq!(decode(&labelled).network, packet::Network::Other);
-    // IP in IP, over and over: the second level is what counts, as documented.
+    // IP in IP, many times: the second level counts, as documented.
     let nested = |levels: usize| {
         let mut ip = inner[14..].to_vec();
         for level in 0..levels {
@@ -372,31 +376,30 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
     assert_eq!(Decoder::default().decode(LinkType::RAW, &extensions).expect("raw IP").network, packet::Network::Ipv6);
     let frames = (0..200).map(tagged).chain([labelled]).chain((0..200).map(nested)).map(|f| (START, f));
-    let (counters, heard) = run(&settings(4096), frames);
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, counters.frames), (401, heard.packets + counters.undecodable.values().sum::<u64>()));
+    let (counters, recorder) = run(&settings(4096), frames);
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, counters.frames), (401, recorder.packets + counters.undecodable.values().sum::<u64>()));
 }
 
 #[test]
-fn clocks_that_jump_end_streams_at_worst() {
+fn clocks_that_jump_only_end_streams() {
     let year_2106 = u64::from(u32::MAX) * SECOND;
     let times = [START, 0, START + 1, year_2106, START, u64::MAX, 0, START - 3600 * SECOND, u64::MAX - 1, START];
     let real = real();
     let count = real.len() as u64;
     let jumping = real.into_iter().enumerate().map(|(i, f)| (times[i % times.len()], f));
-    let (counters, heard) = run(&settings(1 << 16), jumping);
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, heard.packets), (count, count));
+    let (counters, recorder) = run(&settings(1 << 16), jumping);
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, recorder.packets), (count, count));
     assert!(counters.timed_out > 0);
 }
 
 #[test]
 fn an_event_of_any_time_is_a_line_of_json() {
-    let mut octets =
-        pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"x"), udp([10, 0, 0, 3], 1, [10, 0, 0, 2], 53, b"x")]);
-    octets[24..32].fill(0xff);
+    let mut bytes = pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"x"), udp([10, 0, 0, 3], 1, [10, 0, 0, 2], 53, b"x")]);
+    bytes[24..32].fill(0xff);
     let mut file = tempfile::Builder::new().suffix(".pcap").tempfile().expect("a file");
-    file.write_all(&octets).expect("written");
+    file.write_all(&bytes).expect("written");
     let output =
         common::spiked().args(["read", "--events", "streams", "--format", "jsonl"]).arg(file.path()).output().expect("it runs");
     let lines = common::json_lines(&output.stdout);
@@ -415,8 +418,8 @@ fn labels_of_more_classes_than_a_model_has_are_refused() {
 }
 
 #[test]
-fn a_packed_capture_unfolds_only_so_far() {
-    // Records of a million zeros: what packs best.
+fn a_packed_capture_is_decompressed_up_to_a_limit() {
+    // Records of a million zeros, which compress best.
     let record = [&[0u8; 8][..], &1_000_000_u32.to_le_bytes(), &1_000_000_u32.to_le_bytes(), &vec![0; 1_000_000]].concat();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), 3).expect("an encoder");
@@ -427,14 +430,14 @@ fn a_packed_capture_unfolds_only_so_far() {
     for bomb in [gzip.finish().expect("packed"), zstd.finish().expect("packed")] {
         let packed = bomb.len();
         let mut file = CaptureFile::from_reader(std::io::Cursor::new(bomb), "bomb".into()).expect("it begins well");
-        let (mut batch, mut octets) = (FrameBatch::new(), 0);
+        let (mut batch, mut bytes) = (FrameBatch::new(), 0);
         while file.fill(&mut batch).expect("what was opened can be read") {
-            octets += batch.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
+            bytes += batch.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
         }
         let cut = file.truncation().expect("it was cut").to_string();
         assert!(cut.contains("bomb") && cut.contains("truncated after packet"), "{cut}");
-        assert!(octets > 100 << 20 && octets < (257 << 20) + 200 * packed as u64, "{octets} of {packed}");
-        assert_eq!(octets, file.frames() * 1_000_000, "what came before is whole");
+        assert!(bytes > 100 << 20 && bytes < (257 << 20) + 200 * packed as u64, "{bytes} of {packed}");
+        assert_eq!(bytes, file.frames() * 1_000_000, "all records before the cut are complete");
     }
 }
 
@@ -444,10 +447,10 @@ fn a_model_larger_than_any_is_refused_before_it_is_read() {
     file.as_file().set_len(5 << 30).expect("a file of holes");
     let error = Model::load(file.path()).expect_err("too large").to_string();
     assert!(error.contains("more than any model has"), "{error}");
-    // A header that claims more than there is, or more than can be.
+    // A header that claims more than the file has, or more than a file can have.
     for length in [u64::MAX, 1 << 40, 101 << 20, 8] {
-        let octets = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
-        assert!(Model::from_bytes(&octets, file.path()).is_err());
+        let bytes = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
+        assert!(Model::from_bytes(&bytes, file.path()).is_err());
     }
 }
 
@@ -456,11 +459,11 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     let whole = Model::built_in().expect("a sound model");
     let layout = Layout::headers(&LayoutOptions { payload: 40, coincidence_bits: 15, ..LayoutOptions::default() });
     let (inputs, classes) = (layout.input_count(), MAX_CLASSES);
-    // Close to the gigaoctet of synapses that a model may have: twice as many coincidences are too many.
+    // Close to the gibibyte of synapses that a model may have: twice as many coincidences exceed it.
     assert!(inputs * classes > 960 << 20 && (inputs + (1 << 15)) * classes > 1 << 30, "{inputs} inputs");
     let row = 20;
     let start: Vec<u32> = (0..=inputs as u32).map(|input| input * row).collect();
-    // Each input speaks to some neurons: 20 that are 797 apart.
+    // Each input has synapses to 20 neurons, 797 apart.
     let mut neuron: Vec<u16> =
         (0..inputs as u32).flat_map(|i| (0..row).map(move |n| ((i * 31 + n * 797) % 16_384) as u16)).collect();
     neuron.chunks_exact_mut(row as usize).for_each(<[u16]>::sort_unstable);
@@ -474,22 +477,22 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     };
     let names = (0..classes).map(|n| format!("class-{n}")).collect();
     let largest = Model { layout, network, decision, classes: names, ..Model::clone(&whole) };
-    let octets = largest.to_bytes();
-    let again = Model::from_bytes(&octets, std::path::Path::new("protocols.safetensors")).expect("it is within the bounds");
+    let bytes = largest.to_bytes();
+    let again = Model::from_bytes(&bytes, std::path::Path::new("protocols.safetensors")).expect("it is within the bounds");
     assert!(again == largest, "it is read as it was written");
     drop(largest);
     let mut settings = settings(1 << 16);
     settings.models = Arc::new(arc_swap::ArcSwap::from_pointee(vec![Arc::new(again)]));
     let real = real();
     let count = real.len() as u64;
-    let (counters, heard) = run(&settings, real.into_iter().map(|f| (START, f)));
-    accounted(&counters, &heard);
-    assert_eq!((counters.frames, heard.packets), (count, count));
-    println!("{} MB on disk, {} MB at the peak", octets.len() >> 20, peak());
+    let (counters, recorder) = run(&settings, real.into_iter().map(|f| (START, f)));
+    accounted(&counters, &recorder);
+    assert_eq!((counters.frames, recorder.packets), (count, count));
+    println!("{} MB on disk, {} MB at the peak", bytes.len() >> 20, peak());
 }
 
 #[test]
-fn class_names_that_hurt_elsewhere_are_only_names_here() {
+fn hostile_class_names_are_plain_names() {
     let whole = Model::built_in().expect("a sound model");
     let mut model = whole.without_classes(&whole.classes[1..]).expect("one is left");
     let mut named = |name: &str| {

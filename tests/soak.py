@@ -4,7 +4,7 @@
     sudo python3 tests/soak.py target/release/spiked --seconds 1200 --seed 1
 
 Needs root and `ip`. It makes a network namespace with a veth pair and a mount namespace of its own and leaves nothing behind. The load goes out through
-a packet socket that counts what the kernel took: fixtures with changed addresses, SYN floods of distinct tuples, frames of random octets.
+a packet socket that counts what the kernel took: fixtures with changed addresses, SYN floods of distinct tuples, frames of random bytes.
 
 Invariants, each checked at rest after every fault:
   frames    every frame sent is counted by the daemon as received or dropped, exactly; so, too, over each life of the daemon
@@ -102,20 +102,20 @@ class Load:
         return head + bytes([100 + n[5] % 100, n[5], n[6], n[7], 192, 0, 2, 80, n[4], n[7], 0, 80, n[6], n[7], 1, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0])
 
     def noise(self):
-        """Random octets. A VLAN tag with fewer than six octets from it on is not sent: the kernel gives it to no listener and counts it nowhere."""
+        """Random bytes. A VLAN tag with fewer than six bytes from it on is not sent: the kernel gives it to no listener and counts it nowhere."""
         while True:
             frame = self.random.randbytes(self.random.randrange(14, 400))
             if len(frame) >= 20 or frame[12:14] not in (b"\x81\x00", b"\x88\xa8"):
                 return frame
 
     def real_round(self):
-        """All fixtures once, as other hosts: an octet of each IPv4 address is changed."""
-        octet = self.random.randrange(256)
+        """All fixtures once, as other hosts: an byte of each IPv4 address is changed."""
+        byte = self.random.randrange(256)
         for frame in self.real:
             if frame[12:14] == b"\x08\x00" and len(frame) >= 34:
                 frame = bytearray(frame)
-                frame[28] ^= octet
-                frame[32] ^= octet
+                frame[28] ^= byte
+                frame[32] ^= byte
             self.send("fixtures", bytes(frame))
 
     def mixed(self, seconds):

@@ -9,7 +9,7 @@ mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 status=0
-# Exit code 1 says that a capture is cut or a labelled stream is missing, which holds for some of these captures.
+# Exit code 1: a capture is cut or a labelled stream is missing, as for some of these captures.
 train() { "$spiked" train --quiet --captures "$data" "$@" || { status=$?; [ "$status" = 1 ]; }; }
 # Captures without a stated licence calibrate only; those with one are trained on.
 awk -F, 'NR == FNR { licensed[$1]; next } FNR == 1 || !($1 in licensed)' \

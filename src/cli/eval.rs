@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Result<Exit> {
                     Split::Stream => train::folds_by_stream(&corpus, folds, settings.seed),
                 };
                 let streams_per_class = args.streams_per_class.map(|n| n as usize);
-                let split = evaluate::Split { folds, fold_of, untaught: args.unseen_classes, streams_per_class };
+                let split = evaluate::Split { folds, fold_of, unseen_classes: args.unseen_classes, streams_per_class };
                 outcomes.extend(evaluate::cross_validate(&corpus, &settings, &layout, &split, &|| bar.inc(1)));
             }
             bar.finish_and_clear();

@@ -10,7 +10,7 @@ use crate::model::{Model, is_class_name};
 use crate::packet::Decoder;
 use crate::snn::OneShot;
 use crate::stream::Leader;
-use crate::train::one_packet::{self, PacketSelection, Pattern, TOLERANCE, WITHOUT};
+use crate::train::one_packet::{self, DEFAULT_MASK, PacketSelection, Pattern, TOLERANCE};
 
 use super::{Exit, mask};
 
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "T", default_value_t = TOLERANCE)]
     tolerance: f32,
     /// Slots that the neuron ignores; `none` makes it use all slots
-    #[arg(long, value_name = "SLOTS", value_delimiter = ',', default_values = WITHOUT)]
+    #[arg(long, value_name = "SLOTS", value_delimiter = ',', default_values = DEFAULT_MASK)]
     mask: Vec<String>,
     /// Model file
     #[arg(long, short, value_name = "FILE")]
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
     let mut selection = match (&args.stream, &args.filter) {
         (Some(text), _) => PacketSelection::Stream(text.clone()),
-        (_, Some(expression)) => PacketSelection::Admitted(Filter::new(expression)?),
+        (_, Some(expression)) => PacketSelection::Matching(Filter::new(expression)?),
         _ => PacketSelection::Packets(args.packet.clone()),
     };
     let mut source = CaptureFile::open(&args.from)?;
@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             PacketSelection::Stream(text) => {
                 bail!("{from}: no stream contains '{text}'; `spiked read --format jsonl --events streams {from}` lists them")
             }
-            PacketSelection::Admitted(_) => bail!("{from}: no packet that can be decoded matches the filter"),
+            PacketSelection::Matching(_) => bail!("{from}: no packet that can be decoded matches the filter"),
         }
     }
     let patterns: Vec<Vec<u32>> = shown.iter().map(|p| p.inputs.clone()).collect();

@@ -194,7 +194,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
     if reference.streams.is_empty() {
         bail!("the reference has no {} streams", if joined.key == KeyKind::Host { "host" } else { "packet" });
     }
-    joined.decision = train::agreed(&joined, parts, &reference, &settings);
+    joined.decision = train::calibrate_joined(&joined, parts, &reference, &settings);
     joined.provenance.reference = names;
     say!(
         "confidence and acceptance calibrated on the two models' classifications of {} reference streams",
@@ -206,7 +206,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
 
 /// Raises the thresholds of hyperactive neurons, or removes their classes, and reports each.
 fn without_hyperactive(mut model: Model, reference: &Corpus) -> Result<Model> {
-    let claims = |n: Claims| format!("{} streams, {} of them its own", n.streams(), n.own);
+    let claims = |n: Claims| format!("{} streams, {} of them its own", n.streams(), n.positive);
     let mut silenced = Vec::new();
     for found in evaluate::hyperactive(&model, reference) {
         let (class, before) = (&found.name, claims(found.before));

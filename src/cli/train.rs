@@ -135,7 +135,7 @@ impl Source {
                     _ => bail!("--class {pair} is not of the form NAME=CAPTURE"),
                 })
                 .collect();
-            labels::whole(&pairs?)?
+            labels::of_whole_captures(&pairs?)?
         };
         if let Some(path) = &self.rename {
             labels.rename(path)?;

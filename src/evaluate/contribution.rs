@@ -1,25 +1,28 @@
-//! Which fields carry a class? What each slot and coincidence adds to its neuron's potential, and to its lead over a rival.
+//! Contributions of fields to a class: what each slot and coincidence adds to its neuron's potential, and to its lead over a rival.
 
 use crate::encode::Volley;
 use crate::model::Model;
 use crate::snn::{ClassId, NeuronId};
 
-/// One slot's or coincidence's part in a class's potential, a packet on average.
+/// Contribution of one slot or coincidence to a class, as the mean per packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contribution {
+    /// Name of the slot, or of both slots of a coincidence, joined by ` & `.
     pub name: String,
-    /// The values that it had, in the order in which they came: at most four, with `more` where there were others.
+    /// The first four distinct values that occurred.
     pub values: Vec<String>,
+    /// Whether more values occurred.
     pub more: bool,
+    /// What it added to the potential of the class's neuron.
     pub potential: f32,
-    /// What it added to the class less what it added to the rival.
+    /// The same minus what it added to the rival's.
     pub lead: f32,
 }
 
-/// Values that are named.
+/// Largest number of values listed.
 const VALUES: usize = 4;
 
-/// The contributions to `class`, those that decide most first. Those that were silent in every volley are left out.
+/// The contributions to `class`, largest lead first. Slots that are silent in every volley are left out.
 pub fn contributions<'a>(
     model: &Model,
     volleys: impl Iterator<Item = &'a Volley> + Clone,
@@ -32,7 +35,7 @@ pub fn contributions<'a>(
         f32::from(model.network.weight(input as usize, neuron)) * model.network.scale()[neuron.index()]
     };
     let (mut classifier, width) = (model.classifier(), layout.slots().len());
-    // Of a class's neurons the one that counted for the packet.
+    // For each packet the neuron of the class that counted.
     let neurons: Vec<(NeuronId, Option<NeuronId>)> = volleys
         .clone()
         .map(|volley| {

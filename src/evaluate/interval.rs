@@ -1,21 +1,21 @@
-//! How sure is a figure? 95 % confidence intervals: Wilson's for shares, the cluster bootstrap for macro-F1.
+//! 95 % confidence intervals: Wilson's for shares, the cluster bootstrap for macro-F1.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::metrics::{Counts, Outcome, macro_f1};
+use super::metrics::{ClassCounts, StreamOutcome, macro_f1};
 use crate::train::random::below;
 
-/// Smallest and largest value that the data leave plausible.
+/// Lower and upper bound.
 pub type Interval = (f64, f64);
 
 /// Two-sided 95 % quantile of the normal distribution.
 const Z: f64 = 1.959_963_985;
-/// Resamples of the bootstrap.
+/// Number of resamples of the bootstrap.
 const RESAMPLES: usize = 1000;
 
 /// Wilson's score interval of a share (Wilson, JASA 22 (1927) 209): sound near 0 and 1 and for few trials, which the normal
-/// approximation is not. Without trials nothing is known: from 0 to 1.
+/// approximation is not. Without trials the interval is 0 to 1.
 pub fn wilson(part: usize, whole: usize) -> Interval {
     if whole == 0 {
         return (0.0, 1.0);
@@ -28,37 +28,37 @@ pub fn wilson(part: usize, whole: usize) -> Interval {
     (((middle - spread) / scale).clamp(0.0, p), ((middle + spread) / scale).clamp(p, 1.0))
 }
 
-/// What was drawn again and again in [`macro_f1_interval`].
+/// Unit of resampling in [`macro_f1_interval`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resampled {
+pub enum ResamplingUnit {
     /// Whole captures: streams of one capture resemble each other.
     Captures,
-    /// Single streams, where all are of one capture.
+    /// Single streams, if all are of one capture.
     Streams,
 }
 
 /// The percentile bootstrap interval of macro-F1 over the nearest classes of known streams; `seed` makes it repeatable.
-pub fn macro_f1_interval(outcomes: &[Outcome], seed: u64) -> (Interval, Resampled) {
-    let known: Vec<&Outcome> = outcomes.iter().filter(|o| o.known).collect();
+pub fn macro_f1_interval(outcomes: &[StreamOutcome], seed: u64) -> (Interval, ResamplingUnit) {
+    let known: Vec<&StreamOutcome> = outcomes.iter().filter(|o| o.known).collect();
     let mut names: Vec<&str> = known.iter().flat_map(|o| [Some(o.label.as_str()), o.best.as_deref()]).flatten().collect();
     names.sort_unstable();
     names.dedup();
     let place = |name: &str| names.binary_search(&name).unwrap_or(0);
     let (first, many) = (known.first().map(|o| o.capture), |c| known.iter().any(|o| Some(o.capture) != c));
-    let resampled = if many(first) { Resampled::Captures } else { Resampled::Streams };
+    let resampled = if many(first) { ResamplingUnit::Captures } else { ResamplingUnit::Streams };
     let mut groups: std::collections::BTreeMap<usize, Vec<(usize, Option<usize>)>> = std::collections::BTreeMap::new();
     for (number, outcome) in known.iter().enumerate() {
-        let group = if resampled == Resampled::Captures { outcome.capture as usize } else { number };
+        let group = if resampled == ResamplingUnit::Captures { outcome.capture as usize } else { number };
         groups.entry(group).or_default().push((place(&outcome.label), outcome.best.as_deref().map(place)));
     }
     let groups: Vec<_> = groups.into_values().collect();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut draws: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let mut counts = vec![Counts::default(); names.len()];
+            let mut counts = vec![ClassCounts::default(); names.len()];
             for _ in 0..groups.len() {
                 for &(truth, best) in &groups[below(groups.len(), &mut random)] {
-                    Counts::add(&mut counts, truth, best);
+                    ClassCounts::add(&mut counts, truth, best);
                 }
             }
             macro_f1(&counts)
@@ -96,9 +96,9 @@ mod tests {
         }
     }
 
-    fn outcome(label: &str, best: &str, capture: u32) -> Outcome {
+    fn outcome(label: &str, best: &str, capture: u32) -> StreamOutcome {
         let [label, best] = [label, best].map(str::to_string);
-        Outcome { label, known: true, class: None, best: Some(best), confidence: 1.0, scored: 1, capture }
+        StreamOutcome { label, known: true, class: None, best: Some(best), confidence: 1.0, scored: 1, capture }
     }
 
     #[test]
@@ -109,10 +109,10 @@ mod tests {
         };
         let clustered: Vec<_> = (0..4).flat_map(capture).collect();
         let ((low, high), by) = macro_f1_interval(&clustered, 1);
-        assert_eq!(by, Resampled::Captures);
-        let lone: Vec<_> = clustered.iter().map(|o| Outcome { capture: 0, ..o.clone() }).collect();
+        assert_eq!(by, ResamplingUnit::Captures);
+        let lone: Vec<_> = clustered.iter().map(|o| StreamOutcome { capture: 0, ..o.clone() }).collect();
         let ((narrow_low, narrow_high), by) = macro_f1_interval(&lone, 1);
-        assert_eq!(by, Resampled::Streams);
+        assert_eq!(by, ResamplingUnit::Streams);
         assert!(high - low > 2.0 * (narrow_high - narrow_low), "{low} {high}, {narrow_low} {narrow_high}");
         assert_eq!(macro_f1_interval(&clustered, 1), macro_f1_interval(&clustered, 1));
         assert_eq!(macro_f1_interval(&[outcome("a", "a", 0)], 1).0, (1.0, 1.0));

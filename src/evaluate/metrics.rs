@@ -1,47 +1,52 @@
-//! What do the outcomes say? Accuracy, macro-F1, recall, precision, confusion, coverage, calibration.
+//! Figures of an evaluation: accuracy, macro-F1, recall, precision, confusions, coverage, calibration.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What became of one labelled stream.
+/// Classification of one labelled stream.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Its label; `known` says whether the model was taught it.
+pub struct StreamOutcome {
     pub label: String,
+    /// Whether the model was trained on the label.
     pub known: bool,
-    /// The class it was given, if any, the nearest one, and how sure.
+    /// The class that the stream was given; `None` for unknown.
     pub class: Option<String>,
+    /// The nearest class; `None` if no packet was scored.
     pub best: Option<String>,
+    /// Confidence that the nearest class is right, 0 to 1.
     pub confidence: f32,
-    /// Packets that were scored.
+    /// Number of packets scored.
     pub scored: u32,
-    /// Number of its capture.
+    /// Index of its capture.
     pub capture: u32,
 }
 
-impl Outcome {
-    /// Its class was taught, and is the nearest one.
+impl StreamOutcome {
+    /// Whether its class is known to the model and is the nearest one.
     pub fn right(&self) -> bool {
         self.known && self.best.as_deref() == Some(&self.label)
     }
 
-    /// Its class was taught, and it was given that class.
+    /// Whether its class is known to the model and was given to it.
     pub fn named_rightly(&self) -> bool {
         self.known && self.class.as_deref() == Some(&self.label)
     }
 }
 
-/// Of one class: streams rightly found, others taken for it, its own that were taken for others.
+/// Confusion counts of one class: true positives, false positives and false negatives.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub struct ClassCounts {
+    /// Streams of the class that are nearest to it.
     pub hit: usize,
+    /// Streams of other classes that are nearest to it.
     pub wrong: usize,
+    /// Streams of the class that are nearest to another.
     pub missed: usize,
 }
 
-impl Counts {
-    /// Counts a stream of class `truth` whose nearest class is `best`.
+impl ClassCounts {
+    /// ClassCounts a stream of class `truth` whose nearest class is `best`.
     pub fn add(counts: &mut [Self], truth: usize, best: Option<usize>) {
         if best == Some(truth) {
             counts[truth].hit += 1;
@@ -63,12 +68,12 @@ impl Counts {
 }
 
 /// The mean F1 of the classes that have streams.
-pub fn macro_f1(counts: &[Counts]) -> f64 {
+pub fn macro_f1(counts: &[ClassCounts]) -> f64 {
     let with: Vec<f64> = counts.iter().filter(|c| c.streams() > 0).map(|c| c.f1()).collect();
     with.iter().sum::<f64>() / with.len().max(1) as f64
 }
 
-/// One class's figures, over `best` (closed set).
+/// Figures of one class, by the nearest class (closed set).
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ClassReport {
     pub class: String,
@@ -78,142 +83,158 @@ pub struct ClassReport {
     pub f1: f64,
 }
 
-/// The streams whose confidence lies in one tenth of its range.
+/// The streams whose confidence is in one tenth of its range.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Bin {
     pub streams: usize,
+    /// Streams whose nearest class is right.
     pub right: usize,
     /// Mean confidence.
     pub confidence: f64,
 }
 
-/// All figures.
+/// Figures of an evaluation. Shares are 0 to 1.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Number of streams.
     pub streams: usize,
-    /// Of streams of known classes: `best` is right.
+    /// Share of the streams of known classes whose nearest class is right.
     pub accuracy: f64,
+    /// Mean F1 over the classes, by the nearest class.
     pub macro_f1: f64,
+    /// Mean recall over the classes, by the nearest class.
     pub macro_recall: f64,
-    /// The same streams' mean share right, each capture counting once: one capture of many streams does not decide.
+    /// Mean accuracy over the captures: a capture with many streams counts as one.
     pub capture_accuracy: f64,
-    /// Open set, over `class`: of the streams named, rightly named; of the known streams, rightly named; of the untaught, named.
+    /// Open set: share of the named streams that are named correctly.
     pub precision: f64,
+    /// Open set: share of the streams of known classes that are named correctly.
     pub recall: f64,
-    pub untaught: usize,
+    /// Number of streams of unseen classes.
+    pub unseen: usize,
+    /// Share of the streams of unseen classes that are named.
     pub false_alarms: f64,
-    /// Mean packets scored a stream.
+    /// Mean number of packets scored per stream.
     pub packets_used: f64,
     /// Expected calibration error over ten equal-width bins.
     pub calibration_error: f64,
     /// The bins of the calibration error.
     pub calibration: Vec<Bin>,
-    /// (coverage, error among the covered) at falling confidence.
+    /// (coverage, share wrong among the covered streams), by falling confidence.
     pub risk_coverage: Vec<(f64, f64)>,
-    /// (truth, best, streams), most frequent first.
+    /// (label, nearest class, streams) of wrong streams of known classes, most frequent first.
     pub confusions: Vec<(String, String, usize)>,
-    /// (untaught truth, class that it was given, streams), most frequent first.
+    /// (label, class given, streams) of named streams of unseen classes, most frequent first.
     pub alarms: Vec<(String, String, usize)>,
     pub classes: Vec<ClassReport>,
 }
 
-/// A share; of nothing, 0.
+/// The quotient; 0 if `whole` is 0.
 fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
-fn ranked(counts: BTreeMap<(&str, &str), usize>) -> Vec<(String, String, usize)> {
+/// The distinct pairs with their numbers, most frequent first.
+fn ranked<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String, usize)> {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    pairs.for_each(|pair| *counts.entry(pair).or_default() += 1);
     let mut list: Vec<_> = counts.into_iter().map(|((a, b), n)| (a.to_string(), b.to_string(), n)).collect();
     list.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.cmp(b)));
     list
 }
 
 impl Report {
-    pub fn new(outcomes: &[Outcome]) -> Self {
-        let known: Vec<&Outcome> = outcomes.iter().filter(|o| o.known).collect();
-        let untaught: Vec<&Outcome> = outcomes.iter().filter(|o| !o.known).collect();
-        let mut labels: Vec<&str> = known.iter().map(|o| o.label.as_str()).collect();
-        labels.sort_unstable();
-        labels.dedup();
-        let place = |name: &str| labels.binary_search(&name).ok();
-        let mut counts = vec![Counts::default(); labels.len()];
-        let mut confusion: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for &o in &known {
-            if let Some(truth) = place(&o.label) {
-                Counts::add(&mut counts, truth, o.best.as_deref().and_then(place));
-            }
-            if !o.right() {
-                *confusion.entry((&o.label, o.best.as_deref().unwrap_or("(none)"))).or_default() += 1;
-            }
-        }
-        let classes: Vec<ClassReport> = labels
-            .iter()
-            .zip(&counts)
-            .map(|(class, c)| ClassReport {
-                class: (*class).to_string(),
-                streams: c.streams(),
-                precision: share(c.hit, c.hit + c.wrong),
-                recall: share(c.hit, c.streams()),
-                f1: c.f1(),
-            })
-            .collect();
+    /// Computes all figures.
+    pub fn new(outcomes: &[StreamOutcome]) -> Self {
+        let (known, unseen): (Vec<&StreamOutcome>, Vec<&StreamOutcome>) = outcomes.iter().partition(|o| o.known);
+        let (classes, macro_f1) = class_reports(&known);
         let mean = |f: fn(&ClassReport) -> f64| classes.iter().map(f).sum::<f64>() / classes.len().max(1) as f64;
         let named = outcomes.iter().filter(|o| o.class.is_some()).count();
         let named_right = outcomes.iter().filter(|o| o.named_rightly()).count();
-        let mut bins = vec![Bin::default(); 10];
-        for o in outcomes {
-            let bin = &mut bins[((o.confidence * 10.0) as usize).min(9)];
-            bin.streams += 1;
-            bin.right += usize::from(o.right());
-            bin.confidence += f64::from(o.confidence);
-        }
-        let off = bins.iter().map(|b| (b.confidence - b.right as f64).abs()).sum::<f64>();
-        for bin in &mut bins {
-            bin.confidence /= bin.streams.max(1) as f64;
-        }
-        let mut sorted: Vec<&Outcome> = outcomes.iter().collect();
-        sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
-        let mut wrong = 0;
-        let risks: Vec<(f64, f64)> = sorted
-            .iter()
-            .enumerate()
-            .map(|(i, o)| {
-                wrong += usize::from(!o.right());
-                (share(i + 1, sorted.len()), share(wrong, i + 1))
-            })
-            .collect();
-        let mut captures: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-        for o in &known {
-            let (right, all) = captures.entry(o.capture).or_default();
-            (*right, *all) = (*right + usize::from(o.right()), *all + 1);
-        }
-        let by_capture = captures.values().map(|&(right, all)| share(right, all)).sum::<f64>();
-        let steps = risks.len().div_ceil(20).max(1);
-        let mut alarms: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for &o in &untaught {
-            if let Some(class) = &o.class {
-                *alarms.entry((&o.label, class)).or_default() += 1;
-            }
-        }
+        let (calibration, calibration_error) = calibration(outcomes);
+        let wrong = known.iter().filter(|o| !o.right());
+        let alarms = unseen.iter().filter_map(|o| Some((o.label.as_str(), o.class.as_deref()?)));
         Self {
             streams: outcomes.len(),
             accuracy: share(outcomes.iter().filter(|o| o.right()).count(), known.len()),
-            macro_f1: macro_f1(&counts),
+            macro_f1,
             macro_recall: mean(|c| c.recall),
-            capture_accuracy: by_capture / captures.len().max(1) as f64,
+            capture_accuracy: capture_accuracy(&known),
             precision: share(named_right, named),
             recall: share(named_right, known.len()),
-            untaught: untaught.len(),
-            false_alarms: share(untaught.iter().filter(|o| o.class.is_some()).count(), untaught.len()),
+            unseen: unseen.len(),
+            false_alarms: share(unseen.iter().filter(|o| o.class.is_some()).count(), unseen.len()),
             packets_used: outcomes.iter().map(|o| f64::from(o.scored)).sum::<f64>() / outcomes.len().max(1) as f64,
-            calibration_error: off / outcomes.len().max(1) as f64,
-            calibration: bins,
-            risk_coverage: risks.into_iter().skip(steps - 1).step_by(steps).collect(),
-            confusions: ranked(confusion),
+            calibration_error,
+            calibration,
+            risk_coverage: risk_coverage(outcomes),
+            confusions: ranked(wrong.map(|o| (o.label.as_str(), o.best.as_deref().unwrap_or("(none)")))),
             alarms: ranked(alarms),
             classes,
         }
     }
+}
+
+/// The figures of each class of known streams, and their macro-F1.
+fn class_reports(known: &[&StreamOutcome]) -> (Vec<ClassReport>, f64) {
+    let mut labels: Vec<&str> = known.iter().map(|o| o.label.as_str()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    let place = |name: &str| labels.binary_search(&name).ok();
+    let mut counts = vec![ClassCounts::default(); labels.len()];
+    for o in known {
+        if let Some(truth) = place(&o.label) {
+            ClassCounts::add(&mut counts, truth, o.best.as_deref().and_then(place));
+        }
+    }
+    let report = |(class, c): (&&str, &ClassCounts)| ClassReport {
+        class: (*class).to_string(),
+        streams: c.streams(),
+        precision: share(c.hit, c.hit + c.wrong),
+        recall: share(c.hit, c.streams()),
+        f1: c.f1(),
+    };
+    (labels.iter().zip(&counts).map(report).collect(), macro_f1(&counts))
+}
+
+/// The bins of confidence, and the expected calibration error.
+fn calibration(outcomes: &[StreamOutcome]) -> (Vec<Bin>, f64) {
+    let mut bins = vec![Bin::default(); 10];
+    for o in outcomes {
+        let bin = &mut bins[((o.confidence * 10.0) as usize).min(9)];
+        bin.streams += 1;
+        bin.right += usize::from(o.right());
+        bin.confidence += f64::from(o.confidence);
+    }
+    let off = bins.iter().map(|b| (b.confidence - b.right as f64).abs()).sum::<f64>();
+    for bin in &mut bins {
+        bin.confidence /= bin.streams.max(1) as f64;
+    }
+    (bins, off / outcomes.len().max(1) as f64)
+}
+
+/// About twenty points of the risk-coverage curve.
+fn risk_coverage(outcomes: &[StreamOutcome]) -> Vec<(f64, f64)> {
+    let mut sorted: Vec<&StreamOutcome> = outcomes.iter().collect();
+    sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    let mut wrong = 0;
+    let risk = |(i, o): (usize, &&StreamOutcome)| {
+        wrong += usize::from(!o.right());
+        (share(i + 1, sorted.len()), share(wrong, i + 1))
+    };
+    let risks: Vec<(f64, f64)> = sorted.iter().enumerate().map(risk).collect();
+    let steps = risks.len().div_ceil(20).max(1);
+    risks.into_iter().skip(steps - 1).step_by(steps).collect()
+}
+
+/// The mean over the captures of the share of known streams that are right.
+fn capture_accuracy(known: &[&StreamOutcome]) -> f64 {
+    let mut captures: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+    for o in known {
+        let (right, all) = captures.entry(o.capture).or_default();
+        (*right, *all) = (*right + usize::from(o.right()), *all + 1);
+    }
+    captures.values().map(|&(right, all)| share(right, all)).sum::<f64>() / captures.len().max(1) as f64
 }
 
 impl std::fmt::Display for Report {
@@ -225,7 +246,7 @@ impl std::fmt::Display for Report {
         writeln!(f)?;
         for (what, list) in [
             ("most confused (truth -> nearest class):", &self.confusions),
-            ("untaught, but named (truth -> class):", &self.alarms),
+            ("of unseen classes, but named (truth -> class):", &self.alarms),
         ] {
             if !list.is_empty() {
                 writeln!(f, "{what}")?;
@@ -243,21 +264,21 @@ impl std::fmt::Display for Report {
         }
         writeln!(f)?;
         writeln!(f, "{:<38} {}", "streams", self.streams)?;
-        if self.untaught > 0 {
-            let (known, classes) = (self.streams - self.untaught, self.classes.len());
-            writeln!(f, "{:<38} {known} of {classes} classes", "of classes that were taught")?;
+        if self.unseen > 0 {
+            let (known, classes) = (self.streams - self.unseen, self.classes.len());
+            writeln!(f, "{:<38} {known} of {classes} classes", "of known classes")?;
         }
         writeln!(f, "{:<38} {:.4}", "accuracy (nearest class)", self.accuracy)?;
         writeln!(f, "{:<38} {:.4}", "macro-F1", self.macro_f1)?;
         writeln!(f, "{:<38} {:.4}", "macro recall", self.macro_recall)?;
         writeln!(f, "{:<38} {:.4}", "accuracy, each capture counting once", self.capture_accuracy)?;
         writeln!(f, "{:<38} {:.4}", "precision of the streams named", self.precision)?;
-        writeln!(f, "{:<38} {:.4}", "recall (named, and rightly)", self.recall)?;
-        if self.untaught > 0 {
-            writeln!(f, "{:<38} {:.4} of {}", "false alarms on untaught streams", self.false_alarms, self.untaught)?;
+        writeln!(f, "{:<38} {:.4}", "recall (named correctly)", self.recall)?;
+        if self.unseen > 0 {
+            writeln!(f, "{:<38} {:.4} of {}", "false alarms on unseen classes", self.false_alarms, self.unseen)?;
         }
         writeln!(f, "{:<38} {:.4}", "calibration error", self.calibration_error)?;
-        writeln!(f, "{:<38} {:.2}", "packets used a stream", self.packets_used)
+        writeln!(f, "{:<38} {:.2}", "packets used per stream", self.packets_used)
     }
 }
 
@@ -266,8 +287,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_capture_counts_once_and_untaught_streams_not_at_all() {
-        let outcome = |best: &str, known, capture| Outcome {
+    fn each_capture_counts_once_and_streams_of_unseen_classes_not_at_all() {
+        let outcome = |best: &str, known, capture| StreamOutcome {
             label: "a".into(),
             known,
             class: None,
@@ -276,12 +297,12 @@ mod tests {
             scored: 1,
             capture,
         };
-        // One capture of a hundred streams, all wrong; one of a single stream, right; one of a class that was not taught.
-        let mut said: Vec<_> = (0..100).map(|_| outcome("b", true, 0)).collect();
-        said.extend([outcome("a", true, 1), outcome("b", false, 2)]);
-        let report = Report::new(&said);
-        assert_eq!((report.capture_accuracy, report.untaught), (0.5, 1));
+        // One capture of a hundred streams, all wrong; one of a single stream, right; one of an unseen class.
+        let mut outcomes: Vec<_> = (0..100).map(|_| outcome("b", true, 0)).collect();
+        outcomes.extend([outcome("a", true, 1), outcome("b", false, 2)]);
+        let report = Report::new(&outcomes);
+        assert_eq!((report.capture_accuracy, report.unseen), (0.5, 1));
         assert!((report.accuracy - 1.0 / 101.0).abs() < 1e-12);
-        assert!(report.to_string().contains("of classes that were taught            101 of 1 classes"));
+        assert!(report.to_string().contains("of known classes                       101 of 1 classes"));
     }
 }

@@ -1,4 +1,6 @@
-//! How good is it? Outcomes of labelled streams, and what follows from them.
+//! Evaluation of models: outcomes of labelled streams, and figures computed from them.
+//!
+//! Input: a model or training settings, and a [`crate::train::Corpus`]. Output: [`StreamOutcome`]s and a [`Report`].
 
 mod contribution;
 mod hyperactive;
@@ -11,9 +13,9 @@ mod validate;
 
 pub use contribution::{Contribution, contributions};
 pub use hyperactive::{Claims, HyperactiveNeuron, hyperactive};
-pub use interval::{Interval, Resampled, macro_f1_interval, wilson};
+pub use interval::{Interval, ResamplingUnit, macro_f1_interval, wilson};
 pub use learning::{LearningPoint, learning_curve, learning_passes};
-pub use metrics::{Bin, ClassReport, Outcome, Report};
+pub use metrics::{Bin, ClassReport, Report, StreamOutcome};
 pub use reliance::{Reliance, reliance};
 pub use trace::{StreamTrace, TracePacket, trace_streams};
 pub use validate::{Split, cross_validate, held_out, outcomes};

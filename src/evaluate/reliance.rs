@@ -1,4 +1,4 @@
-//! Which fields does each class rest on? Its streams are scored again with one field silent at a time.
+//! Reliance of classes on single fields: recall with one field silent at a time.
 
 use std::collections::BTreeMap;
 
@@ -8,31 +8,31 @@ use crate::train::Corpus;
 
 use super::{Report, outcomes};
 
-/// Fields that alone often tell a capture's streams apart, and yet say little about other captures.
+/// Fields that often identify the streams of one capture by themselves, but not those of other captures.
 const FIELDS: [&str; 8] = ["ip.ttl", "ipv6.hlim", "ports", "tcp.window", "payload", "options", "context", "length"];
 
-/// From this recall on a class is known well enough to ask what it rests on,
+/// Smallest recall of a class for which reliance is assessed.
 const KNOWN: f64 = 0.8;
-/// and below this share of it, it is known no more.
+/// A class relies on a field if its recall without the field is at most this share of its recall.
 const LOST: f64 = 0.25;
 
-/// How well the streams of one class are known: the share whose nearest class is right.
+/// Recall of one class by the nearest class, 0 to 1, as it is and with single fields silent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reliance {
     pub class: String,
     pub recall: f64,
-    /// The same with a field silent.
+    /// The recall with each field silent.
     pub without: Vec<(&'static str, f64)>,
 }
 
 impl Reliance {
-    /// The fields without which the class is known no more, with what is left of its recall.
+    /// The fields that the class relies on, with the recall that is left without each.
     pub fn alone(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
         let lost = |without: f64| self.recall >= KNOWN && without <= self.recall * LOST;
         self.without.iter().copied().filter(move |w| lost(w.1))
     }
 
-    /// What a person should know of it.
+    /// Warnings for the user, one per field that the class relies on.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.alone().map(|(field, without)| {
             let left = without * 100.0;
@@ -46,8 +46,8 @@ pub fn reliance(corpus: &Corpus, model: &Model) -> Vec<Reliance> {
     let recalls = |layout: &Layout| -> BTreeMap<String, f64> {
         let known = |label: &str| model.classes.iter().any(|c| c == label);
         let all = (0..corpus.streams.len()).filter(|&i| !corpus.streams[i].reference);
-        let said = outcomes(corpus, &model.network, &model.decision, &model.classes, layout, &known, all);
-        Report::new(&said).classes.into_iter().map(|c| (c.class, c.recall)).collect()
+        let scored = outcomes(corpus, &model.network, &model.decision, &model.classes, layout, &known, all);
+        Report::new(&scored).classes.into_iter().map(|c| (c.class, c.recall)).collect()
     };
     let whole = recalls(&model.layout);
     let mut all: Vec<_> = whole.into_iter().map(|(class, recall)| Reliance { class, recall, without: Vec::new() }).collect();

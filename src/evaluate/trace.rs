@@ -9,7 +9,7 @@ use crate::packet::Decoder;
 use crate::stream::{Leader, StreamLimits, StreamTracker};
 use crate::train::labels::StreamName;
 
-/// One packet that was scored.
+/// One scored packet.
 #[derive(Clone)]
 pub struct TracePacket {
     /// Number of its frame in the capture, from 1.
@@ -18,10 +18,10 @@ pub struct TracePacket {
     pub volley: Volley,
 }
 
-/// One stream, and its packets until it was decided.
+/// One stream with its packets up to its decision.
 pub struct StreamTrace {
     pub name: StreamName,
-    /// All packets of the stream, those after the decision too.
+    /// Number of packets of the stream, including those after the decision.
     pub packets: u64,
     /// The packets that were scored, in order.
     pub scored: Vec<TracePacket>,
@@ -37,7 +37,7 @@ struct OpenTrace {
     evidence: StreamEvidence,
 }
 
-/// Reads a source to its end, or until `most` packets were scored. Streams end as in the engine with its default limits, and come in
+/// Reads a source to its end, or until `most` packets are scored. Streams end as in the engine with its default limits. They are returned in
 /// the order of their first packets.
 ///
 /// # Errors

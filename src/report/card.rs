@@ -1,4 +1,4 @@
-//! What is to be said of one class? Its receptive field, its strongest fields, what carries it, what it is taken for.
+//! Card of one class: receptive fields, strongest weights, contributions of fields, the class it is most easily confused with.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,12 @@ use crate::snn::ClassId;
 
 use super::Measurements;
 use super::markup::{Text, name, percent};
-use super::receptive::{Receptive, Strongest, reading};
+use super::receptive::{ReceptiveFields, Strongest, reading};
 
-/// Fields that a card lists.
+/// Largest number of fields listed in a card.
 const FIELDS: usize = 6;
 
-/// What the neurons of a class stand for where there are two.
+/// Headings of the neurons of a class that has two.
 fn directions(key: KeyKind) -> [&'static str; 2] {
     match key {
         KeyKind::Flow => ["What its streams' first sender sends", "What comes back"],
@@ -22,15 +22,15 @@ fn directions(key: KeyKind) -> [&'static str; 2] {
     }
 }
 
-/// All that the page says of one class.
+/// The content of one card.
 pub struct Card<'a> {
     pub class: &'a str,
     pub number: ClassId,
-    /// Of each of its neurons what it stands for, the strongest fields and the picture.
+    /// For each of its neurons the heading, the strongest fields and the picture.
     neurons: Vec<(&'a str, Vec<Strongest>, String)>,
     carried: Vec<Contribution>,
     reliance: Option<&'a Reliance>,
-    /// The class most of its streams were taken for, and how many of how many.
+    /// The class that most of its misclassified streams were nearest to, their number, and the number of streams of this class.
     taken_for: Option<(&'a str, usize, usize)>,
     alike: Option<(&'a str, f64)>,
 }
@@ -38,7 +38,7 @@ pub struct Card<'a> {
 impl<'a> Card<'a> {
     pub fn new(
         model: &'a Model,
-        receptive: &Receptive<'_>,
+        receptive: &ReceptiveFields<'_>,
         measured: Option<&'a Measurements>,
         alike: &[Option<(ClassId, f64)>],
         number: ClassId,
@@ -64,7 +64,7 @@ impl<'a> Card<'a> {
         }
     }
 
-    /// The class that it is nearest to, and how that is known.
+    /// The class that it is most easily confused with, and the evidence for it.
     pub fn nearest(&self) -> String {
         let alike = self.alike.map(|(other, cosine)| format!("{} (alike {cosine:.2})", name(other)));
         match (self.taken_for, alike) {
@@ -74,7 +74,7 @@ impl<'a> Card<'a> {
         }
     }
 
-    /// What one field's weights alone can do, where no streams said more.
+    /// The field whose weights alone can make a neuron spike, if there is one and reliance was not measured.
     pub fn suspicion(&self) -> Option<String> {
         let first = self.neurons.iter().filter_map(|(_, strongest, _)| strongest.first());
         let s = first.max_by(|a, b| a.weight.total_cmp(&b.weight)).filter(|s| s.weight >= 1.0 && self.reliance.is_none())?;
@@ -89,7 +89,7 @@ impl<'a> Card<'a> {
         let _ = write!(out, "Most easily confused with {}.", self.nearest());
         for (field, left) in self.reliance.into_iter().flat_map(Reliance::alone) {
             let (field, left) = (Text(field), left * 100.0);
-            let _ = write!(out, " <span class=\"warn\">⚠ Rests on {field} alone: without it {left:.0} % are known.</span>");
+            let _ = write!(out, " <span class=\"warn\">⚠ Relies on {field} alone: without it {left:.0} % are right.</span>");
         }
         if self.suspicion().is_some() {
             out.push_str(" <span class=\"warn\">⚠ The first field below alone can make its neuron spike.</span>");
@@ -117,8 +117,8 @@ impl<'a> Card<'a> {
         }
         if !self.carried.is_empty() {
             out.push_str(
-                "<table><caption>What sets its own streams apart, a packet on average</caption><thead><tr><th scope=\"col\">field</th>\
-                 <th scope=\"col\">values met</th><th scope=\"col\" class=\"n\">potential</th><th scope=\"col\" class=\"n\">lead</th></tr></thead><tbody>\n",
+                "<table><caption>What distinguishes its streams, mean per packet</caption><thead><tr><th scope=\"col\">field</th>\
+                 <th scope=\"col\">values</th><th scope=\"col\" class=\"n\">potential</th><th scope=\"col\" class=\"n\">lead</th></tr></thead><tbody>\n",
             );
             for c in self.carried.iter().take(FIELDS) {
                 let _ = writeln!(
@@ -137,8 +137,8 @@ impl<'a> Card<'a> {
     }
 }
 
-/// Contributions of the octets of one number, and of their coincidence, put together under the field's name.
-fn by_field(receptive: &Receptive<'_>, parts: &[Contribution]) -> Vec<Contribution> {
+/// Contributions with those of the bytes of one number, and of their coincidence, added up under the name of the field.
+fn by_field(receptive: &ReceptiveFields<'_>, parts: &[Contribution]) -> Vec<Contribution> {
     let number = |slot: &str| {
         let field = slot.split('[').next().unwrap_or(slot);
         receptive.fields.iter().find(|f| f.name == field && f.slots.len() == 2).map_or(slot, |f| f.name.as_str()).to_string()
@@ -156,11 +156,11 @@ fn by_field(receptive: &Receptive<'_>, parts: &[Contribution]) -> Vec<Contributi
         let of = &mut all[at];
         of.potential += part.potential;
         of.lead += part.lead;
-        // Half a number says little: the numbers come from the coincidence of the halves.
+        // The values come from the coincidence of both bytes: a single byte does not identify a number.
         if names.len() == 2 || name == part.name {
             let read = |value: &String| {
-                let octets: Option<Vec<u8>> = value.split('&').map(|v| v.parse().ok()).collect();
-                octets.filter(|_| both || names.len() == 1).map_or_else(|| value.clone(), |octets| reading(&name, &octets))
+                let bytes: Option<Vec<u8>> = value.split('&').map(|v| v.parse().ok()).collect();
+                bytes.filter(|_| both || names.len() == 1).map_or_else(|| value.clone(), |bytes| reading(&name, &bytes))
             };
             of.values = part.values.iter().map(read).collect();
             of.more = part.more;
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_octets_of_a_number_count_together() {
+    fn the_bytes_of_a_number_count_together() {
         let model = Model::built_in().unwrap();
         let part = |name: &str, value: &str, lead: f32| {
             let values = vec![value.to_string()];
@@ -190,7 +190,7 @@ mod tests {
             part("tcp.dstport[1]", "187", 0.25),
         ];
         let got: Vec<(String, String, f32)> =
-            by_field(&Receptive::new(&model), &parts).into_iter().map(|c| (c.name, c.values.join(" "), c.lead)).collect();
+            by_field(&ReceptiveFields::new(&model), &parts).into_iter().map(|c| (c.name, c.values.join(" "), c.lead)).collect();
         let want = [
             ("tcp.dstport", "443", 1.0),
             ("ip.ttl", "64", 0.75),

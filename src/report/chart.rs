@@ -1,23 +1,23 @@
-//! How is a curve drawn? Small SVG plots with axes, that a style sheet colours.
+//! Small SVG plots with axes, coloured by the style sheet.
 
 use std::fmt::Write as _;
 
 use super::markup::Text;
 
-/// One axis: what it measures, and its ticks from the smallest to the largest.
+/// An axis: its title, and its ticks in ascending order.
 pub struct Axis {
     pub title: &'static str,
-    /// (place, label); the first and the last bound the axis.
+    /// (value, label); the first and the last are the ends of the axis.
     pub ticks: Vec<(f64, String)>,
 }
 
 impl Axis {
-    /// From 0 to 100 per cent.
+    /// An axis of shares, 0 to 1, labelled in per cent.
     pub fn share(title: &'static str) -> Self {
         Self { title, ticks: (0..=5).map(|i| (f64::from(i) / 5.0, format!("{}", i * 20))).collect() }
     }
 
-    /// From 0 to a round number that is at least `largest`, in at most five steps.
+    /// An axis from 0 to a round number that is at least `largest`, in at most five steps; labels are multiplied by `scale`.
     pub fn upto(title: &'static str, largest: f64, scale: f64) -> Self {
         let largest = if largest > 0.0 { largest } else { 1.0 };
         let power = 10f64.powf((largest / 5.0).log10().floor());
@@ -29,12 +29,12 @@ impl Axis {
         Self { title, ticks }
     }
 
-    /// At the given numbers, evenly spaced.
+    /// An axis with evenly spaced names.
     pub fn named(title: &'static str, names: impl IntoIterator<Item = String>) -> Self {
         Self { title, ticks: (0u32..).map(f64::from).zip(names).collect() }
     }
 
-    /// Where a value lies between the ends, from 0 to 1. What lies beyond is put at the end.
+    /// Position of a value between the ends, 0 to 1. Values beyond an end are placed at that end.
     fn place(&self, value: f64) -> f64 {
         let ends = (self.ticks.first().map_or(0.0, |t| t.0), self.ticks.last().map_or(1.0, |t| t.0));
         if ends.1 <= ends.0 || !value.is_finite() {
@@ -44,7 +44,7 @@ impl Axis {
     }
 }
 
-/// A plot in the making.
+/// A plot and its marks.
 pub struct Chart {
     title: String,
     x: Axis,
@@ -52,7 +52,7 @@ pub struct Chart {
     marks: String,
 }
 
-/// The plot's size in its own units, and the margins of what is plotted.
+/// Size of the plot and margins of the plotted area, in units of the picture.
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 290.0;
 const LEFT: f64 = 56.0;
@@ -61,7 +61,7 @@ const TOP: f64 = 14.0;
 const BOTTOM: f64 = 50.0;
 
 impl Chart {
-    /// `title` is read to those who do not see the plot.
+    /// An empty plot; `title` is its text for screen readers.
     pub fn new(title: impl Into<String>, x: Axis, y: Axis) -> Self {
         Self { title: title.into(), x, y, marks: String::new() }
     }
@@ -70,7 +70,7 @@ impl Chart {
         (LEFT + self.x.place(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - self.y.place(y) * (HEIGHT - TOP - BOTTOM))
     }
 
-    /// A line through points; `class` is one of the style sheet's.
+    /// Adds a line through points; `class` is a class of the style sheet.
     pub fn line(&mut self, class: &str, points: impl IntoIterator<Item = (f64, f64)>) {
         let mut path = String::new();
         for (i, (x, y)) in points.into_iter().enumerate() {
@@ -80,7 +80,7 @@ impl Chart {
         let _ = writeln!(self.marks, "<path class=\"line {class}\" d=\"{path}\"/>");
     }
 
-    /// A dot with what it stands for, and its interval.
+    /// Adds a dot with its interval and the tooltip `what`.
     pub fn dot(&mut self, (x, y): (f64, f64), interval: Option<(f64, f64)>, what: &str) {
         let (cx, cy) = self.at(x, y);
         if let Some((low, high)) = interval {
@@ -90,7 +90,7 @@ impl Chart {
         let _ = writeln!(self.marks, "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4.5\"><title>{}</title></circle>", Text(what));
     }
 
-    /// A bar at `x`, as wide as the space between two named ticks leaves, with its value written above.
+    /// Adds a bar at the tick `x` of a named axis, with `value` above it.
     pub fn bar(&mut self, x: f64, y: f64, value: &str) {
         let steps = self.x.ticks.len() as f64;
         let width = ((WIDTH - LEFT - RIGHT) / steps * 0.72).max(1.0);
@@ -110,7 +110,7 @@ impl Chart {
         );
     }
 
-    /// The plot; with `bars` the ticks of the first axis are named by its bars.
+    /// The plot as SVG; with `bars` the bars carry the labels of the first axis.
     pub fn draw(&self, bars: bool) -> String {
         let mut out =
             format!("<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", Text(&self.title));

@@ -1,11 +1,12 @@
-//! Which class resembles which? By how alike that is which excites their neurons.
+//! Similarity of classes, by the excitatory weights of their neurons.
 //!
-//! Inhibitory weights are left out: training makes a neuron inhibit just where another resembles it.
+//! Inhibitory weights are left out: training makes a neuron inhibit exactly the inputs by which it differs from a similar one.
 
 use crate::model::Model;
 use crate::snn::{ClassId, NeuronId};
 
-/// For each class the other with a neuron whose excitatory weights are most like one of its own, and the cosine between them.
+/// For each class the most similar other class, and the largest cosine between the excitatory weights of a neuron of each, 0 to 1. `None` if no
+/// cosine is above 0.
 pub fn nearest_by_weight(model: &Model) -> Vec<Option<(ClassId, f64)>> {
     let neurons = model.network.neurons();
     let (start, neuron, weight) = model.network.sparse();
@@ -51,6 +52,6 @@ mod tests {
         let (b, cosine) = nearest[0].unwrap();
         assert!(b == ClassId::new(1) && (cosine - 8.0 / (5f64.sqrt() * 14f64.sqrt())).abs() < 1e-9);
         assert_eq!(nearest[1].unwrap().0, ClassId::new(0));
-        assert_eq!(nearest[3], None, "a neuron without weights resembles none");
+        assert_eq!(nearest[3], None, "a neuron without weights is similar to none");
     }
 }

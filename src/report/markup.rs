@@ -1,11 +1,11 @@
-//! How does foreign text get into a page? Escaped: names of classes, files and hosts come from elsewhere.
+//! Escaping of text for the page: names of classes, files and hosts are untrusted input.
 
 use std::fmt::{self, Display, Write as _};
 
-/// Text that may stand between tags and within quoted attributes, in HTML and in SVG.
+/// Text escaped for use between tags and in quoted attributes, in HTML and SVG.
 ///
-/// Beside the characters that mark up, control characters and those that turn the direction of writing are shown as escapes:
-/// invisible, they could make a name read as another.
+/// Control characters and characters that change the direction of writing are shown as escapes as well: they are invisible and could make one
+/// name look like another.
 pub struct Text<T>(pub T);
 
 impl<T: AsRef<str>> Display for Text<T> {
@@ -25,19 +25,19 @@ impl<T: AsRef<str>> Display for Text<T> {
     }
 }
 
-/// Marks of direction, joiners, byte order mark, line and paragraph separators, tags.
+/// Whether a character is invisible: direction marks, joiners, byte order mark, line and paragraph separators, tags.
 fn invisible(c: char) -> bool {
     matches!(c,
         '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
         | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A name, set apart so that one written from right to left does not turn what follows it.
+/// A name in an element of its own, so that a name written from right to left does not reorder the text after it.
 pub fn name(name: &str) -> String {
     format!("<bdi>{}</bdi>", Text(name))
 }
 
-/// At most `most` characters of a text, for plots.
+/// The text, cut to at most `most` characters.
 pub fn short(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.into();
@@ -69,7 +69,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn hostile_names_are_shown_and_not_obeyed() {
+    fn hostile_names_are_shown_as_text() {
         let shown = Text("<script>alert('x')</script>&\"\u{202e}\u{0}").to_string();
         assert_eq!(shown, "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&quot;\\u{202e}\\u{0}");
         assert_eq!(short("<<<<<", 3), "<<…");

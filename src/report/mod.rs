@@ -1,7 +1,7 @@
-//! How does a model look to a person? One self-contained page: figures, curves, tables, receptive fields, a spike raster.
+//! Report of a model as one self-contained page: figures, curves, tables, receptive fields, a spike raster.
 //!
-//! Input: a model and what was measured of it. Output: HTML with its style and pictures inside and without any script. All
-//! foreign text goes through `markup`.
+//! Input: a model, optionally with measurements. Output: HTML with its style and pictures embedded, and without scripts. All untrusted text
+//! is escaped by `markup`.
 
 mod card;
 mod chart;
@@ -17,7 +17,7 @@ pub use raster::Raster;
 use std::fmt::Write as _;
 
 use crate::encode::Volley;
-use crate::evaluate::{self, Contribution, LearningPoint, Outcome, Reliance, Report};
+use crate::evaluate::{self, Contribution, LearningPoint, Reliance, Report, StreamOutcome};
 use crate::model::Model;
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
@@ -26,30 +26,31 @@ use crate::train::Corpus;
 use card::Card;
 use confusable::nearest_by_weight;
 use markup::{Text, name, thousands};
-use receptive::Receptive;
+use receptive::ReceptiveFields;
 
 const STYLE: &str = include_str!("style.css");
 
-/// What labelled captures said of the model.
+/// Measurements of the model on labelled captures.
 pub struct Measurements {
-    /// Label files, by name.
+    /// Names of the label files.
     pub labels: Vec<String>,
+    /// Number of captures.
     pub captures: usize,
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<StreamOutcome>,
     pub report: Report,
     pub reliance: Vec<Reliance>,
-    /// For each class of the model what carries it, against the class that it is confused with most.
+    /// For each class of the model the contributions of fields, relative to the class that it is confused with most.
     pub carried: Vec<Vec<Contribution>>,
     pub learning: Vec<LearningPoint>,
-    /// Of the bootstrap.
+    /// Seed of the bootstrap.
     pub seed: u64,
 }
 
-/// Packets of a class from which is learned what carries it.
+/// Largest number of packets of a class from which contributions are computed.
 const SAMPLE: usize = 400;
 
 impl Measurements {
-    /// Scores a corpus of labelled streams as reading would.
+    /// Classifies a corpus of labelled streams as inference would.
     pub fn new(model: &Model, corpus: &Corpus, labels: Vec<String>, learning: Vec<LearningPoint>, seed: u64) -> Self {
         let known = |label: &str| model.classes.iter().any(|c| c == label);
         let all = 0..corpus.streams.len();
@@ -78,7 +79,7 @@ impl Measurements {
     }
 }
 
-/// At most [`SAMPLE`] volleys of a class, evenly spread.
+/// At most [`SAMPLE`] volleys of a class, evenly spaced over its streams.
 fn volleys_of(corpus: &Corpus, class: &str) -> Vec<Volley> {
     let own = corpus.streams.iter().filter(|s| corpus.classes[s.class.index()] == class);
     let all: Vec<usize> = own.flat_map(|s| s.first..s.first + s.kept).collect();
@@ -92,10 +93,10 @@ fn volleys_of(corpus: &Corpus, class: &str) -> Vec<Volley> {
     sampled.map(volley).collect()
 }
 
-/// The page.
+/// The page as HTML.
 pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Raster<'_>>) -> String {
     let alike = nearest_by_weight(model);
-    let receptive = Receptive::new(model);
+    let receptive = ReceptiveFields::new(model);
     let cards: Vec<Card> =
         ClassId::first(model.classes.len()).map(|c| Card::new(model, &receptive, measured, &alike, c)).collect();
     let mut sections: Vec<(&str, &str, String)> = Vec::new();
@@ -106,22 +107,22 @@ pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Rast
     };
     match measured {
         Some(m) => add("figures", "Figures", sections::figures(m)),
-        None => add("figures", "What the model says of itself", sections::model_alone(model)),
+        None => add("figures", "The model", sections::model_alone(model)),
     }
-    add("know", "To know", sections::to_know(model, measured, &cards));
+    add("warnings", "Warnings", sections::warnings(model, measured, &cards));
     if let Some(m) = measured {
         add("curves", "Curves", sections::curves(m));
         add("confusions", "Confusions", sections::confusions(m));
     }
     add("classes", "Classes", sections::classes(model, measured, &cards));
     if let Some(m) = measured {
-        add("rest", "What the classes rest on", tables::reliance(&m.reliance));
+        add("reliance", "Reliance on single fields", tables::reliance(&m.reliance));
     }
     if let Some(r) = raster {
         add("raster", "Spike raster", sections::raster(r));
     }
     add("fields", "Receptive fields", sections::fields(&cards));
-    add("how", "How to read it", sections::how(measured));
+    add("how", "How to read this page", sections::how(measured));
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -141,14 +142,14 @@ pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Rast
     out + "</main>\n</body>\n</html>\n"
 }
 
-/// The model's name, and where it comes from.
+/// The name of the model and its provenance.
 fn lead(model: &Model) -> String {
     let p = &model.provenance;
     let (streams, packets) = (p.streams.iter().sum(), p.packets.iter().sum());
     let labels: Vec<String> = p.labels.iter().map(|l| name(l)).collect();
     format!(
         "<h1>{}</h1>\n<p class=\"sub\">A spiking neural network that knows {} classes of {}: {} input neurons, {} slots of the header, \
-         {} coincidences. ClassSources {} packets of {} streams in {} captures ({}), with spiked {}, seed {}.</p>\n",
+         {} coincidences. Trained on {} packets of {} streams in {} captures ({}), with spiked {}, seed {}.</p>\n",
         name(&model.name),
         model.classes.len(),
         if model.key == KeyKind::Host { "hosts" } else { "flows" },
@@ -158,7 +159,7 @@ fn lead(model: &Model) -> String {
         thousands(packets),
         thousands(streams),
         thousands(p.captures as u64),
-        if labels.is_empty() { "label files not named".into() } else { labels.join(", ") },
+        if labels.is_empty() { "label files unknown".into() } else { labels.join(", ") },
         Text(&p.trained_with),
         p.seed
     )

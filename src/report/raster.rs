@@ -1,4 +1,4 @@
-//! What happened in the network, packet by packet? A spike raster: input spikes above, output neurons' potentials below.
+//! Spike raster of a capture: input spikes above, potentials of the output neurons below, packet by packet.
 
 use std::fmt::Write as _;
 
@@ -9,33 +9,34 @@ use crate::snn::{ClassId, NeuronId};
 
 use super::markup::{Text, short};
 
-/// Packets, streams and output neurons shown at most.
+/// Largest numbers of packets, streams and output neurons shown.
 const PACKETS: usize = 120;
 const STREAMS: usize = 24;
 const NEURONS: usize = 8;
-/// Streams of one class that are shown, so that a crowd of one leaves room for others.
+/// Largest number of streams shown of one class, so that a frequent class leaves room for others.
 const ALIKE: usize = 3;
 
-/// Widths and heights, in the picture's own units.
+/// Widths and heights, in units of the picture.
 const LABEL: f64 = 150.0;
 const COLUMN: f64 = 7.0;
 const ROW: f64 = 9.0;
 const STRIP: f64 = 46.0;
 const GAP: f64 = 26.0;
 
-/// A capture as the network heard it, ready to be drawn.
+/// A traced capture, ready to be drawn.
 pub struct Raster<'a> {
     model: &'a Model,
     pub capture: String,
     /// The streams shown, in the order of their first packets.
     pub streams: Vec<&'a StreamTrace>,
-    /// (index into `streams`, packet) in the capture's order.
+    /// (index into `streams`, packet), in the order of the capture.
     packets: Vec<(usize, &'a TracePacket)>,
-    /// Packets that the network heard of the capture.
-    pub heard: usize,
+    /// Number of packets of the capture that were scored, shown or not.
+    pub scored: usize,
 }
 
 impl<'a> Raster<'a> {
+    /// Chooses the streams and packets of the traces `all` that are shown.
     pub fn new(model: &'a Model, capture: String, all: &'a [StreamTrace]) -> Self {
         let mut of_class = vec![0usize; model.classes.len()];
         let few = |s: &&StreamTrace| {
@@ -49,28 +50,29 @@ impl<'a> Raster<'a> {
         packets.sort_by_key(|(_, p)| p.number);
         packets.truncate(PACKETS);
         streams.truncate(packets.iter().map(|p| p.0 + 1).max().unwrap_or(0));
-        let heard = all.iter().map(|s| s.scored.len()).sum();
-        Self { model, capture, streams, packets, heard }
+        let scored = all.iter().map(|s| s.scored.len()).sum();
+        Self { model, capture, streams, packets, scored }
     }
 
+    /// Number of packets shown.
     pub fn shown(&self) -> usize {
         self.packets.len()
     }
 
-    /// What a stream was called, and how sure.
+    /// The class of a stream, `None` if unknown, and the confidence.
     pub fn verdict(&self, stream: &StreamTrace) -> (Option<&'a str>, f32) {
         let Some(leader) = stream.leader else { return (None, 0.0) };
         let class = self.model.decision.class(&leader).map(|c| self.model.classes[c.index()].as_str());
         (class, self.model.decision.confidence(&leader))
     }
 
-    /// Potentials in parts of the threshold, `[packet][class]`.
+    /// Potentials relative to the threshold, `[packet][class]`.
     fn potentials(&self) -> Vec<Vec<f32>> {
         let (theta, width) = (&self.model.decision.theta, self.model.layout.slots().len());
         let mut classifier = self.model.classifier();
         let of_classes = |(_, packet): &(usize, &TracePacket)| {
             let forward = classifier.forward(&packet.volley.slots[..width]);
-            // A class's neurons share its strip: it shows the larger potential.
+            // The neurons of a class share one strip, which shows the larger potential.
             let mut of_class = vec![f32::NEG_INFINITY; self.model.classes.len()];
             for (neuron, class) in self.model.decision.assignments.classes_of_neurons().iter().enumerate() {
                 let unit = if theta[neuron] > 0.0 { theta[neuron] } else { 1.0 };
@@ -82,7 +84,7 @@ impl<'a> Raster<'a> {
         self.packets.iter().map(of_classes).collect()
     }
 
-    /// The classes whose neurons are worth seeing: those that streams were nearest to, then those that spiked most.
+    /// The classes whose neurons are drawn: those nearest to streams first, then those with most spikes.
     fn classes_drawn(&self, potentials: &[Vec<f32>]) -> Vec<ClassId> {
         let classes = self.model.classes.len();
         let mut score = vec![0usize; classes];
@@ -102,6 +104,7 @@ impl<'a> Raster<'a> {
         order
     }
 
+    /// The raster as SVG.
     pub fn draw(&self) -> String {
         let width = LABEL + self.packets.len().max(20) as f64 * COLUMN + 12.0;
         let x = |i: usize| LABEL + (i as f64 + 0.5) * COLUMN;
@@ -131,7 +134,7 @@ impl<'a> Raster<'a> {
         }
         let _ = writeln!(
             out,
-            "<text class=\"m t\" x=\"{:.1}\" y=\"{}\">packets heard, in order; below every tenth the seconds since the first</text>",
+            "<text class=\"m t\" x=\"{:.1}\" y=\"{}\">scored packets, in order; seconds since the first at every tenth</text>",
             (LABEL + width) / 2.0,
             y + 36.0
         );
@@ -142,7 +145,7 @@ impl<'a> Raster<'a> {
         )
     }
 
-    /// A row a stream with a tick for each packet; a ring where it was decided. Returns the height.
+    /// Draws a row per stream with a dot for each packet and a ring at its decision. Returns the height.
     fn rows_of_streams(&self, out: &mut String, top: f64, x: &dyn Fn(usize) -> f64) -> f64 {
         for (number, stream) in self.streams.iter().enumerate() {
             let y = top + number as f64 * ROW + ROW / 2.0;
@@ -165,7 +168,7 @@ impl<'a> Raster<'a> {
         self.streams.len() as f64 * ROW
     }
 
-    /// A row a slot that spiked. Returns the height.
+    /// Draws a row per slot that spiked. Returns the height.
     fn rows_of_slots(&self, out: &mut String, top: f64, x: &dyn Fn(usize) -> f64) -> f64 {
         let layout = &self.model.layout;
         let mut rows = 0;
@@ -193,7 +196,7 @@ impl<'a> Raster<'a> {
         f64::from(rows) * ROW
     }
 
-    /// The potential of a class's neurons over the packets, its threshold, and a mark at each spike.
+    /// Draws the potential of a class's neurons over the packets, the threshold, and a mark at each spike.
     fn strip(&self, out: &mut String, top: f64, class: ClassId, potentials: &[Vec<f32>], x: &dyn Fn(usize) -> f64) {
         let values = potentials.iter().map(|row| row[class.index()].clamp(FLOOR, CEILING));
         let y = |u: f32| top + STRIP - f64::from((u - FLOOR) / (CEILING - FLOOR)) * STRIP;
@@ -219,9 +222,9 @@ impl<'a> Raster<'a> {
     }
 }
 
-/// Weights that are next to nothing, of 127.
+/// Weights below this magnitude, of 127, are drawn in grey.
 const QUIET: i32 = 6;
-/// Potentials drawn, in parts of the threshold; what lies beyond is put at the edge.
+/// Range of potentials drawn, relative to the threshold; values beyond are drawn at the edge.
 const FLOOR: f32 = -1.5;
 const CEILING: f32 = 2.5;
 
@@ -232,7 +235,7 @@ mod tests {
     use crate::evaluate::trace_streams;
     use crate::packet::Decoder;
 
-    fn heard(model: &Model, most: usize) -> Vec<StreamTrace> {
+    fn traces(model: &Model, most: usize) -> Vec<StreamTrace> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/mixed.pcapng");
         trace_streams(model, &mut CaptureFile::open(&path).unwrap(), &Decoder::default(), most).unwrap()
     }
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn every_mark_lies_within_the_picture() {
         let model = Model::built_in().unwrap();
-        let streams = heard(&model, usize::MAX);
+        let streams = traces(&model, usize::MAX);
         let raster = Raster::new(&model, "mixed".into(), &streams);
         assert!(raster.shown() > 50 && raster.shown() <= PACKETS && raster.streams.len() <= STREAMS);
         let picture = raster.draw();
@@ -259,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_is_what_reading_says_and_can_be_bounded() {
+    fn traces_agree_with_inference_and_can_be_bounded() {
         let model = Model::built_in().unwrap();
-        let streams = heard(&model, usize::MAX);
+        let streams = traces(&model, usize::MAX);
         let dns = streams.iter().find(|s| s.name.to_string().contains(":53 ")).unwrap();
         let raster = Raster::new(&model, "mixed".into(), &streams);
         assert_eq!(raster.verdict(dns).0, Some("dns"));
-        assert_eq!(heard(&model, 7).iter().map(|s| s.scored.len()).sum::<usize>(), 7);
+        assert_eq!(traces(&model, 7).iter().map(|s| s.scored.len()).sum::<usize>(), 7);
     }
 }

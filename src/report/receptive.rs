@@ -1,6 +1,6 @@
-//! What did a neuron learn? Its receptive field: the weights of its inputs, drawn over the header layout.
+//! Receptive fields: the weights of a neuron's inputs, drawn over the header layout.
 //!
-//! Coincidence inputs have no place in the picture: their values are hashed and can't be read back from the weights.
+//! Coincidence inputs are not drawn: their values are hashed and can't be read back from the weights.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -11,10 +11,10 @@ use crate::snn::NeuronId;
 
 use super::markup::Text;
 
-/// Values of a slot.
+/// Number of values of a slot.
 const VALUES: usize = 256;
 
-/// A header field: one slot, or several that are its octets.
+/// A header field: one slot, or one slot for each of its bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
     pub name: String,
@@ -22,13 +22,13 @@ pub struct Field {
 }
 
 impl Field {
-    /// Its slots, in order.
+    /// The slots, in order.
     fn slots(&self) -> impl Iterator<Item = SlotId> {
         self.slots.clone().map(SlotId::from_index)
     }
 }
 
-/// The strongest weight of a field: the value of each octet, and their summed weight in parts of the threshold.
+/// The value of a field with the largest weight: the value of each byte, and the sum of their weights relative to the threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strongest {
     pub field: String,
@@ -37,24 +37,24 @@ pub struct Strongest {
 }
 
 /// The receptive fields of a model's neurons.
-pub struct Receptive<'a> {
+pub struct ReceptiveFields<'a> {
     model: &'a Model,
     pub fields: Vec<Field>,
     /// The inputs of each slot and value, `[slot * VALUES + value]`.
     inputs: Vec<Vec<u32>>,
 }
 
-/// The weights of one neuron, in parts of its threshold.
+/// The weights of one neuron, relative to its threshold.
 pub struct Weights {
     neuron: NeuronId,
-    /// What one unit of weight is worth.
+    /// One unit of weight, relative to the threshold.
     unit: f32,
     /// `[slot * VALUES + value]`.
     of: Vec<f32>,
 }
 
 impl Weights {
-    /// The values of a slot that excite and that inhibit most, with their weights; of a slot without weights, 0.
+    /// The values of a slot that excite and inhibit most, with their weights; weight 0 if there is none.
     pub fn extremes(&self, slot: SlotId) -> [(u8, f32); 2] {
         let of = &self.of[slot.index() * VALUES..][..VALUES];
         let mut extremes = [(0, 0.0f32), (0, 0.0f32)];
@@ -75,7 +75,8 @@ impl Weights {
     }
 }
 
-impl<'a> Receptive<'a> {
+impl<'a> ReceptiveFields<'a> {
+    /// Groups the slots of the model's layout into fields.
     pub fn new(model: &'a Model) -> Self {
         let mut fields: Vec<Field> = Vec::new();
         for (i, slot) in model.layout.slots().iter().enumerate() {
@@ -96,6 +97,7 @@ impl<'a> Receptive<'a> {
         Self { model, fields, inputs }
     }
 
+    /// The weights of one neuron.
     pub fn weights(&self, neuron: NeuronId) -> Weights {
         let theta = self.model.decision.theta[neuron.index()];
         let unit = self.model.network.scale()[neuron.index()] / if theta > 0.0 { theta } else { 1.0 };
@@ -107,7 +109,7 @@ impl<'a> Receptive<'a> {
         inputs.iter().map(|&i| f32::from(self.model.network.weight(i as usize, neuron))).sum()
     }
 
-    /// The fields that excite most, strongest first. Fields of two octets count as one number; of longer ones each octet counts by
+    /// The fields that excite most, strongest first. A field of two bytes counts as one number; each byte of a longer field counts by
     /// itself.
     pub fn strongest(&self, weights: &Weights) -> Vec<Strongest> {
         let slots = self.model.layout.slots();
@@ -126,8 +128,8 @@ impl<'a> Receptive<'a> {
         all
     }
 
-    /// The strongest number of a field of two octets: the octets' weights and that of their coincidence, which tells numbers that
-    /// occur from octets of different ones.
+    /// The number of a two-byte field with the largest weight: that of both bytes and of their coincidence, which separates numbers that
+    /// occurred from combinations of bytes of different numbers.
     fn pair(&self, weights: &Weights, field: &Field) -> Strongest {
         let layout = &self.model.layout;
         let (high, low) = (field.slots.start, field.slots.start + 1);
@@ -144,7 +146,7 @@ impl<'a> Receptive<'a> {
             (Strongest { field: field.name.clone(), values: vec![0, 0], weight: 0.0 }, Volley::default());
         for &h in &candidates(high) {
             if layout.slots()[high].group == Group::Ports && is_ephemeral(h) {
-                // The low octet is masked.
+                // The low byte of ephemeral ports is masked.
                 if weight(high, h) > best.weight {
                     best = Strongest { values: vec![h], weight: weight(high, h), ..best };
                 }
@@ -162,7 +164,7 @@ impl<'a> Receptive<'a> {
         best
     }
 
-    /// The picture: a row a header, a cell a slot; above what excites most, below what inhibits most.
+    /// The picture as SVG: a row per header, a cell per slot, with the value that excites most above the one that inhibits most.
     pub fn draw(&self, class: &str, weights: &Weights) -> String {
         let largest = weights.largest().max(f32::MIN_POSITIVE);
         let mut rows: Vec<(&str, Vec<&Field>)> = Vec::new();
@@ -242,17 +244,17 @@ impl<'a> Receptive<'a> {
     }
 }
 
-/// Values of each octet of a pair that are tried together.
+/// Number of values of each byte that are combined in the search of [`ReceptiveFields::pair`].
 const CANDIDATES: usize = 12;
-/// Cells a row at most.
+/// Largest number of cells in a row.
 const ROW: usize = 16;
 const LABEL: f64 = 50.0;
 const CELL_X: f64 = 27.0;
 const CELL_Y: f64 = 14.0;
 const STEP: f64 = 42.0;
-/// Weights below this part of the largest are not drawn,
+/// Weights below this share of the largest are not drawn.
 const FAINT: f32 = 0.1;
-/// and headers that have none above this part neither.
+/// Headers without a weight of at least this share of the largest are not drawn.
 const LOUD: f32 = 0.3;
 
 /// The header that a field belongs to.
@@ -264,12 +266,12 @@ fn header(field: &str) -> &str {
     }
 }
 
-/// An octet's value as a cell shows it: printable payload as a character, all else as a number.
+/// The value of a byte as a cell shows it: printable payload as a character, other values as numbers.
 fn glyph(slot: &str, value: u8) -> String {
     if slot.starts_with("payload[") && value.is_ascii_graphic() { format!("‘{}’", value as char) } else { value.to_string() }
 }
 
-/// A field's value as a table shows it.
+/// The value of a field as a table shows it.
 pub fn reading(field: &str, values: &[u8]) -> String {
     match (field, values) {
         ("tcp.flags", &[flags]) => {
@@ -295,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_read_from_the_weights_that_were_put_in() {
+    fn fields_are_read_from_the_weights() {
         let mut model = Model::built_in().unwrap();
         let layout = model.layout.clone();
         let (classes, inputs) = (model.classes.len(), layout.input_count());
@@ -307,12 +309,12 @@ mod tests {
         set(slot("ip.ttl"), 64, -127);
         model.network = crate::snn::Network::from_parts(inputs, classes, &weights, vec![0.01; classes]);
         model.decision.theta = vec![2.0; classes];
-        let receptive = Receptive::new(&model);
+        let receptive = ReceptiveFields::new(&model);
         let weights = receptive.weights(NeuronId::new(3));
         let first = &receptive.strongest(&weights)[0];
         assert_eq!((first.field.as_str(), reading(&first.field, &first.values).as_str()), ("tcp.dstport", "443"));
         assert_eq!(receptive.strongest(&receptive.weights(NeuronId::new(2)))[0].weight, 0.0);
-        assert!((first.weight - 0.635).abs() < 1e-5, "100 + 27, times the gain, over the threshold");
+        assert!((first.weight - 0.635).abs() < 1e-5, "100 + 27, times the scale, over the threshold");
         assert_eq!(weights.extremes(SlotId::from_index(slot("ip.ttl"))), [(0, 0.0), (64, -0.635)]);
         assert_eq!(receptive.weights(NeuronId::new(2)).largest(), 0.0);
         let picture = receptive.draw("a<b", &weights);
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_as_people_write_them() {
+    fn values_are_written_as_is_usual_for_the_field() {
         assert_eq!(reading("tcp.flags", &[18]), "18 (SYN ACK)");
         assert_eq!(reading("tcp.srcport", &[0xc0]), "49152 – 49407");
         assert_eq!(reading("eth.type", &[8, 0]), "0x0800");

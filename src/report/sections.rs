@@ -1,8 +1,8 @@
-//! What stands in each section of the page?
+//! Sections of the page, as HTML.
 
 use std::fmt::Write as _;
 
-use crate::evaluate::{Interval, Outcome, Reliance, Report, Resampled, macro_f1_interval, wilson};
+use crate::evaluate::{Interval, Reliance, Report, ResamplingUnit, StreamOutcome, macro_f1_interval, wilson};
 use crate::model::Model;
 
 use super::Measurements;
@@ -12,7 +12,7 @@ use super::chart::{Axis, Chart};
 use super::markup::{Text, name, percent, thousands};
 use super::tables::{self, ClassLine};
 
-/// One figure, its interval where it has one, and what it says.
+/// Adds one figure with its title, its interval if it has one, and an explanation.
 fn tile(out: &mut String, value: &str, title: &str, interval: Option<(f64, Interval)>, what: &str) {
     let _ = write!(out, "<li><span>{title}</span><b>{value}</b>");
     if let Some((at, (low, high))) = interval {
@@ -31,16 +31,16 @@ fn tile(out: &mut String, value: &str, title: &str, interval: Option<(f64, Inter
     let _ = writeln!(out, "<small>{what}</small></li>");
 }
 
-/// The headline figures of what was measured.
+/// The figures of the evaluation.
 pub fn figures(m: &Measurements) -> String {
     let r = &m.report;
     let mut out = format!(
-        "<p>Measurements on {} streams of {} captures, {}. Figures are per cent where nothing else is said.</p>\n<ul class=\"tiles\">\n",
+        "<p>Measurements on {} streams of {} captures, {}. Figures are in per cent unless stated otherwise.</p>\n<ul class=\"tiles\">\n",
         thousands(r.streams as u64),
         thousands(m.captures as u64),
         m.labels.iter().map(|l| name(l)).collect::<Vec<_>>().join(", ")
     );
-    let known = r.streams - r.untaught;
+    let known = r.streams - r.unseen;
     let right = m.outcomes.iter().filter(|o| o.right()).count();
     let named = m.outcomes.iter().filter(|o| o.class.is_some()).count();
     let rightly = m.outcomes.iter().filter(|o| o.named_rightly()).count();
@@ -50,10 +50,10 @@ pub fn figures(m: &Measurements) -> String {
         &percent(r.accuracy),
         "Accuracy",
         share(right, known, r.accuracy),
-        &format!("{right} of {known} streams of taught classes: the nearest class is right"),
+        &format!("{right} of {known} streams of known classes: the nearest class is right"),
     );
     let (interval, by) = macro_f1_interval(&m.outcomes, m.seed);
-    let by = if by == Resampled::Captures { "captures" } else { "streams" };
+    let by = if by == ResamplingUnit::Captures { "captures" } else { "streams" };
     tile(
         &mut out,
         &percent(r.macro_f1),
@@ -66,23 +66,23 @@ pub fn figures(m: &Measurements) -> String {
         &percent(r.precision),
         "Precision",
         share(rightly, named, r.precision),
-        &format!("of {named} streams named, {rightly} rightly"),
+        &format!("of {named} streams named, {rightly} are correct"),
     );
     tile(
         &mut out,
         &percent(r.recall),
         "Recall",
         share(rightly, known, r.recall),
-        &format!("of {known} streams of taught classes, named and rightly"),
+        &format!("of {known} streams of known classes, named correctly"),
     );
-    if r.untaught > 0 {
+    if r.unseen > 0 {
         let alarms = m.outcomes.iter().filter(|o| !o.known && o.class.is_some()).count();
         tile(
             &mut out,
             &percent(r.false_alarms),
             "False alarms",
-            share(alarms, r.untaught, r.false_alarms),
-            &format!("of {} streams of classes never taught, {alarms} were named", r.untaught),
+            share(alarms, r.unseen, r.false_alarms),
+            &format!("of {} streams of unseen classes, {alarms} were named", r.unseen),
         );
     }
     tile(
@@ -90,16 +90,16 @@ pub fn figures(m: &Measurements) -> String {
         &format!("{:.3}", r.calibration_error),
         "Calibration error",
         None,
-        "mean distance of confidence from the share that is right, 0 to 1",
+        "mean difference between confidence and the share that is right, 0 to 1",
     );
-    tile(&mut out, &format!("{:.2}", r.packets_used), "Packets a stream", None, "scored until it was decided, on average");
+    tile(&mut out, &format!("{:.2}", r.packets_used), "Packets per stream", None, "scored until the decision, mean");
     out + "</ul>\n"
 }
 
-/// What can be said without labels.
+/// Figures of the model without labels.
 pub fn model_alone(model: &Model) -> String {
     let mut out = String::from(
-        "<p>Without labelled captures nothing is measured here; <code>--labels</code> and <code>--captures</code> add accuracy, \
+        "<p>No labelled captures were given; <code>--labels</code> and <code>--captures</code> add accuracy, \
          curves and confusions.</p>\n<ul class=\"tiles\">\n",
     );
     let d = &model.decision;
@@ -117,7 +117,7 @@ pub fn model_alone(model: &Model) -> String {
     tile(
         &mut out,
         &thousands(model.provenance.streams.iter().sum()),
-        "Streams taught",
+        "Training streams",
         None,
         &format!("the rarest class had {few}"),
     );
@@ -126,18 +126,18 @@ pub fn model_alone(model: &Model) -> String {
         &format!("{low:.2} – {high:.2}"),
         "Named from",
         None,
-        "confidence that a stream must earn, calibrated class by class",
+        "confidence that a stream must reach, calibrated per class",
     );
-    let stop = if d.stop_confidence <= 1.0 { format!("{:.3}", d.stop_confidence) } else { "never".into() };
-    tile(&mut out, &stop, "Stops scoring at", None, &format!("confidence; else after {} packets", d.max_packets));
+    let stop = if d.stop <= 1.0 { format!("{:.3}", d.stop) } else { "never".into() };
+    tile(&mut out, &stop, "Stops scoring at", None, &format!("confidence, or after {} packets", d.give_up));
     out + "</ul>\n"
 }
 
-/// Streams below which a class is said to have too few.
+/// Number of training streams below which a class gets a warning.
 const FEW: u64 = 5;
 
-/// Warnings.
-pub fn to_know(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>]) -> String {
+/// Warnings about the model and the measurements; empty if there are none.
+pub fn warnings(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>]) -> String {
     let mut all: Vec<String> = Vec::new();
     let few: Vec<String> = model
         .classes
@@ -147,14 +147,14 @@ pub fn to_know(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>
         .map(|(class, streams)| format!("{} ({streams})", name(class)))
         .collect();
     if !few.is_empty() {
-        all.push(format!("ClassSources fewer than {FEW} streams, teach them more: {}", few.join(", ")));
+        all.push(format!("Trained on fewer than {FEW} streams; label more of them: {}", few.join(", ")));
     }
     if let Some(m) = measured {
-        let taught: Vec<String> = m.labels.iter().filter(|l| model.provenance.labels.contains(l)).map(|l| name(l)).collect();
-        if !taught.is_empty() {
+        let trained: Vec<String> = m.labels.iter().filter(|l| model.provenance.labels.contains(l)).map(|l| name(l)).collect();
+        if !trained.is_empty() {
             all.push(format!(
-                "The model was taught from a file called {}: these figures may be of streams that it has seen, and say little of others",
-                taught.join(", ")
+                "The model was trained on a label file named {}: these figures may be of training streams and do not show the accuracy on others",
+                trained.join(", ")
             ));
         }
         all.extend(m.reliance.iter().flat_map(Reliance::warnings).map(|w| Text(w).to_string()));
@@ -162,7 +162,7 @@ pub fn to_know(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>
     let suspicions: Vec<String> = cards.iter().filter_map(Card::suspicion).collect();
     if !suspicions.is_empty() {
         all.push(format!(
-            "Of {} classes one field alone can make the neuron spike; whether it must, only labelled streams show: {}",
+            "In {} classes one field alone can make the neuron spike; labelled streams show whether the class relies on it: {}",
             suspicions.len(),
             suspicions.join(", ")
         ));
@@ -170,14 +170,14 @@ pub fn to_know(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>
     if let Some(m) = measured {
         let untested = model.classes.len() - m.report.classes.len();
         if untested > 0 {
-            all.push(format!("{untested} of {} classes have no stream in what was measured", model.classes.len()));
+            all.push(format!("{untested} of {} classes have no stream in the measured captures", model.classes.len()));
         }
     }
     if all.is_empty() {
         return String::new();
     }
     let items: String = all.iter().map(|w| format!("<li>{w}</li>\n")).collect();
-    format!("<ul class=\"know\">\n{items}</ul>\n")
+    format!("<ul class=\"warnings\">\n{items}</ul>\n")
 }
 
 fn figure(chart: &str, title: &str, caption: &str) -> String {
@@ -188,19 +188,19 @@ fn figure(chart: &str, title: &str, caption: &str) -> String {
 pub fn curves(m: &Measurements) -> String {
     let mut out = String::from("<div class=\"plots\">\n");
     let risks = &m.report.risk_coverage;
-    let taught: Vec<Outcome> = m.outcomes.iter().filter(|o| o.known).cloned().collect();
-    let taught = Report::new(&taught).risk_coverage;
-    let highest = risks.iter().chain(&taught).map(|r| r.1).fold(0.01, f64::max);
+    let known: Vec<StreamOutcome> = m.outcomes.iter().filter(|o| o.known).cloned().collect();
+    let known = Report::new(&known).risk_coverage;
+    let highest = risks.iter().chain(&known).map(|r| r.1).fold(0.01, f64::max);
     let title = "Share wrong against share of streams covered, surest first";
     let mut chart =
         Chart::new(title, Axis::share("streams covered, surest first, %"), Axis::upto("of those wrong, %", highest, 100.0));
-    let open = m.report.untaught > 0;
+    let open = m.report.unseen > 0;
     if open {
-        chart.line("second", taught.iter().copied());
+        chart.line("second", known.iter().copied());
     }
     chart.line("", risks.iter().copied());
     let caption = if open {
-        "Streams sorted by confidence; how many of the surest are wrong. Solid: all streams, those of classes never taught counting as wrong; dotted: streams of taught classes alone."
+        "Streams sorted by confidence; how many of the surest are wrong. Solid: all streams, where those of unseen classes count as wrong; dotted: streams of known classes only."
     } else {
         "Streams sorted by confidence; how many of the surest are wrong."
     };
@@ -213,7 +213,7 @@ pub fn curves(m: &Measurements) -> String {
         let what = format!("confidence {:.2}: {} of {} streams right", bin.confidence, bin.right, bin.streams);
         chart.dot((bin.confidence, right), Some(wilson(bin.right, bin.streams)), &what);
     }
-    let caption = "Each dot holds the streams of one tenth of the confidence; whiskers are 95 % intervals. On the dashed line confidence is what it says.";
+    let caption = "Each dot holds the streams of one tenth of the confidence; whiskers are 95 % intervals. On the dashed line confidence equals the share that is right.";
     out += &figure(&chart.draw(false), "Calibration", caption);
 
     out += &packets(m);
@@ -221,7 +221,7 @@ pub fn curves(m: &Measurements) -> String {
     out + "</div>\n"
 }
 
-/// The most bars that a histogram has, and of how many one is labelled where labels are long.
+/// Largest number of bars of a histogram; with long labels, one bar in [`LABELLED`] has one.
 const BARS: u32 = 16;
 const LABELLED: u32 = 3;
 
@@ -234,7 +234,7 @@ fn packets(m: &Measurements) -> String {
         counts[((o.scored - 1) / step) as usize] += 1;
     }
     let label = |bar: u32| if step == 1 { format!("{}", bar + 1) } else { format!("–{}", (bar + 1) * step) };
-    // Long labels would run into each other: some bars go without, so that the last one has its own.
+    // Long labels would overlap, so only some bars have one, counted from the last.
     let labelled = |bar: u32| step == 1 || (bars - 1 - bar).is_multiple_of(LABELLED);
     let label = |bar: u32| if labelled(bar) { label(bar) } else { String::new() };
     let largest = counts.iter().copied().max().unwrap_or(1) as f64;
@@ -246,7 +246,7 @@ fn packets(m: &Measurements) -> String {
     for (bar, &n) in counts.iter().enumerate() {
         chart.bar(bar as f64, n as f64, &if n > 0 { n.to_string() } else { String::new() });
     }
-    let caption = "A stream is scored until its class is clear, or it ends, or it has had its chance.";
+    let caption = "A stream is scored until its class is decided, it ends, or its number of packets reaches the limit.";
     figure(&chart.draw(true), "Packets to decision", caption)
 }
 
@@ -256,25 +256,25 @@ fn learning(m: &Measurements) -> String {
     }
     let names = m.learning.iter().map(|l| l.streams.to_string());
     let mut chart = Chart::new(
-        "Share right against streams taught",
-        Axis::named("streams taught of each class", names),
+        "Share right against training streams",
+        Axis::named("training streams per class", names),
         Axis::share("other captures' streams right, %"),
     );
     let share = |l: &crate::evaluate::LearningPoint| l.right as f64 / l.tested as f64;
     chart.line("", m.learning.iter().enumerate().map(|(i, l)| (i as f64, share(l))));
     for (i, l) in m.learning.iter().enumerate() {
-        let what = format!("{} streams a class: {} of {} right", l.streams, l.right, l.tested);
+        let what = format!("{} streams per class: {} of {} right", l.streams, l.right, l.tested);
         chart.dot((i as f64, share(l)), Some(wilson(l.right, l.tested)), &what);
     }
-    let said: Vec<String> = m.learning.iter().map(|l| format!("{}: {}", l.streams, percent(share(l)))).collect();
+    let points: Vec<String> = m.learning.iter().map(|l| format!("{}: {}", l.streams, percent(share(l)))).collect();
     let caption = format!(
-        "New networks, taught so many streams of each class of one half of the captures and tested on the other half. {}.",
-        said.join("; ")
+        "New networks, trained on this number of streams of each class in one half of the captures and tested on the other half. {}.",
+        points.join("; ")
     );
     figure(&chart.draw(false), "Learning curve", &caption)
 }
 
-/// Matrix and lists of what is taken for what.
+/// The confusion matrix and lists of the most frequent confusions.
 pub fn confusions(m: &Measurements) -> String {
     let mut out = tables::confusion_matrix(&m.report, &m.outcomes);
     out.push_str("<div class=\"plots\">\n");
@@ -282,16 +282,17 @@ pub fn confusions(m: &Measurements) -> String {
         out += &tables::pairs("Most confused", ["label", "nearest class"], &m.report.confusions);
     }
     if !m.report.alarms.is_empty() {
-        out += &tables::pairs("Never taught, but named", ["label", "named"], &m.report.alarms);
+        out += &tables::pairs("Unseen classes, but named", ["label", "named"], &m.report.alarms);
     }
     out + "</div>\n"
 }
 
+/// The table of classes.
 pub fn classes(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>]) -> String {
     let line = |card: &Card<'_>| ClassLine {
         class: &model.classes[card.number.index()],
         card: card.number.index(),
-        taught: model.provenance.streams[card.number.index()],
+        trained: model.provenance.streams[card.number.index()],
         accept: model.decision.accept[card.number.index()],
         tested: measured.and_then(|m| m.report.classes.iter().find(|c| c.class == model.classes[card.number.index()])),
         nearest: card.nearest(),
@@ -299,26 +300,27 @@ pub fn classes(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>
     tables::classes(&cards.iter().map(line).collect::<Vec<_>>())
 }
 
+/// The spike raster and the table of its streams.
 pub fn raster(r: &Raster<'_>) -> String {
     if r.shown() == 0 {
         return format!("<p>No packet of {} could be decoded.</p>\n", name(&r.capture));
     }
     let mut out = format!(
-        "<p>{}: {} of the {} packets that the network heard of it, {} streams, at most three of a class. Each mark is the spike of one input: \
+        "<p>{}: {} of its {} scored packets, {} streams, at most three of a class. Each mark is the spike of one input: \
          <span class=\"key\"><span class=\"e5\">blue</span></span> excites the neuron of the stream's nearest class, \
-         <span class=\"key\"><span class=\"i4\" style=\"color:#fff\">orange</span></span> inhibits it, grey says next to nothing. A filled ring ends a stream \
-         that was named, an open one a stream that stayed unknown. Below, each output neuron's potential (0 at the foot of the bars), its \
+         <span class=\"key\"><span class=\"i4\" style=\"color:#fff\">orange</span></span> inhibits it, grey has almost no effect. A filled ring ends a stream \
+         that was named, an open ring a stream that stayed unknown. Below, each output neuron's potential (0 at the foot of the bars), its \
          threshold (dashed) and its spikes (dots).</p>\n<div class=\"wide\" role=\"region\" aria-label=\"Spike raster\" tabindex=\"0\">{}</div>\n",
         name(&r.capture),
         r.shown(),
-        thousands(r.heard as u64),
+        thousands(r.scored as u64),
         r.streams.len(),
         r.draw()
     );
     out.push_str(
         "<div class=\"wide\" role=\"region\" aria-label=\"Streams of the raster\" tabindex=\"0\"><table><caption>Its streams</caption><thead><tr>\
          <th scope=\"col\" class=\"n\">#</th><th scope=\"col\">stream</th><th scope=\"col\">named</th><th scope=\"col\" class=\"n\">confidence</th>\
-         <th scope=\"col\" class=\"n\">packets heard</th><th scope=\"col\" class=\"n\">of</th></tr></thead><tbody>\n",
+         <th scope=\"col\" class=\"n\">packets scored</th><th scope=\"col\" class=\"n\">of</th></tr></thead><tbody>\n",
     );
     for (number, stream) in r.streams.iter().enumerate() {
         let (class, confidence) = r.verdict(stream);
@@ -335,12 +337,13 @@ pub fn raster(r: &Raster<'_>) -> String {
     out + "</tbody></table></div>\n"
 }
 
+/// The cards of all classes.
 pub fn fields(cards: &[Card<'_>]) -> String {
     let mut out = String::from(
-        "<p>One card a class. Each cell is one octet of the header; in its upper half stands the value that excites the class's neuron \
-         most (<span class=\"key\"><span class=\"e2\">weakly</span> <span class=\"e5\">strongly</span></span>), in its lower half the value that \
+        "<p>One card per class. Each cell is one byte of the header; its upper half shows the value that excites the class's neuron \
+         most (<span class=\"key\"><span class=\"e2\">weakly</span> <span class=\"e5\">strongly</span></span>), its lower half the value that \
          inhibits it most (<span class=\"key\"><span class=\"i2\">weakly</span> <span class=\"i5\">strongly</span></span>). Colours are relative to the \
-         neuron's strongest weight; what is below a tenth of it is left blank, headers without a strong weight are left out.</p>\n<div class=\"cards\">\n",
+         neuron's strongest weight; weights below a tenth of it are left blank, headers without a strong weight are left out.</p>\n<div class=\"cards\">\n",
     );
     for card in cards {
         out += &card.draw();
@@ -348,23 +351,24 @@ pub fn fields(cards: &[Card<'_>]) -> String {
     out + "</div>\n"
 }
 
+/// Explanations of the terms on the page.
 pub fn how(measured: Option<&Measurements>) -> String {
     let mut out = String::from(
-        "<ul>\n<li>A packet makes one input neuron spike for each header octet (slot) that it has, and one for each pair of neighbouring \
-         slots (coincidence). A neuron's potential is the sum of its active synapses' weights; what lies above its threshold is \
-         evidence, summed over a stream's packets.</li>\n\
-         <li>Masked, because they name a host or a flow: addresses but for multicast groups, IP identification, checksums, sequence and \
-         acknowledgement numbers, TCP timestamp values, the low octet of ephemeral ports.</li>\n\
-         <li>“Alike” is the cosine between two neurons' excitatory weights: 1 where the same inputs excite both, 0 where none does. It hints at \
-         what may be confused; only labelled streams show what is.</li>\n",
+        "<ul>\n<li>A packet makes one input neuron spike for each header byte (slot) that it has, and one for each pair of neighbouring \
+         slots (coincidence). A neuron's potential is the sum of its active synapses' weights; the excess over its threshold is \
+         evidence, which is summed over the packets of a stream.</li>\n\
+         <li>Masked, because they name a host or a flow: addresses except multicast groups, IP identification, checksums, sequence and \
+         acknowledgement numbers, TCP timestamp values, the low byte of ephemeral ports.</li>\n\
+         <li>“Alike” is the cosine between two neurons' excitatory weights: 1 if the same inputs excite both, 0 if no input excites both. It suggests \
+         which classes may be confused; labelled streams show which are.</li>\n",
     );
     if measured.is_some() {
         out.push_str(
-            "<li>Intervals are of 95 %: Wilson's for shares, where each stream counts as one trial though streams of one capture resemble each other; \
+            "<li>Intervals are 95 % confidence intervals: Wilson's for shares, where each stream counts as one trial although streams of one capture are similar; \
              for macro-F1 the percentile bootstrap with 1000 resamples.</li>\n\
-             <li>A class rests on one field alone where at least 80 % of its streams are known, and with that field silent no more than a quarter of \
-             those. TTL and ports often tell a capture's hosts apart and say little about other captures.</li>\n\
-             <li>“Lead” is what a field adds to the class's potential less what it adds to that of the class it is most easily confused with.</li>\n",
+             <li>A class relies on one field alone if at least 80 % of its streams are right, and with that field silent at most a quarter of \
+             those. TTL and ports often identify the hosts of one capture, but not those of other captures.</li>\n\
+             <li>“Lead” is what a field adds to the class's potential minus what it adds to that of the class it is most easily confused with.</li>\n",
         );
     }
     out + "</ul>\n"

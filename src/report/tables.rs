@@ -1,29 +1,29 @@
-//! What is read number by number? Tables: the classes, what they rest on, which are taken for which.
+//! Tables of the page: classes, reliance on fields, confusions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::evaluate::{ClassReport, Outcome, Reliance, Report};
+use crate::evaluate::{ClassReport, Reliance, Report, StreamOutcome};
 
 use super::markup::{Text, name, percent};
 
-/// Confused classes that the matrix shows at most.
+/// Largest number of classes in the confusion matrix.
 const CONFUSED: usize = 30;
 
-/// A share as a number over a bar.
+/// A table cell with a share as a number over a bar.
 pub fn bar(share: f64) -> String {
     format!("<td class=\"n b\" style=\"--p:{:.0}%\">{}</td>", (share * 100.0).clamp(0.0, 100.0), percent(share))
 }
 
-/// Which classes are taken for which: rows the truth, columns the nearest class. Only classes that are confused have a place.
-pub fn confusion_matrix(report: &Report, outcomes: &[Outcome]) -> String {
+/// The confusion matrix: labels in rows, nearest classes in columns. Classes that are not confused are left out.
+pub fn confusion_matrix(report: &Report, outcomes: &[StreamOutcome]) -> String {
     let mut weight: BTreeMap<&str, usize> = BTreeMap::new();
     for (truth, best, n) in &report.confusions {
         *weight.entry(truth).or_default() += n;
         *weight.entry(best).or_default() += n;
     }
     if weight.is_empty() {
-        return "<p>No stream's nearest class was a wrong one.</p>\n".into();
+        return "<p>The nearest class of every stream is right.</p>\n".into();
     }
     let mut order: Vec<(&str, usize)> = weight.into_iter().collect();
     order.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
@@ -61,14 +61,14 @@ pub fn confusion_matrix(report: &Report, outcomes: &[Outcome]) -> String {
     let right = report.classes.iter().filter(|c| !shown.contains(c.class.as_str())).map(|c| name(&c.class));
     let right: Vec<String> = right.collect();
     if all > CONFUSED {
-        let _ = writeln!(out, "<p>The {CONFUSED} classes that are confused most, of {all}.</p>");
+        let _ = writeln!(out, "<p>The {CONFUSED} most confused classes of {all}.</p>");
     } else if !right.is_empty() {
-        let _ = writeln!(out, "<p>Never confused, and so not in the matrix: {}.</p>", right.join(", "));
+        let _ = writeln!(out, "<p>Not confused, so not in the matrix: {}.</p>", right.join(", "));
     }
     out
 }
 
-/// Pairs, the most frequent first.
+/// A table of pairs with their numbers of streams.
 pub fn pairs(caption: &str, columns: [&str; 2], list: &[(String, String, usize)]) -> String {
     const MOST: usize = 12;
     let mut out = format!(
@@ -86,24 +86,26 @@ pub fn pairs(caption: &str, columns: [&str; 2], list: &[(String, String, usize)]
     out + "</div>\n"
 }
 
-/// One class's line in [`classes`].
+/// One row of [`classes`].
 pub struct ClassLine<'a> {
     pub class: &'a str,
     /// Number of its card.
     pub card: usize,
-    pub taught: u64,
+    /// Number of training streams.
+    pub trained: u64,
+    /// Acceptance threshold.
     pub accept: f32,
     pub tested: Option<&'a ClassReport>,
-    /// The class that it is nearest to, and how that is known.
+    /// The class that it is most easily confused with, as HTML.
     pub nearest: String,
 }
 
-/// All classes.
+/// The table of classes.
 pub fn classes(lines: &[ClassLine<'_>]) -> String {
     let tested = lines.iter().any(|l| l.tested.is_some());
     let mut out = String::from(
         "<div class=\"wide\" role=\"region\" aria-label=\"Classes\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">class</th>\
-         <th scope=\"col\" class=\"n\">streams taught</th>",
+         <th scope=\"col\" class=\"n\">training streams</th>",
     );
     if tested {
         for column in ["streams tested", "precision %", "recall %", "F1 %"] {
@@ -117,7 +119,7 @@ pub fn classes(lines: &[ClassLine<'_>]) -> String {
             "<tr><th scope=\"row\"><a href=\"#c{}\">{}</a></th><td class=\"n\">{}</td>",
             line.card,
             name(line.class),
-            line.taught
+            line.trained
         );
         match line.tested {
             Some(c) => _ = write!(out, "<td class=\"n\">{}</td>{}{}{}", c.streams, bar(c.precision), bar(c.recall), bar(c.f1)),
@@ -131,12 +133,12 @@ pub fn classes(lines: &[ClassLine<'_>]) -> String {
     out + "</tbody></table></div>\n"
 }
 
-/// Recall of each class with a field silent.
+/// The table of recall with single fields silent.
 pub fn reliance(all: &[Reliance]) -> String {
     let Some(first) = all.first() else { return String::new() };
     let mut out = String::from(
-        "<div class=\"wide\" role=\"region\" aria-label=\"What the classes rest on\" tabindex=\"0\"><table class=\"matrix rest\">\n\
-         <caption>Streams right in per cent, as they are and with one field silent; the deeper the orange, the more is lost.</caption>\n\
+        "<div class=\"wide\" role=\"region\" aria-label=\"Reliance on single fields\" tabindex=\"0\"><table class=\"matrix rest\">\n\
+         <caption>Streams right in per cent, as is and with one field silent; a deeper orange marks a larger loss.</caption>\n\
          <thead><tr><th scope=\"col\">class</th><th scope=\"col\">as is</th>",
     );
     for (field, _) in &first.without {

@@ -1,4 +1,4 @@
-//! When is a stream named, and when is it heard no further? From calibration streams:
+//! Calibration of the decision: confidence, acceptance thresholds and the stop rule, from held-out streams.
 //!
 //! 1. Confidence: logistic regression of "the leader is right" on the leader's features.
 //! 2. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
@@ -14,22 +14,24 @@ use super::held_out::HeldOutPotentials;
 use super::variant::Variant;
 use super::{FLOW_PACKETS, TrainSettings};
 
-/// A calibration stream.
+/// The leading class of one calibration stream after each of its packets.
 pub(super) struct LeaderHistory {
     pub stream: usize,
-    /// Its class, and whether the network was taught it.
+    /// The stream's class, and whether the network was trained on that class.
     pub truth: ClassId,
-    pub taught: bool,
+    pub known: bool,
     /// How it differs from the captured stream.
     pub variant: Variant,
-    /// How many streams it counts for.
+    /// Number of streams that this one counts for.
     pub weight: f32,
-    /// Who leads after each packet.
+    /// The leader after each packet that was scored.
     pub leaders: Vec<Leader>,
 }
 
-/// The thresholds and bounds of `given`, with confidence, acceptance and stop rule from calibration streams of `classes` classes; and of
-/// each stream its number in the corpus, whether its class had been taught, and the leader when scoring stopped.
+/// Adds confidence, acceptance and stop rule to the thresholds and bounds of `given`, from calibration streams of `classes` classes.
+///
+/// Also returns, for each stream as captured, its index in the corpus, whether the network was trained on its class, and the leader when
+/// scoring stopped.
 pub(super) fn calibrate(
     key: KeyKind,
     classes: usize,
@@ -41,7 +43,7 @@ pub(super) fn calibrate(
     let trail = |f: &HeldOutPotentials| LeaderHistory {
         stream: f.stream,
         truth: f.truth,
-        taught: f.taught,
+        known: f.known,
         variant: f.variant,
         weight: f.variant.weight(),
         leaders: f.trail(&decision, classes),
@@ -49,38 +51,38 @@ pub(super) fn calibrate(
     let mut trails: Vec<LeaderHistory> = held_out.iter().map(trail).collect();
     weigh(&mut trails);
     decision.confidence = confidence(&trails);
-    let calibration = admit(key, settings, &trails, &mut decision);
+    let calibration = set_acceptance(key, settings, &trails, &mut decision);
     (decision, calibration)
 }
 
-/// The weights that make evidence into confidence.
+/// The weights of the logistic regression that turns the features of a leader into confidence.
 pub(super) fn confidence(trails: &[LeaderHistory]) -> Vec<f32> {
-    // A stream counts once, over the packets at which it might be asked.
+    // Each stream counts once, divided among the packets after which its confidence may be read.
     let mut examples = Vec::new();
     for trail in trails {
         let asked = trail.leaders.len().min(FLOW_PACKETS);
         for leader in trail.leaders.iter().take(asked).chain(trail.leaders.last()) {
-            let right = trail.taught && leader.class == trail.truth;
+            let right = trail.known && leader.class == trail.truth;
             examples.push((leader.features(), right, trail.weight / (asked + 1) as f32));
         }
     }
     logistic(&examples)
 }
 
-/// Sets acceptance and the stop rule where confidence is known.
-pub(super) fn admit(
+/// Sets acceptance and the stop rule; the weights of confidence must be set before. Returns for each stream what [`calibrate`] returns.
+pub(super) fn set_acceptance(
     key: KeyKind,
     settings: &TrainSettings,
     trails: &[LeaderHistory],
     decision: &mut Decision,
 ) -> Vec<(usize, bool, Leader)> {
     let classes = decision.accept.len();
-    let ends: Vec<End> = trails
+    let ends: Vec<FinalState> = trails
         .iter()
         .filter_map(|trail| {
             let last = trail.leaders.last()?;
-            let &LeaderHistory { truth, taught, weight, .. } = trail;
-            Some(End { confidence: decision.confidence(last), leader: last.class, truth, taught, weight })
+            let &LeaderHistory { truth, known, weight, .. } = trail;
+            Some(FinalState { confidence: decision.confidence(last), leader: last.class, truth, known, weight })
         })
         .collect();
     decision.accept = vec![acceptance(&ends, settings.false_alarm_cost); classes];
@@ -91,60 +93,61 @@ pub(super) fn admit(
             .map(|e| Claim { confidence: e.confidence, right: e.right(), share: e.weight })
             .collect();
         let accept = &mut decision.accept[class.index()];
-        *accept = raised(*accept, &claims, FEW);
+        *accept = raise_acceptance(*accept, &claims, MIN_CLAIMS);
     }
     decision.stop_confidence = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
     let stopped = |leaders: &[Leader]| leaders.iter().find(|l| decision.settled(l)).or(leaders.last()).copied();
     let as_is = trails.iter().filter(|trail| trail.variant == Variant::AsIs);
-    as_is.filter_map(|trail| Some((trail.stream, trail.taught, stopped(&trail.leaders)?))).collect()
+    as_is.filter_map(|trail| Some((trail.stream, trail.known, stopped(&trail.leaders)?))).collect()
 }
 
-/// Gives the streams of untaught classes the weight that they have in traffic: every class was untaught once, so there are as many of
-/// them as of the taught ones.
+/// Gives the streams of unseen classes the weight that they have in traffic. Each class was left out of one network, so there are as many
+/// unseen streams as known ones.
 fn weigh(trails: &mut [LeaderHistory]) {
-    let count = |of: bool| trails.iter().filter(|t| t.taught == of).map(|t| t.weight).sum::<f32>();
-    let foreign = (FOREIGN * count(true) / count(false).max(1.0)).min(1.0);
-    trails.iter_mut().filter(|t| !t.taught).for_each(|t| t.weight *= foreign);
+    let count = |of: bool| trails.iter().filter(|t| t.known == of).map(|t| t.weight).sum::<f32>();
+    let unseen = (UNSEEN_PER_KNOWN * count(true) / count(false).max(1.0)).min(1.0);
+    trails.iter_mut().filter(|t| !t.known).for_each(|t| t.weight *= unseen);
 }
 
-/// How a calibration stream ended.
-struct End {
+/// The state of a calibration stream after its last packet.
+struct FinalState {
     confidence: f32,
     leader: ClassId,
     truth: ClassId,
-    taught: bool,
+    known: bool,
     weight: f32,
 }
 
-impl End {
+impl FinalState {
     fn right(&self) -> bool {
-        self.taught && self.leader == self.truth
+        self.known && self.leader == self.truth
     }
 }
 
-/// A confidence that no stream earns.
+/// A confidence that no stream reaches.
 const NEVER: f32 = 2.0;
-/// Untaught streams for each taught one that confidence reckons with.
-const FOREIGN: f32 = 0.2;
-/// No class is asked for less confidence than this,
-pub(super) const LEAST: f32 = 0.5;
-/// or for more than this.
-pub(super) const SUREST: f32 = 0.98;
+/// Streams of unseen classes for each stream of a known class, as assumed of traffic.
+const UNSEEN_PER_KNOWN: f32 = 0.2;
+/// Lowest acceptance threshold of a class.
+pub(super) const MIN_ACCEPTANCE: f32 = 0.5;
+/// Highest acceptance threshold of a class.
+pub(super) const MAX_ACCEPTANCE: f32 = 0.98;
 
-/// A stream that a class claims.
+/// A stream whose leading class is the class in question.
 pub(super) struct Claim {
     pub confidence: f32,
     pub right: bool,
-    /// How much of a stream it counts for.
+    /// Number of streams that it counts for.
     pub share: f32,
 }
 
-/// Claims below which it is not said of a class that too many are wrong.
-pub(super) const FEW: f32 = 20.0;
+/// Number of claims from which the share of wrong ones is taken to be known.
+pub(super) const MIN_CLAIMS: f32 = 20.0;
 
-/// The acceptance of a class with these claims: from `level` on raised while more than a fifth of them are wrong, and there are `few` or more.
-pub(super) fn raised(mut level: f32, claims: &[Claim], few: f32) -> f32 {
-    while level < SUREST {
+/// The acceptance threshold of a class: `level`, raised in steps of 0.01 while more than a fifth of the claims at or above it are wrong and
+/// there are at least `few` of them.
+pub(super) fn raise_acceptance(mut level: f32, claims: &[Claim], few: f32) -> f32 {
+    while level < MAX_ACCEPTANCE {
         let kept = claims.iter().filter(|c| c.confidence >= level);
         let (all, wrong) = kept.fold((0.0, 0.0), |(all, wrong), c| (all + c.share, wrong + if c.right { 0.0 } else { c.share }));
         if all < few || wrong * 5.0 <= all {
@@ -155,43 +158,43 @@ pub(super) fn raised(mut level: f32, claims: &[Claim], few: f32) -> f32 {
     level
 }
 
-/// The confidence from which streams are named: where the share of taught streams named rightly, less `cost` times the share
-/// of foreign ones named, is largest. Foreign are untaught streams, each class counting once so that a flood or a twin of one
-/// class does not decide for all; where no class was left untaught, the taught streams whose leader is wrong.
-fn acceptance(ends: &[End], cost: f64) -> f32 {
-    let open = ends.iter().any(|e| !e.taught);
+/// The confidence from which streams are named: where the share of known streams named correctly, minus `cost` times the share of negative
+/// streams named, is largest. Negative are the streams of unseen classes, each class counting once so that a flood or a twin of one class
+/// does not decide for all; without unseen classes, the known streams whose leader is wrong.
+fn acceptance(ends: &[FinalState], cost: f64) -> f32 {
+    let open = ends.iter().any(|e| !e.known);
     let mut of_class: BTreeMap<ClassId, f64> = BTreeMap::new();
-    let foreign = |e: &End| if open { !e.taught } else { !e.right() };
-    ends.iter().filter(|e| foreign(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
-    let foreign_classes = of_class.len().max(1) as f64;
-    let taught: f64 = ends.iter().filter(|e| e.taught).map(|e| f64::from(e.weight)).sum();
-    // Where nothing taught was held out, what was has no weight.
-    let share = |end: &End, of: f64| f64::from(end.weight) / of.max(f64::MIN_POSITIVE);
-    let mut sorted: Vec<&End> = ends.iter().collect();
+    let negative = |e: &FinalState| if open { !e.known } else { !e.right() };
+    ends.iter().filter(|e| negative(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
+    let negative_classes = of_class.len().max(1) as f64;
+    let known: f64 = ends.iter().filter(|e| e.known).map(|e| f64::from(e.weight)).sum();
+    // Without held-out streams of known classes the total is 0; the bound avoids a division by it.
+    let share = |end: &FinalState, of: f64| f64::from(end.weight) / of.max(f64::MIN_POSITIVE);
+    let mut sorted: Vec<&FinalState> = ends.iter().collect();
     sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
-    // Of no streams nothing is known: all is named.
-    let (mut worth, mut best, mut level) = (0.0, f64::MIN, if ends.is_empty() { LEAST } else { SUREST });
+    // Without any calibration stream all streams are named.
+    let (mut worth, mut best, mut level) = (0.0, f64::MIN, if ends.is_empty() { MIN_ACCEPTANCE } else { MAX_ACCEPTANCE });
     for (i, end) in sorted.iter().enumerate() {
         if end.right() {
-            worth += share(end, taught);
+            worth += share(end, known);
         }
-        if foreign(end) {
-            worth -= cost * share(end, of_class[&end.truth] * foreign_classes);
+        if negative(end) {
+            worth -= cost * share(end, of_class[&end.truth] * negative_classes);
         }
-        // Streams of one confidence are admitted together.
+        // Streams of equal confidence are named together.
         if worth > best && sorted.get(i + 1).is_none_or(|next| next.confidence < end.confidence) {
             (best, level) = (worth, end.confidence);
         }
     }
-    level.clamp(LEAST, SUREST)
+    level.clamp(MIN_ACCEPTANCE, MAX_ACCEPTANCE)
 }
 
-/// The lowest confidence at which stopping early loses no more than allowed.
+/// The lowest confidence at which stopping early costs no more accuracy than `settings.stop_loss`.
 fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHistory]) -> f32 {
-    let taught: Vec<_> = trails.iter().filter(|t| t.taught && !t.leaders.is_empty()).collect();
-    let all: f64 = taught.iter().map(|t| f64::from(t.weight)).sum();
+    let known: Vec<_> = trails.iter().filter(|t| t.known && !t.leaders.is_empty()).collect();
+    let all: f64 = known.iter().map(|t| f64::from(t.weight)).sum();
     let accuracy = |stop: f32| {
-        let right = taught.iter().filter(|trail| {
+        let right = known.iter().filter(|trail| {
             let stops = |l: &&Leader| decision.confidence(l) >= stop.max(decision.accept[l.class.index()]);
             let at = trail.leaders.iter().find(stops).or(trail.leaders.last());
             at.is_some_and(|l| l.class == trail.truth)
@@ -203,7 +206,8 @@ fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHist
     candidates.into_iter().find(|&stop| accuracy(stop) >= whole - settings.stop_loss).unwrap_or(0.9995)
 }
 
-/// Weighted logistic regression by Newton's method with a small ridge.
+/// Weighted logistic regression of `(features, target, weight)` by Newton's method with a ridge of 1. Returns the weights without
+/// trailing zeros.
 fn logistic(examples: &[([f32; FEATURES], bool, f32)]) -> Vec<f32> {
     let mut w = [0f64; FEATURES];
     for _ in 0..25 {
@@ -229,12 +233,12 @@ fn logistic(examples: &[([f32; FEATURES], bool, f32)]) -> Vec<f32> {
             *w += s.clamp(-2.0, 2.0);
         }
     }
-    // Features that are always zero, as those of streams without content of a model of hosts, have no weight.
+    // Features that are always zero have no weight, for example those of streams without content in a model of hosts.
     let used = w.iter().rposition(|&w| w != 0.0).map_or(0, |last| last + 1);
     w[..used].iter().map(|&w| w as f32).collect()
 }
 
-/// Gaussian elimination; the ridge keeps the matrix regular.
+/// Solves `a x = b` by Gaussian elimination with partial pivoting; the ridge keeps the matrix regular.
 fn solve(mut a: [[f64; FEATURES]; FEATURES], mut b: [f64; FEATURES]) -> [f64; FEATURES] {
     for column in 0..FEATURES {
         let pivot = (column..FEATURES).max_by(|&i, &j| a[i][column].abs().total_cmp(&a[j][column].abs())).unwrap_or(column);

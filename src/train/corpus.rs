@@ -1,4 +1,4 @@
-//! Which volleys does the teacher have? Labelled captures, decoded and encoded as in reading.
+//! Corpus of labelled streams: labelled captures, decoded, tracked and encoded to volleys as in inference.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,48 +18,50 @@ pub struct LabelledStream {
     pub capture: u32,
     pub class: ClassId,
     pub name: StreamName,
-    /// All packets and octets of the stream.
+    /// All packets of the stream, also those that are not stored.
     pub packets: u64,
+    /// Bytes of these packets.
     pub bytes: u64,
-    /// Whether the stream only serves for calibration: no network is trained on it.
+    /// Whether the stream is used for calibration only: no network is trained on it.
     pub reference: bool,
-    /// First volley and number of volleys kept.
+    /// Index of the first volley, for [`Corpus::volley`].
     pub first: usize,
+    /// Number of volleys stored.
     pub kept: usize,
 }
 
-/// Volleys of labelled streams, in one allocation.
+/// Volleys of labelled streams, `[volley][slot]` in one allocation.
 #[derive(Debug)]
 pub struct Corpus {
     pub key: KeyKind,
     pub layout: Layout,
     pub classes: Vec<String>,
     pub captures: Vec<String>,
-    /// How many of the captures, the last ones, only serve for calibration.
+    /// Number of captures at the end of `captures` that are used for calibration only.
     pub reference_captures: usize,
     pub streams: Vec<LabelledStream>,
-    /// When a stream ends while a capture is read. [`StreamLimits::NONE`] unless set: a label names an address pair or a host of a
+    /// Limits that end a stream while a capture is read. [`StreamLimits::NONE`] unless set: a label names an address pair or a host of a
     /// capture, so all packets of that key are one labelled stream, where the engine would begin another after a pause or a closed
     /// connection: in the captures of the shipped flow model 6,255 streams in place of 6,071.
     pub limits: StreamLimits,
     slots: Vec<u16>,
-    /// The slot that says which way a packet went.
+    /// The slot that holds the direction of a packet.
     direction: Option<usize>,
 }
 
-/// What came of the labels.
+/// Labels and captures that could not be used.
 #[derive(Debug, Default)]
 pub struct GatherReport {
     /// Captures that could not be read, with the reason.
     pub unreadable: Vec<String>,
-    /// Captures that were cut.
+    /// Captures that are cut short, with the reason.
     pub cut: Vec<String>,
-    /// Labelled streams that are not in their capture.
+    /// Labelled streams that were not found in their capture.
     pub missing: Vec<String>,
 }
 
 impl GatherReport {
-    /// Adds what another reading of labels could not use.
+    /// Adds what another call could not use.
     pub fn append(&mut self, other: Self) {
         self.unreadable.extend(other.unreadable);
         self.cut.extend(other.cut);
@@ -72,7 +74,7 @@ impl GatherReport {
     }
 }
 
-/// Why no corpus could be made.
+/// Reason why no corpus could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     #[error(
@@ -84,10 +86,11 @@ pub enum CorpusError {
 }
 
 impl Corpus {
-    /// Reads all labelled captures below `folder`. What can't be found is counted and named in [`GatherReport`]; the rest is used.
+    /// Reads all labelled captures below `folder`, at most `packets_per_stream` volleys of each stream. Calls `tick` once per capture.
+    /// Captures and streams that are missing are listed in [`GatherReport`]; the others are used.
     ///
     /// # Errors
-    /// Where not one labelled stream was found.
+    /// No labelled stream was found, or a capture can't be read to its end.
     pub fn gather(
         labels: &Labels,
         folder: &Path,
@@ -120,8 +123,8 @@ impl Corpus {
         Ok((corpus, gathered))
     }
 
-    /// Adds the streams of the file `capture` below `folder` that `class_of` gives a class. One that can't be opened, or is cut, is
-    /// named in `gathered`; whether it was opened.
+    /// Adds the streams of the file `capture` below `folder` for which `class_of` returns a class. A file that can't be opened or is cut
+    /// short is listed in `gathered`. Returns whether the file was opened.
     ///
     /// # Errors
     /// As [`Corpus::read_capture`].
@@ -166,7 +169,7 @@ impl Corpus {
         }
     }
 
-    /// Adds a stream that has no name, of which the slot values of its volleys are known, one after another.
+    /// Adds a stream without a name, given the slot values of its volleys, `[volley][slot]`.
     pub fn push(&mut self, class: ClassId, slots: &[u16]) {
         let width = self.layout.slots().len();
         let (first, kept) = (self.slots.len() / width, slots.len() / width);
@@ -184,10 +187,10 @@ impl Corpus {
         self.slots.extend_from_slice(slots);
     }
 
-    /// Adds the streams of one capture that `class_of` gives a class.
+    /// Adds the streams of one capture for which `class_of` returns a class.
     ///
     /// # Errors
-    /// Where the capture can't be read any further.
+    /// The capture can't be read to its end.
     pub fn read_capture(
         &mut self,
         source: &mut dyn Source,
@@ -213,7 +216,7 @@ impl Corpus {
             if packet.stream.state.class.is_some() && packet.stream.state.slots.len() < packets_per_stream * width {
                 packet.encode(layout, &mut volley);
                 let stream = &mut packet.stream.state;
-                // Segments without payload add nothing to a flow whose content is known.
+                // Packets without payload add nothing to a flow that has content already.
                 if hosts || volley.content || !stream.content {
                     stream.slots.extend_from_slice(&volley.slots[..width]);
                     stream.content |= volley.content;
@@ -239,7 +242,7 @@ impl Corpus {
         Ok(())
     }
 
-    /// Leaves out classes with fewer than `streams` streams; returns their names.
+    /// Removes the classes with fewer than `streams` streams; returns their names.
     pub fn keep_classes(&mut self, streams: usize) -> Vec<String> {
         let mut count = vec![0; self.classes.len()];
         self.streams.iter().for_each(|s| count[s.class.index()] += 1);
@@ -260,7 +263,7 @@ impl Corpus {
     }
 
     /// Appends the streams of another corpus of the same layout, for calibration only. Streams of classes that this corpus lacks are left
-    /// out; returns how many.
+    /// out; returns their number.
     pub fn append_reference(&mut self, reference: &Self) -> usize {
         let class_of: Vec<Option<ClassId>> =
             reference.classes.iter().map(|class| self.classes.iter().position(|c| c == class).map(ClassId::from_index)).collect();
@@ -279,7 +282,7 @@ impl Corpus {
         left_out
     }
 
-    /// Numbers the classes anew: `first` come first, in that order, with streams or without; then those that only the corpus has.
+    /// Renumbers the classes: those of `first` in that order, with or without streams, then those that only the corpus has.
     pub fn arrange(&mut self, first: &[String]) {
         let own = std::mem::replace(&mut self.classes, first.to_vec());
         let place: Vec<ClassId> = own
@@ -295,7 +298,7 @@ impl Corpus {
         self.streams.iter_mut().for_each(|s| s.class = place[s.class.index()]);
     }
 
-    /// Streams of a class, and their volleys.
+    /// Number of streams of a class that networks are trained on, and number of their volleys.
     pub fn shown(&self, class: ClassId) -> (u64, u64) {
         self.streams
             .iter()
@@ -303,7 +306,7 @@ impl Corpus {
             .fold((0, 0), |(streams, volleys), s| (streams + 1, volleys + s.kept as u64))
     }
 
-    /// The volleys of a stream, each with the stream's class.
+    /// The indices of a stream's volleys, each with the stream's class.
     pub(super) fn packets_of(&self, stream: usize) -> impl Iterator<Item = (u32, ClassId)> + use<> {
         let s = &self.streams[stream];
         let class = s.class;
@@ -321,7 +324,7 @@ impl Corpus {
         &self.slots[index * width..][..width]
     }
 
-    /// Which part of its class a volley is: its direction in the stream.
+    /// The part of its class that a volley belongs to: the direction of its packet in the stream, 0 or 1.
     pub fn part(&self, index: usize) -> u8 {
         self.direction.map_or(0, |slot| u8::from(self.volley(index)[slot] == 1))
     }

@@ -1,13 +1,13 @@
 //! From a corpus to a model: cross-fitting, thresholds, confidence.
 //!
-//! 1. Cross-fitting: the captures are dealt into folds; for each fold two networks are trained on the others, one with every
-//!    class and one that is never taught a part of the classes. Their potentials for streams that they never saw are those of the
-//!    calibration streams: of the first the fold's, of the second all streams of the classes that it was not taught.
-//! 2. Homeostasis: each neuron's threshold (`homeostasis`). Of flows two ways to show packets, and two bounds of one packet's margin,
-//!    are tried; what tells the calibration streams of taught classes best is kept.
-//! 3. Classes that are told better by a neuron for each direction get two (`split_by_direction`).
+//! 1. Cross-fitting: the captures are assigned to folds. For each fold two networks are trained on the other folds, one with all classes
+//!    and one without a part of them. Calibration uses their potentials for streams that they were not trained on: of the first network
+//!    the streams of the fold, of the second all streams of the classes left out.
+//! 2. Homeostasis: the threshold of each neuron (`homeostasis`). For flows two ways to present packets are tried, for all models two
+//!    bounds of one packet's margin; those that classify the calibration streams of known classes best are kept.
+//! 3. Classes that are classified better with a neuron for each direction get two neurons (`split_by_direction`).
 //! 4. Confidence, acceptance, stop rule (`calibrate`).
-//! 5. The network that is kept is trained on everything.
+//! 5. The network of the model is trained on all streams.
 
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
@@ -23,22 +23,22 @@ use super::split_by_direction::{self, CrossFit};
 use super::variant::Variant;
 use super::{Corpus, TeachingSchedule, TrainSettings};
 
-/// Models of fewer classes are calibrated without untaught ones.
-pub(super) const UNTAUGHT: usize = 5;
+/// Smallest number of classes from which calibration uses unseen classes.
+const MIN_CLASSES_WITH_UNSEEN: usize = 5;
 
-/// What training made.
-pub struct Fitted {
+/// Result of [`fit()`].
+pub struct FitResult {
     pub network: Network,
     pub decision: Decision,
-    /// Whether packets of classes of few streams were also shown with their ports alone.
+    /// Whether packets of classes with few streams were also shown with their ports alone.
     pub ports_alone: bool,
-    /// For each calibration stream as captured, scored by a network that was not trained on it: its number in the corpus, whether the
+    /// For each calibration stream as captured, scored by a network that was not trained on it: its index in the corpus, whether the
     /// network was trained on its class, and the leader when scoring stopped.
     pub calibration: Vec<(usize, bool, Leader)>,
 }
 
-impl Fitted {
-    /// The model, which remembers how much of each class it was shown.
+impl FitResult {
+    /// The model; its provenance has the numbers of streams and packets of each class.
     pub fn into_model(self, name: &str, corpus: &Corpus) -> Model {
         let (streams, packets) = ClassId::first(corpus.classes.len()).map(|class| corpus.shown(class)).unzip();
         Model {
@@ -60,100 +60,135 @@ impl Fitted {
     }
 }
 
-/// Passes over the corpus that [`fit()`] makes, as its `tick` counts them: one a thread.
+/// Number of calls of `tick` in [`fit()`]: one per pass over the corpus and thread.
 pub fn passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
-    let untaught = usize::from(corpus.classes.len() >= UNTAUGHT);
-    let trainings = settings.folds * (ways(corpus).len() + 1 + untaught) + 1;
+    let unseen = usize::from(corpus.classes.len() >= MIN_CLASSES_WITH_UNSEEN);
+    let trainings = settings.folds * (ways(corpus).len() + 1 + unseen) + 1;
     (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
 }
 
-/// Whether packets of classes of few streams are shown with their ports alone too, as tried. One host already shows thousands of packets.
+/// The values of [`TrainSettings::ports_alone`] that are tried. A host shows thousands of packets, so ports alone are not tried for hosts.
 fn ways(corpus: &Corpus) -> &'static [bool] {
     if corpus.key == KeyKind::Flow { &[false, true] } else { &[false] }
 }
 
-/// Trains on the streams that `chosen` admits.
-pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> Fitted {
+/// Trains on the streams for which `chosen` returns true. Calls `tick` as often as [`passes`] says.
+pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> FitResult {
     let classes = corpus.classes.len();
-    let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
-    let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
-    let class_of = |i: usize| corpus.streams[i].class;
-    let trained = |i: usize| !corpus.streams[i].reference;
-    let packets: Vec<(u32, ClassId)> = streams.iter().filter(|&&i| trained(i)).flat_map(|&i| corpus.packets_of(i)).collect();
-    let pool = PortPool::new(corpus, &packets);
-    let cross = |settings: &TrainSettings, specs: &[NeuronSpec], open: bool| {
-        let assignments = split_by_direction::assignments(classes, specs);
-        let mut all = Vec::new();
-        for fold in 0..settings.folds {
-            let left_out = |class: ClassId| open && class.index() % settings.folds == fold;
-            let shown =
-                |i: usize| (trained(i) && fold_of[i].is_some_and(|f| f != fold) && !left_out(class_of(i))).then(|| class_of(i));
-            let teacher = TeachingSchedule::new(corpus, settings, settings.seed ^ 1, shown);
-            if teacher.is_empty() {
-                continue;
-            }
-            let mut taught = vec![false; classes];
-            streams.iter().filter_map(|&i| shown(i)).for_each(|class| taught[class.index()] = true);
-            let network = train(corpus, settings, specs, &teacher, tick);
-            let (most, seed) = (settings.packets_per_stream, settings.seed);
-            let by = HeldOutPass { network: &network, assignments: &assignments, most, pool: &pool, seed };
-            for &i in &streams {
-                let due = if open { left_out(class_of(i)) } else { fold_of[i] == Some(fold) };
-                if due {
-                    let unseen = |c: ClassId| !taught[c.index()];
-                    all.extend(Variant::all(corpus.key).iter().filter_map(|&v| forward(corpus, &by, i, v, &unseen)));
-                }
-            }
-        }
-        all
-    };
+    let fitting = Fitting::new(corpus, settings, chosen, tick);
     let one = NeuronSpec::one_each(classes);
-    let thresholds = |settings: &TrainSettings, held_out: &[HeldOutPotentials], specs: &[NeuronSpec]| -> Vec<f32> {
-        NeuronId::first(specs.len())
-            .zip(specs)
-            .map(|(neuron, &spec)| threshold(corpus, settings, held_out, neuron, spec))
-            .collect()
-    };
     let tried = ways(corpus).iter().map(|&ports_alone| {
         let settings = TrainSettings { ports_alone, ..settings.clone() };
-        let held_out = cross(&settings, &one, false);
-        let theta = thresholds(&settings, &held_out, &one);
-        let (neurons, worth) = bounded(corpus.key, classes, &held_out, theta);
-        (settings, held_out, neurons, worth)
+        let held_out = fitting.cross_fit(&settings, &one, false);
+        let theta = thresholds(corpus, &settings, &held_out, &one);
+        let (decision, worth) = choose_bounds(corpus.key, classes, &held_out, theta);
+        (settings, held_out, decision, worth)
     });
     // The first of equals.
     let best = tried.reduce(|best, next| if next.3 > best.3 { next } else { best });
     let (settings, held_out, decision, _) = best.expect("one way is always tried");
     let every: Vec<ClassId> = ClassId::first(classes).collect();
     let pair = split_by_direction::specs(classes, &every);
-    let apart = cross(&settings, &pair, false);
-    let theta = thresholds(&settings, &apart, &pair);
+    let apart = fitting.cross_fit(&settings, &pair, false);
+    let theta = thresholds(corpus, &settings, &apart, &pair);
     let one = CrossFit { held_out, decision };
     let assignments = split_by_direction::assignments(classes, &pair);
     let two = CrossFit { held_out: apart, decision: Decision { theta, assignments, ..one.decision.clone() } };
-    let parted = split_by_direction::better_parted(classes, &one, &two);
-    let specs = split_by_direction::specs(classes, &parted);
-    let CrossFit { mut held_out, decision } = split_by_direction::merged(one, &two, parted);
-    if classes >= UNTAUGHT {
-        held_out.append(&mut cross(&settings, &specs, true));
+    let split = split_by_direction::better_split(classes, &one, &two);
+    let specs = split_by_direction::specs(classes, &split);
+    let CrossFit { mut held_out, decision } = split_by_direction::merged(one, &two, split);
+    if classes >= MIN_CLASSES_WITH_UNSEEN {
+        held_out.append(&mut fitting.cross_fit(&settings, &specs, true));
     }
-    let teacher =
-        TeachingSchedule::new(corpus, &settings, settings.seed, |i| fold_of[i].filter(|_| trained(i)).map(|_| class_of(i)));
-    let network = train(corpus, &settings, &specs, &teacher, tick);
+    let network = fitting.train_on_all(&settings, &specs);
     let (decision, calibration) = calibrate(corpus.key, classes, &settings, &held_out, decision);
-    Fitted { network, decision, ports_alone: settings.ports_alone, calibration }
+    FitResult { network, decision, ports_alone: settings.ports_alone, calibration }
 }
 
-/// Bounds of one packet's margin that are tried: the lower one, and the slope below it. With a slope, of many neurons that do not fire
-/// the nearest is told from the others, which classes taught by a few streams need; without, such packets say next to nothing, as of a
-/// host's thousands most should.
+/// The streams that [`fit()`] trains on, and their folds.
+struct Fitting<'a> {
+    corpus: &'a Corpus,
+    tick: &'a (dyn Fn() + Sync),
+    /// Indices of the chosen streams.
+    streams: Vec<usize>,
+    /// The fold of each stream of the corpus; `None` for streams that were not chosen.
+    fold_of: Vec<Option<usize>>,
+    pool: PortPool,
+}
+
+impl<'a> Fitting<'a> {
+    fn new(corpus: &'a Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &'a (dyn Fn() + Sync)) -> Self {
+        let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
+        let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
+        let trained = streams.iter().filter(|&&i| !corpus.streams[i].reference);
+        let packets: Vec<(u32, ClassId)> = trained.flat_map(|&i| corpus.packets_of(i)).collect();
+        let pool = PortPool::new(corpus, &packets);
+        Self { corpus, tick, streams, fold_of, pool }
+    }
+
+    /// The class of a stream that networks are trained on; `None` for reference streams.
+    fn trained(&self, stream: usize) -> Option<ClassId> {
+        let stream = &self.corpus.streams[stream];
+        (!stream.reference).then_some(stream.class)
+    }
+
+    /// Trains one network per fold without the streams of the fold, and returns the potentials of these streams. With `unseen`, the
+    /// network of fold k is not trained on the classes c with c mod folds = k either, and the streams of these classes are returned
+    /// instead.
+    fn cross_fit(&self, settings: &TrainSettings, specs: &[NeuronSpec], unseen: bool) -> Vec<HeldOutPotentials> {
+        let (corpus, classes) = (self.corpus, self.corpus.classes.len());
+        let assignments = split_by_direction::assignments(classes, specs);
+        let mut all = Vec::new();
+        for fold in 0..settings.folds {
+            let left_out = |class: ClassId| unseen && class.index() % settings.folds == fold;
+            let in_other_fold = |i: usize| self.fold_of[i].is_some_and(|f| f != fold);
+            let shown = |i: usize| self.trained(i).filter(|&class| in_other_fold(i) && !left_out(class));
+            let teacher = TeachingSchedule::new(corpus, settings, settings.seed ^ 1, shown);
+            if teacher.is_empty() {
+                continue;
+            }
+            let mut known = vec![false; classes];
+            self.streams.iter().filter_map(|&i| shown(i)).for_each(|class| known[class.index()] = true);
+            let network = self.train(settings, specs, &teacher);
+            let (most, seed) = (settings.packets_per_stream, settings.seed);
+            let by = HeldOutPass { network: &network, assignments: &assignments, most, pool: &self.pool, seed };
+            let is_unseen = |c: ClassId| !known[c.index()];
+            let held_out = |i: usize| if unseen { left_out(corpus.streams[i].class) } else { self.fold_of[i] == Some(fold) };
+            for &i in self.streams.iter().filter(|&&i| held_out(i)) {
+                all.extend(Variant::all(corpus.key).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)));
+            }
+        }
+        all
+    }
+
+    /// The network trained on all chosen streams.
+    fn train_on_all(&self, settings: &TrainSettings, specs: &[NeuronSpec]) -> Network {
+        let shown = |i: usize| self.fold_of[i].and_then(|_| self.trained(i));
+        self.train(settings, specs, &TeachingSchedule::new(self.corpus, settings, settings.seed, shown))
+    }
+
+    fn train(&self, settings: &TrainSettings, specs: &[NeuronSpec], teacher: &TeachingSchedule<'_>) -> Network {
+        let inputs = self.corpus.layout.input_count();
+        Network::quantise(&snn::train(settings.rule, inputs, specs, settings.threads, teacher, self.tick), specs.len())
+    }
+}
+
+/// The threshold of each neuron.
+fn thresholds(corpus: &Corpus, settings: &TrainSettings, held_out: &[HeldOutPotentials], specs: &[NeuronSpec]) -> Vec<f32> {
+    let neurons = NeuronId::first(specs.len()).zip(specs);
+    neurons.map(|(neuron, &spec)| threshold(corpus, settings, held_out, neuron, spec)).collect()
+}
+
+/// Bounds of one packet's margin that are tried: the lower bound, and the slope below it. With a slope, the nearest of many neurons that
+/// do not fire differs from the others, which classes with few training streams need. Without, packets for which no neuron fires add
+/// almost nothing, which suits hosts with their thousands of packets.
 const BOUNDS: [(f32, f32); 2] = [(-0.3, 0.02), (-0.1, 0.0)];
-/// One packet adds no more than this.
+/// Largest evidence that one packet adds.
 const MOST: f32 = 1.5;
 
-/// Thresholds, with those bounds by which the streams of taught classes are told best: most streams right, and of all classes alike.
-/// Returns how well that is, the sum of both shares, too.
-fn bounded(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
+/// The decision with the given thresholds and the better of [`BOUNDS`]: the one with the larger sum of accuracy and macro recall on the held-out
+/// streams of known classes. Also returns that sum, 0 to 2.
+fn choose_bounds(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
     let open = Decision {
         theta,
         assignments: Assignments::one_each(classes),
@@ -168,10 +203,10 @@ fn bounded(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: 
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
     let worth = |decision: &Decision| {
         let mut counts = vec![(0usize, 0usize); classes];
-        for f in held_out.iter().filter(|f| f.taught && f.variant == Variant::AsIs) {
+        for f in held_out.iter().filter(|f| f.known && f.variant == Variant::AsIs) {
             let (right, all) = &mut counts[f.truth.index()];
-            let said = f.trail(decision, classes).last().map(|l| l.class);
-            (*right, *all) = (*right + usize::from(said == Some(f.truth)), *all + 1);
+            let leader = f.trail(decision, classes).last().map(|l| l.class);
+            (*right, *all) = (*right + usize::from(leader == Some(f.truth)), *all + 1);
         }
         let share = |(right, all): (usize, usize)| right as f64 / all.max(1) as f64;
         let with: Vec<_> = counts.into_iter().filter(|c| c.1 > 0).collect();
@@ -184,15 +219,4 @@ fn bounded(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: 
         (decision, worth)
     });
     if second.1 > first.1 { second } else { first }
-}
-
-fn train(
-    corpus: &Corpus,
-    settings: &TrainSettings,
-    specs: &[NeuronSpec],
-    teacher: &TeachingSchedule<'_>,
-    tick: &(dyn Fn() + Sync),
-) -> Network {
-    let weights = snn::train(settings.rule, corpus.layout.input_count(), specs, settings.threads, teacher, tick);
-    Network::quantise(&weights, specs.len())
 }

@@ -1,4 +1,4 @@
-//! Which streams go into which fold?
+//! Assignment of captures or streams to the folds of cross-validation.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -6,8 +6,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::Corpus;
 use crate::snn::ClassId;
 
-/// Deals captures into folds, each class's captures spread evenly. Unless `strict`, a class that has one capture only is dealt
-/// by streams, so that every class is in every part.
+/// Assigns captures to folds so that the captures of each class are spread evenly. Unless `strict`, the streams of a class with a single
+/// capture are spread over the folds, so that every fold has every class.
+///
+/// Returns the fold of each stream of the corpus; `None` for those that are not in `streams`.
 pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64, strict: bool) -> Vec<Option<usize>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(u64::MAX);
@@ -27,7 +29,7 @@ pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64, strict
             captures_of[class.index()] += 1;
         }
     }
-    // Rarest classes choose first: their captures go to the fold that has fewest of the class.
+    // Captures with rare classes come first; each goes to the fold that has the fewest captures of its rarest class.
     let mut order: Vec<(u32, u32, u32)> = captures
         .iter()
         .map(|&c| (held[c as usize].iter().map(|k| captures_of[k.index()]).min().unwrap_or(0), random.next_u32(), c))
@@ -61,7 +63,7 @@ pub fn folds(corpus: &Corpus, streams: &[usize], folds: usize, seed: u64, strict
     fold_of
 }
 
-/// Deals streams into folds, each class's streams spread evenly.
+/// Assigns streams to folds so that the streams of each class are spread evenly. Returns the fold of each stream of the corpus.
 pub fn folds_by_stream(corpus: &Corpus, folds: usize, seed: u64) -> Vec<Option<usize>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(u64::MAX);

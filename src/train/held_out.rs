@@ -1,4 +1,4 @@
-//! Potentials of held-out streams: a network's answer to the packets of streams that it was not trained on.
+//! Potentials of held-out streams: the output of a network for the packets of streams that it was not trained on.
 //!
 //! Thresholds, acceptance and the stop rule are calibrated on them.
 
@@ -26,7 +26,7 @@ pub(super) struct HeldOutPotentials {
     pub variant: Variant,
     /// The stream's class, and whether the network was trained on that class.
     pub truth: ClassId,
-    pub taught: bool,
+    pub known: bool,
 }
 
 impl HeldOutPotentials {
@@ -82,7 +82,7 @@ pub(super) struct HeldOutPass<'a> {
     pub network: &'a Network,
     /// The network's classes are the first of the corpus'.
     pub assignments: &'a Assignments,
-    /// Packets of a stream that are scored at most.
+    /// Maximum number of packets scored of a stream.
     pub most: usize,
     pub pool: &'a PortPool,
     pub seed: u64,
@@ -117,5 +117,5 @@ pub(super) fn forward(
         ports.extend((known..classes).map(|_| 0.0));
     }
     let truth = corpus.streams[stream].class;
-    Some(HeldOutPotentials { stream, potentials, width, packets, ports, content, variant, truth, taught: !unseen(truth) })
+    Some(HeldOutPotentials { stream, potentials, width, packets, ports, content, variant, truth, known: !unseen(truth) })
 }

@@ -1,4 +1,4 @@
-//! From which potential on does a neuron fire? Homeostasis on calibration streams, towards a target rate of false alarms.
+//! Homeostasis: the threshold of each neuron, set on calibration streams towards a target rate of false alarms.
 
 use crate::snn::{NeuronId, NeuronSpec};
 
@@ -6,12 +6,14 @@ use super::held_out::HeldOutPotentials;
 use super::variant::Variant;
 use super::{Corpus, TrainSettings};
 
-/// The threshold stays within this share of the one that the neuron learned with.
+/// Largest relative change of the threshold that the neuron was trained with.
 const BOUND: f32 = 0.25;
 
-/// The threshold of one neuron: raised until the packets of other classes' streams make it fire no more often than
-/// `settings.false_alarm_rate`; where they do less, lowered while more than half of its own leave it silent. Each stream counts
-/// once, shared among its packets. Bounded, and left as it was learned where no stream tells.
+/// The threshold of one neuron, in units of potential.
+///
+/// It is raised until the packets of other classes' streams make the neuron fire no more often than `settings.false_alarm_rate`. If they
+/// make it fire less often, it is lowered while more than half of the packets of its own class leave it silent. Each stream counts once,
+/// divided among its packets. The change is bounded; without calibration streams the threshold stays as trained.
 pub(super) fn threshold(
     corpus: &Corpus,
     settings: &TrainSettings,
@@ -20,24 +22,24 @@ pub(super) fn threshold(
     spec: NeuronSpec,
 ) -> f32 {
     let learned = settings.rule.theta;
-    let (mut own, mut foreign) = (Vec::new(), Vec::new());
+    let (mut positive, mut negative) = (Vec::new(), Vec::new());
     for f in held_out.iter().filter(|f| f.variant == Variant::AsIs) {
         let stream = &corpus.streams[f.stream];
         let mine = stream.class == spec.class;
-        let list = if mine { &mut own } else { &mut foreign };
-        // Of its own class only the part that it stands for.
-        let heard = |p: &usize| !mine || spec.part.is_none_or(|part| part == corpus.part(stream.first + p));
+        let list = if mine { &mut positive } else { &mut negative };
+        // Of its own class only the part (direction) that the neuron was trained for.
+        let counted = |p: &usize| !mine || spec.part.is_none_or(|part| part == corpus.part(stream.first + p));
         let potentials =
-            (0..f.packets).filter(heard).map(|p| f.potentials[p * f.width + neuron.index()]).filter(|u| u.is_finite());
+            (0..f.packets).filter(counted).map(|p| f.potentials[p * f.width + neuron.index()]).filter(|u| u.is_finite());
         list.extend(potentials.map(|u| (u, 1.0 / f.packets as f64)));
     }
-    let quiet = level(&mut foreign, settings.false_alarm_rate).unwrap_or(learned);
-    let heard = level(&mut own, 0.5).unwrap_or(learned);
-    let theta = if quiet > learned { quiet } else { quiet.max(heard).min(learned) };
+    let quiet = level(&mut negative, settings.false_alarm_rate).unwrap_or(learned);
+    let sensitive = level(&mut positive, 0.5).unwrap_or(learned);
+    let theta = if quiet > learned { quiet } else { quiet.max(sensitive).min(learned) };
     theta.clamp(learned * (1.0 - BOUND), learned * (1.0 + BOUND))
 }
 
-/// The lowest threshold that at most a share `rate` of weighted potentials reaches; `None` of nothing.
+/// The lowest threshold that at most the share `rate` of the `(potential, weight)` pairs reaches; `None` without any.
 fn level(potentials: &mut [(f32, f64)], rate: f64) -> Option<f32> {
     potentials.sort_by(|a, b| b.0.total_cmp(&a.0));
     let most = rate * potentials.iter().map(|p| p.1).sum::<f64>();

@@ -1,35 +1,38 @@
-//! How sure is a model of two parts? What the parts say of a reference alone, without labels, says how often it is right.
+//! Calibration of a model joined from two parts, on an unlabelled reference: from the answers of the parts alone.
 //!
-//! Each part's confidence is the chance that its own nearest class is a stream's, as if its classes were all that there are. A stream is
-//! of one class at most, so beside each other the chances that it is of the first part's nearest class, of the second's, or of neither
-//! are as o1 : o2 : 1, with o = p / (1 - p) the odds that each part gives. Confidence is fitted to a reference of which each stream
-//! stands for all three, with these weights. Acceptance and the stop rule follow from the streams that a part names alone: they are
-//! taken to be of that class, and those that neither names to be of none.
+//! The confidence of a part is the probability that its nearest class is the stream's class, if no classes but its own existed. A stream
+//! belongs to at most one class. The probabilities of the first part's nearest class, the second's, and neither are therefore in the
+//! ratio o1 : o2 : 1, where o = p / (1 - p) are the odds of each part. Confidence is fitted with each reference stream counted as all
+//! three, with these weights. For acceptance and the stop rule, a stream is taken to be of the class that a part names, and of no class
+//! if neither part names one.
 
 use crate::model::Model;
 use crate::snn::ClassId;
 use crate::stream::Decision;
 
-use super::calibrate::{LeaderHistory, admit, confidence};
+use super::calibrate::{LeaderHistory, confidence, set_acceptance};
 use super::held_out::{HeldOutPass, forward};
 use super::ports::PortPool;
 use super::variant::Variant;
 use super::{Corpus, TrainSettings};
 
-/// No part is taken to be surer than this, one way or the other.
+/// Bound of the confidence of a part; confidences below 1 minus this value are raised to it.
 const SURE: f32 = 0.999;
-/// The class of a stream that is of none.
+/// The class of a stream that belongs to no class.
 const NONE: ClassId = ClassId::new(u16::MAX);
 
-/// What a part says of a stream: the nearest class as the joined model numbers it, its odds, and whether the part names it.
+/// Answer of a part for a stream.
 #[derive(Clone, Copy)]
 struct PartOpinion {
+    /// The nearest class, as the joined model numbers it.
     class: ClassId,
+    /// Odds of that class, p / (1 - p).
     odds: f32,
+    /// Whether the part names the stream.
     named: bool,
 }
 
-fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<PartOpinion> {
+fn opinion(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<PartOpinion> {
     let leader = part.classifier().classify(corpus.volleys_of(&corpus.streams[stream]))?;
     let class = model.place(&part.classes[leader.class.index()]).ok()?;
     let p = part.decision.confidence(&leader);
@@ -37,9 +40,9 @@ fn word(model: &Model, part: &Model, corpus: &Corpus, stream: usize) -> Option<P
     Some(PartOpinion { class, odds: sure / (1.0 - sure), named: part.decision.class_at(&leader, p).is_some() })
 }
 
-/// Confidence, acceptance and stop rule of a model from what the parts that it was joined from say of a reference's streams. Its
-/// neurons and their thresholds stay as they are.
-pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &TrainSettings) -> Decision {
+/// Confidence, acceptance and stop rule of a model from the answers of the parts that it was joined from, on the streams of a reference.
+/// Neurons and thresholds do not change.
+pub fn calibrate_joined(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &TrainSettings) -> Decision {
     let (mut chances, mut named): (Vec<LeaderHistory>, Vec<LeaderHistory>) = (Vec::new(), Vec::new());
     let (most, seed, pool) = (settings.packets_per_stream, settings.seed, PortPool::new(reference, &[]));
     let by = HeldOutPass { network: &model.network, assignments: &model.decision.assignments, most, pool: &pool, seed };
@@ -50,19 +53,19 @@ pub fn agreed(model: &Model, parts: [&Model; 2], reference: &Corpus, settings: &
             stream,
             variant: Variant::AsIs,
             truth,
-            taught: truth != NONE,
+            known: truth != NONE,
             weight,
             leaders: leaders.clone(),
         };
-        let words: Vec<PartOpinion> = parts.iter().filter_map(|part| word(model, part, reference, stream)).collect();
-        let all: f32 = 1.0 + words.iter().map(|w| w.odds).sum::<f32>();
-        chances.extend(words.iter().map(|w| trail(w.class, w.odds / all)));
+        let opinions: Vec<PartOpinion> = parts.iter().filter_map(|part| opinion(model, part, reference, stream)).collect();
+        let all: f32 = 1.0 + opinions.iter().map(|w| w.odds).sum::<f32>();
+        chances.extend(opinions.iter().map(|w| trail(w.class, w.odds / all)));
         chances.push(trail(NONE, 1.0 / all));
-        let surest = words.iter().filter(|w| w.named).max_by(|a, b| a.odds.total_cmp(&b.odds));
+        let surest = opinions.iter().filter(|w| w.named).max_by(|a, b| a.odds.total_cmp(&b.odds));
         named.push(trail(surest.map_or(NONE, |w| w.class), 1.0));
     }
     let mut decision = model.decision.clone();
     decision.confidence = confidence(&chances);
-    admit(model.key, settings, &named, &mut decision);
+    set_acceptance(model.key, settings, &named, &mut decision);
     decision
 }

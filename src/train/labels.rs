@@ -1,4 +1,4 @@
-//! What did the teacher say? Label files, as CSV.
+//! Label files in CSV: the class of each stream in captures.
 //!
 //! Columns `capture,proto,src_ip,src_port,dst_ip,dst_port,label` label one bidirectional stream a row; columns
 //! `capture,host,label` label all that a host sends and receives. The key of the model follows from the columns.
@@ -11,7 +11,7 @@ use crate::model::{MAX_CLASSES, is_class_name};
 use crate::packet::{KeyKind, StreamKey};
 use crate::snn::ClassId;
 
-/// Why a label file is refused.
+/// Reason why a label file is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelError {
     #[error("{path}: can't read the label file: {source}")]
@@ -26,20 +26,22 @@ pub enum LabelError {
     Row { path: PathBuf, line: u64, what: String },
     #[error("{path}: labels {this}, but an earlier label file labels {other}; train the two kinds apart")]
     Mixed { path: PathBuf, this: &'static str, other: &'static str },
-    #[error("the label files hold no row")]
+    #[error("the label files have no rows")]
     Empty,
     #[error(
-        "the labels name {0} classes; a model has at most {MAX_CLASSES} (is the label column one of numbers that differ by stream?)"
+        "the labels name {0} classes; a model has at most {MAX_CLASSES} (does the label column hold a different value for each stream?)"
     )]
     Classes(usize),
-    #[error("the class name {0:?} holds control characters, such as a line's end; give the class another name")]
+    #[error("the class name {0:?} contains control characters, for example a line break; rename the class")]
     Name(String),
 }
 
-/// The name of a stream as label files give it: independent of direction and VLAN.
+/// Name of a stream in label files; independent of direction and VLAN.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StreamName {
+    /// Both ends of a flow, the smaller first; ports are 0 where the protocol has none.
     Flow { proto: String, a: (String, u16), b: (String, u16) },
+    /// Address of a host.
     Host(String),
 }
 
@@ -56,7 +58,7 @@ impl StreamName {
         Self::Flow { proto, a, b }
     }
 
-    /// The name under which a label file knows the stream of `key`.
+    /// The name of the stream of `key` in label files.
     pub fn of(key: &StreamKey) -> Self {
         match key.host() {
             Some(host) => Self::Host(canonical(&host)),
@@ -81,10 +83,10 @@ fn canonical(address: &str) -> String {
     bare.parse::<IpAddr>().map_or_else(|_| bare.to_ascii_lowercase(), |ip| ip.to_string())
 }
 
-/// What the labels say of one capture.
+/// Labels of one capture.
 #[derive(Debug, Default)]
 pub struct CaptureLabels {
-    /// Classes of named streams.
+    /// Classes of the streams that have a row.
     pub streams: HashMap<StreamName, ClassId>,
     /// The class of every other stream.
     pub every: Option<ClassId>,
@@ -103,18 +105,19 @@ pub struct Labels {
     pub key: KeyKind,
     /// Class names, sorted.
     pub classes: Vec<String>,
-    /// For each capture, as the files name it, what is known of it. Captures in file order.
+    /// The labels of each capture, by its path in the label files, in file order.
     pub captures: Vec<(String, CaptureLabels)>,
+    /// Number of rows.
     pub rows: usize,
-    /// Rows that name a stream that an earlier row labelled otherwise: the earlier one holds.
+    /// Number of rows that label a stream differently from an earlier row; the earlier row applies.
     pub conflicts: usize,
 }
 
-/// Reads label files of one kind.
+/// Reads label files of one kind, streams or hosts.
 ///
 /// # Errors
-/// A file that can't be read, lacks a column or has a row without sense; files of both kinds together; no row at all; more
-/// classes than a model has.
+/// A file can't be read, lacks a column or has an invalid row; the files are of both kinds or have no rows; there are more classes
+/// than a model may have, or a class name is invalid.
 pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     let mut key = None;
     let mut rows: Vec<(String, StreamName, String)> = Vec::new();
@@ -131,7 +134,7 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = rows.iter().map(|r| r.2.clone()).collect();
     classes.sort();
     classes.dedup();
-    fit_to_be_names(&classes)?;
+    check_class_names(&classes)?;
     let mut captures: Vec<(String, CaptureLabels)> = Vec::new();
     let mut place: HashMap<String, usize> = HashMap::new();
     let mut conflicts = 0;
@@ -148,8 +151,8 @@ pub fn read(files: &[PathBuf]) -> Result<Labels, LabelError> {
     Ok(Labels { key: key.filter(|_| count > 0).ok_or(LabelError::Empty)?, classes, captures, rows: count, conflicts })
 }
 
-/// Refuses more classes than a model has, and names that a model refuses.
-fn fit_to_be_names(classes: &[String]) -> Result<(), LabelError> {
+/// Checks the number of classes and their names against the limits of a model.
+fn check_class_names(classes: &[String]) -> Result<(), LabelError> {
     if classes.len() > MAX_CLASSES {
         return Err(LabelError::Classes(classes.len()));
     }
@@ -159,15 +162,15 @@ fn fit_to_be_names(classes: &[String]) -> Result<(), LabelError> {
     }
 }
 
-/// Labels that give every stream of a capture one class: (class, capture) pairs.
+/// Labels that give every stream of a capture the same class, from `(class, capture)` pairs.
 ///
 /// # Errors
-/// Where there is no pair.
-pub fn whole(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
+/// There is no pair, or a class name is invalid.
+pub fn of_whole_captures(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
     let mut classes: Vec<String> = pairs.iter().map(|p| p.0.clone()).collect();
     classes.sort();
     classes.dedup();
-    fit_to_be_names(&classes)?;
+    check_class_names(&classes)?;
     let captures = pairs
         .iter()
         .map(|(class, capture)| {
@@ -182,10 +185,10 @@ pub fn whole(pairs: &[(String, PathBuf)]) -> Result<Labels, LabelError> {
 }
 
 impl Labels {
-    /// Teaches labels under other names: a CSV file with columns `label,class`; an empty class leaves the label out.
+    /// Renames labels after a CSV file with columns `label,class`; an empty class removes the label.
     ///
     /// # Errors
-    /// A file that can't be read or lacks a column.
+    /// The file can't be read or lacks a column, or a class name is invalid.
     pub fn rename(&mut self, path: &Path) -> Result<(), LabelError> {
         let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
         let (mut reader, header) = open_table(path)?;
@@ -200,7 +203,7 @@ impl Labels {
         let mut classes: Vec<String> = renamed.iter().filter(|c| !c.is_empty()).map(ToString::to_string).collect();
         classes.sort();
         classes.dedup();
-        fit_to_be_names(&classes)?;
+        check_class_names(&classes)?;
         let place: Vec<Option<ClassId>> =
             renamed.iter().map(|&c| classes.iter().position(|k| k == c).map(ClassId::from_index)).collect();
         for (_, labels) in &mut self.captures {
@@ -226,7 +229,7 @@ fn open_table(path: &Path) -> Result<(csv::Reader<std::fs::File>, csv::StringRec
     Ok((reader, header))
 }
 
-/// Where a column stands.
+/// Index of a column; case does not matter.
 fn find(header: &csv::StringRecord, name: &str) -> Option<usize> {
     header.iter().position(|column| column.eq_ignore_ascii_case(name))
 }
@@ -250,7 +253,7 @@ fn read_file(path: &Path, rows: &mut Vec<(String, StreamName, String)>) -> Resul
             text => text.parse().map_err(|_| LabelError::Row {
                 path: path.to_path_buf(),
                 line,
-                what: format!("'{text}' is no port number (0 to 65535)"),
+                what: format!("'{text}' is not a valid port number (0 to 65535)"),
             }),
         };
         if cell(label).is_empty() || cell(capture).is_empty() {

@@ -1,6 +1,6 @@
-//! How is a network made? Labels and captures become a corpus of volleys, the teacher shows it, thresholds are calibrated.
+//! Training of models: captures and labels become a corpus of volleys, networks are trained on it, thresholds are calibrated.
 //!
-//! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. See [`fit()`] for the steps.
+//! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. [`fit()`] runs the steps.
 
 mod calibrate;
 mod corpus;
@@ -20,47 +20,48 @@ mod teacher;
 mod variant;
 
 pub use corpus::{Corpus, CorpusError, GatherReport, LabelledStream};
-pub use fit::{Fitted, fit, passes};
+pub use fit::{FitResult, fit, passes};
 pub use folds::{folds, folds_by_stream};
-pub use join_calibration::agreed;
+pub use join_calibration::calibrate_joined;
 pub use retrain::{recalibrate, retrain};
 pub use teacher::TeachingSchedule;
 
 use crate::snn::Stdp;
 
-/// What a user may choose about training.
+/// Settings of training.
 #[derive(Clone, Debug)]
 pub struct TrainSettings {
     pub seed: u64,
     pub threads: usize,
     pub rule: Stdp,
-    /// Packets of one stream that are shown: a flow shows what it is in its first packets, a host over many.
+    /// Maximum number of packets used of a stream: few of a flow, which shows its class at its beginning, many of a host.
     pub packets_per_stream: usize,
-    /// Power of (mean packets a class / packets of the class) by which a rare class learns more from each of its own packets.
+    /// Exponent of (mean packets per class / packets of the class), the factor of the learning rate of a class for its own packets: rare
+    /// classes learn more from each.
     pub balance: f32,
-    /// Whether packets of classes of few streams are also shown with their ports alone; [`fit()`] tries both and keeps what tells
-    /// calibration streams best.
+    /// Whether packets of classes with few streams are also shown with their ports alone; [`fit()`] tries both and keeps the setting
+    /// that classifies calibration streams better.
     pub ports_alone: bool,
-    /// Folds of the cross-fitting that calibration rests on.
+    /// Number of folds of the cross-fitting that calibration uses.
     pub folds: usize,
-    /// Share of other classes' streams for whose packets a neuron may fire: its threshold is set to it, within bounds.
+    /// Target share of other classes' packets for which a neuron fires, 0 to 1; its threshold is set to reach it, within bounds.
     pub false_alarm_rate: f64,
-    /// How many rightly named streams one falsely named stream outweighs, when the acceptance threshold is chosen.
+    /// Number of correctly named streams that weigh as much as one falsely named stream when the acceptance threshold is chosen.
     pub false_alarm_cost: f64,
-    /// Largest loss of accuracy that stopping early may cost on the calibration streams.
+    /// Largest loss of accuracy on the calibration streams that stopping early may cost, 0 to 1.
     pub stop_loss: f64,
 }
 
-/// Packets of a flow that are scored at most before it is given up.
+/// Maximum number of packets scored of a flow.
 pub const FLOW_PACKETS: usize = 16;
-/// Packets of a host that are scored at most.
+/// Maximum number of packets scored of a host.
 pub const HOST_PACKETS: usize = 2048;
 
-/// Share of other classes' streams for whose packets a neuron may fire, unless told otherwise.
+/// Default of [`TrainSettings::false_alarm_rate`].
 pub const FALSE_ALARM_RATE: f64 = 0.01;
 
 impl TrainSettings {
-    /// The defaults for a kind of stream.
+    /// The default settings for a kind of stream.
     pub fn new(key: crate::packet::KeyKind, seed: u64) -> Self {
         let host = key == crate::packet::KeyKind::Host;
         Self {

@@ -1,4 +1,4 @@
-//! What is a neuron shown that learns from one packet? Packets that a user points at in a capture, with what their stream knew.
+//! Patterns for one-shot learning: packets selected in a capture, encoded with the context of their streams.
 
 use std::ops::ControlFlow;
 
@@ -10,42 +10,43 @@ use crate::stream::{StreamLimits, StreamTracker};
 
 use super::labels::StreamName;
 
-/// Slots that a one-shot neuron does not look at unless told otherwise: they differ from host to host and from message to
-/// message, and one packet can't show that (`benches/one_packet.rs` has figures with and without).
-pub const WITHOUT: [&str; 5] = ["ttl", "options", "tcp.window", "length", "stream.previous"];
+/// Slots masked for one-shot neurons by default: their values differ between hosts and between messages, which one packet can't show
+/// (`benches/one_packet.rs` measures with and without the mask).
+pub const DEFAULT_MASK: [&str; 5] = ["ttl", "options", "tcp.window", "length", "stream.previous"];
 
-/// Factor by which the neuron is made to fire more easily than what it was shown needs.
+/// Default tolerance: the factor by which the neuron fires more easily than the patterns require.
 pub const TOLERANCE: f32 = 3.0;
 
-/// The packets pointed at.
+/// Selection of packets in a capture.
 pub enum PacketSelection {
-    /// By number in the capture, from 1.
+    /// Numbers in the capture, from 1.
     Packets(Vec<u64>),
-    /// The first stream whose description holds this text.
+    /// The first stream whose name contains this text.
     Stream(String),
-    /// Those that a BPF expression admits.
-    Admitted(Filter),
+    /// Packets that match a BPF filter.
+    Matching(Filter),
 }
 
-/// One of them.
+/// A selected packet.
 pub struct Pattern {
+    /// Number in the capture, from 1.
     pub packet: u64,
     pub stream: StreamName,
     pub volley: Volley,
-    /// Its active inputs.
+    /// Indices of its active inputs.
     pub inputs: Vec<u32>,
 }
 
-/// The packets pointed at, at most [`OneShot::MOST`], and how many more there were.
+/// The selected packets, at most [`OneShot::MOST`], and the number of selected packets beyond that.
 ///
 /// # Errors
-/// Where the capture can't be read.
+/// The capture can't be read.
 pub fn patterns(
     source: &mut dyn Source,
     key: KeyKind,
     layout: &Layout,
     decoder: &Decoder,
-    pointed: &mut PacketSelection,
+    selection: &mut PacketSelection,
 ) -> Result<(Vec<Pattern>, usize), CaptureError> {
     let mut tracker = StreamTracker::new(key, decoder, StreamLimits::default());
     let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
@@ -55,7 +56,7 @@ pub fn patterns(
         |_| (),
         |packet| {
             let (key, number) = (packet.stream.key, packet.number + 1);
-            let wanted = match pointed {
+            let wanted = match selection {
                 PacketSelection::Packets(numbers) => numbers.contains(&number),
                 PacketSelection::Stream(text) => {
                     if chosen.is_none() && StreamName::of(&key).to_string().contains(text.as_str()) {
@@ -63,7 +64,7 @@ pub fn patterns(
                     }
                     chosen == Some(key)
                 }
-                PacketSelection::Admitted(filter) => filter.admits(packet.frame.link, packet.frame.bytes),
+                PacketSelection::Matching(filter) => filter.admits(packet.frame.link, packet.frame.bytes),
             };
             if !wanted {
                 return ControlFlow::Continue(());

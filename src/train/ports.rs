@@ -1,4 +1,4 @@
-//! Other ports for a packet: those of another class's stream, or a random one.
+//! Substitute ports for a packet: those of another class's stream, or a random port.
 //!
 //! Training and calibration show streams with ports that are not their own, so that neurons rely on content and confidence holds on
 //! any port. Ports of another class come from a packet of the same transport; the packet's direction decides which end is the server.
@@ -16,7 +16,7 @@ use super::random::below;
 /// Slots of the ports of one transport: source and destination, each with its high and its low byte.
 const SLOTS: usize = 4;
 
-/// The ports that a program may use without privileges, 1024 to 65535, of which a common service has few.
+/// First and number of the ports that need no privileges, 1024 to 65535; common services use few of them.
 const UNPRIVILEGED: (u32, usize) = (1024, 65_536 - 1024);
 
 /// A packet's port slots: source high and low byte, destination high and low byte.
@@ -26,7 +26,7 @@ pub(super) type Ports = [u16; SLOTS];
 pub(super) struct PortPool {
     /// The four port slots of each transport.
     transports: Vec<[SlotId; SLOTS]>,
-    /// For each transport the classes that use it, each with the ports of its packets as the stream's first sender sends them.
+    /// For each transport the classes that use it, each with the ports of its packets in the direction of the stream's first sender.
     pools: Vec<Vec<(ClassId, Vec<Ports>)>>,
 }
 
@@ -48,7 +48,7 @@ impl PortPool {
         pool
     }
 
-    /// The transport whose ports a packet has.
+    /// Index of the transport whose port slots are set in a packet.
     pub fn transport_of(&self, values: &[u16]) -> Option<usize> {
         self.transports.iter().position(|t| t.iter().any(|&slot| values[slot.index()] != SILENT))
     }
@@ -57,7 +57,7 @@ impl PortPool {
         self.transports[transport].map(|slot| values[slot.index()])
     }
 
-    /// Ports, as the stream's first sender sends them, of a random packet of another class; `None` where no other class uses the transport.
+    /// Ports of a random packet of another class, in the direction of the stream's first sender; `None` if no other class uses the transport.
     pub fn other(&self, transport: usize, class: ClassId, random: &mut ChaCha8Rng) -> Option<Ports> {
         let pool = &self.pools[transport];
         let others = pool.len() - usize::from(pool.binary_search_by_key(&class, |(c, _)| *c).is_ok());
@@ -69,7 +69,7 @@ impl PortPool {
         Some(ports[below(ports.len(), random)])
     }
 
-    /// The packet's own ports, as the stream's first sender sends them, with a random unprivileged port in place of the server's.
+    /// The packet's own ports, in the direction of the stream's first sender, with a random unprivileged port in place of the server's.
     pub fn odd(&self, transport: usize, values: &[u16], direction: u8, random: &mut ChaCha8Rng) -> Ports {
         let mut ports = oriented(self.ports(transport, values), direction);
         let port = UNPRIVILEGED.0 + below(UNPRIVILEGED.1, random) as u32;
@@ -80,7 +80,7 @@ impl PortPool {
         ports
     }
 
-    /// Gives a packet that goes in `direction` these ports.
+    /// Sets the ports of a packet that is sent in `direction`.
     pub fn set(&self, transport: usize, ports: Ports, direction: u8, values: &mut [u16]) {
         for (slot, value) in self.transports[transport].iter().zip(oriented(ports, direction)) {
             values[slot.index()] = value;
@@ -88,7 +88,7 @@ impl PortPool {
     }
 }
 
-/// Ports seen from the stream's first sender, of a packet that goes in `direction`, and the other way round.
+/// Converts the ports of a packet sent in `direction` to the direction of the stream's first sender, or back.
 fn oriented(ports: Ports, direction: u8) -> Ports {
     let [a, b, c, d] = ports;
     if direction == 1 { [c, d, a, b] } else { ports }

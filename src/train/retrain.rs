@@ -1,11 +1,10 @@
-//! How is a part of a model made anew? One neuron trained alone, and the sureness of all from a reference.
+//! Retraining of a part of a model: the neurons of one class, or the calibration of all classes on a reference.
 
 use crate::model::Model;
 use crate::snn::{self, ClassId, Network, NeuronId};
 use crate::stream::Decision;
 
-use super::calibrate::{Claim, FEW, calibrate, raised};
-use super::fit::UNTAUGHT;
+use super::calibrate::{Claim, MIN_CLAIMS, calibrate, raise_acceptance};
 use super::folds::folds;
 use super::held_out::{HeldOutPass, HeldOutPotentials, forward};
 use super::homeostasis::threshold;
@@ -13,8 +12,11 @@ use super::ports::PortPool;
 use super::variant::Variant;
 use super::{Corpus, TeachingSchedule, TrainSettings, split_by_direction};
 
-/// Confidence, acceptance and stop rule of a model from the streams of a reference, which it never saw. The reference may lack classes
-/// of the model, and may have others: their streams are untaught. The neurons and their thresholds stay as they are.
+/// One known stream in this many is also scored as a stream of an unseen class, in models of more classes than this.
+const ONE_UNSEEN_IN: usize = 5;
+
+/// Confidence, acceptance and stop rule of a model from the streams of a reference that it was not trained on. The reference may lack
+/// classes of the model and may have other classes, whose streams count as unseen. Neurons and thresholds do not change.
 pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettings) -> Decision {
     reference.arrange(&model.classes);
     let (known, all) = (model.classes.len(), reference.classes.len());
@@ -26,15 +28,15 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
     for (number, stream) in reference.streams.iter().enumerate() {
         let class = stream.class;
         let mut add = |open: bool| {
-            let untaught = |c: ClassId| c.index() >= known || (open && c == class);
-            held_out.extend(Variant::all(reference.key).iter().filter_map(|&v| forward(reference, &by, number, v, &untaught)));
+            let unseen = |c: ClassId| c.index() >= known || (open && c == class);
+            held_out.extend(Variant::all(reference.key).iter().filter_map(|&v| forward(reference, &by, number, v, &unseen)));
         };
-        let foreign = class.index() >= known;
-        if !foreign {
+        let negative = class.index() >= known;
+        if !negative {
             add(false);
         }
         // Some known streams are also scored without the neurons of their class: an example of an unseen class.
-        if foreign || (known > UNTAUGHT && (class.index() + number).is_multiple_of(UNTAUGHT)) {
+        if negative || (known > ONE_UNSEEN_IN && (class.index() + number).is_multiple_of(ONE_UNSEEN_IN)) {
             add(true);
         }
     }
@@ -46,7 +48,7 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
     decision
 }
 
-/// A decision that has neurons for classes that the model does not know, too: for as many classes as asked for.
+/// A copy of the decision with one neuron more for each class that the model lacks, `classes` classes in total.
 fn widened(decision: &Decision, classes: usize, theta: f32) -> Decision {
     let mut wide = decision.clone();
     let known = decision.accept.len();
@@ -56,11 +58,11 @@ fn widened(decision: &Decision, classes: usize, theta: f32) -> Decision {
     wide
 }
 
-/// Neurons for a class of the model, as many as it has, trained on a corpus as [`super::fit()`] trains them beside all others: bit for
-/// bit the same.
+/// Trains the neurons of one class, as many as the model has for it. The weights are bit for bit those that [`super::fit()`] gives them.
 ///
-/// Returns them with their thresholds and the class's acceptance: the least of the others', raised while it claims too many of the streams
-/// that it was not shown. Confidence stays what it is: the other neurons may have been shown these streams, which would make it too sure.
+/// Returns the neurons, their thresholds and the acceptance of the class: the lowest of the other classes, raised while the class claims
+/// too many held-out streams of other classes. Confidence does not change: the other neurons may have been trained on these streams, which
+/// would make it too high.
 pub fn retrain(
     model: &Model,
     corpus: &mut Corpus,
@@ -85,9 +87,9 @@ pub fn retrain(
     let parts: Vec<Network> =
         (0..settings.folds).map(|fold| model.network.replaced(&places, &neurons(settings.seed ^ 1, Some(fold)))).collect();
     corpus.arrange(&model.classes);
-    // A class of one stream is not taught where that stream is left out.
-    let taught = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class == class);
-    let missing: Vec<bool> = (0..settings.folds).map(|fold| !taught(Some(fold))).collect();
+    // A class of one stream is unseen in the fold that leaves that stream out.
+    let trained = |fold| (0..fold_of.len()).any(|i| fold_of[i] != fold && corpus.streams[i].class == class);
+    let missing: Vec<bool> = (0..settings.folds).map(|fold| !trained(Some(fold))).collect();
     let (most, seed, pool) = (settings.packets_per_stream, settings.seed, PortPool::new(corpus, &[]));
     let held_out: Vec<HeldOutPotentials> = all
         .into_iter()
@@ -112,5 +114,5 @@ pub fn retrain(
         .collect();
     let others = model.decision.accept.iter().enumerate().filter(|&(c, _)| c != class.index()).map(|(_, &a)| a);
     let least = others.min_by(f32::total_cmp).unwrap_or(model.decision.accept[class.index()]);
-    (whole, (thresholds, raised(least, &claims, FEW)))
+    (whole, (thresholds, raise_acceptance(least, &claims, MIN_CLAIMS)))
 }

@@ -1,9 +1,9 @@
-//! Which classes have several kinds of packet? Those of which more streams are told with a neuron for each direction than with one.
+//! Choice of classes that get one neuron per direction of their streams instead of one neuron.
 //!
-//! What opens a stream and what answers it often differ more than two protocols do, and one neuron has to fire for both. Cross-fitting
-//! says where two do better: a class has two where the streams that are right only with them outnumber those that are right only
-//! without by more than chance would (McNemar, *Note on the sampling error of the difference between correlated proportions*,
-//! Psychometrika 12, 1947: by two standard deviations).
+//! Requests and responses of one protocol often differ more than two protocols do, and a single neuron has to fire for both. Cross-fitting
+//! shows where two neurons are better: a class gets two if the streams that are right only with two outnumber those that are right only
+//! with one by more than chance (McNemar, *Note on the sampling error of the difference between correlated proportions*,
+//! Psychometrika 12, 1947; here two standard deviations).
 
 use crate::snn::{ClassId, NeuronSpec};
 use crate::stream::{Assignments, Decision};
@@ -11,37 +11,37 @@ use crate::stream::{Assignments, Decision};
 use super::held_out::HeldOutPotentials;
 use super::variant::Variant;
 
-/// Standard deviations by which the streams won must outnumber those lost.
+/// Number of standard deviations by which the streams won must outnumber the streams lost.
 const DEVIATIONS: f64 = 2.0;
 
 /// The neurons of a class: one for all its packets, or one for each direction of its streams.
-pub(super) fn specs_of(class: ClassId, parted: bool) -> Vec<NeuronSpec> {
-    if parted { [0, 1].map(|part| NeuronSpec { class, part: Some(part) }).into() } else { vec![NeuronSpec { class, part: None }] }
+pub(super) fn specs_of(class: ClassId, split: bool) -> Vec<NeuronSpec> {
+    if split { [0, 1].map(|part| NeuronSpec { class, part: Some(part) }).into() } else { vec![NeuronSpec { class, part: None }] }
 }
 
-/// The neurons of all classes, of which some have two: the first of each class, then the second of those.
-pub(super) fn specs(classes: usize, parted: &[ClassId]) -> Vec<NeuronSpec> {
-    let all: Vec<Vec<NeuronSpec>> = ClassId::first(classes).map(|class| specs_of(class, parted.contains(&class))).collect();
-    let seconds = parted.iter().map(|&class| all[class.index()][1]);
+/// The neurons of all classes: the first neuron of each class, then the second neuron of each class in `split`.
+pub(super) fn specs(classes: usize, split: &[ClassId]) -> Vec<NeuronSpec> {
+    let all: Vec<Vec<NeuronSpec>> = ClassId::first(classes).map(|class| specs_of(class, split.contains(&class))).collect();
+    let seconds = split.iter().map(|&class| all[class.index()][1]);
     all.iter().map(|of| of[0]).chain(seconds).collect()
 }
 
-/// The classes of neurons that [`specs`] lists.
+/// The classes of the neurons that [`specs`] returns.
 pub(super) fn assignments(classes: usize, specs: &[NeuronSpec]) -> Assignments {
     Assignments::new(classes, specs[classes..].iter().map(|spec| spec.class)).expect("specs are of these classes")
 }
 
-/// The potentials of held-out streams in cross-fitting with some neurons, and how those decide.
+/// The result of cross-fitting with a set of neurons: potentials of held-out streams, and the decision for them.
 pub(super) struct CrossFit {
     pub held_out: Vec<HeldOutPotentials>,
     pub decision: Decision,
 }
 
-/// The classes that do better with two neurons. `one` has one for each class, `two` two.
-pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<ClassId> {
-    // Of each stream its class, and the evidence of all classes at its end: as decided so far, and with two neurons each.
+/// The classes that are better with two neurons. `one` has one neuron for each class, `two` has two.
+pub(super) fn better_split(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<ClassId> {
+    // For each stream its class, and the final evidence of all classes: with the neurons chosen so far, and with two neurons each.
     let mut ends: Vec<(ClassId, Vec<f32>, Vec<f32>)> = (one.held_out.iter().zip(&two.held_out))
-        .filter(|(held_out, _)| held_out.taught && held_out.variant == Variant::AsIs)
+        .filter(|(held_out, _)| held_out.known && held_out.variant == Variant::AsIs)
         .map(|(a, b)| (a.truth, a.evidence(&one.decision, classes), b.evidence(&two.decision, classes)))
         .collect();
     let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
@@ -65,13 +65,13 @@ pub(super) fn better_parted(classes: usize, one: &CrossFit, two: &CrossFit) -> V
     better
 }
 
-/// The cross-fit with two neurons for the classes `parted` and one for the others.
-pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<ClassId>) -> CrossFit {
+/// The cross-fit with two neurons for the classes in `split` and one for the others.
+pub(super) fn merged(one: CrossFit, two: &CrossFit, split: Vec<ClassId>) -> CrossFit {
     let CrossFit { mut held_out, mut decision } = one;
     let classes = decision.theta.len();
     let mix = |one: &[f32], two: &[f32]| -> Vec<f32> {
-        let first = ClassId::first(classes).zip(one).map(|(c, &x)| if parted.contains(&c) { two[c.index()] } else { x });
-        first.chain(parted.iter().map(|&c| two[classes + c.index()])).collect()
+        let first = ClassId::first(classes).zip(one).map(|(c, &x)| if split.contains(&c) { two[c.index()] } else { x });
+        first.chain(split.iter().map(|&c| two[classes + c.index()])).collect()
     };
     decision.theta = mix(&decision.theta, &two.decision.theta);
     for (one, two) in held_out.iter_mut().zip(&two.held_out) {
@@ -79,7 +79,7 @@ pub(super) fn merged(one: CrossFit, two: &CrossFit, parted: Vec<ClassId>) -> Cro
         one.potentials = packets.flat_map(|(one, two)| mix(one, two)).collect();
         one.width = decision.theta.len();
     }
-    decision.assignments = Assignments::new(classes, parted).expect("these classes are among all");
+    decision.assignments = Assignments::new(classes, split).expect("these classes are among all");
     CrossFit { held_out, decision }
 }
 
@@ -93,19 +93,19 @@ mod tests {
 
     const STREAMS: usize = 24;
 
-    /// "here" opens with 1 and is answered by 2, "there" opens with 2 and is answered by 1, "else" says 3 both ways: no sum of what
-    /// one neuron sees tells the first two apart.
+    /// "here" sends 1 and receives 2, "there" sends 2 and receives 1, "else" sends and receives 3: no weighted sum over the packets of
+    /// a stream separates the first two.
     fn crossed() -> Corpus {
         let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, ..LayoutOptions::default() });
         let slot = |name: &str| layout.slots().iter().position(|s| s.name == name).unwrap();
-        let (said, direction) = (slot("icmp.type"), slot("stream.direction"));
+        let (value_slot, direction) = (slot("icmp.type"), slot("stream.direction"));
         let classes = ["else", "here", "there"].map(String::from).to_vec();
         let mut corpus = Corpus::new(KeyKind::Flow, layout, classes);
         let width = corpus.layout.slots().len();
         for (class, values) in [(0, [3, 3]), (1, [1, 2]), (2, [2, 1])].repeat(STREAMS) {
             let mut slots = vec![SILENT; 2 * width];
             for (way, value) in values.into_iter().enumerate() {
-                (slots[way * width + said], slots[way * width + direction]) = (value, way as u16);
+                (slots[way * width + value_slot], slots[way * width + direction]) = (value, way as u16);
             }
             corpus.push(ClassId::new(class), &slots);
         }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_that_one_neuron_can_not_tell_apart_get_one_for_each_direction_and_keep_them_in_other_models() {
+    fn classes_that_one_neuron_can_not_separate_get_one_per_direction_and_keep_them_in_joined_models() {
         let mut corpus = crossed();
         let settings = TrainSettings { threads: 2, ..TrainSettings::new(KeyKind::Flow, 1) };
         let model = fit(&corpus, &settings, &|_| true, &|| ()).into_model("crossed", &corpus);
@@ -130,7 +130,7 @@ mod tests {
         let file = Model::from_bytes(&model.to_bytes(), std::path::Path::new("crossed.safetensors")).unwrap();
         assert_eq!(file, model);
 
-        // Taken apart and put together in another order, each neuron says what it said.
+        // Split into parts and joined in another order, each neuron keeps its weights and threshold.
         let part = |others: &[&str]| model.without_classes(&others.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         let joined = part(&["else", "there"]).join(&part(&["here"])).unwrap();
         assert_eq!(joined.classes, ["here", "else", "there"]);
@@ -148,12 +148,12 @@ mod tests {
         let (neurons, (theta, _)) = retrain(&model, &mut corpus, class, &settings, &|| ());
         let places: Vec<NeuronId> = model.decision.assignments.neurons_of(class).collect();
         assert_eq!(neurons.neurons(), 2);
-        assert_eq!(model.network.replaced(&places, &neurons), model.network, "taught anew they are the same");
+        assert_eq!(model.network.replaced(&places, &neurons), model.network, "retrained neurons are the same");
         assert_eq!(theta, places.iter().map(|p| model.decision.theta[p.index()]).collect::<Vec<_>>());
     }
 
     #[test]
-    fn of_classes_of_one_stream_nothing_can_be_calibrated_and_all_is_named() {
+    fn classes_of_one_stream_can_not_be_calibrated_and_all_streams_are_named() {
         let mut corpus = crossed();
         corpus.streams.truncate(3);
         let fitted = fit(&corpus, &TrainSettings { threads: 1, ..TrainSettings::new(KeyKind::Flow, 1) }, &|_| true, &|| ());

@@ -17,7 +17,7 @@ use super::ports::{PortPool, Ports};
 use super::random::below;
 use super::{Corpus, TrainSettings};
 
-/// Groups that are silenced together, one set a presentation.
+/// Groups of slots that are silent together, one set for each presentation.
 const DROPOUT: [&[Group]; 6] = [
     &[Group::Ports],
     &[Group::Network, Group::Ttl],
@@ -27,10 +27,10 @@ const DROPOUT: [&[Group]; 6] = [
     &[Group::Context],
 ];
 
-/// Streams of a class at most, for its packets to be shown with their ports alone.
+/// Largest number of streams of a class whose packets are shown with their ports alone.
 const FEW: u32 = 5;
 
-/// Shows the chosen streams of a corpus.
+/// Presents the chosen streams of a corpus.
 pub struct TeachingSchedule<'a> {
     corpus: &'a Corpus,
     /// (volley, class) of every packet shown.
@@ -69,11 +69,11 @@ impl<'a> TeachingSchedule<'a> {
         let few = |class: ClassId| settings.ports_alone && streams[class.index()] <= FEW;
         let alone = packets.iter().copied().filter(|&(_, class)| few(class)).collect();
         let not_ports = Group::ALL.into_iter().filter(|&g| g != Group::Ports).flat_map(|g| corpus.layout.group(g)).collect();
-        // A host's packets have many ports already.
+        // The packets of a host have many different ports already.
         let noisy: &[_] = if corpus.key == KeyKind::Flow { &packets } else { &[] };
         let pool = PortPool::new(corpus, noisy);
         let other_ports = other_ports(corpus, noisy, &pool, seed);
-        // Rare classes learn more from each of their own packets, so that floods don't drown them.
+        // Rare classes learn more from each of their packets, so that a class with a flood of packets does not outweigh them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
         for &(_, class) in &packets {
@@ -84,7 +84,7 @@ impl<'a> TeachingSchedule<'a> {
         Self { corpus, packets, silent, alone, not_ports, other_ports, pool, gains, seed }
     }
 
-    /// Presentations a pass.
+    /// Number of presentations per pass.
     pub fn len(&self) -> usize {
         self.packets.len() * self.silent.len() + self.alone.len() + self.other_ports.len()
     }
@@ -94,7 +94,8 @@ impl<'a> TeachingSchedule<'a> {
     }
 }
 
-/// For each packet with content the ports of a packet of another class and the same transport; those of a handshake are all that there is.
+/// For each packet with content, the ports of a packet of another class and the same transport. Packets of a handshake keep their ports:
+/// they have nothing else that shows the class.
 fn other_ports(corpus: &Corpus, packets: &[(u32, ClassId)], pool: &PortPool, seed: u64) -> Vec<(u32, ClassId, Ports)> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     // Streams 0, 1, ... order the passes.

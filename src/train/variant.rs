@@ -31,7 +31,7 @@ pub(super) enum Variant {
 /// The variants of a flow; a host has connections on many ports, and is calibrated as captured.
 const FLOW: [Variant; 5] = [Variant::AsIs, Variant::OddPort, Variant::OtherPorts, Variant::Handshake, Variant::Middle];
 
-/// Packets of a stream that the variant [`Variant::Middle`] lacks at most.
+/// Maximum number of packets that [`Variant::Middle`] removes.
 const MOST_SKIPPED: usize = 4;
 
 /// One packet: its slot values, and its direction.
@@ -43,8 +43,8 @@ impl Variant {
         if key == KeyKind::Flow { &FLOW } else { &FLOW[..1] }
     }
 
-    /// Streams that one calibration stream counts for. Streams on ports that say nothing or mislead weigh as much as those on usual ports:
-    /// the contribution of the ports is a feature of confidence, which tells them apart.
+    /// Number of streams that one calibration stream counts for. Streams on uninformative or misleading ports count as much as those on
+    /// usual ports: the contribution of the ports is a feature of confidence, which separates them.
     pub fn weight(self) -> f32 {
         match self {
             Self::AsIs | Self::OddPort | Self::OtherPorts => 1.0,

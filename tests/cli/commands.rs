@@ -1,4 +1,4 @@
-//! The commands, as a user runs them: what they print, what they refuse and why, with which exit code.
+//! Tests of the commands as a user runs them: output, errors and exit codes.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Labels of the fixtures whose capture name `chosen` admits.
+/// Labels of the fixtures for whose capture name `chosen` returns true.
 fn labels(folder: &Path, name: &str, chosen: impl Fn(&str) -> bool) -> PathBuf {
     let all = std::fs::read_to_string(fixture("labels.csv")).unwrap();
     let kept: Vec<&str> =
@@ -27,8 +27,8 @@ fn train(labels: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert
 
 #[test]
 fn the_built_in_model_names_the_streams_of_a_capture() {
-    let said = spiked().args(["read", "fixtures/captures/mixed.pcapng"]).assert().code(0);
-    let table = String::from_utf8(said.get_output().stdout.clone()).unwrap();
+    let output = spiked().args(["read", "fixtures/captures/mixed.pcapng"]).assert().code(0);
+    let table = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     for class in ["class", "dns", "snmp", "ssh", "http", "mqtt", "ntp", "unknown:"] {
         assert!(table.lines().any(|line| line.split_whitespace().next() == Some(class)), "no line {class} in\n{table}");
     }
@@ -36,9 +36,9 @@ fn the_built_in_model_names_the_streams_of_a_capture() {
 
 #[test]
 fn events_have_the_promised_fields() {
-    let said =
+    let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/http-2.pcap"]).assert().code(0);
-    let events = json_lines(&said.get_output().stdout);
+    let events = json_lines(&output.get_output().stdout);
     assert_eq!(events.len(), 12);
     let event = &events[0];
     for field in [
@@ -68,9 +68,9 @@ fn events_have_the_promised_fields() {
 #[test]
 fn a_stream_is_detected_once_and_ends_once() {
     let events = |kind: &str| {
-        let said =
+        let output =
             spiked().args(["read", "--format", "jsonl", "--events", kind, "fixtures/captures/dns-1.pcap"]).assert().code(0);
-        json_lines(&said.get_output().stdout)
+        json_lines(&output.get_output().stdout)
     };
     let ids = |events: &[serde_json::Value]| {
         let mut ids: Vec<u64> = events.iter().map(|e| e["flow_id"].as_u64().unwrap()).collect();
@@ -99,7 +99,7 @@ fn results_do_not_depend_on_the_number_of_workers() {
 }
 
 #[test]
-fn shared_captures_say_the_same_on_any_number_of_workers() {
+fn shared_captures_give_the_same_events_on_any_number_of_workers() {
     let Some(data) = shared_data() else { return };
     let read = |workers: &str| {
         let what = ["read", "--quiet", "--format", "jsonl", "--events", "streams", "--workers", workers];
@@ -119,13 +119,13 @@ fn folders_standard_input_and_compressed_captures_are_read() {
         .assert()
         .code(0)
         .stdout(contains("2 captures"));
-    let said = spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures"]).assert().code(0);
-    let events = json_lines(&said.get_output().stdout);
+    let output = spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures"]).assert().code(0);
+    let events = json_lines(&output.get_output().stdout);
     assert!(events.iter().any(|e| e["pcap_filename"] == "fixtures/captures/ssh-1.pcap"));
 }
 
 #[test]
-fn a_filter_admits_a_part() {
+fn a_filter_selects_packets() {
     spiked()
         .args(["read", "--filter", "udp port 53", "fixtures/captures/mixed.pcapng"])
         .assert()
@@ -139,7 +139,7 @@ fn a_filter_admits_a_part() {
 }
 
 #[test]
-fn silent_slots_are_named_or_refused() {
+fn masked_slots_are_checked() {
     spiked().args(["read", "--mask", "ports", "fixtures/captures/dns-1.pcap"]).assert().code(0);
     spiked()
         .args(["read", "--mask", "prots", "fixtures/captures/dns-1.pcap"])
@@ -149,11 +149,11 @@ fn silent_slots_are_named_or_refused() {
 }
 
 #[test]
-fn bad_captures_are_named_and_the_rest_is_read() {
+fn bad_captures_are_reported_and_the_rest_is_read() {
     let folder = folder();
-    let write = |name: &str, octets: &[u8]| {
+    let write = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
-        std::fs::write(&path, octets).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         path
     };
     let text = write("notes.txt", b"no capture at all");
@@ -175,7 +175,7 @@ fn bad_captures_are_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn training_learns_the_fixtures_and_knows_them_in_other_captures() {
+fn a_model_trained_on_fixtures_classifies_other_captures() {
     let folder = folder();
     let (first, second) = (
         labels(folder.path(), "first.csv", |c| c.ends_with("-1.pcap")),
@@ -183,14 +183,14 @@ fn training_learns_the_fixtures_and_knows_them_in_other_captures() {
     );
     let model = folder.path().join("m.safetensors");
     train(&first, &model, &[]).code(0).stdout(contains("redis").and(contains("icmp: only 2 streams")));
-    let said = spiked()
+    let output = spiked()
         .args(["eval", "--json", "--captures", "fixtures", "--labels"])
         .arg(&second)
         .arg("--model")
         .arg(&model)
         .assert()
         .code(0);
-    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert!(report["accuracy"].as_f64().unwrap() > 0.98, "{report}");
     assert!(report["macro_f1"].as_f64().unwrap() > 0.95, "{report}");
     spiked().args(["model", "show"]).arg(&model).assert().code(0).stdout(contains("postgresql"));
@@ -218,7 +218,7 @@ fn a_model_is_the_same_bit_for_bit_on_any_number_of_threads() {
 }
 
 #[test]
-fn models_are_taken_apart_and_joined() {
+fn models_are_split_into_parts_and_joined() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name);
     let quick = |name: &str, classes: [&str; 2]| {
@@ -272,7 +272,7 @@ fn models_are_taken_apart_and_joined() {
 }
 
 #[test]
-fn whole_captures_teach_the_quick_way() {
+fn whole_captures_are_labelled_by_an_option() {
     let folder = folder();
     let out = folder.path().join("quick.safetensors");
     let classes = ["--class", "names=fixtures/captures/dns-1.pcap", "--class", "store=fixtures/captures/redis-1.pcap"];
@@ -290,7 +290,7 @@ fn whole_captures_teach_the_quick_way() {
 }
 
 #[test]
-fn mistakes_in_labels_are_named_and_the_rest_is_used() {
+fn mistakes_in_labels_are_reported_and_the_rest_is_used() {
     let folder = folder();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -302,7 +302,7 @@ fn mistakes_in_labels_are_named_and_the_rest_is_used() {
     let missing = write("missing.csv", "capture,proto,src_ip,src_port,dst_ip,label\n");
     train(&missing, &out, &[]).code(2).stderr(contains("missing.csv: column 'dst_port' is missing"));
     let port = write("port.csv", &format!("{columns}captures/dns-1.pcap,UDP,10.11.1.21,many,10.11.1.1,53,dns\n"));
-    train(&port, &out, &[]).code(2).stderr(contains("port.csv, line 2: 'many' is no port"));
+    train(&port, &out, &[]).code(2).stderr(contains("port.csv, line 2: 'many' is not a valid port"));
     let nothing = write("nothing.csv", columns);
     train(&nothing, &out, &[]).code(2).stderr(contains("no row"));
     let good =
@@ -332,7 +332,7 @@ fn mistakes_in_labels_are_named_and_the_rest_is_used() {
 }
 
 #[test]
-fn classes_that_cannot_be_told_apart_and_single_streams_are_warned_of() {
+fn confusable_classes_and_classes_of_one_stream_give_warnings() {
     let folder = folder();
     let mut text = String::from("capture,proto,src_ip,src_port,dst_ip,dst_port,label\n");
     let all = std::fs::read_to_string(fixture("labels.csv")).unwrap();
@@ -352,12 +352,12 @@ fn classes_that_cannot_be_told_apart_and_single_streams_are_warned_of() {
 }
 
 #[test]
-fn a_model_that_is_damaged_foreign_or_newer_is_refused_with_the_reason() {
+fn a_model_that_is_damaged_or_newer_or_of_another_format_is_rejected_with_the_reason() {
     let folder = folder();
     let good = std::fs::read("config/models/devices.safetensors").unwrap();
     let path = folder.path().join("m.safetensors");
-    let refused = |octets: &[u8], why: &str| {
-        std::fs::write(&path, octets).unwrap();
+    let refused = |bytes: &[u8], why: &str| {
+        std::fs::write(&path, bytes).unwrap();
         spiked().args(["model", "show"]).arg(&path).assert().code(2).stderr(contains("m.safetensors").and(contains(why)));
     };
     refused(b"", "damaged");
@@ -369,9 +369,9 @@ fn a_model_that_is_damaged_foreign_or_newer_is_refused_with_the_reason() {
     let swap = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
         let at = good.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
-        let mut octets = good.clone();
-        octets[at..at + to.len()].copy_from_slice(to.as_bytes());
-        octets
+        let mut bytes = good.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
     };
     refused(&swap("spiked-model", "another-one!"), "not a model of spiked");
     refused(&swap("\"version\":\"1\"", "\"version\":\"9\""), "newer");
@@ -386,7 +386,7 @@ fn a_model_that_is_damaged_foreign_or_newer_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_saved_model_is_readable_by_all_and_never_half_there() {
+fn a_saved_model_is_readable_by_all_and_replaced_atomically() {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder();
     let out = folder.path().join("m.safetensors");
@@ -414,7 +414,7 @@ fn streams_of_other_captures_of_the_shared_task_are_named() {
         .arg(&out)
         .assert()
         .code(1);
-    let said = spiked()
+    let output = spiked()
         .args(["eval", "--json", "--quiet", "--captures"])
         .arg(&data)
         .arg("--labels")
@@ -422,7 +422,7 @@ fn streams_of_other_captures_of_the_shared_task_are_named() {
         .arg("--model")
         .arg(&out)
         .assert();
-    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     println!("protocol-test: accuracy {}, macro-F1 {}", report["accuracy"], report["macro_f1"]);
     assert!(report["accuracy"].as_f64().unwrap() >= 0.978 && report["macro_f1"].as_f64().unwrap() >= 0.951);
 }

@@ -72,7 +72,7 @@ fn old_keys_are_rejected_and_the_new_ones_named() {
 }
 
 #[test]
-fn two_models_of_one_name_are_refused_as_events_could_not_tell_them_apart() {
+fn two_models_of_one_name_are_rejected_as_events_could_not_distinguish_them() {
     for models in [r#"["a/site.safetensors", "b/site.safetensors"]"#, r#"["protocols", "/srv/protocols.safetensors"]"#] {
         let mistakes = parse(&format!("models = {models}\n{ETH0}"), &[]).expect_err("one name twice");
         assert!(mistakes[0].contains("two models would be called") && mistakes[0].contains("rename one"), "{mistakes:?}");
@@ -87,7 +87,7 @@ fn every_syntax_error_has_its_line() {
 }
 
 #[test]
-fn nothing_to_listen_to_is_a_mistake_and_so_are_two_kinds_of_input() {
+fn no_input_and_two_kinds_of_input_are_mistakes() {
     let mistakes = parse("", &[]).expect_err("no input");
     assert!(mistakes[0].contains("[[interfaces]]"), "{mistakes:?}");
     let mistakes = parse(&format!("{ETH0}[replay]\ncaptures = [\"a.pcap\"]\n"), &[]).expect_err("two inputs");
@@ -120,7 +120,7 @@ fn environment_variables_are_keys_in_capitals() {
     let variables = |list: &[(&str, &str)]| -> Vec<(String, String)> {
         list.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
     };
-    // Orchestrators set SPIKED_PORT and the like for a service of this name.
+    // Orchestrators set variables like SPIKED_PORT for a service of this name.
     let given = variables(&[
         ("SPIKED_METRICS_ADDRESS", "0.0.0.0:9184"),
         ("SPIKED_INTERFACES", "[{ name = \"eth1\" }]"),
@@ -145,7 +145,7 @@ fn commented(line: &str) -> Option<(&str, bool)> {
     begins_a_key.then(|| (rest, rest.ends_with("# example")))
 }
 
-/// The shipped file's sections: from one header, commented or not, to the next.
+/// The sections of the shipped file: from one header, commented or not, to the next.
 fn sections() -> Vec<Vec<&'static str>> {
     let mut sections = vec![Vec::new()];
     for line in SHIPPED.lines() {
@@ -158,7 +158,7 @@ fn sections() -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn the_shipped_file_is_all_fine_and_all_default() {
+fn the_shipped_file_is_valid_and_has_all_defaults() {
     let shipped = parse(SHIPPED, &[]).expect("it ships");
     let bare = parse("[[interfaces]]\nname = \"eth0\"\n[[sinks]]\ntype = \"file\"\npath = \"/var/log/spiked/eve.json\"\n", &[]);
     assert_eq!(shipped, bare.expect("only what has no default"));
@@ -172,7 +172,7 @@ fn each_commented_default_is_the_true_default() {
         let text = uncommented.join("\n");
         let alone = ["[replay]", "[watch]", "[[interfaces]]"].iter().any(|header| uncommented.contains(header));
         let around = if alone { "" } else { ETH0 };
-        // watch.move_to needs another `on_success` than the default, so `on_success` is held to the code by the test above.
+        // watch.move_to needs another `on_success` than the default, so the test above compares `on_success` with the code.
         let text_of = |lines: &[&str]| format!("{}\n{around}", lines.join("\n").replace("\nmove_to", "\n#move_to"));
         let whole = match parse(&text_of(&uncommented), &[]) {
             Ok(config) => config,
@@ -195,7 +195,7 @@ fn each_commented_default_is_the_true_default() {
 
 #[test]
 fn each_key_of_the_code_is_in_the_shipped_file() {
-    // Uncommented, sentences and all that name a key as well ("# severity = ").
+    // Uncommented, including sentences that begin with a key ("# severity = ").
     let named = |key: &str| SHIPPED.lines().any(|l| l.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")));
     let mut all = keys();
     assert!(all.contains(&"metrics.address".to_string()), "{all:?}");

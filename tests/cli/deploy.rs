@@ -1,5 +1,5 @@
-//! Are the files of `deploy/` fit to be used? The cluster's settings pass `spiked check`, all files speak of one port, the unit is
-//! clean and as closed as promised.
+//! Tests of the files in `deploy/`: the settings of the cluster pass `spiked check`, all files use the same port, and the unit passes
+//! `systemd-analyze` with the documented exposure.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -17,7 +17,7 @@ fn text(file: &str) -> String {
     std::fs::read_to_string(deploy(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Runs a program that not every machine has; says so where it is missing.
+/// Runs a program that not every machine has; reports a skip if it is missing.
 fn optional(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).output() {
         Ok(output) => Some(output),
@@ -42,13 +42,13 @@ fn the_clusters_settings_pass_the_check() {
     let file = folder.path().join("spiked.toml");
     std::fs::write(&file, cluster_settings()).unwrap();
     spiked().args(["check", "--config"]).arg(&file).env("SPIKED_SENSOR", "node-1").assert().success();
-    // The check is one: a key that there is not is refused in the same place.
+    // The check is effective: an unknown key in the same place is rejected.
     std::fs::write(&file, cluster_settings().replace("[engine]", "[engine]\nthreads = 2")).unwrap();
     spiked().args(["check", "--config"]).arg(&file).assert().code(2);
 }
 
 #[test]
-fn all_files_speak_of_one_port() {
+fn all_files_use_the_same_port() {
     let settings = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/spiked.toml")).unwrap();
     for (name, text, wanted) in [
         ("config/spiked.toml", settings, format!("#address = \"127.0.0.1:{PORT}\"")),
@@ -69,7 +69,7 @@ fn all_files_speak_of_one_port() {
 
 #[test]
 fn yaml_files_parse() {
-    // 0: all parse and are of the kinds wanted; 3: no parser.
+    // 0: all files parse and have the expected kinds; 3: no parser.
     let script = r#"
 import sys
 try:
@@ -97,18 +97,18 @@ for file, kinds in (arg.split("=") for arg in sys.argv[1:]):
 }
 
 #[test]
-fn the_unit_is_clean_and_closed() {
+fn the_unit_is_valid_and_hardened() {
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("spiked.service");
-    // It is looked up whether programs are there, and this one is not installed where it is only tested.
+    // systemd-analyze looks up the program, which is not installed where it is only tested.
     std::fs::write(&unit, text("systemd/spiked.service").replace("/usr/bin/spiked", "/bin/true")).unwrap();
     let unit = unit.to_str().unwrap();
     let Some(verified) = optional("systemd-analyze", &["verify", "--man=no", unit]) else { return };
-    let said = String::from_utf8_lossy(&verified.stderr);
-    assert!(verified.status.success() && !said.contains("spiked"), "systemd-analyze verify: {said}");
-    // In tenths, rounded up; systemd 252 and 257 count alike. Fails beyond it.
+    let report = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !report.contains("spiked"), "systemd-analyze verify: {report}");
+    // In tenths, rounded up; systemd 252 and 257 compute the same value.
     let measured = optional("systemd-analyze", &["security", "--offline=true", "--threshold=15", unit]).expect("it was there");
-    let said = String::from_utf8_lossy(&measured.stdout);
-    let exposure = said.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
+    let report = String::from_utf8_lossy(&measured.stdout);
+    let exposure = report.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
     assert!(measured.status.success(), "{exposure}; {}", String::from_utf8_lossy(&measured.stderr));
 }

@@ -1,4 +1,4 @@
-//! Each kind of end has its own exit code and its own words.
+//! Tests of the exit codes and the messages that go with them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -8,9 +8,9 @@ use crate::common::{fixture, pcap, spiked, udp};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-fn write(folder: &Path, name: &str, octets: &[u8]) -> PathBuf {
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, octets).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     path
 }
 
@@ -21,7 +21,7 @@ fn one_packet() -> Vec<u8> {
 #[test]
 fn fine_is_0() {
     spiked().arg("read").arg(fixture("captures/dns-1.pcap")).assert().code(0);
-    // That a filter admits nothing is an answer, not a failure.
+    // A filter without a match is a result, not a failure.
     spiked().args(["read", "--filter", "port 9"]).arg(fixture("captures/dns-1.pcap")).assert().code(0);
 }
 
@@ -59,7 +59,7 @@ fn nothing_in_it_is_3() {
     let hollow = folder.path().join("hollow");
     std::fs::create_dir(&hollow).unwrap();
     spiked().arg("read").arg(&hollow).assert().code(3).stderr(contains("the folder holds no capture"));
-    // A capture without packets beside others, as tcpdump -G leaves at night, is nothing to alarm anyone about.
+    // A capture without packets beside others, which tcpdump -G writes when there is no traffic, is not a failure.
     spiked().arg("read").arg(&none).arg(fixture("captures/dns-1.pcap")).assert().code(0).stdout(contains("no packets"));
 }
 
@@ -78,22 +78,22 @@ fn what_cannot_be_written_is_4_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let good = fixture("captures/dns-1.pcap");
     let nowhere = folder.path().join("no/such/folder/out");
-    // Standard output that takes nothing, in every way of writing to it.
+    // Standard output that can't be written, in every way of writing to it.
     let full = |arguments: &[&str]| {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("spiked"));
         command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdout(full);
         let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {said}");
-        assert!(said.contains("No space left on device"), "{arguments:?}: {said}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {text}");
+        assert!(text.contains("No space left on device"), "{arguments:?}: {text}");
     };
     full(&["read", "fixtures/captures/dns-1.pcap"]);
     full(&["read", "--format", "jsonl", "fixtures/captures/dns-1.pcap"]);
     full(&["model", "show", "config/models/devices.safetensors"]);
     full(&["completions", "bash"]);
     full(&["features", "--labels", "fixtures/labels.csv", "--captures", "fixtures"]);
-    // Files, each named.
+    // Files, each named in its message.
     for arguments in [&["read", "--write"][..], &["report", "--model", "config/models/devices.safetensors", "--out"]] {
         let mut command = spiked();
         command.args(arguments).arg(&nowhere);
@@ -108,7 +108,7 @@ fn what_cannot_be_written_is_4_and_named() {
         .assert()
         .code(4)
         .stderr(contains("can't write the model"));
-    // What is read and not there is another matter: the command was wrong.
+    // A missing input file has another code: the command was wrong.
     spiked().args(["eval", "--model", "none.safetensors", "--labels", "none.csv"]).assert().code(2);
 }
 
@@ -135,7 +135,7 @@ fn no_privilege_is_5() {
     // SAFETY: geteuid only reads the process's own number.
     let root = unsafe { libc::geteuid() } == 0;
     let mut command = if root {
-        // Root may read everything: as nobody, who needs a copy of the program that lies where it may be run from.
+        // Root may read everything, so the test runs as nobody, with a copy of the program where nobody may run it.
         let copy = folder.path().join("spiked");
         std::fs::copy(assert_cmd::cargo::cargo_bin("spiked"), &copy).unwrap();
         let mut command = std::process::Command::new(copy);
@@ -153,8 +153,8 @@ fn no_privilege_is_5() {
 
 #[test]
 fn the_help_names_every_code() {
-    let said = spiked().arg("--help").assert().code(0);
-    let help = String::from_utf8(said.get_output().stdout.clone()).unwrap();
+    let text = spiked().arg("--help").assert().code(0);
+    let help = String::from_utf8(text.get_output().stdout.clone()).unwrap();
     for code in ["0  ok", "1  done", "2  misconfigured", "3  no input", "4  unreadable", "5  no privilege"] {
         assert!(help.contains(code), "{code} is not in\n{help}");
     }

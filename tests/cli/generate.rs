@@ -1,4 +1,4 @@
-//! Man pages and completions are made from the command line itself, so that they can't lag behind it.
+//! Tests of the generated man pages and completions, which cover every command and option.
 
 use crate::common::spiked;
 use predicates::prelude::*;

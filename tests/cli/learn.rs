@@ -1,4 +1,4 @@
-//! One packet is enough: a private protocol is taught from one packet and found in streams of other hosts.
+//! Tests of one-shot learning: a private protocol is learned from one packet and found in streams of other hosts.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use predicates::str::contains;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
 
-/// A message of a protocol that nobody else speaks: a magic, a version, a type, then what differs from message to message.
+/// A message of a private protocol: a magic number, a version, a type, then bytes that differ between messages.
 fn message(host: u8, port: u16, number: u8) -> Vec<u8> {
     let payload = [b'P', b'R', b'V', b'!', 3, 9, number, number.wrapping_mul(31), host, number];
     udp([192, 0, 2, host], 40_000 + u16::from(number), [198, 51, 100, 7], port, &payload)
@@ -25,9 +25,9 @@ fn learn(from: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
 
 /// The class of every stream of a capture.
 fn classes(model: &Path, capture: &Path) -> Vec<String> {
-    let said =
+    let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "--model"]).arg(model).arg(capture).assert().code(0);
-    let events = json_lines(&said.get_output().stdout);
+    let events = json_lines(&output.get_output().stdout);
     events.iter().map(|e| e["spiked"]["class"].as_str().unwrap_or("unknown").to_string()).collect()
 }
 
@@ -44,9 +44,9 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
     assert_eq!(found.iter().filter(|c| *c == "private").count(), 20, "{found:?}");
     for other in ["fixtures/captures/mixed.pcapng", "fixtures/captures/dns-1.pcap", "fixtures/captures/snmp-1.pcap"] {
         let (before, after) = (classes(Path::new(SHIPPED), Path::new(other)), classes(&model, Path::new(other)));
-        assert_eq!(before, after, "{other}: the other neurons say what they said");
+        assert_eq!(before, after, "{other}: the other neurons do not change");
     }
-    // At tolerance 1 only what was shown fires the neuron.
+    // At tolerance 1 only the packet that was learned fires the neuron.
     let strict = folder.path().join("strict.safetensors");
     learn(&shown, &strict, &["--filter", "udp port 7777", "--tolerance", "1"]).code(0);
     assert_eq!(classes(&strict, &shown), ["private"]);
@@ -56,7 +56,7 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
 }
 
 #[test]
-fn what_cannot_be_learned_is_said() {
+fn packets_that_can_not_be_learned_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));
     std::fs::write(&shown, pcap(1, &[message(1, 7777, 1)])).unwrap();
@@ -72,11 +72,11 @@ fn what_cannot_be_learned_is_said() {
 }
 
 #[test]
-fn one_stream_a_class_tells_six_in_ten_streams_of_other_captures() {
+fn one_stream_per_class_classifies_six_in_ten_streams_of_other_captures() {
     let Some(data) = shared_data() else { return };
     let labels = ["protocol-train", "protocol-test"].map(|name| data.join(format!("tasks/{name}.csv")));
     let few = ["eval", "--quiet", "--json", "--cross-validate", "2", "--streams-per-class", "1", "--labels"];
-    let said = spiked().args(few).args(labels).arg("--captures").arg(&data).assert();
-    let report: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    let output = spiked().args(few).args(labels).arg("--captures").arg(&data).assert();
+    let report: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert!(report["accuracy"].as_f64().unwrap() >= 0.6, "{}", report["accuracy"]);
 }

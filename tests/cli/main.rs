@@ -1,4 +1,4 @@
-//! Tests of the command line: each runs the program, or reads what it wrote. `cargo test --test cli MODULE::` runs one module.
+//! Tests of the command line: each runs the program or reads its output. `cargo test --test cli MODULE::` runs one module.
 
 #[path = "../common/mod.rs"]
 mod common;

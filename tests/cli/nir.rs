@@ -1,4 +1,4 @@
-//! Does an exported model say what the model says? Written as NIR by the command, read back as HDF5.
+//! Tests of the NIR export: the exported graph, read back as HDF5, has the weights and thresholds of the model.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use spiked::snn::NeuronId;
 const SHIPPED: &str = "config/models/protocols.safetensors";
 
 #[test]
-fn an_exported_graph_holds_the_models_weights_and_thresholds() {
+fn an_exported_graph_has_the_weights_and_thresholds_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("protocols.h5");
     spiked().args(["model", "export", SHIPPED, "--nir"]).arg(&out).assert().code(0);
@@ -40,12 +40,12 @@ fn libhdf5_reads_it() {
     let program = "import sys, h5py\nnodes = h5py.File(sys.argv[1])['node/nodes']\n\
         print(nodes['affine/weight'][:].sum(dtype='f8'), nodes['lif/type'].asstr()[()], sorted(nodes))";
     // Debian's own Python: the package is python3-h5py.
-    let said = match Command::new("/usr/bin/python3").args(["-c", program]).arg(&out).output() {
-        Ok(said) if !String::from_utf8_lossy(&said.stderr).contains("No module named 'h5py'") => said,
+    let output = match Command::new("/usr/bin/python3").args(["-c", program]).arg(&out).output() {
+        Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("No module named 'h5py'") => output,
         _ => return skip("/usr/bin/python3 with h5py (Debian package python3-h5py)"),
     };
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (sum, rest) = text.split_once(' ').unwrap();
     let model = Model::load(Path::new(SHIPPED)).unwrap();
     let gain = model.network.scale();

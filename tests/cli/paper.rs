@@ -1,4 +1,4 @@
-//! The founding paper's machine decides as the one-shot rule here, word by word.
+//! Tests of `spiked paper`: the one-shot rule reproduces the decisions of the founding paper's machine, word by word.
 
 use crate::common::{shared_data, spiked};
 use predicates::prelude::*;
@@ -8,8 +8,8 @@ use predicates::str::contains;
 fn its_table_is_reproduced() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("paper.svg");
-    let said = spiked().arg("paper").arg("--plot").arg(&plot).assert().code(0);
-    let table = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let output = spiked().arg("paper").arg("--plot").arg(&plot).assert().code(0);
+    let table = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
     for distance in 0..10u32 {
         let line = table.lines().find(|l| l.split_whitespace().next() == Some(&distance.to_string())).expect("a line a distance");
         assert_eq!(
@@ -24,8 +24,8 @@ fn its_table_is_reproduced() {
 #[test]
 fn every_decision_of_the_machine_is_reproduced() {
     let Some(data) = shared_data() else { return };
-    let said = spiked().args(["paper", "--compare"]).arg(data.join("davies/spinnaker_decisions.csv")).assert().code(0);
-    let text = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let output = spiked().args(["paper", "--compare"]).arg(data.join("davies/spinnaker_decisions.csv")).assert().code(0);
+    let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
     let figure = |what: &str| {
         let line = text.lines().find(|l| l.trim_start().starts_with(what)).unwrap_or_else(|| panic!("no line '{what}'"));
         line.split_whitespace().last().unwrap().parse::<f64>().unwrap()
@@ -39,14 +39,14 @@ fn every_decision_of_the_machine_is_reproduced() {
 }
 
 #[test]
-fn a_difference_that_is_no_tie_is_named_and_damage_refused() {
+fn a_difference_other_than_a_tie_is_reported_and_damaged_files_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("d.csv");
     let row = |hex: String| format!("trained_patterns,homeostatic_factor,fired_words_hex\n992,4.18817,{hex}\n");
     std::fs::write(&path, row("0".repeat(255) + "1")).unwrap();
     // The trained word itself is an exact tie; the other one is not.
-    let said = contains("word 1023: fired there, silent here").and(contains("word 992").not());
-    spiked().args(["paper", "--compare"]).arg(&path).assert().code(1).stdout(said);
+    let output = contains("word 1023: fired there, silent here").and(contains("word 992").not());
+    spiked().args(["paper", "--compare"]).arg(&path).assert().code(1).stdout(output);
     std::fs::write(&path, row("0".repeat(20))).unwrap();
     spiked()
         .args(["paper", "--compare"])

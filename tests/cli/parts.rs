@@ -1,4 +1,4 @@
-//! Models as parts: one neuron taught anew leaves the others alone, parts joined are as sure as a reference says.
+//! Tests of models as parts: retraining one neuron does not change the others, and joined parts are calibrated by a reference.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use predicates::str::contains;
 use spiked::model::Model;
 use spiked::snn::ClassId;
 
-/// The fixtures' labels that `admit` lets through, as a file in `folder`.
+/// The labels of the fixtures for which `admit` returns true, as a file in `folder`.
 fn labels(folder: &Path, name: &str, admit: impl Fn(&str) -> bool) -> PathBuf {
     let text = std::fs::read_to_string(fixture("labels.csv")).unwrap();
     let kept: Vec<&str> = text.lines().enumerate().filter(|(i, line)| *i == 0 || admit(line)).map(|(_, line)| line).collect();
@@ -23,7 +23,7 @@ fn on(command: &[&str], labels: &Path) -> assert_cmd::Command {
     call
 }
 
-/// The weights of one neuron, and what they are worth.
+/// The weights of one neuron, and their scale.
 fn neuron(model: &Model, class: ClassId) -> (Vec<i8>, f32) {
     let neuron = model.decision.assignments.first_of(class);
     let weights = (0..model.network.inputs()).map(|i| model.network.weight(i, neuron)).collect();
@@ -35,7 +35,7 @@ fn ordinary(line: &str) -> bool {
 }
 
 #[test]
-fn a_neuron_taught_anew_leaves_the_others_and_is_the_one_that_training_makes() {
+fn retraining_a_neuron_changes_no_other_and_gives_the_neuron_of_full_training() {
     let folder = tempfile::tempdir().unwrap();
     let first = labels(folder.path(), "first.csv", |line| ordinary(line) && line.contains("-1.pcap"));
     let [whole, other, again] = ["whole", "other", "again"].map(|n| folder.path().join(n));
@@ -60,7 +60,7 @@ fn a_neuron_taught_anew_leaves_the_others_and_is_the_one_that_training_makes() {
 }
 
 #[test]
-fn what_can_not_be_taught_anew_is_said() {
+fn classes_that_can_not_be_retrained_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let dns = labels(folder.path(), "dns.csv", |line| line.contains("dns-1.pcap"));
     let model = folder.path().join("m.safetensors");
@@ -75,7 +75,7 @@ fn what_can_not_be_taught_anew_is_said() {
 }
 
 #[test]
-fn parts_joined_are_as_sure_as_a_reference_says() {
+fn joined_parts_are_calibrated_by_a_reference() {
     let folder = tempfile::tempdir().unwrap();
     let few = ["dns", "ntp"];
     let of = |line: &str| few.iter().any(|class| line.ends_with(class));
@@ -100,17 +100,17 @@ fn parts_joined_are_as_sure_as_a_reference_says() {
     spiked().args(["model", "show", &path("sure")]).assert().code(0).stdout(contains("reference.csv"));
 }
 
-/// The class that each stream of some captures is given, `None` where it is given none.
+/// The class of each stream of some captures; `None` for unknown.
 fn classes(model: &str, captures: &[String]) -> Vec<Option<String>> {
-    let told =
+    let output =
         spiked().args(["read", "--events", "streams", "--format", "jsonl", "--model", model]).args(captures).output().unwrap();
     let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
     let class = |event: serde_json::Value| event["spiked"]["class"].as_str().map(str::to_string);
-    String::from_utf8(told.stdout).unwrap().lines().map(event).map(class).collect()
+    String::from_utf8(output.stdout).unwrap().lines().map(event).map(class).collect()
 }
 
 #[test]
-fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
+fn parts_joined_on_unlabelled_captures_name_what_the_parts_name_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let few = ["dns", "ntp", "ssh", "redis"];
@@ -133,7 +133,7 @@ fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
     };
     join(&joined, &captures).code(0).stdout(contains("reference streams"));
     let alone = [&a, &b].map(|part| classes(part, &captures));
-    // Of the streams that one part names alone: how many there are, and how many both name so, and otherwise.
+    // Numbers of streams that only one part names: all, and those that the joined model names the same and differently.
     let together = |model: &str| {
         let (mut one, mut kept, mut other) = (0, 0, 0);
         for ((a, b), both) in alone[0].iter().zip(&alone[1]).zip(classes(model, &captures)) {
@@ -157,13 +157,13 @@ fn parts_joined_on_captures_without_labels_name_what_the_parts_name_alone() {
     std::fs::write(&damaged, "not a capture").unwrap();
     join(&partly, &[damaged.clone(), captures[0].clone()]).code(1).stderr(contains("damaged.pcap"));
     join(&partly, &[damaged]).failure().stderr(contains("the reference has no packet streams"));
-    let (cut, octets) = (path("cut.pcap"), std::fs::read(&captures[0]).unwrap());
-    std::fs::write(&cut, &octets[..octets.len() - 5]).unwrap();
+    let (cut, bytes) = (path("cut.pcap"), std::fs::read(&captures[0]).unwrap());
+    std::fs::write(&cut, &bytes[..bytes.len() - 5]).unwrap();
     join(&partly, &[cut]).code(1).stderr(contains("captures are cut").and(contains("cut.pcap")));
 }
 
 #[test]
-fn a_hyperactive_neuron_is_found_and_quieted() {
+fn a_hyperactive_neuron_is_found_and_its_threshold_raised() {
     let folder = tempfile::tempdir().unwrap();
     let first = labels(folder.path(), "first.csv", |line| ordinary(line) && line.contains("-1.pcap"));
     let second = labels(folder.path(), "second.csv", |line| ordinary(line) && line.contains("-2.pcap"));
@@ -172,18 +172,18 @@ fn a_hyperactive_neuron_is_found_and_quieted() {
     let mut model = Model::load(Path::new(&path("sound"))).unwrap();
     let snmp = model.place("snmp").unwrap();
     model.decision.theta[snmp.index()] = -6.0;
-    // Wide bounds: otherwise the packets of other classes reach the bound too, and the neuron does not lead.
+    // Wide bounds: otherwise the packets of other classes reach the bound as well, and the neuron does not lead.
     model.decision.clip.1 = 5.0;
     model.save(Path::new(&path("loud"))).unwrap();
-    let said = contains("snmp: hyperactive, claims").and(contains("threshold -6.00 raised to"));
-    on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(said);
+    let printed = contains("snmp: hyperactive, claims").and(contains("threshold -6.00 raised to"));
+    on(&["model", "calibrate", &path("loud"), "--out", &path("quiet")], &second).assert().code(0).stdout(printed);
     on(&["model", "calibrate", &path("sound"), "--out", &path("same")], &second)
         .assert()
         .code(0)
         .stdout(contains("hyperactive").not());
     let accuracy = |name: &str| {
-        let said = on(&["eval", "--json", "--model", &path(name)], &second).assert().code(0);
-        serde_json::from_slice::<serde_json::Value>(&said.get_output().stdout).unwrap()["accuracy"].as_f64().unwrap()
+        let printed = on(&["eval", "--json", "--model", &path(name)], &second).assert().code(0);
+        serde_json::from_slice::<serde_json::Value>(&printed.get_output().stdout).unwrap()["accuracy"].as_f64().unwrap()
     };
     let [sound, loud, quiet] = ["sound", "loud", "quiet"].map(accuracy);
     assert!(loud < 0.5 && quiet > 0.9 * sound, "{sound}, loud {loud}, quieted {quiet}");

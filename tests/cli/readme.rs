@@ -1,4 +1,4 @@
-//! Every command of the README runs, in its order, in a folder that holds what a fresh clone holds.
+//! Test of the README: every command runs, in order, in a folder with the files of a fresh clone.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn the_readme_s_commands_run() {
     let mut run = 0;
     for block in readme.split("```sh\n").skip(1) {
         for line in block.split("```").next().unwrap().lines() {
-            // The set-up is what built this test; `cargo test` is what runs it.
+            // The set-up built this test, and `cargo test` runs it: both are left out.
             let command = line.split("pkg-config && ").last().unwrap();
             if command == "cargo test --locked" {
                 continue;

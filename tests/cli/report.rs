@@ -1,4 +1,4 @@
-//! The report: one page that holds all it needs, escapes what is foreign, and says what was measured.
+//! Tests of the report page: it is self-contained, escapes untrusted text and shows the measurements.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn page(arguments: &[&str], out: &Path) -> String {
     std::fs::read_to_string(out).unwrap()
 }
 
-/// Tags are closed in the order in which they were opened.
+/// Checks that tags are closed in reverse order of opening.
 fn assert_well_formed(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
@@ -25,12 +25,12 @@ fn assert_well_formed(page: &str) {
     assert!(open.is_empty(), "never closed: {open:?}");
 }
 
-/// Nothing runs, and nothing is fetched.
+/// Checks that the page runs no script and loads nothing.
 fn assert_self_contained(page: &str) {
     for foreign in
         ["<script", "<link", "<img", "<iframe", "src=", "url(", "http://", "https://", "@import", " onload", " onerror="]
     {
-        assert!(!page.contains(foreign), "the page holds {foreign}");
+        assert!(!page.contains(foreign), "the page contains {foreign}");
     }
 }
 
@@ -39,7 +39,11 @@ fn the_shipped_models_have_a_page_with_and_without_labels() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("r.html");
     let devices = page(&["--model", "config/models/devices.safetensors"], &out);
-    assert!(devices.contains("HueBridge") && devices.contains("27 classes of hosts") && devices.contains("nothing is measured"));
+    assert!(
+        devices.contains("HueBridge")
+            && devices.contains("27 classes of hosts")
+            && devices.contains("No labelled captures were given")
+    );
     let arguments = ["--labels", "fixtures/labels.csv", "--captures", "fixtures", "--raster", "fixtures/captures/mixed.pcapng"];
     let protocols = page(&arguments, &out);
     for part in
@@ -51,14 +55,14 @@ fn the_shipped_models_have_a_page_with_and_without_labels() {
     for page in [&devices, &protocols] {
         assert_well_formed(page);
         assert_self_contained(page);
-        assert!(page.len() < 3_000_000, "{} octets", page.len());
+        assert!(page.len() < 3_000_000, "{} bytes", page.len());
     }
     let again = page(&arguments, &out);
     assert!(again == protocols, "the same command makes the same page");
 }
 
 #[test]
-fn a_learning_curve_is_measured_where_it_is_asked_for() {
+fn a_learning_curve_is_measured_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let some = folder.path().join("some.csv");
     let text = std::fs::read_to_string(fixture("labels.csv")).unwrap();
@@ -71,14 +75,14 @@ fn a_learning_curve_is_measured_where_it_is_asked_for() {
     model.save(&file).unwrap();
     let arguments = ["--model", file.to_str().unwrap(), "--labels", labels, "--captures", "fixtures", "--learning-curve"];
     let page = page(&arguments, &folder.path().join("r.html"));
-    assert!(page.contains("The model was taught from a file called <bdi>some.csv</bdi>"));
-    assert!(page.contains("Learning curve") && page.contains("streams taught of each class"));
+    assert!(page.contains("The model was trained on a label file named <bdi>some.csv</bdi>"));
+    assert!(page.contains("Learning curve") && page.contains("training streams per class"));
     assert_well_formed(&page);
     spiked().args(["report", "--learning-curve"]).assert().code(2).stderr(contains("needs labelled captures"));
 }
 
 #[test]
-fn what_is_cut_or_does_not_fit_is_said() {
+fn cut_captures_and_unfit_labels_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let whole =
@@ -90,7 +94,7 @@ fn what_is_cut_or_does_not_fit_is_said() {
         command
     };
     report().arg("--raster").arg(path("cut.pcap")).assert().code(1).stderr(contains("before the cut are drawn"));
-    assert!(std::fs::read_to_string(path("r.html")).unwrap().contains("1 of the 1 packets"));
+    assert!(std::fs::read_to_string(path("r.html")).unwrap().contains("1 of its 1 scored packets"));
     report().arg("--raster").arg(path("none.pcap")).assert().code(4).stderr(contains("none.pcap"));
     let hosts = path("hosts.csv");
     std::fs::write(&hosts, "capture,host,label\ncut.pcap,02:00:00:00:00:01,x\n").unwrap();
@@ -100,7 +104,7 @@ fn what_is_cut_or_does_not_fit_is_said() {
 }
 
 #[test]
-fn hostile_names_are_shown_and_not_obeyed() {
+fn hostile_names_are_shown_as_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let evil = ["<script>alert(1)</script>", "\"onload='x'><b>\u{202e}gnp", "</svg></table>&amp;"];

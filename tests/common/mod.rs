@@ -1,4 +1,4 @@
-//! What the tests share: the program, its fixtures, the shared captures, small captures made by hand.
+//! Helpers of the tests: the program, its fixtures, the shared captures, small captures built in memory.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod net;
@@ -14,7 +14,7 @@ use assert_cmd::Command;
 pub use skip::skip;
 use spiked::capture::{CaptureFile, FrameBatch, Source as _};
 
-/// The program under test, run in the project's folder.
+/// The program under test, run in the folder of the project.
 pub fn spiked() -> Command {
     let mut command = Command::cargo_bin("spiked").expect("the program is built with the tests");
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove(skip::REQUIRE_ALL);
@@ -24,7 +24,7 @@ pub fn spiked() -> Command {
 /// The longest that a test waits for anything. It only ends tests that hang: a busy machine may take far longer than an idle one.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Waits until `poll` gives a value.
+/// Waits until `poll` returns a value.
 ///
 /// # Panics
 /// After [`PATIENCE`], naming `what` was waited for.
@@ -44,7 +44,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }
 
-/// Whether a program can be started; skips where it can't, naming the Debian package that has it.
+/// Whether a program can be started; if not, reports a skip with the Debian package that has it.
 pub fn installed(program: &str, package: &str) -> bool {
     let start = std::process::Command::new(program)
         .arg("--version")
@@ -57,7 +57,7 @@ pub fn installed(program: &str, package: &str) -> bool {
     start.is_ok()
 }
 
-/// The shared captures; skips where they are absent.
+/// The folder of the shared captures; reports a skip if it is absent.
 pub fn shared_data() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if path.is_dir() {
@@ -87,11 +87,11 @@ pub fn udp(source: [u8; 4], sport: u16, destination: [u8; 4], dport: u16, payloa
         .ipv4(source, destination, 64)
         .udp(sport, dport);
     let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("a vector takes all octets");
+    builder.write(&mut frame, payload).expect("a vector takes all bytes");
     frame
 }
 
-/// A little-endian microsecond pcap file of frames a second apart.
+/// A little-endian microsecond pcap file of frames one second apart.
 pub fn pcap(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
     let mut file = Vec::new();
     for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65535, link] {

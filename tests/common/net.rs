@@ -1,5 +1,5 @@
 //! Network namespaces with veth pairs for tests of the daemon on real interfaces, and the daemon in them. Each test makes its own and
-//! removes it. Needs root, `ip` and `tcpreplay`; where one of them is not there, it says so and the test skips.
+//! removes it. Needs root, `ip` and `tcpreplay`; without them the test reports a skip.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-/// A namespace with a veth pair `a` and `b`, and a folder; gone when dropped.
+/// A namespace with a veth pair `a` and `b`, and a folder; removed when dropped.
 pub struct Net {
     name: String,
     pub folder: tempfile::TempDir,
@@ -31,7 +31,7 @@ impl Net {
             return None;
         }
         let net = Self { name, folder: tempfile::tempdir().expect("a folder") };
-        // Silence the kernel's own packets: only what is replayed is counted.
+        // Stops packets of the kernel itself, so that only replayed packets are counted.
         net.shell("sysctl -qw net.ipv6.conf.default.disable_ipv6=1 net.ipv6.conf.all.disable_ipv6=1; ip link set lo up");
         net.pair("a", "b");
         Some(net)
@@ -55,7 +55,7 @@ impl Net {
         output
     }
 
-    /// Replays a capture into an interface; returns how many packets went out.
+    /// Replays a capture into an interface; returns the number of packets sent.
     pub fn replay(&self, interface: &str, capture: &Path, options: &[&str]) -> u64 {
         let output = self.inside("tcpreplay").args(["-i", interface]).args(options).arg(capture).output().expect("tcpreplay");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -141,7 +141,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// SIGTERM; returns the exit code.
+    /// Sends SIGTERM; returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(libc::SIGTERM);
         self.child.wait().expect("a child").code()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::wait_for;
 
-/// Settings that read the fixtures without end at many times their pace, with `more` after them.
+/// Settings that replay the fixtures repeatedly at many times their speed, followed by `more`.
 pub fn endless(folder: &Path, more: &str) -> PathBuf {
     let capture = super::fixture("captures/mixed.pcapng");
     let text = format!(
@@ -45,9 +45,9 @@ impl Running {
         prepare(&mut command);
         let mut child = command.spawn().expect("spiked");
         let address = wait_for("it is ready", || {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            assert!(child.try_wait().expect("a child").is_none(), "it ended: {said}");
-            said.split("ready; http://").nth(1)?.split('/').next()?.parse().ok()
+            let log_text = fs::read_to_string(&log).unwrap_or_default();
+            assert!(child.try_wait().expect("a child").is_none(), "the daemon ended: {log_text}");
+            log_text.split("ready; http://").nth(1)?.split('/').next()?.parse().ok()
         });
         Self { child, log, address }
     }
@@ -60,7 +60,7 @@ impl Running {
         i32::try_from(self.child.id()).expect("a process number")
     }
 
-    /// The body that a path answers with; nothing where it does not answer.
+    /// The body of the response to a path; `None` without a response.
     pub fn get(&self, path: &str) -> Option<String> {
         let mut client = TcpStream::connect(self.address).ok()?;
         client.set_read_timeout(Some(super::PATIENCE)).ok()?;
@@ -74,7 +74,7 @@ impl Running {
         serde_json::from_str(&self.get("/status")?).ok()
     }
 
-    /// The status once it is as wanted.
+    /// Waits until the status meets a condition; returns it.
     pub fn wait(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
         wait_for(&format!("{what}; {:?}", self.log), || self.status().filter(|s| so(s)))
     }
@@ -86,7 +86,7 @@ impl Running {
         }
     }
 
-    /// SIGTERM; its exit code.
+    /// Sends SIGTERM; returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(libc::SIGTERM);
         self.child.wait().expect("a child").code()

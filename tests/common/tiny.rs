@@ -1,15 +1,15 @@
-//! A small file system that a test fills up. Needs root, or it says so and the test skips.
+//! A small file system that a test fills up. Needs root; without it the test reports a skip.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A file system of so many octets, gone at the end; `None`, said why, where it can't be had.
+/// A file system of the given size in bytes, removed when dropped; `None` after reporting a skip.
 pub struct Tiny(tempfile::TempDir);
 
 impl Tiny {
-    pub fn mount(octets: usize) -> Option<Self> {
+    pub fn mount(bytes: usize) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={octets}");
+        let options = format!("size={bytes}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Self(folder)),

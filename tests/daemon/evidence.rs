@@ -1,4 +1,4 @@
-//! Packets of named streams become captures that Wireshark and spiked itself read, with what was said of them as comments.
+//! Tests of evidence captures: packets of named streams, with class and confidence as comments, readable by Wireshark and spiked.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::export::evidence::{CommentedPacket, Evidence, Options};
 use spiked::export::pcapng::{PcapngPacket, PcapngWriter};
 
-/// (nanoseconds, link type, octets on the wire, octets)
+/// (nanoseconds, link type, bytes on the wire, bytes)
 fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
     let (mut file, mut batch, mut all) = (CaptureFile::open(path).unwrap(), FrameBatch::new(), Vec::new());
     while file.fill(&mut batch).unwrap() {
@@ -20,7 +20,7 @@ fn read(path: &Path) -> Vec<(u64, u16, u32, Vec<u8>)> {
     all
 }
 
-/// What tshark says of each packet, a line each; `None`, said so, where it is not installed.
+/// The output of tshark, one line per packet; `None` after reporting a skip if it is not installed.
 fn tshark(path: &Path, fields: &[&str]) -> Option<Vec<String>> {
     let fields = fields.iter().flat_map(|f| ["-e", f]);
     match Command::new("tshark").args(["-n", "-T", "fields", "-r"]).arg(path).args(fields).output() {
@@ -59,9 +59,9 @@ fn packets_of_several_link_types_come_back_to_the_nanosecond() {
     }
     assert_eq!(std::fs::metadata(&path).unwrap().len(), writer.written());
     assert_eq!(read(&path), want);
-    if let Some(said) = tshark(&path, &["frame.comment", "frame.time_epoch", "frame.len", "frame.cap_len"]) {
-        assert_eq!(said[3], "ssh, ünd number 3\t1700000000.123456792\t1503\t63");
-        assert_eq!(said.len(), 6);
+    if let Some(printed) = tshark(&path, &["frame.comment", "frame.time_epoch", "frame.len", "frame.cap_len"]) {
+        assert_eq!(printed[3], "ssh, ünd number 3\t1700000000.123456792\t1503\t63");
+        assert_eq!(printed.len(), 6);
     }
 }
 
@@ -74,17 +74,17 @@ fn read_writes_the_first_packets_of_named_streams() {
     let (written, all) = (read(&path), read(&capture));
     assert!(!written.is_empty() && written.len() < all.len());
     assert!(written.iter().all(|packet| all.contains(packet)), "a packet that was not in the capture");
-    if let Some(said) = tshark(&path, &["tcp.stream", "frame.comment"]) {
-        assert_eq!(said.len(), written.len());
+    if let Some(printed) = tshark(&path, &["tcp.stream", "frame.comment"]) {
+        assert_eq!(printed.len(), written.len());
         let mut of_stream = std::collections::BTreeMap::<&str, usize>::new();
-        for line in &said {
+        for line in &printed {
             let (stream, comment) = line.split_once('\t').unwrap();
             assert!(comment.starts_with("ssh, confidence 0.") && comment.ends_with(", model protocols"), "{comment}");
             *of_stream.entry(stream).or_default() += 1;
         }
         assert!(of_stream.values().all(|&n| n == 3), "{of_stream:?}");
     }
-    // What is written is a capture like any other. Three packets are a TCP handshake; with more of them the streams have their class.
+    // The file is a capture like any other. Three packets are a TCP handshake; with more packets the streams have their class.
     spiked().arg("read").arg(&path).assert().code(0).stdout(contains("no payload"));
     let more = folder.path().join("more.pcapng");
     spiked().args(["read", "--write"]).arg(&more).arg(&capture).assert().code(0);
@@ -109,7 +109,7 @@ fn kept(number: u8) -> CommentedPacket {
 }
 
 #[test]
-fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
+fn evidence_rotates_and_its_size_is_bounded_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { folder: folder.path().into(), file_bytes: 5000, files: 3 };
     std::fs::write(folder.path().join("not-ours.pcapng"), "kept").unwrap();
@@ -128,7 +128,7 @@ fn evidence_rotates_and_its_room_is_bounded_also_after_a_restart() {
         assert!(std::fs::metadata(file).unwrap().len() <= 5000);
         numbers.extend(read(file).iter().map(|packet| packet.3[0]));
     }
-    // The last ones, in order, none missing.
+    // The last files, in order, none missing.
     assert_eq!(numbers, ((100 - numbers.len() as u8)..100).collect::<Vec<_>>());
     assert!(numbers.len() >= 12);
 }

@@ -1,5 +1,4 @@
-//! What is promised when something breaks: each is delivered or counted, and the service recovers by itself. Sinks on their own are in
-//! `sinks.rs`, clients of the metrics in `http.rs`, interfaces that vanish in `interfaces.rs`.
+//! Tests of faults: every event is delivered or counted, and the service recovers by itself. Sinks by themselves are tested in `sinks.rs`, clients of the metrics in `http.rs`, interfaces that vanish in `interfaces.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +29,7 @@ fn lost(sink: &Value) -> u64 {
     sink["dropped"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
 }
 
-/// What the log says at the end: detections made, and for each sink what was written and lost.
+/// The counts at the end of the log: detections, and events written and lost of each sink.
 fn account(log: &str, sink: &str) -> (u64, u64, u64) {
     let number = |line: &str, before: &str| -> u64 {
         let rest = line.split(before).nth(1).unwrap_or_else(|| panic!("no '{before}' in {line}"));
@@ -70,7 +69,7 @@ fn a_full_disk_costs_events_and_evidence_that_are_counted_and_is_used_again_when
     let text = fs::read(tiny.path().join("eve.json")).unwrap();
     assert!(text.ends_with(b"\n"));
     assert_eq!(json_lines(&text).len() as u64, written);
-    // Every packet that counts as written is whole in a file.
+    // Every packet counted as written is complete in a file.
     let mut packets = 0;
     for file in fs::read_dir(tiny.path().join("evidence")).unwrap().flatten() {
         let mut source = CaptureFile::open(&file.path()).unwrap();
@@ -85,7 +84,7 @@ fn a_full_disk_costs_events_and_evidence_that_are_counted_and_is_used_again_when
 }
 
 #[test]
-fn a_full_disk_leaves_the_old_model_and_says_so() {
+fn a_full_disk_leaves_the_old_model_and_is_reported() {
     let Some(tiny) = Tiny::mount(64 << 10) else { return };
     let model = tiny.path().join("site.safetensors");
     fs::write(&model, "what was there before").unwrap();
@@ -101,14 +100,14 @@ fn a_full_disk_leaves_the_old_model_and_says_so() {
 }
 
 #[test]
-fn a_full_disk_leaves_the_old_checkpoint_and_says_so() {
+fn a_full_disk_leaves_the_old_checkpoint_and_is_reported() {
     let Some(tiny) = Tiny::mount(1 << 20) else { return };
     let [more, less] = two_checkpoints();
     less.save(tiny.path(), "site").unwrap();
     let there = || fs::read_dir(tiny.path()).unwrap().flatten().map(|f| (f.file_name(), fs::read(f.path()).unwrap()));
     let before: BTreeMap<_, _> = there().collect();
     assert_eq!(before.len(), 2);
-    // What is left is less than the new files take, then less than the first of them.
+    // The space left is less than both new files need, then less than the first of them.
     for left in [before.values().map(Vec::len).max().unwrap(), 0] {
         let ballast = tiny.path().join("ballast");
         let mut file = fs::File::create(&ballast).unwrap();
@@ -126,8 +125,8 @@ fn a_full_disk_leaves_the_old_checkpoint_and_says_so() {
 }
 
 #[test]
-fn events_go_on_when_their_file_is_removed_and_when_their_folder_was_and_is_there_again() {
-    // Where the daemon is hardened it may write to the folder that there was at its start: one made anew is another.
+fn events_continue_after_their_file_is_removed_and_after_their_folder_is_created_again() {
+    // A hardened daemon may write to the folder that existed at its start; a folder created later is another one.
     for harden in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let events = folder.path().join("events");
@@ -142,16 +141,16 @@ fn events_go_on_when_their_file_is_removed_and_when_their_folder_was_and_is_ther
         let grows = || fs::metadata(&file).is_ok_and(|m| m.len() > 0);
         wait_until("events are written", grows);
         fs::remove_file(&file).unwrap();
-        wait_until("a removed file is made anew", grows);
+        wait_until("a removed file is created again", grows);
         fs::remove_dir_all(&events).unwrap();
-        daemon.wait("the loss is counted, and told why", |s| {
-            let told = sink(s, "file")["trouble"].to_string().contains("was removed and can't be created again");
-            told && sink(s, "file")["dropped"]["disconnected"].as_u64() > Some(0)
+        daemon.wait("the loss is counted and its reason reported", |s| {
+            let reported = sink(s, "file")["trouble"].to_string().contains("was removed and can't be created again");
+            reported && sink(s, "file")["dropped"]["disconnected"].as_u64() > Some(0)
         });
         fs::create_dir(&events).unwrap();
         let confined = daemon.log().contains("landlock: only the folders");
         if confined {
-            // Whoever looks after it starts it again.
+            // The service manager starts it again.
             assert_eq!(daemon.child.wait().unwrap().code(), Some(4), "{}", daemon.log());
             assert!(daemon.log().contains("the folder was replaced"), "{}", daemon.log());
         } else {
@@ -185,7 +184,7 @@ fn a_sinks_reader_that_stalls_dies_and_returns_costs_only_what_is_counted() {
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
     serde_json::from_str::<Value>(&line).unwrap();
-    // It reads no more.
+    // The reader stops reading.
     daemon.wait("it is slow", |s| sink(s, "unix")["dropped"]["slow"].as_u64() > Some(0));
     drop(reader);
     let mut reader = BufReader::new(listener.accept().unwrap().0);
@@ -203,7 +202,7 @@ fn a_sinks_reader_that_stalls_dies_and_returns_costs_only_what_is_counted() {
     assert_eq!(account(&daemon.log(), "sink=\"file\""), (detections, detections, 0), "the other sink does not notice");
 }
 
-/// Sets a limit of another process; returns what it was.
+/// Sets a resource limit of another process; returns the previous value.
 fn limit(pid: i32, what: libc::__rlimit_resource_t, soft: u64) -> u64 {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both point to structures of ours that outlive the calls.
@@ -216,7 +215,7 @@ fn limit(pid: i32, what: libc::__rlimit_resource_t, soft: u64) -> u64 {
 }
 
 #[test]
-fn out_of_descriptors_it_goes_on_naming_and_answers_again_when_there_are_some() {
+fn without_free_descriptors_it_continues_and_it_answers_again_when_there_are_some() {
     let folder = tempfile::tempdir().unwrap();
     let events = folder.path().join("eve.json");
     let more = format!("[[sinks]]\ntype = \"file\"\npath = \"{}\"\nqueue = 1048576\n", events.display());
@@ -225,7 +224,7 @@ fn out_of_descriptors_it_goes_on_naming_and_answers_again_when_there_are_some() 
     let before = limit(daemon.pid(), libc::RLIMIT_NOFILE, open + 4);
     let clients: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(daemon.address).unwrap()).collect();
     wait_until("none is left", || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count() as u64 >= open + 4);
-    // A reload opens models and settings: it fails, and all stays as it was. Events are still written.
+    // A reload has to open models and settings: it fails without a change. Events are still written.
     daemon.signal(libc::SIGHUP);
     wait_until("the reload fails", || daemon.log().contains("reload failed"));
     let length = fs::metadata(&events).unwrap().len();
@@ -241,9 +240,9 @@ fn out_of_descriptors_it_goes_on_naming_and_answers_again_when_there_are_some() 
 }
 
 #[test]
-fn a_flood_of_streams_under_a_memory_limit_is_refused_by_the_table_and_not_by_the_kernel() {
+fn a_flood_of_streams_under_a_memory_limit_is_bounded_by_the_table_and_not_by_the_kernel() {
     let folder = tempfile::tempdir().unwrap();
-    // 120,000 streams that a table of a million would hold, which takes more than the limit leaves.
+    // A table for a million streams would hold the 120,000 streams, but needs more memory than the limit allows.
     let mut file = common::pcap(1, &[]);
     for number in 0..120_000_u32 {
         let [_, a, b, c] = number.to_be_bytes();
@@ -280,14 +279,14 @@ fn a_flood_of_streams_under_a_memory_limit_is_refused_by_the_table_and_not_by_th
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
-/// The devices model, and the same without its first class.
+/// The devices model, and the same model without its first class.
 fn two_models() -> [Model; 2] {
     let model = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
     let other = model.without_classes(&[model.classes[0].clone()]).unwrap();
     [model, other]
 }
 
-/// What live teaching keeps where it learned two classes, and where one: the neurons, with as many anchors as it keeps at most.
+/// Checkpoints of live teaching with two learned classes and with one, with the maximum number of anchors.
 fn two_checkpoints() -> [LearnedNeurons; 2] {
     let all = Model::load(&fixture("../config/models/devices.safetensors")).unwrap();
     [2, 1].map(|learned| {
@@ -298,7 +297,7 @@ fn two_checkpoints() -> [LearnedNeurons; 2] {
     })
 }
 
-// Killed in the middle of saving, which takes a process of its own: this test program, run again for this one.
+// A kill during saving needs a process of its own: this test program, started again for this test.
 #[test]
 fn child_saves_models_until_killed() {
     let Some(folder) = std::env::var_os("SPIKED_TEST_MODELS").map(PathBuf::from) else { return };
@@ -317,8 +316,8 @@ fn child_keeps_checkpoints_until_killed() {
     }
 }
 
-/// Kills a child of this program 100 times while it writes `site.safetensors` in a folder, whose files `whole` then looks at: which
-/// of two it is that was found.
+/// Kills a child of this program 100 times while it writes `site.safetensors` in a folder. `whole` checks the files each time and returns
+/// which of the two versions it found.
 fn kill_while_writing(child: &str, variable: &str, files: &[&str], whole: impl Fn(&Path) -> usize) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("site.safetensors");
@@ -337,7 +336,7 @@ fn kill_while_writing(child: &str, variable: &str, files: &[&str], whole: impl F
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_micros(500 * round));
         } else {
-            // However little of its time this machine takes to write.
+            // Independent of the time that writing takes on this machine.
             wait_for("it is in the middle", || others().next());
         }
         child.kill().unwrap();
@@ -378,7 +377,7 @@ fn killed_while_a_checkpoint_is_written_each_of_its_files_is_the_old_or_the_new_
 }
 
 #[test]
-fn an_interface_that_is_taken_down_and_up_is_listened_to_again() {
+fn an_interface_that_is_taken_down_and_up_is_captured_again() {
     let Some(net) = Net::new() else { return };
     let settings = net.settings(&["b"], "");
     let mut daemon = Daemon::start(&net, &settings);
@@ -388,10 +387,10 @@ fn an_interface_that_is_taken_down_and_up_is_listened_to_again() {
         sent += net.replay("a", &capture, &["--topspeed"]);
         daemon.wait("all is counted", |s| counted(&s["interfaces"][0]) == (sent, 0));
         net.shell("ip link set dev b down");
-        // How long it is down; libpcap may ride out the loss, so that the status need not show it.
+        // Time for which it is down; libpcap may not report the loss, so the status need not show it.
         std::thread::sleep(Duration::from_millis(300));
         net.shell("ip link set dev b up");
-        // The kernel drops what is sent before both ends have their carrier.
+        // The kernel drops packets sent before both ends have a carrier.
         wait_until("both ends are up", || net.shell("cat /sys/class/net/[ab]/operstate").stdout == b"up\nup\n");
         daemon.wait("it is up", |s| s["interfaces"][0]["up"] == true);
     }
@@ -400,14 +399,14 @@ fn an_interface_that_is_taken_down_and_up_is_listened_to_again() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
-/// Names that try to be markup, a quote's end, an escape, a template.
+/// Names that contain markup, a closing quote, an escape, a template.
 const HOSTILE: [&str; 5] =
     ["<script>alert(1)</script>", "\"} 1\\nforged_metric{x=\"", "'><img src=x>", "a\\", "{{7*7}}${x}%s&amp;"];
 
-/// Names that no model may have, since they are shown on terminals and in logs.
+/// Names that a model may not have, since names are shown on terminals and in logs.
 const REFUSED: [&str; 3] = ["x\n2026-01-01T00:00:00Z ERROR forged", "red\u{1b}[31m\u{7}", "a\r\nb"];
 
-/// The built-in model with hostile names for the first classes and for those that the fixtures hold.
+/// The built-in model with hostile names for the first classes and for the classes of the fixtures.
 fn hostile_model() -> Model {
     let mut model = Model::built_in().unwrap();
     let wanted = ["dns", "http", "ssh", "ntp", "mqtt"];
@@ -425,13 +424,13 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("hostile.safetensors");
     hostile_model().save(&model).unwrap();
-    // Metrics: no name begins a line.
+    // Metrics: no line begins with a name.
     let telemetry = Telemetry::new(vec![Arc::new(hostile_model())]);
     telemetry.replay("mixed.pcapng");
     let text = telemetry.text();
     assert!(!text.lines().any(|l| l.starts_with("forged_metric")), "a name began a line");
     assert!(text.contains(r#"class="\"} 1\\nforged_metric{x=\"""#));
-    // Names that would be more than names are refused, in models and in labels.
+    // Names with control characters are rejected, in models and in labels.
     for refused in REFUSED {
         let mut wrong = hostile_model();
         wrong.classes[0] = refused.into();
@@ -439,13 +438,13 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
         wrong.save(&file).unwrap();
         let mut read = spiked();
         read.args(["read", "--model"]).arg(&file).arg(fixture("captures/dns-1.pcap"));
-        let said = read.assert().code(2).get_output().stderr.clone();
-        assert!(String::from_utf8_lossy(&said).contains("holds control characters"));
-        assert!(!said[..said.len() - 1].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&said));
+        let printed = read.assert().code(2).get_output().stderr.clone();
+        assert!(String::from_utf8_lossy(&printed).contains("holds control characters"));
+        assert!(!printed[..printed.len() - 1].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&printed));
         let labels = format!("{refused}={}", fixture("captures/dns-1.pcap").display());
         let mut train = spiked();
         train.args(["train", "--class", &labels, "--class", "b=fixtures/captures/ssh-1.pcap", "--out"]).arg(&file);
-        train.assert().code(2).stderr(predicates::str::contains("holds control characters"));
+        train.assert().code(2).stderr(predicates::str::contains("contains control characters"));
     }
     // The page without scripts.
     let page = folder.path().join("report.html");
@@ -454,7 +453,7 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
     report.args(["report", "--model"]).arg(&model).arg("--raster").arg(&capture).arg("--out").arg(&page).assert().success();
     let page = fs::read_to_string(&page).unwrap();
     assert!(!page.contains("<script") && page.contains("&lt;script&gt;"), "markup from a name");
-    // Events, syslog and journal, through the daemon; the log, with a file name too.
+    // Events, syslog and journal, through the daemon; and the log, which also contains a file name.
     let (log, incoming) = (folder.path().join("log.sock"), folder.path().join("incoming"));
     let syslog = UnixDatagram::bind(&log).unwrap();
     syslog.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -482,8 +481,8 @@ fn hostile_names_of_classes_stay_names_in_metrics_report_events_and_log() {
         let length = syslog.recv(&mut buffer).unwrap();
         assert!(!buffer[..length].iter().any(u8::is_ascii_control), "{}", String::from_utf8_lossy(&buffer[..length]));
     }
-    let said = daemon.log();
-    assert!(said.contains("capture read") && said.contains("\\x1b[31m"), "{said}");
+    let printed = daemon.log();
+    assert!(printed.contains("capture read") && printed.contains("\\x1b[31m"), "{printed}");
     let own = |line: &str| !line.starts_with("2026-01-01T00:00:00Z ERROR forged") && !line.contains('\u{1b}');
-    assert!(said.lines().all(own), "a name of a file began a line of the log: {said}");
+    assert!(printed.lines().all(own), "a file name begins a line of the log: {printed}");
 }

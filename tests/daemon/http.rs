@@ -1,4 +1,4 @@
-//! The server: what it answers, that no client can harm it, and that nothing from outside becomes markup in the page.
+//! Tests of the HTTP server: its responses, clients that misbehave, and untrusted text in the page.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ fn start(telemetry: &Telemetry) -> Server {
     Server::start("127.0.0.1:0".parse().unwrap(), Arc::clone(&telemetry.metrics)).unwrap()
 }
 
-/// The whole answer to octets that a client sends.
+/// The complete response to the bytes that a client sends.
 fn exchange(server: &Server, request: &[u8]) -> String {
     let mut client = TcpStream::connect(server.address()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -30,7 +30,7 @@ fn get(server: &Server, path: &str) -> String {
 }
 
 #[test]
-fn each_path_answers_as_its_readers_want_it() {
+fn each_path_has_its_status_and_content_type() {
     let telemetry = Telemetry::built_in();
     telemetry.replay("dns-1.pcap");
     let server = start(&telemetry);
@@ -72,9 +72,9 @@ fn health_and_readiness_follow_the_daemon() {
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 503"));
 }
 
-/// DNS rebinding: a page from elsewhere whose name now resolves to the sensor reads nothing of its traffic.
+/// DNS rebinding: a page of another site whose name now resolves to the sensor can't read from it.
 #[test]
-fn a_browser_that_asks_by_a_foreign_name_is_refused() {
+fn requests_with_another_host_name_are_rejected() {
     let telemetry = Telemetry::built_in();
     let names = vec!["Sensor.example.org".to_string()];
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -101,7 +101,7 @@ fn a_browser_that_asks_by_a_foreign_name_is_refused() {
             assert!(answer.starts_with("HTTP/1.1 421") && !answer.contains("hall-3"), "{path} by '{foreign}': {answer}");
         }
     }
-    // Scrapers and probes may call it as they like, and a client that gives no name is no browser.
+    // Scrapers and probes may use any name, and a client without a Host header is not a browser.
     for path in ["/metrics", "/healthz", "/readyz"] {
         assert!(ask(path, "prometheus-calls-it.example").starts_with("HTTP/1.1 200"), "{path}");
     }
@@ -121,7 +121,7 @@ fn only_reading_is_allowed() {
 }
 
 #[test]
-fn what_is_no_request_or_too_long_is_refused() {
+fn invalid_and_too_long_requests_are_rejected() {
     let server = start(&Telemetry::built_in());
     let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
     let lines = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "x: y\r\n".repeat(1000));
@@ -139,8 +139,8 @@ fn what_is_no_request_or_too_long_is_refused() {
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
-/// Clients that say nothing, that say it octet by octet, that never read, more of them than the server has places: a scrape is
-/// answered all the same, and they are cut off.
+/// Clients that send nothing, send one byte at a time or never read, more of them than the server has slots: a scrape is still answered, and
+/// these clients are disconnected.
 #[test]
 fn slow_clients_do_no_harm() {
     let telemetry = Telemetry::built_in();
@@ -154,7 +154,8 @@ fn slow_clients_do_no_harm() {
             _ => client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(),
         }
     }
-    // That this comes within Prometheus' time-out follows from the server's limits, which are asserted where they are defined.
+    // That this takes less than the timeout of Prometheus follows from the limits of the server, which are asserted where they are defined;
+    // `benches/latency.py` measures it.
     assert!(get(&server, "/metrics").contains("spiked_frames_total"));
     for (number, client) in clients.iter_mut().enumerate() {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -176,9 +177,9 @@ fn established(local: u16, remote: u16) -> bool {
     })
 }
 
-/// A client that asks for more than the kernel holds for it and never reads: the rest is thrown away, its place is free again.
+/// A client that requests more than the kernel buffers and never reads: the rest is discarded and its slot is freed.
 #[test]
-fn a_client_that_never_reads_is_cut_off() {
+fn a_client_that_never_reads_is_disconnected() {
     let mut model = Model::built_in().unwrap();
     for (number, class) in model.classes.iter_mut().enumerate() {
         *class = format!("{number}-{}", "x".repeat(100_000));
@@ -192,7 +193,7 @@ fn a_client_that_never_reads_is_cut_off() {
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
     let whole = telemetry.text().len();
-    assert!(whole > 20_000_000 && answer.len() < whole / 2, "{} of {whole} octets were kept for it", answer.len());
+    assert!(whole > 20_000_000 && answer.len() < whole / 2, "{} of {whole} bytes were buffered for it", answer.len());
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
@@ -210,13 +211,13 @@ fn fifty_clients_are_served_at_once() {
 }
 
 #[test]
-fn an_address_in_use_is_said_and_a_dropped_server_gives_it_back() {
+fn an_address_in_use_is_reported_and_a_dropped_server_frees_it() {
     let telemetry = Telemetry::built_in();
-    // An address that no other test binds or connects from: its port must stay free once it is given back.
+    // An address that no other test binds or connects from: its port must stay free once it is released.
     let server = Server::start("127.98.0.1:0".parse().unwrap(), Arc::clone(&telemetry.metrics)).unwrap();
     let address = server.address();
-    let said = bind(address).unwrap_err().to_string();
-    assert!(said.contains(&address.to_string()) && said.contains("another"), "{said}");
+    let printed = bind(address).unwrap_err().to_string();
+    assert!(printed.contains(&address.to_string()) && printed.contains("another"), "{printed}");
     drop(server);
     assert!(TcpStream::connect(address).is_err());
 }

@@ -1,4 +1,4 @@
-//! The daemon on real interfaces: veth pairs in network namespaces (`common/net.rs`), skipped, saying so, where there are none.
+//! Tests of the daemon on real interfaces: veth pairs in network namespaces (`common/net.rs`), skipped without them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,24 +10,24 @@ use crate::common::net::{Daemon, Net, counted};
 use serde_json::Value;
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 
-/// All that an event says of a stream but for when it was.
+/// The fields of an event that do not depend on time.
 const ALL: [&str; 7] = ["class", "best", "confidence", "evidence", "scored", "packets", "bytes"];
 
-/// What is said of each stream, whenever that was.
-fn said(events: &[Value], fields: &[&str]) -> BTreeMap<String, Vec<String>> {
+/// The fields of the events of each stream, by 5-tuple.
+fn summaries(events: &[Value], fields: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut streams: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for e in events {
         let key = ["src_ip", "src_port", "dest_ip", "dest_port", "proto", "vlan"].map(|f| e[f].to_string()).join(" ");
-        let said: Vec<String> = fields.iter().map(|f| e["spiked"][*f].to_string()).collect();
-        streams.entry(key).or_default().push(said.join(" "));
+        let summaries: Vec<String> = fields.iter().map(|f| e["spiked"][*f].to_string()).collect();
+        streams.entry(key).or_default().push(summaries.join(" "));
     }
     streams.values_mut().for_each(|s| s.sort());
     streams
 }
 
-/// Holds the streams of one to those of the other, and names those that differ.
+/// Compares the streams of two lists of events, and names those that differ.
 fn assert_alike(live: &[Value], offline: &[Value], fields: &[&str], capture: &Path) {
-    let (live, wanted) = (said(live, fields), said(offline, fields));
+    let (live, wanted) = (summaries(live, fields), summaries(offline, fields));
     assert!(!wanted.is_empty());
     let differ: Vec<_> = wanted
         .keys()
@@ -44,8 +44,8 @@ fn offline(capture: &Path) -> Vec<Value> {
     common::json_lines(&output.stdout)
 }
 
-/// The capture as tcpreplay sends it. Of a frame that the capture holds cut (the fixtures hold 256 octets of each), it sends what is
-/// held, so that its length on the wire is another; nothing else differs.
+/// The capture as tcpreplay sends it. Frames that are cut in the capture (fixtures have at most 256 bytes of each) are sent as they are, so that
+/// their length on the wire differs; nothing else does.
 fn as_sent(capture: &Path, folder: &Path) -> PathBuf {
     let mut source = CaptureFile::open(capture).expect("a capture");
     let (mut batch, mut frames, mut link) = (FrameBatch::new(), Vec::new(), 1);
@@ -63,7 +63,7 @@ fn every_packet_is_counted_and_streams_are_named_as_offline() {
     let Some(net) = Net::new() else { return };
     let mut captures = vec![common::fixture("captures/mixed.pcapng")];
     if let Some(shared) = common::shared_data() {
-        // Captures whose streams do not outlast a pause longer than the time-out, which a replay flat out has not got.
+        // Captures whose streams have no pause longer than the timeout: a replay at full speed has none.
         captures.extend(
             ["mqtt", "quic-mvfst-22", "quic-23", "443-chrome", "WebattackSQLinj"]
                 .map(|n| shared.join(format!("ndpi/pcap/{n}.pcap"))),
@@ -118,16 +118,16 @@ fn reload_under_load_loses_nothing_and_a_bad_file_changes_nothing() {
     let (received, dropped) = counted(&status["interfaces"][0]);
     assert_eq!((received + dropped, &status["interfaces"][0]["reopened"]), (sent, &0.into()), "{status}");
     assert_eq!(status["reloads"]["succeeded"], reloads);
-    // The command's own check refuses a bad file; the signal alone leaves the old state, and says so.
+    // The command checks the file and rejects it; after the signal alone the old state stays, and the failure is reported.
     fs::write(&settings, format!("{good}\n[engine]\nworkerz = 1\n")).expect("written");
     let refused = reload();
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("workerz"), "{refused:?}");
     daemon.signal(libc::SIGHUP);
-    let status = daemon.wait("the failed reload is told", |s| s["reloads"]["failed"] == 1);
+    let status = daemon.wait("the failed reload is reported", |s| s["reloads"]["failed"] == 1);
     assert!(status["reloads"]["trouble"].to_string().contains("workerz"), "{status}");
     assert!(daemon.log().contains("reload failed"), "{}", daemon.log());
-    // What needs a restart is named.
+    // Settings that need a restart are named.
     fs::write(&settings, format!("{good}\n[engine]\nworkers = 1\n")).expect("written");
     let waits = reload();
     assert!(String::from_utf8_lossy(&waits.stdout).contains("restart to apply: engine"), "{waits:?}");
@@ -136,7 +136,7 @@ fn reload_under_load_loses_nothing_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn an_interface_that_goes_is_picked_up_again_and_the_others_do_not_notice() {
+fn an_interface_that_vanishes_is_reopened_and_the_others_are_not_affected() {
     let Some(net) = Net::new() else { return };
     net.pair("c", "d");
     let settings = net.settings(&["b", "d", "later"], "");
@@ -163,7 +163,7 @@ fn an_interface_that_goes_is_picked_up_again_and_the_others_do_not_notice() {
     assert_eq!(daemon.stop(), Some(0), "{log}");
 }
 
-/// The number that follows a text, where the text first comes with one.
+/// The number after the first occurrence of a text that is followed by a number.
 fn number_after(log: &str, text: &str) -> u64 {
     let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
     log.split(text).skip(1).find_map(digits).unwrap_or_else(|| panic!("no number after '{text}': {log}"))
@@ -183,13 +183,13 @@ fn sigterm_under_load_ends_in_order_with_all_streams_written() {
     let dropped: u64 = ["dropped ", " by the kernel, ", " by interfaces, "].map(|before| number_after(&log, before)).iter().sum();
     assert_eq!(packets + dropped, sent, "{log}");
     assert!(log.contains("state of an input"), "{log}");
-    // One alert a minute for each class and host, of which there are but a few.
+    // One alert per minute for each class and host, which are few.
     let (alerts, detections) = (net.events("alert").len(), net.events("detection").len());
     assert!(alerts > 0 && alerts < detections, "{alerts} alerts, {detections} detections");
 }
 
 #[test]
-fn several_capture_threads_share_the_flows_out() {
+fn several_capture_threads_share_the_flows() {
     let Some(net) = Net::new() else { return };
     let settings = net.settings(&["b"], "");
     let text = fs::read_to_string(&settings).expect("there").replace("name = \"b\"\n", "name = \"b\"\nthreads = 3\n");
@@ -202,7 +202,7 @@ fn several_capture_threads_share_the_flows_out() {
     assert_alike(&net.events("stream"), &offline(&capture), &ALL[..6], &capture);
 }
 
-/// Resident octets and open descriptors.
+/// Resident bytes and open descriptors.
 fn usage(pid: i32) -> (u64, usize) {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
     let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");

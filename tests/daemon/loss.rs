@@ -1,11 +1,11 @@
-//! The account of frames at rates beyond what the daemon keeps up with: each frame is received or counted as dropped. How many it receives
-//! beside tcpdump is measured by `benches/loss.rs`, since it depends on the machine and on what else runs there.
+//! Test of frame accounting at rates that exceed the daemon's capacity: each frame is received or counted as dropped. `benches/loss.rs`
+//! measures the share received compared with tcpdump, which depends on the machine and its load.
 
 use crate::common;
 use crate::common::net::{Daemon, Net, counted};
 
 #[test]
-fn flat_out_every_frame_is_received_or_counted_as_dropped() {
+fn at_full_speed_every_frame_is_received_or_counted_as_dropped() {
     let Some(net) = Net::new() else { return };
     let capture = common::fixture("captures/mixed.pcapng");
     let mut daemon = Daemon::start(&net, &net.settings(&["b"], ""));

@@ -1,4 +1,4 @@
-//! Metrics are those that deploy/README.md documents. Traffic cannot add a series, and series of what is gone are removed.
+//! Tests of the metrics: they are those documented in deploy/README.md, traffic adds no series, and series of removed objects end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Events reach every sink whole; what can't be written is counted with its reason; whoever offers them never waits.
+//! Tests of the sinks: lines are written whole, lines that can't be written are counted by reason, and offering a line never waits.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -18,10 +18,10 @@ fn line(number: u64) -> Arc<Line> {
     padded(number, 150)
 }
 
-/// A line of JSON of some length.
-fn padded(number: u64, octets: usize) -> Arc<Line> {
+/// A line of JSON with padding of `bytes` bytes.
+fn padded(number: u64, bytes: usize) -> Arc<Line> {
     Arc::new(Line {
-        text: format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(octets)),
+        text: format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(bytes)),
         timestamp: Nanos(1_700_000_000_123_456_789),
         severity: Severity::Warning,
         event: "alert",
@@ -35,7 +35,7 @@ fn numbers(text: &[u8]) -> Vec<u64> {
     std::str::from_utf8(text).unwrap().lines().map(number).collect()
 }
 
-/// When a sink that is closed gives up what it has not written: late enough for a busy machine to write it all.
+/// Deadline of closing a sink, after which unwritten lines are dropped: late enough for a busy machine to write all.
 fn patient() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
@@ -45,46 +45,46 @@ fn dropped(status: &status::SinkStatus) -> u64 {
 }
 
 #[test]
-fn a_file_gets_every_line_soon_and_goes_on_after_logrotate() {
+fn a_file_gets_every_line_and_is_reopened_after_logrotate() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("eve.json"), folder.path().join("eve.json.1"));
-    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100_000).unwrap();
-    (0..10_000).for_each(|n| outlet.offer(&line(n)));
-    wait_until("the first lines", || outlet.status().written == 10_000);
+    let sink = SinkHandle::start("file", &Target::File(path.clone()), 100_000).unwrap();
+    (0..10_000).for_each(|n| sink.offer(&line(n)));
+    wait_until("the first lines", || sink.status().written == 10_000);
     fs::rename(&path, &moved).unwrap();
-    outlet.offer(&line(10_000));
-    wait_until("the old file is written on", || outlet.status().written == 10_001);
-    outlet.reopen();
+    sink.offer(&line(10_000));
+    wait_until("the old file is written on", || sink.status().written == 10_001);
+    sink.reopen();
     wait_until("the new file", || path.exists());
-    outlet.offer(&line(10_001));
-    let status = outlet.close(patient());
+    sink.offer(&line(10_001));
+    let status = sink.close(patient());
     assert_eq!((status.written, dropped(&status), status.queued), (10_002, 0, 0));
     assert_eq!(numbers(&fs::read(&path).unwrap()), [10_001]);
     assert_eq!(numbers(&fs::read(&moved).unwrap()), (0..10_001).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_file_that_logrotate_empties_in_place_goes_on_from_its_start() {
+fn a_file_that_logrotate_truncates_is_continued_from_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("eve.json");
-    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
-    outlet.offer(&line(1));
+    let sink = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
+    sink.offer(&line(1));
     wait_until("the line", || fs::metadata(&path).unwrap().len() > 0);
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
-    outlet.offer(&line(2));
-    outlet.close(patient());
+    sink.offer(&line(2));
+    sink.close(patient());
     assert_eq!(numbers(&fs::read(&path).unwrap()), [2]);
 }
 
 #[test]
-fn half_a_line_at_the_end_is_mended_when_the_file_is_opened() {
+fn an_incomplete_line_at_the_end_is_completed_when_the_file_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("eve.json");
     let after = |before: &str| {
         fs::write(&path, before).unwrap();
-        let outlet = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
-        outlet.offer(&Arc::new(Line { text: "{}".into(), ..(*line(0)).clone() }));
-        outlet.close(patient());
+        let sink = SinkHandle::start("file", &Target::File(path.clone()), 100).unwrap();
+        sink.offer(&Arc::new(Line { text: "{}".into(), ..(*line(0)).clone() }));
+        sink.close(patient());
         fs::read_to_string(&path).unwrap()
     };
     assert_eq!(after(""), "{}\n");
@@ -98,7 +98,7 @@ fn half_a_line_at_the_end_is_mended_when_the_file_is_opened() {
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_is_told_at_the_start() {
+fn a_file_that_cannot_be_opened_is_reported_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let error = |path: &Path| SinkHandle::start("file", &Target::File(path.into()), 1).err().expect("no such file").to_string();
     assert!(error(&folder.path().join("no/such/folder")).contains("no/such/folder: can't write events there: No such file"));
@@ -111,26 +111,25 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
     let path = tiny.path().join("eve.json");
     let ballast = tiny.path().join("ballast");
     fs::write(&ballast, vec![0; 128 << 10]).unwrap();
-    let outlet = SinkHandle::start("file", &Target::File(path.clone()), 1000).unwrap();
+    let sink = SinkHandle::start("file", &Target::File(path.clone()), 1000).unwrap();
     for n in 0..1500 {
-        outlet.offer(&line(n));
+        sink.offer(&line(n));
         std::thread::sleep(Duration::from_micros(100));
     }
-    wait_until("trouble is told", || outlet.status().last_error.is_some());
+    wait_until("the error is reported", || sink.status().last_error.is_some());
     assert!(
-        outlet.status().last_error.unwrap().contains("no storage space")
-            || outlet.status().last_error.unwrap().contains("No space")
+        sink.status().last_error.unwrap().contains("no storage space") || sink.status().last_error.unwrap().contains("No space")
     );
     let first = numbers(&fs::read(&path).unwrap());
     assert!(!first.is_empty() && first.len() < 1500);
-    // More than is kept: drops, and their reason.
-    (1500..4000).for_each(|n| outlet.offer(&line(n)));
-    let full = outlet.status();
+    // More lines than the queue holds: drops, with their reason.
+    (1500..4000).for_each(|n| sink.offer(&line(n)));
+    let full = sink.status();
     assert!(full.dropped["disk_full"] > 0, "{full:?}");
     assert_eq!(full.written + dropped(&full) + full.queued, 4000);
     fs::remove_file(&ballast).unwrap();
-    wait_until("the rest is written, until the disk is full again", || outlet.status().written > full.written);
-    let status = outlet.close(patient());
+    wait_until("the rest is written, until the disk is full again", || sink.status().written > full.written);
+    let status = sink.close(patient());
     let written = numbers(&fs::read(&path).unwrap());
     assert_eq!(written.len() as u64, status.written);
     assert!(written.is_sorted(), "in order");
@@ -139,18 +138,18 @@ fn a_full_disk_leaves_whole_lines_and_is_used_again_when_there_is_room() {
 }
 
 #[test]
-fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
+fn a_reader_that_connects_late_and_reconnects_gets_whole_lines() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
-    let outlet = SinkHandle::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
-    // Nobody listens: the queue fills, the rest is counted.
-    (0..500).for_each(|n| outlet.offer(&line(n)));
-    wait_until("trouble is told", || outlet.status().last_error.is_some());
-    (500..4000).for_each(|n| outlet.offer(&line(n)));
-    let before = outlet.status();
+    let sink = SinkHandle::start("unix", &Target::Socket(path.clone()), 1000).unwrap();
+    // Without a reader the queue fills, and the other lines are counted as dropped.
+    (0..500).for_each(|n| sink.offer(&line(n)));
+    wait_until("the error is reported", || sink.status().last_error.is_some());
+    (500..4000).for_each(|n| sink.offer(&line(n)));
+    let before = sink.status();
     assert!(before.dropped["disconnected"] >= 1500 && before.written == 0, "{before:?}");
     assert_eq!(dropped(&before) + before.queued, 4000);
-    // A reader comes, reads what was kept, and goes.
+    // A reader connects, reads the queued lines, and disconnects.
     let listener = UnixListener::bind(&path).unwrap();
     let mut reader = BufReader::new(listener.accept().unwrap().0);
     let mut kept = Vec::new();
@@ -163,14 +162,14 @@ fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
     drop(reader);
     drop(listener);
     fs::remove_file(&path).unwrap();
-    outlet.offer(&line(7000));
-    wait_until("trouble is told again", || outlet.status().last_error.is_some());
-    // It returns: the line that it missed is there.
+    sink.offer(&line(7000));
+    wait_until("the error is reported again", || sink.status().last_error.is_some());
+    // It reconnects and gets the line that it missed.
     let listener = UnixListener::bind(&path).unwrap();
     let mut reader = listener.accept().unwrap().0;
-    outlet.offer(&line(7001));
-    wait_until("all is written", || outlet.status().queued == 0);
-    let status = outlet.close(patient());
+    sink.offer(&line(7001));
+    wait_until("all is written", || sink.status().queued == 0);
+    let status = sink.close(patient());
     let mut text = Vec::new();
     reader.read_to_end(&mut text).unwrap();
     assert_eq!(numbers(&text), [7000, 7001]);
@@ -179,37 +178,37 @@ fn a_reader_that_comes_late_goes_and_returns_gets_whole_lines() {
 }
 
 #[test]
-fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
+fn a_reader_that_stalls_costs_lines_beyond_the_queue_and_offering_never_waits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let outlet = SinkHandle::start("unix", &Target::Socket(path), 500).unwrap();
-    outlet.offer(&line(0));
+    let sink = SinkHandle::start("unix", &Target::Socket(path), 500).unwrap();
+    sink.offer(&line(0));
     let mut reader = listener.accept().unwrap().0;
     let mut offered = 1;
-    // Slower than the thread, so that what fills the queue is the stalled reader alone.
-    while outlet.status().last_error.is_none() {
-        outlet.offer(&padded(offered, 5000));
+    // Slower than the thread, so that only the stalled reader fills the queue.
+    while sink.status().last_error.is_none() {
+        sink.offer(&padded(offered, 5000));
         offered += 1;
         std::thread::sleep(Duration::from_micros(500));
         assert!(offered < 20_000, "the reader does not read, and yet all goes on");
     }
     let began = Instant::now();
     for _ in 0..1000 {
-        outlet.offer(&line(offered));
+        sink.offer(&line(offered));
         offered += 1;
     }
-    // A guard against waiting, not a measurement: were each offer to wait for the reader's 250 ms, these would take 250 s.
+    // A guard against waiting, not a measurement: if each offer waited for the reader's 250 ms, these would take 250 s.
     assert!(began.elapsed() < PATIENCE, "offering 1000 lines took {:?}", began.elapsed());
-    let stalled = outlet.status();
+    let stalled = sink.status();
     assert!(stalled.dropped["slow"] >= 500, "{stalled:?}");
     let all = std::thread::spawn(move || {
         let mut text = Vec::new();
         reader.read_to_end(&mut text).unwrap();
         text
     });
-    wait_until("the reader has all", || outlet.status().queued == 0);
-    let status = outlet.close(patient());
+    wait_until("the reader has all", || sink.status().queued == 0);
+    let status = sink.close(patient());
     let read = numbers(&all.join().unwrap());
     assert_eq!(read.len() as u64, status.written);
     assert!(read.is_sorted());
@@ -217,19 +216,19 @@ fn a_reader_that_stalls_costs_what_the_queue_does_not_hold_and_nobody_waits() {
 }
 
 #[test]
-fn a_reader_killed_in_the_middle_never_sees_half_a_line() {
+fn a_reader_killed_during_a_line_never_gets_an_incomplete_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reader.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let outlet = SinkHandle::start("unix", &Target::Socket(path), 10_000).unwrap();
+    let sink = SinkHandle::start("unix", &Target::Socket(path), 10_000).unwrap();
     let mut next = 0;
     for round in 0..20 {
         for _ in 0..300 {
-            outlet.offer(&padded(next, 700 + 37 * round));
+            sink.offer(&padded(next, 700 + 37 * round));
             next += 1;
         }
         let mut reader = BufReader::new(listener.accept().unwrap().0);
-        // Some is read, up to a line's end, and the connection dropped with more in it.
+        // Reads some lines, up to the end of one, and drops the connection with unread lines.
         for _ in 0..=round * 3 {
             let mut text = Vec::new();
             reader.read_until(b'\n', &mut text).unwrap();
@@ -237,7 +236,7 @@ fn a_reader_killed_in_the_middle_never_sees_half_a_line() {
         }
     }
     drop(listener);
-    let status = outlet.close(Instant::now());
+    let status = sink.close(Instant::now());
     assert_eq!(status.written + dropped(&status), next);
 }
 
@@ -263,15 +262,15 @@ fn syslog_gets_rfc_5424_and_journald_gets_fields() {
     let fields: Vec<&str> = entry.lines().collect();
     let want = ["MESSAGE={\"number\":1}", "PRIORITY=4", "SYSLOG_IDENTIFIER=spiked", "SPIKED_EVENT=alert", "SPIKED_CLASS=ssh"];
     assert_eq!(fields, want);
-    // A line that no datagram holds is dropped; the next is sent.
+    // A line larger than a datagram is dropped; the next is sent.
     syslog.offer(&padded(2, 4 << 20));
     syslog.offer(&one);
     assert!(logs.recv(&mut buffer).unwrap() > 0);
-    // A daemon that restarts has a new socket at the same place.
+    // A syslog daemon that restarts has a new socket at the same path.
     drop(logs);
     fs::remove_file(&log).unwrap();
     syslog.offer(&one);
-    wait_until("trouble is told", || syslog.status().last_error.is_some());
+    wait_until("the error is reported", || syslog.status().last_error.is_some());
     let logs = UnixDatagram::bind(&log).unwrap();
     assert!(logs.recv(&mut buffer).unwrap() > 0);
     let status = syslog.close(patient());
@@ -285,18 +284,18 @@ fn every_reason_has_its_name() {
     assert_eq!(names, ["queue_full", "disk_full", "disconnected", "slow", "other"]);
 }
 
-// What dies or blocks is tested in a process of its own: this test program, run again for one of these two.
+// Sinks that are killed or block are tested in a process of their own: this test program, started again for one of these two tests.
 
 #[test]
 fn child_writes_until_killed() {
     let Some(path) = std::env::var_os("SPIKED_TEST_FILE") else { return };
-    let outlet = SinkHandle::start("file", &Target::File(path.into()), 1 << 16).unwrap();
+    let sink = SinkHandle::start("file", &Target::File(path.into()), 1 << 16).unwrap();
     let pace = std::env::var("SPIKED_TEST_PACE").unwrap() == "slow";
     for number in 0.. {
         let one = (*padded(number, (number % 700) as usize)).clone();
-        outlet.offer(&Arc::new(one));
+        sink.offer(&Arc::new(one));
         if std::env::var("SPIKED_TEST_LAST").is_ok_and(|last| last == number.to_string()) {
-            // Neither closed nor dropped: what is in the file now is all that a kill leaves.
+            // Neither closed nor dropped: a kill leaves what is in the file now.
             std::thread::park();
         }
         if pace {
@@ -308,12 +307,12 @@ fn child_writes_until_killed() {
 #[test]
 fn child_writes_to_standard_output() {
     let Ok(count) = std::env::var("SPIKED_TEST_STDOUT") else { return };
-    let outlet = SinkHandle::start("stdout", &Target::Stdout, 1000).unwrap();
+    let sink = SinkHandle::start("stdout", &Target::Stdout, 1000).unwrap();
     for n in 0..count.parse().unwrap() {
-        outlet.offer(&line(n));
+        sink.offer(&line(n));
         std::thread::sleep(Duration::from_micros(50));
     }
-    let status = outlet.close(Instant::now() + Duration::from_millis(600));
+    let status = sink.close(Instant::now() + Duration::from_millis(600));
     eprintln!("status {}", serde_json::to_string(&status).unwrap());
     std::process::exit(0);
 }
@@ -351,7 +350,7 @@ fn after_a_kill_the_file_holds_whole_lines_and_all_that_was_written() {
     }
 }
 
-/// Lines do not wait in the process for more to come: a sink without further lines has written them all, unasked.
+/// Lines are not buffered for later ones: a sink without further lines has written all of them.
 #[test]
 fn after_a_kill_the_file_holds_every_line_of_a_sink_that_had_been_idle() {
     let folder = tempfile::tempdir().unwrap();
@@ -372,7 +371,7 @@ fn after_a_kill_the_file_holds_every_line_of_a_sink_that_had_been_idle() {
     }
 }
 
-/// The child's account of itself.
+/// The status that the child printed.
 fn status_of(stderr: &[u8]) -> serde_json::Value {
     let text = String::from_utf8_lossy(stderr);
     let status = text.lines().find_map(|l| l.strip_prefix("status ")).unwrap_or_else(|| panic!("{text}"));
@@ -380,33 +379,33 @@ fn status_of(stderr: &[u8]) -> serde_json::Value {
 }
 
 #[test]
-fn standard_output_that_nobody_reads_on_drops_and_says_slow() {
+fn standard_output_whose_reader_stalls_drops_with_reason_slow() {
     let mut process = child("child_writes_to_standard_output")
         .env("SPIKED_TEST_STDOUT", "4000")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It ends although its standard output is never read.
+    // The child ends although its standard output is never read.
     wait_until("it ends", || process.try_wait().unwrap().is_some());
-    let (mut text, mut told) = (Vec::new(), Vec::new());
-    process.stderr.take().unwrap().read_to_end(&mut told).unwrap();
+    let (mut text, mut printed) = (Vec::new(), Vec::new());
+    process.stderr.take().unwrap().read_to_end(&mut printed).unwrap();
     process.stdout.take().unwrap().read_to_end(&mut text).unwrap();
-    let status = status_of(&told);
+    let status = status_of(&printed);
     assert!(status["dropped"]["slow"].as_u64().unwrap() > 1000, "{status}");
     let json = text.iter().position(|&b| b == b'{').unwrap();
     numbers(&text[json..]);
 }
 
 #[test]
-fn standard_output_whose_reader_is_gone_drops_and_says_so() {
+fn standard_output_whose_reader_is_gone_drops_and_reports_it() {
     let mut process = child("child_writes_to_standard_output")
         .env("SPIKED_TEST_STDOUT", "3000")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Gone once the test program's own first line is out.
+    // The reader ends after the first line, which the test program itself prints.
     BufReader::with_capacity(1, process.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
     let output = process.wait_with_output().unwrap();
     let status = status_of(&output.stderr);
@@ -415,7 +414,7 @@ fn standard_output_whose_reader_is_gone_drops_and_says_so() {
 }
 
 #[test]
-fn standard_output_into_a_file_on_a_full_disk_holds_whole_lines() {
+fn standard_output_to_a_file_on_a_full_disk_has_whole_lines() {
     let Some(tiny) = Tiny::mount(64 << 10) else { return };
     let path = tiny.path().join("out.json");
     let output = child("child_writes_to_standard_output")

@@ -1,4 +1,4 @@
-//! Live teaching: a BPF filter teaches a class while the daemon runs, and the class is then found on any port.
+//! Tests of live teaching: a class is learned from streams that match a BPF filter, and is then found on any port.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use spiked::capture::CaptureFile;
 use spiked::model::Model;
 use spiked::packet::Decoder;
 use spiked::snn::ClassId;
-use spiked::train::live::{LearnedNeurons, Learner, LearnerSettings, LearningTask, Outcome, named as given};
+use spiked::train::live::{AttemptOutcome, LearnedNeurons, Learner, LearnerSettings, LearningTask, named as given};
 use spiked::train::{Corpus, LabelledStream};
 
-/// Settings of a daemon that replays captures; `more` says what it is taught.
+/// Settings of a daemon that replays captures, followed by `more`, its teachers.
 fn settings(folder: &Path, captures: &[&str], pace: &str, more: &str) -> PathBuf {
     let captures: Vec<String> = captures.iter().map(|c| format!("\"fixtures/captures/{c}\"")).collect();
     let (captures, place) = (captures.join(", "), folder.display());
@@ -39,19 +39,19 @@ every_secs = 0.2
     file
 }
 
-/// Redis is taught by its port.
+/// A teacher of Redis by its port.
 const REDIS: &str = "[[teachers]]\nclass = \"redis\"\nfilter = \"tcp port 6379\"\nrate = 1e6\n";
 
 #[test]
-fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
+fn a_class_learned_on_one_port_is_found_on_another_and_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // The shipped model does not know Redis; the port on which it is to be found is none that the filter names.
+    // The model of the test lacks Redis; the port on which it is found later is not in the filter.
     let captures = ["redis-1.pcap", "http-1.pcap", "ssh-1.pcap", "dns-1.pcap", "tls-1.pcap", "redis-oddport.pcap"];
     let daemon = Running::start(&settings(folder, &captures, "speed = 10\nrepeat = 0", REDIS), |_| {});
     let found = |port: u64| {
         let lines = fs::read(folder.join("events.json")).unwrap_or_default();
-        // The last line may not be whole yet.
+        // The last line may be incomplete.
         let whole = lines.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
         json_lines(&lines[..whole]).iter().any(|e| e["spiked"]["class"] == "redis" && (e["dest_port"] == port) == (port == 6379))
     };
@@ -61,33 +61,33 @@ fn what_a_port_teaches_is_found_on_another_port_and_survives_a_kill() {
     // SIGKILL.
     drop(daemon);
 
-    // The file is a model of the taught class, whole after a kill -9; another daemon knows it from its first packet.
+    // The file is a complete model of the learned class after kill -9; another daemon uses it from its first packet.
     let shown = spiked().arg("model").arg("show").arg(&part).output().unwrap();
     assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("redis"));
     fs::remove_file(folder.join("events.json")).unwrap();
     let frozen = settings(folder, &["redis-oddport.pcap"], "speed = 10\nrepeat = 1", &format!("{REDIS}freeze = true\n"));
     spiked().args(["run", "--set", "metrics.enabled=false", "--config"]).arg(frozen).assert().success();
-    assert!(found(0), "it does not know what was learned before it started");
+    assert!(found(0), "the class learned before the start is missing");
 }
 
-/// A class's lesson.
-fn lesson<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
+/// The learning task of a class in the status.
+fn task<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
     status["learning"]["lessons"].as_array()?.iter().find(|l| l["class"] == class)
 }
 
 #[test]
-fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
+fn a_reload_freezes_and_resumes_a_task_and_removes_the_teacher() {
     let folder = tempfile::tempdir().unwrap();
     let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap"];
     let with = |more: &str| settings(folder.path(), &captures, "speed = 20\nrepeat = 0", more);
     let mut daemon = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
-    let streams = |s: &Value, what: &str| lesson(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
-    let frozen = daemon.wait("streams are heard and not learned", |s| streams(s, "frozen") >= 20);
+    let streams = |s: &Value, what: &str| task(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
+    let frozen = daemon.wait("streams are observed and not learned", |s| streams(s, "frozen") >= 20);
     assert_eq!((streams(&frozen, "shown"), streams(&frozen, "held_back")), (0, 0));
-    assert!(lesson(&frozen, "redis").unwrap()["accuracy"] == 0.0, "nothing knows Redis: {frozen}");
+    assert!(task(&frozen, "redis").unwrap()["accuracy"] == 0.0, "no class is Redis: {frozen}");
     with(REDIS);
     daemon.signal(libc::SIGHUP);
-    let taught = daemon.wait("it is learned", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    let taught = daemon.wait("it is learned", |s| task(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     assert!(streams(&taught, "shown") > 0 && taught["learning"]["one_in"] == 1);
     with("");
     daemon.signal(libc::SIGHUP);
@@ -96,15 +96,15 @@ fn a_reload_freezes_a_lesson_thaws_it_and_dismisses_the_teacher() {
     assert_eq!(class(&alone), class(&frozen) + 1, "what was learned stays");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 
-    let shown = |s: &Value| lesson(s, "redis").map_or(0, |l| l["shown"].as_u64().unwrap());
+    let shown = |s: &Value| task(s, "redis").map_or(0, |l| l["shown"].as_u64().unwrap());
     let mut again = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
-    let remembered = again.wait("what was heard is there again", |s| shown(s) > 0);
+    let remembered = again.wait("the replay buffer is loaded", |s| shown(s) > 0);
     assert!(shown(&remembered) >= shown(&taught), "{remembered}");
     assert_eq!(again.stop(), Some(0), "{}", again.log());
 }
 
 #[test]
-fn a_host_is_taught_by_its_address() {
+fn a_host_is_learned_by_its_address() {
     let folder = tempfile::tempdir().unwrap();
     let teacher =
         |(class, address)| format!("[[teachers]]\nclass = \"{class}\"\nfilter = \"ether host {address}\"\nrate = 1e6\n");
@@ -113,22 +113,21 @@ fn a_host_is_taught_by_its_address() {
     let models = format!("models = [\"config/models/devices.safetensors\"]\n{}", fs::read_to_string(&file).unwrap());
     fs::write(&file, models).unwrap();
     let mut daemon = Running::start(&file, |_| {});
-    let taught =
-        daemon.wait("the host is learned", |s| lesson(s, "client").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
-    assert_eq!(lesson(&taught, "client").unwrap()["model"], "devices");
-    daemon.wait("it is known before it is taught once more", |s| {
-        lesson(s, "client").is_some_and(|l| l["accuracy"].as_f64() > Some(0.5))
+    let taught = daemon.wait("the host is learned", |s| task(s, "client").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    assert_eq!(task(&taught, "client").unwrap()["model"], "devices");
+    daemon.wait("it is named before it is learned once more", |s| {
+        task(s, "client").is_some_and(|l| l["accuracy"].as_f64() > Some(0.5))
     });
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
 #[test]
-fn streams_that_come_faster_than_they_are_heard_are_sampled_more_rarely() {
+fn streams_that_arrive_faster_than_they_are_processed_are_sampled_more_rarely() {
     let folder = tempfile::tempdir().unwrap();
     let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
     let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrepeat = 0", REDIS), |_| {});
     daemon.wait("one stream in some is sampled", |s| s["learning"]["one_in"].as_u64() > Some(1));
-    daemon.wait("it is learned all the same", |s| lesson(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    daemon.wait("it is learned nevertheless", |s| task(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
@@ -141,69 +140,69 @@ fn streams(model: &Model, capture: &str) -> Vec<Vec<u16>> {
     corpus.streams.iter().map(slots).collect()
 }
 
-/// Share of a capture's streams that the model gives the class.
+/// Share of the streams of a capture that the model gives the class, 0 to 1.
 fn named(model: &Model, capture: &str, class: &str) -> f64 {
-    let said: Vec<bool> = streams(model, capture).iter().map(|s| given(model, s) == Some(class)).collect();
-    said.iter().filter(|right| **right).count() as f64 / said.len() as f64
+    let named: Vec<bool> = streams(model, capture).iter().map(|s| given(model, s) == Some(class)).collect();
+    named.iter().filter(|right| **right).count() as f64 / named.len() as f64
 }
 
 const FOREIGN: [&str; 5] = ["http", "ssh", "dns", "tls", "snmp"];
 
-/// A learner of Redis that has heard nothing yet.
+/// A learner of Redis without any stream.
 fn novice(model: &Model, learned: LearnedNeurons) -> Learner {
-    let lesson = LearningTask { class: "redis".into(), without: vec!["ports".into()], eta: 0.5, freeze: false };
-    let settings = LearnerSettings { volleys: 4096, gate: 0.8, seed: 1, threads: 1 };
-    Learner::new(model, vec![lesson], settings, learned)
+    let task = LearningTask { class: "redis".into(), mask: vec!["ports".into()], eta: 0.5, freeze: false };
+    let settings = LearnerSettings { volleys: 4096, min_accuracy: 0.8, seed: 1, threads: 1 };
+    Learner::new(model, vec![task], settings, learned)
 }
 
-/// A learner of Redis that has heard what is not.
+/// A learner of Redis that has observed streams of other classes.
 fn beginner(model: &Model, learned: LearnedNeurons) -> Learner {
     let mut learner = novice(model, learned);
-    FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.hear(model, s, None));
+    FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.observe(model, s, None));
     learner
 }
 
-/// A learner that was taught Redis well, and the model with what it learned.
-fn well_taught() -> (Learner, Model) {
+/// A learner that has learned Redis, and the model with its neuron.
+fn trained_learner() -> (Learner, Model) {
     let model = Model::built_in().unwrap();
     let mut learner = beginner(&model, LearnedNeurons::default());
-    streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.hear(&model, s, Some(0)));
+    streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.observe(&model, s, Some(0)));
     assert_eq!(learner.prequential("redis"), Some(0.0), "nothing knew Redis before");
     let (with, attempts) = learner.learn(&model);
-    assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [Outcome::TakenOver]);
+    assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [AttemptOutcome::TakenOver]);
     (learner, with.unwrap())
 }
 
 #[test]
-fn junk_on_the_taught_port_does_not_make_the_model_worse() {
-    let (_, good) = well_taught();
+fn junk_on_the_teachers_port_does_not_make_the_model_worse() {
+    let (_, good) = trained_learner();
     for capture in ["redis-2.pcap", "redis-oddport.pcap"] {
         assert!(named(&good, capture, "redis") > 0.9, "{capture} is found");
     }
     let foreign = |model: &Model| FOREIGN.map(|class| named(model, &format!("{class}-2.pcap"), class));
     let before = foreign(&good);
     let mut random = 1u64;
-    let mut octet = || {
+    let mut byte = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 56) as u16
     };
     let noise: Vec<Vec<u16>> = (0..2000)
         .map(|n| {
             let mut like = streams(&good, "redis-1.pcap").swap_remove(n % 20);
-            like.iter_mut().filter(|value| **value != spiked::encode::SILENT).for_each(|value| *value = octet());
+            like.iter_mut().filter(|value| **value != spiked::encode::SILENT).for_each(|value| *value = byte());
             like
         })
         .collect();
     let web: Vec<Vec<u16>> = streams(&good, "http-1.pcap").into_iter().cycle().take(2000).collect();
     for (what, junk) in [("noise", noise), ("HTTP", web)] {
-        let (mut learner, mut model) = well_taught();
+        let (mut learner, mut model) = trained_learner();
         for part in junk.chunks(500) {
-            part.iter().for_each(|s| _ = learner.hear(&model, s.clone(), Some(0)));
+            part.iter().for_each(|s| _ = learner.observe(&model, s.clone(), Some(0)));
             let (with, attempts) = learner.learn(&model);
             for attempt in attempts {
                 let (outcome, mean) = (attempt.outcome, attempt.with.mean());
                 eprintln!("{what}: {outcome:?}, {mean:.3} of the streams held back where it was {:?}", attempt.before);
-                assert!(outcome != Outcome::TakenOver || mean >= 0.8, "nothing below the gate is taken over");
+                assert!(outcome != AttemptOutcome::TakenOver || mean >= 0.8, "nothing below the gate is taken over");
             }
             model = with.unwrap_or(model);
         }
@@ -218,61 +217,61 @@ fn junk_on_the_taught_port_does_not_make_the_model_worse() {
 }
 
 #[test]
-fn what_was_heard_is_remembered_after_a_restart() {
+fn the_replay_buffer_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let (learner, model) = well_taught();
-    learner.keep_heard(folder.path(), "site").unwrap();
+    let (learner, model) = trained_learner();
+    learner.save_replay(folder.path(), "site").unwrap();
     let mut restarted = novice(&model, LearnedNeurons::default());
-    assert!(!restarted.recall(folder.path(), "another").unwrap(), "nothing was kept under that name");
-    assert!(restarted.recall(folder.path(), "site").unwrap());
-    assert_eq!(restarted.remembered("redis"), learner.remembered("redis"));
-    assert!(restarted.remembered("redis").0 > 0);
+    assert!(!restarted.load_replay(folder.path(), "another").unwrap(), "nothing was saved under that name");
+    assert!(restarted.load_replay(folder.path(), "site").unwrap());
+    assert_eq!(restarted.stored("redis"), learner.stored("redis"));
+    assert!(restarted.stored("redis").0 > 0);
     assert_eq!(
         (restarted.prequential("redis"), restarted.prequential_mean()),
         (learner.prequential("redis"), learner.prequential_mean())
     );
-    restarted.keep_heard(folder.path(), "again").unwrap();
+    restarted.save_replay(folder.path(), "again").unwrap();
     let [first, second] =
-        ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.heard.safetensors"))).unwrap());
+        ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.replay.safetensors"))).unwrap());
     assert_eq!(first, second);
-    // It has nothing to hear any more before it learns.
+    // It learns without observing any further stream.
     let bare = model.without_classes(&["redis".into()]).unwrap();
     assert!(restarted.is_ready());
     let attempt = restarted.learn(&bare).1.pop().expect("a try");
-    assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", Outcome::TakenOver));
+    assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", AttemptOutcome::TakenOver));
 
-    // A file cut anywhere, or with any octet changed, is refused or read as something: it never ends the daemon, and never has more
-    // than there is room for.
+    // A file that is cut at any place, or has any byte changed, is rejected or read as other data: loading never panics, and the buffer never
+    // exceeds its capacity.
     for at in (0..first.len()).step_by(first.len() / 200 + 1) {
-        fs::write(folder.path().join("cut.heard.safetensors"), &first[..at]).unwrap();
-        assert!(novice(&model, LearnedNeurons::default()).recall(folder.path(), "cut").is_err());
+        fs::write(folder.path().join("cut.replay.safetensors"), &first[..at]).unwrap();
+        assert!(novice(&model, LearnedNeurons::default()).load_replay(folder.path(), "cut").is_err());
         let mut changed = first.clone();
         changed[at] ^= 0x15;
-        fs::write(folder.path().join("cut.heard.safetensors"), changed).unwrap();
+        fs::write(folder.path().join("cut.replay.safetensors"), changed).unwrap();
         let mut learner = novice(&model, LearnedNeurons::default());
-        let _ = learner.recall(folder.path(), "cut");
-        assert!(learner.remembered("redis").0 <= 4096);
+        let _ = learner.load_replay(folder.path(), "cut");
+        assert!(learner.stored("redis").0 <= 4096);
     }
-    // Another layout's volleys mean something else.
+    // Volleys of another layout do not fit.
     let devices = Model::load(Path::new("config/models/devices.safetensors")).unwrap();
-    assert!(!novice(&devices, LearnedNeurons::default()).recall(folder.path(), "site").unwrap());
+    assert!(!novice(&devices, LearnedNeurons::default()).load_replay(folder.path(), "site").unwrap());
 }
 
 #[test]
-fn streams_that_guard_a_class_are_there_again_after_a_restart() {
-    let (learner, good) = well_taught();
+fn the_anchors_of_a_class_survive_a_restart() {
+    let (learner, good) = trained_learner();
     let folder = tempfile::tempdir().unwrap();
     learner.learned().save(folder.path(), "protocols").unwrap();
-    // Another protocol that nobody knows, where Redis was: consistent, and no claim on anything.
+    // Another unknown protocol on the port of Redis: consistent traffic that claims no other streams.
     let good = good.without_classes(&["mqtt".into()]).unwrap();
-    let retaught = |learned: LearnedNeurons| {
+    let outcome_of_other_traffic = |learned: LearnedNeurons| {
         let mut learner = beginner(&good, learned);
-        streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.hear(&good, s, Some(0)));
+        streams(&good, "mqtt-1.pcap").into_iter().for_each(|s| _ = learner.observe(&good, s, Some(0)));
         learner.learn(&good).1.pop().expect("there is enough to learn from").outcome
     };
     let restored = LearnedNeurons::load(folder.path(), "protocols").unwrap().expect("it was saved");
-    assert_eq!(retaught(restored), Outcome::Worse);
+    assert_eq!(outcome_of_other_traffic(restored), AttemptOutcome::Worse);
     let part = learner.learned().part().unwrap();
     let unguarded = LearnedNeurons::of(&part, std::collections::BTreeMap::new());
-    assert_eq!(retaught(unguarded), Outcome::TakenOver, "the test would show nothing");
+    assert_eq!(outcome_of_other_traffic(unguarded), AttemptOutcome::TakenOver, "the test would show nothing");
 }

@@ -1,4 +1,4 @@
-//! The daemon without privileges: replays and watched folders through policies, sinks, evidence captures; the watchdog.
+//! Tests of the daemon without privileges: replays and watched folders with policies, sinks and evidence captures; the watchdog.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::common::{PATIENCE, fixture, json_lines, spiked, wait_for};
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 
 #[test]
-fn alerts_go_by_the_policies_and_leave_the_packets_that_they_rest_on() {
+fn alerts_follow_the_policies_and_keep_their_packets_as_evidence() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     fs::create_dir(folder.path().join("evidence")).unwrap();
@@ -58,12 +58,12 @@ exclude_filter = "tcp port 22"
     let (alerts, detections) = (of("alert"), of("detection"));
     let usual = |e: &serde_json::Value| e["spiked"]["class"] == "tls" && e["dest_port"] == 443;
     let severity = |e: &serde_json::Value| if usual(e) { "low" } else { "high" };
-    assert!(alerts.iter().all(|e| e["severity"] == severity(e) && e["dest_port"] != 22), "the first policy that fits says");
+    assert!(alerts.iter().all(|e| e["severity"] == severity(e) && e["dest_port"] != 22), "the first policy that matches decides");
     for (class, port) in [("ftp", false), ("tls", true), ("tls", false)] {
         let those = |e: &&&serde_json::Value| e["spiked"]["class"] == class && (e["dest_port"] == 443) == port;
         assert!(alerts.iter().any(|e| those(&e)), "no alert of {class}");
     }
-    assert!(detections.iter().any(|e| e["spiked"]["class"] == "ssh"), "what gives no alert is reported all the same");
+    assert!(detections.iter().any(|e| e["spiked"]["class"] == "ssh"), "streams without an alert are reported too");
     assert!(events.iter().all(|e| e["spiked"]["class"] != "http"), "and what is ignored is not");
 
     let files: Vec<_> = fs::read_dir(folder.path().join("evidence")).unwrap().flatten().collect();
@@ -74,13 +74,13 @@ exclude_filter = "tcp port 22"
         packets += batch.len();
     }
     assert!(evidence.truncation().is_none());
-    // Alerts are limited for each class and host; evidence is kept of every stream that is one.
+    // Alerts are limited per class and host; evidence is kept of every stream that matches an alert policy.
     let streams = detections.iter().filter(|e| e["dest_port"] != 22).count();
     assert!(alerts.len() < streams, "{} alerts of {streams}", alerts.len());
     assert!((streams..=streams * 5).contains(&packets), "{packets} packets of {streams} streams");
 }
 
-/// Settings of an input, with all events to `events.json` in the folder.
+/// Settings with an input that write all events to `events.json` in the folder.
 fn settings(folder: &Path, input: &str) -> std::path::PathBuf {
     let at = |name: &str| folder.join(name).display().to_string();
     let (events, status) = (at("events.json"), at("status.json"));
@@ -100,12 +100,12 @@ fn events_of_a_replay_name_the_capture_that_they_come_from() {
     spiked().args(["run", "--config"]).arg(&file).assert().success();
     let live = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
     let offline = spiked().args(["read", "--format", "jsonl", "--events", "detections"]).args(&captures).output().unwrap();
-    let said = |events: &[serde_json::Value]| -> Vec<String> {
+    let summaries = |events: &[serde_json::Value]| -> Vec<String> {
         let of = |e: &serde_json::Value| ["timestamp", "community_id", "pcap_filename"].map(|f| e[f].to_string()).join(" ");
         events.iter().filter(|e| e["event_type"] == "detection").map(of).collect()
     };
-    let (live, offline) = (said(&live), said(&json_lines(&offline.stdout)));
-    // Offline each capture has its own streams; a replay is one traffic, its captures later one than the other. Names are what counts.
+    let (live, offline) = (summaries(&live), summaries(&json_lines(&offline.stdout)));
+    // Offline each capture has its own streams; a replay is one traffic in which the captures follow each other. Only the names are compared.
     let name = |line: &String| line.rsplit(' ').next().unwrap().to_string();
     assert_eq!(live.iter().map(name).collect::<Vec<_>>(), offline.iter().map(name).collect::<Vec<_>>());
     assert_eq!(live.iter().map(name).collect::<BTreeSet<_>>(), captures.iter().map(|c| format!("\"{c}\"")).collect());
@@ -122,8 +122,9 @@ fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
         fs::copy(fixture("captures").join(name), incoming.join(name)).unwrap();
     }
     fs::write(incoming.join("text.pcap"), "no capture at all, but long enough to be one").unwrap();
-    let status = daemon
-        .wait("all are dealt with", |s| s["interfaces"][0]["captures_read"] == 2 && s["interfaces"][0]["captures_refused"] == 1);
+    let status = daemon.wait("all captures are processed", |s| {
+        s["interfaces"][0]["captures_read"] == 2 && s["interfaces"][0]["captures_refused"] == 1
+    });
     assert_eq!(status["interfaces"][0]["name"], "watch");
     let reason = fs::read_to_string(incoming.join("unreadable/text.pcap.reason")).unwrap();
     assert!(reason.contains("not a pcap"), "{reason}");
@@ -135,7 +136,7 @@ fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
     assert_eq!(named, wanted.iter().map(String::as_str).collect());
 }
 
-/// A thread of a child of ours, stopped until this is dropped: a child with a thread that is traced can't be waited for.
+/// A thread of a child process, stopped until this is dropped: a child with a traced thread can't be waited for.
 struct Stopped(i32);
 
 impl Stopped {
@@ -158,7 +159,7 @@ impl Drop for Stopped {
     }
 }
 
-/// A worker that is stuck, by the system's means: only this one thread of the daemon is stopped.
+/// A stuck worker: one thread of the daemon is stopped by ptrace.
 #[test]
 fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     let folder = tempfile::tempdir().unwrap();
@@ -181,17 +182,17 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
         }
         false
     };
-    let told = |wanted: &str| within(PATIENCE, wanted);
-    assert!(told("READY=1"));
+    let notified = |wanted: &str| within(PATIENCE, wanted);
+    assert!(notified("READY=1"));
     for _ in 0..3 {
-        assert!(told("WATCHDOG=1"), "it is fed while all move");
+        assert!(notified("WATCHDOG=1"), "the watchdog is notified while all workers make progress");
     }
     let worker = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten().find_map(|task| {
         let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         (name.trim() == "spiked-worker-1").then(|| task.file_name().to_string_lossy().parse::<i32>().unwrap())
     });
     let worker = worker.expect("it has two workers");
-    // Asleep: a thread that is stopped while it allocates holds up all others.
+    // While it sleeps: a thread that is stopped while it allocates blocks all others.
     let task = format!("/proc/{}/task/{worker}", daemon.pid());
     wait_for("the worker waits", || fs::read_to_string(format!("{task}/wchan")).ok().filter(|at| at.contains("futex")));
     let Some(stopped) = Stopped::stop(worker) else {
@@ -202,9 +203,9 @@ fn a_stuck_worker_stops_the_watchdogs_pings_until_it_moves() {
     assert!(!within(Duration::from_secs(2), "WATCHDOG=1"), "a stuck worker is fed");
     assert!(daemon.get("/healthz").unwrap().contains("worker 1"));
     drop(stopped);
-    assert!(told("WATCHDOG=1"), "it moves again and is not fed");
-    wait_for("health", || daemon.get("/healthz").filter(|said| said == "ok\n"));
+    assert!(notified("WATCHDOG=1"), "the worker makes progress again but the watchdog is not notified");
+    wait_for("health", || daemon.get("/healthz").filter(|body| body == "ok\n"));
     assert!(daemon.log().contains("watchdog notifications are suspended"), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
-    assert!(told("STOPPING=1"));
+    assert!(notified("STOPPING=1"));
 }

@@ -1,4 +1,4 @@
-//! The engine as the daemon uses it: a source with a clock, models swapped under way, packets kept as evidence, a tap for learning.
+//! Tests of the engine as the daemon uses it: sources with a clock, models replaced while running, evidence packets, the tap for learning.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ use spiked::stream::{Leader, StreamLimits, StreamTracker};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Frames and the clock at which each batch comes.
+/// Batches of frames with the time of the clock at each.
 struct Live {
     batches: std::vec::IntoIter<(u64, Vec<Vec<u8>>)>,
     now: u64,
@@ -54,7 +54,7 @@ impl Source for Live {
 }
 
 #[derive(Default)]
-struct Heard {
+struct Recorder {
     verdicts: Vec<Verdict>,
     kept: Vec<EvidencePacket>,
     frames: u64,
@@ -63,7 +63,7 @@ struct Heard {
     idle: Duration,
 }
 
-impl Observer for Heard {
+impl Observer for Recorder {
     fn observe(&mut self, output: Output<'_>) {
         match output {
             Output::Verdict { verdict, .. } => self.verdicts.push(verdict.clone()),
@@ -82,7 +82,7 @@ fn built_in() -> Arc<Model> {
     Arc::new(Model::built_in().unwrap())
 }
 
-/// A DNS query, another for each number.
+/// A DNS query that differs by number.
 fn dns(number: u8) -> Vec<u8> {
     let mut query = vec![number, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 7];
     query.extend(b"example\x03com\x00\x00\x01\x00\x01");
@@ -90,40 +90,40 @@ fn dns(number: u8) -> Vec<u8> {
 }
 
 #[test]
-fn quiet_streams_end_by_the_clock_though_nothing_comes() {
+fn quiet_streams_end_by_the_clock_without_further_packets() {
     let settings = EngineSettings::new(vec![built_in()]);
     let start = 1_700_000_000;
     let mut batches = vec![(start, (0..50).map(dns).collect::<Vec<_>>())];
     batches.extend((1..30).map(|tick| (start + tick * 60, Vec::new())));
-    let mut heard = Heard::default();
-    let counters = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
-    assert_eq!((counters.frames, heard.frames), (50, 50));
-    assert_eq!((counters.timed_out, heard.timed_out_before_the_end), (50, 50));
-    assert_eq!(heard.verdicts.iter().filter(|v| v.event == Event::Stream).count(), 50);
-    assert!(heard.spikes >= 50, "each query makes at least its own class spike: {}", heard.spikes);
+    let mut recorder = Recorder::default();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut recorder).unwrap();
+    assert_eq!((counters.frames, recorder.frames), (50, 50));
+    assert_eq!((counters.timed_out, recorder.timed_out_before_the_end), (50, 50));
+    assert_eq!(recorder.verdicts.iter().filter(|v| v.event == Event::Stream).count(), 50);
+    assert!(recorder.spikes >= 50, "each query makes at least its own class spike: {}", recorder.spikes);
 }
 
 #[test]
-fn a_clock_that_is_set_back_leaves_no_stream_waiting_for_it_to_come_again() {
+fn a_clock_that_is_set_back_does_not_keep_streams_open() {
     let settings = EngineSettings::new(vec![built_in()]);
     let (start, day) = (1_700_000_000, 86_400);
     let batch = |numbers: std::ops::Range<u8>| numbers.map(dns).collect::<Vec<_>>();
     let mut batches = vec![(start, batch(0..50)), (start - day, batch(50..100)), (start - day + 1, batch(50..100))];
     batches.extend((1..30).map(|tick| (start - day + tick * 60, Vec::new())));
-    // And forward again.
+    // And forward once more.
     batches.push((start + 1, batch(50..100)));
-    let mut heard = Heard::default();
-    let counters = engine::run(&settings, &mut Live::new(batches), &mut heard).unwrap();
-    assert_eq!((counters.frames, counters.opened, heard.timed_out_before_the_end), (200, 150, 100));
-    let packets: u64 = heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).sum();
+    let mut recorder = Recorder::default();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut recorder).unwrap();
+    assert_eq!((counters.frames, counters.opened, recorder.timed_out_before_the_end), (200, 150, 100));
+    let packets: u64 = recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).sum();
     assert_eq!(packets, 200);
 }
 
 #[test]
 fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let ended = |heard: &Heard| {
-        let ends = heard
+    let ended = |recorder: &Recorder| {
+        let ends = recorder
             .verdicts
             .iter()
             .filter(|v| v.event == Event::Stream && v.class.is_some_and(|c| v.model.classes[usize::from(c)] == "ssh"));
@@ -131,9 +131,9 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         ends.sort_unstable();
         ends
     };
-    let mut alone = Heard::default();
+    let mut alone = Recorder::default();
     let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
-    // Of 2023, a packet a second; the fixtures are years younger.
+    // From 2023, one packet per second; the fixtures are years later.
     let earlier = folder.path().join("earlier");
     std::fs::write(&earlier, pcap(1, &frames_of("ssh-1.pcap"))).unwrap();
     engine::run(&settings, &mut CaptureFile::open(&earlier).unwrap(), &mut alone).unwrap();
@@ -151,9 +151,9 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
     };
     let mut source = watch::WatchSource::open(&watched, &stop).unwrap();
     let counters = Arc::clone(source.counters());
-    let mut heard = Heard::default();
+    let mut recorder = Recorder::default();
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| engine::run(&settings, &mut source, &mut heard).unwrap());
+        let running = scope.spawn(|| engine::run(&settings, &mut source, &mut recorder).unwrap());
         let read = |captures| common::wait_until("it is read", || counters.captures_read.load(Relaxed) == captures);
         std::fs::copy(fixture("captures/dns-1.pcap"), incoming.join("later.pcap")).unwrap();
         read(1);
@@ -162,10 +162,10 @@ fn a_watched_capture_older_than_the_one_before_is_read_as_if_it_were_alone() {
         stop.store(true, Relaxed);
         running.join().unwrap();
     });
-    assert_eq!(ended(&heard), ended(&alone));
+    assert_eq!(ended(&recorder), ended(&alone));
 }
 
-/// Gives some batches, then panics; with a clock or without.
+/// Returns some batches, then panics; with or without a clock.
 struct Broken(Live, bool);
 
 impl Source for Broken {
@@ -181,21 +181,21 @@ impl Source for Broken {
 }
 
 #[test]
-fn a_source_that_panics_ends_with_an_error_and_what_it_gave_is_told() {
+fn a_source_that_panics_ends_with_an_error_and_its_packets_are_reported() {
     for (workers, live) in [(1, false), (1, true), (2, false), (3, true)] {
         let settings = EngineSettings { workers, ..EngineSettings::new(vec![built_in()]) };
         let batches = (0..3).map(|n| (1_700_000_000 + n, (0..50).map(dns).collect::<Vec<_>>())).collect();
-        let mut heard = Heard::default();
-        let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut heard).unwrap_err();
+        let mut recorder = Recorder::default();
+        let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut recorder).unwrap_err();
         assert!(error.to_string().contains("failed after packet 150"), "{error}");
-        assert_eq!(heard.frames, 150);
-        let ends = heard.verdicts.iter().filter(|v| v.event == Event::Stream);
+        assert_eq!(recorder.frames, 150);
+        let ends = recorder.verdicts.iter().filter(|v| v.event == Event::Stream);
         assert_eq!(ends.map(|v| v.packets).collect::<Vec<_>>(), [3; 50], "{workers} workers, live: {live}");
     }
 }
 
 #[test]
-fn models_are_swapped_under_way_and_no_packet_is_lost() {
+fn models_are_replaced_while_running_and_no_packet_is_lost() {
     let whole = built_in();
     let known: Vec<String> = whole.classes.iter().filter(|c| *c != "dns").cloned().collect();
     let only_dns = Arc::new(whole.without_classes(&known).unwrap());
@@ -211,14 +211,14 @@ fn models_are_swapped_under_way_and_no_packet_is_lost() {
             20 => swap.store(Arc::new(second.clone())),
             _ => {}
         });
-        let mut heard = Heard::default();
-        let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
+        let mut recorder = Recorder::default();
+        let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
         assert_eq!(counters.frames, 3000);
-        let ends: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.model_index == 0).collect();
+        let ends: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.model == 0).collect();
         assert_eq!(ends.len(), 100, "each stream goes on through both swaps ({workers} workers)");
         assert!(ends.iter().all(|v| v.packets == 30), "and has all its packets");
-        for verdict in &heard.verdicts {
-            assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.model.classes.len()));
+        for verdict in &recorder.verdicts {
+            assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.named.classes.len()));
         }
     }
 }
@@ -228,13 +228,13 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
     let count = |workers, keep_packets| {
         let settings = EngineSettings { workers, keep_packets, ..EngineSettings::new(vec![built_in()]) };
         let mut source = CaptureFile::open(&fixture("captures/ssh-1.pcap")).unwrap();
-        let mut heard = Heard::default();
-        engine::run(&settings, &mut source, &mut heard).unwrap();
-        let named: Vec<_> = heard.verdicts.iter().filter(|v| v.event == Event::Stream && v.class.is_some()).collect();
+        let mut recorder = Recorder::default();
+        engine::run(&settings, &mut source, &mut recorder).unwrap();
+        let named: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.class.is_some()).collect();
         let most = u64::from(keep_packets);
-        assert_eq!(heard.kept.len() as u64, named.iter().map(|v| v.packets.min(most)).sum::<u64>());
-        assert!(heard.kept.iter().all(|p| p.model.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
-        heard.kept.iter().map(|p| p.packet).collect::<std::collections::BTreeSet<_>>()
+        assert_eq!(recorder.kept.len() as u64, named.iter().map(|v| v.packets.min(most)).sum::<u64>());
+        assert!(recorder.kept.iter().all(|p| p.named.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
+        recorder.kept.iter().map(|p| p.packet).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(count(2, 0).is_empty());
     let ten = count(1, 10);
@@ -244,12 +244,12 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
 }
 
 #[test]
-fn the_tap_gives_volleys_and_counts_what_its_reader_is_too_slow_for() {
+fn the_tap_sends_volleys_and_counts_those_that_do_not_fit() {
     let (samples, taken) = crossbeam_channel::bounded(30);
     let tap = Some(Tap { samples, one_in: Arc::new(AtomicU32::new(1)), packets: [1; 2] });
     let settings = EngineSettings { tap, ..EngineSettings::new(vec![built_in()]) };
     let batches = vec![(1_700_000_000, (0..50).map(dns).collect::<Vec<_>>()), (1_700_000_001, (0..50).map(dns).collect())];
-    let counters = engine::run(&settings, &mut Live::new(batches), &mut Heard::default()).unwrap();
+    let counters = engine::run(&settings, &mut Live::new(batches), &mut Recorder::default()).unwrap();
     drop(settings);
     let taken: Vec<_> = taken.iter().collect();
     assert_eq!((taken.len(), counters.dropped_samples), (30, 20));
@@ -272,10 +272,10 @@ fn an_idle_source_leaves_workers_waiting_not_spinning() {
     }
     let (_keep, never) = mpsc::channel();
     let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![built_in()]) };
-    let mut heard = Heard::default();
-    engine::run(&settings, &mut Idle(never, 0), &mut heard).unwrap();
-    // Ten waits of 50 ms, told by two workers.
-    assert!(heard.idle > Duration::from_millis(600), "{:?}", heard.idle);
+    let mut recorder = Recorder::default();
+    engine::run(&settings, &mut Idle(never, 0), &mut recorder).unwrap();
+    // Ten waits of 50 ms, reported by two workers.
+    assert!(recorder.idle > Duration::from_millis(600), "{:?}", recorder.idle);
 }
 
 /// The CPUs that each worker thread of this process may use.
@@ -302,7 +302,7 @@ fn pinned_workers_have_a_cpu_each() {
     let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
     let keep = Arc::clone(&seen);
     let mut source = Live::new((0..20).map(|n| (1_700_000_000 + n, vec![dns(1)])).collect());
-    // Tests of few workers run beside this one: the last ones are its own.
+    // Tests with fewer workers run at the same time: the last workers belong to this test.
     let own = move |n: usize| (format!("spiked-worker-{n}"), cpus[n % cpus.len()].to_string());
     let wanted: std::collections::BTreeMap<_, _> = (4..workers).map(own).collect();
     let pinned = wanted.clone();
@@ -313,14 +313,14 @@ fn pinned_workers_have_a_cpu_each() {
             pinned.iter().all(|(name, cpu)| seen.get(name) == Some(cpu))
         });
     });
-    engine::run(&settings, &mut source, &mut Heard::default()).unwrap();
+    engine::run(&settings, &mut source, &mut Recorder::default()).unwrap();
     let seen = seen.lock().unwrap();
     for (name, cpu) in wanted {
         assert_eq!(seen.get(&name), Some(&cpu), "{name} of {seen:?}");
     }
 }
 
-/// Frames with their seconds, in batches of the lengths given, in turn.
+/// Frames with their seconds, in batches of the given lengths in turn.
 struct Truncation {
     frames: Vec<(u64, Vec<u8>)>,
     at: usize,
@@ -339,7 +339,7 @@ impl Source for Truncation {
     }
 }
 
-/// Two models of which one lacks a class.
+/// Two models, where the second lacks a class.
 static SIDE_BY_SIDE: LazyLock<Models> = LazyLock::new(|| {
     let whole = built_in();
     let without = whole.without_classes(&["dns".into()]).unwrap();
@@ -364,7 +364,7 @@ proptest::proptest! {
         let frames: Vec<(u64, Vec<u8>)> = order
             .into_iter()
             .map(|(source, pause)| {
-                // Most packets come at once.
+                // Most packets have the same time.
                 now += pause.saturating_sub(390) * 100;
                 (now, sources[source].next().expect("no end").clone())
             })
@@ -372,12 +372,12 @@ proptest::proptest! {
         let run = |workers, lengths: Vec<usize>| {
             let settings = EngineSettings { workers, every_packet, keep_packets, ..EngineSettings::new(SIDE_BY_SIDE.clone()) };
             let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
-            let mut heard = Heard::default();
-            let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
-            let mut kept: Vec<_> = heard.kept.iter().map(|p| (p.packet, p.model_index, p.class, p.confidence.to_bits())).collect();
-            // They are handed on when their stream is named: in order within a batch alone.
+            let mut recorder = Recorder::default();
+            let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+            let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
+            // They are passed on when their stream is named, so they are in order only within a batch.
             kept.sort_unstable();
-            (heard.verdicts, kept, counters)
+            (recorder.verdicts, kept, counters)
         };
         let alone = run(1, vec![FrameBatch::CAPACITY]);
         proptest::prop_assert!(alone.0.len() >= 10, "{} verdicts", alone.0.len());
@@ -410,7 +410,7 @@ const ACK: u8 = 16;
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
-    /// Where streams push each other out of the table and out of the rows of evidence, and are quiet for too long now and then.
+    /// Streams evict each other from the table and from the rows of evidence, and sometimes time out.
     #[test]
     fn a_crowd_is_told_of_alike_however_it_is_cut_into_batches(
         packets in proptest::collection::vec((0u16..300, 0usize..4, 0u64..500), 500..1000),
@@ -432,10 +432,10 @@ proptest::proptest! {
         let run = |lengths: Vec<usize>| {
             let mut settings = EngineSettings { workers: 1, every_packet, keep_packets: 2, ..EngineSettings::new(vec![built_in()]) };
             settings.limits.streams = streams;
-            let mut heard = Heard::default();
+            let mut recorder = Recorder::default();
             let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
-            let counters = engine::run(&settings, &mut source, &mut heard).unwrap();
-            (heard.verdicts, counters)
+            let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+            (recorder.verdicts, counters)
         };
         let whole = run(vec![FrameBatch::CAPACITY]);
         proptest::prop_assume!(whole.1.dropped_undecided > 0 && whole.1.timed_out > 0);
@@ -443,14 +443,14 @@ proptest::proptest! {
     }
 }
 
-/// Packets of each stream of the model's that the segments make, (second, flags, whether the server sends it) each.
+/// Number of packets of each stream of the segments, given as (second, flags, whether the server sends it).
 fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
     let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
-    let mut heard = Heard::default();
-    engine::run(&settings, &mut source, &mut heard).unwrap();
-    heard.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()
+    let mut recorder = Recorder::default();
+    engine::run(&settings, &mut source, &mut recorder).unwrap();
+    recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
     assert_eq!(after(&[(1, RST | ACK, true)], 2), [4, 3], "a reset");
     assert_eq!(after(&both[..1], 2), [7], "one side may still send");
     assert_eq!(after(&[], 2), [6], "a SYN that is sent again is the same connection's");
-    // What comes late of a closed connection belongs to it, for a minute.
+    // Late packets of a closed connection belong to it, for a minute.
     let late = |second| streams_of(built_in(), &[&open[..], &both[..], &[(second, ACK, true)]].concat());
     assert_eq!(late(60), [7]);
     assert_eq!(late(63), [6, 1]);
@@ -525,8 +525,8 @@ impl Source for RandomBatches {
 /// A stream: model, key, number of its first packet.
 type StreamId = (usize, StreamKey, u64);
 
-/// What a reader of a capture saw: the direction and slot values of each packet by stream and position, and the leader, class and
-/// number of packets of each stream.
+/// Result of reading a capture: the direction and slot values of each packet by stream and position, and the leader, class and number of
+/// packets of each stream.
 #[derive(Default)]
 struct Seen {
     packets: HashMap<(StreamId, u8), (Direction, Vec<u16>)>,
@@ -589,7 +589,7 @@ fn seen_by_tracker(models: &[Arc<Model>], path: &Path, seed: u64) -> Option<Seen
     Some(seen)
 }
 
-/// All captures below a folder, but for `sealed`, which no test may read.
+/// All captures below a folder, except `sealed`, which no test may read.
 fn captures_below(folder: &Path, found: &mut Vec<PathBuf>) {
     for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
         if path.is_dir() && !path.ends_with("sealed") {
@@ -640,7 +640,7 @@ fn engine_and_tracker_see_the_same_packets() {
     assert!(packets > 2_000 && streams > 200 && named > 100, "{packets} packets, {streams} streams, {named} named");
 }
 
-/// How many streams of the labelled captures the engine's limits would split: [`spiked::train::Corpus::limits`].
+/// Number of streams of the labelled captures that the limits of the engine would split: [`spiked::train::Corpus::limits`].
 #[test]
 #[ignore = "a measurement over ../shared/data"]
 fn streams_of_the_corpus_that_the_engines_limits_would_split() {

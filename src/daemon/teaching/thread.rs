@@ -16,7 +16,7 @@ use crate::config;
 use crate::engine::{Models, Tap, TapSample};
 use crate::export::{Metrics, status};
 use crate::packet::KeyKind;
-use crate::train::live::{Learner, LearnerSettings, LearningTask, Outcome, SampleOutcome};
+use crate::train::live::{AttemptOutcome, Learner, LearnerSettings, LearningTask, SampleOutcome};
 
 use super::super::policy::StreamFilter;
 use super::super::state::DaemonState;
@@ -171,7 +171,7 @@ impl TeachingThread {
     fn save(&mut self) {
         let Some(folder) = self.context.config.folder.as_ref().filter(|_| self.save_at.take().is_some()) else { return };
         for (name, (learner, _)) in &self.learners {
-            if let Err(error) = learner.keep_heard(folder, name) {
+            if let Err(error) = learner.save_replay(folder, name) {
                 warn!("can't save the replay buffer: {error}");
             }
         }
@@ -187,7 +187,7 @@ impl TeachingThread {
         }
         let (models, learners) = (self.context.models.load_full(), &mut self.learners);
         for (name, (learner, _)) in learners {
-            learner.set_lessons(tasks(&self.teachers, &models, name));
+            learner.set_tasks(tasks(&self.teachers, &models, name));
         }
         self.one_in.store(u32::from(!self.teachers.is_empty()), Relaxed);
     }
@@ -235,7 +235,7 @@ impl TeachingThread {
         let (learner, classes) = self.learners.entry(model.name.clone()).or_insert_with(|| {
             let learned = self.context.teaching.learned.lock().get(&model.name).cloned().unwrap_or_default();
             let mut learner = Learner::new(model, tasks.clone(), settings(&self.context.config), learned);
-            match self.context.config.folder.as_ref().map(|folder| learner.recall(folder, &model.name)) {
+            match self.context.config.folder.as_ref().map(|folder| learner.load_replay(folder, &model.name)) {
                 Some(Ok(true)) => info!(model = model.name, "replay buffer loaded"),
                 Some(Err(error)) => warn!("can't load the replay buffer, starting with an empty one: {error}"),
                 _ => {}
@@ -245,7 +245,7 @@ impl TeachingThread {
         self.save_at = self.save_at.or_else(|| Some(Instant::now() + SAVE));
         let outcome = if may {
             let taught = class.as_ref().and_then(|class| tasks.iter().position(|l| l.class == *class));
-            match learner.hear(model, stream.slots, taught) {
+            match learner.observe(model, stream.slots, taught) {
                 SampleOutcome::Shown => "shown",
                 SampleOutcome::HeldBack => "held_back",
                 SampleOutcome::Full => "full",
@@ -269,22 +269,22 @@ impl TeachingThread {
             let (with, attempts) = learner.learn(model);
             for attempt in attempts {
                 let outcome = match attempt.outcome {
-                    Outcome::TakenOver => "taken_over",
-                    Outcome::BelowGate => "below_gate",
-                    Outcome::Worse => "worse",
+                    AttemptOutcome::TakenOver => "taken_over",
+                    AttemptOutcome::BelowGate => "below_gate",
+                    AttemptOutcome::Worse => "worse",
                 };
                 info!(
                     model = name,
                     class = attempt.class,
                     outcome,
-                    own = attempt.with.own,
-                    foreign = attempt.with.foreign,
+                    positive = attempt.with.positive,
+                    negative = attempt.with.negative,
                     before = attempt.before.map(|a| a.mean()),
                     "new neuron trained"
                 );
                 let task = classes.entry(attempt.class).or_default();
                 *task.attempts.entry(outcome).or_default() += 1;
-                let running = if attempt.outcome == Outcome::TakenOver { Some(attempt.with) } else { attempt.before };
+                let running = if attempt.outcome == AttemptOutcome::TakenOver { Some(attempt.with) } else { attempt.before };
                 task.held_back = running.map(|a| a.mean());
             }
             if with.is_some() {
@@ -299,7 +299,7 @@ impl TeachingThread {
         let mut tasks = Vec::new();
         for (model, (learner, classes)) in &self.learners {
             for (class, task) in classes {
-                let (shown, held) = learner.remembered(class);
+                let (shown, held) = learner.stored(class);
                 let accuracy = learner.prequential(class);
                 let (model, class) = (model.clone(), class.clone());
                 tasks.push(status::LearningTaskStatus { model, class, accuracy, shown, held, ..task.clone() });
@@ -359,12 +359,12 @@ fn tasks(teachers: &[ActiveTeacher], models: &Models, name: &str) -> Vec<Learnin
     for teacher in teachers.iter().map(|t| &t.config).filter(|t| learns(t, models, name)) {
         if !tasks.iter().any(|l| l.class == teacher.class) {
             let config::TeacherConfig { class, mask, learning_rate, freeze, .. } = teacher.clone();
-            tasks.push(LearningTask { class, without: mask, eta: learning_rate as f32, freeze });
+            tasks.push(LearningTask { class, mask, eta: learning_rate as f32, freeze });
         }
     }
     tasks
 }
 
 fn settings(config: &config::LearningConfig) -> LearnerSettings {
-    LearnerSettings { volleys: config.volleys, gate: config.min_accuracy, seed: 1, threads: 1 }
+    LearnerSettings { volleys: config.volleys, min_accuracy: config.min_accuracy, seed: 1, threads: 1 }
 }

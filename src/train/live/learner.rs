@@ -1,4 +1,4 @@
-//! What is remembered of what was heard, and when is a neuron made of it?
+//! Learner of one model: stores sampled streams in a replay buffer and trains neurons on it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,236 +13,244 @@ use crate::stream::Assignments;
 use crate::stream::Decision;
 use crate::train::{self, Corpus, TeachingSchedule};
 
-use super::super::calibrate::SUREST;
+use super::super::calibrate::MAX_ACCEPTANCE;
 use super::gate::{self, Accuracy};
 use super::learned::{LearnedError, LearnedNeurons, side_by_side};
 use super::{Reservoir, StreamSlots, replay_buffer};
 
-/// What is taught, and how.
+/// A class to learn, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningTask {
     pub class: String,
-    /// Slots that the class's neuron does not look at, as [`Layout::mask`] takes them: what the teacher goes by would be all it
-    /// learns.
-    pub without: Vec<String>,
-    /// Eta of the rule.
+    /// Slots that are silent for the class's neuron, named as for [`Layout::without`]. What the teacher's filter tests belongs here: the
+    /// neuron would learn nothing else.
+    pub mask: Vec<String>,
+    /// Learning rate (eta of the rule).
     pub eta: f32,
-    /// Learn nothing for the time being.
+    /// Whether learning is suspended.
     pub freeze: bool,
 }
 
-/// Bounds of a learner.
+/// Settings of a learner.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnerSettings {
-    /// Volleys remembered to learn from; a quarter as many are held back.
+    /// Capacity of the replay buffer in volleys, for training; a quarter as many are held back.
     pub volleys: usize,
-    /// Mean of own and foreign streams right among those held back, below which a neuron is not taken over.
-    pub gate: f64,
+    /// Lowest [`Accuracy::mean`] on the held-back streams with which a neuron is taken over, 0 to 1.
+    pub min_accuracy: f64,
     pub seed: u64,
+    /// Threads of training.
     pub threads: usize,
 }
 
-/// One stream in so many is held back.
+/// One stream in this many is held back.
 const HELD_BACK: u64 = 4;
-/// Share of the other streams held back that a class may claim, whatever it claimed before.
+/// Share of the negative held-back streams that a class may always claim.
 const CLAIMS: f64 = 0.01;
-/// Own streams to learn from and held back before there is a neuron.
-const LEAST: (usize, usize) = (3, 1);
-/// What one stream less counts for in the prequential accuracy than the next (Gama, Sebastião, Rodrigues, *On evaluating stream
+/// Fewest positive streams, for training and held back, from which a neuron is trained.
+const MIN_STREAMS: (usize, usize) = (3, 1);
+/// Weight of a stream in the prequential accuracy relative to the next one (Gama, Sebastião, Rodrigues, *On evaluating stream
 /// learning algorithms*, Machine Learning 90, 2013).
 const FADING: f64 = 0.99;
 
-/// What became of a stream that was heard.
+/// Result of [`Learner::observe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleOutcome {
-    /// Shown from now on.
+    /// Stored for training.
     Shown,
+    /// Stored for the gate, and not trained on.
     HeldBack,
-    /// There was no room, and the choice fell on others.
+    /// Not stored: the buffer is full, and the random choice kept other streams.
     Full,
     /// The class is frozen.
     Frozen,
-    /// Nobody teaches it, and the model gives it no name, or that of a class that is taught: it may be anything.
+    /// No teacher labels it, and the model gives it no class, or a class that is being learned: its class is not known.
     Unknown,
 }
 
-/// One class's try.
+/// One attempt to learn a class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     pub class: String,
-    pub outcome: Outcome,
-    /// How the model does on streams held back with the new neuron, and how it did before.
+    pub outcome: AttemptOutcome,
+    /// Accuracy of the model with the new neuron on the held-back streams.
     pub with: Accuracy,
+    /// Accuracy without it; `None` if the model does not have the class.
     pub before: Option<Accuracy>,
 }
 
+/// Outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The neuron is part of the model now.
+pub enum AttemptOutcome {
+    /// The neuron was added to the model.
     TakenOver,
-    /// Not good enough yet.
+    /// Its accuracy is below [`LearnerSettings::min_accuracy`].
     BelowGate,
-    /// Worse than the one that there is.
+    /// It is worse than the present neuron of the class.
     Worse,
 }
 
-/// Share of streams right before they were taught, fading.
+/// Weighted number of streams named correctly before they were trained on, and of all streams; older streams weigh less.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Prequential {
     right: f64,
     all: f64,
 }
 
-/// What is remembered of the streams that were heard.
+/// Sample of the observed streams.
 pub(super) struct ReplayBuffer {
     pub key: KeyKind,
     pub layout: Layout,
+    /// Streams for training.
     pub shown: Reservoir,
+    /// Streams held back for the gate.
     pub held: Reservoir,
-    /// Streams heard of each label.
-    pub heard: BTreeMap<String, u64>,
+    /// Number of streams observed of each label.
+    pub observed: BTreeMap<String, u64>,
     pub prequential: BTreeMap<String, Prequential>,
 }
 
-/// Learns the taught classes of one model.
+/// Learns classes of one model from sampled streams.
 pub struct Learner {
-    lessons: Vec<LearningTask>,
+    tasks: Vec<LearningTask>,
     settings: LearnerSettings,
     memory: ReplayBuffer,
     learned: LearnedNeurons,
-    /// Something was heard since the last try.
-    news: bool,
-    tries: u64,
+    /// Whether a stream or a task was added since the last attempt.
+    changed: bool,
+    attempts_made: u64,
 }
 
 impl Learner {
-    pub fn new(model: &Model, lessons: Vec<LearningTask>, settings: LearnerSettings, learned: LearnedNeurons) -> Self {
+    pub fn new(model: &Model, tasks: Vec<LearningTask>, settings: LearnerSettings, learned: LearnedNeurons) -> Self {
         let slots = settings.volleys * model.layout.slots().len();
         Self {
-            lessons,
+            tasks,
             memory: ReplayBuffer {
                 key: model.key,
                 layout: model.layout.clone(),
                 shown: Reservoir::new(slots, settings.seed),
                 held: Reservoir::new(slots / HELD_BACK as usize, settings.seed ^ 1),
-                heard: BTreeMap::new(),
+                observed: BTreeMap::new(),
                 prequential: BTreeMap::new(),
             },
             learned,
-            news: false,
-            tries: 0,
+            changed: false,
+            attempts_made: 0,
             settings,
         }
     }
 
-    /// Keeps what is remembered, in a file beside what was learned.
+    /// Saves the replay buffer in a file beside the learned neurons.
     ///
     /// # Errors
-    /// Where the folder can't be written.
-    pub fn keep_heard(&self, folder: &Path, model: &str) -> Result<(), LearnedError> {
+    /// The folder can't be written.
+    pub fn save_replay(&self, folder: &Path, model: &str) -> Result<(), LearnedError> {
         replay_buffer::save(&self.memory, folder, model)
     }
 
-    /// Remembers what [`Learner::keep_heard`] kept; whether there was anything that fits the model.
+    /// Loads the replay buffer that [`Learner::save_replay`] saved. Returns whether there was one that fits the model.
     ///
     /// # Errors
-    /// A file that can't be read, or is damaged: then nothing is remembered.
-    pub fn recall(&mut self, folder: &Path, model: &str) -> Result<bool, LearnedError> {
+    /// The file can't be read or is damaged; the buffer is then empty.
+    pub fn load_replay(&mut self, folder: &Path, model: &str) -> Result<bool, LearnedError> {
         let found = replay_buffer::load(&mut self.memory, folder, model)?;
-        self.news |= found;
+        self.changed |= found;
         Ok(found)
     }
 
-    /// Other lessons from now on; what was heard and learned stays.
-    pub fn set_lessons(&mut self, lessons: Vec<LearningTask>) {
-        self.memory.prequential.retain(|class, _| lessons.iter().any(|l| l.class == *class));
-        self.lessons = lessons;
-        self.news = true;
+    /// Replaces the tasks; the replay buffer and the learned neurons stay.
+    pub fn set_tasks(&mut self, tasks: Vec<LearningTask>) {
+        self.memory.prequential.retain(|class, _| tasks.iter().any(|t| t.class == *class));
+        self.tasks = tasks;
+        self.changed = true;
     }
 
-    /// Whether what is remembered is of this model's making.
+    /// Whether the replay buffer has the key and the layout of this model.
     pub fn fits(&self, model: &Model) -> bool {
         self.memory.key == model.key && self.memory.layout == model.layout
     }
 
+    /// The neurons learned so far.
     pub fn learned(&self) -> &LearnedNeurons {
         &self.learned
     }
 
-    /// Hears a stream: of lesson number `taught`, or of nobody's.
-    pub fn hear(&mut self, model: &Model, slots: StreamSlots, taught: Option<usize>) -> SampleOutcome {
+    /// Observes a stream, labelled as of task number `task`, or by no teacher.
+    pub fn observe(&mut self, model: &Model, slots: StreamSlots, task: Option<usize>) -> SampleOutcome {
         let name = gate::named(model, &slots);
-        let label = match taught.map(|lesson| &self.lessons[lesson]) {
-            Some(lesson) => {
-                let score = self.memory.prequential.entry(lesson.class.clone()).or_default();
-                score.right = score.right * FADING + f64::from(u8::from(name == Some(&lesson.class)));
+        let label = match task.map(|task| &self.tasks[task]) {
+            Some(task) => {
+                let score = self.memory.prequential.entry(task.class.clone()).or_default();
+                score.right = score.right * FADING + f64::from(u8::from(name == Some(&task.class)));
                 score.all = score.all * FADING + 1.0;
-                if lesson.freeze {
+                if task.freeze {
                     return SampleOutcome::Frozen;
                 }
-                lesson.class.clone()
+                task.class.clone()
             }
-            None => match name.filter(|name| !self.lessons.iter().any(|l| l.class == *name)) {
+            None => match name.filter(|name| !self.tasks.iter().any(|t| t.class == *name)) {
                 Some(name) => name.to_string(),
                 None => return SampleOutcome::Unknown,
             },
         };
-        let heard = self.memory.heard.entry(label.clone()).or_insert(0);
-        *heard += 1;
-        let hold = heard.is_multiple_of(HELD_BACK);
+        let observed = self.memory.observed.entry(label.clone()).or_insert(0);
+        *observed += 1;
+        let hold = observed.is_multiple_of(HELD_BACK);
         let (reservoir, outcome) =
             if hold { (&mut self.memory.held, SampleOutcome::HeldBack) } else { (&mut self.memory.shown, SampleOutcome::Shown) };
         if !reservoir.offer(&label, slots) {
             return SampleOutcome::Full;
         }
-        self.news = true;
+        self.changed = true;
         outcome
     }
 
-    /// Share of the streams of a taught class that the model named right before they were taught; the last hundred or so count.
+    /// Prequential accuracy of a class: the share of its streams that the model named correctly before they were trained on, 0 to 1. About
+    /// the last hundred streams count. `None` before the first.
     pub fn prequential(&self, class: &str) -> Option<f64> {
         self.memory.prequential.get(class).map(|p| p.right / p.all.max(1.0))
     }
 
-    /// The same over all taught classes.
+    /// Prequential accuracy over all classes.
     pub fn prequential_mean(&self) -> Option<f64> {
         let (right, all) = self.memory.prequential.values().fold((0.0, 0.0), |(r, a), p| (r + p.right, a + p.all));
         (all > 0.0).then(|| right / all)
     }
 
-    /// Streams remembered of a class: to learn from, and held back.
-    pub fn remembered(&self, class: &str) -> (usize, usize) {
+    /// Number of streams of a class in the replay buffer: for training, and held back.
+    pub fn stored(&self, class: &str) -> (usize, usize) {
         (self.memory.shown.of(class).len(), self.memory.held.of(class).len())
     }
 
-    /// Whether there is something to learn from that was not there the last time.
+    /// Whether there is something new to learn from since the last attempt.
     pub fn is_ready(&self) -> bool {
-        self.news && self.lessons.iter().any(|lesson| self.can_learn(lesson))
+        self.changed && self.tasks.iter().any(|task| self.can_learn(task))
     }
 
-    fn can_learn(&self, lesson: &LearningTask) -> bool {
-        let (shown, held) = self.remembered(&lesson.class);
-        let foreign = self.memory.shown.iter().any(|(label, streams)| label != lesson.class && !streams.is_empty());
-        !lesson.freeze && shown >= LEAST.0 && held >= LEAST.1 && foreign
+    fn can_learn(&self, task: &LearningTask) -> bool {
+        let (shown, held) = self.stored(&task.class);
+        let negative = self.memory.shown.iter().any(|(label, streams)| label != task.class && !streams.is_empty());
+        !task.freeze && shown >= MIN_STREAMS.0 && held >= MIN_STREAMS.1 && negative
     }
 
-    /// Makes neurons of what is remembered, and takes over those that do no worse. Returns the model with them, where there are
-    /// any, and how each try went. It takes seconds where much is remembered.
+    /// Trains neurons on the replay buffer and takes over those that pass the gate. Returns the model with them, `None` if no neuron
+    /// passed, and all attempts. Takes seconds for a large buffer.
     pub fn learn(&mut self, model: &Model) -> (Option<Model>, Vec<Attempt>) {
-        self.news = false;
-        self.tries += 1;
-        let ready: Vec<LearningTask> = self.lessons.iter().filter(|lesson| self.can_learn(lesson)).cloned().collect();
+        self.changed = false;
+        self.attempts_made += 1;
+        let ready: Vec<LearningTask> = self.tasks.iter().filter(|task| self.can_learn(task)).cloned().collect();
         let Some(before) = self.learned.as_judged(model) else { return (None, Vec::new()) };
         let twins = self.neurons(&before, &ready, false);
         let (attempts, twins) = self.judged(&before, twins);
-        let taken: Vec<LearningTask> = ready.into_iter().filter(|lesson| twins.contains_key(&lesson.class)).collect();
+        let taken: Vec<LearningTask> = ready.into_iter().filter(|task| twins.contains_key(&task.class)).collect();
         if taken.is_empty() {
             return (None, attempts);
         }
         let Some(with) = side_by_side(twins.values()).and_then(|part| before.with_part(&part).ok()) else {
             return (None, attempts);
         };
-        // What was held back for the judgement is shown, too: a fourth of all is too much to do without.
+        // The final neurons are also trained on the held-back streams: a quarter of all is too much to leave out.
         for (class, mut neuron) in self.neurons(model, &taken, true) {
             let Some(twin) = twins.get(&class) else { continue };
             neuron.decision.accept.clone_from(&twin.decision.accept);
@@ -251,49 +259,49 @@ impl Learner {
         (self.learned.applied(model).ok(), attempts)
     }
 
-    /// One neuron a lesson, by class; of all that is remembered, or but for what is held back.
-    fn neurons(&self, model: &Model, lessons: &[LearningTask], all: bool) -> BTreeMap<String, Model> {
+    /// One neuron per task, by class, trained on the whole replay buffer (`all`) or without the held-back streams.
+    fn neurons(&self, model: &Model, tasks: &[LearningTask], all: bool) -> BTreeMap<String, Model> {
         let mut groups: Vec<Vec<LearningTask>> = Vec::new();
-        for lesson in lessons {
-            let alike = |group: &&mut Vec<LearningTask>| group[0].without == lesson.without && group[0].eta == lesson.eta;
+        for task in tasks {
+            let alike = |group: &&mut Vec<LearningTask>| group[0].mask == task.mask && group[0].eta == task.eta;
             match groups.iter_mut().find(alike) {
-                Some(group) => group.push(lesson.clone()),
-                None => groups.push(vec![lesson.clone()]),
+                Some(group) => group.push(task.clone()),
+                None => groups.push(vec![task.clone()]),
             }
         }
         let mut neurons = BTreeMap::new();
         for group in groups {
             let (network, packets) = self.train(&group, all);
-            for (number, (lesson, packets)) in NeuronId::first(group.len()).zip(group.iter().zip(packets)) {
-                neurons.insert(lesson.class.clone(), self.neuron(model, lesson, network.joined(&[number], None), packets));
+            for (number, (task, packets)) in NeuronId::first(group.len()).zip(group.iter().zip(packets)) {
+                neurons.insert(task.class.clone(), self.neuron(model, task, network.joined(&[number], None), packets));
             }
         }
         neurons
     }
 
-    /// The neurons of a group, and how many packets each was shown of its own.
+    /// The neurons of tasks with the same mask and learning rate, and the number of packets of each class.
     fn train(&self, group: &[LearningTask], all: bool) -> (Network, Vec<u64>) {
-        let own: Vec<String> = group.iter().map(|l| l.class.clone()).collect();
+        let own: Vec<String> = group.iter().map(|t| t.class.clone()).collect();
         let mut others: Vec<String> =
             self.memory.shown.iter().chain(self.memory.held.iter()).map(|(label, _)| label.to_string()).collect();
         others.sort_unstable();
         others.dedup();
         others.retain(|label| !own.contains(label));
         let classes = [own.clone(), others].concat();
-        let mut sparing = self.memory.layout.clone();
-        // Names were checked where they came from; one that this layout has no slot for silences none.
-        group[0].without.iter().for_each(|name| _ = sparing.mask(name));
+        let mut masked = self.memory.layout.clone();
+        // Names are checked with the settings; a name for which this layout has no slot masks nothing.
+        group[0].mask.iter().for_each(|name| _ = masked.without(name));
         let width = self.memory.layout.slots().len();
         let mut corpus = Corpus::new(self.memory.key, self.memory.layout.clone(), classes.clone());
         for (class, label) in ClassId::first(classes.len()).zip(&classes) {
             let held = if all { self.memory.held.of(label) } else { &[] };
             for stream in self.memory.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
-                slots.chunks_exact_mut(width).for_each(|volley| sparing.apply_mask(volley));
+                slots.chunks_exact_mut(width).for_each(|volley| masked.silence(volley));
                 corpus.push(class, &slots);
             }
         }
-        let seed = self.settings.seed.wrapping_add(self.tries);
+        let seed = self.settings.seed.wrapping_add(self.attempts_made);
         let mut settings = train::TrainSettings::new(self.memory.key, seed);
         settings.rule.eta = group[0].eta;
         let teacher = TeachingSchedule::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
@@ -303,7 +311,8 @@ impl Learner {
         (Network::quantise(&weights, own.len()), packets)
     }
 
-    fn neuron(&self, model: &Model, lesson: &LearningTask, network: Network, packets: u64) -> Model {
+    /// The model of one class that consists of `network`, with the decision of `model`.
+    fn neuron(&self, model: &Model, task: &LearningTask, network: Network, packets: u64) -> Model {
         let mut decision = model.decision.clone();
         decision.theta = vec![snn::Stdp::default().theta];
         decision.accept = vec![1.0];
@@ -311,7 +320,7 @@ impl Learner {
         Model {
             name: model.name.clone(),
             key: self.memory.key,
-            classes: vec![lesson.class.clone()],
+            classes: vec![task.class.clone()],
             layout: self.memory.layout.clone(),
             network,
             decision,
@@ -320,19 +329,19 @@ impl Learner {
                 seed: self.settings.seed,
                 labels: vec!["live".into()],
                 captures: 0,
-                streams: vec![self.memory.shown.of(&lesson.class).len() as u64],
+                streams: vec![self.memory.shown.of(&task.class).len() as u64],
                 packets: vec![packets],
                 ..Provenance::default()
             },
         }
     }
 
-    /// Which of the neurons are taken over, with their acceptance, and how each try went. All are judged side by side; where some
-    /// fall out the others are judged again without them.
+    /// The neurons that pass the gate, with their acceptance, and all attempts. All neurons are evaluated together; if some do not pass,
+    /// the others are evaluated once more without them.
     fn judged(&self, before: &Model, mut neurons: BTreeMap<String, Model>) -> (Vec<Attempt>, BTreeMap<String, Model>) {
         let old = gate::GateAnswers::of(before, &self.memory.held);
         let own = before.classes.iter().zip(&before.decision.accept).filter(|(class, _)| !self.learned.has(class));
-        let usual = own.map(|(_, accept)| *accept).fold(SUREST, f32::min);
+        let usual = own.map(|(_, accept)| *accept).fold(MAX_ACCEPTANCE, f32::min);
         let mut refused = Vec::new();
         loop {
             let part = side_by_side(neurons.values());
@@ -354,7 +363,7 @@ impl Learner {
                 Attempt { class: class.clone(), outcome, with: accuracy, before: was }
             };
             let attempts: Vec<Attempt> = neurons.keys().map(attempt).collect();
-            let (taken, out): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|a| a.outcome == Outcome::TakenOver);
+            let (taken, out): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|a| a.outcome == AttemptOutcome::TakenOver);
             let stable = out.is_empty();
             out.iter().for_each(|a| _ = neurons.remove(&a.class));
             refused.extend(out);
@@ -365,20 +374,21 @@ impl Learner {
         }
     }
 
-    fn outcome(&self, class: &str, with: Accuracy, was: Option<Accuracy>, (new, old): (&Model, &Model)) -> Outcome {
-        if with.mean() < self.settings.gate {
-            return Outcome::BelowGate;
+    /// Compares a model with the new neuron to the model before.
+    fn outcome(&self, class: &str, with: Accuracy, was: Option<Accuracy>, (new, old): (&Model, &Model)) -> AttemptOutcome {
+        if with.mean() < self.settings.min_accuracy {
+            return AttemptOutcome::BelowGate;
         }
-        let Some(was) = was else { return Outcome::TakenOver };
-        // A neuron that came with the model gives way to a better one only.
+        let Some(was) = was else { return AttemptOutcome::TakenOver };
+        // A neuron that came with the model is replaced only by a better one.
         let shipped = !self.learned.has(class);
         let anchors = self.learned.anchors_of(class);
-        // Own streams are what the teacher says, and junk among them must not buy a claim on others: each counts by itself.
-        // One own stream more or less is chance.
+        // Positive streams are whatever the teacher's filter admits, so junk among them must not justify claims on other streams: each
+        // condition applies by itself. A difference of one positive stream is chance.
         let worse = with.mean() + 0.5 / f64::from(with.streams.max(1)) < was.mean()
             || with.claimed > was.claimed.max(CLAIMS)
-            || gate::right(new, class, anchors)
-                < gate::right(old, class, anchors).min(anchors.len() - anchors.len().div_ceil(10));
-        if worse || (shipped && with.mean() <= was.mean()) { Outcome::Worse } else { Outcome::TakenOver }
+            || gate::count_named(new, class, anchors)
+                < gate::count_named(old, class, anchors).min(anchors.len() - anchors.len().div_ceil(10));
+        if worse || (shipped && with.mean() <= was.mean()) { AttemptOutcome::Worse } else { AttemptOutcome::TakenOver }
     }
 }

@@ -1,9 +1,9 @@
-//! How does a model go on learning from traffic? A teacher says which streams are of its class; their volleys, and those of streams
-//! that the model gives other names, are remembered as a sample, and neurons are trained on it anew, beside the hot path.
+//! Learning from live traffic: streams labelled by teachers, and streams that the model gives other classes, are sampled into a replay
+//! buffer, and neurons are trained on it outside the hot path.
 //!
-//! Input: sampled streams ([`Learner::hear`]). Output: one neuron for each taught class ([`Learner::learn`]), made exactly as
-//! `spiked train` makes it: several passes, annealed, averaged, groups of slots dropped out. Neurons are independent, so no other
-//! changes. Every fourth stream is held back: a neuron is taken over only where the model, with it, does no worse on those.
+//! Input: sampled streams ([`Learner::observe`]). Output: one neuron for each class to learn ([`Learner::learn`]), trained as `spiked train`
+//! trains it: several passes, annealed, averaged, with slot dropout. Neurons are independent, so no other neuron changes. Every fourth
+//! stream is held back: a neuron is taken over only if the model with it is no worse on those streams (gate).
 
 mod gate;
 mod learned;
@@ -13,5 +13,5 @@ mod reservoir;
 
 pub use gate::{Accuracy, named};
 pub use learned::{LearnedError, LearnedNeurons};
-pub use learner::{Attempt, Learner, LearnerSettings, LearningTask, Outcome, SampleOutcome};
+pub use learner::{Attempt, AttemptOutcome, Learner, LearnerSettings, LearningTask, SampleOutcome};
 pub use reservoir::{Reservoir, StreamSlots};

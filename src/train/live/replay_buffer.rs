@@ -1,7 +1,8 @@
-//! How does what was heard rest on disk, so that a restart does not begin anew? One safetensors file a model, `MODEL.heard.safetensors`.
+//! File of the replay buffer, so that learning continues after a restart: one safetensors file per model, `MODEL.replay.safetensors`.
 //!
-//! Tensors: `slots` (U16, volleys x slots of the layout), `volleys` (U32, of each stream). Metadata: `heard`, JSON with the layout, how
-//! many streams of each label were heard, what each reservoir holds, in the order of the streams, and the prequential accuracies.
+//! Tensors: `slots` (U16, `[volley][slot]` of all streams), `volleys` (U32, number of volleys of each stream). Metadata: `replay`, JSON with the
+//! key, the layout, the number of streams observed of each label, the labels of each reservoir in the order of the streams, and the
+//! prequential accuracies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,45 +18,46 @@ use crate::packet::KeyKind;
 use super::learner::{Prequential, ReplayBuffer};
 use super::{LearnedError, Reservoir, StreamSlots};
 
-/// What a reservoir holds of one label.
+/// One label of a reservoir.
 #[derive(Serialize, Deserialize)]
-struct StoredStream {
+struct StoredLabel {
     label: String,
-    heard: u64,
+    observed: u64,
     full: bool,
     streams: usize,
 }
 
+/// The metadata of the file.
 #[derive(Serialize, Deserialize)]
 struct BufferContents {
     key: KeyKind,
     layout: Layout,
-    heard: BTreeMap<String, u64>,
+    observed: BTreeMap<String, u64>,
     prequential: BTreeMap<String, Prequential>,
-    /// To learn from, and held back.
-    reservoirs: [Vec<StoredStream>; 2],
+    /// The reservoirs for training, and of held-back streams.
+    reservoirs: [Vec<StoredLabel>; 2],
 }
 
 fn file(folder: &Path, model: &str) -> PathBuf {
-    folder.join(format!("{model}.heard.safetensors"))
+    folder.join(format!("{model}.replay.safetensors"))
 }
 
 fn broken(path: &Path, what: impl Into<String>) -> LearnedError {
     let source = std::io::Error::new(std::io::ErrorKind::InvalidData, what.into());
-    LearnedError::Beside { path: path.into(), source }
+    LearnedError::File { path: path.into(), source }
 }
 
-/// Keeps what is remembered. Header octets of streams are for the program's own user.
+/// Saves a replay buffer. The file contains header bytes of streams, so it is readable by its owner only.
 ///
 /// # Errors
-/// Where the folder can't be written; the file is then whole, the old or the new one.
+/// The folder can't be written. The file is then complete, in its old or its new state.
 pub(super) fn save(memory: &ReplayBuffer, folder: &Path, model: &str) -> Result<(), LearnedError> {
     let path = file(folder, model);
     let both = [&memory.shown, &memory.held];
     let held = |reservoir: &Reservoir| {
-        let of = |(label, heard, full, streams): (&str, u64, bool, &[StreamSlots])| StoredStream {
+        let of = |(label, observed, full, streams): (&str, u64, bool, &[StreamSlots])| StoredLabel {
             label: label.into(),
-            heard,
+            observed,
             full,
             streams: streams.len(),
         };
@@ -64,7 +66,7 @@ pub(super) fn save(memory: &ReplayBuffer, folder: &Path, model: &str) -> Result<
     let contents = BufferContents {
         key: memory.key,
         layout: memory.layout.clone(),
-        heard: memory.heard.clone(),
+        observed: memory.observed.clone(),
         prequential: memory.prequential.clone(),
         reservoirs: both.map(held),
     };
@@ -73,35 +75,37 @@ pub(super) fn save(memory: &ReplayBuffer, folder: &Path, model: &str) -> Result<
         both.into_iter().flat_map(Reservoir::labels).flat_map(|(_, _, _, streams)| streams).collect();
     let volleys: Vec<u8> = streams.iter().flat_map(|s| ((s.len() / width) as u32).to_le_bytes()).collect();
     let slots: Vec<u8> = streams.iter().flat_map(|s| s.iter().flat_map(|v| v.to_le_bytes())).collect();
-    let octets = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-        let metadata = HashMap::from([("heard".to_string(), serde_json::to_string(&contents)?)]);
+    let bytes = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        let metadata = HashMap::from([("replay".to_string(), serde_json::to_string(&contents)?)]);
         let tensors = [
             ("slots", TensorView::new(Dtype::U16, vec![slots.len() / 2 / width, width], &slots)?),
             ("volleys", TensorView::new(Dtype::U32, vec![streams.len()], &volleys)?),
         ];
         Ok(safetensors::serialize(tensors, Some(metadata))?)
     };
-    let octets = octets().map_err(|error| broken(&path, error.to_string()))?;
-    replace(&path, 0o600, &octets).map_err(|source| LearnedError::Beside { path, source })
+    let bytes = bytes().map_err(|error| broken(&path, error.to_string()))?;
+    replace(&path, 0o600, &bytes).map_err(|source| LearnedError::File { path, source })
 }
 
-/// Puts what [`save`] kept into a memory that has heard nothing yet; whether there was anything of the same key and layout.
+/// Loads a file of [`save`] into an empty buffer. Returns whether there was a file with the same key and layout.
 ///
 /// # Errors
-/// A file that can't be read, or is damaged; the memory is then empty.
+/// The file can't be read or is damaged; the buffer is then empty.
 pub(super) fn load(memory: &mut ReplayBuffer, folder: &Path, model: &str) -> Result<bool, LearnedError> {
     let path = file(folder, model);
-    let octets = match std::fs::read(&path) {
-        Ok(octets) => octets,
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => return Err(LearnedError::Beside { path, source }),
+        Err(source) => return Err(LearnedError::File { path, source }),
     };
     let read = || -> Result<(BufferContents, Vec<StreamSlots>), Box<dyn std::error::Error>> {
-        let (_, header) = SafeTensors::read_metadata(&octets)?;
-        let text = header.metadata().as_ref().and_then(|m| m.get("heard")).ok_or("it does not say what was heard")?;
+        let (_, header) = SafeTensors::read_metadata(&bytes)?;
+        let text = header.metadata().as_ref().and_then(|m| m.get("replay")).ok_or("metadata 'replay' is missing")?;
         let contents: BufferContents = serde_json::from_str(text)?;
-        let tensors = SafeTensors::deserialize(&octets)?;
-        let of = |name: &str, dtype| tensors.tensor(name).ok().filter(|t| t.dtype() == dtype).ok_or("a tensor is missing");
+        let tensors = SafeTensors::deserialize(&bytes)?;
+        let of = |name: &str, dtype| {
+            tensors.tensor(name).ok().filter(|t| t.dtype() == dtype).ok_or("a tensor is missing or has another type")
+        };
         let (slots, volleys) = (of("slots", Dtype::U16)?, of("volleys", Dtype::U32)?);
         let width = contents.layout.slots().len();
         let mut values = slots.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
@@ -110,13 +114,13 @@ pub(super) fn load(memory: &mut ReplayBuffer, folder: &Path, model: &str) -> Res
             let volleys = u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;
             let stream: StreamSlots = values.by_ref().take(volleys.saturating_mul(width)).collect();
             if stream.len() != volleys.saturating_mul(width) || stream.iter().any(|&v| v > 255 && v != SILENT) {
-                return Err("its streams are not what they are said to be".into());
+                return Err("tensor 'slots' is too short or has values out of range".into());
             }
             streams.push(stream);
         }
-        let told = contents.reservoirs.iter().flatten().map(|held| held.streams).fold(0, usize::saturating_add);
-        if told != streams.len() {
-            return Err("it has more or fewer streams than labels for them".into());
+        let expected = contents.reservoirs.iter().flatten().map(|held| held.streams).fold(0, usize::saturating_add);
+        if expected != streams.len() {
+            return Err("the number of streams differs from that of the labels".into());
         }
         Ok((contents, streams))
     };
@@ -127,9 +131,9 @@ pub(super) fn load(memory: &mut ReplayBuffer, folder: &Path, model: &str) -> Res
     let mut streams = streams.into_iter();
     for (reservoir, labels) in [&mut memory.shown, &mut memory.held].into_iter().zip(contents.reservoirs) {
         for held in labels {
-            reservoir.restore(&held.label, held.heard, held.full, streams.by_ref().take(held.streams));
+            reservoir.restore(&held.label, held.observed, held.full, streams.by_ref().take(held.streams));
         }
     }
-    (memory.heard, memory.prequential) = (contents.heard, contents.prequential);
+    (memory.observed, memory.prequential) = (contents.observed, contents.prequential);
     Ok(true)
 }

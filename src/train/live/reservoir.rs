@@ -1,8 +1,8 @@
-//! Which streams are remembered, of more than there is room for? A sample of each label, as even as what came allows.
+//! Class-balanced reservoir: a bounded random sample of streams that keeps the labels as even as possible.
 //!
-//! Class-balancing reservoir sampling (Chrysakis and Moens, *Online Continual Learning from Imbalanced Data*, ICML 2020): where
-//! there is no room a stream of the largest label makes it, unless the new one's label is or was the largest itself: then it takes
-//! the place of one of its own, with the chance that makes each stream of the label as likely to be remembered as any other.
+//! Class-balancing reservoir sampling (Chrysakis and Moens, *Online Continual Learning from Imbalanced Data*, ICML 2020): when
+//! the reservoir is full, a new stream replaces a random stream of the largest label. If its own label is or was the largest, it replaces
+//! a stream of its own label instead, with the probability that makes all streams of the label equally likely to be kept.
 
 use std::collections::BTreeMap;
 
@@ -11,21 +11,23 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::train::random::below;
 
-/// A stream as it was sampled: the slot values of its packets, one after another.
+/// A sampled stream: the slot values of its packets, `[volley][slot]`.
 pub type StreamSlots = Vec<u16>;
 
+/// The streams of one label.
 #[derive(Default)]
 struct SampleLabel {
-    heard: u64,
-    /// It was the largest when room was wanted.
+    /// Number of streams offered.
+    offered: u64,
+    /// Whether the label was the largest when the reservoir was full.
     full: bool,
     slots: usize,
     streams: Vec<StreamSlots>,
 }
 
-/// Streams by label, within a bound.
+/// Streams by label, bounded in slot values.
 pub struct Reservoir {
-    /// Slot values that it has room for.
+    /// Capacity in slot values.
     room: usize,
     slots: usize,
     labels: BTreeMap<String, SampleLabel>,
@@ -33,6 +35,7 @@ pub struct Reservoir {
 }
 
 impl Reservoir {
+    /// An empty reservoir for `room` slot values.
     pub fn new(room: usize, seed: u64) -> Self {
         Self { room, slots: 0, labels: BTreeMap::new(), random: ChaCha8Rng::seed_from_u64(seed) }
     }
@@ -42,13 +45,13 @@ impl Reservoir {
         self.labels().map(|(name, _, _, streams)| (name, streams))
     }
 
-    /// Each label: how many streams of it were offered, whether it was the largest when room was wanted, and its streams.
+    /// Each label with the number of streams offered, whether it was the largest when the reservoir was full, and its streams.
     pub(super) fn labels(&self) -> impl Iterator<Item = (&str, u64, bool, &[StreamSlots])> {
-        self.labels.iter().map(|(name, label)| (name.as_str(), label.heard, label.full, label.streams.as_slice()))
+        self.labels.iter().map(|(name, label)| (name.as_str(), label.offered, label.full, label.streams.as_slice()))
     }
 
-    /// Puts back what [`Reservoir::labels`] gave of one label, as far as there is room.
-    pub(super) fn restore(&mut self, name: &str, heard: u64, mut full: bool, streams: impl Iterator<Item = StreamSlots>) {
+    /// Restores a label as [`Reservoir::labels`] returned it, as far as there is room.
+    pub(super) fn restore(&mut self, name: &str, offered: u64, mut full: bool, streams: impl Iterator<Item = StreamSlots>) {
         for stream in streams {
             if self.slots + stream.len() > self.room {
                 full = true;
@@ -57,7 +60,7 @@ impl Reservoir {
             self.put(name, stream);
         }
         let label = self.labels.entry(name.into()).or_default();
-        (label.heard, label.full) = (heard, full);
+        (label.offered, label.full) = (offered, full);
     }
 
     fn put(&mut self, name: &str, stream: StreamSlots) {
@@ -72,28 +75,28 @@ impl Reservoir {
         self.labels.get(label).map_or(&[], |l| &l.streams)
     }
 
-    /// Offers a stream; whether it was taken.
+    /// Offers a stream; returns whether it was stored.
     pub fn offer(&mut self, label: &str, stream: StreamSlots) -> bool {
         let wanted = stream.len();
         if wanted > self.room {
             return false;
         }
         let mine = self.labels.entry(label.into()).or_default();
-        mine.heard += 1;
+        mine.offered += 1;
         if self.slots + wanted > self.room {
             let largest = self.largest();
             let mine = self.labels.get_mut(label).expect("it was entered above");
             mine.full |= largest.as_deref() == Some(label);
             if mine.full && !mine.streams.is_empty() {
-                let chance = (u128::from(self.random.next_u64()) * u128::from(mine.heard)) >> 64;
+                let chance = (u128::from(self.random.next_u64()) * u128::from(mine.offered)) >> 64;
                 if chance >= mine.streams.len() as u128 {
                     return false;
                 }
-                self.forget_one(label);
+                self.remove_one(label);
             }
             while self.slots + wanted > self.room {
                 let Some(largest) = self.largest() else { return false };
-                self.forget_one(&largest);
+                self.remove_one(&largest);
             }
         }
         self.put(label, stream);
@@ -105,7 +108,7 @@ impl Reservoir {
         by_size.map(|(name, _)| name.clone())
     }
 
-    fn forget_one(&mut self, label: &str) {
+    fn remove_one(&mut self, label: &str) {
         let Some(mine) = self.labels.get_mut(label).filter(|mine| !mine.streams.is_empty()) else { return };
         mine.full = true;
         let gone = mine.streams.swap_remove(below(mine.streams.len(), &mut self.random));
@@ -129,7 +132,7 @@ mod tests {
         (0..10).for_each(|n| assert!(reservoir.offer("rare", numbered(n, 1))));
         (0..10_000).for_each(|n| _ = reservoir.offer("flood", numbered(n, 1)));
         assert_eq!((reservoir.of("rare").len(), reservoir.of("flood").len()), (10, 90));
-        // Each stream that came is as likely to be there as any other: their mean number is that of all.
+        // All streams of the flood are equally likely to be kept: the mean of their numbers is near that of all.
         let numbers = reservoir.of("flood").iter().map(|s| f64::from(s[0]));
         let mean = numbers.sum::<f64>() / 90.0;
         assert!((4000.0..6000.0).contains(&mean), "{mean}");
@@ -140,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_never_holds_more_than_it_has_room_for(offers in prop::collection::vec((0usize..4, 1usize..40), 1..300)) {
+        fn its_size_never_exceeds_its_capacity(offers in prop::collection::vec((0usize..4, 1usize..40), 1..300)) {
             let mut reservoir = Reservoir::new(64, 7);
             for (number, (label, length)) in offers.into_iter().enumerate() {
                 reservoir.offer(["a", "b", "c", "d"][label], numbered(number, length));
