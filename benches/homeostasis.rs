@@ -113,7 +113,7 @@ fn round_of(model: &mut Model, streams: &Corpus, follow: Follow) -> Vec<evaluate
                 let n = model.layout.inputs(&volley, &mut active);
                 model.network.potentials(&active[..n], &mut potentials);
                 for (neuron, theta) in model.decision.theta.iter_mut().enumerate() {
-                    let spike = f32::from(potentials[neuron]) * model.network.gain()[neuron] >= *theta;
+                    let spike = f32::from(potentials[neuron]) * model.network.scale()[neuron] >= *theta;
                     let step = match (neuron == positive, spike) {
                         (false, true) => STEP,
                         (true, false) => -STEP / RATIO,

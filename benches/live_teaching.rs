@@ -105,11 +105,11 @@ fn model(corpus: &Corpus, classes: Vec<String>, network: Network) -> Model {
 
 fn offline(training: &Corpus, mask: &[&str], seed: u64) -> Model {
     let mut layout = training.layout.clone();
-    mask.iter().for_each(|name| layout.without(name).expect("a name"));
+    mask.iter().for_each(|name| layout.mask(name).expect("a name"));
     let mut shown = Corpus::new(training.key, training.layout.clone(), training.classes.clone());
     for (number, stream) in training.streams.iter().enumerate() {
         let mut slots = slots_of(training, number);
-        slots.chunks_exact_mut(training.layout.slots().len()).for_each(|volley| layout.silence(volley));
+        slots.chunks_exact_mut(training.layout.slots().len()).for_each(|volley| layout.apply_mask(volley));
         shown.push(stream.class, &slots);
     }
     let settings = train::TrainSettings::new(training.key, seed);

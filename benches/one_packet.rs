@@ -47,7 +47,7 @@ fn main() {
     let model = fitted.into_model("protocol", &training);
     speed(&model);
     let mut masked = model.layout.clone();
-    one_packet::DEFAULT_MASK.iter().for_each(|name| masked.without(name).expect("a name"));
+    one_packet::DEFAULT_MASK.iter().for_each(|name| masked.mask(name).expect("a name"));
     println!("{:<44}{:>10}   {:^31}   {:^31}", "", "", "half of the classes, to choose on", "the other half");
     println!(
         "{:<44}{:>10}{}",
@@ -114,7 +114,7 @@ fn row(model: &Model, layout: &Layout, [training, tested]: [&Corpus; 2], shown: 
         let (mut hits, mut asked) = (0, 0);
         for _ in 0..DRAWS {
             let stream = streams[random.next_u32() as usize % streams.len()];
-            let neuron = OneShot::teach(&model.layout, &patterns(training, layout, stream, shown));
+            let neuron = OneShot::train(&model.layout, &patterns(training, layout, stream, shown));
             asked += later.len();
             let Ok(with) = without.with_one_shot(name, &neuron, tolerance, "bench") else { continue };
             let all = 0..tested.streams.len();

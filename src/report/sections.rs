@@ -128,8 +128,8 @@ pub fn model_alone(model: &Model) -> String {
         None,
         "confidence that a stream must reach, calibrated per class",
     );
-    let stop = if d.stop <= 1.0 { format!("{:.3}", d.stop) } else { "never".into() };
-    tile(&mut out, &stop, "Stops scoring at", None, &format!("confidence, or after {} packets", d.give_up));
+    let stop = if d.stop_confidence <= 1.0 { format!("{:.3}", d.stop_confidence) } else { "never".into() };
+    tile(&mut out, &stop, "Stops scoring at", None, &format!("confidence, or after {} packets", d.max_packets));
     out + "</ul>\n"
 }
 

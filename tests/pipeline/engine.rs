@@ -214,11 +214,11 @@ fn models_are_replaced_while_running_and_no_packet_is_lost() {
         let mut recorder = Recorder::default();
         let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
         assert_eq!(counters.frames, 3000);
-        let ends: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.model == 0).collect();
+        let ends: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.model_index == 0).collect();
         assert_eq!(ends.len(), 100, "each stream goes on through both swaps ({workers} workers)");
         assert!(ends.iter().all(|v| v.packets == 30), "and has all its packets");
         for verdict in &recorder.verdicts {
-            assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.named.classes.len()));
+            assert!(verdict.leader.is_none_or(|l| usize::from(l.class) < verdict.model.classes.len()));
         }
     }
 }
@@ -233,7 +233,7 @@ fn the_first_packets_of_named_streams_are_kept_with_their_class() {
         let named: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.class.is_some()).collect();
         let most = u64::from(keep_packets);
         assert_eq!(recorder.kept.len() as u64, named.iter().map(|v| v.packets.min(most)).sum::<u64>());
-        assert!(recorder.kept.iter().all(|p| p.named.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
+        assert!(recorder.kept.iter().all(|p| p.model.classes[usize::from(p.class)] == "ssh" && p.confidence > 0.5));
         recorder.kept.iter().map(|p| p.packet).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(count(2, 0).is_empty());
@@ -374,7 +374,7 @@ proptest::proptest! {
             let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
             let mut recorder = Recorder::default();
             let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
-            let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model, p.class, p.confidence.to_bits())).collect();
+            let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model_index, p.class, p.confidence.to_bits())).collect();
             // They are passed on when their stream is named, so they are in order only within a batch.
             kept.sort_unstable();
             (recorder.verdicts, kept, counters)

@@ -22,7 +22,7 @@ use super::{Reservoir, StreamSlots, replay_buffer};
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningTask {
     pub class: String,
-    /// Slots that are silent for the class's neuron, named as for [`Layout::without`]. What the teacher's filter tests belongs here: the
+    /// Slots that are silent for the class's neuron, named as for [`Layout::mask`]. What the teacher's filter tests belongs here: the
     /// neuron would learn nothing else.
     pub mask: Vec<String>,
     /// Learning rate (eta of the rule).
@@ -290,14 +290,14 @@ impl Learner {
         let classes = [own.clone(), others].concat();
         let mut masked = self.memory.layout.clone();
         // Names are checked with the settings; a name for which this layout has no slot masks nothing.
-        group[0].mask.iter().for_each(|name| _ = masked.without(name));
+        group[0].mask.iter().for_each(|name| _ = masked.mask(name));
         let width = self.memory.layout.slots().len();
         let mut corpus = Corpus::new(self.memory.key, self.memory.layout.clone(), classes.clone());
         for (class, label) in ClassId::first(classes.len()).zip(&classes) {
             let held = if all { self.memory.held.of(label) } else { &[] };
             for stream in self.memory.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
-                slots.chunks_exact_mut(width).for_each(|volley| masked.silence(volley));
+                slots.chunks_exact_mut(width).for_each(|volley| masked.apply_mask(volley));
                 corpus.push(class, &slots);
             }
         }
