@@ -11,6 +11,7 @@
 //! and extend the program.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod atomic_write;
 pub mod capture;

@@ -14,10 +14,13 @@ pub struct Nanos(pub u64);
 /// One captured frame, borrowed from a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
+    /// Time of capture.
     pub timestamp: Nanos,
+    /// Link type of the frame.
     pub link: LinkType,
     /// Length on the wire, in bytes; `bytes` may be shorter (snap length).
     pub wire_len: u32,
+    /// The captured bytes.
     pub bytes: &'a [u8],
 }
 
@@ -71,6 +74,7 @@ impl FrameBatch {
     /// Bytes after which a batch is full, whatever its number of frames.
     const MAX_BYTES: usize = 1 << 20;
 
+    /// An empty batch.
     pub fn new() -> Self {
         Self { records: Vec::with_capacity(Self::CAPACITY), ..Self::default() }
     }
@@ -82,14 +86,17 @@ impl FrameBatch {
         self.bytes.shrink_to(2 * Self::MAX_BYTES);
     }
 
+    /// Number of frames.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
+    /// Whether it has no frames.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
+    /// Whether it has no room for another frame.
     pub fn is_full(&self) -> bool {
         self.records.len() >= Self::CAPACITY || self.bytes.len() >= Self::MAX_BYTES
     }
@@ -137,6 +144,7 @@ impl FrameBatch {
         self.records[number].frame(bytes)
     }
 
+    /// The frames, in order.
     pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
         (0..self.len()).map(|number| self.frame(number))
     }

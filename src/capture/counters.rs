@@ -11,6 +11,7 @@ use super::CaptureIndex;
 /// Every frame that arrives is either handed on (`frames`) or counted in one of the drop counters.
 #[derive(Debug, Default)]
 pub struct InputCounters {
+    /// Name of the input.
     pub name: String,
     /// BPF filter.
     pub filter: Option<String>,
@@ -38,6 +39,7 @@ pub struct InputCounters {
 }
 
 impl InputCounters {
+    /// Counters of an input, all zero.
     pub fn new(name: &str, filter: Option<&str>) -> Self {
         Self { name: name.into(), filter: filter.map(Into::into), ..Self::default() }
     }

@@ -32,6 +32,7 @@ const ENDS_WITHIN_RECORD: &str = "the file ends in the middle of the next packet
 pub struct Truncation {
     /// Number of frames before it, all of which were read.
     pub after: u64,
+    /// What is missing or wrong.
     pub reason: String,
 }
 

@@ -13,6 +13,7 @@ const MAX_DEPTH: usize = 32;
 /// The captures that paths expand to.
 #[derive(Debug, Default)]
 pub struct ExpandedPaths {
+    /// The captures, in the order in which they are read.
     pub captures: Vec<PathBuf>,
     /// Files below the folders that are not captures.
     pub skipped: Vec<PathBuf>,

@@ -88,6 +88,7 @@ impl ReplaySource {
         })
     }
 
+    /// Counters of the input.
     pub fn counters(&self) -> &Arc<InputCounters> {
         &self.counters
     }

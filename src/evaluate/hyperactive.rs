@@ -45,6 +45,7 @@ impl Claims {
 pub struct HyperactiveNeuron {
     /// Name of its class.
     pub name: String,
+    /// Class of the neuron.
     pub class: ClassId,
     /// Its claims with the present threshold.
     pub before: Claims,

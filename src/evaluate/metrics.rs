@@ -7,6 +7,7 @@ use serde::Serialize;
 /// Classification of one labelled stream.
 #[derive(Clone, Debug)]
 pub struct StreamOutcome {
+    /// Label of the stream.
     pub label: String,
     /// Whether the model was trained on the label.
     pub known: bool,
@@ -76,16 +77,22 @@ pub fn macro_f1(counts: &[ClassCounts]) -> f64 {
 /// Figures of one class, by the nearest class (closed set).
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ClassReport {
+    /// Name of the class.
     pub class: String,
+    /// Number of streams.
     pub streams: usize,
+    /// Fraction of the streams nearest to the class that are of the class, 0 to 1.
     pub precision: f64,
+    /// Fraction of the streams of the class that are nearest to it, 0 to 1.
     pub recall: f64,
+    /// Harmonic mean of precision and recall.
     pub f1: f64,
 }
 
 /// The streams whose confidence is in one tenth of its range.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Bin {
+    /// Number of streams.
     pub streams: usize,
     /// Streams whose nearest class is right.
     pub right: usize,
@@ -126,6 +133,7 @@ pub struct Report {
     pub confusions: Vec<(String, String, usize)>,
     /// (label, class given, streams) of named streams of unseen classes, most frequent first.
     pub alarms: Vec<(String, String, usize)>,
+    /// Figures of each class.
     pub classes: Vec<ClassReport>,
 }
 

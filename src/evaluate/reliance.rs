@@ -19,7 +19,9 @@ const LOST: f64 = 0.25;
 /// Recall of one class by the nearest class, 0 to 1, as it is and with single fields silent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reliance {
+    /// Name of the class.
     pub class: String,
+    /// Recall of the class with all fields, 0 to 1.
     pub recall: f64,
     /// The recall with each field silent.
     pub without: Vec<(&'static str, f64)>,

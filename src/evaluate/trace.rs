@@ -14,12 +14,15 @@ use crate::train::labels::StreamName;
 pub struct TracePacket {
     /// Number of its frame in the capture, from 1.
     pub number: u64,
+    /// Time of the packet.
     pub time: Nanos,
+    /// Its slot values.
     pub volley: Volley,
 }
 
 /// One stream with its packets up to its decision.
 pub struct StreamTrace {
+    /// Name of the stream.
     pub name: StreamName,
     /// Number of packets of the stream, including those after the decision.
     pub packets: u64,

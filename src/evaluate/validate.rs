@@ -59,6 +59,7 @@ pub fn held_out(corpus: &Corpus, fitted: &FitResult) -> Vec<StreamOutcome> {
 /// Assignment of a corpus to folds for cross-validation.
 #[derive(Clone, Debug)]
 pub struct Split {
+    /// Number of folds.
     pub folds: usize,
     /// The fold of each stream; `None` for streams that are not used.
     pub fold_of: Vec<Option<usize>>,

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 /// The link header at [`Headers::link_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
+    /// No such header.
     None,
+    /// Ethernet.
     Ethernet,
     /// Linux cooked capture, version 1.
     Sll,
@@ -16,10 +18,15 @@ pub enum Link {
 /// The network header at [`Headers::network_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
+    /// No such header.
     None,
+    /// IPv4.
     Ipv4,
+    /// IPv6.
     Ipv6,
+    /// ARP.
     Arp,
+    /// Another protocol.
     Other,
 }
 
@@ -31,13 +38,21 @@ impl Network {
 /// The transport header at [`Headers::transport_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
+    /// No such header.
     None,
+    /// TCP.
     Tcp,
+    /// UDP.
     Udp,
+    /// SCTP.
     Sctp,
+    /// ICMP.
     Icmp,
+    /// ICMPv6.
     Icmpv6,
+    /// IGMP.
     Igmp,
+    /// Another protocol.
     Other,
 }
 
@@ -49,9 +64,13 @@ impl Transport {
 /// The tunnel that was opened. The other headers are then the inner packet's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {
+    /// No such header.
     None,
+    /// GRE (RFC 2784).
     Gre,
+    /// VXLAN (RFC 7348).
     Vxlan,
+    /// IP in IP (RFC 2003, RFC 4213).
     IpInIp,
 }
 
@@ -61,20 +80,27 @@ pub const NO_VLAN: u16 = 0xffff;
 /// Where each header of a packet is. Offsets (`*_at`, `payload_end`) are in bytes from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
+    /// The link header.
     pub link: Link,
+    /// Offset of the link header.
     pub link_at: u16,
     /// EtherType of what follows link, VLAN, MPLS and PPPoE headers; 0 for 802.3 frames with LLC.
     pub ether_type: u16,
     /// Outermost 802.1Q VLAN identifier, or [`NO_VLAN`].
     pub vlan: u16,
+    /// The network header.
     pub network: Network,
+    /// Offset of the network header.
     pub network_at: u16,
+    /// The transport header.
     pub transport: Transport,
+    /// Offset of the transport header.
     pub transport_at: u16,
     /// IP protocol, after any IPv6 extension headers; 0 if the packet is not IP.
     pub ip_protocol: u8,
     /// Whether this is a fragment other than the first, which has no transport header.
     pub later_fragment: bool,
+    /// The tunnel, if one was opened.
     pub tunnel: Tunnel,
     /// 0 if the packet is not TCP or was truncated before its flags.
     pub tcp_flags: u8,

@@ -36,11 +36,15 @@ pub struct Measurements {
     pub labels: Vec<String>,
     /// Number of captures.
     pub captures: usize,
+    /// Outcomes of the streams.
     pub outcomes: Vec<StreamOutcome>,
+    /// Figures of the evaluation.
     pub report: Report,
+    /// Recall of each class without each group of fields.
     pub reliance: Vec<Reliance>,
     /// For each class of the model the contributions of fields, relative to the class that it is confused with most.
     pub carried: Vec<Vec<Contribution>>,
+    /// Points of the learning curve.
     pub learning: Vec<LearningPoint>,
     /// Seed of the bootstrap.
     pub seed: u64,

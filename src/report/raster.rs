@@ -26,6 +26,7 @@ const GAP: f64 = 26.0;
 /// A traced capture, ready to be drawn.
 pub struct Raster<'a> {
     model: &'a Model,
+    /// Name of the capture.
     pub capture: String,
     /// The streams shown, in the order of their first packets.
     pub streams: Vec<&'a StreamTrace>,

@@ -16,7 +16,9 @@ use super::labels::{Labels, StreamName};
 pub struct LabelledStream {
     /// Index into [`Corpus::captures`].
     pub capture: u32,
+    /// Class of the stream.
     pub class: ClassId,
+    /// Name of the stream.
     pub name: StreamName,
     /// All packets of the stream, also those that are not stored.
     pub packets: u64,
@@ -33,12 +35,17 @@ pub struct LabelledStream {
 /// Volleys of labelled streams, `[volley][slot]` in one allocation.
 #[derive(Debug)]
 pub struct Corpus {
+    /// Kind of stream.
     pub key: KeyKind,
+    /// Layout of the slot values.
     pub layout: Layout,
+    /// Names of the classes, `[class]`.
     pub classes: Vec<String>,
+    /// Names of the captures.
     pub captures: Vec<String>,
     /// Number of captures at the end of `captures` that are used for calibration only.
     pub reference_captures: usize,
+    /// The streams.
     pub streams: Vec<LabelledStream>,
     /// Limits that end a stream while a capture is read. [`StreamLimits::NONE`] unless set: a label names an address pair or a host of a
     /// capture, so all packets of that key are one labelled stream, where the engine would begin another after a pause or a closed
@@ -77,10 +84,12 @@ impl GatherReport {
 /// Reason why no corpus could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
+    /// None of the labelled streams was found: their number, and the folder of the captures.
     #[error(
         "none of the {0} labelled streams was found in its capture below {1}; check --captures (paths in label files are relative to it)"
     )]
     Nothing(usize, PathBuf),
+    /// A capture cannot be read.
     #[error(transparent)]
     Capture(#[from] CaptureError),
 }

@@ -28,7 +28,9 @@ const MIN_CLASSES_WITH_UNSEEN: usize = 5;
 
 /// Result of [`fit()`].
 pub struct FitResult {
+    /// The trained network.
     pub network: Network,
+    /// Its calibrated decision.
     pub decision: Decision,
     /// Whether packets of classes with few streams were also shown with their ports alone.
     pub ports_alone: bool,

@@ -13,31 +13,41 @@ use crate::snn::ClassId;
 
 /// Reason why a label file is rejected.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "fields of the messages")]
 pub enum LabelError {
+    /// The file cannot be read.
     #[error("{path}: can't read the label file: {source}")]
     Read { path: PathBuf, source: csv::Error },
+    /// A column of a label file is missing.
     #[error(
         "{path}: column '{column}' is missing; a label file has the columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)"
     )]
     Column { path: PathBuf, column: &'static str },
+    /// A column of a file of names is missing.
     #[error("{path}: column '{column}' is missing; a file of names has the columns label,class")]
     Rename { path: PathBuf, column: &'static str },
+    /// A row is invalid.
     #[error("{path}, line {line}: {what}")]
     Row { path: PathBuf, line: u64, what: String },
+    /// Label files for streams and for hosts are mixed.
     #[error("{path}: labels {this}, but an earlier label file labels {other}; train the two kinds apart")]
     Mixed { path: PathBuf, this: &'static str, other: &'static str },
+    /// There are no rows.
     #[error("the label files have no rows")]
     Empty,
+    /// There are more classes than a model may have: their number.
     #[error(
         "the labels name {0} classes; a model has at most {MAX_CLASSES} (does the label column hold a different value for each stream?)"
     )]
     Classes(usize),
+    /// A class name has control characters.
     #[error("the class name {0:?} contains control characters, for example a line break; rename the class")]
     Name(String),
 }
 
 /// Name of a stream in label files; independent of direction and VLAN.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the variant describes its fields")]
 pub enum StreamName {
     /// Both ends of a flow, the smaller first; ports are 0 where the protocol has none.
     Flow { proto: String, a: (String, u16), b: (String, u16) },
@@ -105,6 +115,7 @@ impl CaptureLabels {
 /// All rows of the label files.
 #[derive(Debug)]
 pub struct Labels {
+    /// Kind of stream that the labels are for.
     pub key: KeyKind,
     /// Class names, sorted.
     pub classes: Vec<String>,

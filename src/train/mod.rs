@@ -31,8 +31,11 @@ use crate::snn::Stdp;
 /// Settings of training.
 #[derive(Clone, Debug)]
 pub struct TrainSettings {
+    /// Seed of all random choices.
     pub seed: u64,
+    /// Number of threads.
     pub threads: usize,
+    /// Constants of the learning rule.
     pub rule: Stdp,
     /// Maximum number of packets used of a stream: few of a flow, which shows its class at its beginning, many of a host.
     pub packets_per_stream: usize,

@@ -31,7 +31,9 @@ pub enum PacketSelection {
 pub struct Pattern {
     /// Number in the capture, from 1.
     pub packet: u64,
+    /// Name of the stream.
     pub stream: StreamName,
+    /// Slot values of the packet.
     pub volley: Volley,
     /// Indices of its active inputs.
     pub inputs: Vec<u32>,

@@ -89,6 +89,7 @@ impl<'a> TeachingSchedule<'a> {
         self.packets.len() * self.silent.len() + self.alone.len() + self.other_ports.len()
     }
 
+    /// Whether there are no presentations.
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

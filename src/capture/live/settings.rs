@@ -5,9 +5,11 @@ use std::time::Duration;
 /// A network interface to capture on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceSettings {
+    /// Name of the interface.
     pub name: String,
     /// BPF filter.
     pub filter: Option<String>,
+    /// Whether to put the interface into promiscuous mode.
     pub promiscuous: bool,
     /// Bytes of each frame that are captured.
     pub snap_length: u32,

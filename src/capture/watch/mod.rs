@@ -73,6 +73,7 @@ impl WatchSource {
         })
     }
 
+    /// Counters of the input.
     pub fn counters(&self) -> &Arc<InputCounters> {
         &self.counters
     }

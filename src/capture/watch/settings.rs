@@ -14,13 +14,16 @@ pub enum Disposition {
     Leave,
     /// It is moved to [`WatchSettings::move_to`].
     Move,
+    /// Delete the capture.
     Delete,
 }
 
 /// A folder whose captures are read as they are completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchSettings {
+    /// The folder to watch.
     pub folder: PathBuf,
+    /// What to do with a capture after it was read.
     pub on_success: Disposition,
     /// Destination of captures that were read, for [`Disposition::Move`].
     pub move_to: Option<PathBuf>,

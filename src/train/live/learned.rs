@@ -42,9 +42,12 @@ fn anchors_file(folder: &Path, model: &str) -> PathBuf {
 
 /// Reason why learned neurons or a replay buffer can't be read or written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "fields of the messages")]
 pub enum LearnedError {
+    /// A model file cannot be read or written.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The file cannot be read or written.
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
 }

@@ -21,6 +21,7 @@ use super::{Reservoir, StreamSlots, replay_buffer};
 /// A class to learn, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningTask {
+    /// Name of the class.
     pub class: String,
     /// Slots that are silent for the class's neuron, named as for [`Layout::mask`]. What the teacher's filter tests belongs here: the
     /// neuron would learn nothing else.
@@ -38,6 +39,7 @@ pub struct LearnerSettings {
     pub volleys: usize,
     /// Lowest [`Accuracy::mean`] on the held-back streams with which a neuron is taken over, 0 to 1.
     pub min_accuracy: f64,
+    /// Seed of all random choices.
     pub seed: u64,
     /// Threads of training.
     pub threads: usize,
@@ -71,7 +73,9 @@ pub enum SampleOutcome {
 /// One attempt to learn a class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
+    /// Name of the class.
     pub class: String,
+    /// Outcome of the attempt.
     pub outcome: AttemptOutcome,
     /// Accuracy of the model with the new neuron on the held-back streams.
     pub with: Accuracy,
@@ -122,6 +126,7 @@ pub struct Learner {
 }
 
 impl Learner {
+    /// A learner for `tasks` that starts with the neurons in `learned`.
     pub fn new(model: &Model, tasks: Vec<LearningTask>, settings: LearnerSettings, learned: LearnedNeurons) -> Self {
         let slots = settings.volleys * model.layout.slots().len();
         Self {
