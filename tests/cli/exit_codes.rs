@@ -35,7 +35,7 @@ fn cut_short_or_read_in_part_is_1() {
     let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
     spiked().arg("read").args([&good, &text]).assert().code(1).stderr(contains("not a pcap"));
     let empty = write(folder.path(), "empty.pcap", b"");
-    spiked().arg("read").args([&good, &empty]).assert().code(1).stderr(contains("0 octets"));
+    spiked().arg("read").args([&good, &empty]).assert().code(1).stderr(contains("0 bytes"));
 }
 
 #[test]
