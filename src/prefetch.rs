@@ -34,5 +34,8 @@ pub(crate) fn prefetch_whole<P>(at: &P) {
 /// Prefetches the cache lines of a slice that begins at the start of a line. Elements must not be longer than a line.
 #[inline]
 pub(crate) fn prefetch_span<P>(span: &[P]) {
-    span.iter().step_by(LINE / size_of::<P>()).for_each(prefetch);
+    // Not `step_by`: where the compiler does not unroll it, preparing a packet takes 40 % more instructions (callgrind).
+    for line in span.chunks(LINE / size_of::<P>()) {
+        prefetch(&line[0]);
+    }
 }

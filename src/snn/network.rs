@@ -236,8 +236,11 @@ impl Network {
     /// Prefetches the rows of the active inputs.
     #[inline]
     pub fn prefetch(&self, active: &[u32]) {
-        for row in active.iter().filter_map(|&input| self.weights.get(input as usize * self.stride..)?.get(..self.stride)) {
-            prefetch_span(row);
+        let weights: &[i8] = &self.weights;
+        for &input in active {
+            if let Some(row) = weights.get(input as usize * self.stride..).and_then(|rows| rows.get(..self.stride)) {
+                prefetch_span(row);
+            }
         }
     }
 
