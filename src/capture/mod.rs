@@ -20,6 +20,7 @@ pub mod watch;
 pub use batch::{Frame, FrameBatch, InterfaceId, Nanos};
 pub use capture_index::CaptureIndex;
 pub use counters::InputCounters;
+pub(crate) use decompress::decompress;
 pub use error::CaptureError;
 pub use file::{CaptureFile, Truncation};
 pub use filter::{Filter, Filtered};

@@ -8,6 +8,7 @@ mod config;
 mod deploy;
 mod exit_codes;
 mod generate;
+mod labels;
 mod learn;
 #[cfg(feature = "nir")]
 mod nir;
