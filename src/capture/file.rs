@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use super::decompress::decompress;
 use super::format::{Format, HEADER_LEN, Step};
-use super::{CaptureError, FrameBatch, Source};
+use super::{CaptureError, FrameBatch, Nanos, Source};
 use crate::prefetch::prefetch_span;
 
 /// Bytes that the window of a stream grows by.
@@ -74,6 +74,8 @@ pub struct CaptureFile {
     input: Input,
     format: Format,
     frames: u64,
+    /// Time of the last frame that has one.
+    last: Nanos,
     truncation: Option<Truncation>,
     done: bool,
 }
@@ -139,7 +141,7 @@ impl CaptureFile {
     }
 
     fn new(name: String, input: Input, format: Format) -> Self {
-        Self { name, input, format, frames: 0, truncation: None, done: false }
+        Self { name, input, format, frames: 0, last: Nanos::default(), truncation: None, done: false }
     }
 
     /// The path as given.
@@ -164,6 +166,15 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
 }
 
+/// The time of a frame, which is that of the frame before it if it has none: formats give 0 then.
+#[inline]
+fn dated(timestamp: Nanos, last: &mut Nanos) -> Nanos {
+    if timestamp.0 != 0 {
+        *last = timestamp;
+    }
+    *last
+}
+
 /// Releases the pages of [`RETAINED`] bytes of the map.
 #[cfg_attr(unix, expect(unsafe_code, reason = "advises the kernel about a map's own pages"))]
 fn release(map: &Mmap, from: usize) {
@@ -177,7 +188,7 @@ fn release(map: &Mmap, from: usize) {
 }
 
 impl MappedInput {
-    fn fill(&mut self, format: &mut Format, batch: &mut FrameBatch) -> Progress {
+    fn fill(&mut self, format: &mut Format, last: &mut Nanos, batch: &mut FrameBatch) -> Progress {
         batch.set_map(&self.map);
         if self.at - self.released >= 2 * RETAINED {
             release(&self.map, self.released);
@@ -190,7 +201,7 @@ impl MappedInput {
             }
             match format.next(window) {
                 Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
-                    batch.push_mapped(timestamp, link, wire_len, self.at + at, len);
+                    batch.push_mapped(dated(timestamp, last), link, wire_len, self.at + at, len);
                     self.at += consumed;
                     let ahead = (self.at + PREFETCH).min(self.map.len());
                     if ahead > self.prefetched {
@@ -208,7 +219,7 @@ impl MappedInput {
 }
 
 impl StreamInput {
-    fn fill(&mut self, format: &mut Format, batch: &mut FrameBatch) -> Progress {
+    fn fill(&mut self, format: &mut Format, last: &mut Nanos, batch: &mut FrameBatch) -> Progress {
         while !batch.is_full() {
             let window = &self.window[self.at..];
             let need = if window.is_empty() {
@@ -216,7 +227,7 @@ impl StreamInput {
             } else {
                 match format.next(window) {
                     Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
-                        batch.push(timestamp, link, wire_len, &window[at..at + len as usize]);
+                        batch.push(dated(timestamp, last), link, wire_len, &window[at..at + len as usize]);
                         self.at += consumed;
                         continue;
                     }
@@ -259,8 +270,8 @@ impl Source for CaptureFile {
         batch.clear();
         if !self.done {
             let progress = match &mut self.input {
-                Input::Mapped(input) => input.fill(&mut self.format, batch),
-                Input::Stream(input) => input.fill(&mut self.format, batch),
+                Input::Mapped(input) => input.fill(&mut self.format, &mut self.last, batch),
+                Input::Stream(input) => input.fill(&mut self.format, &mut self.last, batch),
             };
             self.frames += batch.len() as u64;
             if let ControlFlow::Break(reason) = progress {
