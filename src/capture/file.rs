@@ -4,6 +4,8 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use memmap2::Mmap;
 
 use super::decompress::decompress;
 use super::format::{Format, HEADER_LEN, Step};
+use super::paths::printable;
+use super::pipe::PipeReader;
 use super::{CaptureError, FrameBatch, Nanos, Source};
 use crate::prefetch::prefetch_span;
 
@@ -61,6 +65,8 @@ struct StreamInput {
     window: Vec<u8>,
     at: usize,
     ended: bool,
+    /// Whether the stream is a pipe that is still written to: what was read is not kept until more comes.
+    live: bool,
 }
 
 enum Input {
@@ -90,7 +96,7 @@ impl CaptureFile {
     /// If the file can't be opened, is empty or is not a capture.
     #[expect(unsafe_code, reason = "maps the file")]
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let name = path.display().to_string();
+        let name = printable(path);
         if name == "-" {
             return Self::from_reader(io::stdin(), name);
         }
@@ -108,12 +114,41 @@ impl CaptureFile {
         Self::from_reader(file, name)
     }
 
+    /// Opens a capture as [`CaptureFile::open`] does; standard input and pipes are live sources, which end early, without a truncation, once
+    /// `stopped` returns `true`. It is called ten times a second while nothing comes.
+    ///
+    /// # Errors
+    /// As [`CaptureFile::open`].
+    pub fn open_live(path: &Path, stopped: impl Fn() -> bool + Send + 'static) -> Result<Self, CaptureError> {
+        let name = printable(path);
+        let pipe: OwnedFd = if path.as_os_str() == "-" {
+            let open_error = |source| CaptureError::Open { path: name.clone(), source };
+            let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(open_error)?);
+            if input.metadata().map_err(open_error)?.is_file() {
+                return Self::from_reader(input, name);
+            }
+            input.into()
+        } else {
+            match std::fs::metadata(path) {
+                Ok(metadata) if metadata.file_type().is_fifo() || metadata.file_type().is_char_device() => {
+                    File::open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?.into()
+                }
+                _ => return Self::open(path),
+            }
+        };
+        let mut file = Self::from_reader(PipeReader::new(pipe, Box::new(stopped)), name)?;
+        if let Input::Stream(input) = &mut file.input {
+            input.live = true;
+        }
+        Ok(file)
+    }
+
     /// Opens a capture without mapping it: if another process truncates it while it is read, it only ends early.
     ///
     /// # Errors
     /// As [`CaptureFile::open`].
     pub fn open_unmapped(path: &Path) -> Result<Self, CaptureError> {
-        let name = path.display().to_string();
+        let name = printable(path);
         let (file, _) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         Self::from_reader(file, name)
     }
@@ -137,14 +172,14 @@ impl CaptureFile {
             let begins = window.iter().take(8).map(|b| format!("{b:02x}")).collect();
             return Err(CaptureError::NotACapture { path: name, begins });
         };
-        Ok(Self::new(name, Input::Stream(StreamInput { reader, window, at, ended: false }), format))
+        Ok(Self::new(name, Input::Stream(StreamInput { reader, window, at, ended: false, live: false }), format))
     }
 
     fn new(name: String, input: Input, format: Format) -> Self {
         Self { name, input, format, frames: 0, last: Nanos::default(), truncation: None, done: false }
     }
 
-    /// The path as given.
+    /// The path as given, for messages: control characters are escaped.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -242,6 +277,9 @@ impl StreamInput {
             if self.ended {
                 return ControlFlow::Break((!window.is_empty()).then(|| ENDS_WITHIN_RECORD.into()));
             }
+            if self.live && !batch.is_empty() {
+                break;
+            }
             self.read_more(need)?;
         }
         ControlFlow::Continue(())
@@ -252,11 +290,31 @@ impl StreamInput {
         self.window.drain(..self.at);
         self.at = 0;
         let before = self.window.len();
+        if self.live {
+            return self.read_available();
+        }
         let want = CHUNK.max(need.saturating_sub(before)) as u64;
         match self.reader.by_ref().take(want).read_to_end(&mut self.window) {
             Ok(read) => self.ended = (read as u64) < want,
             // What was read before the error is still good.
             Err(_) if self.window.len() > before => {}
+            Err(error) => {
+                return ControlFlow::Break(Some(format!("the file can't be read or decompressed any further: {error}")));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl StreamInput {
+    /// Reads what has come, and waits only if nothing has.
+    fn read_available(&mut self) -> Progress {
+        let before = self.window.len();
+        self.window.resize(before + CHUNK, 0);
+        let read = self.reader.read(&mut self.window[before..]);
+        self.window.truncate(before + read.as_ref().copied().unwrap_or(0));
+        match read {
+            Ok(read) => self.ended = read == 0,
             Err(error) => {
                 return ControlFlow::Break(Some(format!("the file can't be read or decompressed any further: {error}")));
             }
@@ -280,5 +338,9 @@ impl Source for CaptureFile {
             }
         }
         Ok(!batch.is_empty())
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(&self.input, Input::Stream(input) if input.live)
     }
 }

@@ -10,6 +10,7 @@ mod exit_codes;
 mod generate;
 mod labels;
 mod learn;
+mod live;
 #[cfg(feature = "nir")]
 mod nir;
 mod paper;
