@@ -126,6 +126,11 @@ impl FrameBatch {
         }
     }
 
+    /// Keeps the first `frames` frames.
+    pub(crate) fn truncate(&mut self, frames: usize) {
+        self.records.truncate(frames);
+    }
+
     /// Keeps the frames that `admit` returns `true` for; returns the number of frames removed.
     pub(super) fn retain(&mut self, mut admit: impl FnMut(Frame<'_>) -> bool) -> u64 {
         let before = self.len();

@@ -53,7 +53,7 @@ impl<R: Read> Read for CappedReader<R> {
 ///
 /// # Errors
 /// If the zstd decoder can't be created.
-pub(super) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+pub(crate) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
     let compressed = Arc::new(AtomicU64::new(0));
     let counted = |inner| CountingReader { inner, bytes: Arc::clone(&compressed) };
     Ok(match start {

@@ -4,6 +4,8 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +13,9 @@ use memmap2::Mmap;
 
 use super::decompress::decompress;
 use super::format::{Format, HEADER_LEN, Step};
-use super::{CaptureError, FrameBatch, Source};
+use super::paths::printable;
+use super::pipe::PipeReader;
+use super::{CaptureError, FrameBatch, Nanos, Source};
 use crate::prefetch::prefetch_span;
 
 /// Bytes that the window of a stream grows by.
@@ -61,6 +65,8 @@ struct StreamInput {
     window: Vec<u8>,
     at: usize,
     ended: bool,
+    /// Whether the stream is a pipe that is still written to: what was read is not kept until more comes.
+    live: bool,
 }
 
 enum Input {
@@ -74,6 +80,8 @@ pub struct CaptureFile {
     input: Input,
     format: Format,
     frames: u64,
+    /// Time of the last frame that has one.
+    last: Nanos,
     truncation: Option<Truncation>,
     done: bool,
 }
@@ -88,7 +96,7 @@ impl CaptureFile {
     /// If the file can't be opened, is empty or is not a capture.
     #[expect(unsafe_code, reason = "maps the file")]
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let name = path.display().to_string();
+        let name = printable(path);
         if name == "-" {
             return Self::from_reader(io::stdin(), name);
         }
@@ -106,12 +114,41 @@ impl CaptureFile {
         Self::from_reader(file, name)
     }
 
+    /// Opens a capture as [`CaptureFile::open`] does; standard input and pipes are live sources, which end early, without a truncation, once
+    /// `stopped` returns `true`. It is called ten times a second while nothing comes.
+    ///
+    /// # Errors
+    /// As [`CaptureFile::open`].
+    pub fn open_live(path: &Path, stopped: impl Fn() -> bool + Send + 'static) -> Result<Self, CaptureError> {
+        let name = printable(path);
+        let pipe: OwnedFd = if path.as_os_str() == "-" {
+            let open_error = |source| CaptureError::Open { path: name.clone(), source };
+            let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(open_error)?);
+            if input.metadata().map_err(open_error)?.is_file() {
+                return Self::from_reader(input, name);
+            }
+            input.into()
+        } else {
+            match std::fs::metadata(path) {
+                Ok(metadata) if metadata.file_type().is_fifo() || metadata.file_type().is_char_device() => {
+                    File::open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?.into()
+                }
+                _ => return Self::open(path),
+            }
+        };
+        let mut file = Self::from_reader(PipeReader::new(pipe, Box::new(stopped)), name)?;
+        if let Input::Stream(input) = &mut file.input {
+            input.live = true;
+        }
+        Ok(file)
+    }
+
     /// Opens a capture without mapping it: if another process truncates it while it is read, it only ends early.
     ///
     /// # Errors
     /// As [`CaptureFile::open`].
     pub fn open_unmapped(path: &Path) -> Result<Self, CaptureError> {
-        let name = path.display().to_string();
+        let name = printable(path);
         let (file, _) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         Self::from_reader(file, name)
     }
@@ -135,14 +172,14 @@ impl CaptureFile {
             let begins = window.iter().take(8).map(|b| format!("{b:02x}")).collect();
             return Err(CaptureError::NotACapture { path: name, begins });
         };
-        Ok(Self::new(name, Input::Stream(StreamInput { reader, window, at, ended: false }), format))
+        Ok(Self::new(name, Input::Stream(StreamInput { reader, window, at, ended: false, live: false }), format))
     }
 
     fn new(name: String, input: Input, format: Format) -> Self {
-        Self { name, input, format, frames: 0, truncation: None, done: false }
+        Self { name, input, format, frames: 0, last: Nanos::default(), truncation: None, done: false }
     }
 
-    /// The path as given.
+    /// The path as given, for messages: control characters are escaped.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -164,6 +201,15 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
 }
 
+/// The time of a frame, which is that of the frame before it if it has none: formats give 0 then.
+#[inline]
+fn dated(timestamp: Nanos, last: &mut Nanos) -> Nanos {
+    if timestamp.0 != 0 {
+        *last = timestamp;
+    }
+    *last
+}
+
 /// Releases the pages of [`RETAINED`] bytes of the map.
 #[cfg_attr(unix, expect(unsafe_code, reason = "advises the kernel about a map's own pages"))]
 fn release(map: &Mmap, from: usize) {
@@ -177,7 +223,7 @@ fn release(map: &Mmap, from: usize) {
 }
 
 impl MappedInput {
-    fn fill(&mut self, format: &mut Format, batch: &mut FrameBatch) -> Progress {
+    fn fill(&mut self, format: &mut Format, last: &mut Nanos, batch: &mut FrameBatch) -> Progress {
         batch.set_map(&self.map);
         if self.at - self.released >= 2 * RETAINED {
             release(&self.map, self.released);
@@ -190,7 +236,7 @@ impl MappedInput {
             }
             match format.next(window) {
                 Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
-                    batch.push_mapped(timestamp, link, wire_len, self.at + at, len);
+                    batch.push_mapped(dated(timestamp, last), link, wire_len, self.at + at, len);
                     self.at += consumed;
                     let ahead = (self.at + PREFETCH).min(self.map.len());
                     if ahead > self.prefetched {
@@ -208,7 +254,7 @@ impl MappedInput {
 }
 
 impl StreamInput {
-    fn fill(&mut self, format: &mut Format, batch: &mut FrameBatch) -> Progress {
+    fn fill(&mut self, format: &mut Format, last: &mut Nanos, batch: &mut FrameBatch) -> Progress {
         while !batch.is_full() {
             let window = &self.window[self.at..];
             let need = if window.is_empty() {
@@ -216,7 +262,7 @@ impl StreamInput {
             } else {
                 match format.next(window) {
                     Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
-                        batch.push(timestamp, link, wire_len, &window[at..at + len as usize]);
+                        batch.push(dated(timestamp, last), link, wire_len, &window[at..at + len as usize]);
                         self.at += consumed;
                         continue;
                     }
@@ -231,6 +277,9 @@ impl StreamInput {
             if self.ended {
                 return ControlFlow::Break((!window.is_empty()).then(|| ENDS_WITHIN_RECORD.into()));
             }
+            if self.live && !batch.is_empty() {
+                break;
+            }
             self.read_more(need)?;
         }
         ControlFlow::Continue(())
@@ -241,6 +290,9 @@ impl StreamInput {
         self.window.drain(..self.at);
         self.at = 0;
         let before = self.window.len();
+        if self.live {
+            return self.read_available();
+        }
         let want = CHUNK.max(need.saturating_sub(before)) as u64;
         match self.reader.by_ref().take(want).read_to_end(&mut self.window) {
             Ok(read) => self.ended = (read as u64) < want,
@@ -254,13 +306,30 @@ impl StreamInput {
     }
 }
 
+impl StreamInput {
+    /// Reads what has come, and waits only if nothing has.
+    fn read_available(&mut self) -> Progress {
+        let before = self.window.len();
+        self.window.resize(before + CHUNK, 0);
+        let read = self.reader.read(&mut self.window[before..]);
+        self.window.truncate(before + read.as_ref().copied().unwrap_or(0));
+        match read {
+            Ok(read) => self.ended = read == 0,
+            Err(error) => {
+                return ControlFlow::Break(Some(format!("the file can't be read or decompressed any further: {error}")));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
 impl Source for CaptureFile {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         if !self.done {
             let progress = match &mut self.input {
-                Input::Mapped(input) => input.fill(&mut self.format, batch),
-                Input::Stream(input) => input.fill(&mut self.format, batch),
+                Input::Mapped(input) => input.fill(&mut self.format, &mut self.last, batch),
+                Input::Stream(input) => input.fill(&mut self.format, &mut self.last, batch),
             };
             self.frames += batch.len() as u64;
             if let ControlFlow::Break(reason) = progress {
@@ -269,5 +338,9 @@ impl Source for CaptureFile {
             }
         }
         Ok(!batch.is_empty())
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(&self.input, Input::Stream(input) if input.live)
     }
 }

@@ -82,4 +82,8 @@ impl<S: Source> Source for Filtered<S> {
     fn clock(&self) -> Option<Nanos> {
         self.source.clock()
     }
+
+    fn is_live(&self) -> bool {
+        self.source.is_live()
+    }
 }

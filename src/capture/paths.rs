@@ -10,6 +10,12 @@ use super::format::Format;
 /// Folders are followed this deep, since symbolic links may form cycles.
 const MAX_DEPTH: usize = 32;
 
+/// A path in messages: control characters, which would change a terminal's state, are escaped.
+pub fn printable(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text }
+}
+
 /// The captures that paths expand to.
 #[derive(Debug, Default)]
 pub struct ExpandedPaths {
@@ -30,7 +36,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
             let before = expanded.captures.len();
             walk(path, MAX_DEPTH, &mut expanded)?;
             if expanded.captures.len() == before {
-                return Err(CaptureError::EmptyFolder { path: path.display().to_string() });
+                return Err(CaptureError::EmptyFolder { path: printable(path) });
             }
         } else {
             expanded.captures.push(path.clone());
@@ -40,7 +46,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
 }
 
 fn walk(folder: &Path, depth: usize, expanded: &mut ExpandedPaths) -> Result<(), CaptureError> {
-    let open_error = |source| CaptureError::Open { path: folder.display().to_string(), source };
+    let open_error = |source| CaptureError::Open { path: printable(folder), source };
     let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(open_error)?.map(|e| e.map(|e| e.path())).collect();
     let mut entries = entries.map_err(open_error)?;
     entries.sort();

@@ -16,4 +16,9 @@ pub trait Source: Send {
     fn clock(&self) -> Option<Nanos> {
         None
     }
+
+    /// Whether frames arrive as they are captured, so that those at hand must not wait for further ones.
+    fn is_live(&self) -> bool {
+        self.clock().is_some()
+    }
 }

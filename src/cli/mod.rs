@@ -8,6 +8,7 @@ mod eval;
 mod features;
 mod generate;
 mod learn;
+mod live;
 mod model;
 mod paper;
 mod read;
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("spiked: {}", describe(&error));
+            eprintln!("spiked: {}", escaped(&describe(&error)));
             Exit::of(&error).into()
         }
     }
@@ -102,6 +103,12 @@ fn describe(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// The text with control characters escaped, except for line breaks and tabs: names come from files, and must not control a terminal.
+fn escaped(text: &str) -> String {
+    let plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().flat_map(|c| plain(c).then_some(c).into_iter().chain(c.escape_debug().filter(move |_| !plain(c)))).collect()
 }
 
 /// Masks the slots named by `--mask`.

@@ -10,7 +10,7 @@ use crate::evaluate::{self, Claims, TracePacket, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
 use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
-use crate::train::{self, Corpus, GatherReport, TrainSettings};
+use crate::train::{self, Corpus, GatherReport, LabelledFile, TrainSettings};
 
 use super::train::{Source, same_kind};
 use super::{Exit, progress, report_unused};
@@ -184,8 +184,9 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
     let (names, mut gathered): (Vec<String>, _) =
         (captures.iter().map(|c| c.display().to_string()).collect(), GatherReport::default());
     for name in &names {
-        let (packets, every) = (settings.packets_per_stream, &mut |_: &_| Some(ClassId::new(0)));
-        if let Err(error) = reference.read_file(Path::new(""), name, packets, decoder, &mut gathered, every) {
+        let file = LabelledFile { folder: Path::new(""), capture: name, filter: None };
+        let (packets, every) = (settings.packets_per_stream, &mut |_: &_, _| Some(ClassId::new(0)));
+        if let Err(error) = reference.read_file(&file, packets, decoder, &mut gathered, every) {
             gathered.unreadable.push(error.to_string());
         }
     }

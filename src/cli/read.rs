@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
-use crate::capture::{self, CaptureError, CaptureFile, Filter, Filtered};
+use crate::capture::{self, CaptureError, CaptureFile, ExpandedPaths, Filter, Filtered, Source, printable};
 use crate::engine::{
     self, EngineSettings, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict, VerdictWriter,
 };
@@ -18,6 +20,7 @@ use crate::export::{self, EventFormat, Summary, evidence};
 use crate::model::Model;
 use crate::packet::Decoder;
 
+use super::live::{self, Interfaces, Limited, Limits};
 use super::{Exit, OutputError, mask};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,13 +65,23 @@ enum Events {
     spiked read --format jsonl captures/ > eve.json  all detections in a folder of captures\n  \
     spiked read --events streams --format csv x.pcap  all streams as a table for spreadsheets\n  \
     spiked read --events streams --format jsonl x.pcap | jq 'select(.spiked.class == null)'\n  \
-    tcpdump -w - | spiked read -                     standard input\n  \
+    tcpdump -w - | spiked read -                     standard input, each event as soon as it is decided\n  \
+    spiked read -i eth0 --duration 60 --format jsonl  an interface for a minute\n  \
     spiked read --write named.pcapng x.pcap          first packets of classified streams, with comments for Wireshark\n  \
     spiked read --mask ports x.pcap                  classify without looking at ports")]
 pub struct Args {
     /// Captures (pcap, pcapng; plain, gzip, zstd), folders of them, or - for standard input
-    #[arg(required = true, value_name = "CAPTURE")]
+    #[arg(required_unless_present = "interface", value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
+    /// Reads from this interface until a signal or a limit ends it; may be repeated
+    #[arg(long, short, value_name = "NAME", conflicts_with = "captures")]
+    interface: Vec<String>,
+    /// Ends after N packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Ends after this time
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    duration: Option<u64>,
     /// Model file; repeat it to read with several [default: the built-in protocols model]
     #[arg(long, short, value_name = "FILE")]
     model: Vec<PathBuf>,
@@ -143,7 +156,10 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if let Some(expression) = &args.filter {
         Filter::new(expression)?;
     }
-    let inputs = capture::expand(&args.captures)?;
+    let mut inputs = ExpandedPaths::default();
+    if args.interface.is_empty() {
+        inputs = capture::expand(&args.captures)?;
+    }
     let models = settings.models.load_full();
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
     // The table is printed from the summary.
@@ -160,49 +176,42 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         None => None,
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
-    let mut observer = ReadObserver { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), packets_to, written: Ok(()) };
+    let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut observer = ReadObserver { out, live: false, packets_to, written: Ok(()) };
     if args.format == Format::Csv {
         writeln!(observer.out, "{}", export::CSV_HEADER)?;
     }
-    // Outcomes of captures that could not be read completely.
-    let mut ends = Vec::new();
-    let (mut read, mut packets) = (0, 0);
-    for path in &inputs.captures {
-        let mut source = match open(args, path) {
-            Ok(source) => source,
-            Err(error) => {
-                ends.push(Exit::of_capture(&error));
-                eprintln!("spiked: {error}");
-                continue;
-            }
-        };
-        let name = path.display().to_string();
-        let settings = EngineSettings { writer: Some(line_writers(events, &name, &summary, &models)), ..settings.clone() };
-        let counters = engine::run(&settings, &mut source, &mut observer);
-        std::mem::replace(&mut observer.written, Ok(()))?;
-        let mut summary = summary.lock();
-        match counters {
-            Ok(counters) => summary.capture(&counters),
-            Err(error) => {
-                ends.push(Exit::of_capture(&error));
-                eprintln!("spiked: {error}");
-            }
-        }
-        read += 1;
-        packets += source.frames();
-        if source.frames() == 0 {
-            summary.note(format!("{name}: no packets"));
-        }
-        if let Some(cut) = source.truncation() {
-            ends.push(Exit::Partly);
-            summary.note(format!("{name}: {cut}"));
-        }
-        if source.refused() > 0 {
-            summary.note(format!("{name}: {} packets did not match the filter", source.refused()));
-        }
+    let limits = Limits::new(live::stop_on_signals(), args.count, args.duration.map(Duration::from_secs));
+    let mut reading = Reading {
+        args,
+        settings,
+        models: &models,
+        events,
+        summary: &summary,
+        observer,
+        limits,
+        ends: Vec::new(),
+        read: 0,
+        packets: 0,
+    };
+    for path in &inputs.skipped {
+        eprintln!("spiked: {}: skipped: not a capture", printable(path));
     }
-    let exit = end(&ends, packets);
-    if read == 0 {
+    if !args.interface.is_empty() {
+        reading.interfaces()?;
+    }
+    for path in &inputs.captures {
+        if reading.limits.are_reached() {
+            break;
+        }
+        reading.capture(path)?;
+    }
+    let Reading { observer, limits, ends, read, packets, .. } = reading;
+    let exit = match end(&ends, packets) {
+        Exit::Ok if !inputs.skipped.is_empty() => Exit::Partly,
+        exit => exit,
+    };
+    if read == 0 && !limits.are_reached() {
         eprintln!("spiked: {}: no capture could be read", exit.name());
         return Ok(exit);
     }
@@ -210,10 +219,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
         packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets"))?;
     }
-    let mut summary = summary.lock();
-    for path in &inputs.skipped {
-        summary.note(format!("skipped: {}: not a capture", path.display()));
-    }
+    let summary = summary.lock();
     match args.format {
         Format::Table => write!(out, "{summary}")?,
         _ if args.quiet => {}
@@ -223,9 +229,115 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     Ok(exit)
 }
 
+/// One run of the command, source by source.
+struct Reading<'a> {
+    args: &'a Args,
+    settings: &'a EngineSettings,
+    models: &'a Arc<Models>,
+    /// Format and kind of the events that are written; `None` for the table.
+    events: Option<(EventFormat, Event)>,
+    summary: &'a Arc<Mutex<Summary>>,
+    observer: ReadObserver<'a>,
+    limits: Limits,
+    /// Outcomes of sources that could not be read completely.
+    ends: Vec<Exit>,
+    /// Number of sources that were read.
+    read: usize,
+    packets: u64,
+}
+
+impl Reading<'_> {
+    /// Reports a source that can't be read, or no further.
+    fn fail(&mut self, error: &CaptureError) {
+        self.ends.push(Exit::of_capture(error));
+        eprintln!("spiked: {error}");
+    }
+
+    /// Reads one capture, or standard input.
+    fn capture(&mut self, path: &Path) -> Result<()> {
+        let limits = self.limits.clone();
+        let stopped = move || limits.are_reached() || live::output_is_closed();
+        let source = CaptureFile::open_live(path, stopped);
+        let mut source = match source.and_then(|source| Filtered::new(source, self.args.filter.as_deref())) {
+            Ok(source) => source,
+            // A pipe that was stopped before its first byte.
+            Err(CaptureError::Empty { .. }) if self.limits.are_reached() => return Ok(()),
+            Err(error) => {
+                self.fail(&error);
+                return Ok(());
+            }
+        };
+        let origin = Origin { capture: Some(path.display().to_string().into()), interfaces: Arc::default() };
+        self.source(&mut source, origin, None)?;
+        let name = printable(path);
+        let mut summary = self.summary.lock();
+        self.packets += source.frames();
+        if source.frames() == 0 {
+            summary.note(format!("{name}: no packets"));
+        }
+        if let Some(cut) = source.truncation().filter(|_| !self.limits.are_reached()) {
+            self.ends.push(Exit::Partly);
+            summary.note(format!("{name}: {cut}"));
+        }
+        if source.refused() > 0 {
+            summary.note(format!("{name}: {} packets did not match the filter", source.refused()));
+        }
+        Ok(())
+    }
+
+    /// Reads from the interfaces until a limit is reached.
+    fn interfaces(&mut self) -> Result<()> {
+        let (open, errors) = Interfaces::open(&self.args.interface, self.args.filter.as_deref())?;
+        for error in errors {
+            self.ends.push(Exit::Unreadable);
+            eprintln!("spiked: {error}");
+        }
+        let Some(Interfaces { mut source, stop, names }) = open else { return Ok(()) };
+        let origin = Origin { capture: None, interfaces: names.into() };
+        let frames = self.source(&mut source, origin, Some(stop))?;
+        self.packets += frames;
+        let mut summary = self.summary.lock();
+        for counters in source.counters() {
+            let dropped = counters.kernel_drops.load(Relaxed) + counters.interface_drops.load(Relaxed);
+            let dropped = dropped + counters.queue_drops.load(Relaxed);
+            if dropped > 0 {
+                self.ends.push(Exit::Partly);
+                summary.note(format!(
+                    "{}: {dropped} packets were dropped, since they came faster than they could be read",
+                    counters.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a source to its end or a limit; returns the number of packets. `stop` stops a live source.
+    fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<u64> {
+        let writer = Some(line_writers(self.events, origin, self.summary, self.models));
+        let settings = EngineSettings { writer, ..self.settings.clone() };
+        self.observer.live = source.is_live();
+        let mut source = Limited { source, limits: &mut self.limits, stop };
+        let counters = engine::run(&settings, &mut source, &mut self.observer);
+        std::mem::replace(&mut self.observer.written, Ok(()))?;
+        self.read += 1;
+        match counters {
+            Ok(counters) => {
+                self.summary.lock().capture(&counters);
+                Ok(counters.frames)
+            }
+            Err(error) => {
+                self.fail(&error);
+                Ok(0)
+            }
+        }
+    }
+}
+
 /// Writes events to standard output and packets to the `--write` file.
 struct ReadObserver<'a> {
     out: BufWriter<StdoutLock<'a>>,
+    /// Whether packets arrive as they are captured, so that events are written at once.
+    live: bool,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
     /// The first write error; nothing is written after it.
     written: io::Result<()>,
@@ -237,7 +349,12 @@ impl Observer for ReadObserver<'_> {
             return;
         }
         match output {
-            Output::Verdict { text, .. } => self.written = self.out.write_all(text),
+            Output::Verdict { text, .. } => {
+                self.written = self.out.write_all(text);
+                if self.live && self.written.is_ok() {
+                    self.written = self.out.flush();
+                }
+            }
             Output::Packet(packet) => self.written = self.write_packet(packet),
             Output::Progress(_) => {}
         }
@@ -252,11 +369,20 @@ impl ReadObserver<'_> {
     }
 }
 
+/// Where packets come from, for events.
+#[derive(Clone)]
+struct Origin {
+    /// The capture as given.
+    capture: Option<Arc<str>>,
+    /// Names of the interfaces.
+    interfaces: Arc<[String]>,
+}
+
 /// Writes one worker's events of a capture, one line each, and counts all streams.
 struct LineWriter {
     /// The event that is written; `None` to count only.
     wanted: Option<Event>,
-    capture: Arc<str>,
+    origin: Origin,
     writer: export::EventWriter,
     summary: Summary,
     /// The summary of all workers, to which this one's is added when the worker ends.
@@ -267,7 +393,13 @@ impl VerdictWriter for LineWriter {
     fn write(&mut self, verdict: &Verdict, out: &mut Vec<u8>) {
         self.summary.count(verdict);
         if Some(verdict.event) == self.wanted {
-            self.writer.write(verdict, export::EventContext { capture: Some(&self.capture), ..Default::default() }, out);
+            let interface = verdict.interface.and_then(|id| self.origin.interfaces.get(id.index()));
+            let context = export::EventContext {
+                capture: self.origin.capture.as_deref(),
+                interface: interface.map(String::as_str),
+                ..Default::default()
+            };
+            self.writer.write(verdict, context, out);
             out.push(b'\n');
         }
     }
@@ -282,15 +414,15 @@ impl Drop for LineWriter {
 /// Creates the writers of a capture's events.
 fn line_writers(
     events: Option<(EventFormat, Event)>,
-    capture: &str,
+    origin: Origin,
     total: &Arc<Mutex<Summary>>,
     models: &Arc<Models>,
 ) -> NewVerdictWriter {
-    let (capture, total, models): (Arc<str>, _, _) = (capture.into(), Arc::clone(total), Arc::clone(models));
+    let (total, models) = (Arc::clone(total), Arc::clone(models));
     Arc::new(move || {
         Box::new(LineWriter {
             wanted: events.map(|(_, wanted)| wanted),
-            capture: Arc::clone(&capture),
+            origin: origin.clone(),
             writer: export::EventWriter::new(events.map_or(EventFormat::default(), |(format, _)| format)),
             summary: Summary::new(models.iter().map(Arc::as_ref)),
             total: Arc::clone(&total),
@@ -306,8 +438,4 @@ fn end(wrong: &[Exit], packets: u64) -> Exit {
         Some(&worst) if packets == 0 => worst,
         Some(_) => Exit::Partly,
     }
-}
-
-fn open(args: &Args, path: &std::path::Path) -> Result<Filtered<CaptureFile>, CaptureError> {
-    Filtered::new(CaptureFile::open(path)?, args.filter.as_deref())
 }

@@ -10,6 +10,7 @@ use crate::encode::{Group, Layout, LayoutOptions, MAX_PAYLOAD};
 use crate::evaluate::{self, Report};
 use crate::model::Model;
 use crate::packet::{Decoder, KeyKind};
+use crate::train::labels::{LabelOptions, WholeClass};
 use crate::train::{self, Corpus, FALSE_ALARM_RATE, GatherReport, TrainSettings, labels};
 
 use super::{Exit, progress, report_unused};
@@ -17,13 +18,20 @@ use super::{Exit, progress, report_unused};
 /// Options for labelled streams, shared by training, evaluation and export
 #[derive(ClapArgs, Clone)]
 pub struct Source {
-    /// Label files: columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams) or capture,host,label (hosts)
-    #[arg(long, value_name = "CSV", num_args = 1..)]
+    /// Label files: CSV with columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams), with start and end in addition for
+    /// one of several streams of the same addresses and ports, or capture,host,label (hosts); or Zeek's conn.log (TSV, JSON), Suricata's
+    /// eve.json, nDPI's CSV, spiked's events; - for standard input
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     labels: Vec<PathBuf>,
-    /// Folder that capture paths in label files are relative to
+    /// Column or JSON field (alert.category) of the label files that holds the label [default: label; in logs service, app_proto,
+    /// ndpi_proto or spiked.class]
+    #[arg(long, value_name = "NAME", requires = "labels")]
+    label_column: Option<String>,
+    /// Folder that capture paths in label files are relative to; logs that do not name a capture label every capture in it, or this one
     #[arg(long, value_name = "DIR", default_value = ".")]
     captures: PathBuf,
-    /// Labels every stream in CAPTURE as NAME; may be repeated
+    /// Labels every stream in CAPTURE as NAME, or in the captures of a folder (NAME=FOLDER), or the packets that match a BPF filter
+    /// (NAME=CAPTURE:FILTER); may be repeated
     #[arg(long, value_name = "NAME=CAPTURE", conflicts_with = "labels")]
     class: Vec<String>,
     /// CSV with columns label,class: renames labels, or drops those with an empty class
@@ -64,7 +72,9 @@ pub struct Choices {
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
     spiked train --labels labels.csv --captures captures/ --out mine.safetensors\n  \
-    spiked train --class web=web.pcap --class database=db.pcap --out two.safetensors")]
+    spiked train --class web=web.pcap --class database=db.pcap --out two.safetensors\n  \
+    spiked train --class camera=camera/ --class printer='office.pcap:host 10.0.0.7' --out devices.safetensors\n  \
+    spiked train --labels conn.log --label-column service --captures captures/ --out zeek.safetensors")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -123,19 +133,18 @@ impl Source {
             bail!("no labelled captures: give --labels CSV... with --captures DIR, or --class NAME=CAPTURE");
         }
         let mut labels = if self.class.is_empty() {
-            labels::read(&self.labels)?
+            let options = LabelOptions { column: self.label_column.clone(), captures: self.captures.clone() };
+            options.read(&self.labels)?
         } else {
-            let pairs: Result<Vec<_>> = self
+            let classes: Result<Vec<_>> = self
                 .class
                 .iter()
-                .map(|pair| match pair.split_once('=') {
-                    Some((name, capture)) if !name.is_empty() && !capture.is_empty() => {
-                        Ok((name.to_string(), PathBuf::from(capture)))
-                    }
-                    _ => bail!("--class {pair} is not of the form NAME=CAPTURE"),
+                .map(|text| match WholeClass::parse(text, &self.captures) {
+                    Some(class) => Ok(class),
+                    None => bail!("--class {text} is not of the form NAME=CAPTURE, NAME=FOLDER or NAME=CAPTURE:FILTER"),
                 })
                 .collect();
-            labels::of_whole_captures(&pairs?)?
+            labels::of_classes(&classes?, &self.captures)?
         };
         if let Some(path) = &self.rename {
             labels.rename(path)?;

@@ -100,7 +100,7 @@ const BATCHES_PER_WORKER: usize = 4;
 /// # Panics
 /// If the system can't start a thread, or if the observer panics.
 pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Counters, CaptureError> {
-    let live = source.clock().is_some();
+    let live = source.is_live();
     // A live source must not wait for the observer, and pinning must not change the caller's thread.
     if settings.workers <= 1 && !live && !settings.pin {
         return single::run(settings, source, observer);

@@ -62,7 +62,7 @@ fn kinds(models: &Models) -> [bool; KeyKind::COUNT] {
 }
 
 impl<'a> Shard<'a> {
-    /// Shard `number`, without streams. `live`: the source has a clock; `hasher`: the same for all shards.
+    /// Shard `number`, without streams. `live`: the source's frames arrive as they are captured; `hasher`: the same for all shards.
     pub fn new(number: usize, settings: &'a EngineSettings, live: bool, hasher: foldhash::fast::RandomState) -> Self {
         let mut shard = Self {
             number,
@@ -85,7 +85,7 @@ impl<'a> Shard<'a> {
         self.number
     }
 
-    /// Whether the source has a clock.
+    /// Whether the source's frames arrive as they are captured.
     pub fn is_live(&self) -> bool {
         self.live
     }

@@ -20,6 +20,7 @@ pub use tracker::{StreamTracker, TrackedPacket};
 
 use std::hash::BuildHasher;
 
+use etherparse::IpNumber;
 use foldhash::fast::RandomState;
 
 use crate::capture::{Frame, InterfaceId, Nanos};
@@ -43,8 +44,45 @@ pub struct Arrival {
     pub interface: Option<InterfaceId>,
     /// [`length_bucket`] of its payload.
     size: u8,
-    /// Low byte of the TCP flags; 0 for other packets.
-    tcp_flags: u8,
+    /// TCP flags as [`TcpSignals`] has them; 0 for other packets.
+    tcp: TcpSignals,
+}
+
+/// What a stream needs to know of a TCP header, in 16 bits: FIN, SYN, RST and ACK in the lower four, and in the upper twelve a hash of the
+/// sequence number that the client's SYN has, if the segment is a SYN or an answer to one. Two connections of the same ports have the
+/// same hash in one of 4,096 cases.
+#[derive(Clone, Copy, Debug)]
+struct TcpSignals(u16);
+
+impl TcpSignals {
+    const FIN: u16 = 1;
+    const SYN: u16 = 2;
+    const RST: u16 = 4;
+    const ACK: u16 = 8;
+
+    #[inline]
+    fn new(headers: &Headers, frame: &[u8]) -> Self {
+        let flags = u16::from(headers.tcp_flags);
+        let signals = flags & 7 | flags >> 1 & Self::ACK;
+        if signals & Self::SYN == 0 {
+            return Self(signals);
+        }
+        let word = |at: usize| frame.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, u32::from_be_bytes);
+        // RFC 9293: the sequence number is at offset 4. The answer acknowledges the next one, at offset 8.
+        let at = usize::from(headers.transport_at);
+        let client = if signals & Self::ACK == 0 { word(at + 4) } else { word(at + 8).wrapping_sub(1) };
+        Self(signals | ((client ^ client >> 12 ^ client >> 24) << 4) as u16)
+    }
+
+    /// Whether it has exactly this one of SYN and ACK, or both.
+    fn is(self, flags: u16) -> bool {
+        self.0 & (Self::SYN | Self::ACK) == flags
+    }
+
+    /// The hash of the sequence number of the client's SYN; `None` unless the segment has SYN.
+    fn client_sequence(self) -> Option<u16> {
+        (self.0 & Self::SYN != 0).then_some(self.0 >> 4)
+    }
 }
 
 /// Hash of a key, as stream tables and the distribution over shards use it: the upper half of the hasher's.
@@ -67,25 +105,45 @@ impl Arrival {
             direction,
             interface: None,
             size,
-            tcp_flags: headers.tcp_flags,
+            tcp: TcpSignals::new(headers, frame.bytes),
         }
     }
 
     /// Whether it opens a TCP connection: SYN without ACK.
     fn opens(&self) -> bool {
-        self.tcp_flags & 0b1_0010 == 0b10
+        self.tcp.is(TcpSignals::SYN)
     }
 
     /// 1 if it has the TCP flag FIN, else 0.
     fn closes(&self) -> u8 {
-        self.tcp_flags & 1
+        u8::from(self.tcp.0 & TcpSignals::FIN != 0)
     }
 
     /// 1 if it has the TCP flag RST, else 0.
     fn resets(&self) -> u8 {
-        self.tcp_flags >> 2 & 1
+        u8::from(self.tcp.0 & TcpSignals::RST != 0)
+    }
+
+    /// The client's direction, if this is the first packet of a flow. The first packet of TCP comes from the server if it answers a SYN, and
+    /// likely also if the connection was captured from the middle and the sender has the lower port. All other first packets come from
+    /// the client.
+    fn client(&self) -> Direction {
+        let (source, destination) = match self.direction {
+            Direction::Forward => (self.key.port_a(), self.key.port_b()),
+            Direction::Backward => (self.key.port_b(), self.key.port_a()),
+        };
+        let answers = self.tcp.is(TcpSignals::SYN | TcpSignals::ACK);
+        let from_server = self.key.ip_number() == Some(IpNumber::TCP) && (answers || !self.opens() && source < destination);
+        match (self.direction, from_server) {
+            (Direction::Forward, false) | (Direction::Backward, true) => Direction::Forward,
+            _ => Direction::Backward,
+        }
     }
 }
+
+/// Nanoseconds without a packet after which a SYN with another sequence number opens another connection, even if the last one was not
+/// closed: the time after which systems send a SYN again (RFC 6298).
+const RECONNECT_PAUSE: u64 = 1_000_000_000;
 
 /// One stream, with the state `T` that its user keeps for it.
 ///
@@ -109,21 +167,24 @@ pub struct Stream<T> {
     pub own_packets: u64,
     /// Bytes so far in `first_direction`.
     pub own_bytes: u64,
-    /// Direction that counts as the stream's own: that of a flow's first packet, or of the packets that a host sends.
+    /// Direction that counts as the stream's own: that of a flow's client, or of the packets that a host sends.
     pub first_direction: Direction,
     /// The live interface of the first packet; `None` for captures.
     pub interface: Option<InterfaceId>,
     /// [`Context::previous`] of the next packet.
     previous: u8,
-    /// Directions that have closed a TCP connection: bit 0 the first direction, bit 1 the other; both after a reset.
-    closed: u8,
+    /// Directions that have closed a TCP connection: bit 0 the first direction, bit 1 the other; both after a reset. Bit 2 is set if the
+    /// sequence number of the client's SYN is known; the upper 4 bits of its hash are in bits 4 to 7.
+    tcp: u8,
+    /// The lower 8 bits of the hash of the sequence number of the client's SYN ([`TcpSignals`]).
+    sequence: u8,
     /// The state that the user of the table keeps.
     pub state: T,
 }
 
 impl<T> Stream<T> {
     fn open(packet: &Arrival, number: u64, state: T) -> Self {
-        let Arrival { key, timestamp, direction, .. } = *packet;
+        let Arrival { key, timestamp, .. } = *packet;
         Self {
             key,
             number,
@@ -133,12 +194,36 @@ impl<T> Stream<T> {
             bytes: 0,
             own_packets: 0,
             own_bytes: 0,
-            first_direction: if key.kind() == KeyKind::Host { Direction::Forward } else { direction },
+            first_direction: if key.kind() == KeyKind::Host { Direction::Forward } else { packet.client() },
             interface: packet.interface,
             previous: NO_PREVIOUS,
-            closed: 0,
+            tcp: 0,
+            sequence: 0,
             state,
         }
+    }
+
+    /// [`Stream::tcp`] of a connection that both sides have closed.
+    const CLOSED: u8 = 3;
+    /// Bit of [`Stream::tcp`]: the sequence number of the client's SYN is known.
+    const SEQUENCE_KNOWN: u8 = 4;
+
+    /// Whether both sides have closed the TCP connection, or one has reset it.
+    fn is_closed(&self) -> bool {
+        self.tcp & Self::CLOSED == Self::CLOSED
+    }
+
+    /// Whether the packet opens another TCP connection than the stream's: a SYN that is not the stream's own, sent again or late, after the
+    /// connection was closed or after a pause in it.
+    fn is_followed_by(&self, packet: &Arrival) -> bool {
+        if !packet.opens() {
+            return false;
+        }
+        let own = u16::from(self.tcp >> 4) << 8 | u16::from(self.sequence);
+        let same = self.tcp & Self::SEQUENCE_KNOWN != 0
+            && packet.direction == self.first_direction
+            && packet.tcp.client_sequence() == Some(own);
+        !same && (self.is_closed() || packet.timestamp.0.saturating_sub(self.last.0) > RECONNECT_PAUSE)
     }
 
     /// Counts a packet; returns what the stream knew before it.
@@ -153,7 +238,13 @@ impl<T> Stream<T> {
         self.own_packets += own;
         self.own_bytes += own * u64::from(packet.wire_len);
         self.last = self.last.max(packet.timestamp);
-        self.closed |= (packet.closes() << way) | (packet.resets() * 3);
+        self.tcp |= (packet.closes() << way) | (packet.resets() * Self::CLOSED);
+        if self.tcp & Self::SEQUENCE_KNOWN == 0
+            && let Some(sequence) = packet.tcp.client_sequence()
+        {
+            self.tcp |= Self::SEQUENCE_KNOWN | ((sequence >> 8) as u8) << 4;
+            self.sequence = sequence as u8;
+        }
         context
     }
 }

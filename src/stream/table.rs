@@ -20,8 +20,8 @@ pub struct StreamLimits {
     pub idle: u64,
     /// Active timeout: nanoseconds from its first packet after which a stream ends.
     pub active: u64,
-    /// Nanoseconds without a packet after which a TCP stream that both sides have closed ends; a SYN ends it at once. With `u64::MAX` closing
-    /// has no effect.
+    /// Nanoseconds without a packet after which a TCP stream that both sides have closed ends; the SYN of another connection ends it at once. With
+    /// `u64::MAX` neither closing nor a SYN has an effect.
     pub closed: u64,
 }
 
@@ -51,7 +51,7 @@ impl StreamLimits {
         let quiet = now.0.saturating_sub(stream.last.0);
         now.0.abs_diff(stream.last.0) > self.idle
             || now.0.saturating_sub(stream.first.0) > self.active
-            || (stream.closed == CLOSED && quiet > self.closed)
+            || (stream.is_closed() && quiet > self.closed)
     }
 }
 
@@ -93,8 +93,6 @@ pub enum EndReason {
 
 /// [`Entry::record`] of a vacant entry.
 const EMPTY: u32 = u32::MAX;
-/// [`Stream::closed`] of a TCP connection that both sides have closed.
-const CLOSED: u8 = 3;
 /// Records compared to find one to evict.
 const SAMPLE: usize = 24;
 
@@ -223,7 +221,7 @@ impl<T> StreamTable<T> {
             Ok(slot) => {
                 let at = self.index[slot].record as usize;
                 let stream = &self.records[at];
-                let reopened = stream.closed == CLOSED && self.limits.closed < u64::MAX && packet.opens();
+                let reopened = self.limits.closed < u64::MAX && stream.is_followed_by(packet);
                 if reopened || self.limits.has_ended(stream, packet.timestamp) {
                     let new = Stream::open(packet, number, open());
                     ended = Some((std::mem::replace(&mut self.records[at], new), EndReason::Timeout));

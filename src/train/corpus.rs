@@ -1,9 +1,10 @@
 //! Corpus of labelled streams: labelled captures, decoded, tracked and encoded to volleys as in inference.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::capture::{CaptureError, CaptureFile, Source};
+use crate::capture::{CaptureError, CaptureFile, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
 use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
@@ -54,6 +55,17 @@ pub struct Corpus {
     slots: Vec<u16>,
     /// The slot that holds the direction of a packet.
     direction: Option<usize>,
+}
+
+/// A capture with labelled streams.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelledFile<'a> {
+    /// The folder that the capture is relative to.
+    pub folder: &'a Path,
+    /// Path of the capture; `-` is standard input.
+    pub capture: &'a str,
+    /// BPF filter: only packets that match it are read.
+    pub filter: Option<&'a str>,
 }
 
 /// Labels and captures that could not be used.
@@ -109,44 +121,56 @@ impl Corpus {
         tick: &dyn Fn(),
     ) -> Result<(Self, GatherReport), CorpusError> {
         let mut corpus = Self::new(labels.key, layout, labels.classes.clone());
+        if labels.has_times() {
+            // The same addresses and ports may be several streams, which the engine's limits tell apart.
+            corpus.limits = StreamLimits::default();
+        }
         let mut gathered = GatherReport::default();
+        let mut found_anywhere = HashSet::new();
         for (capture, known) in &labels.captures {
             tick();
-            let mut found = std::collections::HashSet::new();
-            let class_of = &mut |name: &StreamName| {
-                if known.streams.contains_key(name) {
+            let mut found = HashSet::new();
+            let class_of = &mut |name: &StreamName, first: Nanos| {
+                if known.has(name) {
                     found.insert(name.clone());
+                } else if labels.anywhere.has(name) {
+                    found_anywhere.insert(name.clone());
                 }
-                known.class_of(name)
+                known.class_of(name, first).or_else(|| labels.anywhere.class_of(name, first))
             };
-            if !corpus.read_file(folder, capture, packets_per_stream, decoder, &mut gathered, class_of)? {
+            let file = LabelledFile { folder, capture, filter: known.filter.as_deref() };
+            if !corpus.read_file(&file, packets_per_stream, decoder, &mut gathered, class_of)? {
                 continue;
             }
-            let mut missing: Vec<_> = known.streams.keys().filter(|n| !found.contains(n)).collect();
+            let mut missing: Vec<_> = known.names().filter(|n| !found.contains(n)).collect();
             missing.sort();
             gathered.missing.extend(missing.iter().map(|name| format!("{capture}: no stream {name}")));
         }
+        let mut missing: Vec<_> = labels.anywhere.names().filter(|n| !found_anywhere.contains(n)).collect();
+        missing.sort();
+        gathered.missing.extend(missing.iter().map(|name| format!("{}: no stream {name} in any capture", folder.display())));
         if corpus.streams.is_empty() {
             return Err(CorpusError::Nothing(labels.rows, folder.to_path_buf()));
         }
         Ok((corpus, gathered))
     }
 
-    /// Adds the streams of the file `capture` below `folder` for which `class_of` returns a class. A file that can't be opened or is cut
+    /// Adds the streams of a capture for which `class_of` returns a class. A file that can't be opened or is cut
     /// short is listed in `gathered`. Returns whether the file was opened.
     ///
     /// # Errors
     /// As [`Corpus::read_capture`].
     pub fn read_file(
         &mut self,
-        folder: &Path,
-        capture: &str,
+        file: &LabelledFile<'_>,
         packets_per_stream: usize,
         decoder: &Decoder,
         gathered: &mut GatherReport,
-        class_of: &mut dyn FnMut(&StreamName) -> Option<ClassId>,
+        class_of: &mut dyn FnMut(&StreamName, Nanos) -> Option<ClassId>,
     ) -> Result<bool, CaptureError> {
-        let mut file = match CaptureFile::open(&folder.join(capture)) {
+        let LabelledFile { folder, capture, filter } = *file;
+        let path = if capture == "-" { capture.into() } else { folder.join(capture) };
+        let mut file = match CaptureFile::open(&path).and_then(|file| Filtered::new(file, filter)) {
             Ok(file) => file,
             Err(error) => {
                 gathered.unreadable.push(error.to_string());
@@ -206,7 +230,7 @@ impl Corpus {
         capture: u32,
         packets_per_stream: usize,
         decoder: &Decoder,
-        class_of: &mut dyn FnMut(&StreamName) -> Option<ClassId>,
+        class_of: &mut dyn FnMut(&StreamName, Nanos) -> Option<ClassId>,
     ) -> Result<(), CaptureError> {
         struct Open {
             class: Option<ClassId>,
@@ -217,11 +241,11 @@ impl Corpus {
         let width = self.layout.slots().len();
         let mut tracker = StreamTracker::new(self.key, decoder, self.limits);
         let (layout, hosts, mut volley) = (&self.layout, self.key == KeyKind::Host, Volley::default());
-        let open = |key: &_| {
-            let name = StreamName::of(key);
-            Open { class: class_of(&name), name, slots: Vec::new(), content: false }
-        };
+        let open = |key: &_| Open { class: None, name: StreamName::of(key), slots: Vec::new(), content: false };
         tracker.visit(source, open, |packet| {
+            if packet.stream.packets == 1 {
+                packet.stream.state.class = class_of(&packet.stream.state.name, packet.stream.first);
+            }
             if packet.stream.state.class.is_some() && packet.stream.state.slots.len() < packets_per_stream * width {
                 packet.encode(layout, &mut volley);
                 let stream = &mut packet.stream.state;

@@ -19,7 +19,7 @@ mod split_by_direction;
 mod teacher;
 mod variant;
 
-pub use corpus::{Corpus, CorpusError, GatherReport, LabelledStream};
+pub use corpus::{Corpus, CorpusError, GatherReport, LabelledFile, LabelledStream};
 pub use fit::{FitResult, fit, passes};
 pub use folds::{folds, folds_by_stream};
 pub use join_calibration::calibrate_joined;

@@ -8,7 +8,9 @@ mod config;
 mod deploy;
 mod exit_codes;
 mod generate;
+mod labels;
 mod learn;
+mod live;
 #[cfg(feature = "nir")]
 mod nir;
 mod paper;

@@ -135,7 +135,7 @@ fn streams_that_arrive_faster_than_they_are_processed_are_sampled_more_rarely() 
 fn streams(model: &Model, capture: &str) -> Vec<Vec<u16>> {
     let mut corpus = Corpus::new(model.key, model.layout.clone(), vec!["all".into()]);
     let mut source = CaptureFile::open(&common::fixture("captures").join(capture)).unwrap();
-    corpus.read_capture(&mut source, 0, 16, &Decoder::default(), &mut |_| Some(ClassId::new(0))).unwrap();
+    corpus.read_capture(&mut source, 0, 16, &Decoder::default(), &mut |_, _| Some(ClassId::new(0))).unwrap();
     let slots = |s: &LabelledStream| corpus.volleys_of(s).flatten().copied().collect();
     corpus.streams.iter().map(slots).collect()
 }

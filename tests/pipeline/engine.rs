@@ -445,7 +445,20 @@ proptest::proptest! {
 
 /// Number of packets of each stream of the segments, given as (second, flags, whether the server sends it).
 fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
-    let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
+    let with_sequence: Vec<_> = segments.iter().map(|&(second, flags, back)| (second, flags, back, 1)).collect();
+    streams_of_sequences(model, &with_sequence)
+}
+
+/// As [`streams_of`], with the sequence number of the client's SYN for SYNs and their answers.
+fn streams_of_sequences(model: Arc<Model>, segments: &[(u64, u8, bool, u32)]) -> Vec<u64> {
+    let segment = |&(second, flags, back, sequence): &(u64, u8, bool, u32)| {
+        let mut frame = segment(flags, back);
+        // The sequence number, or the acknowledgement of the next one.
+        let (at, number) = if back { (42, sequence + 1) } else { (38, sequence) };
+        frame[at..at + 4].copy_from_slice(&number.to_be_bytes());
+        (1_700_000_000 + second, frame)
+    };
+    let frames = segments.iter().map(segment).collect();
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
     let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
     let mut recorder = Recorder::default();
@@ -456,19 +469,45 @@ fn streams_of(model: Arc<Model>, segments: &[(u64, u8, bool)]) -> Vec<u64> {
 #[test]
 fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed() {
     let open = [(0, SYN, false), (0, SYN | ACK, true), (0, ACK, false)];
-    let after = |closing: &[(u64, u8, bool)], then: u64| {
-        let again = open.map(|(_, flags, back)| (then, flags, back));
-        streams_of(built_in(), &[&open[..], closing, &again[..]].concat())
+    let of_sequences = |closing: &[(u64, u8, bool)], then: u64, sequence: u32| {
+        let first = [&open[..], closing].concat().into_iter().map(|(second, flags, back)| (second, flags, back, 1));
+        let again = open.into_iter().map(|(_, flags, back)| (then, flags, back, sequence));
+        streams_of_sequences(built_in(), &first.chain(again).collect::<Vec<_>>())
     };
+    let after = |closing: &[(u64, u8, bool)], then: u64| of_sequences(closing, then, 77_000);
     let both = [(1, FIN | ACK, false), (1, FIN | ACK, true), (1, ACK, false)];
     assert_eq!(after(&both, 2), [6, 3], "both sides have finished");
     assert_eq!(after(&[(1, RST | ACK, true)], 2), [4, 3], "a reset");
     assert_eq!(after(&both[..1], 2), [7], "one side may still send");
-    assert_eq!(after(&[], 2), [6], "a SYN that is sent again is the same connection's");
+    assert_eq!(of_sequences(&[], 2, 1), [6], "a SYN that is sent again is the same connection's");
+    assert_eq!(of_sequences(&both, 2, 1), [9], "also after the end");
+    assert_eq!(after(&[], 0), [6], "no pause");
+    assert_eq!(after(&[], 30), [3, 3], "another SYN after a pause, although nothing was closed");
     // Late packets of a closed connection belong to it, for a minute.
     let late = |second| streams_of(built_in(), &[&open[..], &both[..], &[(second, ACK, true)]].concat());
     assert_eq!(late(60), [7]);
     assert_eq!(late(63), [6, 1]);
+}
+
+/// Sender of the first packets' streams by the address's last byte and port, given the segments of one stream.
+fn source_port(segments: &[(u64, u8, bool)]) -> (u16, u64) {
+    let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
+    let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![built_in()]) };
+    let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let mut recorder = Recorder::default();
+    engine::run(&settings, &mut source, &mut recorder).unwrap();
+    let stream = recorder.verdicts.iter().find(|v| v.event == Event::Stream).unwrap();
+    let forward = stream.first_direction == Direction::Forward;
+    (if forward { stream.key.port_a() } else { stream.key.port_b() }, stream.own_packets)
+}
+
+#[test]
+fn the_source_is_the_client_wherever_the_capture_begins() {
+    let client = source_port(&[(0, SYN, false), (0, SYN | ACK, true), (0, ACK, false)]);
+    assert_eq!(client.1, 2);
+    assert_eq!(source_port(&[(0, SYN | ACK, true), (0, ACK, false)]), (client.0, 1), "an answer to a SYN");
+    assert_eq!(source_port(&[(0, ACK, true), (0, ACK, false), (0, ACK, true)]), (client.0, 1), "from the middle");
+    assert_eq!(source_port(&[(0, ACK, false), (0, ACK, true)]), (client.0, 1));
 }
 
 #[test]

@@ -154,6 +154,9 @@ impl Check {
         if name.is_none() {
             self.missing(at, "name", "the interface has no name; give name = \"eth0\" (`ip link` lists them)");
         }
+        if let Some(what) = name.as_deref().and_then(impossible_interface) {
+            self.wrong(place, what);
+        }
         if let Some(name) = &name
             && !names.insert(name.clone())
         {
@@ -184,4 +187,26 @@ impl Check {
             retry_max: self.seconds("capture.retry_max_secs", &typed.retry_max_secs, default.retry_max, 1),
         }
     }
+}
+
+/// Longest name of an interface, in bytes (IFNAMSIZ without the final zero).
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// Why no interface can have this name; `None` if one can. Names with a colon are left to libpcap, which has pseudo-interfaces.
+fn impossible_interface(name: &str) -> Option<String> {
+    let shown = name.escape_debug();
+    if let Some((bare, _)) = name.split_once('@') {
+        return Some(format!(
+            "'{shown}' is not a valid interface name: `ip link` shows the interface's peer after @; give '{}'",
+            bare.escape_debug()
+        ));
+    }
+    if name.len() > MAX_INTERFACE_NAME && !name.contains(':') {
+        return Some(format!(
+            "'{shown}' is not a valid interface name: it has {} bytes, at most {MAX_INTERFACE_NAME} are possible",
+            name.len()
+        ));
+    }
+    let invalid = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    (matches!(name, "." | "..") || name.contains(invalid)).then(|| format!("'{shown}' is not a valid interface name"))
 }
