@@ -99,6 +99,9 @@ pub struct Args {
     /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
     #[arg(long)]
     no_tunnels: bool,
+    /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
+    #[arg(long)]
+    ignore_vlan: bool,
     /// Size of the stream table, per model
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     streams: usize,
@@ -140,6 +143,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
     settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
     settings.limits.streams = args.streams.max(1);
+    settings.vlan_in_key = !args.ignore_vlan;
     settings.pin = args.pin;
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
@@ -322,7 +326,11 @@ impl Reading<'_> {
         self.read += 1;
         match counters {
             Ok(counters) => {
-                self.summary.lock().capture(&counters);
+                let mut summary = self.summary.lock();
+                summary.capture(&counters);
+                if counters.lone_fragments > 0 {
+                    summary.note(format!("{} fragments came without their first fragment", counters.lone_fragments));
+                }
                 Ok(counters.frames)
             }
             Err(error) => {

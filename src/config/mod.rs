@@ -117,6 +117,8 @@ pub struct EngineConfig {
     pub closed: Duration,
     /// Decodes the inner packets of GRE, VXLAN and IP-in-IP tunnels.
     pub tunnels: bool,
+    /// Packets of different VLANs are of different streams.
+    pub vlan_in_key: bool,
     /// Scores every packet, also of streams that are already decided.
     pub every_packet: bool,
 }
@@ -131,6 +133,7 @@ impl Default for EngineConfig {
             active: None,
             closed: Duration::from_secs(60),
             tunnels: true,
+            vlan_in_key: true,
             every_packet: false,
         }
     }

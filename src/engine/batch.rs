@@ -6,10 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::capture::{CaptureError, Frame, FrameBatch, Nanos, Source};
 use crate::encode::has_content;
-use crate::packet::{Decoder, Direction, Headers, KeyKind, StreamKey};
-use crate::stream::Arrival;
+use crate::packet::{Direction, Headers, KeyKind, StreamKey};
+use crate::stream::{Arrival, is_fragment};
 
-use super::Counters;
+use super::fragments::FragmentTurn;
+use super::{Counters, EngineSettings};
+
+/// What all frames of a batch are routed by.
+#[derive(Clone, Copy)]
+pub(super) struct Routing<'a> {
+    pub settings: &'a EngineSettings,
+    /// The kinds of key to file by, as indices of [`KeyKind`].
+    pub kinds: [bool; KeyKind::COUNT],
+    pub hasher: &'a foldhash::fast::RandomState,
+}
 
 /// A packet of one stream, on its way to the shard that owns the stream.
 #[derive(Debug)]
@@ -56,21 +66,16 @@ impl RoutedBatch {
         self.packets.iter_mut().flatten().for_each(Vec::clear);
     }
 
-    /// Decodes all frames and files each under its streams' shards. `kinds`: the kinds of key to file by, as indices of [`KeyKind`].
-    pub fn route(
-        &mut self,
-        decoder: &Decoder,
-        kinds: [bool; KeyKind::COUNT],
-        hasher: &foldhash::fast::RandomState,
-        counters: &mut Counters,
-    ) {
+    /// Decodes all frames and files each under its streams' shards.
+    pub fn route(&mut self, routing: &Routing<'_>, mut fragments: FragmentTurn<'_>, counters: &mut Counters) {
+        let Routing { settings, kinds, hasher } = *routing;
         self.clear_packets();
         let Self { batch, headers: all_headers, packets, .. } = self;
         let shards = packets.len() as u64;
         for (number, frame) in (0u32..).zip(batch.iter()) {
             counters.frames += 1;
             counters.bytes += u64::from(frame.wire_len);
-            let headers = match decoder.decode(frame.link, frame.bytes) {
+            let headers = match settings.decoder.decode(frame.link, frame.bytes) {
                 Ok(headers) => headers,
                 Err(reason) => {
                     all_headers.push(Headers::NONE);
@@ -86,8 +91,14 @@ impl RoutedBatch {
                 packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });
             };
             if kinds[KeyKind::Flow as usize] {
-                let (key, direction) = StreamKey::flow(&headers, frame.bytes);
-                file(key, direction);
+                let (mut key, mut direction) = StreamKey::flow(&headers, frame.bytes);
+                if is_fragment(&headers, frame.bytes) {
+                    match fragments.table().stream(key, direction, &headers, &frame) {
+                        Some(first) => (key, direction) = first,
+                        None => counters.lone_fragments += 1,
+                    }
+                }
+                file(if settings.vlan_in_key { key } else { key.without_vlan() }, direction);
             }
             if kinds[KeyKind::Host as usize] {
                 let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);

@@ -24,6 +24,8 @@ pub struct Counters {
     pub bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecodable: BTreeMap<Undecodable, u64>,
+    /// Later fragments of IP packets whose first fragment was not seen before them: a stream of their own, without ports.
+    pub lone_fragments: u64,
     /// Packets scored, over all models.
     pub scored: u64,
     /// Streams opened, over all models.
@@ -54,6 +56,7 @@ impl Counters {
         for (&reason, count) in &other.undecodable {
             *self.undecodable.entry(reason).or_default() += count;
         }
+        self.lone_fragments += other.lone_fragments;
         self.scored += other.scored;
         self.opened += other.opened;
         self.timed_out += other.timed_out;

@@ -11,6 +11,7 @@ mod batch;
 mod counters;
 mod evidence;
 mod evidence_rows;
+mod fragments;
 mod model_shard;
 mod observer;
 mod output;
@@ -38,6 +39,7 @@ use crate::packet::Decoder;
 use crate::stream::StreamLimits;
 
 use batch::RoutedBatch;
+use fragments::SharedFragments;
 use output::BatchOutput;
 use shard::{Shard, WorkerReport};
 use worker::{Feed, Message, Worker, WorkerOutput};
@@ -58,6 +60,8 @@ pub struct EngineSettings {
     pub decoder: Decoder,
     /// Limits of each model's streams, over all workers.
     pub limits: StreamLimits,
+    /// Whether packets of different VLANs are of different streams.
+    pub vlan_in_key: bool,
     /// Number of workers; 0 counts as 1.
     pub workers: usize,
     /// Pins each worker to a CPU of its own among the allowed ones, starting over where there are fewer.
@@ -79,6 +83,7 @@ impl EngineSettings {
             models: Arc::new(ArcSwap::from_pointee(models)),
             decoder: Decoder::default(),
             limits: StreamLimits::default(),
+            vlan_in_key: true,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             pin: false,
             every_packet: false,
@@ -151,11 +156,12 @@ impl<'a> WorkerSet<'a> {
         let (output, outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
         let (empty_outputs, reused_outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
         let hasher = foldhash::fast::RandomState::default();
+        let fragments = Arc::new(SharedFragments::default());
         let (workers, final_outputs) = (inboxes.into_iter().zip(pools).enumerate())
             .map(|(number, (inbox, pool))| {
                 let (final_output, final_outputs) = crossbeam_channel::bounded(BATCHES_PER_WORKER);
                 let worker = Worker {
-                    shard: Shard::new(number, settings, live, hasher.clone()),
+                    shard: Shard::new(number, settings, live, hasher.clone(), Arc::clone(&fragments)),
                     inboxes: inbox_senders.clone(),
                     inbox,
                     pool,

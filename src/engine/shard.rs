@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::packet::KeyKind;
 
-use super::batch::RoutedBatch;
+use super::batch::{RoutedBatch, Routing};
+use super::fragments::SharedFragments;
 use super::model_shard::ModelShard;
 use super::output::BatchOutput;
 use super::{Counters, EngineSettings, Models, Observer, Output, Progress, VerdictWriter};
@@ -44,6 +45,8 @@ pub(super) struct Shard<'a> {
     live: bool,
     hasher: foldhash::fast::RandomState,
     models: Arc<Models>,
+    /// First fragments, shared by all shards.
+    fragments: Arc<SharedFragments>,
     /// One for each model.
     model_shards: Vec<ModelShard>,
     writer: Option<Box<dyn VerdictWriter>>,
@@ -63,12 +66,19 @@ fn kinds(models: &Models) -> [bool; KeyKind::COUNT] {
 
 impl<'a> Shard<'a> {
     /// Shard `number`, without streams. `live`: the source's frames arrive as they are captured; `hasher`: the same for all shards.
-    pub fn new(number: usize, settings: &'a EngineSettings, live: bool, hasher: foldhash::fast::RandomState) -> Self {
+    pub fn new(
+        number: usize,
+        settings: &'a EngineSettings,
+        live: bool,
+        hasher: foldhash::fast::RandomState,
+        fragments: Arc<SharedFragments>,
+    ) -> Self {
         let mut shard = Self {
             number,
             settings,
             live,
             hasher,
+            fragments,
             models: settings.models.load_full(),
             model_shards: Vec::new(),
             writer: settings.writer.as_ref().map(|new_writer| new_writer()),
@@ -107,11 +117,12 @@ impl<'a> Shard<'a> {
         ModelShard::new(model, number, limits, self.settings, self.live, self.hasher.clone())
     }
 
-    /// Decodes a batch and files its packets by shard. If that panics, the batch is lost and counted.
-    pub fn route(&mut self, routed: &mut RoutedBatch) {
+    /// Decodes the batch `number` and files its packets by shard. If that panics, the batch is lost and counted.
+    pub fn route(&mut self, routed: &mut RoutedBatch, number: u64) {
         let kinds = kinds(&self.settings.models.load());
-        let (decoder, hasher, counters) = (&self.settings.decoder, &self.hasher, &mut self.counters);
-        if catch_unwind(AssertUnwindSafe(|| routed.route(decoder, kinds, hasher, counters))).is_err() {
+        let routing = Routing { settings: self.settings, kinds, hasher: &self.hasher };
+        let (fragments, counters) = (&self.fragments, &mut self.counters);
+        if catch_unwind(AssertUnwindSafe(|| routed.route(&routing, fragments.begin(number), counters))).is_err() {
             self.counters.panic_lost_packets += routed.len() as u64;
             routed.clear_packets();
         }

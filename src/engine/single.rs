@@ -1,5 +1,7 @@
 //! Single-worker run of a capture: batches are decoded and scored in the caller's thread, while the cache holds them.
 
+use std::sync::Arc;
+
 use crate::capture::{CaptureError, Source};
 
 use super::batch::RoutedBatch;
@@ -13,9 +15,10 @@ pub(super) fn run(
     source: &mut dyn Source,
     observer: &mut dyn Observer,
 ) -> Result<Counters, CaptureError> {
-    let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default());
+    let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default(), Arc::default());
     let mut routed = RoutedBatch::new(1, 0);
     let (mut counters, mut out, mut first) = (Counters::default(), BatchOutput::default(), 0);
+    let mut number = 0;
     let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
         let report = shard.report(0, None);
         counters.add(&report.counters);
@@ -27,7 +30,8 @@ pub(super) fn run(
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
-        shard.route(&mut routed);
+        shard.route(&mut routed, number);
+        number += 1;
         shard.handle(&routed, first, &mut out);
         out.emit(observer);
         report(&mut shard, observer);

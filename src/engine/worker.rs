@@ -217,7 +217,7 @@ impl<'a> Worker<'a> {
             return;
         };
         drop(feed);
-        self.shard.route(&mut routed);
+        self.shard.route(&mut routed, number);
         let routed = Arc::new(routed);
         for inbox in &self.inboxes {
             let _ = inbox.send(Message::Batch { number, first, routed: Arc::clone(&routed) });

@@ -134,6 +134,19 @@ impl StreamKey {
         (key, if forward { Direction::Forward } else { Direction::Backward })
     }
 
+    /// The key of a packet's flow with ports 0, and which of its endpoints sent the packet: what all fragments of an IP packet have in
+    /// common. `None` if the packet is not IP.
+    pub fn flow_without_ports(h: &Headers, frame: &[u8]) -> Option<(Self, Direction)> {
+        let bare = Headers { transport: Transport::None, ..*h };
+        matches!(h.network, Network::Ipv4 | Network::Ipv6).then(|| Self::flow(&bare, frame))
+    }
+
+    /// The key without the VLAN, for streams that are the same in every VLAN.
+    #[must_use]
+    pub fn without_vlan(self) -> Self {
+        Self { vlan: NO_VLAN, ..self }
+    }
+
     /// Host keys of the sender and the receiver. Multicast, broadcast and unspecified addresses are not hosts.
     pub fn hosts(h: &Headers, frame: &[u8]) -> [Option<Self>; 2] {
         let host = |family, a| Self { a, b: [0; 16], port_a: 0, port_b: 0, vlan: NO_VLAN, proto: 0, family, kind: KeyKind::Host };

@@ -12,7 +12,7 @@ use crate::capture::{CaptureError, Frame, FrameBatch, Source};
 use crate::encode::{Context, Layout, Volley};
 use crate::packet::{Decoder, Headers, KeyKind, StreamKey};
 
-use super::{Stream, StreamLimits, StreamTable};
+use super::{FragmentTable, Stream, StreamLimits, StreamTable, is_fragment};
 
 /// One packet of one stream.
 #[derive(Debug)]
@@ -44,13 +44,14 @@ pub struct StreamTracker<T> {
     /// Frames read so far.
     frames: u64,
     ended: Vec<Stream<T>>,
+    fragments: FragmentTable,
 }
 
 impl<T> StreamTracker<T> {
     /// Streams of the kind `key` within `limits`, which apply to that kind as in the engine ([`StreamLimits::for_key`]).
     pub fn new(key: KeyKind, decoder: &Decoder, limits: StreamLimits) -> Self {
         let table = StreamTable::new(limits.for_key(key), foldhash::fast::RandomState::default());
-        Self { key, decoder: *decoder, table, frames: 0, ended: Vec::new() }
+        Self { key, decoder: *decoder, table, frames: 0, ended: Vec::new(), fragments: FragmentTable::default() }
     }
 
     /// Reads `source` to its end, or until `visit` breaks. `open` makes the state of a stream from its key when its first packet
@@ -85,6 +86,12 @@ impl<T> StreamTracker<T> {
         self.frames += 1;
         let Ok(headers) = self.decoder.decode(frame.link, frame.bytes) else { return ControlFlow::Continue(()) };
         for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
+            let (key, direction) = match self.key {
+                KeyKind::Flow if is_fragment(&headers, frame.bytes) => {
+                    self.fragments.stream(key, direction, &headers, &frame).unwrap_or((key, direction))
+                }
+                _ => (key, direction),
+            };
             let arrival = self.table.arrival(key, direction, &headers, &frame);
             let place = self.table.packet(&arrival, number, |_| true, || open(&key));
             self.ended.extend(place.ended.map(|(stream, _)| stream));

@@ -187,7 +187,7 @@ fn a_source_that_panics_ends_with_an_error_and_its_packets_are_reported() {
         let batches = (0..3).map(|n| (1_700_000_000 + n, (0..50).map(dns).collect::<Vec<_>>())).collect();
         let mut recorder = Recorder::default();
         let error = engine::run(&settings, &mut Broken(Live::new(batches), live), &mut recorder).unwrap_err();
-        assert!(error.to_string().contains("failed after packet 150"), "{error}");
+        assert!(error.to_string().contains("panicked after packet 150"), "{error}");
         assert_eq!(recorder.frames, 150);
         let ends = recorder.verdicts.iter().filter(|v| v.event == Event::Stream);
         assert_eq!(ends.map(|v| v.packets).collect::<Vec<_>>(), [3; 50], "{workers} workers, live: {live}");
@@ -508,6 +508,53 @@ fn the_source_is_the_client_wherever_the_capture_begins() {
     assert_eq!(source_port(&[(0, SYN | ACK, true), (0, ACK, false)]), (client.0, 1), "an answer to a SYN");
     assert_eq!(source_port(&[(0, ACK, true), (0, ACK, false), (0, ACK, true)]), (client.0, 1), "from the middle");
     assert_eq!(source_port(&[(0, ACK, false), (0, ACK, true)]), (client.0, 1));
+}
+
+/// An Ethernet frame with a fragment of a UDP packet from port 40000 to port 53; `at`: offset in units of 8 bytes, 0 for the first.
+fn fragment(packet: u16, at: u16, vlan: Option<u16>) -> Vec<u8> {
+    let mut frame = udp([10, 0, 0, 1], 40_000, [10, 0, 0, 9], 53, &[7; 16]);
+    frame[18..20].copy_from_slice(&packet.to_be_bytes());
+    let more = if at == 0 { 0x2000 } else { 0 };
+    frame[20..22].copy_from_slice(&(at | more).to_be_bytes());
+    if at > 0 {
+        // Later fragments have no UDP header.
+        frame[34..42].fill(7);
+    }
+    if let Some(vlan) = vlan {
+        frame.splice(12..12, [0x81, 0, (vlan >> 8) as u8, vlan as u8]);
+    }
+    frame
+}
+
+/// Packets of each stream of the frames, one a second, and the number of fragments without their first.
+fn streams_of_frames(frames: &[Vec<u8>], workers: usize, lengths: Vec<usize>, vlan_in_key: bool) -> (Vec<u64>, u64) {
+    let frames = (1_700_000_000..).zip(frames.iter().cloned()).collect();
+    let settings = EngineSettings { workers, vlan_in_key, ..EngineSettings::new(vec![built_in()]) };
+    let mut source = Truncation { frames, at: 0, lengths: lengths.into_iter().cycle() };
+    let mut recorder = Recorder::default();
+    let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+    let streams = recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets);
+    (streams.collect(), counters.lone_fragments)
+}
+
+#[test]
+fn fragments_belong_to_the_stream_of_the_first_whatever_the_batches() {
+    let frames: Vec<_> = (0..60).flat_map(|packet| [fragment(packet, 0, None), fragment(packet, 3, None)]).collect();
+    for (workers, length) in [(1, 1024), (1, 1), (3, 1), (4, 3)] {
+        assert_eq!(streams_of_frames(&frames, workers, vec![length], true), (vec![120], 0), "{workers} workers");
+    }
+    // A fragment before its first one, or without it, and one of another packet more than 30 s after the first.
+    assert_eq!(streams_of_frames(&[fragment(1, 3, None), fragment(1, 0, None)], 1, vec![2], true), (vec![1, 1], 1));
+    let late: Vec<_> =
+        [fragment(1, 0, None)].into_iter().chain((2..40).map(|n| fragment(n, 0, None))).chain([fragment(1, 3, None)]).collect();
+    assert_eq!(streams_of_frames(&late, 1, vec![5], true), (vec![39, 1], 1));
+}
+
+#[test]
+fn vlans_may_be_left_out_of_the_key() {
+    let frames = [Some(5), Some(6), None].map(|vlan| fragment(1, 0, vlan));
+    assert_eq!(streams_of_frames(&frames, 1, vec![3], true).0, [1, 1, 1]);
+    assert_eq!(streams_of_frames(&frames, 2, vec![3], false).0, [3]);
 }
 
 #[test]
