@@ -87,7 +87,7 @@ pub fn decoder(octets: &[u8]) {
     let Some((&first, frame)) = octets.split_first() else { return };
     let link = link(first);
     for open_tunnels in [false, true] {
-        let Ok(headers) = (Decoder { open_tunnels }).decode(link, frame) else { continue };
+        let Ok(headers) = Decoder::new(open_tunnels).decode(link, frame) else { continue };
         assert!(headers.payload_at as usize <= frame.len() && headers.payload_end as usize <= frame.len());
         assert!(headers.payload_at <= headers.payload_end || headers.payload(frame).is_empty());
         for kind in [KeyKind::Flow, KeyKind::Host] {

@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         _ => PacketSelection::Packets(args.packet.clone()),
     };
     let mut source = CaptureFile::open(&args.from)?;
-    let decoder = Decoder { open_tunnels: !args.no_tunnels };
+    let decoder = Decoder::new(!args.no_tunnels);
     let (shown, more) = one_packet::patterns(&mut source, model.key, &layout, &decoder, &mut selection)?;
     let from = args.from.display();
     if shown.is_empty() {

@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         mask(&mut model.layout, &args.mask)?;
     }
     let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
-    settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
+    settings.decoder = Decoder::new(!args.no_tunnels);
     settings.limits.streams = args.streams.max(1);
     settings.pin = args.pin;
     settings.every_packet = args.every_packet;

@@ -124,7 +124,7 @@ impl Source {
     }
 
     pub fn decoder(&self) -> Decoder {
-        Decoder { open_tunnels: !self.no_tunnels }
+        Decoder::new(!self.no_tunnels)
     }
 
     /// The labels, after `--rename`.

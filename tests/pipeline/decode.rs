@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Source};
 use spiked::packet::{Decoder, Headers, KeyKind, NO_VLAN, Network, StreamKey, Transport};
 
-const CLOSED: Decoder = Decoder { open_tunnels: false };
+const CLOSED: Decoder = Decoder::new(false);
 
 /// What both decoders find in a frame: IP version, protocol, transport protocol, ports.
 type Found = (u8, u8, &'static str, (u16, u16));
@@ -127,7 +127,7 @@ fn shared_captures_decode_as_etherparse_decodes_them() {
 /// Asserts what decoding guarantees whatever the bytes.
 fn sound(link: LinkType, frame: &[u8]) {
     for open_tunnels in [false, true] {
-        let Ok(headers) = (Decoder { open_tunnels }).decode(link, frame) else { continue };
+        let Ok(headers) = Decoder::new(open_tunnels).decode(link, frame) else { continue };
         assert!(headers.payload_at as usize <= frame.len() || headers.payload(frame).is_empty());
         for kind in [KeyKind::Flow, KeyKind::Host] {
             for (key, _) in StreamKey::of(kind, &headers, frame).into_iter().flatten() {
