@@ -130,9 +130,7 @@ pub(crate) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io
         (start, reader) = peek(reader, start.len())?;
     }
     let decoder: Box<dyn Read + Send> = match start[..] {
-        [0x1f, 0x8b, ..] => {
-            Box::new(GzipReader { member: Some(flate2::bufread::GzDecoder::new(BufReader::new(reader))) })
-        }
+        [0x1f, 0x8b, ..] => Box::new(GzipReader { member: Some(flate2::bufread::GzDecoder::new(BufReader::new(reader))) }),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let mut decoder = zstd::stream::read::Decoder::new(reader)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;

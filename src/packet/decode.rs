@@ -43,8 +43,6 @@ const TUNNEL_PORTS: [u16; 9] =
 /// EtherIP (RFC 3378): version in the first byte, and bytes before the frame.
 const ETHER_IP_VERSION: u8 = 0x30;
 const ETHER_IP_LEN: usize = 2;
-/// UDP-Lite (RFC 3828), whose header has the ports where UDP's has them.
-const UDP_LITE: IpNumber = IpNumber::UDP_LITE;
 /// First byte of an IPv4 header without options.
 const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
 /// Bits of the fragment offset in the seventh and eighth byte of an IPv4 header (RFC 791).
@@ -316,7 +314,8 @@ impl Decoder {
                     let length = own.get(TCP_DATA_OFFSET_AT).map_or(0, |b| usize::from(b >> 4) * 4);
                     (Transport::Tcp, length.max(TcpHeader::MIN_LEN))
                 }
-                IpNumber::UDP | UDP_LITE => (Transport::Udp, UdpHeader::LEN),
+                // UDP-Lite (RFC 3828) has the ports where UDP has them.
+                IpNumber::UDP | IpNumber::UDP_LITE => (Transport::Udp, UdpHeader::LEN),
                 IpNumber::SCTP => (Transport::Sctp, SCTP_LEN),
                 IpNumber::ICMP => (Transport::Icmp, ICMP_LEN),
                 IpNumber::IPV6_ICMP => (Transport::Icmpv6, ICMP_LEN),
