@@ -55,7 +55,7 @@ pub struct Args {
     /// Model file to write [default: replaces the model file]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
+    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
 }

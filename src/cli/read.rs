@@ -96,7 +96,7 @@ pub struct Args {
     /// Ignores these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
     #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
     mask: Vec<String>,
-    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
+    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
     /// Size of the stream table, per model

@@ -74,7 +74,8 @@ pub(super) fn exported(frame: &[u8], at: usize) -> Opened {
     for _ in 0..EXPORTED_MAX_TAGS {
         let (tag, length) = (be16(frame, next)?, usize::from(be16(frame, next + 2)?));
         let value = frame.get(next + 4..next + 4 + length).ok_or(Unopened::Truncated)?;
-        next += 4 + length;
+        // Values are padded to 32 bits, whether their length counts that or not.
+        next += 4 + length.next_multiple_of(4);
         match tag {
             EXPORTED_END => {
                 return match protocol.trim_ascii_end() {

@@ -260,7 +260,7 @@ fn other_links() -> Vec<(u16, Vec<u8>)> {
         (219, &[0, 1, 1, 64], &ip),
         (226, &[0; 24], &ip),
         (239, &[2, 0, 0, 5, 8, 0, 1, 0, 8, 0, 3, 0, 44, 0, 9, 0], &ip),
-        (252, &[0, 12, 0, 2, b'i', b'p', 0, 0, 0, 0], &ip),
+        (252, &[0, 12, 0, 2, b'i', b'p', 0, 0, 0, 0, 0, 0], &ip),
         (258, &pktap, &frame),
     ];
     cases.into_iter().map(|(link, head, rest)| (link, [head, rest].concat())).collect()

@@ -65,7 +65,7 @@ fn tshark(path: &Path) -> Option<Vec<(Ends, String)>> {
         command.args(["-o", preference]);
     }
     command.args(["-d", "udp.port==8472,vxlan"]);
-    FIELDS.iter().for_each(|field| drop(command.args(["-e", field])));
+    command.args(FIELDS.iter().flat_map(|field| ["-e", field]));
     let output = command.output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).lines().map(innermost).collect())
 }
