@@ -197,7 +197,7 @@ fn snoop_record(window: &[u8], link: LinkType) -> Step {
     }
     let [wire_len, len, consumed] = [0, 4, 8].map(|at| u32_at(window, at, true));
     let consumed = consumed as usize;
-    if consumed > MAX_RECORD || consumed < SNOOP_RECORD_HEADER || len as usize > consumed - SNOOP_RECORD_HEADER {
+    if !(SNOOP_RECORD_HEADER..=MAX_RECORD).contains(&consumed) || len as usize > consumed - SNOOP_RECORD_HEADER {
         return Step::Damaged(format!("the next packet claims {len} bytes in a record of {consumed}"));
     }
     if window.len() < consumed {
@@ -235,7 +235,7 @@ fn erf_record(window: &[u8]) -> Step {
     }
     // Seconds and a binary fraction, always little-endian.
     let (fraction, seconds) = (u64::from(u32_at(window, 0, false)), u64::from(u32_at(window, 4, false)));
-    let timestamp = Nanos(seconds * NANOS_PER_SECOND + (fraction * NANOS_PER_SECOND >> 32));
+    let timestamp = Nanos(seconds * NANOS_PER_SECOND + ((fraction * NANOS_PER_SECOND) >> 32));
     let wire_len = u32::from(u16_at(window, 14, true));
     if kind == ERF_ETHERNET && consumed >= ERF_ETHERNET_HEADER {
         let len = wire_len.min((consumed - ERF_ETHERNET_HEADER) as u32);

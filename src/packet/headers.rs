@@ -76,19 +76,17 @@ pub enum Tunnel {
     None,
     /// GRE (RFC 2784).
     Gre,
-<<<<<<< HEAD
-    /// VXLAN (RFC 7348).
-    Vxlan,
-    /// IP in IP (RFC 2003, RFC 4213).
-=======
     /// GRE, version 1: PPTP.
     Pptp,
     /// ERSPAN, types I to III.
     Erspan,
+    /// WCCP, in GRE.
     Wccp,
-    /// VXLAN and VXLAN-GPE.
+    /// VXLAN (RFC 7348) and VXLAN-GPE.
     Vxlan,
+    /// Geneve (RFC 8926).
     Geneve,
+    /// LISP (RFC 9300).
     Lisp,
     /// Network service header.
     Nsh,
@@ -96,12 +94,15 @@ pub enum Tunnel {
     Gtp,
     /// L2TP, version 2.
     L2tp,
+    /// CAPWAP data (RFC 5415).
     Capwap,
+    /// TaZmen Sniffer Protocol.
     Tzsp,
+    /// Teredo (RFC 4380).
     Teredo,
-    /// IPv4 and IPv6 within each other.
->>>>>>> 020f718 (Decode wrappings to a depth of four and further link types, one file a family)
+    /// IPv4 and IPv6 within each other (RFC 2003, RFC 4213).
     IpInIp,
+    /// EtherIP (RFC 3378).
     EtherIp,
     /// MPLS in IP or UDP.
     MplsInIp,
@@ -167,11 +168,7 @@ pub struct Headers {
     pub ip_protocol: u8,
     /// Whether this is a fragment other than the first, which has no transport header.
     pub later_fragment: bool,
-<<<<<<< HEAD
-    /// The tunnel, if one was opened.
-=======
     /// The outermost tunnel that was opened. The other headers are then the innermost packet's.
->>>>>>> 020f718 (Decode wrappings to a depth of four and further link types, one file a family)
     pub tunnel: Tunnel,
     /// Number of tunnels that were opened, one within the other.
     pub tunnel_depth: u8,
