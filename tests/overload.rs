@@ -357,7 +357,7 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     }
     let labelled = [&inner[..12], &[0x88, 0x47], &[0, 1, 0, 64].repeat(5000)[..], &inner[14..]].concat();
     assert_eq!(decode(&labelled).network, packet::Network::Other);
-    // IP in IP, many times: the second level counts, as documented.
+    // IP in IP, many times: the fifth level counts, as documented.
     let nested = |levels: usize| {
         let mut ip = inner[14..].to_vec();
         for level in 0..levels {
@@ -371,7 +371,7 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     for levels in [0, 1, 2, 50, 1000] {
         let headers = decode(&nested(levels));
         assert_eq!(headers.tunnel, if levels == 0 { Tunnel::None } else { Tunnel::IpInIp });
-        assert_eq!(usize::from(headers.network_at), 14 + 20 * levels.min(1));
+        assert_eq!(usize::from(headers.network_at), 14 + 20 * levels.min(4));
     }
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();
     assert_eq!(Decoder::default().decode(LinkType::RAW, &extensions).expect("raw IP").network, packet::Network::Ipv6);

@@ -22,7 +22,7 @@ pub fn agrees_with_etherparse(link: LinkType, frame: &[u8]) {
         _ => return,
     };
     let authenticated = matches!(&packet.net, Some(LaxNetSlice::Ipv4(ip)) if ip.extensions().auth.is_some());
-    let Ok(headers) = (Decoder { open_tunnels: false }).decode(link, frame) else { return };
+    let Ok(headers) = Decoder::new(false).decode(link, frame) else { return };
     if authenticated || !matches!(headers.transport, Transport::Tcp | Transport::Udp) {
         return;
     }

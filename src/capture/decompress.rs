@@ -1,11 +1,17 @@
-//! Decompression of gzip and zstd captures, with a bound on what a small file may expand to.
+//! Decompression of gzip, zstd, xz and lz4 captures, with a bound on what a small file may expand to.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// zstd windows above 128 MiB are refused: a small file must not be able to claim all memory.
 const ZSTD_WINDOW_LOG: u32 = 27;
+/// Memory that an xz decoder may take, in KiB, for the same reason: `xz -9` takes half of it.
+const XZ_MEMORY: u32 = 128 << 10;
+/// Skippable frames (RFC 8878, section 3.1.2), which zstd and lz4 share: bytes of the magic number and the length, and most of them
+/// in front of a capture.
+const SKIPPABLE_LEN: u64 = 8;
+const MAX_SKIPPABLE: usize = 64;
 /// Bytes that any compressed capture may expand to.
 const ALLOWANCE: u64 = 256 << 20;
 /// Bytes that each compressed byte may expand to beyond [`ALLOWANCE`]. Captures of traffic compress 2 to 20 times; a SYN flood of
@@ -48,24 +54,95 @@ impl<R: Read> Read for CappedReader<R> {
     }
 }
 
-/// Returns a reader of the decompressed content of `reader`, whose first bytes are `start`; `reader` itself if these are neither
-/// gzip's (RFC 1952) nor zstd's (RFC 8878) magic number.
+/// Skips zeros, which tapes and block devices leave behind a file; whether nothing else follows.
+fn only_zeros_follow(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        let zeros = buffer.iter().take_while(|&&byte| byte == 0).count();
+        if zeros < buffer.len() || buffer.is_empty() {
+            let ended = buffer.is_empty();
+            reader.consume(zeros);
+            return Ok(ended);
+        }
+        reader.consume(zeros);
+    }
+}
+
+/// The members of a gzip file, with zeros behind the last.
+struct GzipReader<R> {
+    member: Option<flate2::bufread::GzDecoder<BufReader<R>>>,
+}
+
+impl<R: Read> Read for GzipReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut rest) = self.member.take().map(flate2::bufread::GzDecoder::into_inner) else { break };
+            if !only_zeros_follow(&mut rest)? {
+                self.member = Some(flate2::bufread::GzDecoder::new(rest));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// The frames of an lz4 file, with zeros behind the last.
+struct Lz4Reader<R: Read> {
+    frames: lz4_flex::frame::FrameDecoder<BufReader<R>>,
+}
+
+impl<R: Read> Read for Lz4Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            // The decoder returns 0 at the end of each frame.
+            let read = self.frames.read(buffer)?;
+            if read > 0 || buffer.is_empty() || only_zeros_follow(self.frames.get_mut())? {
+                return Ok(read);
+            }
+        }
+    }
+}
+
+/// The first `length` bytes of `reader`, and a reader of all of it.
+fn peek(mut reader: Box<dyn Read + Send>, length: usize) -> io::Result<(Vec<u8>, Box<dyn Read + Send>)> {
+    let mut start = Vec::new();
+    reader.by_ref().take(length as u64).read_to_end(&mut start)?;
+    let whole = io::Cursor::new(start.clone()).chain(reader);
+    Ok((start, Box::new(whole)))
+}
+
+/// Returns a reader of the decompressed content of `reader`, whose first bytes are `start`; `reader` itself if these are not the
+/// magic number of gzip (RFC 1952), zstd (RFC 8878), xz or lz4, behind skippable frames.
 ///
 /// # Errors
-/// If the zstd decoder can't be created.
+/// If the file can't be read, or the zstd decoder can't be created.
 pub(crate) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
     let compressed = Arc::new(AtomicU64::new(0));
-    let counted = |inner| CountingReader { inner, bytes: Arc::clone(&compressed) };
-    Ok(match start {
-        [0x1f, 0x8b, ..] => {
-            let decoder = flate2::read::MultiGzDecoder::new(counted(reader));
-            Box::new(CappedReader { decoder, compressed, decompressed: 0 })
-        }
+    let mut reader: Box<dyn Read + Send> = Box::new(CountingReader { inner: reader, bytes: Arc::clone(&compressed) });
+    let mut start = start.to_vec();
+    for _ in 0..MAX_SKIPPABLE {
+        let &[0x50..=0x5f, 0x2a, 0x4d, 0x18, l0, l1, l2, l3, ..] = &start[..] else { break };
+        let length = SKIPPABLE_LEN + u64::from(u32::from_le_bytes([l0, l1, l2, l3]));
+        io::copy(&mut reader.by_ref().take(length), &mut io::sink())?;
+        (start, reader) = peek(reader, start.len())?;
+    }
+    let decoder: Box<dyn Read + Send> = match start[..] {
+        [0x1f, 0x8b, ..] => Box::new(GzipReader { member: Some(flate2::bufread::GzDecoder::new(BufReader::new(reader))) }),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::new(counted(reader))?;
+            let mut decoder = zstd::stream::read::Decoder::new(reader)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Box::new(CappedReader { decoder, compressed, decompressed: 0 })
+            Box::new(decoder)
         }
-        _ => Box::new(reader),
-    })
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(reader), true, XZ_MEMORY))
+        }
+        [0x04, 0x22, 0x4d, 0x18, ..] | [0x02, 0x21, 0x4c, 0x18, ..] => {
+            Box::new(Lz4Reader { frames: lz4_flex::frame::FrameDecoder::new(BufReader::new(reader)) })
+        }
+        _ => return Ok(reader),
+    };
+    Ok(Box::new(CappedReader { decoder, compressed, decompressed: 0 }))
 }

@@ -13,7 +13,7 @@ pub enum CaptureError {
     #[error("{path}: the file is empty (0 bytes); is the capture still being written?")]
     Empty { path: String },
     /// The file has an unknown format.
-    #[error("{path}: begins with {begins}: not a pcap, pcapng, gzip or zstd file")]
+    #[error("{path}: begins with {begins}: not a pcap, pcapng, snoop or ERF file, nor one compressed with gzip, zstd, xz or lz4")]
     NotACapture { path: String, begins: String },
     /// The BPF filter cannot be compiled.
     #[error("'{expression}' is not a valid BPF filter: {why}; see `man pcap-filter` for the syntax")]

@@ -1,5 +1,5 @@
-//! Capture files as a source: plain files are memory-mapped; gzip, zstd, standard input and the daemon's captures are read through
-//! a growing window.
+//! Capture files as a source: plain files are memory-mapped; compressed files, standard input and the daemon's captures are read
+//! through a growing window.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};

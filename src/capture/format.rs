@@ -1,9 +1,11 @@
 //! Parser of pcap and pcapng records, over a window of bytes that may grow.
 //!
 //! One parser serves memory maps and streams. Formats:
-//! - pcap (draft-ietf-opsawg-pcap): both byte orders, micro- and nanoseconds, and the modified form with longer record headers;
+//! - pcap (draft-ietf-opsawg-pcap): both byte orders, micro- and nanoseconds, the modified form with longer record headers, and the
+//!   lengths of versions before 2.4, which may be in the other order;
 //! - pcapng (draft-ietf-opsawg-pcapng): sections of either byte order, several interfaces, `if_tsresol`, `if_tsoffset`; enhanced,
-//!   simple and obsolete packet blocks.
+//!   simple and obsolete packet blocks;
+//! - snoop (RFC 1761), and ERF records of Endace's capture cards.
 
 use super::{LinkType, Nanos};
 
@@ -22,6 +24,27 @@ const MODIFIED_RECORD_HEADER: usize = 24;
 const PCAP_MICROS: u32 = 0xa1b2_c3d4;
 const PCAP_NANOS: u32 = 0xa1b2_3c4d;
 const PCAP_MODIFIED: u32 = 0xa1b2_cd34;
+
+/// Versions of pcap whose lengths are in the other order, and those in which they may be.
+const PCAP_MAJOR: u16 = 2;
+const PCAP_SWAPPED_BEFORE: u16 = 3;
+const PCAP_UNSURE: u16 = 3;
+
+/// snoop: magic number, bytes of the file header and of a record header, and where the file header's type is.
+const SNOOP_MAGIC: [u8; 8] = *b"snoop\0\0\0";
+const SNOOP_HEADER: usize = 16;
+const SNOOP_RECORD_HEADER: usize = 24;
+const SNOOP_TYPE_AT: usize = 12;
+
+/// ERF: bytes of a record header, of an Ethernet record before its frame, the types of records and of padding, and the seconds of the
+/// years 1990 and 2100, between which a first timestamp is, since the format has no magic number.
+const ERF_HEADER: usize = 16;
+const ERF_ETHERNET_HEADER: usize = ERF_HEADER + 2;
+const ERF_ETHERNET: u8 = 2;
+const ERF_PADDING: u8 = 48;
+const ERF_EXTENDED: u8 = 0x80;
+const ERF_TYPES: [u8; 12] = [1, 2, 5, 10, 11, 15, 16, 17, 19, 20, 22, 23];
+const ERF_SECONDS: std::ops::Range<u32> = 631_152_000..4_102_444_800;
 
 /// pcapng block types.
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
@@ -61,15 +84,26 @@ struct FileInterface {
     link: LinkType,
     /// Nanoseconds per tick, as the fraction `numerator / denominator`.
     numerator: u64,
-    denominator: u64,
+    denominator: u128,
     /// Seconds that are added to every timestamp.
     offset: i64,
     snaplen: u32,
 }
 
+/// The order of the two lengths of a pcap record.
+#[derive(Clone, Copy)]
+pub(super) enum LengthOrder {
+    CapturedFirst,
+    WireFirst,
+    /// As their values require: a packet is never captured longer than it was.
+    Unsure,
+}
+
 /// The format of a capture, with what its headers define.
 pub(super) enum Format {
-    Pcap { big: bool, nanos: bool, record_header: usize, link: LinkType },
+    Pcap { big: bool, nanos: bool, record_header: usize, link: LinkType, lengths: LengthOrder },
+    Snoop { link: LinkType },
+    Erf,
     PcapNg { big: bool, interfaces: Vec<InterfaceSlot> },
 }
 
@@ -100,7 +134,8 @@ impl Format {
     /// Whether a file that begins with `start` is a pcap or pcapng file.
     pub(super) fn is_capture(start: &[u8]) -> bool {
         let magic = start.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
-        magic.is_some_and(|magic| magic == SECTION_HEADER || pcap_variant(magic).is_some())
+        start.starts_with(&SNOOP_MAGIC[..4])
+            || magic.is_some_and(|magic| magic == SECTION_HEADER || pcap_variant(magic).is_some())
     }
 
     /// Returns the format by a file's first bytes, and the length of the file header. `None` if they are not a capture's, or end
@@ -110,31 +145,116 @@ impl Format {
         if magic == SECTION_HEADER {
             return Some((Self::PcapNg { big: false, interfaces: Vec::new() }, 0));
         }
-        let (big, nanos, record_header) = pcap_variant(magic)?;
+        if window.starts_with(&SNOOP_MAGIC) && window.len() >= SNOOP_HEADER {
+            return Some((Self::Snoop { link: snoop_link(u32_at(window, SNOOP_TYPE_AT, true)) }, SNOOP_HEADER));
+        }
         if window.len() < HEADER_LEN {
             return None;
         }
+        if looks_like_erf(window) {
+            return Some((Self::Erf, 0));
+        }
+        let (big, nanos, record_header) = pcap_variant(magic)?;
+        let lengths = match (u16_at(window, 4, big), u16_at(window, 6, big)) {
+            (PCAP_MAJOR, minor) if minor < PCAP_SWAPPED_BEFORE => LengthOrder::WireFirst,
+            (PCAP_MAJOR, PCAP_UNSURE) => LengthOrder::Unsure,
+            _ => LengthOrder::CapturedFirst,
+        };
         // The upper 16 bits of the field hold the length of the frame check sequence.
         let link = LinkType((u32_at(window, 20, big) & 0xffff) as u16);
-        Some((Self::Pcap { big, nanos, record_header, link }, HEADER_LEN))
+        Some((Self::Pcap { big, nanos, record_header, link, lengths }, HEADER_LEN))
     }
 
     /// Parses the record at the start of a non-empty window.
     #[inline]
     pub(super) fn next(&mut self, window: &[u8]) -> Step {
         match self {
-            Self::Pcap { big, nanos, record_header, link } => pcap_record(window, *big, *nanos, *record_header, *link),
+            Self::Pcap { big, nanos, record_header, link, lengths } => {
+                pcap_record(window, *big, *nanos, *record_header, *link, *lengths)
+            }
+            Self::Snoop { link } => snoop_record(window, *link),
+            Self::Erf => erf_record(window),
             Self::PcapNg { big, interfaces } => pcapng_block(window, big, interfaces),
         }
     }
 }
 
+/// The link type of a snoop file's data link type (RFC 1761, and Solaris's numbers for ATM and InfiniBand).
+fn snoop_link(kind: u32) -> LinkType {
+    match kind {
+        0 | 4 => LinkType::ETHERNET,
+        2 => LinkType::IEEE802_5,
+        8 => LinkType::FDDI,
+        18 => LinkType::SUNATM,
+        26 => LinkType::IPOIB,
+        _ => LinkType(u16::MAX),
+    }
+}
+
+fn snoop_record(window: &[u8], link: LinkType) -> Step {
+    if window.len() < SNOOP_RECORD_HEADER {
+        return Step::NeedMore(SNOOP_RECORD_HEADER);
+    }
+    let [wire_len, len, consumed] = [0, 4, 8].map(|at| u32_at(window, at, true));
+    let consumed = consumed as usize;
+    if !(SNOOP_RECORD_HEADER..=MAX_RECORD).contains(&consumed) || len as usize > consumed - SNOOP_RECORD_HEADER {
+        return Step::Damaged(format!("the next packet claims {len} bytes in a record of {consumed}"));
+    }
+    if window.len() < consumed {
+        return Step::NeedMore(consumed);
+    }
+    let [seconds, micros] = [16, 20].map(|at| u64::from(u32_at(window, at, true)));
+    let timestamp = Nanos(seconds * NANOS_PER_SECOND + micros * 1000);
+    Step::Frame { consumed, timestamp, link, wire_len, at: SNOOP_RECORD_HEADER, len }
+}
+
+/// Whether the first bytes are those of an ERF record, of [`HEADER_LEN`] bytes and more.
+fn looks_like_erf(window: &[u8]) -> bool {
+    let (length, wire_len) = (usize::from(u16_at(window, 10, true)), u16_at(window, 14, true));
+    ERF_SECONDS.contains(&u32_at(window, 4, false))
+        && ERF_TYPES.contains(&(window[8] & !ERF_EXTENDED))
+        && length > ERF_ETHERNET_HEADER
+        && length.is_multiple_of(8)
+        && wire_len > 0
+}
+
+/// An ERF record. The frame of an Ethernet record without extension headers is the Ethernet frame, else the whole record.
+fn erf_record(window: &[u8]) -> Step {
+    if window.len() < ERF_HEADER {
+        return Step::NeedMore(ERF_HEADER);
+    }
+    let (kind, consumed) = (window[8], usize::from(u16_at(window, 10, true)));
+    if consumed < ERF_HEADER {
+        return Step::Damaged(format!("the next record claims {consumed} bytes"));
+    }
+    if window.len() < consumed {
+        return Step::NeedMore(consumed);
+    }
+    if kind & !ERF_EXTENDED == ERF_PADDING {
+        return Step::Skip(consumed);
+    }
+    // Seconds and a binary fraction, always little-endian.
+    let (fraction, seconds) = (u64::from(u32_at(window, 0, false)), u64::from(u32_at(window, 4, false)));
+    let timestamp = Nanos(seconds * NANOS_PER_SECOND + ((fraction * NANOS_PER_SECOND) >> 32));
+    let wire_len = u32::from(u16_at(window, 14, true));
+    if kind == ERF_ETHERNET && consumed >= ERF_ETHERNET_HEADER {
+        let len = wire_len.min((consumed - ERF_ETHERNET_HEADER) as u32);
+        return Step::Frame { consumed, timestamp, link: LinkType::ETHERNET, wire_len, at: ERF_ETHERNET_HEADER, len };
+    }
+    Step::Frame { consumed, timestamp, link: LinkType::ERF, wire_len, at: 0, len: consumed as u32 }
+}
+
 #[inline]
-fn pcap_record(window: &[u8], big: bool, nanos: bool, header: usize, link: LinkType) -> Step {
+fn pcap_record(window: &[u8], big: bool, nanos: bool, header: usize, link: LinkType, lengths: LengthOrder) -> Step {
     if window.len() < header {
         return Step::NeedMore(header);
     }
-    let len = u32_at(window, 8, big);
+    let (mut len, mut wire_len) = (u32_at(window, 8, big), u32_at(window, 12, big));
+    match lengths {
+        LengthOrder::CapturedFirst => {}
+        LengthOrder::Unsure if len <= wire_len => {}
+        LengthOrder::WireFirst | LengthOrder::Unsure => (len, wire_len) = (wire_len, len),
+    }
     if len as usize > MAX_RECORD {
         return Step::Damaged(format!("the next packet claims {len} bytes"));
     }
@@ -145,7 +265,7 @@ fn pcap_record(window: &[u8], big: bool, nanos: bool, header: usize, link: LinkT
     let fraction = u64::from(u32_at(window, 4, big));
     let fraction = if nanos { fraction } else { fraction * 1000 };
     let timestamp = Nanos(u64::from(u32_at(window, 0, big)) * NANOS_PER_SECOND + fraction);
-    Step::Frame { consumed, timestamp, link, wire_len: u32_at(window, 12, big), at: header, len }
+    Step::Frame { consumed, timestamp, link, wire_len, at: header, len }
 }
 
 fn pcapng_block(window: &[u8], big: &mut bool, interfaces: &mut Vec<InterfaceSlot>) -> Step {
@@ -218,23 +338,24 @@ fn simple_packet_block(body: &[u8], big: bool, interfaces: &[InterfaceSlot], con
 
 impl FileInterface {
     fn time(&self, ticks: u64) -> Nanos {
-        let nanos = u128::from(ticks) * u128::from(self.numerator) / u128::from(self.denominator);
+        let nanos = u128::from(ticks) * u128::from(self.numerator) / self.denominator;
         let offset = i128::from(self.offset) * i128::from(NANOS_PER_SECOND);
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX).saturating_add(offset);
         Nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
     }
 }
 
-/// Nanoseconds per tick as a fraction, by the value of `if_tsresol`: a negative power of 2 (top bit set) or of 10.
-fn resolution(value: u8) -> Option<(u64, u64)> {
+/// Nanoseconds per tick as a fraction, by the value of `if_tsresol`: a negative power of 2 (top bit set) or of 10. Ticks below a
+/// resolution that fits are 0.
+fn resolution(value: u8) -> (u64, u128) {
     let exponent = u32::from(value & 0x7f);
-    Some(if value & 0x80 != 0 {
-        (NANOS_PER_SECOND, 1u64.checked_shl(exponent)?)
+    if value & 0x80 != 0 {
+        (NANOS_PER_SECOND, 1 << exponent)
     } else if exponent <= 9 {
         (10u64.pow(9 - exponent), 1)
     } else {
-        (1, 10u64.checked_pow(exponent - 9)?)
-    })
+        10u128.checked_pow(exponent - 9).map_or((0, 1), |denominator| (1, denominator))
+    }
 }
 
 fn parse_interface(body: &[u8], big: bool) -> Option<FileInterface> {
@@ -249,7 +370,7 @@ fn parse_interface(body: &[u8], big: bool) -> Option<FileInterface> {
         let Some(value) = body.get(at + 4..at + 4 + size) else { break };
         match (code, value) {
             (OPT_ENDOFOPT, _) => break,
-            (IF_TSRESOL, [value]) => (numerator, denominator) = resolution(*value)?,
+            (IF_TSRESOL, [value]) => (numerator, denominator) = resolution(*value),
             (IF_TSOFFSET, value) if value.len() == 8 => {
                 let bytes: [u8; 8] = value.try_into().ok()?;
                 offset = if big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) };

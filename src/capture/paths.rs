@@ -72,6 +72,6 @@ fn looks_like_a_capture(path: &Path) -> bool {
         return true;
     }
     let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
-    [".pcap", ".pcapng", ".cap", ".ntar", ".dmp"].iter().any(|ending| name.ends_with(ending))
+    let name = [".gz", ".zst", ".xz", ".lz4"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+    [".pcap", ".pcapng", ".cap", ".ntar", ".dmp", ".erf"].iter().any(|ending| name.ends_with(ending))
 }

@@ -55,7 +55,7 @@ pub struct Args {
     /// Model file to write [default: replaces the model file]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
+    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
 }
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         _ => PacketSelection::Packets(args.packet.clone()),
     };
     let mut source = CaptureFile::open(&args.from)?;
-    let decoder = Decoder { open_tunnels: !args.no_tunnels };
+    let decoder = Decoder::new(!args.no_tunnels);
     let (shown, more) = one_packet::patterns(&mut source, model.key, &layout, &decoder, &mut selection)?;
     let from = args.from.display();
     if shown.is_empty() {

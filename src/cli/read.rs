@@ -96,7 +96,7 @@ pub struct Args {
     /// Ignores these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
     #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
     mask: Vec<String>,
-    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
+    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
     /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
@@ -141,7 +141,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         mask(&mut model.layout, &args.mask)?;
     }
     let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
-    settings.decoder = Decoder { open_tunnels: !args.no_tunnels };
+    settings.decoder = Decoder::new(!args.no_tunnels);
     settings.limits.streams = args.streams.max(1);
     settings.vlan_in_key = !args.ignore_vlan;
     settings.pin = args.pin;

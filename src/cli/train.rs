@@ -40,7 +40,7 @@ pub struct Source {
     /// Drops classes with fewer streams
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_streams: usize,
-    /// Does not decapsulate GRE, VXLAN and IP-in-IP tunnels
+    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
     /// Prints only errors
@@ -124,7 +124,7 @@ impl Source {
     }
 
     pub fn decoder(&self) -> Decoder {
-        Decoder { open_tunnels: !self.no_tunnels }
+        Decoder::new(!self.no_tunnels)
     }
 
     /// The labels, after `--rename`.

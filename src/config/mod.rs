@@ -115,7 +115,7 @@ pub struct EngineConfig {
     pub active: Option<Duration>,
     /// Idle timeout of a TCP stream that both sides have closed.
     pub closed: Duration,
-    /// Decodes the inner packets of GRE, VXLAN and IP-in-IP tunnels.
+    /// Decodes the inner packets of tunnels, up to four within each other.
     pub tunnels: bool,
     /// Packets of different VLANs are of different streams.
     pub vlan_in_key: bool,

@@ -25,6 +25,8 @@ pub(super) mod reason {
     pub const UNSUPPORTED_LINK: &str = "unsupported_link";
     /// Frames that end within the link header.
     pub const TRUNCATED: &str = "truncated";
+    /// Frames of a link type with a decoder that carry no packet.
+    pub const NO_PACKET: &str = "no_packet";
     /// Streams that were idle or active for too long, or whose addresses and ports a new connection uses.
     pub const TIMEOUT: &str = "timeout";
     /// Streams that made room in a full stream table.
@@ -150,7 +152,7 @@ impl Instruments {
             bytes: add.counter("spiked_frame_bytes_total", "Total length on the wire of the frames processed by the workers, in bytes."),
             undecodable: add.by_reason(
                 "spiked_undecodable_frames_total",
-                &[reason::UNSUPPORTED_LINK, reason::TRUNCATED],
+                &[reason::UNSUPPORTED_LINK, reason::TRUNCATED, reason::NO_PACKET],
                 "Total number of frames that could not be decoded, by reason.",
             ),
             packets_dropped: add.by_reason(

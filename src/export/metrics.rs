@@ -124,6 +124,7 @@ impl Metrics {
             let reason = match undecodable {
                 Undecodable::UnsupportedLink(_) => reason::UNSUPPORTED_LINK,
                 Undecodable::Truncated => reason::TRUNCATED,
+                Undecodable::NoPacket(_) => reason::NO_PACKET,
             };
             instruments.undecodable.with_label_values(&[reason]).inc_by(count);
         }

@@ -136,6 +136,7 @@ impl fmt::Display for Summary {
             let what = match reason {
                 Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", link),
                 Undecodable::Truncated => "truncated within the link header".into(),
+                Undecodable::NoPacket(link) => format!("frames of link type {link} without a packet that can be read"),
             };
             writeln!(f, "skipped: {} packets: {what}", grouped(count))?;
         }

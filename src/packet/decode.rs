@@ -1,51 +1,48 @@
-//! Decoder of frames: link header, tags, network and transport header, one tunnel level.
+//! Decoder of frames: link header, tags, network and transport header, tunnels within each other.
 //!
 //! One pass over the bytes with one bounds check per header. Truncated packets are decoded as far as they go. A differential test
 //! compares the result with etherparse's lax slicing.
 
-use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, LinuxSllHeader, TcpHeader, UdpHeader};
+use etherparse::{
+    EtherType, Ethernet2Header, IpAuthHeaderSlice, IpNumber, Ipv4Header, Ipv6FragmentHeaderSlice, Ipv6Header,
+    Ipv6RawExtHeaderSlice, TcpHeader, UdpHeader,
+};
 
 use super::headers::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+use super::inner::{Inner, Opened, Unopened, be16};
+use super::{capwap, gre, gtp, l2tp, link, llc, mpls, ppp, tags, teredo, tzsp, vxlan};
 use crate::capture::LinkType;
 
 /// Most VLAN tags and MPLS labels that are followed; more are seen only in attacks.
 const MAX_TAGS: usize = 8;
+/// Most tunnels within each other that are opened.
+const MAX_TUNNELS: u8 = 4;
 /// Most IPv6 extension headers that are followed (RFC 8200 lists seven, each once).
 const MAX_EXTENSIONS: usize = 10;
 /// Headers beyond this offset, in bytes, are not decoded, so that offsets fit 16 bits.
 const MAX_HEADERS: usize = 60_000;
-/// UDP port of VXLAN (RFC 7348).
-const VXLAN_PORT: u16 = 4789;
-/// Bytes of a VXLAN header, and the flag in its first byte that its network identifier is valid.
-const VXLAN_LEN: usize = 8;
-const VXLAN_VALID: u8 = 0x08;
 /// Lowest EtherType; below are the lengths of 802.3 frames, which have an LLC header.
 const MIN_ETHER_TYPE: EtherType = EtherType(0x0600);
-/// MPLS (RFC 3032, RFC 5332): EtherTypes, the bytes of a label, and the bit in its third byte that marks the last label.
-const MPLS: EtherType = EtherType(0x8847);
-const MPLS_MULTICAST: EtherType = EtherType(0x8848);
-const MPLS_LABEL_LEN: usize = 4;
-const MPLS_BOTTOM: u8 = 1;
-/// Bytes of a VLAN tag (IEEE 802.1Q), and the bits of its identifier.
-const VLAN_TAG_LEN: usize = 4;
-const VLAN_ID_MASK: u16 = 0x0fff;
-/// PPPoE session stage (RFC 2516): EtherType, and bytes before the PPP protocol.
+/// PPPoE session stage (RFC 2516).
 const PPPOE_SESSION: EtherType = EtherType(0x8864);
-const PPPOE_LEN: usize = 6;
-/// PPP (RFC 1661, RFC 1662): address and control field of HDLC-like framing, which may be absent, and protocols.
-const PPP_ADDRESS_CONTROL: [u8; 2] = [0xff, 0x03];
-const PPP_IPV4: u16 = 0x0021;
-const PPP_IPV6: u16 = 0x0057;
-/// Ethernet frames within GRE (RFC 1701).
-const TRANSPARENT_ETHERNET_BRIDGING: EtherType = EtherType(0x6558);
-/// GRE (RFC 2784, RFC 2890): bytes without optional fields, bits of the version, and the flags of the optional fields checksum, key
-/// and sequence number, of 4 bytes each.
-const GRE_LEN: usize = 4;
-const GRE_VERSION_MASK: u16 = 0x0007;
-const GRE_OPTIONAL_FIELDS: [u16; 3] = [0x8000, 0x2000, 0x1000];
-/// Bytes of a cooked header, version 2, and of the address family of loopback link types.
-const SLL2_LEN: usize = 20;
-const LOOPBACK_LEN: usize = 4;
+/// UDP ports of VXLAN (RFC 7348), and of Linux before its port was assigned.
+const VXLAN_PORTS: [u16; 2] = [4789, 8472];
+/// UDP ports of VXLAN-GPE, Geneve (RFC 8926), LISP (RFC 9300), MPLS (RFC 7510) and TZSP: of the receiver.
+const VXLAN_GPE_PORT: u16 = 4790;
+const GENEVE_PORT: u16 = 6081;
+const LISP_PORT: u16 = 4341;
+const MPLS_PORT: u16 = 6635;
+const TZSP_PORT: u16 = 37008;
+/// UDP ports of GTP-U, L2TP (RFC 2661), CAPWAP (RFC 5415) and Teredo (RFC 4380): of either side.
+const GTP_PORT: u16 = 2152;
+const L2TP_PORT: u16 = 1701;
+const CAPWAP_PORT: u16 = 5247;
+const TEREDO_PORT: u16 = 3544;
+const TUNNEL_PORTS: [u16; 9] =
+    [VXLAN_GPE_PORT, GENEVE_PORT, LISP_PORT, MPLS_PORT, TZSP_PORT, GTP_PORT, L2TP_PORT, CAPWAP_PORT, TEREDO_PORT];
+/// EtherIP (RFC 3378): version in the first byte, and bytes before the frame.
+const ETHER_IP_VERSION: u8 = 0x30;
+const ETHER_IP_LEN: usize = 2;
 /// First byte of an IPv4 header without options.
 const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
 /// Bits of the fragment offset in the seventh and eighth byte of an IPv4 header (RFC 791).
@@ -65,31 +62,70 @@ pub enum Undecodable {
     UnsupportedLink(LinkType),
     /// The frame ends within the link header.
     Truncated,
+    /// The frame of a supported link type carries no packet: management and encrypted frames of 802.11, transfers of other USB
+    /// devices, and others.
+    NoPacket(LinkType),
+}
+
+/// UDP ports as a set that may hold others too: bits by a port's last digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PortFilter([u64; Self::WORDS]);
+
+impl PortFilter {
+    const WORDS: usize = 16;
+
+    const fn insert(mut self, port: u16) -> Self {
+        self.0[port as usize / 64 % Self::WORDS] |= 1 << (port % 64);
+        self
+    }
+
+    #[inline]
+    fn may_contain(&self, port: u16) -> bool {
+        self.0[usize::from(port) / 64 % Self::WORDS] >> (port % 64) & 1 != 0
+    }
 }
 
 /// Decoder of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
-    /// Whether GRE, VXLAN and IP-in-IP are opened, one level.
-    pub open_tunnels: bool,
+    /// Most tunnels within each other that are opened.
+    max_tunnels: u8,
+    vxlan_ports: [u16; 2],
+    /// The UDP ports that tunnels have.
+    tunnel_ports: PortFilter,
 }
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { open_tunnels: true }
+        Self::new(true)
+    }
+}
+
+impl Decoder {
+    /// A decoder that opens tunnels, to a depth of four, or does not.
+    pub const fn new(open_tunnels: bool) -> Self {
+        let mut tunnel_ports = PortFilter([0; PortFilter::WORDS]);
+        let mut at = 0;
+        while at < TUNNEL_PORTS.len() {
+            tunnel_ports = tunnel_ports.insert(TUNNEL_PORTS[at]);
+            at += 1;
+        }
+        tunnel_ports = tunnel_ports.insert(VXLAN_PORTS[0]).insert(VXLAN_PORTS[1]);
+        Self { max_tunnels: if open_tunnels { MAX_TUNNELS } else { 0 }, vxlan_ports: VXLAN_PORTS, tunnel_ports }
     }
 }
 
 /// Fast path for most frames: Ethernet, IPv4 without options, the first or only fragment of TCP or UDP. `None` means that the frame
 /// is of another kind, or too short.
 #[inline]
-fn plain(link_type: LinkType, frame: &[u8]) -> Option<Headers> {
+fn plain(link_type: LinkType, frame: &[u8], tunnel_ports: &PortFilter) -> Option<Headers> {
     const IP: usize = Ethernet2Header::LEN;
     const OVER: usize = IP + Ipv4Header::MIN_LEN;
     let head: &[u8; OVER + TCP_FLAGS_AT + 1] = frame.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let protocol = IpNumber(head[IP + 9]);
-    let (tcp, udp) = (protocol == IpNumber::TCP, protocol == IpNumber::UDP && word(OVER + 2) != VXLAN_PORT);
+    let tunnel = || tunnel_ports.may_contain(word(OVER)) || tunnel_ports.may_contain(word(OVER + 2));
+    let (tcp, udp) = (protocol == IpNumber::TCP, protocol == IpNumber::UDP && !tunnel());
     let v4 = link_type == LinkType::ETHERNET
         && word(12) == EtherType::IPV4.0
         && head[IP] == IPV4_WITHOUT_OPTIONS
@@ -119,32 +155,6 @@ fn plain(link_type: LinkType, frame: &[u8]) -> Option<Headers> {
     })
 }
 
-fn be16(frame: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
-}
-
-fn ether_type_at(frame: &[u8], at: usize) -> Option<EtherType> {
-    be16(frame, at).map(EtherType)
-}
-
-/// The EtherType of an IP packet at `at`, by its version; `None` if it is neither 4 nor 6.
-fn ip_at(frame: &[u8], at: usize) -> Option<EtherType> {
-    match frame.get(at)? >> 4 {
-        4 => Some(EtherType::IPV4),
-        6 => Some(EtherType::IPV6),
-        _ => None,
-    }
-}
-
-/// The EtherType of the PPP protocol at `at`; protocols other than IP keep their number.
-fn ppp_at(frame: &[u8], at: usize) -> Option<EtherType> {
-    Some(match be16(frame, at)? {
-        PPP_IPV4 => EtherType::IPV4,
-        PPP_IPV6 => EtherType::IPV6,
-        other => EtherType(other),
-    })
-}
-
 impl Decoder {
     /// Finds the headers of a frame.
     ///
@@ -152,7 +162,7 @@ impl Decoder {
     /// If the link type is not supported, or the frame ends within the link header.
     #[inline]
     pub fn decode(&self, link_type: LinkType, frame: &[u8]) -> Result<Headers, Undecodable> {
-        match plain(link_type, frame) {
+        match plain(link_type, frame, &self.tunnel_ports) {
             Some(headers) => Ok(headers),
             None => self.any(link_type, frame),
         }
@@ -161,61 +171,33 @@ impl Decoder {
     /// [`Decoder::decode`] for every kind of frame.
     fn any(&self, link_type: LinkType, frame: &[u8]) -> Result<Headers, Undecodable> {
         let mut h = Headers { payload_end: frame.len() as u32, ..Headers::NONE };
-        let (ether_type, at) = match link_type {
-            LinkType::ETHERNET => {
-                h.link = Link::Ethernet;
-                (ether_type_at(frame, 12), Ethernet2Header::LEN)
-            }
-            LinkType::LINUX_SLL => {
-                h.link = Link::Sll;
-                (ether_type_at(frame, 14), LinuxSllHeader::LEN)
-            }
-            LinkType::LINUX_SLL2 => {
-                h.link = Link::Sll2;
-                (ether_type_at(frame, 0).filter(|_| frame.len() >= SLL2_LEN), SLL2_LEN)
-            }
-            LinkType::RAW | LinkType::DLT_RAW | LinkType::DLT_RAW_OPENBSD | LinkType::IPV4 | LinkType::IPV6 => {
-                (ip_at(frame, 0), 0)
-            }
-            // The numbers of address families differ between systems, and so does their byte order: the IP version is reliable.
-            LinkType::NULL | LinkType::LOOP => (ip_at(frame, LOOPBACK_LEN), LOOPBACK_LEN),
-            LinkType::PPP | LinkType::PPP_HDLC => {
-                let skip = if frame.starts_with(&PPP_ADDRESS_CONTROL) { PPP_ADDRESS_CONTROL.len() } else { 0 };
-                (ppp_at(frame, skip), skip + 2)
-            }
-            other => return Err(Undecodable::UnsupportedLink(other)),
-        };
-        self.network(&mut h, frame, ether_type.ok_or(Undecodable::Truncated)?, at);
+        match link::open(link_type, frame, 0) {
+            Ok(inner) => self.network(&mut h, frame, inner),
+            Err(_) if !link::is_supported(link_type) => return Err(Undecodable::UnsupportedLink(link_type)),
+            Err(Unopened::Truncated) => return Err(Undecodable::Truncated),
+            Err(Unopened::NoPacket) => return Err(Undecodable::NoPacket(link_type)),
+        }
         Ok(h)
     }
 
     /// Follows tags, then decodes the network header and what it contains.
-    fn network(&self, h: &mut Headers, frame: &[u8], mut ether_type: EtherType, mut at: usize) {
+    fn network(&self, h: &mut Headers, frame: &[u8], inner: Inner) {
+        if let Some((link, at)) = inner.link.filter(|&(_, at)| at <= MAX_HEADERS) {
+            (h.link, h.link_at) = (link, at as u16);
+        }
+        let mut next = inner;
         for _ in 0..MAX_TAGS {
-            match ether_type {
-                EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING | EtherType::VLAN_DOUBLE_TAGGED_FRAME => {
-                    let (Some(tag), Some(next)) = (be16(frame, at), ether_type_at(frame, at + 2)) else { break };
-                    if h.vlan == NO_VLAN {
-                        h.vlan = tag & VLAN_ID_MASK;
-                    }
-                    (ether_type, at) = (next, at + VLAN_TAG_LEN);
-                }
-                MPLS | MPLS_MULTICAST => {
-                    let Some(&bottom) = frame.get(at + 2) else { break };
-                    at += MPLS_LABEL_LEN;
-                    if bottom & MPLS_BOTTOM != 0 {
-                        let Some(ip) = ip_at(frame, at) else { break };
-                        ether_type = ip;
-                    }
-                }
-                PPPOE_SESSION => {
-                    let Some(next) = ppp_at(frame, at + PPPOE_LEN) else { break };
-                    (ether_type, at) = (next, at + PPPOE_LEN + 2);
-                }
-                _ => break,
+            match self.skip_tag(h, frame, next) {
+                Some(Inner { link: None, ether_type, at }) => next = Inner { ether_type, at, ..next },
+                // A link header among the tags takes the place of the one before.
+                Some(Inner { link: Some(_), .. }) | None => break,
             }
         }
-        let llc = ether_type < MIN_ETHER_TYPE && h.link == Link::Ethernet;
+        let Inner { link, ether_type, at } = next;
+        if h.tunnel_depth < self.max_tunnels && self.bridged(h, frame, next) {
+            return;
+        }
+        let llc = ether_type < MIN_ETHER_TYPE && matches!(link, Some((Link::Ethernet, _)));
         h.ether_type = if llc { 0 } else { ether_type.0 };
         h.network_at = at.min(MAX_HEADERS) as u16;
         h.payload_at = at.min(frame.len()) as u32;
@@ -227,6 +209,54 @@ impl Decoder {
             EtherType::ARP => h.network = Network::Arp,
             _ => h.network = Network::Other,
         }
+    }
+
+    /// What follows a tag, a label or an LLC header; `None` if there is none, or it was truncated.
+    fn skip_tag(&self, h: &mut Headers, frame: &[u8], Inner { link, ether_type, at }: Inner) -> Option<Inner> {
+        match ether_type {
+            EtherType::IPV4 | EtherType::IPV6 | EtherType::ARP => None,
+            mpls::ETHER_TYPE | mpls::ETHER_TYPE_MULTICAST => {
+                let next = at + mpls::LABEL_LEN;
+                if mpls::is_bottom(frame, at).ok()? {
+                    // Otherwise the last label stays, for what is bridged below it.
+                    Inner::ip(frame, next).ok()
+                } else {
+                    Some(Inner::typed(ether_type, next))
+                }
+            }
+            PPPOE_SESSION => ppp::pppoe(frame, at).ok().filter(|inner| inner.link.is_none()),
+            length if length < MIN_ETHER_TYPE && matches!(link, Some((Link::Ethernet, _))) => {
+                // Other protocols over LLC stay LLC.
+                let inner = llc::llc(frame, at, 0).ok().filter(|inner| inner.link.is_none())?;
+                let known = matches!(inner.ether_type, EtherType::IPV4 | EtherType::IPV6 | EtherType::ARP);
+                (known || tags::tag(frame, inner.ether_type, inner.at).is_some()).then_some(inner)
+            }
+            _ => {
+                let tag = tags::tag(frame, ether_type, at)?.ok()?;
+                if h.vlan == NO_VLAN && tag.vlan != 0 {
+                    h.vlan = tag.vlan;
+                }
+                Some(tag.inner)
+            }
+        }
+    }
+
+    /// Opens an Ethernet frame that another one, or MPLS, carries.
+    fn bridged(&self, h: &mut Headers, frame: &[u8], Inner { ether_type, at, .. }: Inner) -> bool {
+        let (tunnel, inner) = match ether_type {
+            EtherType::IPV4 | EtherType::IPV6 | EtherType::ARP => return false,
+            mpls::ETHER_TYPE | mpls::ETHER_TYPE_MULTICAST => {
+                // A MAC address may look like an IP version or a control word: what leads to a packet counts.
+                let bottom = mpls::is_bottom(frame, at) == Ok(true);
+                let frames = mpls::pseudowires(frame, at + mpls::LABEL_LEN);
+                return bottom && frames.into_iter().flatten().any(|inner| self.descend(h, frame, Tunnel::Pseudowire, inner));
+            }
+            tags::BACKBONE => (Tunnel::BackboneBridge, tags::backbone(frame, at)),
+            vxlan::NSH_ETHER_TYPE => (Tunnel::Nsh, vxlan::nsh(frame, at)),
+            gre::TRANSPARENT_ETHERNET_BRIDGING => (Tunnel::EthernetBridging, Inner::ethernet(frame, at)),
+            _ => return false,
+        };
+        inner.is_ok_and(|inner| self.descend(h, frame, tunnel, inner))
     }
 
     /// Decodes an IPv4 header (RFC 791) and what it contains; `false` if it is invalid.
@@ -258,23 +288,9 @@ impl Decoder {
         h.network = Network::Ipv6;
         let (mut next, mut place) = (IpNumber(ip[6]), payload);
         for _ in 0..MAX_EXTENSIONS {
-            let Some(extension) = frame.get(place..place + 8) else { break };
-            let size = match next {
-                IpNumber::IPV6_HEADER_HOP_BY_HOP
-                | IpNumber::IPV6_ROUTE_HEADER
-                | IpNumber::IPV6_DESTINATION_OPTIONS
-                | IpNumber::MOBILITY_HEADER
-                | IpNumber::HIP
-                | IpNumber::SHIM6 => (usize::from(extension[1]) + 1) * 8,
-                // RFC 4302 counts in other units than the rest.
-                IpNumber::AUTHENTICATION_HEADER => (usize::from(extension[1]) + 2) * 4,
-                IpNumber::IPV6_FRAGMENTATION_HEADER => {
-                    h.later_fragment = u16::from_be_bytes([extension[2], extension[3]]) >> 3 != 0;
-                    8
-                }
-                _ => break,
-            };
-            (next, place) = (IpNumber(extension[0]), place + size);
+            let rest = frame.get(place..).unwrap_or(&[]);
+            let Some(extension) = Extension::of(next, rest) else { break };
+            (next, place, h.later_fragment) = (extension.next, place + extension.length, extension.later_fragment);
             if h.later_fragment {
                 break;
             }
@@ -298,14 +314,15 @@ impl Decoder {
                     let length = own.get(TCP_DATA_OFFSET_AT).map_or(0, |b| usize::from(b >> 4) * 4);
                     (Transport::Tcp, length.max(TcpHeader::MIN_LEN))
                 }
-                IpNumber::UDP => (Transport::Udp, UdpHeader::LEN),
+                // UDP-Lite (RFC 3828) has the ports where UDP has them.
+                IpNumber::UDP | IpNumber::UDP_LITE => (Transport::Udp, UdpHeader::LEN),
                 IpNumber::SCTP => (Transport::Sctp, SCTP_LEN),
                 IpNumber::ICMP => (Transport::Icmp, ICMP_LEN),
                 IpNumber::IPV6_ICMP => (Transport::Icmpv6, ICMP_LEN),
                 IpNumber::IGMP => (Transport::Igmp, IGMP_LEN),
                 _ => (Transport::Other, 0),
             };
-            if self.open_tunnels && h.tunnel == Tunnel::None && self.tunnel(h, frame, protocol, at, end) {
+            if h.tunnel_depth < self.max_tunnels && self.tunnel(h, &frame[..end], protocol, at, wire_end) {
                 return;
             }
         }
@@ -314,45 +331,114 @@ impl Decoder {
         h.payload_wire_len = (wire_end - payload) as u32;
     }
 
-    /// Opens a tunnel, if there is one and it contains IP, ARP, or Ethernet with one of these; otherwise leaves the outer headers and
-    /// returns `false`.
-    fn tunnel(&self, h: &mut Headers, frame: &[u8], protocol: IpNumber, at: usize, end: usize) -> bool {
-        let frame = &frame[..end];
-        let vxlan = |udp: usize| {
-            be16(frame, udp + 2) == Some(VXLAN_PORT) && frame.get(udp + UdpHeader::LEN).is_some_and(|f| f & VXLAN_VALID != 0)
-        };
-        let (kind, inner_type, inner_at) = match protocol {
-            IpNumber::IPV4 => (Tunnel::IpInIp, EtherType::IPV4, at),
-            IpNumber::IPV6 => (Tunnel::IpInIp, EtherType::IPV6, at),
-            IpNumber::GRE => {
-                let (Some(flags), Some(inner)) = (be16(frame, at), ether_type_at(frame, at + 2)) else { return false };
-                if flags & GRE_VERSION_MASK != 0 {
-                    return false;
+    /// Opens the tunnel of an IP packet that ends with `frame`, and at `wire_end` on the wire.
+    fn tunnel(&self, h: &mut Headers, frame: &[u8], protocol: IpNumber, at: usize, wire_end: usize) -> bool {
+        let opened = match protocol {
+            IpNumber::UDP => {
+                // Other protocols may happen to have the same port: then the inner packet does not fit.
+                let Some((tunnel, Ok(inner))) = self.udp_tunnel(frame, at) else { return false };
+                let outer = *h;
+                let opened = self.descend(h, frame, tunnel, inner) && fits(h, frame, wire_end);
+                if !opened {
+                    *h = outer;
                 }
-                let optional = GRE_OPTIONAL_FIELDS.iter().filter(|&&flag| flags & flag != 0).count();
-                (Tunnel::Gre, inner, at + GRE_LEN + optional * 4)
+                return opened;
             }
-            IpNumber::UDP if vxlan(at) => (Tunnel::Vxlan, TRANSPARENT_ETHERNET_BRIDGING, at + UdpHeader::LEN + VXLAN_LEN),
+            IpNumber::IPV4 => Ok((Tunnel::IpInIp, Inner::typed(EtherType::IPV4, at))),
+            IpNumber::IPV6 => Ok((Tunnel::IpInIp, Inner::typed(EtherType::IPV6, at))),
+            IpNumber::GRE => gre::gre(frame, at),
+            IpNumber::ETHER_IP if frame.get(at) == Some(&ETHER_IP_VERSION) => {
+                Inner::ethernet(frame, at + ETHER_IP_LEN).map(|inner| (Tunnel::EtherIp, inner))
+            }
+            IpNumber::MPLS_IN_IP => Ok((Tunnel::MplsInIp, Inner::typed(mpls::ETHER_TYPE, at))),
             _ => return false,
         };
-        let mut inner = *h;
-        inner.tunnel = kind;
-        (inner.transport, inner.network) = (Transport::None, Network::None);
-        if inner_type == TRANSPARENT_ETHERNET_BRIDGING {
-            let Some(ether_type) = ether_type_at(frame, inner_at + 12) else { return false };
-            if inner_at > MAX_HEADERS {
-                return false;
-            }
-            (inner.link, inner.link_at) = (Link::Ethernet, inner_at as u16);
-            self.network(&mut inner, frame, ether_type, inner_at + Ethernet2Header::LEN);
-        } else {
-            self.network(&mut inner, frame, inner_type, inner_at);
+        opened.is_ok_and(|(tunnel, inner)| self.descend(h, frame, tunnel, inner))
+    }
+
+    /// The tunnel of a UDP datagram at `at`, by its ports.
+    fn udp_tunnel(&self, frame: &[u8], at: usize) -> Option<(Tunnel, Opened)> {
+        let (source, destination) = (be16(frame, at).ok()?, be16(frame, at + 2).ok()?);
+        let at = at + UdpHeader::LEN;
+        let either = |port: u16| source == port || destination == port;
+        Some(match destination {
+            port if self.vxlan_ports.contains(&port) => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
+            VXLAN_GPE_PORT => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
+            GENEVE_PORT => (Tunnel::Geneve, vxlan::geneve(frame, at)),
+            LISP_PORT => (Tunnel::Lisp, vxlan::lisp(frame, at)),
+            MPLS_PORT => (Tunnel::MplsInIp, Ok(Inner::typed(mpls::ETHER_TYPE, at))),
+            TZSP_PORT => (Tunnel::Tzsp, tzsp::tzsp(frame, at)),
+            _ if either(GTP_PORT) => (Tunnel::Gtp, gtp::gtp(frame, at)),
+            _ if either(L2TP_PORT) => (Tunnel::L2tp, l2tp::l2tp(frame, at)),
+            _ if either(CAPWAP_PORT) => (Tunnel::Capwap, capwap::capwap(frame, at)),
+            _ if either(TEREDO_PORT) => (Tunnel::Teredo, teredo::teredo(frame, at)),
+            _ => return None,
+        })
+    }
+
+    /// Decodes what a tunnel carries, if that is IP or ARP; otherwise leaves the outer headers and returns `false`.
+    fn descend(&self, h: &mut Headers, frame: &[u8], tunnel: Tunnel, inner: Inner) -> bool {
+        if inner.at > MAX_HEADERS {
+            return false;
         }
-        let opened = matches!(inner.network, Network::Ipv4 | Network::Ipv6 | Network::Arp);
+        let mut deeper = Headers {
+            tunnel: if h.tunnel == Tunnel::None { tunnel } else { h.tunnel },
+            tunnel_depth: h.tunnel_depth + 1,
+            link: h.link,
+            link_at: h.link_at,
+            vlan: h.vlan,
+            payload_end: frame.len() as u32,
+            ..Headers::NONE
+        };
+        self.network(&mut deeper, frame, inner);
+        let opened = matches!(deeper.network, Network::Ipv4 | Network::Ipv6 | Network::Arp);
         if opened {
-            *h = inner;
+            *h = deeper;
         }
         opened
+    }
+}
+
+/// Whether the IP packet that was found ends before `wire_end`, where the packet around it ends on the wire.
+fn fits(h: &Headers, frame: &[u8], wire_end: usize) -> bool {
+    let at = usize::from(h.network_at);
+    let length = match h.network {
+        Network::Ipv4 => be16(frame, at + 2).map(usize::from),
+        Network::Ipv6 => be16(frame, at + 4).map(|length| Ipv6Header::LEN + usize::from(length)),
+        _ => Ok(0),
+    };
+    // Deeper tunnels end before those around them; it is enough that the innermost packet fits.
+    length.is_ok_and(|length| at + length <= wire_end)
+}
+
+/// An IPv6 extension header.
+struct Extension {
+    next: IpNumber,
+    length: usize,
+    /// Whether the packet is a fragment other than the first.
+    later_fragment: bool,
+}
+
+impl Extension {
+    /// The extension header of type `kind` at the start of `bytes`; `None` if the type is another, or it was truncated.
+    fn of(kind: IpNumber, bytes: &[u8]) -> Option<Self> {
+        let (next, length, later_fragment) = match kind {
+            IpNumber::IPV6_FRAGMENTATION_HEADER => {
+                let header = Ipv6FragmentHeaderSlice::from_slice(bytes).ok()?;
+                (header.next_header(), header.slice().len(), header.fragment_offset().value() != 0)
+            }
+            // Counts in other units than the rest (RFC 4302).
+            IpNumber::AUTHENTICATION_HEADER => {
+                let header = IpAuthHeaderSlice::from_slice(bytes).ok()?;
+                (header.next_header(), header.slice().len(), false)
+            }
+            kind if Ipv6RawExtHeaderSlice::header_type_supported(kind) => {
+                let header = Ipv6RawExtHeaderSlice::from_slice(bytes).ok()?;
+                (header.next_header(), header.slice().len(), false)
+            }
+            _ => return None,
+        };
+        Some(Self { next, length, later_fragment })
     }
 }
 
@@ -372,19 +458,21 @@ mod tests {
             frame[20..22].copy_from_slice(&fragment.to_be_bytes());
             frame[23] = [IpNumber::TCP, IpNumber::UDP, IpNumber::ICMP][protocol].0;
             if vxlan {
-                frame[36..38].copy_from_slice(&VXLAN_PORT.to_be_bytes());
+                frame[36..38].copy_from_slice(&VXLAN_PORTS[0].to_be_bytes());
             }
             if let Some(byte) = frame.get_mut(46) {
                 *byte = offset;
             }
-            let plain = plain(LinkType::ETHERNET, &frame);
+            let decoder = Decoder::default();
+            let plain = plain(LinkType::ETHERNET, &frame, &decoder.tunnel_ports);
             if let Some(plain) = plain {
                 for open_tunnels in [true, false] {
-                    prop_assert_eq!(Ok(plain), Decoder { open_tunnels }.any(LinkType::ETHERNET, &frame));
+                    prop_assert_eq!(Ok(plain), Decoder::new(open_tunnels).any(LinkType::ETHERNET, &frame));
                 }
             }
             let whole = frame.len() >= 48 && fragment & FRAGMENT_OFFSET_MASK == 0;
-            let expected = whole && (protocol == 0 || protocol == 1 && be16(&frame, 36) != Some(VXLAN_PORT));
+            let tunnel = [34, 36].iter().any(|&at| decoder.tunnel_ports.may_contain(be16(&frame, at).expect("the ports")));
+            let expected = whole && (protocol == 0 || protocol == 1 && !tunnel);
             prop_assert_eq!(plain.is_some(), expected);
         }
     }

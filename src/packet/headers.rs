@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::wifi;
+
 /// The link header at [`Headers::link_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -13,6 +15,12 @@ pub enum Link {
     Sll,
     /// Linux cooked capture, version 2.
     Sll2,
+    /// IEEE 802.11 data frame.
+    Wifi,
+    /// IP over Fibre Channel.
+    FibreChannel,
+    /// Destination and source address, side by side, of FDDI or token ring.
+    Addresses,
 }
 
 /// The network header at [`Headers::network_at`].
@@ -61,17 +69,77 @@ impl Transport {
     pub const COUNT: usize = 8;
 }
 
-/// The tunnel that was opened. The other headers are then the inner packet's.
+/// What the packet was wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {
     /// No such header.
     None,
     /// GRE (RFC 2784).
     Gre,
-    /// VXLAN (RFC 7348).
+    /// GRE, version 1: PPTP.
+    Pptp,
+    /// ERSPAN, types I to III.
+    Erspan,
+    /// WCCP, in GRE.
+    Wccp,
+    /// VXLAN (RFC 7348) and VXLAN-GPE.
     Vxlan,
-    /// IP in IP (RFC 2003, RFC 4213).
+    /// Geneve (RFC 8926).
+    Geneve,
+    /// LISP (RFC 9300).
+    Lisp,
+    /// Network service header.
+    Nsh,
+    /// GTP-U.
+    Gtp,
+    /// L2TP, version 2.
+    L2tp,
+    /// CAPWAP data (RFC 5415).
+    Capwap,
+    /// TaZmen Sniffer Protocol.
+    Tzsp,
+    /// Teredo (RFC 4380).
+    Teredo,
+    /// IPv4 and IPv6 within each other (RFC 2003, RFC 4213).
     IpInIp,
+    /// EtherIP (RFC 3378).
+    EtherIp,
+    /// MPLS in IP or UDP.
+    MplsInIp,
+    /// Ethernet pseudowire over MPLS.
+    Pseudowire,
+    /// Provider backbone bridge (IEEE 802.1ah).
+    BackboneBridge,
+    /// Ethernet within Ethernet, by EtherType 0x6558.
+    EthernetBridging,
+}
+
+impl Tunnel {
+    /// Name in lower case; empty if there is no tunnel.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gre => "gre",
+            Self::Pptp => "pptp",
+            Self::Erspan => "erspan",
+            Self::Wccp => "wccp",
+            Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
+            Self::Lisp => "lisp",
+            Self::Nsh => "nsh",
+            Self::Gtp => "gtp",
+            Self::L2tp => "l2tp",
+            Self::Capwap => "capwap",
+            Self::Tzsp => "tzsp",
+            Self::Teredo => "teredo",
+            Self::IpInIp => "ip-in-ip",
+            Self::EtherIp => "etherip",
+            Self::MplsInIp => "mpls-in-ip",
+            Self::Pseudowire => "eompls",
+            Self::BackboneBridge => "802.1ah",
+            Self::EthernetBridging => "teb",
+        }
+    }
 }
 
 /// [`Headers::vlan`] of an untagged frame.
@@ -86,7 +154,7 @@ pub struct Headers {
     pub link_at: u16,
     /// EtherType of what follows link, VLAN, MPLS and PPPoE headers; 0 for 802.3 frames with LLC.
     pub ether_type: u16,
-    /// Outermost 802.1Q VLAN identifier, or [`NO_VLAN`].
+    /// Outermost 802.1Q VLAN identifier other than 0 (priority tags), or [`NO_VLAN`].
     pub vlan: u16,
     /// The network header.
     pub network: Network,
@@ -100,8 +168,10 @@ pub struct Headers {
     pub ip_protocol: u8,
     /// Whether this is a fragment other than the first, which has no transport header.
     pub later_fragment: bool,
-    /// The tunnel, if one was opened.
+    /// The outermost tunnel that was opened. The other headers are then the innermost packet's.
     pub tunnel: Tunnel,
+    /// Number of tunnels that were opened, one within the other.
+    pub tunnel_depth: u8,
     /// 0 if the packet is not TCP or was truncated before its flags.
     pub tcp_flags: u8,
     /// First byte after the last decoded header.
@@ -130,6 +200,7 @@ impl Headers {
         ip_protocol: 0,
         later_fragment: false,
         tunnel: Tunnel::None,
+        tunnel_depth: 0,
         tcp_flags: 0,
         payload_at: 0,
         payload_end: 0,
@@ -140,7 +211,14 @@ impl Headers {
     pub fn src_mac(&self, frame: &[u8]) -> Option<[u8; 6]> {
         let at = usize::from(self.link_at);
         match self.link {
-            Link::Ethernet => mac(frame, at + 6),
+            Link::Ethernet | Link::Addresses => mac(frame, at + 6),
+            Link::FibreChannel => mac(frame, at + 10),
+            // Of three addresses, the last is the sender's if the frame comes from the distribution system; of four, the fourth.
+            Link::Wifi => match frame.get(at + 1)? & (wifi::TO_DS | wifi::FROM_DS) {
+                wifi::FROM_DS => mac(frame, at + 16),
+                0 | wifi::TO_DS => mac(frame, at + 10),
+                _ => mac(frame, at + 24),
+            },
             // Cooked headers hold a link-layer address of any length, after that length.
             Link::Sll if frame.get(at + 4..at + 6) == Some(&[0, 6]) => mac(frame, at + 6),
             Link::Sll2 if frame.get(at + 11) == Some(&6) => mac(frame, at + 12),
@@ -148,9 +226,16 @@ impl Headers {
         }
     }
 
-    /// The receiver's MAC address, which only Ethernet headers hold.
+    /// The receiver's MAC address, which cooked headers lack.
     pub fn dst_mac(&self, frame: &[u8]) -> Option<[u8; 6]> {
-        if self.link == Link::Ethernet { mac(frame, usize::from(self.link_at)) } else { None }
+        let at = usize::from(self.link_at);
+        match self.link {
+            Link::Ethernet | Link::Addresses => mac(frame, at),
+            Link::FibreChannel => mac(frame, at + 2),
+            Link::Wifi if frame.get(at + 1)? & wifi::TO_DS != 0 => mac(frame, at + 16),
+            Link::Wifi => mac(frame, at + 4),
+            Link::None | Link::Sll | Link::Sll2 => None,
+        }
     }
 
     /// The IP address at this offset of the network header, by IP version.

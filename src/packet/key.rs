@@ -235,7 +235,7 @@ impl StreamKey {
 
     /// Whether the stream has ports.
     pub fn has_ports(&self) -> bool {
-        matches!(self.ip_number(), Some(IpNumber::TCP | IpNumber::UDP | IpNumber::SCTP))
+        matches!(self.ip_number(), Some(IpNumber::TCP | IpNumber::UDP | IpNumber::SCTP | IpNumber::UDP_LITE))
     }
 
     /// The protocol as Suricata spells it; its number if it has no name here.
@@ -253,6 +253,7 @@ impl StreamKey {
             (Some(IpNumber::PIM), _) => "PIM",
             (Some(IpNumber::VRRP), _) => "VRRP",
             (Some(IpNumber::SCTP), _) => "SCTP",
+            (Some(IpNumber::UDP_LITE), _) => "UDP-Lite",
             (Some(other), _) => return other.0.to_string().into(),
             (None, EtherType::ARP) => "ARP",
             (None, EAPOL) => "EAPOL",

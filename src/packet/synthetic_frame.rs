@@ -85,7 +85,7 @@ impl StreamKey {
         let mut header = [0; TRANSPORT_LEN];
         let length = match (self.kind(), protocol) {
             (KeyKind::Host, _) => 0,
-            (KeyKind::Flow, IpNumber::UDP) => {
+            (KeyKind::Flow, IpNumber::UDP | IpNumber::UDP_LITE) => {
                 let udp = UdpHeader { source_port, destination_port, length: UdpHeader::LEN_U16, checksum: 0 };
                 header[..UdpHeader::LEN].copy_from_slice(&udp.to_bytes());
                 UdpHeader::LEN

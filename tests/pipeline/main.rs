@@ -4,5 +4,7 @@
 mod common;
 
 mod capture;
+mod cases;
 mod decode;
 mod engine;
+mod tshark;
