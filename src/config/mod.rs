@@ -15,6 +15,7 @@ pub use crate::capture::live::{InterfaceSettings, LiveSettings};
 pub use crate::capture::replay::ReplaySettings;
 pub use crate::capture::watch::{Disposition, WatchSettings};
 pub use crate::export::EventFormat;
+pub use crate::stream::Basis;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -182,6 +183,11 @@ pub struct PolicyConfig {
     pub include_filter: Option<String>,
     /// BPF filter that the first packet of a stream must not match.
     pub exclude_filter: Option<String>,
+    /// What the classification of a matching stream may be based on. Classifications by models that do not distinguish bases match
+    /// unless `basis_given`.
+    pub basis: Vec<Basis>,
+    /// Whether the settings name the basis; else it follows from the action.
+    pub basis_given: bool,
 }
 
 /// Rate limit of alerts.

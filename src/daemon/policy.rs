@@ -3,9 +3,12 @@
 //! Input: a verdict. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs that
 //! run on a synthetic frame with the addresses and ports of the stream's first packet.
 
+use std::sync::Arc;
+
 use crate::capture::{CaptureError, Filter, LinkType};
 use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
+use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 
 /// Action for a stream.
@@ -72,10 +75,12 @@ impl Policies {
     pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
         let Some(class) = verdict.class else { return Judgement::Report };
         let name = verdict.model.classes[class.index()].as_str();
+        let basis = verdict.basis();
         let frame = &mut self.frame;
         let mut matches = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
                 && p.policy.model.as_ref().is_none_or(|m| *m == verdict.model.name)
+                && basis.map_or(!p.policy.basis_given, |basis| p.policy.basis.contains(&basis))
                 && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
                 && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
         };
@@ -87,7 +92,8 @@ impl Policies {
     }
 }
 
-/// Messages on policies whose model or class does not exist; the class may also be one that a teacher learns.
+/// Messages on policies whose model or class does not exist, and on those whose basis no model can give. The class may also be one that a
+/// teacher learns.
 pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<String> {
     let wrong = |policy: &PolicyConfig| {
         let (class, model) = (&policy.class, &policy.model);
@@ -96,11 +102,20 @@ pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], mo
         {
             return Some(format!("a policy for class '{class}' names model '{model}', which is not among `models`"));
         }
-        let mut targets = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
+        let targets: Vec<_> = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name)).collect();
         let learned = teachers.iter().any(|t| t.class == *class);
-        let known = class == "*" || learned || targets.any(|m| m.classes.contains(class));
-        (!known)
-            .then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
+        let known = class == "*" || learned || targets.iter().any(|m| m.classes.contains(class));
+        if !known {
+            return Some(format!(
+                "a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"
+            ));
+        }
+        let gives_basis = |m: &&Arc<Model>| m.decision.content_first && (class == "*" || learned || m.classes.contains(class));
+        (policy.basis_given && !targets.iter().any(gives_basis)).then(|| {
+            format!(
+                "a policy for class '{class}' has a basis, and no model that has the class distinguishes bases; remove `basis`"
+            )
+        })
     };
     policies.iter().filter_map(wrong).collect()
 }

@@ -72,6 +72,37 @@ fn old_keys_are_rejected_and_the_new_ones_named() {
 }
 
 #[test]
+fn a_policy_names_one_basis_or_several_and_alerts_never_rest_on_ports_by_default() {
+    let bases = |policy: &str| {
+        let config = parse(&format!("{ETH0}[[policies]]\nclass = \"ssh\"\n{policy}"), &[])?;
+        Ok(config.policies[0].basis.iter().map(|basis| basis.name()).collect::<Vec<_>>().join(" "))
+    };
+    for (policy, wanted) in [
+        ("action = \"alert\"\n", "content headers"),
+        ("action = \"ignore\"\n", "content headers ports"),
+        ("", "content headers ports"),
+        ("action = \"alert\"\nbasis = \"content\"\n", "content"),
+        ("action = \"alert\"\nbasis = [\"ports\", \"content\"]\n", "content ports"),
+    ] {
+        assert_eq!(bases(policy), Ok(wanted.to_string()), "{policy}");
+    }
+    for (basis, wanted) in [
+        (
+            "\"payload\"",
+            "spiked.toml:5:9: basis = 'payload' is not a valid basis; give one or several of content, headers, ports",
+        ),
+        (
+            "[\"content\", \"port\"]",
+            "spiked.toml:5:21: basis = 'port' is not a valid basis; give one or several of content, headers, ports",
+        ),
+        ("[]", "spiked.toml:5:9: basis = [] matches no stream; give some of content, headers, ports, or leave the key out"),
+    ] {
+        assert_eq!(bases(&format!("basis = {basis}\n")), Err(vec![wanted.to_string()]));
+    }
+    assert!(bases("basis = 1\n").expect_err("a number")[0].contains("a string or a list of strings"));
+}
+
+#[test]
 fn two_models_of_one_name_are_rejected_as_events_could_not_distinguish_them() {
     for models in [r#"["a/site.safetensors", "b/site.safetensors"]"#, r#"["protocols", "/srv/protocols.safetensors"]"#] {
         let mistakes = parse(&format!("models = {models}\n{ETH0}"), &[]).expect_err("one name twice");

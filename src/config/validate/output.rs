@@ -6,8 +6,19 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::super::raw::{self, SinkType};
-use super::super::{Action, EventFormat, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind};
+use super::super::{
+    Action, Basis, EventFormat, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind,
+};
 use super::{Check, or, path};
+
+/// The bases that a policy applies to unless it names them. An alert for a class that only the ports suggest would be a false one for
+/// each service on another's port; the other actions apply to all streams that events give the class.
+fn default_basis(action: Action) -> &'static [Basis] {
+    match action {
+        Action::Alert => &[Basis::Content, Basis::Headers],
+        Action::Report | Action::Ignore => &Basis::ALL,
+    }
+}
 
 impl Check {
     pub(super) fn sinks(&mut self, typed: Vec<Spanned<raw::RawSink>>) -> Vec<SinkConfig> {
@@ -117,7 +128,11 @@ impl Check {
         if let (Some(severity), false) = (&typed.severity, action == Action::Alert) {
             self.wrong(severity.span().start, "severity has no effect unless action = \"alert\"");
         }
+        let basis_given = typed.basis.is_some();
+        let basis = typed.basis.map_or_else(|| default_basis(action).to_vec(), |basis| self.basis(basis));
         Some(PolicyConfig {
+            basis,
+            basis_given,
             class: class?,
             model: self.text("model", typed.model),
             action,
@@ -125,6 +140,27 @@ impl Check {
             include_filter: self.filter(typed.include_filter),
             exclude_filter: self.filter(typed.exclude_filter),
         })
+    }
+
+    /// The bases that a policy names, each once.
+    fn basis(&mut self, typed: Spanned<raw::OneOrMany>) -> Vec<Basis> {
+        let at = typed.span().start;
+        let names = match typed.into_inner() {
+            raw::OneOrMany::One(name) => vec![(at, name)],
+            raw::OneOrMany::Many(names) => names.into_iter().map(|name| (name.span().start, name.into_inner())).collect(),
+        };
+        let allowed = || Basis::ALL.map(Basis::name).join(", ");
+        if names.is_empty() {
+            self.wrong(at, format!("basis = [] matches no stream; give some of {}, or leave the key out", allowed()));
+        }
+        let mut all = BTreeSet::new();
+        for (at, name) in names {
+            match Basis::ALL.into_iter().find(|basis| basis.name() == name) {
+                Some(basis) => _ = all.insert(basis),
+                None => self.wrong(at, format!("basis = '{name}' is not a valid basis; give one or several of {}", allowed())),
+            }
+        }
+        all.into_iter().collect()
     }
 
     pub(super) fn evidence(&mut self, typed: raw::RawEvidence) -> Option<EvidenceConfig> {
