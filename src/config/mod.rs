@@ -183,11 +183,8 @@ pub struct PolicyConfig {
     pub include_filter: Option<String>,
     /// BPF filter that the first packet of a stream must not match.
     pub exclude_filter: Option<String>,
-    /// What the classification of a matching stream may be based on. Classifications by models that do not distinguish bases match
-    /// unless `basis_given`.
-    pub basis: Vec<Basis>,
-    /// Whether the settings name the basis; else it follows from the action.
-    pub basis_given: bool,
+    /// What the classification of a matching stream is based on; `None`: anything, except that ports without any payload raise no alert.
+    pub basis: Option<Vec<Basis>>,
 }
 
 /// Rate limit of alerts.

@@ -10,6 +10,7 @@ use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
+use crate::stream::Basis;
 
 /// Action for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +76,11 @@ impl Policies {
     pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
         let Some(class) = verdict.class else { return Judgement::Report };
         let name = verdict.model.classes[class.index()].as_str();
-        let basis = verdict.basis();
         let frame = &mut self.frame;
         let mut matches = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
                 && p.policy.model.as_ref().is_none_or(|m| *m == verdict.model.name)
-                && basis.map_or(!p.policy.basis_given, |basis| p.policy.basis.contains(&basis))
+                && has_basis(&p.policy, verdict)
                 && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
                 && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
         };
@@ -88,6 +88,21 @@ impl Policies {
             None | Some((Action::Report, _)) => Judgement::Report,
             Some((Action::Alert, severity)) => Judgement::Alert(severity),
             Some((Action::Ignore, _)) => Judgement::Ignore,
+        }
+    }
+}
+
+/// Whether the classification has a basis that the policy accepts.
+///
+/// A policy that names none accepts any, but raises no alert for a stream of which only the ports suggest the class and no payload was
+/// seen: that would be an alert for each probe of a known port.
+fn has_basis(policy: &PolicyConfig, verdict: &Verdict) -> bool {
+    let basis = verdict.basis();
+    match &policy.basis {
+        Some(accepted) => basis.is_some_and(|basis| accepted.contains(&basis)),
+        None => {
+            let payload = verdict.leader.is_some_and(|leader| leader.content());
+            policy.action != Action::Alert || basis != Some(Basis::Ports) || payload
         }
     }
 }
@@ -111,7 +126,7 @@ pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], mo
             ));
         }
         let gives_basis = |m: &&Arc<Model>| m.decision.content_first && (class == "*" || learned || m.classes.contains(class));
-        (policy.basis_given && !targets.iter().any(gives_basis)).then(|| {
+        (policy.basis.is_some() && !targets.iter().any(gives_basis)).then(|| {
             format!(
                 "a policy for class '{class}' has a basis, and no model that has the class distinguishes bases; remove `basis`"
             )

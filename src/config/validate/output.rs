@@ -11,15 +11,6 @@ use super::super::{
 };
 use super::{Check, or, path};
 
-/// The bases that a policy applies to unless it names them. An alert for a class that only the ports suggest would be a false one for
-/// each service on another's port; the other actions apply to all streams that events give the class.
-fn default_basis(action: Action) -> &'static [Basis] {
-    match action {
-        Action::Alert => &[Basis::Content, Basis::Headers],
-        Action::Report | Action::Ignore => &Basis::ALL,
-    }
-}
-
 impl Check {
     pub(super) fn sinks(&mut self, typed: Vec<Spanned<raw::RawSink>>) -> Vec<SinkConfig> {
         let mut names = BTreeSet::new();
@@ -128,11 +119,9 @@ impl Check {
         if let (Some(severity), false) = (&typed.severity, action == Action::Alert) {
             self.wrong(severity.span().start, "severity has no effect unless action = \"alert\"");
         }
-        let basis_given = typed.basis.is_some();
-        let basis = typed.basis.map_or_else(|| default_basis(action).to_vec(), |basis| self.basis(basis));
+        let basis = typed.basis.map(|basis| self.basis(basis));
         Some(PolicyConfig {
             basis,
-            basis_given,
             class: class?,
             model: self.text("model", typed.model),
             action,
