@@ -35,6 +35,59 @@ fn the_built_in_model_names_the_streams_of_a_capture() {
 }
 
 #[test]
+fn the_table_groups_unknown_streams_and_shows_how_to_go_on() {
+    let capture = "fixtures/captures/mixed.pcapng";
+    let text = |args: &[&str]| {
+        let output = spiked().arg("read").args(args).arg(capture).assert().code(0);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let events = json_lines(text(&["--format", "jsonl", "--events", "streams"]).as_bytes());
+    let reason = |e: &serde_json::Value| e["spiked"]["reason"].as_str().unwrap_or("named").to_string();
+    let count = |wanted: &str| events.iter().filter(|e| reason(e) == wanted).count();
+    let silent = count("no_payload");
+    assert!(silent >= 200, "the port scan");
+    let table = text(&[]);
+    let summary = format!("{} of {} streams named; {silent} more carry no payload", count("named"), events.len() - silent);
+    assert!(table.contains(&summary), "{summary} is not in\n{table}");
+    let rows = |row: &str| -> Vec<&str> {
+        let after = table.lines().skip_while(|line| !line.starts_with(row)).skip(1);
+        after.take_while(|line| line.starts_with("  ")).collect()
+    };
+    // The streams of a row: its third number from the right.
+    let streams = |line: &str| line.split_whitespace().rev().nth(2).unwrap().parse::<usize>().unwrap();
+    let scan = rows("unknown: no payload")[0];
+    assert!(scan.contains(" knocks on ") && scan.contains(" ports of ") && streams(scan) >= 190, "{scan}");
+    for (row, wanted) in [("no payload", "no_payload"), ("unsure", "unsure"), ("unlike any", "unlike_any")] {
+        assert_eq!(rows(&format!("unknown: {row}")).into_iter().map(streams).sum::<usize>(), count(wanted), "{row}\n{table}");
+    }
+    assert!(table.contains("spiked read --unknown CAPTURE") && table.contains("spiked learn --from CAPTURE"), "{table}");
+
+    let listed = text(&["--unknown"]);
+    let (header, lines) = listed.split_once('\n').unwrap();
+    assert!(header.starts_with("source ") && header.contains(" reason ") && header.contains(" nearest class "));
+    let mut got: Vec<Vec<&str>> = lines.lines().map(|line| line.split_whitespace().collect()).collect();
+    let end = |e: &serde_json::Value, side: &str| {
+        format!("{}:{}", e[format!("{side}_ip")].as_str().unwrap(), e[format!("{side}_port")])
+    };
+    let unknown = events.iter().filter(|e| e["spiked"]["class"].is_null());
+    let line = |e: &serde_json::Value| {
+        let spiked = &e["spiked"];
+        let confidence = format!("{:.4}", spiked["confidence"].as_f64().unwrap());
+        let (packets, nearest) = (spiked["packets"].to_string(), spiked["best"].as_str().unwrap_or("-").to_string());
+        let proto = e["proto"].as_str().unwrap().to_string();
+        [end(e, "src"), end(e, "dest"), proto, packets, reason(e), nearest, confidence, capture.to_string()]
+    };
+    let mut wanted: Vec<[String; 8]> = unknown.map(line).collect();
+    got.sort();
+    wanted.sort();
+    assert_eq!(got.len(), wanted.len());
+    for (got, wanted) in got.iter().zip(&wanted) {
+        assert_eq!(got[..7], wanted[..7], "{capture}");
+    }
+    spiked().args(["read", "--unknown", "--format", "jsonl", capture]).assert().code(2).stderr(contains("--unknown"));
+}
+
+#[test]
 fn events_have_the_promised_fields() {
     let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/http-2.pcap"]).assert().code(0);
