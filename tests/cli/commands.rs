@@ -88,6 +88,52 @@ fn the_table_groups_unknown_streams_and_shows_how_to_go_on() {
 }
 
 #[test]
+fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports() {
+    let eval = |more: &[&str]| {
+        let model = "config/models/protocols.safetensors";
+        let mut command = spiked();
+        command
+            .args(["eval", "--quiet", "--model", model, "--labels", "fixtures/labels.csv", "--captures", "fixtures"])
+            .args(more);
+        String::from_utf8(command.assert().code(0).get_output().stdout.clone()).unwrap()
+    };
+    let report: serde_json::Value = serde_json::from_str(&eval(&["--json"])).unwrap();
+    let shares = |class: &serde_json::Value| ["recall", "named"].map(|key| class[key].as_f64().unwrap());
+    for class in report["classes"].as_array().unwrap() {
+        let [nearest, named] = shares(class);
+        assert!((0.0..=1.0).contains(&named) && named <= nearest, "{class}");
+    }
+    let views = report["on_ports"].as_array().unwrap();
+    assert_eq!(views.iter().map(|v| v["ports"].as_str().unwrap()).collect::<Vec<_>>(), ["without", "odd", "other"]);
+    for view in views {
+        let ssh = view["classes"].as_array().unwrap().iter().find(|c| c["class"] == "ssh").unwrap();
+        assert_eq!(ssh["streams"], 21);
+        assert!(shares(ssh)[0] > 0.8, "SSH is known by its content: {ssh}");
+        let wrong = view["false_names"].as_array().unwrap();
+        assert!(wrong.iter().all(|pair| pair[0] != pair[1] && pair[2].as_u64() > Some(0)), "{wrong:?}");
+    }
+    // Ping has no ports, so it is left out of the views that replace them.
+    let with_icmp = |view: &&serde_json::Value| view["classes"].as_array().unwrap().iter().any(|c| c["class"] == "icmp");
+    assert_eq!(views.iter().filter(with_icmp).count(), 1);
+    // Streams of classes that the model lacks are in the counts by basis and reason too.
+    let count = |kinds: &str| report[kinds].as_array().unwrap().iter().map(|k| k["streams"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(count("bases") + count("reasons"), report["streams"].as_u64().unwrap());
+
+    let same_ports = eval(&["--json", "--mask", "ports"]);
+    let masked: serde_json::Value = serde_json::from_str(&same_ports).unwrap();
+    assert_eq!(
+        [&masked["accuracy"], &masked["recall"]],
+        [&views[0]["accuracy"], &views[0]["recall"]],
+        "masked is the view without ports"
+    );
+    let text = eval(&[]);
+    let header: Vec<&str> = text.lines().take(2).collect();
+    assert!(["as captured", "without ports", "odd port", "others' ports"].iter().all(|part| header[0].contains(part)), "{text}");
+    assert_eq!(header[1].matches(" named").count(), 4, "{text}");
+    assert!(text.contains("nearest: share of the class's streams"));
+}
+
+#[test]
 fn events_have_the_promised_fields() {
     let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/http-2.pcap"]).assert().code(0);
