@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::evaluate::{self, Report};
+use crate::evaluate::{self, EvaluatedNetwork, Evaluation, Report};
 use crate::model::Model;
-use crate::train;
+use crate::train::{self, PortVariants};
 
 use super::train::{Choices, Source, same_kind};
 use super::{Exit, mask, progress};
@@ -59,9 +59,12 @@ pub struct Args {
     json: bool,
 }
 
+/// Seed of the ports that the streams get in place of their own.
+const VARIANT_SEED: u64 = 1;
+
 pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
-    let outcomes = match (&args.model, args.cross_validate) {
+    let evaluation = match (&args.model, args.cross_validate) {
         (Some(path), _) => {
             let mut model = Model::load(path)?;
             same_kind(&model, &labels, path)?;
@@ -69,8 +72,11 @@ pub fn run(args: &Args) -> Result<Exit> {
             let packets = model.decision.max_packets as usize;
             let (corpus, _) = args.source.gather(&labels, model.layout.clone(), packets)?;
             let known = |label: &str| model.classes.iter().any(|c| c == label);
-            let all = 0..corpus.streams.len();
-            evaluate::outcomes(&corpus, &model.network, &model.decision, &model.classes, &model.layout, &known, all)
+            let all: Vec<usize> = (0..corpus.streams.len()).collect();
+            let variants = PortVariants::new(&corpus, VARIANT_SEED);
+            let Model { network, decision, classes, layout, .. } = &model;
+            EvaluatedNetwork { corpus: &corpus, network, decision, classes, layout, known: &known }
+                .evaluate(&all, Some(&variants))
         }
         (None, Some(folds)) => {
             if folds < 2 {
@@ -83,7 +89,8 @@ pub fn run(args: &Args) -> Result<Exit> {
             let all: Vec<usize> = (0..corpus.streams.len()).collect();
             let steps = u64::from(args.repeats) * folds as u64 * train::passes(&corpus, &settings);
             let bar = progress(args.source.quiet, steps, "training");
-            let mut outcomes = Vec::new();
+            let variants = PortVariants::new(&corpus, VARIANT_SEED);
+            let mut evaluation = Evaluation::default();
             for round in 0..u64::from(args.repeats) {
                 let settings = train::TrainSettings { seed: settings.seed + round, ..settings.clone() };
                 let fold_of = match args.split_by {
@@ -92,14 +99,15 @@ pub fn run(args: &Args) -> Result<Exit> {
                 };
                 let streams_per_class = args.streams_per_class.map(|n| n as usize);
                 let split = evaluate::Split { folds, fold_of, unseen_classes: args.unseen_classes, streams_per_class };
-                outcomes.extend(evaluate::cross_validate(&corpus, &settings, &layout, &split, &|| bar.inc(1)));
+                let tick = || bar.inc(1);
+                evaluation.extend(evaluate::cross_validate_on_ports(&corpus, &settings, &layout, &split, Some(&variants), &tick));
             }
             bar.finish_and_clear();
-            outcomes
+            evaluation
         }
         (None, None) => bail!("give --model FILE or --cross-validate K"),
     };
-    let report = Report::new(&outcomes);
+    let report = Report::of(&evaluation);
     if args.json {
         say!("{}", serde_json::to_string_pretty(&report)?);
     } else {

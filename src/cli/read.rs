@@ -64,7 +64,7 @@ enum Events {
     spiked read capture.pcap                         streams by class\n  \
     spiked read --format jsonl captures/ > eve.json  all detections in a folder of captures\n  \
     spiked read --events streams --format csv x.pcap  all streams as a table for spreadsheets\n  \
-    spiked read --events streams --format jsonl x.pcap | jq 'select(.spiked.class == null)'\n  \
+    spiked read --unknown x.pcap                     streams without a class, one a line\n  \
     tcpdump -w - | spiked read -                     standard input, each event as soon as it is decided\n  \
     spiked read -i eth0 --duration 60 --format jsonl  an interface for a minute\n  \
     spiked read --write named.pcapng x.pcap          first packets of classified streams, with comments for Wireshark\n  \
@@ -90,6 +90,9 @@ pub struct Args {
     /// Which events to write, with any --format but table
     #[arg(long, value_enum, default_value = "detections")]
     events: Events,
+    /// Lists the streams without a class instead of the table: ends, packets, reason, nearest class, confidence
+    #[arg(long, conflicts_with_all = ["format", "events"])]
+    unknown: bool,
     /// Reads only packets that match this BPF filter (tcpdump syntax)
     #[arg(long, short, value_name = "BPF")]
     filter: Option<String>,
@@ -167,7 +170,11 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     let models = settings.models.load_full();
     let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
     // The table is printed from the summary.
-    let events = args.format.of_events().map(|format| (format, wanted));
+    let lines = match args.format.of_events() {
+        Some(format) => Lines::Events(format, wanted),
+        None if args.unknown => Lines::Unknown,
+        None => Lines::None,
+    };
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
@@ -185,12 +192,15 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if args.format == Format::Csv {
         writeln!(observer.out, "{}", export::CSV_HEADER)?;
     }
+    if args.unknown {
+        writeln!(observer.out, "{}", export::UNKNOWN_HEADER)?;
+    }
     let limits = Limits::new(live::stop_on_signals(), args.count, args.duration.map(Duration::from_secs));
     let mut reading = Reading {
         args,
         settings,
         models: &models,
-        events,
+        lines,
         summary: &summary,
         observer,
         limits,
@@ -225,7 +235,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     }
     let summary = summary.lock();
     match args.format {
-        Format::Table => write!(out, "{summary}")?,
+        Format::Table if !args.unknown => write!(out, "{summary}")?,
         _ if args.quiet => {}
         _ => summary.notes().iter().for_each(|note| eprintln!("spiked: {note}")),
     }
@@ -238,8 +248,7 @@ struct Reading<'a> {
     args: &'a Args,
     settings: &'a EngineSettings,
     models: &'a Arc<Models>,
-    /// Format and kind of the events that are written; `None` for the table.
-    events: Option<(EventFormat, Event)>,
+    lines: Lines,
     summary: &'a Arc<Mutex<Summary>>,
     observer: ReadObserver<'a>,
     limits: Limits,
@@ -317,7 +326,7 @@ impl Reading<'_> {
 
     /// Reads a source to its end or a limit; returns the number of packets. `stop` stops a live source.
     fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<u64> {
-        let writer = Some(line_writers(self.events, origin, self.summary, self.models));
+        let writer = Some(line_writers(self.lines, origin, self.summary, self.models));
         let settings = EngineSettings { writer, ..self.settings.clone() };
         self.observer.live = source.is_live();
         let mut source = Limited { source, limits: &mut self.limits, stop };
@@ -386,10 +395,27 @@ struct Origin {
     interfaces: Arc<[String]>,
 }
 
-/// Writes one worker's events of a capture, one line each, and counts all streams.
+impl Origin {
+    /// The live interface of a stream.
+    fn interface(&self, verdict: &Verdict) -> Option<&str> {
+        verdict.interface.and_then(|id| self.interfaces.get(id.index())).map(String::as_str)
+    }
+}
+
+/// What is written of each stream.
+#[derive(Clone, Copy)]
+enum Lines {
+    /// Nothing: streams are counted for the table.
+    None,
+    /// An event in a format.
+    Events(EventFormat, Event),
+    /// A line about each stream that ends without a class.
+    Unknown,
+}
+
+/// Writes one worker's lines of a source, or counts its streams for the table.
 struct LineWriter {
-    /// The event that is written; `None` to count only.
-    wanted: Option<Event>,
+    lines: Lines,
     origin: Origin,
     writer: export::EventWriter,
     summary: Summary,
@@ -399,16 +425,25 @@ struct LineWriter {
 
 impl VerdictWriter for LineWriter {
     fn write(&mut self, verdict: &Verdict, out: &mut Vec<u8>) {
-        self.summary.count(verdict);
-        if Some(verdict.event) == self.wanted {
-            let interface = verdict.interface.and_then(|id| self.origin.interfaces.get(id.index()));
-            let context = export::EventContext {
-                capture: self.origin.capture.as_deref(),
-                interface: interface.map(String::as_str),
-                ..Default::default()
-            };
-            self.writer.write(verdict, context, out);
-            out.push(b'\n');
+        match self.lines {
+            Lines::None => self.summary.count(verdict),
+            Lines::Events(_, wanted) if verdict.event == wanted => {
+                let context = export::EventContext {
+                    capture: self.origin.capture.as_deref(),
+                    interface: self.origin.interface(verdict),
+                    ..Default::default()
+                };
+                self.writer.write(verdict, context, out);
+                out.push(b'\n');
+            }
+            Lines::Unknown if verdict.event == Event::Stream => {
+                if let Some(reason) = verdict.unknown_reason() {
+                    let source = self.origin.capture.as_deref().or_else(|| self.origin.interface(verdict)).unwrap_or("-");
+                    let source = printable(Path::new(source));
+                    out.extend_from_slice(export::unknown_line(verdict, reason, &source).as_bytes());
+                }
+            }
+            Lines::Events(..) | Lines::Unknown => {}
         }
     }
 }
@@ -420,18 +455,13 @@ impl Drop for LineWriter {
 }
 
 /// Creates the writers of a capture's events.
-fn line_writers(
-    events: Option<(EventFormat, Event)>,
-    origin: Origin,
-    total: &Arc<Mutex<Summary>>,
-    models: &Arc<Models>,
-) -> NewVerdictWriter {
+fn line_writers(lines: Lines, origin: Origin, total: &Arc<Mutex<Summary>>, models: &Arc<Models>) -> NewVerdictWriter {
     let (total, models) = (Arc::clone(total), Arc::clone(models));
     Arc::new(move || {
         Box::new(LineWriter {
-            wanted: events.map(|(_, wanted)| wanted),
+            lines,
             origin: origin.clone(),
-            writer: export::EventWriter::new(events.map_or(EventFormat::default(), |(format, _)| format)),
+            writer: export::EventWriter::new(if let Lines::Events(format, _) = lines { format } else { EventFormat::default() }),
             summary: Summary::new(models.iter().map(Arc::as_ref)),
             total: Arc::clone(&total),
         })

@@ -15,6 +15,7 @@ pub use crate::capture::live::{InterfaceSettings, LiveSettings};
 pub use crate::capture::replay::ReplaySettings;
 pub use crate::capture::watch::{Disposition, WatchSettings};
 pub use crate::export::EventFormat;
+pub use crate::stream::Basis;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -185,6 +186,8 @@ pub struct PolicyConfig {
     pub include_filter: Option<String>,
     /// BPF filter that the first packet of a stream must not match.
     pub exclude_filter: Option<String>,
+    /// What the classification of a matching stream is based on; `None`: anything, except that ports without any payload raise no alert.
+    pub basis: Option<Vec<Basis>>,
 }
 
 /// Rate limit of alerts.

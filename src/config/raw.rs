@@ -4,7 +4,10 @@
 //! validated settings. The fields are the keys of the file.
 #![allow(missing_docs, reason = "config/spiked.toml documents each key")]
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use toml::Spanned;
 
 use crate::capture::watch::Disposition;
@@ -166,6 +169,44 @@ pub struct RawPolicy {
     pub severity: Maybe<Severity>,
     pub include_filter: Maybe<String>,
     pub exclude_filter: Maybe<String>,
+    pub basis: Maybe<OneOrMany>,
+}
+
+/// A string, or a list of strings.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<Spanned<String>>),
+}
+
+/// Accepts the two forms of [`OneOrMany`]. A derived implementation would lose the places of the strings.
+struct OneOrManyVisitor;
+
+impl<'de> Visitor<'de> for OneOrManyVisitor {
+    type Value = OneOrMany;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<OneOrMany, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(OneOrMany::Many(all))
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrManyVisitor)
+    }
 }
 
 /// Action of a policy.

@@ -3,10 +3,14 @@
 //! Input: a verdict. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs that
 //! run on a synthetic frame with the addresses and ports of the stream's first packet.
 
+use std::sync::Arc;
+
 use crate::capture::{CaptureError, Filter, LinkType};
 use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
+use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
+use crate::stream::Basis;
 
 /// Action for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,7 @@ impl Policies {
         let mut matches = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
                 && p.policy.model.as_ref().is_none_or(|m| *m == verdict.model.name)
+                && has_basis(&p.policy, verdict)
                 && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
                 && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
         };
@@ -87,7 +92,23 @@ impl Policies {
     }
 }
 
-/// Messages on policies whose model or class does not exist; the class may also be one that a teacher learns.
+/// Whether the classification has a basis that the policy accepts.
+///
+/// A policy that names none accepts any, but raises no alert for a stream of which only the ports suggest the class and no payload was
+/// seen: that would be an alert for each probe of a known port.
+fn has_basis(policy: &PolicyConfig, verdict: &Verdict) -> bool {
+    let basis = verdict.basis();
+    match &policy.basis {
+        Some(accepted) => basis.is_some_and(|basis| accepted.contains(&basis)),
+        None => {
+            let payload = verdict.leader.is_some_and(|leader| leader.content());
+            policy.action != Action::Alert || basis != Some(Basis::Ports) || payload
+        }
+    }
+}
+
+/// Messages on policies whose model or class does not exist, and on those whose basis no model can give. The class may also be one that a
+/// teacher learns.
 pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<String> {
     let wrong = |policy: &PolicyConfig| {
         let (class, model) = (&policy.class, &policy.model);
@@ -96,11 +117,20 @@ pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], mo
         {
             return Some(format!("a policy for class '{class}' names model '{model}', which is not among `models`"));
         }
-        let mut targets = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name));
+        let targets: Vec<_> = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name)).collect();
         let learned = teachers.iter().any(|t| t.class == *class);
-        let known = class == "*" || learned || targets.any(|m| m.classes.contains(class));
-        (!known)
-            .then(|| format!("a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"))
+        let known = class == "*" || learned || targets.iter().any(|m| m.classes.contains(class));
+        if !known {
+            return Some(format!(
+                "a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"
+            ));
+        }
+        let gives_basis = |m: &&Arc<Model>| m.decision.content_first && (class == "*" || learned || m.classes.contains(class));
+        (policy.basis.is_some() && !targets.iter().any(gives_basis)).then(|| {
+            format!(
+                "a policy for class '{class}' has a basis, and no model that has the class distinguishes bases; remove `basis`"
+            )
+        })
     };
     policies.iter().filter_map(wrong).collect()
 }

@@ -98,7 +98,17 @@ mod tests {
 
     fn outcome(label: &str, best: &str, capture: u32) -> StreamOutcome {
         let [label, best] = [label, best].map(str::to_string);
-        StreamOutcome { label, known: true, class: None, best: Some(best), confidence: 1.0, scored: 1, capture }
+        StreamOutcome {
+            label,
+            known: true,
+            class: None,
+            best: Some(best),
+            confidence: 1.0,
+            scored: 1,
+            capture,
+            basis: None,
+            reason: None,
+        }
     }
 
     #[test]

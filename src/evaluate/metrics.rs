@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::{Evaluation, PortView};
+use crate::stream::{Basis, UnknownReason};
+
 /// Classification of one labelled stream.
 #[derive(Clone, Debug)]
 pub struct StreamOutcome {
@@ -21,6 +24,10 @@ pub struct StreamOutcome {
     pub scored: u32,
     /// Index of its capture.
     pub capture: u32,
+    /// What the class rests on; `None` for unknown, or if the model does not distinguish bases.
+    pub basis: Option<Basis>,
+    /// Why the stream is unknown; `None` with a class.
+    pub reason: Option<UnknownReason>,
 }
 
 impl StreamOutcome {
@@ -85,6 +92,8 @@ pub struct ClassReport {
     pub precision: f64,
     /// Fraction of the streams of the class that are nearest to it, 0 to 1.
     pub recall: f64,
+    /// Fraction of the streams of the class that are given it: recall at the acceptance threshold, 0 to 1.
+    pub named: f64,
     /// Harmonic mean of precision and recall.
     pub f1: f64,
 }
@@ -98,6 +107,62 @@ pub struct Bin {
     pub right: usize,
     /// Mean confidence.
     pub confidence: f64,
+}
+
+/// Figures of one class on other ports.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortClassReport {
+    /// Name of the class.
+    pub class: String,
+    /// Number of streams.
+    pub streams: usize,
+    /// Fraction of the streams that are nearest to the class, 0 to 1.
+    pub recall: f64,
+    /// Fraction of the streams that are given the class, 0 to 1.
+    pub named: f64,
+}
+
+/// Figures of the same streams on other ports. Shares are 0 to 1.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortReport {
+    /// The ports.
+    pub ports: PortView,
+    /// Number of streams.
+    pub streams: usize,
+    /// Share of the streams of known classes whose nearest class is right.
+    pub accuracy: f64,
+    /// Share of the named streams that are named correctly.
+    pub precision: f64,
+    /// Share of the streams of known classes that are named correctly.
+    pub recall: f64,
+    /// (label, class given, streams) of wrongly named streams, most frequent first.
+    pub false_names: Vec<(String, String, usize)>,
+    /// Figures of each class.
+    pub classes: Vec<PortClassReport>,
+}
+
+impl PortReport {
+    fn new(ports: PortView, outcomes: &[StreamOutcome]) -> Self {
+        let Report { streams, accuracy, precision, recall, false_names, classes, .. } = Report::new(outcomes);
+        let class = |c: ClassReport| PortClassReport { class: c.class, streams: c.streams, recall: c.recall, named: c.named };
+        Self { ports, streams, accuracy, precision, recall, false_names, classes: classes.into_iter().map(class).collect() }
+    }
+
+    /// The figures of a class; `None` if none of its streams has such ports.
+    pub fn class(&self, name: &str) -> Option<&PortClassReport> {
+        self.classes.iter().find(|c| c.class == name)
+    }
+}
+
+/// The streams that have a basis, or a reason why they are unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamedBy {
+    /// The basis or the reason, as in events.
+    pub name: &'static str,
+    /// Number of streams.
+    pub streams: usize,
+    /// Streams whose nearest class is right.
+    pub right: usize,
 }
 
 /// Figures of an evaluation. Shares are 0 to 1.
@@ -133,8 +198,16 @@ pub struct Report {
     pub confusions: Vec<(String, String, usize)>,
     /// (label, class given, streams) of named streams of unseen classes, most frequent first.
     pub alarms: Vec<(String, String, usize)>,
+    /// (label, class given, streams) of wrongly named streams, those of unseen classes among them, most frequent first.
+    pub false_names: Vec<(String, String, usize)>,
+    /// Named streams by what their class rests on.
+    pub bases: Vec<NamedBy>,
+    /// Unknown streams by the reason.
+    pub reasons: Vec<NamedBy>,
     /// Figures of each class.
     pub classes: Vec<ClassReport>,
+    /// Figures of the same streams on other ports; empty if they were not evaluated so.
+    pub on_ports: Vec<PortReport>,
 }
 
 /// The quotient; 0 if `whole` is 0.
@@ -161,6 +234,8 @@ impl Report {
         let named_right = outcomes.iter().filter(|o| o.named_rightly()).count();
         let (calibration, calibration_error) = calibration(outcomes);
         let wrong = known.iter().filter(|o| !o.right());
+        let named_wrongly = outcomes.iter().filter(|o| !o.named_rightly());
+        let false_names = named_wrongly.filter_map(|o| Some((o.label.as_str(), o.class.as_deref()?)));
         let alarms = unseen.iter().filter_map(|o| Some((o.label.as_str(), o.class.as_deref()?)));
         Self {
             streams: outcomes.len(),
@@ -178,9 +253,35 @@ impl Report {
             risk_coverage: risk_coverage(outcomes),
             confusions: ranked(wrong.map(|o| (o.label.as_str(), o.best.as_deref().unwrap_or("(none)")))),
             alarms: ranked(alarms),
+            false_names: ranked(false_names),
+            bases: named_by(outcomes, Basis::ALL.map(|basis| (basis.name(), move |o: &StreamOutcome| o.basis == Some(basis)))),
+            reasons: named_by(
+                outcomes,
+                UnknownReason::ALL.map(|reason| (reason.name(), move |o: &StreamOutcome| o.reason == Some(reason))),
+            ),
             classes,
+            on_ports: Vec::new(),
         }
     }
+
+    /// The figures of an evaluation, with those on other ports.
+    pub fn of(evaluation: &Evaluation) -> Self {
+        let on_ports = evaluation.on_ports.iter().map(|(ports, outcomes)| PortReport::new(*ports, outcomes)).collect();
+        Self { on_ports, ..Self::new(&evaluation.outcomes) }
+    }
+}
+
+/// Numbers of streams of each kind; kinds without streams are left out.
+fn named_by<const N: usize>(
+    outcomes: &[StreamOutcome],
+    kinds: [(&'static str, impl Fn(&StreamOutcome) -> bool); N],
+) -> Vec<NamedBy> {
+    let count = |(name, is): (&'static str, _)| {
+        let is: &dyn Fn(&StreamOutcome) -> bool = &is;
+        let streams = outcomes.iter().filter(|o| is(o)).count();
+        NamedBy { name, streams, right: outcomes.iter().filter(|o| is(o) && o.right()).count() }
+    };
+    kinds.into_iter().map(count).filter(|k| k.streams > 0).collect()
 }
 
 /// The figures of each class of known streams, and their macro-F1.
@@ -190,19 +291,22 @@ fn class_reports(known: &[&StreamOutcome]) -> (Vec<ClassReport>, f64) {
     labels.dedup();
     let place = |name: &str| labels.binary_search(&name).ok();
     let mut counts = vec![ClassCounts::default(); labels.len()];
+    let mut named = vec![0; labels.len()];
     for o in known {
         if let Some(truth) = place(&o.label) {
+            named[truth] += usize::from(o.named_rightly());
             ClassCounts::add(&mut counts, truth, o.best.as_deref().and_then(place));
         }
     }
-    let report = |(class, c): (&&str, &ClassCounts)| ClassReport {
+    let report = |((class, c), named): ((&&str, &ClassCounts), usize)| ClassReport {
         class: (*class).to_string(),
         streams: c.streams(),
         precision: share(c.hit, c.hit + c.wrong),
         recall: share(c.hit, c.streams()),
+        named: share(named, c.streams()),
         f1: c.f1(),
     };
-    (labels.iter().zip(&counts).map(report).collect(), macro_f1(&counts))
+    (labels.iter().zip(&counts).zip(named).map(report).collect(), macro_f1(&counts))
 }
 
 /// The bins of confidence, and the expected calibration error.
@@ -247,22 +351,21 @@ fn capture_accuracy(known: &[&StreamOutcome]) -> f64 {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{:<20} {:>8} {:>10} {:>8} {:>8}", "class", "streams", "precision", "recall", "F1")?;
-        for c in &self.classes {
-            writeln!(f, "{:<20} {:>8} {:>10.3} {:>8.3} {:>8.3}", c.class, c.streams, c.precision, c.recall, c.f1)?;
-        }
+        self.write_classes(f)?;
         writeln!(f)?;
-        for (what, list) in [
-            ("most confused (truth -> nearest class):", &self.confusions),
-            ("of unseen classes, but named (truth -> class):", &self.alarms),
-        ] {
-            if !list.is_empty() {
-                writeln!(f, "{what}")?;
-                for (truth, best, n) in list.iter().take(12) {
-                    writeln!(f, "  {n:>5}  {truth} -> {best}")?;
-                }
-                writeln!(f)?;
+        let lists = [
+            ("most confused (truth -> nearest class):".to_string(), &self.confusions),
+            ("of unseen classes, but named (truth -> class):".into(), &self.alarms),
+            ("named wrongly (truth -> class):".into(), &self.false_names),
+        ];
+        let on_ports =
+            self.on_ports.iter().map(|p| (format!("named wrongly, {} (truth -> class):", p.ports.title()), &p.false_names));
+        for (what, list) in lists.into_iter().chain(on_ports).filter(|(_, list)| !list.is_empty()) {
+            writeln!(f, "{what}")?;
+            for (truth, best, n) in list.iter().take(12) {
+                writeln!(f, "  {n:>5}  {truth} -> {best}")?;
             }
+            writeln!(f)?;
         }
         writeln!(f, "risk against coverage:")?;
         for target in [0.25, 0.5, 0.75, 0.9, 1.0] {
@@ -286,7 +389,51 @@ impl std::fmt::Display for Report {
             writeln!(f, "{:<38} {:.4} of {}", "false alarms on unseen classes", self.false_alarms, self.unseen)?;
         }
         writeln!(f, "{:<38} {:.4}", "calibration error", self.calibration_error)?;
-        writeln!(f, "{:<38} {:.2}", "packets used per stream", self.packets_used)
+        writeln!(f, "{:<38} {:.2}", "packets used per stream", self.packets_used)?;
+        self.write_kinds(f)
+    }
+}
+
+impl Report {
+    /// The table of classes: as captured, then on other ports.
+    fn write_classes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:<20} {:>8} {:>37}", "", "", "as captured")?;
+        self.on_ports.iter().try_for_each(|p| write!(f, "  {:>15}", p.ports.title()))?;
+        write!(f, "\n{:<20} {:>8} {:>10} {:>8} {:>8} {:>8}", "class", "streams", "precision", "nearest", "named", "F1")?;
+        self.on_ports.iter().try_for_each(|_| write!(f, "  {:>8} {:>6}", "nearest", "named"))?;
+        writeln!(f)?;
+        for c in &self.classes {
+            write!(f, "{:<20} {:>8} {:>10.3} {:>8.3} {:>8.3} {:>8.3}", c.class, c.streams, c.precision, c.recall, c.named, c.f1)?;
+            for ports in &self.on_ports {
+                match ports.class(&c.class) {
+                    Some(of) => write!(f, "  {:>8.3} {:>6.3}", of.recall, of.named)?,
+                    None => write!(f, "  {:>8} {:>6}", "-", "-")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "nearest: share of the class's streams whose nearest class is right; named: share that is given the class")
+    }
+
+    /// Totals on other ports, and streams by basis and reason.
+    fn write_kinds(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for p in &self.on_ports {
+            let (title, figures) = (p.ports.title(), [p.accuracy, p.recall, p.precision]);
+            writeln!(
+                f,
+                "{:<38} {:.4} {:.4} {:.4}",
+                format!("{title}: nearest, named, precision"),
+                figures[0],
+                figures[1],
+                figures[2]
+            )?;
+        }
+        for (what, kinds) in [("named by", &self.bases), ("unknown:", &self.reasons)] {
+            for NamedBy { name, streams, right } in kinds {
+                writeln!(f, "{:<38} {streams}, nearest class right for {right}", format!("{what} {name}"))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -304,6 +451,8 @@ mod tests {
             confidence: 0.5,
             scored: 1,
             capture,
+            basis: None,
+            reason: None,
         };
         // One capture of a hundred streams, all wrong; one of a single stream, right; one of an unseen class.
         let mut outcomes: Vec<_> = (0..100).map(|_| outcome("b", true, 0)).collect();

@@ -4,12 +4,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::Layout;
-use crate::model::Classifier;
 use crate::snn::{ClassId, Network};
 use crate::stream::{Decision, Leader};
-use crate::train::{self, Corpus, FitResult, TrainSettings};
+use crate::train::{self, Corpus, FitResult, PortVariants, TrainSettings};
 
-use super::StreamOutcome;
+use super::{EvaluatedNetwork, Evaluation, StreamOutcome};
 
 /// Classifies the streams `which` of a corpus as inference would. `layout` may silence slots; `known` returns whether the model was trained
 /// on a label.
@@ -22,37 +21,15 @@ pub fn outcomes(
     known: &dyn Fn(&str) -> bool,
     which: impl Iterator<Item = usize>,
 ) -> Vec<StreamOutcome> {
-    let mut classifier = Classifier::new(network, decision, layout);
-    which
-        .map(|i| {
-            let stream = &corpus.streams[i];
-            let leader = classifier.classify(corpus.volleys_of(stream));
-            let label = corpus.classes[stream.class.index()].clone();
-            StreamOutcome {
-                known: known(&label),
-                label,
-                class: leader.and_then(|l| decision.class(&l)).map(|c| classes[c.index()].clone()),
-                best: leader.map(|l| classes[l.class.index()].clone()),
-                confidence: leader.map_or(0.0, |l| decision.confidence(&l)),
-                scored: leader.map_or(0, |l| l.packets),
-                capture: stream.capture,
-            }
-        })
-        .collect()
+    EvaluatedNetwork { corpus, network, decision, classes, layout, known }.outcomes(which)
 }
 
 /// Outcomes of the held-out streams of training, from calibration.
 pub fn held_out(corpus: &Corpus, fitted: &FitResult) -> Vec<StreamOutcome> {
-    let name = |class: ClassId| corpus.classes[class.index()].clone();
-    let outcome = |&(stream, known, leader): &(usize, bool, Leader)| StreamOutcome {
-        label: name(corpus.streams[stream].class),
-        known,
-        class: fitted.decision.class(&leader).map(name),
-        best: Some(name(leader.class)),
-        confidence: fitted.decision.confidence(&leader),
-        scored: leader.packets,
-        capture: corpus.streams[stream].capture,
-    };
+    let known = |_: &str| true;
+    let (network, decision) = (&fitted.network, &fitted.decision);
+    let by = EvaluatedNetwork { corpus, network, decision, classes: &corpus.classes, layout: &corpus.layout, known: &known };
+    let outcome = |&(stream, known, leader): &(usize, bool, Leader)| StreamOutcome { known, ..by.outcome(stream, Some(leader)) };
     fitted.calibration.iter().map(outcome).collect()
 }
 
@@ -99,7 +76,19 @@ pub fn cross_validate(
     split: &Split,
     tick: &(dyn Fn() + Sync),
 ) -> Vec<StreamOutcome> {
-    let mut all = Vec::new();
+    cross_validate_on_ports(corpus, settings, layout, split, None, tick).outcomes
+}
+
+/// [`cross_validate`], and the same streams on other ports if there are `variants`.
+pub fn cross_validate_on_ports(
+    corpus: &Corpus,
+    settings: &TrainSettings,
+    layout: &Layout,
+    split: &Split,
+    variants: Option<&PortVariants>,
+    tick: &(dyn Fn() + Sync),
+) -> Evaluation {
+    let mut all = Evaluation::default();
     for fold in 0..split.folds {
         let trained = split.trained(corpus, fold, settings.seed);
         let FitResult { network, decision, .. } = train::fit(corpus, settings, &|i| trained[i], tick);
@@ -108,8 +97,16 @@ pub fn cross_validate(
             known[stream.class.index()] = true;
         }
         let is_known = |label: &str| corpus.classes.binary_search_by(|c| c.as_str().cmp(label)).is_ok_and(|c| known[c]);
-        let tested = (0..corpus.streams.len()).filter(|&i| split.fold_of[i] == Some(fold));
-        all.extend(outcomes(corpus, &network, &decision, &corpus.classes, layout, &is_known, tested));
+        let tested: Vec<usize> = (0..corpus.streams.len()).filter(|&i| split.fold_of[i] == Some(fold)).collect();
+        let by = EvaluatedNetwork {
+            corpus,
+            network: &network,
+            decision: &decision,
+            classes: &corpus.classes,
+            layout,
+            known: &is_known,
+        };
+        all.extend(by.evaluate(&tested, variants));
     }
     all
 }

@@ -3,6 +3,7 @@
 //! Input: the engine's counters once per batch and its verdicts once per stream, never single packets. Output: Prometheus' text format.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use crate::engine::{Counters, Event, Progress, SpikeCounts, Verdict};
 use crate::model::Model;
 use crate::packet::Undecodable;
 use crate::snn::ClassId;
+use crate::stream::UnknownReason;
 
 /// A worker's series, and its last reported state.
 pub(super) struct WorkerMetrics {
@@ -36,6 +38,8 @@ pub struct Metrics {
     pub(super) models: Mutex<Vec<ModelMetrics>>,
     pub(super) workers: Mutex<Vec<WorkerMetrics>>,
     pub(super) recent: Mutex<Recent>,
+    /// Streams that ended without a class, by [`UnknownReason`].
+    pub(super) unknown_reasons: [AtomicU64; UnknownReason::ALL.len()],
 }
 
 impl Metrics {
@@ -48,7 +52,7 @@ impl Metrics {
             .and_then(|()| registry.register(Box::new(ProcessCollector::for_self())))
             .expect("no other metric has the names");
         let (models, workers, recent) = (Mutex::default(), Mutex::default(), Mutex::new(Recent::new()));
-        Self { registry, status, instruments, models, workers, recent }
+        Self { registry, status, instruments, models, workers, recent, unknown_reasons: Default::default() }
     }
 
     /// Sets the models in use, at the start and after each reload. Series of classes that are gone are removed.
@@ -77,7 +81,12 @@ impl Metrics {
         };
         match (verdict.event, verdict.class) {
             (Event::Stream, Some(_)) => model.named.inc(),
-            (Event::Stream, None) => model.unknown.inc(),
+            (Event::Stream, None) => {
+                model.unknown.inc();
+                if let Some(reason) = verdict.unknown_reason() {
+                    self.unknown_reasons[reason as usize].fetch_add(1, Relaxed);
+                }
+            }
             (Event::Detection, None) => {}
             (Event::Detection, Some(class)) => {
                 model.decision_seconds.observe(verdict.timestamp.0.saturating_sub(verdict.first.0) as f64 / 1e9);

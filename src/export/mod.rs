@@ -14,8 +14,10 @@ mod recent;
 pub mod sink;
 pub mod status;
 mod table;
+mod unknown;
 
 pub use event::{CSV_HEADER, EventContext, EventFormat, EventWriter, event};
 pub use families::StatusProvider;
 pub use metrics::Metrics;
 pub use table::Summary;
+pub use unknown::{UNKNOWN_HEADER, unknown_line};

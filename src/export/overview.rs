@@ -1,5 +1,7 @@
 //! The response of `/status`: the daemon's status, totals since its start, and recent activity.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
@@ -7,6 +9,7 @@ use serde::Serialize;
 use super::metrics::Metrics;
 use super::recent::{Detection, Rates};
 use super::status::{Status, unix};
+use crate::stream::UnknownReason;
 
 /// Number of classes that the page shows.
 const TOP_CLASSES: usize = 20;
@@ -36,6 +39,8 @@ struct Totals {
     streams: u64,
     named: u64,
     unknown: u64,
+    /// Unknown streams by the reason, as in events.
+    unknown_reasons: BTreeMap<&'static str, u64>,
 }
 
 /// The state of one worker.
@@ -80,6 +85,7 @@ impl Metrics {
             streams: self.instruments.created.get(),
             named: models.iter().map(|m| m.named.get()).sum(),
             unknown: models.iter().map(|m| m.unknown.get()).sum(),
+            unknown_reasons: UnknownReason::ALL.map(|r| (r.name(), self.unknown_reasons[r as usize].load(Relaxed))).into(),
         };
         drop(models);
         let workers = self.workers.lock();

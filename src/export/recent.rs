@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::capture::Nanos;
 use crate::engine::Verdict;
 use crate::packet::{Direction, StreamKey};
+use crate::stream::Basis;
 
 /// Number of detections kept.
 const DETECTIONS: usize = 50;
@@ -27,6 +28,7 @@ struct LastDetection {
     class: std::sync::Arc<str>,
     model: std::sync::Arc<str>,
     confidence: f32,
+    basis: Option<Basis>,
     packets: u64,
 }
 
@@ -38,6 +40,8 @@ pub struct Detection {
     class: String,
     model: String,
     confidence: f32,
+    /// What the class rests on; `None` for models that do not distinguish bases.
+    basis: Option<&'static str>,
     /// Endpoint that sent the first packet, or the host.
     source: String,
     destination: Option<String>,
@@ -113,6 +117,7 @@ impl Recent {
             class: class.clone(),
             model: model.clone(),
             confidence: verdict.confidence,
+            basis: verdict.basis(),
             packets: verdict.packets,
         });
     }
@@ -162,6 +167,7 @@ impl LastDetection {
             class: self.class.to_string(),
             model: self.model.to_string(),
             confidence: self.confidence,
+            basis: self.basis.map(Basis::name),
             source,
             destination: flow.then_some(destination),
             proto: flow.then(|| key.proto_name().into_owned()),

@@ -1,4 +1,4 @@
-//! The summary table of `spiked read`: a row per class, then unknown streams, and notes on skipped or truncated input.
+//! The summary table of `spiked read`: a row per class, then unknown streams by reason and group, and notes on skipped or truncated input.
 
 use std::fmt;
 
@@ -7,12 +7,27 @@ use crate::model::Model;
 use crate::packet::Undecodable;
 use crate::stream::UnknownReason;
 
+use super::unknown::UnknownGroups;
+
 /// Totals of one row: streams, packets and bytes.
 #[derive(Clone, Copy, Debug, Default)]
-struct TableTotal {
-    streams: u64,
+pub(super) struct TableTotal {
+    pub streams: u64,
     packets: u64,
     bytes: u64,
+}
+
+impl TableTotal {
+    /// The total of one stream.
+    pub fn of(verdict: &Verdict) -> Self {
+        Self { streams: 1, packets: verdict.packets, bytes: verdict.bytes }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.streams += other.streams;
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
 }
 
 /// The table of one model.
@@ -22,6 +37,8 @@ struct ModelTable {
     classes: Vec<String>,
     /// Totals of each class, followed by those of unknown streams by [`UnknownReason`].
     sums: Vec<TableTotal>,
+    /// Groups of the unknown streams, by [`UnknownReason`].
+    unknown: [UnknownGroups; UnknownReason::ALL.len()],
 }
 
 /// Totals by class over one or more captures.
@@ -40,6 +57,7 @@ impl Summary {
             model: m.name.clone(),
             classes: m.classes.clone(),
             sums: vec![TableTotal::default(); m.classes.len() + UnknownReason::ALL.len()],
+            unknown: Default::default(),
         };
         Self { models: models.map(table).collect(), ..Self::default() }
     }
@@ -48,20 +66,20 @@ impl Summary {
     pub fn count(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
             let table = &mut self.models[verdict.model_index];
-            let reason = verdict.unknown_reason().map_or(0, |reason| reason as usize);
-            let sum = &mut table.sums[verdict.class.map_or(table.classes.len() + reason, usize::from)];
-            sum.streams += 1;
-            sum.packets += verdict.packets;
-            sum.bytes += verdict.bytes;
+            let reason = verdict.unknown_reason();
+            let row = reason.map_or(0, |reason| reason as usize);
+            table.sums[verdict.class.map_or(table.classes.len() + row, usize::from)].add(&TableTotal::of(verdict));
+            if let Some(reason) = reason {
+                table.unknown[row].count(verdict, reason);
+            }
         }
     }
 
     /// Adds the streams of another summary of the same models.
     pub fn add(&mut self, other: &Self) {
-        for (sum, more) in self.models.iter_mut().zip(&other.models).flat_map(|(a, b)| a.sums.iter_mut().zip(&b.sums)) {
-            sum.streams += more.streams;
-            sum.packets += more.packets;
-            sum.bytes += more.bytes;
+        for (table, more) in self.models.iter_mut().zip(&other.models) {
+            table.sums.iter_mut().zip(&more.sums).for_each(|(sum, more)| sum.add(more));
+            table.unknown.iter_mut().zip(&more.unknown).for_each(|(groups, more)| groups.add(more));
         }
     }
 
@@ -82,6 +100,10 @@ impl Summary {
     }
 }
 
+/// What to do about unknown streams.
+const NEXT: &str = "Next: `spiked read --unknown CAPTURE` lists the unknown streams; `spiked learn --from CAPTURE --stream ADDRESS:PORT \
+                    --class NAME` teaches one (`spiked learn --help`).";
+
 /// The name of a row of unknown streams.
 fn unknown_row(reason: UnknownReason) -> &'static str {
     match reason {
@@ -90,9 +112,6 @@ fn unknown_row(reason: UnknownReason) -> &'static str {
         UnknownReason::UnlikeAny => "unknown: unlike any",
     }
 }
-
-/// Width of the longest of them.
-const UNKNOWN_WIDTH: usize = 19;
 
 /// Formats 1234567 as "1,234,567".
 fn grouped(n: u64) -> String {
@@ -107,27 +126,56 @@ fn grouped(n: u64) -> String {
     out
 }
 
+/// Widest first column; a longer text moves the numbers of its row only.
+const MAX_WIDTH: usize = 60;
+
+impl ModelTable {
+    /// The rows: classes by their numbers of streams, then unknown streams by reason, each with its groups.
+    fn rows(&self) -> Vec<(String, TableTotal)> {
+        let classes = self.classes.iter().cloned().zip(self.sums.iter().copied());
+        let mut rows: Vec<(String, TableTotal)> = classes.filter(|(_, sum)| sum.streams > 0).collect();
+        rows.sort_by(|a, b| b.1.streams.cmp(&a.1.streams).then_with(|| a.0.cmp(&b.0)));
+        for (reason, sum) in UnknownReason::ALL.into_iter().zip(&self.sums[self.classes.len()..]).filter(|(_, s)| s.streams > 0) {
+            rows.push((unknown_row(reason).into(), *sum));
+            let groups = self.unknown[reason as usize].rows(reason, &self.classes);
+            rows.extend(groups.into_iter().map(|(text, sum)| (format!("  {text}"), sum)));
+        }
+        rows
+    }
+
+    /// Streams that were given a class, those that carry payload and were not, and those without payload that were not.
+    fn counts(&self) -> [u64; 3] {
+        let (named, unknown) = self.sums.split_at(self.classes.len());
+        let streams = |sums: &[TableTotal]| sums.iter().map(|sum| sum.streams).sum::<u64>();
+        let silent = unknown[UnknownReason::NoPayload as usize].streams;
+        [streams(named), streams(unknown) - silent, silent]
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.rows();
+        let width = rows.iter().map(|(text, _)| text.chars().count()).max().unwrap_or(0).clamp("class".len(), MAX_WIDTH);
+        writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
+        for (text, sum) in rows {
+            let (streams, packets, bytes) = (grouped(sum.streams), grouped(sum.packets), grouped(sum.bytes));
+            writeln!(f, "{text:<width$} {streams:>10} {packets:>12} {bytes:>16}")?;
+        }
+        let [named, unnamed, silent] = self.counts();
+        let all = named + unnamed;
+        if silent > 0 {
+            writeln!(f, "\n{} of {} streams named; {} more carry no payload", grouped(named), grouped(all), grouped(silent))
+        } else {
+            writeln!(f, "\n{} of {} streams named", grouped(named), grouped(all))
+        }
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, ModelTable { model, classes, sums }) in self.models.iter().enumerate() {
+        for (i, table) in self.models.iter().enumerate() {
             if self.models.len() > 1 {
-                writeln!(f, "{}model {model}", if i > 0 { "\n" } else { "" })?;
+                writeln!(f, "{}model {}", if i > 0 { "\n" } else { "" }, table.model)?;
             }
-            let mut known: Vec<(&String, &TableTotal)> = classes.iter().zip(sums).filter(|(_, sum)| sum.streams > 0).collect();
-            known.sort_by(|a, b| b.1.streams.cmp(&a.1.streams).then_with(|| a.0.cmp(b.0)));
-            let width = known.iter().map(|(class, _)| class.chars().count()).max().unwrap_or(0).max(UNKNOWN_WIDTH);
-            writeln!(f, "{:<width$} {:>10} {:>12} {:>16}", "class", "streams", "packets", "bytes")?;
-            let mut line = |class: &str, sum: &TableTotal| {
-                let (streams, packets, bytes) = (grouped(sum.streams), grouped(sum.packets), grouped(sum.bytes));
-                writeln!(f, "{class:<width$} {streams:>10} {packets:>12} {bytes:>16}")
-            };
-            for (class, sum) in known {
-                line(class, sum)?;
-            }
-            let unknown = UnknownReason::ALL.into_iter().zip(&sums[classes.len()..]);
-            for (reason, sum) in unknown.filter(|(_, sum)| sum.streams > 0) {
-                line(unknown_row(reason), sum)?;
-            }
+            table.write(f)?;
         }
         let counters = &self.counters;
         let captures = if self.captures == 1 { "1 capture".into() } else { format!("{} captures", grouped(self.captures)) };
@@ -152,6 +200,9 @@ impl fmt::Display for Summary {
         }
         for note in &self.notes {
             writeln!(f, "{note}")?;
+        }
+        if self.models.iter().any(|table| table.counts()[1..] != [0, 0]) {
+            writeln!(f, "\n{NEXT}")?;
         }
         Ok(())
     }

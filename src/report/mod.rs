@@ -17,11 +17,11 @@ pub use raster::Raster;
 use std::fmt::Write as _;
 
 use crate::encode::Volley;
-use crate::evaluate::{self, Contribution, LearningPoint, Reliance, Report, StreamOutcome};
+use crate::evaluate::{self, Contribution, EvaluatedNetwork, LearningPoint, Reliance, Report, StreamOutcome};
 use crate::model::Model;
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
-use crate::train::Corpus;
+use crate::train::{Corpus, PortVariants};
 
 use card::Card;
 use confusable::nearest_by_weight;
@@ -57,10 +57,12 @@ impl Measurements {
     /// Classifies a corpus of labelled streams as inference would.
     pub fn new(model: &Model, corpus: &Corpus, labels: Vec<String>, learning: Vec<LearningPoint>, seed: u64) -> Self {
         let known = |label: &str| model.classes.iter().any(|c| c == label);
-        let all = 0..corpus.streams.len();
-        let (network, decision) = (&model.network, &model.decision);
-        let outcomes = evaluate::outcomes(corpus, network, decision, &model.classes, &model.layout, &known, all);
-        let report = Report::new(&outcomes);
+        let all: Vec<usize> = (0..corpus.streams.len()).collect();
+        let Model { network, decision, classes, layout, .. } = model;
+        let by = EvaluatedNetwork { corpus, network, decision, classes, layout, known: &known };
+        let evaluation = by.evaluate(&all, Some(&PortVariants::new(corpus, seed)));
+        let report = Report::of(&evaluation);
+        let outcomes = evaluation.outcomes;
         let alike = nearest_by_weight(model);
         let place = |name: &str| model.classes.iter().position(|c| c == name).map(ClassId::from_index);
         let carried = |class: ClassId| {
@@ -117,6 +119,8 @@ pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Rast
     if let Some(m) = measured {
         add("curves", "Curves", sections::curves(m));
         add("confusions", "Confusions", sections::confusions(m));
+        add("ports", "Other ports", sections::on_ports(m));
+        add("basis", "Basis and reason", sections::basis(m));
     }
     add("classes", "Classes", sections::classes(model, measured, &cards));
     if let Some(m) = measured {

@@ -6,6 +6,7 @@ use crate::encode::SILENT;
 use crate::evaluate::{StreamTrace, TracePacket};
 use crate::model::Model;
 use crate::snn::{ClassId, NeuronId};
+use crate::stream::Basis;
 
 use super::markup::{Text, short};
 
@@ -65,6 +66,15 @@ impl<'a> Raster<'a> {
         let Some(leader) = stream.leader else { return (None, 0.0) };
         let class = self.model.decision.class(&leader).map(|c| self.model.classes[c.index()].as_str());
         (class, self.model.decision.confidence(&leader))
+    }
+
+    /// The basis of a stream's class, or the reason why it has none; `–` for models that do not distinguish bases.
+    pub fn basis_or_reason(&self, stream: &StreamTrace) -> &'static str {
+        let decision = &self.model.decision;
+        match stream.leader {
+            Some(leader) if decision.class(&leader).is_some() => decision.basis(&leader).map_or("–", Basis::name),
+            leader => decision.unknown_reason(leader.as_ref()).name(),
+        }
     }
 
     /// Potentials relative to the threshold, `[packet][class]`.

@@ -284,6 +284,41 @@ pub fn confusions(m: &Measurements) -> String {
     if !m.report.alarms.is_empty() {
         out += &tables::pairs("Unseen classes, but named", ["label", "named"], &m.report.alarms);
     }
+    if !m.report.false_names.is_empty() {
+        out += &tables::pairs("Named wrongly", ["label", "named"], &m.report.false_names);
+    }
+    out + "</div>\n"
+}
+
+/// Totals of the same streams on other ports, and which classes are named wrongly there.
+pub fn on_ports(m: &Measurements) -> String {
+    if m.report.on_ports.is_empty() {
+        return String::new();
+    }
+    let r = &m.report;
+    let own = ("as captured", r.streams, [r.accuracy, r.recall, r.precision]);
+    let other = r.on_ports.iter().map(|p| (p.ports.title(), p.streams, [p.accuracy, p.recall, p.precision]));
+    let rows: Vec<_> = [own].into_iter().chain(other).collect();
+    let mut out = String::from(
+        "<p>The same streams without ports, with a random port in place of the server's, and with the ports of another class's stream. \
+         Streams without ports are left out of the last two. The table of classes has the figures of each class.</p>\n",
+    );
+    out += &tables::on_ports(&rows);
+    out.push_str("<div class=\"plots\">\n");
+    for p in m.report.on_ports.iter().filter(|p| !p.false_names.is_empty()) {
+        out += &tables::pairs(&format!("Named wrongly, {}", p.ports.title()), ["label", "named"], &p.false_names);
+    }
+    out + "</div>\n"
+}
+
+/// Named streams by basis, unknown streams by reason.
+pub fn basis(m: &Measurements) -> String {
+    let mut out = String::from("<div class=\"plots\">\n");
+    for (caption, kinds) in [("Named streams by basis", &m.report.bases), ("Unknown streams by reason", &m.report.reasons)] {
+        if !kinds.is_empty() {
+            out += &tables::kinds(caption, kinds);
+        }
+    }
     out + "</div>\n"
 }
 
@@ -297,7 +332,7 @@ pub fn classes(model: &Model, measured: Option<&Measurements>, cards: &[Card<'_>
         tested: measured.and_then(|m| m.report.classes.iter().find(|c| c.class == model.classes[card.number.index()])),
         nearest: card.nearest(),
     };
-    tables::classes(&cards.iter().map(line).collect::<Vec<_>>())
+    tables::classes(&cards.iter().map(line).collect::<Vec<_>>(), measured.map_or(&[], |m| &m.report.on_ports))
 }
 
 /// The spike raster and the table of its streams.
@@ -320,16 +355,17 @@ pub fn raster(r: &Raster<'_>) -> String {
     out.push_str(
         "<div class=\"wide\" role=\"region\" aria-label=\"Streams of the raster\" tabindex=\"0\"><table><caption>Its streams</caption><thead><tr>\
          <th scope=\"col\" class=\"n\">#</th><th scope=\"col\">stream</th><th scope=\"col\">named</th><th scope=\"col\" class=\"n\">confidence</th>\
-         <th scope=\"col\" class=\"n\">packets scored</th><th scope=\"col\" class=\"n\">of</th></tr></thead><tbody>\n",
+         <th scope=\"col\">basis or reason</th><th scope=\"col\" class=\"n\">packets scored</th><th scope=\"col\" class=\"n\">of</th></tr></thead><tbody>\n",
     );
     for (number, stream) in r.streams.iter().enumerate() {
         let (class, confidence) = r.verdict(stream);
         let _ = writeln!(
             out,
-            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{confidence:.3}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{confidence:.3}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             number + 1,
             name(&stream.name.to_string()),
             class.map_or_else(|| "unknown".into(), name),
+            r.basis_or_reason(stream),
             stream.scored.len(),
             stream.packets
         );
@@ -368,6 +404,11 @@ pub fn how(measured: Option<&Measurements>) -> String {
              for macro-F1 the percentile bootstrap with 1000 resamples.</li>\n\
              <li>A class relies on one field alone if at least 80 % of its streams are right, and with that field silent at most a quarter of \
              those. TTL and ports often identify the hosts of one capture, but not those of other captures.</li>\n\
+             <li>“Nearest” is the share of a class's streams whose nearest class is right, “named” the share that is given the class: its recall at \
+             the confidence from which streams are named.</li>\n\
+             <li>The basis of a name is <code>content</code> (packets that show what the stream carries), <code>headers</code> (TCP segments without \
+             payload) or <code>ports</code> (without its ports the stream would not have the class). A stream is unknown because it carried \
+             <code>no_payload</code>, because the confidence is too low (<code>unsure</code>), or because it is near no class (<code>unlike_any</code>).</li>\n\
              <li>“Lead” is what a field adds to the class's potential minus what it adds to that of the class it is most easily confused with.</li>\n",
         );
     }

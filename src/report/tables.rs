@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::evaluate::{ClassReport, Reliance, Report, StreamOutcome};
+use crate::evaluate::{ClassReport, NamedBy, PortReport, Reliance, Report, StreamOutcome};
 
 use super::markup::{Text, name, percent};
 
@@ -86,6 +86,35 @@ pub fn pairs(caption: &str, columns: [&str; 2], list: &[(String, String, usize)]
     out + "</div>\n"
 }
 
+/// The table of figures on other ports; each row has the ports, the number of streams, and the shares nearest, named and precision.
+pub fn on_ports(rows: &[(&str, usize, [f64; 3])]) -> String {
+    let mut out = String::from(
+        "<div class=\"wide\" role=\"region\" aria-label=\"Other ports\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">ports</th>\
+         <th scope=\"col\" class=\"n\">streams</th><th scope=\"col\" class=\"n\">nearest %</th><th scope=\"col\" class=\"n\">named %</th>\
+         <th scope=\"col\" class=\"n\">precision %</th></tr></thead><tbody>\n",
+    );
+    for (ports, streams, shares) in rows {
+        let cells = shares.map(bar).concat();
+        let _ = writeln!(out, "<tr><th scope=\"row\">{}</th><td class=\"n\">{streams}</td>{cells}</tr>", Text(ports));
+    }
+    out + "</tbody></table></div>\n"
+}
+
+/// A table of streams by basis or reason.
+pub fn kinds(caption: &str, kinds: &[NamedBy]) -> String {
+    let mut out = format!(
+        "<div><table><caption>{caption}</caption><thead><tr><th scope=\"col\"></th><th scope=\"col\" class=\"n\">streams</th>\
+         <th scope=\"col\" class=\"n\">nearest class right</th></tr></thead><tbody>\n"
+    );
+    for NamedBy { name, streams, right } in kinds {
+        let _ = writeln!(
+            out,
+            "<tr><th scope=\"row\"><code>{name}</code></th><td class=\"n\">{streams}</td><td class=\"n\">{right}</td></tr>"
+        );
+    }
+    out + "</tbody></table></div>\n"
+}
+
 /// One row of [`classes`].
 pub struct ClassLine<'a> {
     pub class: &'a str,
@@ -100,16 +129,21 @@ pub struct ClassLine<'a> {
     pub nearest: String,
 }
 
-/// The table of classes.
-pub fn classes(lines: &[ClassLine<'_>]) -> String {
+/// The table of classes, with their figures on other ports.
+pub fn classes(lines: &[ClassLine<'_>], on_ports: &[PortReport]) -> String {
     let tested = lines.iter().any(|l| l.tested.is_some());
     let mut out = String::from(
         "<div class=\"wide\" role=\"region\" aria-label=\"Classes\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">class</th>\
          <th scope=\"col\" class=\"n\">training streams</th>",
     );
     if tested {
-        for column in ["streams tested", "precision %", "recall %", "F1 %"] {
+        for column in ["streams tested", "precision %", "nearest %", "named %", "F1 %"] {
             let _ = write!(out, "<th scope=\"col\" class=\"n\">{column}</th>");
+        }
+        for ports in on_ports {
+            let title = Text(ports.ports.title());
+            let _ =
+                write!(out, "<th scope=\"col\" class=\"n\">{title}: nearest %</th><th scope=\"col\" class=\"n\">named %</th>");
         }
     }
     out.push_str("<th scope=\"col\" class=\"n\">named from confidence</th><th scope=\"col\">most easily confused with</th></tr></thead>\n<tbody>\n");
@@ -121,16 +155,30 @@ pub fn classes(lines: &[ClassLine<'_>]) -> String {
             name(line.class),
             line.trained
         );
-        match line.tested {
-            Some(c) => _ = write!(out, "<td class=\"n\">{}</td>{}{}{}", c.streams, bar(c.precision), bar(c.recall), bar(c.f1)),
-            None if tested => {
-                out.push_str("<td class=\"n\">–</td><td class=\"n\">–</td><td class=\"n\">–</td><td class=\"n\">–</td>")
-            }
-            None => {}
+        if tested {
+            out += &class_figures(line, on_ports);
         }
         let _ = writeln!(out, "<td class=\"n\">{:.2}</td><td>{}</td></tr>", line.accept, line.nearest);
     }
     out + "</tbody></table></div>\n"
+}
+
+/// A cell without a figure.
+const NO_FIGURE: &str = "<td class=\"n\">–</td>";
+
+/// The measured cells of a class.
+fn class_figures(line: &ClassLine<'_>, on_ports: &[PortReport]) -> String {
+    let mut out = match line.tested {
+        Some(c) => format!("<td class=\"n\">{}</td>", c.streams) + &[c.precision, c.recall, c.named, c.f1].map(bar).concat(),
+        None => NO_FIGURE.repeat(5),
+    };
+    for ports in on_ports {
+        match ports.class(line.class) {
+            Some(c) => out.extend([c.recall, c.named].map(bar)),
+            None => out += &NO_FIGURE.repeat(2),
+        }
+    }
+    out
 }
 
 /// The table of recall with single fields silent.

@@ -14,7 +14,10 @@ pub enum Basis {
 }
 
 impl Basis {
-    /// The name in events.
+    /// All bases, from the strongest to the weakest.
+    pub const ALL: [Self; 3] = [Self::Content, Self::Headers, Self::Ports];
+
+    /// The name in events and in the settings of policies.
     pub fn name(self) -> &'static str {
         match self {
             Self::Content => "content",

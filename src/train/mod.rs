@@ -25,6 +25,7 @@ pub use folds::{folds, folds_by_stream};
 pub use join_calibration::calibrate_joined;
 pub use retrain::{recalibrate, retrain};
 pub use teacher::TeachingSchedule;
+pub use variant::PortVariants;
 
 use crate::snn::Stdp;
 

@@ -89,6 +89,31 @@ impl Variant {
     }
 }
 
+/// Streams of a corpus on other ports, for evaluation: the same variants that calibration uses.
+pub struct PortVariants {
+    pool: PortPool,
+    seed: u64,
+}
+
+impl PortVariants {
+    /// Variants with the ports of the corpus's own streams; `seed` chooses among them.
+    pub fn new(corpus: &Corpus, seed: u64) -> Self {
+        let packets: Vec<_> = (0..corpus.streams.len()).flat_map(|i| corpus.packets_of(i)).collect();
+        Self { pool: PortPool::new(corpus, &packets), seed }
+    }
+
+    /// The slot values of a stream's packets with a random unprivileged port in place of the server's; `None` for a stream without ports.
+    pub fn odd(&self, corpus: &Corpus, stream: usize) -> Option<Vec<Vec<u16>>> {
+        Variant::OddPort.packets(corpus, stream, usize::MAX, &self.pool, self.seed)
+    }
+
+    /// The slot values of a stream's packets with the ports of a stream of another class; `None` for a stream without ports, or if no other
+    /// class of the corpus uses its transport.
+    pub fn other(&self, corpus: &Corpus, stream: usize) -> Option<Vec<Vec<u16>>> {
+        Variant::OtherPorts.packets(corpus, stream, usize::MAX, &self.pool, self.seed)
+    }
+}
+
 /// Sets the context slots to those of a stream that begins with the first of the packets.
 fn reposition(corpus: &Corpus, packets: &mut [Packet]) {
     let slot = |name: &str| corpus.layout.slots().iter().position(|s| s.name == name);

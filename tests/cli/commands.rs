@@ -35,6 +35,105 @@ fn the_built_in_model_names_the_streams_of_a_capture() {
 }
 
 #[test]
+fn the_table_groups_unknown_streams_and_shows_how_to_go_on() {
+    let capture = "fixtures/captures/mixed.pcapng";
+    let text = |args: &[&str]| {
+        let output = spiked().arg("read").args(args).arg(capture).assert().code(0);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let events = json_lines(text(&["--format", "jsonl", "--events", "streams"]).as_bytes());
+    let reason = |e: &serde_json::Value| e["spiked"]["reason"].as_str().unwrap_or("named").to_string();
+    let count = |wanted: &str| events.iter().filter(|e| reason(e) == wanted).count();
+    let silent = count("no_payload");
+    assert!(silent >= 200, "the port scan");
+    let table = text(&[]);
+    let summary = format!("{} of {} streams named; {silent} more carry no payload", count("named"), events.len() - silent);
+    assert!(table.contains(&summary), "{summary} is not in\n{table}");
+    let rows = |row: &str| -> Vec<&str> {
+        let after = table.lines().skip_while(|line| !line.starts_with(row)).skip(1);
+        after.take_while(|line| line.starts_with("  ")).collect()
+    };
+    // The streams of a row: its third number from the right.
+    let streams = |line: &str| line.split_whitespace().rev().nth(2).unwrap().parse::<usize>().unwrap();
+    let scan = rows("unknown: no payload")[0];
+    assert!(scan.contains(" knocks on ") && scan.contains(" ports of ") && streams(scan) >= 190, "{scan}");
+    for (row, wanted) in [("no payload", "no_payload"), ("unsure", "unsure"), ("unlike any", "unlike_any")] {
+        assert_eq!(rows(&format!("unknown: {row}")).into_iter().map(streams).sum::<usize>(), count(wanted), "{row}\n{table}");
+    }
+    assert!(table.contains("spiked read --unknown CAPTURE") && table.contains("spiked learn --from CAPTURE"), "{table}");
+
+    let listed = text(&["--unknown"]);
+    let (header, lines) = listed.split_once('\n').unwrap();
+    assert!(header.starts_with("source ") && header.contains(" reason ") && header.contains(" nearest class "));
+    let mut got: Vec<Vec<&str>> = lines.lines().map(|line| line.split_whitespace().collect()).collect();
+    let end = |e: &serde_json::Value, side: &str| {
+        format!("{}:{}", e[format!("{side}_ip")].as_str().unwrap(), e[format!("{side}_port")])
+    };
+    let unknown = events.iter().filter(|e| e["spiked"]["class"].is_null());
+    let line = |e: &serde_json::Value| {
+        let spiked = &e["spiked"];
+        let confidence = format!("{:.4}", spiked["confidence"].as_f64().unwrap());
+        let (packets, nearest) = (spiked["packets"].to_string(), spiked["best"].as_str().unwrap_or("-").to_string());
+        let proto = e["proto"].as_str().unwrap().to_string();
+        [end(e, "src"), end(e, "dest"), proto, packets, reason(e), nearest, confidence, capture.to_string()]
+    };
+    let mut wanted: Vec<[String; 8]> = unknown.map(line).collect();
+    got.sort();
+    wanted.sort();
+    assert_eq!(got.len(), wanted.len());
+    for (got, wanted) in got.iter().zip(&wanted) {
+        assert_eq!(got[..7], wanted[..7], "{capture}");
+    }
+    spiked().args(["read", "--unknown", "--format", "jsonl", capture]).assert().code(2).stderr(contains("--unknown"));
+}
+
+#[test]
+fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports() {
+    let eval = |more: &[&str]| {
+        let model = "config/models/protocols.safetensors";
+        let mut command = spiked();
+        command
+            .args(["eval", "--quiet", "--model", model, "--labels", "fixtures/labels.csv", "--captures", "fixtures"])
+            .args(more);
+        String::from_utf8(command.assert().code(0).get_output().stdout.clone()).unwrap()
+    };
+    let report: serde_json::Value = serde_json::from_str(&eval(&["--json"])).unwrap();
+    let shares = |class: &serde_json::Value| ["recall", "named"].map(|key| class[key].as_f64().unwrap());
+    for class in report["classes"].as_array().unwrap() {
+        let [nearest, named] = shares(class);
+        assert!((0.0..=1.0).contains(&named) && named <= nearest, "{class}");
+    }
+    let views = report["on_ports"].as_array().unwrap();
+    assert_eq!(views.iter().map(|v| v["ports"].as_str().unwrap()).collect::<Vec<_>>(), ["without", "odd", "other"]);
+    for view in views {
+        let ssh = view["classes"].as_array().unwrap().iter().find(|c| c["class"] == "ssh").unwrap();
+        assert_eq!(ssh["streams"], 21);
+        assert!(shares(ssh)[0] > 0.8, "SSH is known by its content: {ssh}");
+        let wrong = view["false_names"].as_array().unwrap();
+        assert!(wrong.iter().all(|pair| pair[0] != pair[1] && pair[2].as_u64() > Some(0)), "{wrong:?}");
+    }
+    // Ping has no ports, so it is left out of the views that replace them.
+    let with_icmp = |view: &&serde_json::Value| view["classes"].as_array().unwrap().iter().any(|c| c["class"] == "icmp");
+    assert_eq!(views.iter().filter(with_icmp).count(), 1);
+    // Streams of classes that the model lacks are in the counts by basis and reason too.
+    let count = |kinds: &str| report[kinds].as_array().unwrap().iter().map(|k| k["streams"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(count("bases") + count("reasons"), report["streams"].as_u64().unwrap());
+
+    let same_ports = eval(&["--json", "--mask", "ports"]);
+    let masked: serde_json::Value = serde_json::from_str(&same_ports).unwrap();
+    assert_eq!(
+        [&masked["accuracy"], &masked["recall"]],
+        [&views[0]["accuracy"], &views[0]["recall"]],
+        "masked is the view without ports"
+    );
+    let text = eval(&[]);
+    let header: Vec<&str> = text.lines().take(2).collect();
+    assert!(["as captured", "without ports", "odd port", "others' ports"].iter().all(|part| header[0].contains(part)), "{text}");
+    assert_eq!(header[1].matches(" named").count(), 4, "{text}");
+    assert!(text.contains("nearest: share of the class's streams"));
+}
+
+#[test]
 fn events_have_the_promised_fields() {
     let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/http-2.pcap"]).assert().code(0);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use spiked::config::{Config, ConfigError, Input, ModelSource, Override, keys, raw};
+use spiked::config::{Basis, Config, ConfigError, Input, ModelSource, Override, keys, raw};
 
 const SHIPPED: &str = include_str!("../../config/spiked.toml");
 
@@ -69,6 +69,36 @@ fn old_keys_are_rejected_and_the_new_ones_named() {
     let variable = ("SPIKED_LEARNING_GATE".to_string(), "0.9".to_string());
     let error = Override::from_environment([variable].into_iter()).expect_err("an old key");
     assert!(error.to_string().contains("learning.gate is now learning.min_accuracy"), "{error}");
+}
+
+#[test]
+fn a_policy_names_one_basis_or_several() {
+    let bases = |policy: &str| {
+        let config = parse(&format!("{ETH0}[[policies]]\nclass = \"ssh\"\n{policy}"), &[])?;
+        let names = |bases: &Vec<Basis>| bases.iter().map(|basis| basis.name()).collect::<Vec<_>>();
+        Ok(config.policies[0].basis.as_ref().map(names))
+    };
+    for (policy, wanted) in [
+        ("action = \"alert\"\n", None),
+        ("action = \"alert\"\nbasis = \"content\"\n", Some(vec!["content"])),
+        ("basis = [\"ports\", \"content\", \"ports\"]\n", Some(vec!["content", "ports"])),
+    ] {
+        assert_eq!(bases(policy), Ok(wanted), "{policy}");
+    }
+    for (basis, wanted) in [
+        (
+            "\"payload\"",
+            "spiked.toml:5:9: basis = 'payload' is not a valid basis; give one or several of content, headers, ports",
+        ),
+        (
+            "[\"content\", \"port\"]",
+            "spiked.toml:5:21: basis = 'port' is not a valid basis; give one or several of content, headers, ports",
+        ),
+        ("[]", "spiked.toml:5:9: basis = [] matches no stream; give some of content, headers, ports, or leave the key out"),
+    ] {
+        assert_eq!(bases(&format!("basis = {basis}\n")), Err(vec![wanted.to_string()]));
+    }
+    assert!(bases("basis = 1\n").expect_err("a number")[0].contains("a string or a list of strings"));
 }
 
 #[test]

@@ -46,9 +46,19 @@ fn the_shipped_models_have_a_page_with_and_without_labels() {
     );
     let arguments = ["--labels", "fixtures/labels.csv", "--captures", "fixtures", "--raster", "fixtures/captures/mixed.pcapng"];
     let protocols = page(&arguments, &out);
-    for part in
-        ["Accuracy", "95 %: ", "Macro-F1", "Risk against coverage", "Calibration", "Packets to decision", "Spike raster", "Lead"]
-    {
+    for part in [
+        "Accuracy",
+        "95 %: ",
+        "Macro-F1",
+        "Risk against coverage",
+        "Calibration",
+        "Packets to decision",
+        "Spike raster",
+        "Lead",
+        "Other ports",
+        "named %",
+        "unlike_any",
+    ] {
         assert!(protocols.contains(part), "no {part}");
     }
     assert_eq!(protocols.matches("<article class=\"card\"").count(), 98);

@@ -46,6 +46,9 @@ fn each_path_has_its_status_and_content_type() {
     assert_eq!(status["interfaces"][0]["dropped"]["kernel"], 18);
     assert_eq!(status["classes"][0]["class"], "dns");
     assert_eq!(status["detections"][0]["class"], "dns");
+    assert_eq!(status["detections"][0]["basis"], "content");
+    let reasons = status["totals"]["unknown_reasons"].as_object().unwrap();
+    assert_eq!(reasons.keys().map(String::as_str).collect::<Vec<_>>(), ["no_payload", "unlike_any", "unsure"]);
     assert_eq!(status["streams_live"], 43);
 
     for (path, kind) in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")] {

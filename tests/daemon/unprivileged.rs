@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::running::Running;
 use crate::common::skip::{KernelFeature, skip_without};
-use crate::common::{PATIENCE, fixture, json_lines, spiked, wait_for};
+use crate::common::{PATIENCE, fixture, json_lines, pcap, spiked, wait_for};
+use etherparse::{PacketBuilder, TcpOptionElement};
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 
 #[test]
@@ -81,6 +82,67 @@ exclude_filter = "tcp port 22"
     let streams = detections.iter().filter(|e| e["dest_port"] != 22).count();
     assert!(alerts.len() < streams, "{} alerts of {streams}", alerts.len());
     assert!((streams..=streams * 5).contains(&packets), "{packets} packets of {streams} streams");
+}
+
+/// SYNs from one host to each of `ports`, and the resets that closed ports answer with.
+fn scan(ports: impl Iterator<Item = u16>) -> Vec<Vec<u8>> {
+    let (client, server) = ([10, 9, 0, 1], [10, 9, 1, 1]);
+    let ip = |from, to| PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(from, to, 64);
+    let probe = |port: u16| {
+        let (source, options) = (40_000 + port % 20_000, [TcpOptionElement::MaximumSegmentSize(1460)]);
+        let syn = ip(client, server).tcp(source, port, 1, 1024).syn().options(&options).expect("they fit");
+        let reset = ip(server, client).tcp(port, source, 0, 0).rst().ack(2);
+        [syn, reset].map(|packet| {
+            let mut frame = Vec::new();
+            packet.write(&mut frame, &[]).expect("a vector takes all bytes");
+            frame
+        })
+    };
+    ports.flat_map(probe).collect()
+}
+
+#[test]
+fn a_policy_for_a_class_off_its_port_alerts_on_content_and_never_on_a_scan() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let probed = (1..1024).chain([1883, 2022, 2222, 5432, 8080, 8443, 8931, 15_432, 22_022]);
+    fs::write(folder.path().join("scan.pcap"), pcap(1, &scan(probed))).unwrap();
+    let odd = ["http", "postgresql", "redis", "ssh", "tls"].map(|class| format!("fixtures/captures/{class}-oddport.pcap"));
+    let text = |captures: &[String], policies: &str| {
+        format!(
+            "[replay]\ncaptures = {captures:?}\nspeed = 0\n[[sinks]]\ntype = \"file\"\npath = {:?}\nevents = [\"alert\", \"stream\"]\n\
+             [metrics]\nenabled = false\n[process]\nstatus_file = {:?}\n[alerts]\nper_minute = 0\n{policies}",
+            at("events.json"),
+            at("status"),
+        )
+    };
+    let run = |captures: &[String], policies: &str| {
+        fs::write(folder.path().join("spiked.toml"), text(captures, policies)).unwrap();
+        let _ = fs::remove_file(folder.path().join("events.json"));
+        spiked().args(["run", "--config", &at("spiked.toml")]).assert().success();
+        let events = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
+        let (alerts, streams): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| e["event_type"] == "alert");
+        (alerts, streams.len())
+    };
+    let policy = |class: &str, port: u16, more: &str| {
+        format!("[[policies]]\nclass = \"{class}\"\naction = \"alert\"\nexclude_filter = \"port {port}\"\n{more}")
+    };
+    let every = [("ssh", 22), ("http", 80), ("tls", 443), ("postgresql", 5432)];
+    let all: String = every.map(|(class, port)| policy(class, port, "")).concat();
+    let ssh: String = policy("ssh", 22, "basis = \"content\"\n");
+    let of = |alerts: &[serde_json::Value], class: &str| alerts.iter().filter(|e| e["spiked"]["class"] == class).count();
+
+    let (alerts, _) = run(&odd, &ssh);
+    assert_eq!((alerts.len(), of(&alerts, "ssh")), (6, 6), "each connection to SSH on port 2022, and nothing else");
+    assert!(alerts.iter().all(|e| e["spiked"]["basis"] == "content" && e["dest_port"] == 2022));
+    let (alerts, _) = run(&odd, &all);
+    assert_eq!(every.map(|(class, _)| of(&alerts, class)), [6, 9, 9, 9], "each connection to a service on an odd port");
+    assert_eq!(alerts.len(), 33);
+    let (alerts, streams) = run(&[at("scan.pcap")], &(ssh + &all + "[[policies]]\nclass = \"*\"\naction = \"alert\"\n"));
+    assert_eq!((alerts.len(), streams), (0, 1032), "a scan of many ports, those of known services among them");
+    // What the handshakes alone yield is not hidden: a policy may ask for it.
+    let (alerts, _) = run(&odd, &policy("*", 22, "basis = [\"ports\", \"headers\"]\n"));
+    assert_eq!(alerts.len(), 0, "all of these streams rest on content");
 }
 
 /// Settings with an input that write all events to `events.json` in the folder.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::super::raw::{self, SinkType};
-use super::super::{Action, EventFormat, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind};
+use super::super::{
+    Action, Basis, EventFormat, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind,
+};
 use super::{Check, or, path};
 
 impl Check {
@@ -117,7 +119,9 @@ impl Check {
         if let (Some(severity), false) = (&typed.severity, action == Action::Alert) {
             self.wrong(severity.span().start, "severity has no effect unless action = \"alert\"");
         }
+        let basis = typed.basis.map(|basis| self.basis(basis));
         Some(PolicyConfig {
+            basis,
             class: class?,
             model: self.text("model", typed.model),
             action,
@@ -125,6 +129,27 @@ impl Check {
             include_filter: self.filter(typed.include_filter),
             exclude_filter: self.filter(typed.exclude_filter),
         })
+    }
+
+    /// The bases that a policy names, each once.
+    fn basis(&mut self, typed: Spanned<raw::OneOrMany>) -> Vec<Basis> {
+        let at = typed.span().start;
+        let names = match typed.into_inner() {
+            raw::OneOrMany::One(name) => vec![(at, name)],
+            raw::OneOrMany::Many(names) => names.into_iter().map(|name| (name.span().start, name.into_inner())).collect(),
+        };
+        let allowed = || Basis::ALL.map(Basis::name).join(", ");
+        if names.is_empty() {
+            self.wrong(at, format!("basis = [] matches no stream; give some of {}, or leave the key out", allowed()));
+        }
+        let mut all = BTreeSet::new();
+        for (at, name) in names {
+            match Basis::ALL.into_iter().find(|basis| basis.name() == name) {
+                Some(basis) => _ = all.insert(basis),
+                None => self.wrong(at, format!("basis = '{name}' is not a valid basis; give one or several of {}", allowed())),
+            }
+        }
+        all.into_iter().collect()
     }
 
     pub(super) fn evidence(&mut self, typed: raw::RawEvidence) -> Option<EvidenceConfig> {

@@ -1,5 +1,7 @@
 //! The fields of an event that all formats have, taken from its verdict.
 
+use std::fmt;
+
 use crate::engine::{Event, Verdict};
 use crate::export::sink::Severity;
 use crate::packet::{Address, Direction, KeyKind};
@@ -8,15 +10,29 @@ use super::EventContext;
 
 /// One end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Endpoint {
+pub(in crate::export) struct Endpoint {
     /// `None` if the frames show no address of this end.
     pub address: Option<Address>,
     /// `None` for protocols without ports.
     pub port: Option<u16>,
 }
 
+impl fmt::Display for Endpoint {
+    /// `address:port`, with brackets around an IPv6 address; only one of the two if the other is absent; `-` without both.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.map(|address| address.to_string());
+        match (address, self.port) {
+            (None, None) => f.write_str("-"),
+            (None, Some(port)) => write!(f, "-:{port}"),
+            (Some(address), None) => f.write_str(&address),
+            (Some(address), Some(port)) if address.contains(':') => write!(f, "[{address}]:{port}"),
+            (Some(address), Some(port)) => write!(f, "{address}:{port}"),
+        }
+    }
+}
+
 /// Source and destination of the stream. The source is the sender of a flow's first packet, or the host, which has no destination.
-pub(super) fn endpoints(verdict: &Verdict) -> [Endpoint; 2] {
+pub(in crate::export) fn endpoints(verdict: &Verdict) -> [Endpoint; 2] {
     let key = &verdict.key;
     let end = |address: Address, port: u16| Endpoint {
         address: Some(address).filter(|address| !address.is_absent()),

@@ -19,7 +19,8 @@ use crate::stream::{Basis, UnknownReason};
 
 use super::json;
 use super::sink::Severity;
-use fields::{age, app_proto, endpoints, event_type, severity_number};
+pub(super) use fields::{Endpoint, endpoints};
+use fields::{age, app_proto, event_type, severity_number};
 use names::JsonNames;
 
 /// Format of events.

@@ -91,6 +91,7 @@ function show(s) {
   $("named").textContent = count(s.totals.named) + " streams classified";
   const ended = s.totals.named + s.totals.unknown;
   $("unknown").textContent = ended ? share(s.totals.unknown / ended) : "–";
+  $("reasons").replaceChildren("of ended streams", reasons(s.totals.unknown_reasons) ?? "");
   $("live").textContent = count(s.streams_live);
   $("streams").textContent = count(s.totals.streams) + " since the start";
   $("dropped").textContent = count(s.interfaces.reduce((n, i) => n + sum(i.dropped), 0));
@@ -137,10 +138,11 @@ function show(s) {
     cell("n", count(sum(l.attempts)), reasons(l.attempts)),
   ]);
   $("last").parentElement.classList.toggle("one", !several);
-  rows("last", s.detections, 8, "none yet", (d) => [
+  rows("last", s.detections, 9, "none yet", (d) => [
     cell("quiet time", clock(d.timestamp, s.now)),
     titled(cell("name", d.class), d.class),
     cell("n", share(d.confidence)),
+    cell("quiet basis", d.basis),
     cell("outside", d.source),
     cell("outside", d.destination),
     cell("", d.proto),
