@@ -101,8 +101,8 @@ impl Summary {
 }
 
 /// What to do about unknown streams.
-const NEXT: &str = "Next: `spiked read --unknown CAPTURE` lists the unknown streams; `spiked learn --from CAPTURE --stream ADDRESS:PORT \
-                    --class NAME` teaches one (`spiked learn --help`).";
+const NEXT: &str = "next: spiked read --unknown CAPTURE lists the unknown streams\n      \
+                    spiked learn --from CAPTURE --stream ADDRESS:PORT --class NAME --model MODEL teaches one";
 
 /// The name of a row of unknown streams.
 fn unknown_row(reason: UnknownReason) -> &'static str {
@@ -161,7 +161,9 @@ impl ModelTable {
         }
         let [named, unnamed, silent] = self.counts();
         let all = named + unnamed;
-        if silent > 0 {
+        if all == 0 {
+            writeln!(f, "\n{} streams, none with payload", grouped(silent))
+        } else if silent > 0 {
             writeln!(f, "\n{} of {} streams named; {} more carry no payload", grouped(named), grouped(all), grouped(silent))
         } else {
             writeln!(f, "\n{} of {} streams named", grouped(named), grouped(all))
