@@ -54,6 +54,9 @@ pub struct Choices {
     /// Payload bytes that the network sees [default: 8 for flows, 32 for hosts]
     #[arg(long, value_name = "N")]
     payload: Option<u16>,
+    /// Also sees the traces of a stream's hosts: leaky counts of what they did recently; for scans, floods and other behaviours
+    #[arg(long)]
+    traces: bool,
     /// Packets per stream used for training [default: 16 for flows, 2048 for hosts]
     #[arg(long, value_name = "N")]
     packets: Option<usize>,
@@ -95,7 +98,7 @@ impl Choices {
         if payload > MAX_PAYLOAD {
             bail!("--payload {payload} is out of range (0 to {MAX_PAYLOAD} bytes)");
         }
-        Ok(Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() }))
+        Ok(Layout::headers(&LayoutOptions { payload, traces: self.traces, ..LayoutOptions::default() }))
     }
 
     pub fn settings(&self, key: KeyKind) -> Result<TrainSettings> {

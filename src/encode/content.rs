@@ -64,7 +64,7 @@ mod tests {
             let Ok(headers) = Decoder::default().decode(LinkType::ETHERNET, &frame) else { return Ok(()) };
             let layout = Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() });
             let mut volley = Volley::default();
-            layout.encode(&headers, &frame, Context::first(0), &mut volley);
+            layout.encode(&headers, &frame, Context::first(0), &crate::trace::TraceValues::NONE, &mut volley);
             prop_assert_eq!(volley.content, has_content(&headers, &frame));
             prop_assert_eq!(layout.is_content(&volley.slots[..layout.slots().len()]), volley.content);
         }

@@ -3,11 +3,12 @@
 use super::layout::derived;
 use super::{Context, Layout, Place, SILENT, Shape, SlotId, Volley, has_content, length_bucket};
 use crate::packet::{Headers, Network, Transport};
+use crate::trace::TraceValues;
 
 impl Layout {
     /// Fills `volley` from a frame. Slots whose byte the packet does not have stay silent, and so do the values of TCP timestamps and the low
     /// byte of ephemeral ports, which identify a flow.
-    pub fn encode(&self, headers: &Headers, frame: &[u8], context: Context, volley: &mut Volley) {
+    pub fn encode(&self, headers: &Headers, frame: &[u8], context: Context, traces: &TraceValues, volley: &mut Volley) {
         volley.shape = Shape::of(headers);
         volley.content = has_content(headers, frame);
         let slots = &mut volley.slots[..self.slots().len()];
@@ -18,6 +19,9 @@ impl Layout {
         if headers.network != Network::Arp {
             let end = (headers.payload_end as usize).min(frame.len());
             copy(&frame[..end], headers.payload_at as usize, self.places(Place::Payload), slots);
+        }
+        for &(slot, number) in self.places(Place::Trace) {
+            slots[slot.index()] = traces.get(usize::from(number)).map_or(SILENT, u16::from);
         }
         self.apply_mask(slots);
     }

@@ -5,6 +5,7 @@
 
 use super::layout::{ALL_BITS, LayoutData, derived};
 use super::{Coding, Group, Layout, Place, Slot, SlotId};
+use crate::trace::trace_names;
 
 /// Largest number of payload bytes for which the built-in layout has room.
 pub const MAX_PAYLOAD: u16 = 48;
@@ -18,18 +19,20 @@ pub struct LayoutOptions {
     pub payload: u16,
     /// Number of coincidence inputs, as a power of two; 0 for none. Ignored with dual-rail coding, which has none.
     pub coincidence_bits: u32,
+    /// Whether the traces of a flow's hosts have slots.
+    pub traces: bool,
 }
 
 impl Default for LayoutOptions {
     fn default() -> Self {
-        Self { coding: Coding::OneHot, payload: 8, coincidence_bits: 16 }
+        Self { coding: Coding::OneHot, payload: 8, coincidence_bits: 16, traces: false }
     }
 }
 
 impl Layout {
     /// The built-in header layout with `options`.
     pub fn headers(options: &LayoutOptions) -> Self {
-        let slots = header_slots(options.payload);
+        let slots = header_slots(options.payload, options.traces);
         let one_hot = options.coding == Coding::OneHot && options.coincidence_bits > 0;
         let coincidences = if one_hot { coincidences(&slots) } else { Vec::new() };
         let data = LayoutData { coding: options.coding, slots, coincidences, coincidence_bits: options.coincidence_bits };
@@ -48,7 +51,7 @@ impl Layout {
 }
 
 /// The slots of the built-in layout. Names are those of Wireshark's fields where it has the field.
-fn header_slots(payload: u16) -> Vec<Slot> {
+fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     let mut b = SlotList::default();
     b.add(Place::Derived, Group::Link, "eth.type", &[derived::ETHER_TYPE_HIGH, derived::ETHER_TYPE_LOW]);
     b.add(Place::Derived, Group::Link, "frame.receiver", &[derived::RECEIVER]);
@@ -90,6 +93,11 @@ fn header_slots(payload: u16) -> Vec<Slot> {
     b.add(Place::Derived, Group::Context, "stream.direction", &[derived::DIRECTION]);
     b.add(Place::Derived, Group::Context, "stream.position", &[derived::POSITION]);
     b.add(Place::Derived, Group::Context, "stream.previous", &[derived::PREVIOUS]);
+    if traces {
+        for (number, name) in (0..).zip(trace_names()) {
+            b.add(Place::Trace, Group::Trace, &name, &[number]);
+        }
+    }
     b.slots
 }
 
@@ -98,7 +106,7 @@ fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
     let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
     let mut coincidences = Vec::new();
     for i in 1..slots.len() {
-        if slots[i].place == slots[i - 1].place && slots[i].place != Place::Derived {
+        if slots[i].place == slots[i - 1].place && slots[i].place != Place::Derived && slots[i].place != Place::Trace {
             coincidences.push((SlotId::from_index(i - 1), SlotId::from_index(i)));
         }
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::vector::Pairs;
 use super::{SILENT, Shape};
 use crate::packet::{Network, Transport};
+use crate::trace::{DEFAULT_HOSTS, TraceTable};
 use crate::typed_index::typed_index;
 
 /// Largest number of slots of a layout, so that one volley stays within four cache lines.
@@ -52,10 +53,12 @@ pub enum Place {
     Igmp,
     /// The payload of the transport protocol.
     Payload,
+    /// A trace of the flow's hosts and not a header byte; the offset is its number among [`trace_names`](crate::trace::trace_names).
+    Trace,
 }
 
 /// Number of [`Place`]s.
-const PLACES: usize = 14;
+const PLACES: usize = 15;
 
 /// Offsets of the slots with [`Place::Derived`]. Model files hold them.
 pub(super) mod derived {
@@ -99,11 +102,13 @@ pub enum Group {
     Payload,
     /// What the stream knows: direction, position, previous packet.
     Context,
+    /// What the flow's hosts did recently.
+    Trace,
 }
 
 impl Group {
     /// Every group, in the order of the header.
-    pub const ALL: [Group; 9] = [
+    pub const ALL: [Group; 10] = [
         Group::Link,
         Group::Network,
         Group::Ttl,
@@ -113,6 +118,7 @@ impl Group {
         Group::Length,
         Group::Payload,
         Group::Context,
+        Group::Trace,
     ];
 
     /// The name that `--mask` takes.
@@ -127,6 +133,7 @@ impl Group {
             Group::Length => "length",
             Group::Payload => "payload",
             Group::Context => "context",
+            Group::Trace => "trace",
         }
     }
 }
@@ -254,7 +261,7 @@ impl ShapeInputs {
 fn place_in(place: Place, network: usize, transport: usize) -> bool {
     let (on, over) = (|n: Network| network == n as usize, |t: Transport| transport == t as usize);
     match place {
-        Place::Derived | Place::Payload => true,
+        Place::Derived | Place::Payload | Place::Trace => true,
         Place::Ipv4 | Place::Ipv4Group => on(Network::Ipv4),
         Place::Ipv6 | Place::Ipv6Group => on(Network::Ipv6),
         Place::Arp => on(Network::Arp),
@@ -322,6 +329,16 @@ impl Layout {
     /// The slots, `[slot]`.
     pub fn slots(&self) -> &[Slot] {
         &self.data.slots
+    }
+
+    /// Whether some slots hold traces.
+    pub fn has_traces(&self) -> bool {
+        !self.places(Place::Trace).is_empty()
+    }
+
+    /// An empty table of traces, if some slots hold traces.
+    pub fn traces(&self) -> Option<TraceTable> {
+        self.has_traces().then(|| TraceTable::new(DEFAULT_HOSTS))
     }
 
     /// How slot values become inputs.

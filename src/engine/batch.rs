@@ -11,6 +11,7 @@ use crate::stream::{Arrival, is_fragment};
 
 use super::fragments::FragmentTurn;
 use super::{Counters, EngineSettings};
+use crate::trace::{TraceTable, TraceValues};
 
 /// What all frames of a batch are routed by.
 #[derive(Clone, Copy)]
@@ -36,6 +37,8 @@ pub(super) struct RoutedBatch {
     pub clock: Option<Nanos>,
     /// Headers of each frame; [`Headers::NONE`] for a frame that can't be decoded.
     headers: Vec<Headers>,
+    /// Traces of each frame's hosts; empty if no model uses them.
+    traces: Vec<TraceValues>,
     /// Packets by shard and kind of key. A frame has one packet for each stream that it belongs to.
     packets: Vec<[Vec<RoutedPacket>; KeyKind::COUNT]>,
     /// The worker that fills the batch.
@@ -46,7 +49,7 @@ impl RoutedBatch {
     /// An empty batch that the worker `owner` fills, for `shards` shards.
     pub fn new(shards: usize, owner: usize) -> Self {
         let packets = (0..shards).map(|_| Default::default()).collect();
-        Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), packets, owner }
+        Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), traces: Vec::new(), packets, owner }
     }
 
     /// Reads the next frames from a source that has delivered `after` packets so far. Returns `false` at its end. A panic of the
@@ -63,6 +66,7 @@ impl RoutedBatch {
     /// Removes all routed packets; the frames stay.
     pub fn clear_packets(&mut self) {
         self.headers.clear();
+        self.traces.clear();
         self.packets.iter_mut().flatten().for_each(Vec::clear);
     }
 
@@ -106,6 +110,19 @@ impl RoutedBatch {
             }
             all_headers.push(headers);
         }
+    }
+
+    /// Counts all frames in the traces of their hosts and notes the values. Batches must be traced in their order.
+    pub fn trace(&mut self, table: &mut TraceTable) {
+        let Self { batch, headers, traces, .. } = self;
+        let values = batch.iter().zip(headers.iter()).map(|(frame, headers)| table.observe(headers, frame.bytes, frame.timestamp));
+        traces.clear();
+        traces.extend(values);
+    }
+
+    /// Removes all traces.
+    pub fn clear_traces(&mut self) {
+        self.traces.clear();
     }
 
     /// One shard's packets by one kind of key, in the order of the frames.
@@ -152,6 +169,11 @@ impl<'a> ShardPacket<'a> {
     #[inline]
     pub fn headers(&self) -> &'a Headers {
         &self.routed.headers[self.index]
+    }
+
+    /// Traces of the packet's hosts.
+    pub fn traces(&self) -> &'a TraceValues {
+        self.routed.traces.get(self.index).unwrap_or(&TraceValues::NONE)
     }
 
     /// Whether the packet shows what its stream carries.

@@ -20,6 +20,7 @@ mod shard;
 mod single;
 mod stream_state;
 mod tap;
+mod traces;
 mod worker;
 
 pub use counters::{Counters, SpikeCounts};
@@ -42,6 +43,7 @@ use batch::RoutedBatch;
 use fragments::SharedFragments;
 use output::BatchOutput;
 use shard::{Shard, WorkerReport};
+use traces::TraceStage;
 use worker::{Feed, Message, Worker, WorkerOutput};
 
 /// Models that classify the same packets, each with its own streams.
@@ -62,6 +64,8 @@ pub struct EngineSettings {
     pub limits: StreamLimits,
     /// Whether packets of different VLANs are of different streams.
     pub vlan_in_key: bool,
+    /// Hosts with traces, for models that use them.
+    pub hosts: usize,
     /// Number of workers; 0 counts as 1.
     pub workers: usize,
     /// Pins each worker to a CPU of its own among the allowed ones, starting over where there are fewer.
@@ -84,6 +88,7 @@ impl EngineSettings {
             decoder: Decoder::default(),
             limits: StreamLimits::default(),
             vlan_in_key: true,
+            hosts: crate::trace::DEFAULT_HOSTS,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             pin: false,
             every_packet: false,
@@ -155,12 +160,14 @@ impl<'a> WorkerSet<'a> {
         let (inbox_senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
         let (output, outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
         let (empty_outputs, reused_outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
+        let traces = Arc::new(TraceStage::new(settings));
         let hasher = foldhash::fast::RandomState::default();
         let fragments = Arc::new(SharedFragments::default());
         let (workers, final_outputs) = (inboxes.into_iter().zip(pools).enumerate())
             .map(|(number, (inbox, pool))| {
                 let (final_output, final_outputs) = crossbeam_channel::bounded(BATCHES_PER_WORKER);
                 let worker = Worker {
+                    traces: Arc::clone(&traces),
                     shard: Shard::new(number, settings, live, hasher.clone(), Arc::clone(&fragments)),
                     inboxes: inbox_senders.clone(),
                     inbox,

@@ -126,7 +126,7 @@ impl Scorer {
     }
 
     fn encode(&mut self, packet: ShardPacket<'_>, context: Context) {
-        self.model.layout.encode(packet.headers(), packet.frame().bytes, context, &mut self.volley);
+        self.model.layout.encode(packet.headers(), packet.frame().bytes, context, packet.traces(), &mut self.volley);
     }
 
     /// Finds the active inputs of a packet and prefetches their weights.

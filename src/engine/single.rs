@@ -7,6 +7,7 @@ use crate::capture::{CaptureError, Source};
 use super::batch::RoutedBatch;
 use super::output::BatchOutput;
 use super::shard::Shard;
+use super::traces::TraceStage;
 use super::{Counters, EngineSettings, Observer};
 
 /// Reads a source to its end in the caller's thread.
@@ -17,6 +18,7 @@ pub(super) fn run(
 ) -> Result<Counters, CaptureError> {
     let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default(), Arc::default());
     let mut routed = RoutedBatch::new(1, 0);
+    let traces = TraceStage::new(settings);
     let (mut counters, mut out, mut first) = (Counters::default(), BatchOutput::default(), 0);
     let mut number = 0;
     let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
@@ -31,6 +33,7 @@ pub(super) fn run(
             Err(error) => break Err(error),
         }
         shard.route(&mut routed, number);
+        traces.run(number, &mut routed);
         number += 1;
         shard.handle(&routed, first, &mut out);
         out.emit(observer);

@@ -51,7 +51,7 @@ pub fn trace_streams(
     decoder: &Decoder,
     most: usize,
 ) -> Result<Vec<StreamTrace>, CaptureError> {
-    let mut tracker = StreamTracker::new(model.key, decoder, StreamLimits::default());
+    let mut tracker = StreamTracker::new(model.key, decoder, StreamLimits::default()).with_traces(model.layout.traces());
     let (mut classifier, width) = (model.classifier(), model.layout.slots().len());
     let undecided = classifier.new_stream();
     let open = |_: &_| OpenTrace { scored: Vec::new(), evidence: undecided.clone() };

@@ -19,12 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::{MAX_CLASSES, Model, Provenance, is_class_name};
 use crate::atomic_write::replace;
 use crate::encode::Layout;
+use crate::episode::EpisodeRule;
 use crate::packet::KeyKind;
 use crate::snn::Network;
 use crate::stream::{Decision, FEATURES};
 
 /// Files with a higher version are rejected. Models with one neuron per class have version 1.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Value of the metadata entry `format`.
 const FORMAT: &str = "spiked-model";
 /// Larger files are rejected before they are read: 2^20 coincidence inputs for 4,000 classes.
@@ -44,6 +45,8 @@ pub struct Description {
     classes: Vec<String>,
     layout: Layout,
     decision: Decision,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    episodes: Vec<EpisodeRule>,
     provenance: Provenance,
 }
 
@@ -190,6 +193,9 @@ impl Description {
         if !(low <= high && low.is_finite() && high.is_finite() && (0.0..=1.0).contains(&decision.slope)) {
             return Err("the bounds of one packet's margin are out of order".into());
         }
+        if let Some(rule) = self.episodes.iter().find(|rule| !rule.is_valid(classes)) {
+            return Err(format!("the rule of episodes of class {} is not valid", rule.class));
+        }
         Ok(())
     }
 }
@@ -247,8 +253,8 @@ impl Model {
         }
         let network = tensors.network(scale).ok_or_else(|| wrong("its weights are out of order".into()))?;
         let name = path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
-        let Description { key, classes, layout, decision, provenance } = d;
-        Ok(Self { name, key, classes, layout, network, decision, provenance })
+        let Description { key, classes, layout, decision, episodes, provenance } = d;
+        Ok(Self { name, key, classes, layout, network, decision, episodes, provenance })
     }
 
     /// Everything except the weights.
@@ -258,7 +264,19 @@ impl Model {
             classes: self.classes.clone(),
             layout: self.layout.clone(),
             decision: self.decision.clone(),
+            episodes: self.episodes.clone(),
             provenance: self.provenance.clone(),
+        }
+    }
+
+    /// The lowest version of the file format that can express the model.
+    fn version(&self) -> u32 {
+        if self.layout.has_traces() || !self.episodes.is_empty() {
+            VERSION
+        } else if self.decision.assignments.is_one_each() {
+            1
+        } else {
+            2
         }
     }
 
@@ -284,7 +302,7 @@ impl Model {
         let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),
-            ("version".into(), if self.decision.assignments.is_one_each() { 1 } else { VERSION }.to_string()),
+            ("version".into(), self.version().to_string()),
             ("checksum".into(), tensors.checksum(&description)),
             ("model".into(), description),
         ]

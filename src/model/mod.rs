@@ -18,6 +18,7 @@ pub use parts::{ClassSources, PartsError};
 use serde::{Deserialize, Serialize};
 
 use crate::encode::Layout;
+use crate::episode::EpisodeRule;
 use crate::packet::KeyKind;
 use crate::snn::Network;
 use crate::stream::Decision;
@@ -63,6 +64,8 @@ pub struct Model {
     pub network: Network,
     /// From potentials to a class.
     pub decision: Decision,
+    /// Classes whose flows make episodes; empty for most models.
+    pub episodes: Vec<EpisodeRule>,
     /// Where it comes from.
     pub provenance: Provenance,
 }

@@ -33,6 +33,7 @@ impl Model {
                 accept: vec![least_confidence(&self.decision)],
                 ..self.decision.clone()
             },
+            episodes: Vec::new(),
             provenance: Provenance { streams: vec![1], packets: vec![1], ..Provenance::default() },
             ..self.clone()
         };

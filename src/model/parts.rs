@@ -1,6 +1,7 @@
 //! Removing classes from models and joining models, which is possible because neurons do not depend on each other.
 
 use super::{MAX_CLASSES, Model};
+use crate::episode::EpisodeRule;
 use crate::snn::{ClassId, Network, NeuronId};
 use crate::stream::Assignments;
 
@@ -94,6 +95,11 @@ impl Model {
         model.decision.assignments = Assignments::new(classes, extra).expect("both models' neurons have classes");
         model.classes = both(&self.classes, kept, other.map(|o| &o.classes));
         model.decision.accept = both(&own.accept, kept, other.map(|o| &o.decision.accept));
+        let own = self.episodes.iter().filter_map(|rule| Some(EpisodeRule { class: place(rule.class)?, ..rule.clone() }));
+        let others = other.into_iter().flat_map(|o| &o.episodes);
+        let theirs =
+            others.map(|rule| EpisodeRule { class: ClassId::from_index(kept.len() + rule.class.index()), ..rule.clone() });
+        model.episodes = own.chain(theirs).collect();
         let (provenance, from) = (&mut model.provenance, other.map(|o| &o.provenance));
         provenance.streams = both(&self.provenance.streams, kept, from.map(|p| &p.streams));
         provenance.packets = both(&self.provenance.packets, kept, from.map(|p| &p.packets));

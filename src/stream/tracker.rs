@@ -13,6 +13,7 @@ use crate::encode::{Context, Layout, Volley};
 use crate::packet::{Decoder, Headers, KeyKind, StreamKey};
 
 use super::{FragmentTable, Stream, StreamLimits, StreamTable, is_fragment};
+use crate::trace::{TraceTable, TraceValues};
 
 /// One packet of one stream.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct TrackedPacket<'a, T> {
     pub headers: &'a Headers,
     /// What the stream knew before this packet.
     pub context: Context,
+    /// Traces of the flow's hosts, if the tracker has them.
+    pub traces: TraceValues,
     /// The stream, with this packet counted.
     pub stream: &'a mut Stream<T>,
 }
@@ -32,7 +35,7 @@ pub struct TrackedPacket<'a, T> {
 impl<T> TrackedPacket<'_, T> {
     /// Writes the packet's slot values, one per slot of `layout`, into `volley`.
     pub fn encode(&self, layout: &Layout, volley: &mut Volley) {
-        layout.encode(self.headers, self.frame.bytes, self.context, volley);
+        layout.encode(self.headers, self.frame.bytes, self.context, &self.traces, volley);
     }
 }
 
@@ -41,6 +44,7 @@ pub struct StreamTracker<T> {
     key: KeyKind,
     decoder: Decoder,
     table: StreamTable<T>,
+    traces: Option<TraceTable>,
     /// Frames read so far.
     frames: u64,
     ended: Vec<Stream<T>>,
@@ -51,7 +55,13 @@ impl<T> StreamTracker<T> {
     /// Streams of the kind `key` within `limits`, which apply to that kind as in the engine ([`StreamLimits::for_key`]).
     pub fn new(key: KeyKind, decoder: &Decoder, limits: StreamLimits) -> Self {
         let table = StreamTable::new(limits.for_key(key), foldhash::fast::RandomState::default());
-        Self { key, decoder: *decoder, table, frames: 0, ended: Vec::new(), fragments: FragmentTable::default() }
+        Self { key, decoder: *decoder, table, traces: None, frames: 0, ended: Vec::new(), fragments: FragmentTable::default() }
+    }
+
+    /// The tracker with traces of the hosts.
+    #[must_use]
+    pub fn with_traces(self, traces: Option<TraceTable>) -> Self {
+        Self { traces, ..self }
     }
 
     /// Reads `source` to its end, or until `visit` breaks. `open` makes the state of a stream from its key when its first packet
@@ -85,6 +95,7 @@ impl<T> StreamTracker<T> {
         let number = self.frames;
         self.frames += 1;
         let Ok(headers) = self.decoder.decode(frame.link, frame.bytes) else { return ControlFlow::Continue(()) };
+        let traces = self.traces.as_mut().map_or(TraceValues::NONE, |t| t.observe(&headers, frame.bytes, frame.timestamp));
         for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
             let (key, direction) = match self.key {
                 KeyKind::Flow if is_fragment(&headers, frame.bytes) => {
@@ -96,7 +107,7 @@ impl<T> StreamTracker<T> {
             let place = self.table.packet(&arrival, number, |_| true, || open(&key));
             self.ended.extend(place.ended.map(|(stream, _)| stream));
             let stream = self.table.get_mut(place.at);
-            visit(TrackedPacket { number, frame, headers: &headers, context: place.context, stream })?;
+            visit(TrackedPacket { number, frame, headers: &headers, context: place.context, traces, stream })?;
         }
         ControlFlow::Continue(())
     }

@@ -6,11 +6,38 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{CaptureError, CaptureFile, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Decoder, KeyKind};
+use crate::packet::{Address, Decoder, Direction, KeyKind};
 use crate::snn::ClassId;
-use crate::stream::{StreamLimits, StreamTracker};
+use crate::stream::{Stream, StreamLimits, StreamTracker};
+use crate::trace::{TraceTable, TraceValues};
 
 use super::labels::{Labels, StreamName};
+
+/// Factors on the time between packets of the traces that training sees besides those of the capture: ten times slower and faster.
+const STRETCHES: [f64; 2] = [10.0, 0.1];
+
+/// Where and when a flow began.
+#[derive(Clone, Debug)]
+pub struct FlowStart {
+    /// The sender of the first packet.
+    pub source: Address,
+    /// The receiver of the first packet.
+    pub target: Address,
+    /// Time of the first packet.
+    pub time: Nanos,
+}
+
+impl FlowStart {
+    /// The begin of a flow; `None` for other streams.
+    fn of<T>(stream: &Stream<T>) -> Option<Self> {
+        let (key, time) = (&stream.key, stream.first);
+        let (source, target) = match stream.first_direction {
+            Direction::Forward => (key.addr_a(), key.addr_b()),
+            Direction::Backward => (key.addr_b(), key.addr_a()),
+        };
+        (key.kind() == KeyKind::Flow).then_some(Self { source, target, time })
+    }
+}
 
 /// One stream of the corpus.
 #[derive(Clone, Debug)]
@@ -31,6 +58,10 @@ pub struct LabelledStream {
     pub first: usize,
     /// Number of volleys stored.
     pub kept: usize,
+    /// Where and when the flow began; `None` if that is not known.
+    pub start: Option<FlowStart>,
+    /// Volleys behind those that show the same packets with traces as at another pace. Only training uses them.
+    pub stretched: usize,
 }
 
 /// Volleys of labelled streams, `[volley][slot]` in one allocation.
@@ -216,6 +247,8 @@ impl Corpus {
             reference: false,
             first,
             kept,
+            start: None,
+            stretched: 0,
         });
         self.slots.extend_from_slice(slots);
     }
@@ -236,28 +269,46 @@ impl Corpus {
             class: Option<ClassId>,
             name: StreamName,
             slots: Vec<u16>,
+            stretched: Vec<u16>,
             content: bool,
         }
         let width = self.layout.slots().len();
-        let mut tracker = StreamTracker::new(self.key, decoder, self.limits);
-        let (layout, hosts, mut volley) = (&self.layout, self.key == KeyKind::Host, Volley::default());
-        let open = |key: &_| Open { class: None, name: StreamName::of(key), slots: Vec::new(), content: false };
+        let mut tracker = StreamTracker::new(self.key, decoder, self.limits).with_traces(self.layout.traces());
+        let (layout, mut volley) = (&self.layout, Volley::default());
+        let handshakes = self.key == KeyKind::Host || layout.has_traces();
+        let mut stretched: Vec<TraceTable> =
+            STRETCHES.iter().filter_map(|&stretch| Some(layout.traces()?.stretched(stretch))).collect();
+        let open = |key: &_| Open {
+            class: None,
+            name: StreamName::of(key),
+            slots: Vec::new(),
+            stretched: Vec::new(),
+            content: false,
+        };
         tracker.visit(source, open, |packet| {
             if packet.stream.packets == 1 {
                 packet.stream.state.class = class_of(&packet.stream.state.name, packet.stream.first);
             }
+            let (headers, bytes, context) = (packet.headers, packet.frame.bytes, packet.context);
+            let paces = stretched.iter_mut().map(|table| table.observe(headers, bytes, packet.frame.timestamp));
+            let paces: Vec<TraceValues> = paces.collect();
             if packet.stream.state.class.is_some() && packet.stream.state.slots.len() < packets_per_stream * width {
                 packet.encode(layout, &mut volley);
                 let stream = &mut packet.stream.state;
                 // Packets without payload add nothing to a flow that has content already.
-                if hosts || volley.content || !stream.content {
+                if handshakes || volley.content || !stream.content {
                     stream.slots.extend_from_slice(&volley.slots[..width]);
                     stream.content |= volley.content;
+                    for traces in &paces {
+                        layout.encode(headers, bytes, context, traces, &mut volley);
+                        stream.stretched.extend_from_slice(&volley.slots[..width]);
+                    }
                 }
             }
             ControlFlow::Continue(())
         })?;
         for stream in tracker.finish() {
+            let start = FlowStart::of(&stream);
             if let Some(class) = stream.state.class {
                 self.streams.push(LabelledStream {
                     capture,
@@ -268,8 +319,11 @@ impl Corpus {
                     reference: false,
                     first: self.slots.len() / width,
                     kept: stream.state.slots.len() / width,
+                    start,
+                    stretched: stream.state.stretched.len() / width,
                 });
                 self.slots.extend_from_slice(&stream.state.slots);
+                self.slots.extend_from_slice(&stream.state.stretched);
             }
         }
         Ok(())
@@ -308,7 +362,7 @@ impl Corpus {
             };
             let (first, capture) = (self.slots.len() / width, captures + stream.capture);
             self.slots.extend(reference.volleys_of(stream).flatten());
-            self.streams.push(LabelledStream { capture, class, reference: true, first, ..stream.clone() });
+            self.streams.push(LabelledStream { capture, class, reference: true, first, stretched: 0, ..stream.clone() });
         }
         self.captures.extend(reference.captures.iter().cloned());
         self.reference_captures += reference.captures.len();
@@ -339,11 +393,11 @@ impl Corpus {
             .fold((0, 0), |(streams, volleys), s| (streams + 1, volleys + s.kept as u64))
     }
 
-    /// The indices of a stream's volleys, each with the stream's class.
+    /// The indices of a stream's volleys for training, each with the stream's class.
     pub(super) fn packets_of(&self, stream: usize) -> impl Iterator<Item = (u32, ClassId)> + use<> {
         let s = &self.streams[stream];
         let class = s.class;
-        (s.first..s.first + s.kept).map(move |v| (v as u32, class))
+        (s.first..s.first + s.kept + s.stretched).map(move |v| (v as u32, class))
     }
 
     /// The slot values of a stream's volleys.

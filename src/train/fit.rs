@@ -9,6 +9,8 @@
 //! 4. Confidence, acceptance, stop rule (`calibrate`).
 //! 5. The network of the model is trained on all streams.
 
+use std::collections::HashMap;
+
 use crate::model::{Model, Provenance};
 use crate::packet::KeyKind;
 use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
@@ -17,6 +19,7 @@ use crate::stream::{Assignments, Decision, Leader};
 use super::calibrate::calibrate;
 use super::folds::folds;
 use super::held_out::{HeldOutPass, HeldOutPotentials, forward};
+use super::episodes;
 use super::homeostasis::threshold;
 use super::ports::PortPool;
 use super::split_by_direction::{self, CrossFit};
@@ -25,6 +28,9 @@ use super::{Corpus, TeachingSchedule, TrainSettings};
 
 /// Smallest number of classes from which calibration uses unseen classes.
 const MIN_CLASSES_WITH_UNSEEN: usize = 5;
+
+/// The class of streams that are not part of an episode.
+pub const NORMAL: &str = "normal";
 
 /// Result of [`fit()`].
 pub struct FitResult {
@@ -49,6 +55,11 @@ impl FitResult {
             classes: corpus.classes.clone(),
             layout: corpus.layout.clone(),
             network: self.network,
+            episodes: if corpus.layout.has_traces() {
+                episodes::rules(corpus, &self.decision, &self.calibration, &|class| class == NORMAL)
+            } else {
+                Vec::new()
+            },
             decision: self.decision,
             provenance: Provenance {
                 trained_with: env!("CARGO_PKG_VERSION").into(),
@@ -71,19 +82,21 @@ pub fn passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
 
 /// The values of [`TrainSettings::ports_alone`] that are tried. A host shows thousands of packets, so ports alone are not tried for hosts.
 fn ways(corpus: &Corpus) -> &'static [bool] {
-    if corpus.key == KeyKind::Flow { &[false, true] } else { &[false] }
+    if corpus.key == KeyKind::Flow && !corpus.layout.has_traces() { &[false, true] } else { &[false] }
 }
 
 /// Trains on the streams for which `chosen` returns true. Calls `tick` as often as [`passes`] says.
 pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> FitResult {
     let classes = corpus.classes.len();
     let fitting = Fitting::new(corpus, settings, chosen, tick);
+    // Traces show what hosts do before content does.
+    let content_first = corpus.key == KeyKind::Flow && !corpus.layout.has_traces();
     let one = NeuronSpec::one_each(classes);
     let tried = ways(corpus).iter().map(|&ports_alone| {
         let settings = TrainSettings { ports_alone, ..settings.clone() };
         let held_out = fitting.cross_fit(&settings, &one, false);
         let theta = thresholds(corpus, &settings, &held_out, &one);
-        let (decision, worth) = choose_bounds(corpus.key, classes, &held_out, theta);
+        let (decision, worth) = choose_bounds(content_first, classes, &held_out, theta);
         (settings, held_out, decision, worth)
     });
     // The first of equals.
@@ -120,7 +133,10 @@ struct Fitting<'a> {
 
 impl<'a> Fitting<'a> {
     fn new(corpus: &'a Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &'a (dyn Fn() + Sync)) -> Self {
-        let streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
+        let mut streams: Vec<usize> = (0..corpus.streams.len()).filter(|&i| chosen(i)).collect();
+        if corpus.layout.has_traces() {
+            thin(corpus, &mut streams);
+        }
         let fold_of = folds(corpus, &streams, settings.folds, settings.seed, false);
         let trained = streams.iter().filter(|&&i| !corpus.streams[i].reference);
         let packets: Vec<(u32, ClassId)> = trained.flat_map(|&i| corpus.packets_of(i)).collect();
@@ -175,6 +191,21 @@ impl<'a> Fitting<'a> {
     }
 }
 
+/// Largest number of streams of one class and capture, for models with traces: a flood is thousands of streams that are alike.
+const MOST_ALIKE: usize = 500;
+
+/// Keeps at most [`MOST_ALIKE`] streams of each class and capture, evenly spread.
+fn thin(corpus: &Corpus, streams: &mut Vec<usize>) {
+    let group = |i: usize| (corpus.streams[i].capture, corpus.streams[i].class);
+    let mut counts: HashMap<_, (usize, usize)> = HashMap::new();
+    streams.iter().for_each(|&i| counts.entry(group(i)).or_default().0 += 1);
+    streams.retain(|&i| {
+        let (all, passed) = counts.entry(group(i)).or_default();
+        *passed += 1;
+        *all <= MOST_ALIKE || *passed * MOST_ALIKE / *all > (*passed - 1) * MOST_ALIKE / *all
+    });
+}
+
 /// The threshold of each neuron.
 fn thresholds(corpus: &Corpus, settings: &TrainSettings, held_out: &[HeldOutPotentials], specs: &[NeuronSpec]) -> Vec<f32> {
     let neurons = NeuronId::first(specs.len()).zip(specs);
@@ -190,7 +221,7 @@ const MOST: f32 = 1.5;
 
 /// The decision with the given thresholds and the better of [`BOUNDS`]: the one with the larger sum of accuracy and macro recall on the held-out
 /// streams of known classes. Also returns that sum, 0 to 2.
-fn choose_bounds(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
+fn choose_bounds(content_first: bool, classes: usize, held_out: &[HeldOutPotentials], theta: Vec<f32>) -> (Decision, f64) {
     let open = Decision {
         theta,
         assignments: Assignments::one_each(classes),
@@ -200,7 +231,7 @@ fn choose_bounds(key: KeyKind, classes: usize, held_out: &[HeldOutPotentials], t
         accept: Vec::new(),
         stop_confidence: 1.0,
         max_packets: u32::MAX,
-        content_first: key == KeyKind::Flow,
+        content_first,
     };
     let tried = BOUNDS.map(|(low, slope)| Decision { clip: (low, MOST), slope, ..open.clone() });
     let worth = |decision: &Decision| {

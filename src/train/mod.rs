@@ -4,6 +4,7 @@
 
 mod calibrate;
 mod corpus;
+mod episodes;
 mod fit;
 mod folds;
 mod held_out;

@@ -50,7 +50,7 @@ pub fn patterns(
     decoder: &Decoder,
     selection: &mut PacketSelection,
 ) -> Result<(Vec<Pattern>, usize), CaptureError> {
-    let mut tracker = StreamTracker::new(key, decoder, StreamLimits::default());
+    let mut tracker = StreamTracker::new(key, decoder, StreamLimits::default()).with_traces(layout.traces());
     let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
     let (mut found, mut more, mut chosen) = (Vec::new(), 0, None);
     tracker.visit(

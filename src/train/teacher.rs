@@ -18,13 +18,14 @@ use super::random::below;
 use super::{Corpus, TrainSettings};
 
 /// Groups of slots that are silent together, one set for each presentation.
-const DROPOUT: [&[Group]; 6] = [
+const DROPOUT: [&[Group]; 7] = [
     &[Group::Ports],
     &[Group::Network, Group::Ttl],
     &[Group::Transport, Group::Options],
     &[Group::Payload],
     &[Group::Length],
     &[Group::Context],
+    &[Group::Trace],
 ];
 
 /// Largest number of streams of a class whose packets are shown with their ports alone.
@@ -53,10 +54,10 @@ impl<'a> TeachingSchedule<'a> {
         let classes = corpus.classes.len();
         let mut packets = Vec::new();
         let mut streams = vec![0u32; classes];
-        for (i, stream) in corpus.streams.iter().enumerate() {
+        for i in 0..corpus.streams.len() {
             if let Some(class) = shown(i) {
                 streams[class.index()] += 1;
-                packets.extend((stream.first..stream.first + stream.kept).map(|v| (v as u32, class)));
+                packets.extend(corpus.packets_of(i).map(|(volley, _)| (volley, class)));
             }
         }
         let mut silent = vec![Vec::new()];

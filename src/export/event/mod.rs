@@ -558,6 +558,7 @@ mod tests {
                 max_packets: 0,
                 content_first: false,
             },
+            episodes: Vec::new(),
             provenance: crate::model::Provenance::default(),
         }
     }

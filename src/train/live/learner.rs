@@ -329,6 +329,7 @@ impl Learner {
             layout: self.memory.layout.clone(),
             network,
             decision,
+            episodes: Vec::new(),
             provenance: Provenance {
                 trained_with: env!("CARGO_PKG_VERSION").into(),
                 seed: self.settings.seed,

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Measures the behaviours model: attacks found as episodes, false episodes, other paces, cost.
+
+    python3 benches/behaviours.py target/release/spiked ../shared/data
+    python3 benches/behaviours.py target/release/spiked ../shared/data --parts episodes,benign
+
+Parts:
+  episodes  test recordings of fixtures/behaviours: attacks found by class and by family, seconds from the first attack packet to
+            the episode, false episodes per hour
+  paces     the same recordings with all times multiplied by 10 and by 0.1
+  benign    captures without attacks: wild, devices, ndpi; episodes there are false
+  task      the attack task of ../shared: cross-validated by capture, with and without traces
+  cost      CPU of reading with both shipped models against protocols alone, paired, on a capture of benches/line_rate.py
+
+The test recordings were made with tools and options that the model was not trained on. Needs zstd.
+"""
+import argparse
+import csv
+import json
+import os
+import pathlib
+import resource
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RECORDINGS = ROOT / "fixtures" / "behaviours"
+# An episode counts for an attack that ended at most this many seconds before.
+GRACE = 60
+
+
+def episodes_of(args, captures):
+    """Episodes that begin in the captures, each read on its own."""
+    for capture in captures:
+        command = [args.spiked, "read", "--model", args.model, "--format", "jsonl", "--events", "episodes", "--quiet", str(capture)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        for line in done.stdout.splitlines():
+            event = json.loads(line)
+            if event["spiked"]["state"] == "begin":
+                yield capture, event
+
+
+def seconds(text):
+    from datetime import datetime
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
+
+
+def plain(capture, folder):
+    """The capture without compression, in folder."""
+    out = folder / capture.name.removesuffix(".zst")
+    if not out.exists():
+        out.write_bytes(subprocess.run(["zstd", "-dcq", str(capture)], check=True, capture_output=True).stdout)
+    return out
+
+
+def stretched(capture, factor, folder):
+    """The capture (pcap, little-endian) with the time since its first packet multiplied by factor, and the first packet's time."""
+    data = bytearray(plain(capture, folder).read_bytes())
+    magic = struct.unpack_from("<I", data)[0]
+    unit = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}[magic]
+    at, first = 24, None
+    while at + 16 <= len(data):
+        second, part, length, _ = struct.unpack_from("<IIII", data, at)
+        time = second * unit + part
+        first = time if first is None else first
+        time = first + round((time - first) * factor)
+        struct.pack_into("<II", data, at, time // unit, time % unit)
+        at += 16 + length
+    out = folder / f"x{factor}-{capture.name.removesuffix('.zst')}"
+    out.write_bytes(data)
+    return out, first / unit
+
+
+def attacks():
+    rows = list(csv.DictReader(open(RECORDINGS / "episodes.csv")))
+    return [row for row in rows if row["capture"].startswith("test/")]
+
+
+def captures_of(kind):
+    rows = csv.DictReader(open(RECORDINGS / "captures.csv"))
+    return {row["capture"]: float(row["seconds"]) for row in rows if row["set"] == kind}
+
+
+def match(rows, found, factor=1.0, firsts=None):
+    """For each attack the first episode of its class, and of its family, in seconds after its start. Also the false episodes."""
+    firsts = firsts or {}
+    results, true = [], set()
+    for row in rows:
+        first = firsts.get(row["capture"], float(row["start"]))
+        start, end = (first + (float(row[which]) - first) * factor for which in ("start", "end"))
+        hosts = {row["attacker"], row["victim"]}
+        by_class = by_family = None
+        for number, (capture, event) in enumerate(found):
+            told, time = event["spiked"], seconds(event["timestamp"])
+            if capture != row["capture"] or not start - 1 <= time <= end + GRACE or not hosts & {told["host"], told.get("peer")}:
+                continue
+            if told["class"] == row["class"]:
+                by_class = min(time - start, by_class if by_class is not None else time)
+                true.add(number)
+            if told["class"].split(".")[0] == row["class"].split(".")[0]:
+                by_family = min(time - start, by_family if by_family is not None else time)
+                true.add(number)
+        results.append((row, by_class, by_family))
+    # An episode of another class about the attacker or the victim is a wrong name, not a false alarm.
+    wrong, false = [], []
+    for number, (capture, event) in enumerate(found):
+        if number in true:
+            continue
+        hosts = {host for row in rows if row["capture"] == capture for host in (row["attacker"], row["victim"])}
+        (wrong if event["spiked"]["host"] in hosts else false).append((capture, event))
+    return results, wrong, false
+
+
+def show(results, wrong, false, hours):
+    told = [by_class for _, by_class, _ in results if by_class is not None]
+    family = [by_family for _, _, by_family in results if by_family is not None]
+    print(f"  attacks {len(results)}; found by class {len(told)} ({len(told) / len(results):.2f}), by family {len(family)} ({len(family) / len(results):.2f})")
+    for kind in sorted({row["class"] for row, _, _ in results}):
+        of_kind = [(by_class, by_family) for row, by_class, by_family in results if row["class"] == kind]
+        times = [by_class for by_class, _ in of_kind if by_class is not None]
+        median = f"{statistics.median(times):.1f} s" if times else "-"
+        print(f"    {kind:<16} {len(times)} of {len(of_kind)}, family {sum(f is not None for _, f in of_kind)}; median {median}")
+    for row, by_class, by_family in results:
+        if by_class is None:
+            print(f"    missed: {row['capture']} {row['class']} ({row['tool'][:60]}){' (family found)' if by_family is not None else ''}")
+    for capture, event in wrong:
+        print(f"    wrong name: {capture}: {event['spiked']['class']} of {event['spiked']['host']}")
+    for capture, event in false:
+        print(f"    false: {capture}: {event['spiked']['class']} of {event['spiked']['host']}")
+    print(f"  false episodes {len(false)} in {hours:.2f} h")
+
+
+def part_episodes(args):
+    captures = captures_of("test")
+    found = [(str(c.relative_to(RECORDINGS)), e) for c, e in episodes_of(args, [RECORDINGS / c for c in captures])]
+    show(*match(attacks(), found), sum(captures.values()) / 3600)
+
+
+def part_paces(args):
+    captures = captures_of("test")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for factor in (10, 0.1):
+            found, firsts = [], {}
+            for name in captures:
+                capture, firsts[name] = stretched(RECORDINGS / name, factor, folder)
+                found += [(name, event) for _, event in episodes_of(args, [capture])]
+                capture.unlink()
+            print(f"  times x {factor}")
+            show(*match(attacks(), found, factor, firsts), sum(captures.values()) * factor / 3600)
+
+
+def part_benign(args):
+    for folder in ("wild", "devices", "ndpi", "protos"):
+        captures = [p for p in sorted((args.data / folder).rglob("*")) if p.is_file() and ".pcap" in p.name or p.suffix == ".cap"]
+        found = list(episodes_of(args, captures))
+        print(f"  {folder}: {len(captures)} captures, {len(found)} episodes")
+        for capture, event in found:
+            told = event["spiked"]
+            print(f"    {capture.relative_to(args.data)}: {told['class']} of {told['host']} ({told['flows']} flows)")
+
+
+def part_task(args):
+    labels = [str(args.data / "tasks" / f"attack-{kind}.csv") for kind in ("train", "test")]
+    for traces in ([], ["--traces"]):
+        command = [args.spiked, "eval", "--cross-validate", "5", *traces, "--labels", *labels, "--captures", str(args.data), "--quiet"]
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+        figures = json.loads(done.stdout)
+        keys = ("accuracy", "macro_recall", "recall", "precision")
+        print(f"  {'with' if traces else 'without'} traces:", ", ".join(f"{key} {figures[key]:.3f}" for key in keys if key in figures))
+
+
+def part_cost(args):
+    sys.path.insert(0, str(ROOT / "benches"))
+    import line_rate
+    with tempfile.TemporaryDirectory() as folder:
+        capture = pathlib.Path(folder) / "large.pcap"
+        line_rate.make(args.data, args.packets, capture, None)
+        ratios = []
+        for _ in range(args.rounds):
+            cpu = []
+            for models in (["protocols"], ["protocols", "behaviours"]):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                command = [args.spiked, "read", *[word for model in models for word in ("--model", model)], "--quiet", str(capture)]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            ratios.append(cpu[1] / cpu[0])
+        print(f"  CPU, both models / protocols alone: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spiked")
+    parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("--model", default="behaviours")
+    parser.add_argument("--parts", default="episodes,paces,benign,task,cost")
+    parser.add_argument("--packets", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    args.spiked = os.path.abspath(args.spiked)
+    for part in args.parts.split(","):
+        print(part, flush=True)
+        globals()[f"part_{part}"](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+//! The layer of leaky neurons, one for each host and class, and the episodes of those that have fired.
+
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+
+use super::{EpisodeRule, Role};
+use crate::capture::Nanos;
+use crate::packet::Address;
+use crate::snn::ClassId;
+use crate::trace::{Activity, BoundedTable};
+
+/// Hosts and classes with a potential at once.
+const MAX_NEURONS: usize = 1 << 16;
+/// Episodes at once; further ones begin when others have ended.
+const MAX_EPISODES: usize = 1024;
+/// Peers and ports of an episode that are counted at most.
+const MAX_DISTINCT: usize = 4096;
+/// Time between two updates of an episode: 60 s.
+const UPDATE: u64 = 60_000_000_000;
+/// Time between two searches for episodes that have ended: 1 s.
+const SWEEP: u64 = 1_000_000_000;
+/// A potential below this is forgotten: the host begins again.
+const RESTING: f32 = 0.25;
+
+/// A flow that was assigned a class.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedFlow {
+    /// The host that began the flow.
+    pub source: Address,
+    /// The other host.
+    pub target: Address,
+    /// Destination port; 0 if the protocol has none.
+    pub port: u16,
+    /// Time at which the flow was assigned the class.
+    pub time: Nanos,
+    /// Packets of the flow so far.
+    pub packets: u64,
+    /// Bytes of the flow so far, on the wire.
+    pub bytes: u64,
+    /// Confidence in the class, 0 to 1.
+    pub confidence: f32,
+}
+
+/// What happened to an episode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpisodeState {
+    /// It has begun: the neuron has fired.
+    Begin,
+    /// It lasts; at most once a minute.
+    Update,
+    /// It has ended.
+    End,
+}
+
+impl EpisodeState {
+    /// The word for the state in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            EpisodeState::Begin => "begin",
+            EpisodeState::Update => "update",
+            EpisodeState::End => "end",
+        }
+    }
+}
+
+/// An episode at the time of an event about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Episode {
+    /// What happened.
+    pub state: EpisodeState,
+    /// The class of its flows.
+    pub class: ClassId,
+    /// The host it is about.
+    pub host: Address,
+    /// Whether the host begins the flows or receives them.
+    pub role: Role,
+    /// The other host, if there is only one.
+    pub peer: Option<Address>,
+    /// Time of the first flow.
+    pub start: Nanos,
+    /// Time of the last flow so far.
+    pub end: Nanos,
+    /// Time of the event.
+    pub time: Nanos,
+    /// Flows so far.
+    pub flows: u64,
+    /// Distinct other hosts so far, up to 4,096.
+    pub peers: usize,
+    /// Distinct destination ports so far, up to 4,096.
+    pub ports: usize,
+    /// Packets of the flows when they were assigned the class.
+    pub packets: u64,
+    /// Bytes of the flows when they were assigned the class.
+    pub bytes: u64,
+    /// Mean confidence of the flows, 0 to 1.
+    pub confidence: f32,
+}
+
+/// Distinct items, counted up to a bound.
+#[derive(Debug, Default)]
+struct Distinct(HashSet<u64, RandomState>);
+
+impl Distinct {
+    fn insert(&mut self, item: u64) {
+        if self.0.len() < MAX_DISTINCT {
+            self.0.insert(item);
+        }
+    }
+}
+
+/// The neuron of one host and class.
+#[derive(Debug)]
+struct EpisodeNeuron {
+    rule: usize,
+    host: Address,
+    potential: f32,
+    start: Nanos,
+    last: Nanos,
+    flows: u64,
+    packets: u64,
+    bytes: u64,
+    confidence: f64,
+    peer: Address,
+    peers: Distinct,
+    ports: Distinct,
+    /// Time of the last event of its episode; `None` until it fires.
+    reported: Option<Nanos>,
+}
+
+impl Activity for EpisodeNeuron {
+    fn activity(&self) -> (u32, Nanos) {
+        (u32::from(self.reported.is_some()) * 1000 + self.potential as u32, self.last)
+    }
+}
+
+impl EpisodeNeuron {
+    fn new(rule: usize, host: Address, flow: &NamedFlow) -> Self {
+        Self {
+            rule,
+            host,
+            potential: 0.0,
+            start: flow.time,
+            last: flow.time,
+            flows: 0,
+            packets: 0,
+            bytes: 0,
+            confidence: 0.0,
+            peer: flow.source,
+            peers: Distinct::default(),
+            ports: Distinct::default(),
+            reported: None,
+        }
+    }
+
+    fn episode(&self, rule: &EpisodeRule, state: EpisodeState, time: Nanos) -> Episode {
+        let peers = self.peers.0.len();
+        Episode {
+            state,
+            class: rule.class,
+            host: self.host,
+            role: rule.role,
+            peer: (peers == 1).then_some(self.peer),
+            start: self.start,
+            end: self.last,
+            time,
+            flows: self.flows,
+            peers,
+            ports: self.ports.0.len(),
+            packets: self.packets,
+            bytes: self.bytes,
+            confidence: (self.confidence / self.flows.max(1) as f64) as f32,
+        }
+    }
+}
+
+/// The leaky neurons of one model.
+pub struct EpisodeLayer {
+    rules: Vec<EpisodeRule>,
+    hasher: RandomState,
+    neurons: BoundedTable<EpisodeNeuron>,
+    /// Keys of the neurons whose episodes last, in the order in which these began.
+    lasting: Vec<u64>,
+    swept: Nanos,
+}
+
+impl EpisodeLayer {
+    /// A layer without potentials. Classes without a rule have no episodes.
+    pub fn new(rules: &[EpisodeRule]) -> Self {
+        Self {
+            rules: rules.to_vec(),
+            hasher: RandomState::default(),
+            neurons: BoundedTable::new(MAX_NEURONS),
+            lasting: Vec::new(),
+            swept: Nanos(0),
+        }
+    }
+
+    /// Whether flows of the class can be part of an episode.
+    pub fn has_rule(&self, class: ClassId) -> bool {
+        self.rules.iter().any(|rule| rule.class == class)
+    }
+
+    /// Number of episodes that last.
+    pub fn lasting(&self) -> usize {
+        self.lasting.len()
+    }
+
+    /// Adds the spike of a flow of `class`. Appends the episodes that it begins or updates to `out`, after those that ended before.
+    pub fn observe(&mut self, class: ClassId, flow: &NamedFlow, out: &mut Vec<Episode>) {
+        self.advance(flow.time, out);
+        let Some(number) = self.rules.iter().position(|rule| rule.class == class) else { return };
+        let rule = &self.rules[number];
+        let (host, peer) = match rule.role {
+            Role::Source => (flow.source, flow.target),
+            Role::Target => (flow.target, flow.source),
+        };
+        let (key, peer_hash) = (self.hasher.hash_one((number, host)), self.hasher.hash_one(peer));
+        let neuron = self.neurons.entry(key, || EpisodeNeuron::new(number, host, flow));
+        let passed = flow.time.0.saturating_sub(neuron.last.0) as f32 / 1e9;
+        neuron.potential *= (-passed / rule.tau).exp();
+        if neuron.reported.is_none() && neuron.potential < RESTING {
+            *neuron = EpisodeNeuron::new(number, host, flow);
+        }
+        neuron.potential += flow.confidence;
+        neuron.last = neuron.last.max(flow.time);
+        neuron.flows += 1;
+        neuron.packets += flow.packets;
+        neuron.bytes += flow.bytes;
+        neuron.confidence += f64::from(flow.confidence);
+        neuron.peer = peer;
+        neuron.peers.insert(peer_hash);
+        neuron.ports.insert(u64::from(flow.port));
+        let state = match neuron.reported {
+            None if neuron.potential >= rule.threshold && self.lasting.len() < MAX_EPISODES => EpisodeState::Begin,
+            Some(reported) if flow.time.0.saturating_sub(reported.0) >= UPDATE => EpisodeState::Update,
+            _ => return,
+        };
+        neuron.reported = Some(flow.time);
+        out.push(neuron.episode(rule, state, flow.time));
+        if state == EpisodeState::Begin {
+            self.lasting.push(key);
+        }
+    }
+
+    /// Ends the episodes without a flow for their time constant before `now`.
+    pub fn advance(&mut self, now: Nanos, out: &mut Vec<Episode>) {
+        if now.0.saturating_sub(self.swept.0) < SWEEP {
+            return;
+        }
+        self.swept = now;
+        self.end(out, |neuron, rule| now.0.saturating_sub(neuron.last.0) as f32 / 1e9 > rule.tau);
+    }
+
+    /// Ends all episodes, at the end of the source.
+    pub fn finish(&mut self, out: &mut Vec<Episode>) {
+        self.end(out, |_, _| true);
+    }
+
+    fn end(&mut self, out: &mut Vec<Episode>, over: impl Fn(&EpisodeNeuron, &EpisodeRule) -> bool) {
+        let (neurons, rules) = (&mut self.neurons, &self.rules);
+        self.lasting.retain(|&key| {
+            // An evicted neuron has no episode any more; there are far more neurons than episodes, so that none is.
+            let Some(neuron) = neurons.get_mut(key) else { return false };
+            let rule = &rules[neuron.rule];
+            let ends = over(neuron, rule);
+            if ends {
+                out.push(neuron.episode(rule, EpisodeState::End, neuron.last));
+                neuron.potential = 0.0;
+                neuron.reported = None;
+            }
+            !ends
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn layer(role: Role) -> EpisodeLayer {
+        EpisodeLayer::new(&[EpisodeRule { class: ClassId::new(1), role, tau: 30.0, threshold: 3.5 }])
+    }
+
+    fn flow(source: u8, target: u8, port: u16, seconds: f64) -> NamedFlow {
+        NamedFlow {
+            source: Address::from(std::net::IpAddr::from([10, 0, 0, source])),
+            target: Address::from(std::net::IpAddr::from([10, 0, 1, target])),
+            port,
+            time: Nanos((seconds * SECOND as f64) as u64),
+            packets: 2,
+            bytes: 100,
+            confidence: 1.0,
+        }
+    }
+
+    /// The episodes of flows of class 1.
+    fn episodes(layer: &mut EpisodeLayer, flows: impl IntoIterator<Item = NamedFlow>) -> Vec<Episode> {
+        let mut out = Vec::new();
+        flows.into_iter().for_each(|flow| layer.observe(ClassId::new(1), &flow, &mut out));
+        layer.finish(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_scan_is_one_episode_of_its_source() {
+        let found = episodes(&mut layer(Role::Source), (0..100).map(|i| flow(5, 1, 1000 + i, f64::from(i))));
+        let states: Vec<_> = found.iter().map(|e| e.state).collect();
+        assert_eq!(states, [EpisodeState::Begin, EpisodeState::Update, EpisodeState::End]);
+        assert_eq!(found[0].flows, 4, "the fourth flow of a second each reaches 3.5");
+        let end = &found[2];
+        assert_eq!((end.flows, end.peers, end.ports, end.packets), (100, 1, 100, 200));
+        assert_eq!((end.start, end.end), (Nanos(0), Nanos(99 * SECOND)));
+        assert_eq!(end.host.to_string(), "10.0.0.5");
+        assert_eq!(end.peer.map(|p| p.to_string()).as_deref(), Some("10.0.1.1"));
+    }
+
+    #[test]
+    fn a_flood_is_one_episode_of_its_target() {
+        let found = episodes(&mut layer(Role::Target), (0..200).map(|i| flow(i, 1, 80, f64::from(i) / 100.0)));
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].host.to_string().as_str(), found[1].peers, found[1].peer), ("10.0.1.1", 200, None));
+    }
+
+    #[test]
+    fn flows_too_far_apart_are_no_episode() {
+        assert_eq!(episodes(&mut layer(Role::Source), (0..50).map(|i| flow(5, 1, 80, f64::from(i) * 40.0))), []);
+    }
+
+    #[test]
+    fn an_episode_ends_after_its_time_constant() {
+        let mut layer = layer(Role::Source);
+        let mut out = Vec::new();
+        (0..10).for_each(|i| layer.observe(ClassId::new(1), &flow(5, 1, i, f64::from(i)), &mut out));
+        assert_eq!(layer.lasting(), 1);
+        layer.advance(Nanos(39 * SECOND), &mut out);
+        assert_eq!(layer.lasting(), 1, "30 s after the last flow");
+        layer.advance(Nanos(41 * SECOND), &mut out);
+        assert_eq!((layer.lasting(), out.len()), (0, 2));
+        // The next one begins from rest.
+        (0..3).for_each(|i| layer.observe(ClassId::new(1), &flow(5, 1, i, 50.0 + f64::from(i)), &mut out));
+        assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn classes_without_a_rule_have_no_episodes() {
+        let (mut layer, mut out) = (layer(Role::Source), Vec::new());
+        (0..100).for_each(|i| layer.observe(ClassId::new(0), &flow(5, 1, i, 0.0), &mut out));
+        assert!(out.is_empty() && !layer.has_rule(ClassId::new(0)));
+    }
+
+    #[test]
+    fn neurons_and_episodes_are_bounded() {
+        let (mut layer, mut out) = (layer(Role::Target), Vec::new());
+        for host in 0..100_000u32 {
+            let target = Address::from(std::net::IpAddr::from(host.to_be_bytes()));
+            (0..5).for_each(|_| layer.observe(ClassId::new(1), &NamedFlow { target, ..flow(1, 1, 1, 1.0) }, &mut out));
+        }
+        assert_eq!(layer.lasting(), MAX_EPISODES);
+        assert!(layer.neurons.len() <= MAX_NEURONS);
+    }
+}

@@ -1,0 +1,47 @@
+//! Rules of episodes: which hosts a class's flows excite, and when their neurons fire.
+
+use serde::{Deserialize, Serialize};
+
+use crate::snn::ClassId;
+
+/// Whom an episode is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The host that begins the flows, such as a scanner.
+    Source,
+    /// The host that the flows are sent to, such as the victim of a flood.
+    Target,
+}
+
+impl Role {
+    /// The word for the role in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Source => "source",
+            Role::Target => "target",
+        }
+    }
+}
+
+/// The leaky neuron of one class, the same for every host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpisodeRule {
+    /// The class.
+    pub class: ClassId,
+    /// The host that a flow of the class excites.
+    pub role: Role,
+    /// Time constant of the potential, seconds. An episode without a flow for so long has ended.
+    pub tau: f32,
+    /// Potential from which the neuron fires; a flow adds its confidence, 0 to 1.
+    pub threshold: f32,
+}
+
+impl EpisodeRule {
+    /// Whether the numbers are such that the neuron can work.
+    pub fn is_valid(&self, classes: usize) -> bool {
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        self.class.index() < classes && positive(self.tau) && positive(self.threshold)
+    }
+}

@@ -1,0 +1,104 @@
+//! A bounded hash table of entries by 64-bit key. When it is full, the quietest of a few entries makes room for a new one.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::capture::Nanos;
+
+/// Entries that are compared to find one to evict.
+const SAMPLE: usize = 16;
+
+/// What the choice of an entry to evict depends on.
+pub(crate) trait Activity {
+    /// How active the entry was: of two entries the smaller one is evicted.
+    fn activity(&self) -> (u32, Nanos);
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are hashed as u64");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+pub(crate) struct BoundedTable<V> {
+    capacity: usize,
+    places: HashMap<u64, u32, BuildHasherDefault<Identity>>,
+    entries: Vec<(u64, V)>,
+    /// Where the next search for an entry to evict begins.
+    hand: usize,
+    evicted: u64,
+}
+
+impl<V: Activity> BoundedTable<V> {
+    /// An empty table for at most `capacity` entries. Memory is allocated as it fills.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity: capacity.max(1), places: HashMap::default(), entries: Vec::new(), hand: 0, evicted: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
+    }
+
+    pub fn get_mut(&mut self, key: u64) -> Option<&mut V> {
+        let &place = self.places.get(&key)?;
+        Some(&mut self.entries[place as usize].1)
+    }
+
+    /// The entry of `key`, made by `new` if there is none.
+    pub fn entry(&mut self, key: u64, new: impl FnOnce() -> V) -> &mut V {
+        let place = match self.places.get(&key) {
+            Some(&place) => place as usize,
+            None => self.add(key, new()),
+        };
+        &mut self.entries[place].1
+    }
+
+    /// Sets the entry of `key`.
+    pub fn insert(&mut self, key: u64, value: V) {
+        match self.places.get(&key) {
+            Some(&place) => self.entries[place as usize].1 = value,
+            None => {
+                self.add(key, value);
+            }
+        }
+    }
+
+    fn add(&mut self, key: u64, value: V) -> usize {
+        let place = if self.entries.len() < self.capacity {
+            self.entries.push((key, value));
+            self.entries.len() - 1
+        } else {
+            let place = self.quietest();
+            let (old, _) = std::mem::replace(&mut self.entries[place], (key, value));
+            self.places.remove(&old);
+            self.evicted += 1;
+            place
+        };
+        self.places.insert(key, place as u32);
+        place
+    }
+
+    fn quietest(&mut self) -> usize {
+        let count = self.entries.len();
+        let sample = (0..SAMPLE.min(count)).map(|step| (self.hand + step) % count);
+        let quietest = sample.min_by_key(|&place| self.entries[place].1.activity()).unwrap_or(0);
+        self.hand = (self.hand + SAMPLE) % count;
+        quietest
+    }
+}

@@ -1,0 +1,161 @@
+//! Traces of one host: a leaky count of each kind of event at each time constant.
+
+use crate::capture::Nanos;
+
+use super::bounded::Activity;
+
+/// Time constants of the leaky counts, in seconds.
+pub(super) const TAUS: [f32; 3] = [1.0, 10.0, 60.0];
+/// Smaller steps of time are added up before the counts decay: 1 ms. A single-precision factor can't express the decay of less.
+const STEP: u64 = 1_000_000;
+/// Something is new to a host if it was not seen in this or the previous interval of this length: 30 s.
+const GENERATION: u64 = 30_000_000_000;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    /// Flows that the host began.
+    Begun,
+    /// Destination ports that it had not used lately.
+    Ports,
+    /// Destinations that it had not addressed lately.
+    Peers,
+    /// Flows that it began without payload.
+    Empty,
+    /// Flows that it began and that were answered.
+    Answers,
+    /// Flows that it began and that were reset by the other side.
+    Resets,
+    /// Flows that others began to the host.
+    Received,
+    /// Sources that had not addressed it lately.
+    Sources,
+    /// Flows that others began and that the host answered.
+    Answered,
+}
+
+pub(super) const COUNTS: usize = 9;
+
+/// Coded leaky counts, `[count][tau]`.
+pub(super) type Levels = [[u8; TAUS.len()]; COUNTS];
+
+/// Leaky counts, `[tau]`, which decay together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Decay {
+    last: Nanos,
+}
+
+impl Decay {
+    /// Factors `[tau]` of the time since the last call; `None` if there is nothing to decay. A clock that was set back stops the decay.
+    pub fn factors(&mut self, now: Nanos) -> Option<[f32; TAUS.len()]> {
+        let passed = now.0.saturating_sub(self.last.0);
+        if passed < STEP {
+            return None;
+        }
+        self.last = now;
+        // exp(-t) at tau = 60 s; its sixth power at 10 s; the tenth power of that at 1 s.
+        let slow = (-(passed as f64 / 1e9) / f64::from(TAUS[2])).exp() as f32;
+        let middle = slow.powi(6);
+        Some([middle.powi(10), middle, slow])
+    }
+
+    /// The time of the last decay.
+    pub fn last(&self) -> Nanos {
+        self.last
+    }
+}
+
+/// A small set that forgets: 64 bits per generation.
+#[derive(Clone, Copy, Debug, Default)]
+struct RecentSet {
+    now: u64,
+    before: u64,
+}
+
+impl RecentSet {
+    fn age(&mut self, generations: u64) {
+        (self.now, self.before) = match generations {
+            0 => return,
+            1 => (0, self.now),
+            _ => (0, 0),
+        };
+    }
+
+    /// Adds an item. Returns its weight: 0 if it may have been in the set, else the inverse of the share of vacant bits, which
+    /// makes the sum of weights an unbiased count of distinct items (Ting 2014, streamed approximate counting of distinct elements).
+    fn add(&mut self, hash: u64) -> f32 {
+        let (bit, seen) = (1u64 << (hash >> 58), self.now | self.before);
+        self.now |= bit;
+        if seen & bit != 0 { 0.0 } else { 64.0 / seen.count_zeros() as f32 }
+    }
+}
+
+/// Traces of one host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Host {
+    counts: [[f32; TAUS.len()]; COUNTS],
+    decay: Decay,
+    /// Ports, peers and sources seen lately.
+    recent: [RecentSet; 3],
+    generation: u64,
+}
+
+impl Host {
+    /// The host with its counts decayed to `now`.
+    pub fn at(&mut self, now: Nanos) -> &Self {
+        if let Some(factors) = self.decay.factors(now) {
+            for counts in &mut self.counts {
+                for (count, factor) in counts.iter_mut().zip(factors) {
+                    *count *= factor;
+                }
+            }
+        }
+        self
+    }
+
+    /// Adds `weight` to a count.
+    pub fn add(&mut self, count: Count, now: Nanos, weight: f32) {
+        self.at(now);
+        self.counts[count as usize].iter_mut().for_each(|v| *v += weight);
+    }
+
+    /// Adds to a count of distinct items if the item with this hash is new. `count`: [`Count::Ports`], [`Count::Peers`] or
+    /// [`Count::Sources`].
+    pub fn add_new(&mut self, count: Count, now: Nanos, item: u64) {
+        let generation = now.0 / GENERATION;
+        let passed = generation.saturating_sub(self.generation);
+        self.generation = self.generation.max(generation);
+        self.recent.iter_mut().for_each(|set| set.age(passed));
+        let set = match count {
+            Count::Ports => 0,
+            Count::Peers => 1,
+            _ => 2,
+        };
+        let weight = self.recent[set].add(item);
+        if weight > 0.0 {
+            self.add(count, now, weight);
+        }
+    }
+
+    /// The counts, coded.
+    pub fn levels(&self) -> Levels {
+        self.counts.map(|counts| counts.map(level))
+    }
+}
+
+impl Activity for Host {
+    fn activity(&self) -> (u32, Nanos) {
+        let slowest = self.counts[Count::Begun as usize][2] + self.counts[Count::Received as usize][2];
+        // Hosts of a flow or two are alike.
+        (slowest as u32 / 4, self.decay.last())
+    }
+}
+
+/// Two levels per octave: 0 below 0.75, 1 from 0.75, 2 from 1, 3 from 1.5, 4 from 2 ...; at most 47.
+pub(super) fn level(count: f32) -> u8 {
+    if count < 0.75 {
+        return 0;
+    }
+    // Exponent and the first bit of the mantissa.
+    ((count.to_bits() >> 22) - (0.5f32.to_bits() >> 22)).min(47) as u8
+}

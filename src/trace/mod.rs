@@ -1,0 +1,229 @@
+//! Traces: leaky counts of what each host did recently, which become slot values of the packets of its flows.
+//!
+//! Input: packets in the order of their source, each with its time. Output: [`TraceValues`] for the first packets of each flow.
+//!
+//! A trace is the membrane potential of a leaky integrator that receives one spike per event: `v <- v exp(-dt / tau) + w`, the
+//! damped statistics of Kitsune (Mirsky et al. 2018, section IV-C). Time is the time of the packets, so that a capture gives the same
+//! traces at any speed. One [`TraceTable`] sees all packets, whatever the number of workers.
+
+mod bounded;
+mod host;
+mod service;
+mod values;
+
+pub use values::{TRACES, TraceValues, trace_names};
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+
+use crate::capture::Nanos;
+use crate::packet::{Headers, Network, Transport};
+
+pub(crate) use bounded::{Activity, BoundedTable};
+use host::{Count, Host};
+use service::Service;
+
+/// Packets of a flow, from its first, that receive trace values.
+const PACKETS: u8 = 16;
+/// A flow without a packet for this long has ended: 60 s.
+const FLOW_IDLE: u64 = 60_000_000_000;
+/// Flows and services remembered for each host that the table has room for.
+const PER_HOST: usize = 4;
+
+/// Hosts that a table has room for, unless set otherwise.
+pub const DEFAULT_HOSTS: usize = 1 << 16;
+
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const FIN: u8 = 0x01;
+const ACK: u8 = 0x10;
+
+/// Source and destination of a packet.
+struct Endpoints {
+    source: u128,
+    destination: u128,
+    source_port: u16,
+    destination_port: u16,
+    /// IP protocol, or the EtherType of ARP.
+    protocol: u16,
+    vlan: u16,
+}
+
+impl Endpoints {
+    /// Endpoints of an IP packet; of an ARP packet the sender's and the target's protocol address (RFC 826). `None` for other frames.
+    fn of(headers: &Headers, frame: &[u8]) -> Option<Self> {
+        let ip = |address: std::net::IpAddr| match address {
+            std::net::IpAddr::V4(address) => u128::from(address.to_ipv6_mapped().to_bits()),
+            std::net::IpAddr::V6(address) => address.to_bits(),
+        };
+        let (source, destination) = match headers.network {
+            Network::Arp => {
+                let at = usize::from(headers.network_at);
+                let address = |at: usize| {
+                    let octets: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+                    Some(ip(octets.into()))
+                };
+                (address(at + ARP_SENDER)?, address(at + ARP_TARGET)?)
+            }
+            _ => (ip(headers.src_addr(frame)?), ip(headers.dst_addr(frame)?)),
+        };
+        let (source_port, destination_port) = headers.ports(frame);
+        let protocol = if headers.network == Network::Arp { headers.ether_type } else { u16::from(headers.ip_protocol) };
+        Some(Self { source, destination, source_port, destination_port, protocol, vlan: headers.vlan })
+    }
+}
+
+/// Offsets of the protocol addresses of sender and target in an ARP packet for IPv4.
+const ARP_SENDER: usize = 14;
+const ARP_TARGET: usize = 24;
+
+/// What is known of a flow.
+struct Flow {
+    last: Nanos,
+    /// Keys of the host that began it, of the other, and of the service.
+    source: u64,
+    destination: u64,
+    service: u64,
+    /// Saturating.
+    packets: u8,
+    answered: bool,
+    reset: bool,
+    closed: bool,
+}
+
+impl Flow {
+    /// Whether a packet with these TCP flags at `now` begins another flow of the same addresses and ports.
+    fn is_over(&self, now: Nanos, flags: u8) -> bool {
+        let opens = flags & (SYN | ACK) == SYN;
+        now.0.saturating_sub(self.last.0) > FLOW_IDLE || (opens && self.closed)
+    }
+}
+
+impl Activity for Flow {
+    fn activity(&self) -> (u32, Nanos) {
+        (u32::from(self.packets > 1), self.last)
+    }
+}
+
+/// Traces of all hosts, bounded: where there is no room the quietest of a few entries is evicted.
+pub struct TraceTable {
+    /// Factor on the time between packets, and the first packet's time.
+    stretch: f64,
+    first: Option<Nanos>,
+    /// Secret, so that addresses can't be chosen to collide.
+    hasher: RandomState,
+    hosts: BoundedTable<Host>,
+    flows: BoundedTable<Flow>,
+    services: BoundedTable<Service>,
+}
+
+impl TraceTable {
+    /// An empty table for at most `hosts` hosts.
+    pub fn new(hosts: usize) -> Self {
+        let hosts = hosts.max(16);
+        Self {
+            stretch: 1.0,
+            first: None,
+            hasher: RandomState::default(),
+            hosts: BoundedTable::new(hosts),
+            flows: BoundedTable::new(hosts * PER_HOST),
+            services: BoundedTable::new(hosts * PER_HOST),
+        }
+    }
+
+    /// The table with the time between packets multiplied by `stretch`: with 10 the packets seem ten times slower.
+    #[must_use]
+    pub fn stretched(self, stretch: f64) -> Self {
+        Self { stretch, ..self }
+    }
+
+    /// Number of hosts with traces.
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Number of hosts that were evicted since the last call.
+    pub fn take_evicted(&mut self) -> u64 {
+        self.hosts.take_evicted()
+    }
+
+    /// Counts a packet. Returns the trace values of the hosts of its flow: [`TraceValues::NONE`] for frames without addresses and for
+    /// all but the first packets of a flow.
+    pub fn observe(&mut self, headers: &Headers, frame: &[u8], now: Nanos) -> TraceValues {
+        let Some(ends) = Endpoints::of(headers, frame) else { return TraceValues::NONE };
+        let now = self.stretch_time(now);
+        let (source, destination) = (self.hasher.hash_one(ends.source), self.hasher.hash_one(ends.destination));
+        let flags = if headers.transport == Transport::Tcp { headers.tcp_flags } else { 0 };
+        let key = self.flow_key(&ends);
+        let begins = self.flows.get_mut(key).is_none_or(|flow| flow.is_over(now, flags));
+        if begins {
+            self.begin(key, &ends, source, destination, now, headers.payload_wire_len == 0);
+        }
+        let Some(flow) = self.flows.get_mut(key) else { return TraceValues::NONE };
+        flow.last = flow.last.max(now);
+        flow.packets = flow.packets.saturating_add(1);
+        let (packets, forward) = (flow.packets, flow.source == source);
+        let answers = !forward && !std::mem::replace(&mut flow.answered, true);
+        let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
+        flow.closed |= flags & (RST | FIN) != 0;
+        if packets > PACKETS && !answers && !resets {
+            return TraceValues::NONE;
+        }
+        let (source, destination, service) = (flow.source, flow.destination, flow.service);
+        if answers {
+            self.hosts.entry(source, Host::default).add(Count::Answers, now, 1.0);
+            self.hosts.entry(destination, Host::default).add(Count::Answered, now, 1.0);
+        }
+        if resets {
+            self.hosts.entry(source, Host::default).add(Count::Resets, now, 1.0);
+        }
+        if packets > PACKETS {
+            return TraceValues::NONE;
+        }
+        self.values(source, destination, service, now)
+    }
+
+    fn stretch_time(&mut self, now: Nanos) -> Nanos {
+        let first = *self.first.get_or_insert(now);
+        if self.stretch == 1.0 {
+            return now;
+        }
+        Nanos(first.0 + (now.0.saturating_sub(first.0) as f64 * self.stretch) as u64)
+    }
+
+    /// A flow's key, the same for both directions.
+    fn flow_key(&self, ends: &Endpoints) -> u64 {
+        let (a, b) = ((ends.source, ends.source_port), (ends.destination, ends.destination_port));
+        self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, ends.vlan))
+    }
+
+    /// Counts the begin of a flow. `empty`: its first packet has no payload.
+    fn begin(&mut self, key: u64, ends: &Endpoints, source: u64, destination: u64, now: Nanos, empty: bool) {
+        let service = self.hasher.hash_one((ends.source, ends.destination, ends.destination_port, ends.protocol));
+        self.services.entry(service, Service::default).begin(now);
+        let port = self.hasher.hash_one((ends.destination_port, ends.protocol));
+        let host = self.hosts.entry(source, Host::default);
+        host.add(Count::Begun, now, 1.0);
+        host.add_new(Count::Ports, now, port);
+        host.add_new(Count::Peers, now, destination);
+        if empty {
+            host.add(Count::Empty, now, 1.0);
+        }
+        let host = self.hosts.entry(destination, Host::default);
+        host.add(Count::Received, now, 1.0);
+        host.add_new(Count::Sources, now, source);
+        let flow = Flow { last: now, source, destination, service, packets: 0, answered: false, reset: false, closed: false };
+        self.flows.insert(key, flow);
+    }
+
+    fn values(&mut self, source: u64, destination: u64, service: u64, now: Nanos) -> TraceValues {
+        let source = self.hosts.entry(source, Host::default).at(now).levels();
+        let destination = self.hosts.entry(destination, Host::default).at(now).levels();
+        let service = self.services.entry(service, Service::default).levels(now);
+        TraceValues::new(&source, &destination, &service)
+    }
+}
+
+#[cfg(test)]
+mod tests;

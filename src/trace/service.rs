@@ -1,0 +1,73 @@
+//! Traces of what one host does with one service of another: a leaky count of its flows, and how regular they are.
+
+use crate::capture::Nanos;
+
+use super::bounded::Activity;
+use super::host::{Decay, TAUS, level};
+
+/// Flows that follow another within this many seconds belong to it: 0.2 s.
+const BURST: f32 = 0.2;
+/// A gap is regular if it differs from the mean gap by at most this share of it.
+const TOLERANCE: f32 = 0.15;
+/// Share of the newest gap in the mean.
+const NEWEST: f32 = 0.25;
+/// Regular gaps that are counted at most.
+const MOST_REGULAR: u8 = 15;
+
+/// Coded traces: flows `[tau]`, regular gaps in a row, mean gap.
+pub(super) type Levels = [u8; TAUS.len() + 2];
+
+/// Flows from one host to one service (address, protocol and port) of another.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Service {
+    flows: [f32; TAUS.len()],
+    decay: Decay,
+    /// Begin of the last burst of flows; `None` before the first.
+    last: Option<Nanos>,
+    /// Mean of the gaps between bursts, seconds; 0 before the first gap.
+    gap: f32,
+    regular: u8,
+}
+
+impl Service {
+    /// Counts the begin of a flow.
+    pub fn begin(&mut self, now: Nanos) {
+        self.decay(now);
+        self.flows.iter_mut().for_each(|v| *v += 1.0);
+        let Some(last) = self.last else {
+            self.last = Some(now);
+            return;
+        };
+        let gap = now.0.saturating_sub(last.0) as f32 / 1e9;
+        if gap < BURST {
+            return;
+        }
+        self.last = Some(now);
+        if self.gap == 0.0 {
+            self.gap = gap;
+            return;
+        }
+        let regular = (gap - self.gap).abs() <= TOLERANCE * self.gap;
+        self.regular = if regular { (self.regular + 1).min(MOST_REGULAR) } else { self.regular / 2 };
+        self.gap += NEWEST * (gap - self.gap);
+    }
+
+    fn decay(&mut self, now: Nanos) {
+        if let Some(factors) = self.decay.factors(now) {
+            self.flows.iter_mut().zip(factors).for_each(|(v, factor)| *v *= factor);
+        }
+    }
+
+    /// The traces at `now`, coded. The mean gap has two levels per octave of seconds from 1/8 s.
+    pub fn levels(&mut self, now: Nanos) -> Levels {
+        self.decay(now);
+        let [a, b, c] = self.flows.map(level);
+        [a, b, c, self.regular, level(self.gap * 8.0)]
+    }
+}
+
+impl Activity for Service {
+    fn activity(&self) -> (u32, Nanos) {
+        (u32::from(self.regular) + self.flows[2] as u32 / 4, self.decay.last())
+    }
+}

@@ -1,0 +1,97 @@
+//! Rules of episodes from a corpus: who is excited, for how long, and when the neuron fires.
+//!
+//! The role follows from the labelled flows: a class whose flows come from more hosts than they go to is about its target. The time
+//! constant follows from the gaps between the flows of a host. The threshold is homeostatic: on the streams of the other classes,
+//! classified by networks that were not trained on them, no neuron fires.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::episode::{EpisodeRule, Role};
+use crate::packet::Address;
+use crate::snn::ClassId;
+use crate::stream::{Decision, Leader};
+
+use super::corpus::FlowStart;
+use super::Corpus;
+
+/// The smallest threshold, in flows of full confidence.
+const LEAST: f32 = 3.0;
+/// The largest.
+const MOST: f32 = 12.0;
+/// How much higher than the highest potential on other classes a threshold is, as a factor.
+const MARGIN: f32 = 1.5;
+/// Time constant as a multiple of the gap that nine in ten are shorter than, and its bounds in seconds.
+const GAPS: f32 = 10.0;
+const TAU: (f32, f32) = (30.0, 600.0);
+
+/// The flows of a class by capture and host, each in the order of time.
+fn by_host<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)>, role: Role) -> Vec<Vec<f64>> {
+    let mut hosts: HashMap<(u32, Address), Vec<f64>> = HashMap::new();
+    for (capture, start) in starts {
+        let host = if role == Role::Source { start.source } else { start.target };
+        hosts.entry((capture, host)).or_default().push(start.time.0 as f64 / 1e9);
+    }
+    let mut all: Vec<Vec<f64>> = hosts.into_values().collect();
+    all.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
+    all
+}
+
+/// Rules for all classes except `without`. `calibration`: streams by number, whether the network knew the class, and their leaders.
+pub(super) fn rules(
+    corpus: &Corpus,
+    decision: &Decision,
+    calibration: &[(usize, bool, Leader)],
+    without: &dyn Fn(&str) -> bool,
+) -> Vec<EpisodeRule> {
+    let classes = ClassId::first(corpus.classes.len()).filter(|class| !without(&corpus.classes[class.index()]));
+    classes.filter_map(|class| rule(corpus, class)).map(|rule| raise(corpus, decision, calibration, without, rule)).collect()
+}
+
+/// The rule of a class with the smallest threshold; `None` without flows.
+fn rule(corpus: &Corpus, class: ClassId) -> Option<EpisodeRule> {
+    let of_class = || corpus.streams.iter().filter(|s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)));
+    let hosts = |role: Role| {
+        let host = |s: &FlowStart| if role == Role::Source { s.source } else { s.target };
+        of_class().map(|(capture, start)| (capture, host(start))).collect::<HashSet<_>>().len()
+    };
+    let role = if hosts(Role::Source) > hosts(Role::Target) { Role::Target } else { Role::Source };
+    let mut gaps: Vec<f64> =
+        by_host(of_class(), role).iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
+    gaps.sort_by(f64::total_cmp);
+    let long = gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(0.0) as f32;
+    of_class().next()?;
+    Some(EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST })
+}
+
+/// The rule with a threshold that streams of other classes, taken for the class, do not reach.
+fn raise(
+    corpus: &Corpus,
+    decision: &Decision,
+    calibration: &[(usize, bool, Leader)],
+    without: &dyn Fn(&str) -> bool,
+    rule: EpisodeRule,
+) -> EpisodeRule {
+    let mut spikes: Vec<(u32, Address, f64, f32)> = Vec::new();
+    for (stream, _, leader) in calibration {
+        let stream = &corpus.streams[*stream];
+        let confidence = decision.confidence(leader);
+        if leader.class == rule.class
+            && without(&corpus.classes[stream.class.index()])
+            && decision.class_at(leader, confidence).is_some()
+            && let Some(start) = &stream.start
+        {
+            let host = if rule.role == Role::Source { start.source } else { start.target };
+            spikes.push((stream.capture, host, start.time.0 as f64 / 1e9, confidence));
+        }
+    }
+    spikes.sort_by(|a, b| a.2.total_cmp(&b.2));
+    let mut potentials: HashMap<(u32, Address), (f64, f32)> = HashMap::new();
+    let mut highest = 0f32;
+    for (capture, host, time, confidence) in spikes {
+        let (last, potential) = potentials.entry((capture, host)).or_insert((time, 0.0));
+        *potential = *potential * (-(time - *last) as f32 / rule.tau).exp() + confidence;
+        *last = time;
+        highest = highest.max(*potential);
+    }
+    EpisodeRule { threshold: (highest * MARGIN).clamp(LEAST, MOST), ..rule }
+}
