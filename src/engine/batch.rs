@@ -115,7 +115,8 @@ impl RoutedBatch {
     /// Counts all frames in the traces of their hosts and notes the values. Batches must be traced in their order.
     pub fn trace(&mut self, table: &mut TraceTable) {
         let Self { batch, headers, traces, .. } = self;
-        let values = batch.iter().zip(headers.iter()).map(|(frame, headers)| table.observe(headers, frame.bytes, frame.timestamp));
+        let values =
+            batch.iter().zip(headers.iter()).map(|(frame, headers)| table.observe(headers, frame.bytes, frame.timestamp));
         traces.clear();
         traces.extend(values);
     }

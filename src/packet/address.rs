@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The kind of a key's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +19,23 @@ pub struct Address {
     /// In the first 4 (IPv4), 6 (MAC) or 16 (IPv6) bytes, in network byte order.
     pub(super) bytes: [u8; 16],
     pub(super) family: Family,
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        let mut bytes = [0; 16];
+        let family = match address {
+            IpAddr::V4(address) => {
+                bytes[..4].copy_from_slice(&address.octets());
+                Family::Ipv4
+            }
+            IpAddr::V6(address) => {
+                bytes = address.octets();
+                Family::Ipv6
+            }
+        };
+        Self { bytes, family }
+    }
 }
 
 impl fmt::Display for Address {

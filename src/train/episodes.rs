@@ -11,8 +11,8 @@ use crate::packet::Address;
 use crate::snn::ClassId;
 use crate::stream::{Decision, Leader};
 
-use super::corpus::FlowStart;
 use super::Corpus;
+use super::corpus::FlowStart;
 
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 3.0;

@@ -17,9 +17,9 @@ use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
 use crate::stream::{Assignments, Decision, Leader};
 
 use super::calibrate::calibrate;
+use super::episodes;
 use super::folds::folds;
 use super::held_out::{HeldOutPass, HeldOutPotentials, forward};
-use super::episodes;
 use super::homeostasis::threshold;
 use super::ports::PortPool;
 use super::split_by_direction::{self, CrossFit};
