@@ -113,7 +113,7 @@ pub fn encoder(octets: &[u8]) {
     let layout = &*LAYOUT;
     let mut volley = Volley::default();
     let context = Context { direction: direction & 1, position: *position, previous: *previous };
-    layout.encode(&headers, frame, context, &mut volley);
+    layout.encode(&headers, frame, context, &spiked::trace::TraceValues::NONE, &mut volley);
     assert!(volley.slots[..layout.slots().len()].iter().all(|&v| v <= 0xff || v == SILENT));
     let mut active = [0; MAX_ACTIVE];
     let count = layout.inputs(&volley, &mut active);
@@ -153,7 +153,7 @@ pub fn models(octets: &[u8]) {
     frame[23] = 6;
     let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("Ethernet");
     let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
-    model.layout.encode(&headers, &frame, Context::first(0), &mut volley);
+    model.layout.encode(&headers, &frame, Context::first(0), &spiked::trace::TraceValues::NONE, &mut volley);
     let count = model.layout.inputs(&volley, &mut active);
     let mut potentials = model.network.buffer();
     model.network.potentials(&active[..count], &mut potentials);

@@ -1,0 +1,111 @@
+//! The episode stage: feeds detections to the leaky neurons of their model, in the order of the packets, and passes episodes on.
+
+use std::sync::Arc;
+
+use crate::capture::Nanos;
+use crate::episode::{Episode, EpisodeLayer, NamedFlow};
+use crate::model::Model;
+use crate::packet::{Direction, KeyKind};
+
+use super::{EpisodeOutput, Event, Observer, Output, Verdict};
+
+/// Whether a verdict excites a neuron of its model's episodes.
+pub(super) fn is_spike(verdict: &Verdict) -> bool {
+    verdict.event == Event::Detection
+        && verdict.key.kind() == KeyKind::Flow
+        && verdict.class.is_some_and(|class| verdict.model.episodes.iter().any(|rule| rule.class == class))
+}
+
+/// An observer that passes everything on to another, and episodes in addition.
+pub(super) struct EpisodeObserver<'a> {
+    inner: &'a mut dyn Observer,
+    /// Whether verdicts without text are for the episodes only.
+    has_writer: bool,
+    /// The neurons of each model, by the model's index.
+    layers: Vec<Option<(Arc<Model>, EpisodeLayer)>>,
+    found: Vec<Episode>,
+}
+
+impl<'a> EpisodeObserver<'a> {
+    /// `has_writer`: the settings have a writer.
+    pub fn new(inner: &'a mut dyn Observer, has_writer: bool) -> Self {
+        Self { inner, has_writer, layers: Vec::new(), found: Vec::new() }
+    }
+
+    /// Ends all episodes, at the end of the source.
+    pub fn finish(&mut self) {
+        for number in 0..self.layers.len() {
+            self.emit(number, u64::MAX, EpisodeLayer::finish);
+        }
+    }
+
+    fn spike(&mut self, verdict: &Verdict) {
+        let Some(class) = verdict.class else { return };
+        let number = verdict.model_index;
+        if self.layers.len() <= number {
+            self.layers.resize_with(number + 1, || None);
+        }
+        if self.layers[number].as_ref().is_none_or(|(model, _)| !Arc::ptr_eq(model, &verdict.model)) {
+            self.emit(number, verdict.packet, EpisodeLayer::finish);
+            self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
+        }
+        let flow = named_flow(verdict);
+        self.emit(number, verdict.packet, |layer, found| layer.observe(class, &flow, found));
+    }
+
+    /// Lets `step` work on the neurons of a model, and passes on the episodes that it finds.
+    fn emit(&mut self, number: usize, packet: u64, step: impl FnOnce(&mut EpisodeLayer, &mut Vec<Episode>)) {
+        let Some((model, layer)) = self.layers.get_mut(number).and_then(Option::as_mut) else { return };
+        step(layer, &mut self.found);
+        for episode in self.found.drain(..) {
+            self.inner.observe(Output::Episode(&EpisodeOutput { episode, model_index: number, model: Arc::clone(model), packet }));
+        }
+    }
+
+    fn advance(&mut self, now: Nanos) {
+        for number in 0..self.layers.len() {
+            self.emit(number, u64::MAX, |layer, found| layer.advance(now, found));
+        }
+    }
+}
+
+/// The flow of a detection.
+fn named_flow(verdict: &Verdict) -> NamedFlow {
+    let key = &verdict.key;
+    let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
+    let [(source, _), (target, port)] = match verdict.first_direction {
+        Direction::Forward => ends,
+        Direction::Backward => [ends[1], ends[0]],
+    };
+    NamedFlow {
+        source,
+        target,
+        port,
+        time: verdict.timestamp,
+        packets: verdict.packets,
+        bytes: verdict.bytes,
+        confidence: verdict.confidence,
+    }
+}
+
+impl Observer for EpisodeObserver<'_> {
+    fn observe(&mut self, output: Output<'_>) {
+        match output {
+            Output::Verdict { verdict, text } => {
+                if !self.has_writer || !text.is_empty() {
+                    self.inner.observe(output);
+                }
+                if is_spike(verdict) {
+                    self.spike(verdict);
+                }
+            }
+            Output::Progress(progress) => {
+                self.inner.observe(output);
+                if let Some(now) = progress.clock {
+                    self.advance(now);
+                }
+            }
+            Output::Packet(_) | Output::Episode(_) => self.inner.observe(output),
+        }
+    }
+}
