@@ -35,7 +35,7 @@ fn stages(c: &mut Criterion) {
         .zip(&headers)
         .map(|((_, frame), headers)| {
             let mut volley = Volley::default();
-            model.layout.encode(headers, frame, Context::first(0), &mut volley);
+            model.layout.encode(headers, frame, Context::first(0), &spiked::trace::TraceValues::NONE, &mut volley);
             volley
         })
         .collect();
@@ -61,7 +61,7 @@ fn stages(c: &mut Criterion) {
         let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
         b.iter(|| {
             let encode = |((_, frame), headers): (&(LinkType, Vec<u8>), &Headers)| {
-                model.layout.encode(headers, black_box(frame), Context::first(0), &mut volley);
+                model.layout.encode(headers, black_box(frame), Context::first(0), &spiked::trace::TraceValues::NONE, &mut volley);
                 model.layout.inputs(&volley, &mut active)
             };
             frames.iter().zip(&headers).map(encode).sum::<usize>()

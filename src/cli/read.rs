@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 
 use crate::capture::{self, CaptureError, CaptureFile, ExpandedPaths, Filter, Filtered, Source, printable};
 use crate::engine::{
-    self, EngineSettings, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict, VerdictWriter,
+    self, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
+    VerdictWriter,
 };
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, EventFormat, Summary, evidence};
@@ -56,6 +57,8 @@ enum Events {
     Detections,
     /// One event for each stream when it ends, classified or not
     Streams,
+    /// Events when an episode begins, every minute while it lasts, and when it ends
+    Episodes,
 }
 
 /// Classifies the streams in captures
@@ -168,13 +171,17 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         inputs = capture::expand(&args.captures)?;
     }
     let models = settings.models.load_full();
-    let wanted = if args.events == Events::Detections { Event::Detection } else { Event::Stream };
     // The table is printed from the summary.
-    let lines = match args.format.of_events() {
-        Some(format) => Lines::Events(format, wanted),
-        None if args.unknown => Lines::Unknown,
-        None => Lines::None,
+    let format = args.format.of_events();
+    let lines = match (format, args.events) {
+        (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
+        (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),
+        (None, _) if args.unknown => Lines::Unknown,
+        (None, _) | (Some(_), Events::Episodes) => Lines::None,
     };
+    if args.events == Events::Episodes && args.format == Format::Csv {
+        bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
+    }
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
@@ -188,7 +195,18 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut observer = ReadObserver { out, live: false, packets_to, written: Ok(()) };
+    let mut observer = ReadObserver {
+        out,
+        live: false,
+        packets_to,
+        episodes: None,
+        capture: None,
+        summary: Arc::clone(&summary),
+        written: Ok(()),
+    };
+    if args.events == Events::Episodes {
+        observer.episodes = format.map(export::EventWriter::new);
+    }
     if args.format == Format::Csv {
         writeln!(observer.out, "{}", export::CSV_HEADER)?;
     }
@@ -326,6 +344,7 @@ impl Reading<'_> {
 
     /// Reads a source to its end or a limit; returns the number of packets. `stop` stops a live source.
     fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<u64> {
+        self.observer.capture.clone_from(&origin.capture);
         let writer = Some(line_writers(self.lines, origin, self.summary, self.models));
         let settings = EngineSettings { writer, ..self.settings.clone() };
         self.observer.live = source.is_live();
@@ -356,6 +375,11 @@ struct ReadObserver<'a> {
     /// Whether packets arrive as they are captured, so that events are written at once.
     live: bool,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
+    /// Writes episodes; `None` if they are not wanted.
+    episodes: Option<export::EventWriter>,
+    /// Path of the capture that is read.
+    capture: Option<Arc<str>>,
+    summary: Arc<Mutex<Summary>>,
     /// The first write error; nothing is written after it.
     written: io::Result<()>,
 }
@@ -373,12 +397,24 @@ impl Observer for ReadObserver<'_> {
                 }
             }
             Output::Packet(packet) => self.written = self.write_packet(packet),
+            Output::Episode(episode) => self.written = self.episode(episode),
             Output::Progress(_) => {}
         }
     }
 }
 
 impl ReadObserver<'_> {
+    fn episode(&mut self, episode: &EpisodeOutput) -> io::Result<()> {
+        self.summary.lock().episode(episode);
+        let Some(writer) = &self.episodes else { return Ok(()) };
+        let mut text = Vec::new();
+        let context = export::EventContext { capture: self.capture.as_deref(), ..Default::default() };
+        writer.write_episode(episode, context, &mut text);
+        text.push(b'\n');
+        self.out.write_all(&text)?;
+        if self.live { self.out.flush() } else { Ok(()) }
+    }
+
     fn write_packet(&mut self, packet: &EvidencePacket) -> io::Result<()> {
         let Some(writer) = &mut self.packets_to else { return Ok(()) };
         let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;

@@ -130,6 +130,8 @@ pub enum EventType {
     Alert,
     /// A stream ended.
     Stream,
+    /// An episode began, lasts, or ended.
+    Episode,
 }
 
 /// Syslog facility (RFC 5424, table 1).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::config::{AlertsConfig, EventFormat, EventType, Severity, SinkConfig};
-use crate::engine::{Event, EvidencePacket, Observer, Output, Progress, Verdict};
+use crate::engine::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Progress, Verdict};
 use crate::export::evidence::CommentedPacket;
 use crate::export::sink::{self, Line};
 use crate::export::{EventContext, EventWriter, Metrics};
@@ -107,6 +107,7 @@ impl EventObserver {
                     EventType::Detection => "detection",
                     EventType::Alert => "alert",
                     EventType::Stream => "stream",
+                    EventType::Episode => "episode",
                 },
                 class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
             });
@@ -131,6 +132,7 @@ impl Observer for EventObserver {
         match output {
             Output::Verdict { verdict, .. } => self.verdict(verdict),
             Output::Packet(packet) => self.packet(packet),
+            Output::Episode(episode) => self.episode(episode),
             Output::Progress(progress) => self.progress(progress),
         }
     }
@@ -157,6 +159,34 @@ impl EventObserver {
             self.state.alerts.count(&verdict.model.name, &verdict.model.classes[class.index()], admitted);
             if admitted {
                 self.send(verdict, EventType::Alert, Some(severity));
+            }
+        }
+    }
+
+    /// Sends an episode to the sinks that want it, in the format of each.
+    fn episode(&mut self, episode: &EpisodeOutput) {
+        if let Some(metrics) = &self.metrics {
+            metrics.episode(episode);
+        }
+        let Self { state, writers, wanted, text, .. } = self;
+        for (format, writer) in writers {
+            let wants = |(of, events): &(EventFormat, Vec<EventType>)| of == format && events.contains(&EventType::Episode);
+            if !wanted.iter().any(wants) {
+                continue;
+            }
+            let capture = state.counters.first().and_then(|c| c.capture_index.of(episode.packet));
+            let context = EventContext { capture: capture.as_deref(), sensor: Some(&state.sensor), ..EventContext::default() };
+            text.clear();
+            writer.write_episode(episode, context, text);
+            let line = Arc::new(Line {
+                text: String::from_utf8_lossy(text).into_owned(),
+                timestamp: episode.episode.time,
+                severity: sink::Severity::Warning,
+                event: "episode",
+                class: Some(episode.model.classes[episode.episode.class.index()].as_str().into()),
+            });
+            for (sink, _) in state.sinks.lock().iter().zip(&*wanted).filter(|(_, sink)| wants(sink)) {
+                sink.offer(&line);
             }
         }
     }

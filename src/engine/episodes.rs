@@ -58,7 +58,12 @@ impl<'a> EpisodeObserver<'a> {
         let Some((model, layer)) = self.layers.get_mut(number).and_then(Option::as_mut) else { return };
         step(layer, &mut self.found);
         for episode in self.found.drain(..) {
-            self.inner.observe(Output::Episode(&EpisodeOutput { episode, model_index: number, model: Arc::clone(model), packet }));
+            self.inner.observe(Output::Episode(&EpisodeOutput {
+                episode,
+                model_index: number,
+                model: Arc::clone(model),
+                packet,
+            }));
         }
     }
 

@@ -9,6 +9,7 @@
 mod affinity;
 mod batch;
 mod counters;
+mod episodes;
 mod evidence;
 mod evidence_rows;
 mod fragments;
@@ -24,7 +25,7 @@ mod traces;
 mod worker;
 
 pub use counters::{Counters, SpikeCounts};
-pub use observer::{Event, EvidencePacket, Observer, Output, Progress, Verdict, VerdictWriter};
+pub use observer::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Progress, Verdict, VerdictWriter};
 pub use tap::{Tap, TapSample};
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use crate::packet::Decoder;
 use crate::stream::StreamLimits;
 
 use batch::RoutedBatch;
+use episodes::EpisodeObserver;
 use fragments::SharedFragments;
 use output::BatchOutput;
 use shard::{Shard, WorkerReport};
@@ -110,6 +112,17 @@ const BATCHES_PER_WORKER: usize = 4;
 /// # Panics
 /// If the system can't start a thread, or if the observer panics.
 pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Counters, CaptureError> {
+    let mut observer = EpisodeObserver::new(observer, settings.writer.is_some());
+    let counters = run_workers(settings, source, &mut observer);
+    observer.finish();
+    counters
+}
+
+fn run_workers(
+    settings: &EngineSettings,
+    source: &mut dyn Source,
+    observer: &mut dyn Observer,
+) -> Result<Counters, CaptureError> {
     let live = source.is_live();
     // A live source must not wait for the observer, and pinning must not change the caller's thread.
     if settings.workers <= 1 && !live && !settings.pin {

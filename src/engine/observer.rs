@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capture::{InterfaceId, LinkType, Nanos};
+use crate::episode::Episode;
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 use crate::snn::ClassId;
@@ -105,6 +106,19 @@ pub struct EvidencePacket {
     pub confidence: f32,
 }
 
+/// An episode of a model's class.
+#[derive(Clone, Debug)]
+pub struct EpisodeOutput {
+    /// The episode.
+    pub episode: Episode,
+    /// Index of the model in [`super::EngineSettings::models`].
+    pub model_index: usize,
+    /// The model that classified the flows.
+    pub model: Arc<Model>,
+    /// Number of the packet that caused the event; `u64::MAX` at the end of the source and for episodes that ended by the clock.
+    pub packet: u64,
+}
+
 /// The work of one worker since its last progress.
 #[derive(Debug)]
 pub struct Progress<'a> {
@@ -120,6 +134,8 @@ pub struct Progress<'a> {
     pub busy: Duration,
     /// Time that the worker spent waiting for work.
     pub idle: Duration,
+    /// The time by the clock of a live source.
+    pub clock: Option<Nanos>,
     /// Delay of the worker behind the clock of a live source.
     pub lag: Option<Duration>,
 }
@@ -134,6 +150,8 @@ pub enum Output<'a> {
         /// What the [`VerdictWriter`] wrote; empty where [`super::EngineSettings::writer`] is `None`.
         text: &'a [u8],
     },
+    /// An episode has begun, lasts, or has ended. It comes after the verdict that caused it.
+    Episode(&'a EpisodeOutput),
     /// A packet of a stream with a class; only if [`super::EngineSettings::keep_packets`] is above 0.
     Packet(&'a EvidencePacket),
     /// A worker has handled a batch. Live sources have batches without frames when no packets arrive.

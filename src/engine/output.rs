@@ -2,6 +2,7 @@
 
 use crossbeam_channel::Receiver;
 
+use super::episodes::is_spike;
 use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
 /// What one shard found: in one batch, or among the streams that ended with the source.
@@ -26,18 +27,18 @@ impl BatchOutput {
         self.verdicts.len() >= MAX_FINAL_VERDICTS
     }
 
-    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed.
+    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed unless episodes are made of them.
     pub fn complete(&mut self, writer: Option<&mut (dyn VerdictWriter + 'static)>) {
         self.verdicts.sort_by(|a, b| a.order().cmp(&b.order()));
         let (Some(writer), Self { verdicts, text, text_ends, .. }) = (writer, self) else { return };
         verdicts.retain(|verdict| {
             let start = text.len();
             writer.write(verdict, text);
-            let has_text = text.len() > start;
-            if has_text {
+            let keeps = text.len() > start || is_spike(verdict);
+            if keeps {
                 text_ends.push(text.len());
             }
-            has_text
+            keeps
         });
     }
 

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::capture::Nanos;
 use crate::packet::KeyKind;
 
 use super::batch::{RoutedBatch, Routing};
@@ -20,6 +21,7 @@ pub(super) struct WorkerReport {
     queue: usize,
     busy: Duration,
     idle: Duration,
+    clock: Option<Nanos>,
     lag: Option<Duration>,
 }
 
@@ -33,6 +35,7 @@ impl WorkerReport {
             queue: self.queue,
             busy: self.busy,
             idle: self.idle,
+            clock: self.clock,
             lag: self.lag,
         }));
     }
@@ -190,13 +193,14 @@ impl<'a> Shard<'a> {
         }
     }
 
-    /// The work since the last report. `queue`: batches that wait for the worker; `lag`: its delay behind the source's clock.
-    pub fn report(&mut self, queue: usize, lag: Option<Duration>) -> WorkerReport {
+    /// The work since the last report. `queue`: batches that wait for the worker; `clock`: the time by a live source's clock; `lag`: the
+    /// worker's delay behind it.
+    pub fn report(&mut self, queue: usize, clock: Option<Nanos>, lag: Option<Duration>) -> WorkerReport {
         let mut counters = std::mem::take(&mut self.counters);
         counters.spikes = self.model_shards.iter_mut().filter_map(ModelShard::take_spikes).collect();
         let (elapsed, idle) = (self.reported.elapsed(), std::mem::take(&mut self.idle));
         self.reported = Instant::now();
         let live = self.model_shards.iter().map(ModelShard::live).sum();
-        WorkerReport { worker: self.number, counters, live, queue, busy: elapsed.saturating_sub(idle), idle, lag }
+        WorkerReport { worker: self.number, counters, live, queue, busy: elapsed.saturating_sub(idle), idle, clock, lag }
     }
 }

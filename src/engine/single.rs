@@ -22,7 +22,7 @@ pub(super) fn run(
     let (mut counters, mut out, mut first) = (Counters::default(), BatchOutput::default(), 0);
     let mut number = 0;
     let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
-        let report = shard.report(0, None);
+        let report = shard.report(0, None, None);
         counters.add(&report.counters);
         report.emit(observer);
     };

@@ -177,7 +177,7 @@ impl<'a> Worker<'a> {
         shard.finish(|out| {
             let _ = final_output.send(std::mem::take(out));
         });
-        shard.report(0, None)
+        shard.report(0, None, None)
     }
 
     /// Fills one batch if fewer than enough are `ready`, a batch is free, and the source is available. Returns whether it did.
@@ -236,13 +236,14 @@ impl<'a> Worker<'a> {
     fn handle(&mut self, number: u64, first: u64, routed: Arc<RoutedBatch>, queue: usize) {
         let mut out = self.empty_outputs.try_recv().unwrap_or_default();
         self.shard.handle(&routed, first, &mut out);
-        let lag = routed.clock.zip(routed.last_timestamp());
+        let clock = routed.clock;
+        let lag = clock.zip(routed.last_timestamp());
         let lag = lag.map(|(now, last)| Duration::from_nanos(now.0.saturating_sub(last.0)));
         // The last worker to finish returns the batch.
         if let Some(routed) = Arc::into_inner(routed) {
             self.return_to_pool(routed);
         }
-        let report = self.shard.report(queue, lag);
+        let report = self.shard.report(queue, clock, lag);
         let _ = self.output.send(WorkerOutput { batch: number, out, report });
     }
 }

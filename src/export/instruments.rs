@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::model::Model;
@@ -58,6 +58,14 @@ pub(super) struct ClassMetrics {
     pub(super) name: Arc<str>,
     pub(super) detections: IntCounter,
     pub(super) spikes: IntCounter,
+    /// Only of classes that have episodes.
+    pub(super) episodes: Option<EpisodeMetrics>,
+}
+
+/// The series of a class's episodes.
+pub(super) struct EpisodeMetrics {
+    pub(super) total: IntCounter,
+    pub(super) lasting: IntGauge,
 }
 
 impl ModelMetrics {
@@ -97,6 +105,8 @@ pub(super) struct Instruments {
 /// The families with a label `model`.
 struct ModelFamilies {
     detections: IntCounterVec,
+    episodes: IntCounterVec,
+    lasting_episodes: IntGaugeVec,
     spikes: IntCounterVec,
     named: IntCounterVec,
     unknown: IntCounterVec,
@@ -194,14 +204,23 @@ impl Instruments {
     pub(super) fn model(&self, model: &Model) -> ModelMetrics {
         let families = &self.by_model;
         let label = [model.name.as_str()];
-        let class = |class: &String| ClassMetrics {
-            name: class.as_str().into(),
-            detections: families.detections.with_label_values(&[&model.name, class]),
-            spikes: families.spikes.with_label_values(&[&model.name, class]),
+        let class = |id: ClassId| {
+            let class = &model.classes[id.index()];
+            let labels = [&model.name, class];
+            let has_episodes = model.episodes.iter().any(|rule| rule.class == id);
+            ClassMetrics {
+                name: class.as_str().into(),
+                detections: families.detections.with_label_values(&labels),
+                spikes: families.spikes.with_label_values(&labels),
+                episodes: has_episodes.then(|| EpisodeMetrics {
+                    total: families.episodes.with_label_values(&labels),
+                    lasting: families.lasting_episodes.with_label_values(&labels),
+                }),
+            }
         };
         ModelMetrics {
             name: model.name.as_str().into(),
-            classes: model.classes.iter().map(class).collect(),
+            classes: ClassId::first(model.classes.len()).map(class).collect(),
             named: families.named.with_label_values(&label),
             unknown: families.unknown.with_label_values(&label),
             decision_seconds: families.decision_seconds.with_label_values(&label),
@@ -218,6 +237,8 @@ impl Instruments {
                 let labels = [&*old.name, &*class.name];
                 let _ = families.detections.remove_label_values(&labels);
                 let _ = families.spikes.remove_label_values(&labels);
+                let _ = families.episodes.remove_label_values(&labels);
+                let _ = families.lasting_episodes.remove_label_values(&labels);
             }
         }
         if new.is_none() {
@@ -248,6 +269,9 @@ impl ModelFamilies {
         let model: &[&str] = &["model"];
         Self {
             detections: add.counters("spiked_detections_total", class, "Total number of streams classified as the class."),
+            episodes: add.counters("spiked_episodes_total", class, "Total number of episodes of the class that began."),
+            lasting_episodes: add
+                .add(IntGaugeVec::new(Opts::new("spiked_episodes", "Number of episodes of the class that last now."), class)),
             spikes: add.counters(
                 "spiked_spikes_total",
                 class,

@@ -14,7 +14,8 @@ use super::families::{StatusCollector, StatusProvider};
 use super::instruments::{Instruments, ModelMetrics, WorkerSeries, reason};
 use super::recent::{BusyRatio, Recent};
 use super::status::{Status, unix};
-use crate::engine::{Counters, Event, Progress, SpikeCounts, Verdict};
+use crate::engine::{Counters, EpisodeOutput, Event, Progress, SpikeCounts, Verdict};
+use crate::episode::EpisodeState;
 use crate::model::Model;
 use crate::packet::Undecodable;
 use crate::snn::ClassId;
@@ -99,6 +100,25 @@ impl Metrics {
                     None => self.instruments.replaced.inc(),
                 }
             }
+        }
+    }
+
+    /// Counts an episode when it begins, and the episodes that last.
+    pub fn episode(&self, output: &EpisodeOutput) {
+        let models = self.models.lock();
+        let known = models.get(output.model_index).filter(|m| *m.name == *output.model.name);
+        let Some(class) = known.and_then(|m| m.class(output.episode.class, &output.model)) else {
+            self.instruments.replaced.inc();
+            return;
+        };
+        let Some(episodes) = &class.episodes else { return };
+        match output.episode.state {
+            EpisodeState::Begin => {
+                episodes.total.inc();
+                episodes.lasting.inc();
+            }
+            EpisodeState::Update => {}
+            EpisodeState::End => episodes.lasting.dec(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::engine::{Counters, Event, Verdict};
+use crate::engine::{Counters, EpisodeOutput, Event, Verdict};
+use crate::episode::{Episode, EpisodeState, Role};
 use crate::model::Model;
 use crate::packet::Undecodable;
 use crate::stream::UnknownReason;
@@ -48,6 +49,10 @@ pub struct Summary {
     captures: u64,
     counters: Counters,
     notes: Vec<String>,
+    /// Descriptions of the first episodes that ended.
+    episodes: Vec<String>,
+    /// Number of episodes that ended.
+    ended_episodes: u64,
 }
 
 impl Summary {
@@ -72,6 +77,17 @@ impl Summary {
             if let Some(reason) = reason {
                 table.unknown[row].count(verdict, reason);
             }
+        }
+    }
+
+    /// Notes an episode that has ended; other states are ignored.
+    pub fn episode(&mut self, output: &EpisodeOutput) {
+        if output.episode.state != EpisodeState::End {
+            return;
+        }
+        self.ended_episodes += 1;
+        if self.episodes.len() < MAX_EPISODES {
+            self.episodes.push(describe(&output.episode, &output.model.classes[output.episode.class.index()]));
         }
     }
 
@@ -111,6 +127,21 @@ fn unknown_row(reason: UnknownReason) -> &'static str {
         UnknownReason::Unsure => "unknown: unsure",
         UnknownReason::UnlikeAny => "unknown: unlike any",
     }
+}
+
+/// Number of episodes that are listed.
+const MAX_EPISODES: usize = 50;
+
+/// One line about an episode: `10.12.0.5: scan.port, 192 flows to 10.12.2.1, 192 ports, in 3 s from 2026-01-01T12:00:00Z`.
+fn describe(episode: &Episode, class: &str) -> String {
+    let count = |n: u64, what: &str| format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" });
+    let flows = count(episode.flows, "flow");
+    let towards = if episode.role == Role::Source { "to" } else { "from" };
+    let peers = episode.peer.map_or_else(|| count(episode.peers as u64, "host"), |peer| peer.to_string());
+    let ports = count(episode.ports as u64, "port");
+    let seconds = episode.end.0.saturating_sub(episode.start.0).div_ceil(1_000_000_000).max(1);
+    let start = jiff::Timestamp::from_second((episode.start.0 / 1_000_000_000) as i64).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{}: {class}, {flows} {towards} {peers}, {ports}, in {} s from {start}", episode.host, grouped(seconds))
 }
 
 /// Formats 1234567 as "1,234,567".
@@ -173,6 +204,15 @@ impl ModelTable {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.episodes.is_empty() {
+            writeln!(f, "episodes")?;
+            self.episodes.iter().try_for_each(|episode| writeln!(f, "  {episode}"))?;
+            let more = self.ended_episodes - self.episodes.len() as u64;
+            if more > 0 {
+                writeln!(f, "  and {} more (--events episodes --format jsonl lists all)", grouped(more))?;
+            }
+            writeln!(f)?;
+        }
         for (i, table) in self.models.iter().enumerate() {
             if self.models.len() > 1 {
                 writeln!(f, "{}model {}", if i > 0 { "\n" } else { "" }, table.model)?;

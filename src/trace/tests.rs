@@ -1,1 +1,117 @@
+use etherparse::PacketBuilder;
 
+use super::host::level;
+use super::*;
+use crate::capture::LinkType;
+use crate::packet::Decoder;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// What the table says of a TCP segment with these flags.
+fn segment(table: &mut TraceTable, from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8, time: u64) -> TraceValues {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 1000);
+    let builder = if flags & SYN != 0 { builder.syn() } else { builder };
+    let builder = if flags & ACK != 0 { builder.ack(1) } else { builder };
+    let builder = if flags & RST != 0 { builder.rst() } else { builder };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).unwrap();
+    let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
+    table.observe(&headers, &frame, Nanos(time))
+}
+
+fn value(values: &TraceValues, name: &str) -> Option<u8> {
+    values.get(trace_names().position(|n| n == name).unwrap())
+}
+
+const CLIENT: [u8; 4] = [10, 0, 0, 1];
+const SERVER: [u8; 4] = [10, 0, 0, 2];
+
+#[test]
+fn names_are_as_many_as_values_and_distinct() {
+    let names: std::collections::BTreeSet<String> = trace_names().collect();
+    assert_eq!((names.len(), trace_names().count()), (TRACES, TRACES));
+}
+
+#[test]
+fn levels_grow_two_an_octave() {
+    assert_eq!([0.0, 0.7, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 1000.0].map(level), [0, 0, 1, 2, 3, 4, 5, 6, 21]);
+    assert_eq!(level(f32::MAX), 47);
+}
+
+#[test]
+fn a_scan_of_ports_raises_the_ports_of_its_source() {
+    let mut table = TraceTable::new(1000);
+    let last =
+        (0..100).map(|i| segment(&mut table, (CLIENT, 4000), (SERVER, 1000 + i as u16), SYN, i * MILLISECOND)).last().unwrap();
+    // 100 flows within a tenth of a second; of the ports an estimate.
+    assert_eq!(value(&last, "trace.source.begun.60s"), Some(level(99.0)));
+    assert!(value(&last, "trace.source.ports.60s").unwrap().abs_diff(level(99.0)) <= 1);
+    assert_eq!(value(&last, "trace.source.peers.60s"), Some(level(1.0)));
+    assert_eq!(value(&last, "trace.source.answers.1s"), Some(0));
+    assert_eq!(value(&last, "trace.destination.sources.10s"), Some(level(1.0)));
+    // They decay: after ten seconds little is left at 1 s.
+    let later = segment(&mut table, (CLIENT, 4000), (SERVER, 9), SYN, 10_000 * MILLISECOND);
+    assert_eq!(value(&later, "trace.source.begun.1s"), Some(level(1.0)));
+    assert_eq!(value(&later, "trace.source.begun.10s"), Some(level(1.0 + 99.0 * (-1f32).exp())));
+}
+
+#[test]
+fn answers_and_resets_are_counted_once_for_a_flow() {
+    let mut table = TraceTable::new(1000);
+    for i in 0..8u64 {
+        let (client, server) = ((CLIENT, 4000 + i as u16), (SERVER, 80));
+        segment(&mut table, client, server, SYN, i * MILLISECOND);
+        segment(&mut table, server, client, RST | ACK, i * MILLISECOND);
+        segment(&mut table, server, client, RST | ACK, i * MILLISECOND);
+    }
+    let values = segment(&mut table, (CLIENT, 5000), (SERVER, 80), SYN, 10 * MILLISECOND);
+    assert_eq!(value(&values, "trace.source.answers.60s"), Some(level(7.9)));
+    assert_eq!(value(&values, "trace.source.resets.60s"), Some(level(7.9)));
+    assert_eq!(value(&values, "trace.destination.answered.60s"), Some(level(7.9)));
+    assert_eq!(value(&values, "trace.service.flows.60s"), Some(level(8.9)));
+}
+
+#[test]
+fn a_beacon_is_regular_and_people_are_not() {
+    let regular = |gap: &dyn Fn(u64) -> u64| {
+        let (mut table, mut time) = (TraceTable::new(1000), 0);
+        let flows = (0..12).map(|i| {
+            time += gap(i);
+            segment(&mut table, (CLIENT, 4000 + i as u16), (SERVER, 443), SYN, time)
+        });
+        value(&flows.last().unwrap(), "trace.service.regular").unwrap()
+    };
+    assert_eq!(regular(&|_| 30_000 * MILLISECOND), 10);
+    assert!(regular(&|i| (30_000 + i % 3 * 1500) * MILLISECOND) >= 8, "a tenth of jitter");
+    assert!(regular(&|i| (1 + i * i % 7) * 10_000 * MILLISECOND) <= 2);
+}
+
+#[test]
+fn only_the_first_packets_of_a_flow_have_values() {
+    let mut table = TraceTable::new(1000);
+    let all: Vec<_> = (0..20).map(|i| segment(&mut table, (CLIENT, 4000), (SERVER, 80), ACK, i)).collect();
+    assert!(all[..16].iter().all(|v| *v != TraceValues::NONE) && all[16..].iter().all(|v| *v == TraceValues::NONE));
+    assert_eq!(value(&all[15], "trace.source.begun.60s"), Some(level(1.0)), "it is one flow");
+}
+
+#[test]
+fn time_can_be_stretched() {
+    let run = |stretch: f64, gap: u64| {
+        let mut table = TraceTable::new(1000).stretched(stretch);
+        (0..50).map(|i| segment(&mut table, (CLIENT, 4000), (SERVER, 1 + i as u16), SYN, i * gap)).last().unwrap()
+    };
+    assert_eq!(run(1.0, 100 * MILLISECOND), run(10.0, 10 * MILLISECOND));
+    assert_ne!(run(1.0, 100 * MILLISECOND), run(1.0, 10 * MILLISECOND));
+}
+
+#[test]
+fn forged_sources_do_not_evict_their_victim() {
+    let mut table = TraceTable::new(1000);
+    for i in 0..100_000u32 {
+        segment(&mut table, (i.to_be_bytes(), 1), (SERVER, 80), SYN, u64::from(i) * 1000);
+    }
+    assert!(table.hosts() <= 1000);
+    assert!(table.take_evicted() > 90_000);
+    let values = segment(&mut table, ([1, 2, 3, 4], 1), (SERVER, 80), SYN, 100 * MILLISECOND);
+    assert!(value(&values, "trace.destination.received.60s").unwrap() >= level(90_000.0));
+}

@@ -80,6 +80,7 @@ impl Observer for MetricsObserver<'_> {
         match output {
             Output::Verdict { verdict, .. } => self.0.verdict(verdict),
             Output::Progress(progress) => self.0.progress(progress),
+            Output::Episode(episode) => self.0.episode(episode),
             Output::Packet(_) => {}
         }
     }
@@ -112,8 +113,17 @@ impl Telemetry {
         let spikes = self.models.iter().map(|m| SpikeCounts { model: Arc::clone(m), counts: vec![1; m.classes.len()] }).collect();
         let (busy, idle, lag) = (Duration::from_millis(240), Duration::from_millis(760), Some(Duration::from_millis(12)));
         let counters = Counters { spikes, ..Counters::default() };
-        self.metrics.progress(&Progress { worker: 0, counters: &counters, live: 41, queue: 2, busy, idle, lag });
-        self.metrics.progress(&Progress { worker: 1, counters: &Counters::default(), live: 2, queue: 0, busy, idle, lag });
+        self.metrics.progress(&Progress { worker: 0, counters: &counters, live: 41, queue: 2, busy, idle, clock: None, lag });
+        self.metrics.progress(&Progress {
+            worker: 1,
+            counters: &Counters::default(),
+            live: 2,
+            queue: 0,
+            busy,
+            idle,
+            clock: None,
+            lag,
+        });
     }
 
     pub fn text(&self) -> String {

@@ -110,7 +110,16 @@ fn traffic_adds_no_series() {
     counters.undecodable.extend((0..=u16::MAX).map(|link| (Undecodable::UnsupportedLink(spiked::capture::LinkType(link)), 1)));
     counters.undecodable.insert(Undecodable::Truncated, 1);
     let (busy, idle) = (Duration::ZERO, Duration::ZERO);
-    telemetry.metrics.progress(&Progress { worker: 1, counters: &counters, live: 0, queue: 0, busy, idle, lag: None });
+    telemetry.metrics.progress(&Progress {
+        worker: 1,
+        counters: &counters,
+        live: 0,
+        queue: 0,
+        busy,
+        idle,
+        clock: None,
+        lag: None,
+    });
     assert_eq!(series(telemetry.text()), before);
     assert_eq!(telemetry.value(r#"spiked_undecodable_frames_total{reason="unsupported_link"}"#), Some(65536.0));
 }

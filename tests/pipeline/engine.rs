@@ -16,6 +16,7 @@ use crate::common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
+use spiked::episode::{Episode, EpisodeState};
 use spiked::model::Model;
 use spiked::packet::{Decoder, Direction, KeyKind, StreamKey};
 use spiked::snn::ClassId;
@@ -57,6 +58,7 @@ impl Source for Live {
 struct Recorder {
     verdicts: Vec<Verdict>,
     kept: Vec<EvidencePacket>,
+    episodes: Vec<Episode>,
     frames: u64,
     timed_out_before_the_end: u64,
     spikes: u64,
@@ -68,6 +70,7 @@ impl Observer for Recorder {
         match output {
             Output::Verdict { verdict, .. } => self.verdicts.push(verdict.clone()),
             Output::Packet(packet) => self.kept.push(packet.clone()),
+            Output::Episode(output) => self.episodes.push(output.episode.clone()),
             Output::Progress(progress) => {
                 self.frames += progress.counters.frames;
                 self.timed_out_before_the_end += progress.counters.timed_out;
@@ -320,14 +323,67 @@ fn pinned_workers_have_a_cpu_each() {
     }
 }
 
+/// Frames of a capture in batches of the given lengths in turn.
+struct Rebatched {
+    frames: Vec<(LinkType, Nanos, u32, Vec<u8>)>,
+    at: usize,
+    lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
+}
+
+impl Source for Rebatched {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
+        let end = self.frames.len().min(self.at + most);
+        for (link, timestamp, wire_len, bytes) in &self.frames[self.at..end] {
+            batch.push(*timestamp, *link, *wire_len, bytes);
+        }
+        self.at = end;
+        Ok(!batch.is_empty())
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 6, failure_persistence: None, ..Default::default() })]
+
+    /// Hosts' flows lie in many shards, and their traces are the same in all of them.
+    #[test]
+    fn traces_and_episodes_do_not_depend_on_workers_or_batches(
+        capture in proptest::sample::select(vec!["train/scan.port-1", "train/flood.syn-2", "train/beacon-1", "test/scan.host-8"]),
+        lengths in proptest::collection::vec(1usize..=FrameBatch::CAPACITY, 1..6),
+    ) {
+        let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+        let mut frames = Vec::new();
+        let mut source = CaptureFile::open(&fixture(&format!("behaviours/{capture}.pcap.zst"))).unwrap();
+        let mut batch = FrameBatch::new();
+        while source.fill(&mut batch).unwrap() {
+            frames.extend(batch.iter().map(|f| (f.link, f.timestamp, f.wire_len, f.bytes.to_vec())));
+        }
+        let run = |workers, lengths: Vec<usize>| {
+            let settings = EngineSettings { workers, ..EngineSettings::new(vec![Arc::clone(&model)]) };
+            let mut source = Rebatched { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut recorder = Recorder::default();
+            engine::run(&settings, &mut source, &mut recorder).unwrap();
+            (recorder.verdicts, recorder.episodes)
+        };
+        let alone = run(1, vec![FrameBatch::CAPACITY]);
+        proptest::prop_assert!(alone.1.iter().any(|e| e.state == EpisodeState::Begin), "no episode in {capture}");
+        for workers in [1, 2, 3, 7] {
+            let (verdicts, episodes) = run(workers, lengths.clone());
+            proptest::prop_assert_eq!(&verdicts, &alone.0, "{} workers", workers);
+            proptest::prop_assert_eq!(&episodes, &alone.1, "{} workers", workers);
+        }
+    }
+}
+
 /// Frames with their seconds, in batches of the given lengths in turn.
-struct Truncation {
+struct InBatches {
     frames: Vec<(u64, Vec<u8>)>,
     at: usize,
     lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
 }
 
-impl Source for Truncation {
+impl Source for InBatches {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
@@ -371,7 +427,7 @@ proptest::proptest! {
             .collect();
         let run = |workers, lengths: Vec<usize>| {
             let settings = EngineSettings { workers, every_packet, keep_packets, ..EngineSettings::new(SIDE_BY_SIDE.clone()) };
-            let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut source = InBatches { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
             let mut recorder = Recorder::default();
             let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
             let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model_index, p.class, p.confidence.to_bits())).collect();
@@ -433,7 +489,7 @@ proptest::proptest! {
             let mut settings = EngineSettings { workers: 1, every_packet, keep_packets: 2, ..EngineSettings::new(vec![built_in()]) };
             settings.limits.streams = streams;
             let mut recorder = Recorder::default();
-            let mut source = Truncation { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut source = InBatches { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
             let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
             (recorder.verdicts, counters)
         };
@@ -460,7 +516,7 @@ fn streams_of_sequences(model: Arc<Model>, segments: &[(u64, u8, bool, u32)]) ->
     };
     let frames = segments.iter().map(segment).collect();
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
-    let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let mut source = InBatches { frames, at: 0, lengths: vec![3].into_iter().cycle() };
     let mut recorder = Recorder::default();
     engine::run(&settings, &mut source, &mut recorder).unwrap();
     recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()

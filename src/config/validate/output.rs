@@ -63,7 +63,7 @@ impl Check {
             SinkType::Journald => ("journald", SinkKind::Journald),
         };
         let events = match typed.events {
-            None => vec![EventType::Detection, EventType::Alert],
+            None => vec![EventType::Detection, EventType::Alert, EventType::Episode],
             Some(events) => {
                 if events.get_ref().is_empty() {
                     self.wrong(events.span().start, "the sink has no events; give some, or remove the sink");

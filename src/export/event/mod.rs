@@ -5,6 +5,7 @@
 
 mod csv;
 mod ecs;
+mod episode;
 mod fields;
 mod names;
 
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Nanos;
-use crate::engine::{Event, Verdict};
+use crate::engine::{EpisodeOutput, Event, Verdict};
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
 use crate::stream::{Basis, UnknownReason};
@@ -143,6 +144,11 @@ impl EventWriter {
             EventFormat::Ecs => ecs::write(verdict, context, |nanos| time_text(nanos, RFC_3339_ZONE), out),
             EventFormat::Csv => csv::write(verdict, context, |nanos| time_text(nanos, RFC_3339_ZONE), out),
         }
+    }
+
+    /// Appends an episode as one line, without its line feed; nothing with [`EventFormat::Csv`].
+    pub fn write_episode(&self, episode: &EpisodeOutput, context: EventContext<'_>, out: &mut Vec<u8>) {
+        episode::write(episode, self.format, context, out);
     }
 
     /// Appends an EVE event.
