@@ -99,6 +99,7 @@ fn model(corpus: &Corpus, classes: Vec<String>, network: Network) -> Model {
         layout: corpus.layout.clone(),
         network,
         decision,
+        episodes: Vec::new(),
         provenance: Provenance { streams: vec![0; n], packets: vec![0; n], ..Provenance::default() },
     }
 }
