@@ -301,6 +301,13 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
         let accept = model.decision.accept[i];
         say!("{class:<28} {:>8} {:>8} {accept:>10.3} {}", p.streams[i], p.packets[i], theta.join(" "));
     }
+    if !model.episodes.is_empty() {
+        say!("\n{:<28} {:>8} {:>10} {:>10}", "episodes of", "host", "fires at", "tau (s)");
+        for rule in &model.episodes {
+            let class = &model.classes[rule.class.index()];
+            say!("{class:<28} {:>8} {:>10.2} {:>10.1}", rule.role.name(), rule.threshold, rule.tau);
+        }
+    }
     say!("\nthreshold: membrane potential at which a neuron spikes; accepted: lowest confidence at which a stream is named");
     Ok(Exit::Ok)
 }

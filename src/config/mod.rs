@@ -110,6 +110,8 @@ pub struct EngineConfig {
     pub pin: bool,
     /// Capacity of the stream table of each model, in streams.
     pub streams: usize,
+    /// Capacity of the table of hosts with traces.
+    pub hosts: usize,
     /// Idle timeout: a stream ends after this time without packets.
     pub idle: Duration,
     /// Active timeout: a stream ends at this age, even if it still has packets; `None`: no limit.
@@ -130,6 +132,7 @@ impl Default for EngineConfig {
             workers: 0,
             pin: false,
             streams: 1 << 20,
+            hosts: crate::trace::DEFAULT_HOSTS,
             idle: Duration::from_secs(600),
             active: None,
             closed: Duration::from_secs(60),

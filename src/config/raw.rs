@@ -88,6 +88,7 @@ pub struct RawEngine {
     pub workers: Maybe<i64>,
     pub pin: Maybe<bool>,
     pub streams: Maybe<i64>,
+    pub hosts: Maybe<i64>,
     pub idle_secs: Maybe<i64>,
     pub active_secs: Maybe<i64>,
     pub closed_secs: Maybe<i64>,

@@ -151,6 +151,7 @@ fn engine_settings(config: &Config, preflight: &Preflight) -> engine::EngineSett
         active: engine.active.map_or(u64::MAX, nanos),
         closed: nanos(engine.closed),
     };
+    settings.hosts = engine.hosts;
     if engine.workers > 0 {
         settings.workers = engine.workers;
     }

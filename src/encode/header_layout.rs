@@ -94,6 +94,7 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     b.add(Place::Derived, Group::Context, "stream.position", &[derived::POSITION]);
     b.add(Place::Derived, Group::Context, "stream.previous", &[derived::PREVIOUS]);
     if traces {
+        b.slots.retain(|slot| !shows_host(slot));
         for (number, name) in (0..).zip(trace_names()) {
             b.add(Place::Trace, Group::Trace, &name, &[number]);
         }
@@ -101,7 +102,19 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     b.slots
 }
 
-/// Neighbouring bytes of one header, then the pairs of [`PAIRS`] of which both slots exist.
+/// Whether a slot shows the host's system or its program rather than what it does. What hosts do is learned from few of them, and these
+/// values would be all that is learned.
+fn shows_host(slot: &Slot) -> bool {
+    const FIELDS: [&str; 7] = ["ip.ihl", "ip.tos", "ip.flags", "ipv6.class", "tcp.hdr_len", "tcp.window", "tcp.urgent"];
+    let field = slot.name.split('[').next().unwrap_or_default();
+    match slot.group {
+        Group::Ttl | Group::Options => true,
+        Group::Length => field != "payload.size",
+        _ => FIELDS.contains(&field),
+    }
+}
+
+/// Neighbouring bytes of one header, then the pairs of [`PAIRS`] and of traces of which both slots exist.
 fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
     let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
     let mut coincidences = Vec::new();
@@ -110,7 +123,8 @@ fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
             coincidences.push((SlotId::from_index(i - 1), SlotId::from_index(i)));
         }
     }
-    for (a, b) in PAIRS {
+    let headers = TRACE_HEADERS.into_iter().flat_map(|header| TRACES_WITH_HEADERS.map(|trace| (header, trace)));
+    for (a, b) in PAIRS.into_iter().chain(headers).chain(TRACE_PAIRS) {
         if let (Some(a), Some(b)) = (find(a), find(b)) {
             coincidences.push((a, b));
         }
@@ -150,6 +164,31 @@ const PAIRS: [(&str, &str); 30] = [
     ("payload[0]", "stream.direction"),
     ("payload[0]", "stream.previous"),
     ("stream.direction", "stream.position"),
+];
+
+/// Slots that have a coincidence with each of [`TRACES_WITH_HEADERS`]: the same rate means different things of different packets.
+const TRACE_HEADERS: [&str; 3] = ["ip.proto", "tcp.flags", "payload.size"];
+const TRACES_WITH_HEADERS: [&str; 8] = [
+    "trace.source.begun.1s",
+    "trace.source.ports.10s",
+    "trace.source.peers.10s",
+    "trace.source.answers.10s",
+    "trace.destination.received.1s",
+    "trace.destination.sources.10s",
+    "trace.destination.answered.10s",
+    "trace.service.flows.10s",
+];
+
+/// Pairs of traces that have a coincidence input.
+const TRACE_PAIRS: [(&str, &str); 8] = [
+    ("trace.source.ports.10s", "trace.source.peers.10s"),
+    ("trace.source.begun.10s", "trace.source.answers.10s"),
+    ("trace.source.begun.10s", "trace.destination.received.10s"),
+    ("trace.destination.received.10s", "trace.destination.sources.10s"),
+    ("trace.destination.received.10s", "trace.destination.answered.10s"),
+    ("trace.service.flows.10s", "trace.source.begun.10s"),
+    ("trace.service.flows.60s", "trace.service.regular"),
+    ("trace.service.regular", "trace.service.gap"),
 ];
 
 /// Slots in the order of the header.

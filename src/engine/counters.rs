@@ -36,6 +36,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Streams whose scoring was stopped before they were decided, because too many streams were undecided at once.
     pub dropped_undecided: u64,
+    /// Hosts whose traces were removed from a full table.
+    pub evicted_hosts: u64,
     /// Packets that did not fit the buffer of evidence of undecided streams ([`super::EngineSettings::keep_packets`]).
     pub dropped_evidence: u64,
     /// Samples for learning that were dropped because the queue of the [`super::Tap`] was full.
@@ -62,6 +64,7 @@ impl Counters {
         self.timed_out += other.timed_out;
         self.evicted += other.evicted;
         self.dropped_undecided += other.dropped_undecided;
+        self.evicted_hosts += other.evicted_hosts;
         self.dropped_evidence += other.dropped_evidence;
         self.dropped_samples += other.dropped_samples;
         self.panic_lost_streams += other.panic_lost_streams;

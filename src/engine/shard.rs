@@ -108,6 +108,11 @@ impl<'a> Shard<'a> {
         self.idle += idle;
     }
 
+    /// Counts hosts whose traces were evicted.
+    pub fn add_evicted_hosts(&mut self, hosts: u64) {
+        self.counters.evicted_hosts += hosts;
+    }
+
     fn new_model_shards(&self) -> Vec<ModelShard> {
         (0..self.models.len()).map(|number| self.new_model_shard(number)).collect()
     }

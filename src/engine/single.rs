@@ -33,7 +33,7 @@ pub(super) fn run(
             Err(error) => break Err(error),
         }
         shard.route(&mut routed, number);
-        traces.run(number, &mut routed);
+        shard.add_evicted_hosts(traces.run(number, &mut routed));
         number += 1;
         shard.handle(&routed, first, &mut out);
         out.emit(observer);

@@ -39,8 +39,8 @@ impl TraceStage {
     }
 
     /// Traces the routed batch with this number when its turn has come, if a model uses traces. If that panics, the traces of all
-    /// hosts begin again and the batch has none.
-    pub fn run(&self, number: u64, routed: &mut RoutedBatch) {
+    /// hosts begin again and the batch has none. Returns the number of hosts that were evicted.
+    pub fn run(&self, number: u64, routed: &mut RoutedBatch) -> u64 {
         let wanted = self.models.load().iter().any(|model| model.layout.has_traces());
         let mut turn = self.turn.lock();
         if wanted {
@@ -51,10 +51,12 @@ impl TraceStage {
                 turn.table = TraceTable::new(self.hosts);
             }
         }
+        let evicted = turn.table.take_evicted();
         turn.skipped.insert(number);
         while turn.skipped.pop_first().is_some_and(|first| turn.pass(first)) {}
         drop(turn);
         self.done.notify_all();
+        evicted
     }
 }
 

@@ -221,7 +221,7 @@ impl<'a> Worker<'a> {
         };
         drop(feed);
         self.shard.route(&mut routed, number);
-        self.traces.run(number, &mut routed);
+        self.shard.add_evicted_hosts(self.traces.run(number, &mut routed));
         let routed = Arc::new(routed);
         for inbox in &self.inboxes {
             let _ = inbox.send(Message::Batch { number, first, routed: Arc::clone(&routed) });

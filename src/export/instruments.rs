@@ -95,6 +95,7 @@ pub(super) struct Instruments {
     pub(super) created: IntCounter,
     pub(super) ended: IntCounterVec,
     pub(super) streams_dropped: IntCounterVec,
+    pub(super) hosts_evicted: IntCounter,
     pub(super) live: IntGauge,
     pub(super) lag: Gauge,
     pub(super) replaced: IntCounter,
@@ -185,6 +186,10 @@ impl Instruments {
                 "spiked_streams_dropped_total",
                 &[reason::UNDECIDED_LIMIT],
                 "Total number of streams no longer scored before they were decided: undecided_limit (too many were undecided at once).",
+            ),
+            hosts_evicted: add.counter(
+                "spiked_hosts_evicted_total",
+                "Total number of hosts whose traces were removed because the table of hosts was full.",
             ),
             live: add.add(IntGauge::new("spiked_streams_live", "Number of streams in the stream tables, over all models.")),
             lag: add.add(Gauge::new(

@@ -157,6 +157,7 @@ impl Metrics {
             };
             instruments.undecodable.with_label_values(&[reason]).inc_by(count);
         }
+        instruments.hosts_evicted.inc_by(counters.evicted_hosts);
         for (family, reason, count) in [
             (&instruments.packets_dropped, reason::EVIDENCE_BUFFER, counters.dropped_evidence),
             (&instruments.packets_dropped, reason::LEARNING_QUEUE, counters.dropped_samples),

@@ -192,7 +192,7 @@ impl<'a> Fitting<'a> {
 }
 
 /// Largest number of streams of one class and capture, for models with traces: a flood is thousands of streams that are alike.
-const MOST_ALIKE: usize = 500;
+const MOST_ALIKE: usize = 250;
 
 /// Keeps at most [`MOST_ALIKE`] streams of each class and capture, evenly spread.
 fn thin(corpus: &Corpus, streams: &mut Vec<usize>) {

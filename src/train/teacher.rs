@@ -18,13 +18,20 @@ use super::random::below;
 use super::{Corpus, TrainSettings};
 
 /// Groups of slots that are silent together, one set for each presentation.
-const DROPOUT: [&[Group]; 7] = [
+const DROPOUT: [&[Group]; 6] = [
     &[Group::Ports],
     &[Group::Network, Group::Ttl],
     &[Group::Transport, Group::Options],
     &[Group::Payload],
     &[Group::Length],
     &[Group::Context],
+];
+
+/// The same for layouts with traces: without what shows the service, and without the traces.
+const TRACE_DROPOUT: [&[Group]; 4] = [
+    &[Group::Ports],
+    &[Group::Payload, Group::Length],
+    &[Group::Ports, Group::Payload, Group::Length, Group::Context],
     &[Group::Trace],
 ];
 
@@ -61,7 +68,8 @@ impl<'a> TeachingSchedule<'a> {
             }
         }
         let mut silent = vec![Vec::new()];
-        for groups in DROPOUT {
+        let dropout: &[&[Group]] = if corpus.layout.has_traces() { &TRACE_DROPOUT } else { &DROPOUT };
+        for groups in dropout {
             let slots: Vec<SlotId> = groups.iter().flat_map(|&g| corpus.layout.group(g)).collect();
             if !slots.is_empty() {
                 silent.push(slots);

@@ -150,6 +150,7 @@ impl Check {
             workers: self.number("engine.workers", &typed.workers, default.workers, 0..=256, "workers; 0: one per CPU"),
             pin: or(&typed.pin, default.pin),
             streams: self.number("engine.streams", &typed.streams, default.streams, 64..=1 << 28, "streams"),
+            hosts: self.number("engine.hosts", &typed.hosts, default.hosts, 64..=1 << 24, "hosts"),
             idle: self.seconds("engine.idle_secs", &typed.idle_secs, default.idle, 1),
             active: (!active.is_zero()).then_some(active),
             closed: self.seconds("engine.closed_secs", &typed.closed_secs, default.closed, 1),
