@@ -1,6 +1,6 @@
 //! Rules of episodes from a corpus: who is excited, for how long, and when the neuron fires.
 //!
-//! The role follows from the labelled flows: a class whose flows come from more hosts than they go to is about its target. The time
+//! The role follows from the labelled flows: a class whose flows come from many more hosts than they go to is about its target. The time
 //! constant follows from the gaps between the flows of a host. The threshold is homeostatic: on the streams of the other classes,
 //! classified by networks that were not trained on them, no neuron fires.
 
@@ -14,12 +14,14 @@ use crate::stream::{Decision, Leader};
 use super::Corpus;
 use super::corpus::FlowStart;
 
+/// Sources for each target from which a class is about its target.
+const MANY: usize = 5;
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 3.0;
 /// The largest.
-const MOST: f32 = 12.0;
+const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
-const MARGIN: f32 = 1.5;
+const MARGIN: f32 = 1.25;
 /// Time constant as a multiple of the gap that nine in ten are shorter than, and its bounds in seconds.
 const GAPS: f32 = 10.0;
 const TAU: (f32, f32) = (30.0, 600.0);
@@ -50,17 +52,26 @@ pub(super) fn rules(
 /// The rule of a class with the smallest threshold; `None` without flows.
 fn rule(corpus: &Corpus, class: ClassId) -> Option<EpisodeRule> {
     let of_class = || corpus.streams.iter().filter(|s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)));
-    let hosts = |role: Role| {
-        let host = |s: &FlowStart| if role == Role::Source { s.source } else { s.target };
-        of_class().map(|(capture, start)| (capture, host(start))).collect::<HashSet<_>>().len()
-    };
-    let role = if hosts(Role::Source) > hosts(Role::Target) { Role::Target } else { Role::Source };
+    let role = role(of_class());
     let mut gaps: Vec<f64> =
         by_host(of_class(), role).iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
     gaps.sort_by(f64::total_cmp);
     let long = gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(0.0) as f32;
     of_class().next()?;
     Some(EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST })
+}
+
+/// The target if in most captures the flows come from many more hosts than they go to, else the source.
+fn role<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)>) -> Role {
+    let mut hosts: HashMap<u32, [HashSet<Address>; 2]> = HashMap::new();
+    for (capture, start) in starts {
+        let [sources, targets] = hosts.entry(capture).or_default();
+        sources.insert(start.source);
+        targets.insert(start.target);
+    }
+    let mut ratios: Vec<usize> = hosts.values().map(|[sources, targets]| sources.len() / targets.len().max(1)).collect();
+    ratios.sort_unstable();
+    if ratios.get(ratios.len() / 2).is_some_and(|&ratio| ratio >= MANY) { Role::Target } else { Role::Source }
 }
 
 /// The rule with a threshold that streams of other classes, taken for the class, do not reach.
