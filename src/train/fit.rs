@@ -73,9 +73,14 @@ impl FitResult {
     }
 }
 
+/// Whether calibration uses unseen classes. Behaviours are alike, and one that is unseen is rightly taken for its next.
+fn uses_unseen(corpus: &Corpus) -> bool {
+    corpus.classes.len() >= MIN_CLASSES_WITH_UNSEEN && !corpus.layout.has_traces()
+}
+
 /// Number of calls of `tick` in [`fit()`]: one per pass over the corpus and thread.
 pub fn passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
-    let unseen = usize::from(corpus.classes.len() >= MIN_CLASSES_WITH_UNSEEN);
+    let unseen = usize::from(uses_unseen(corpus));
     let trainings = settings.folds * (ways(corpus).len() + 1 + unseen) + 1;
     (trainings * settings.rule.passes as usize * settings.threads.clamp(1, corpus.classes.len().max(1))) as u64
 }
@@ -112,7 +117,7 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     let split = split_by_direction::better_split(classes, &one, &two);
     let specs = split_by_direction::specs(classes, &split);
     let CrossFit { mut held_out, decision } = split_by_direction::merged(one, &two, split);
-    if classes >= MIN_CLASSES_WITH_UNSEEN {
+    if uses_unseen(corpus) {
         held_out.append(&mut fitting.cross_fit(&settings, &specs, true));
     }
     let network = fitting.train_on_all(&settings, &specs);
@@ -173,7 +178,7 @@ impl<'a> Fitting<'a> {
             let is_unseen = |c: ClassId| !known[c.index()];
             let held_out = |i: usize| if unseen { left_out(corpus.streams[i].class) } else { self.fold_of[i] == Some(fold) };
             for &i in self.streams.iter().filter(|&&i| held_out(i)) {
-                all.extend(Variant::all(corpus.key).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)));
+                all.extend(variants(corpus).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)));
             }
         }
         all
@@ -204,6 +209,11 @@ fn thin(corpus: &Corpus, streams: &mut Vec<usize>) {
         *passed += 1;
         *all <= MOST_ALIKE || *passed * MOST_ALIKE / *all > (*passed - 1) * MOST_ALIKE / *all
     });
+}
+
+/// How each calibration stream is presented. What hosts do rests neither on ports nor on content.
+fn variants(corpus: &Corpus) -> &'static [Variant] {
+    if corpus.layout.has_traces() { &[Variant::AsIs] } else { Variant::all(corpus.key) }
 }
 
 /// The threshold of each neuron.

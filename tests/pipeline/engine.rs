@@ -549,7 +549,7 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
 fn source_port(segments: &[(u64, u8, bool)]) -> (u16, u64) {
     let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![built_in()]) };
-    let mut source = Truncation { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let mut source = InBatches { frames, at: 0, lengths: vec![3].into_iter().cycle() };
     let mut recorder = Recorder::default();
     engine::run(&settings, &mut source, &mut recorder).unwrap();
     let stream = recorder.verdicts.iter().find(|v| v.event == Event::Stream).unwrap();
