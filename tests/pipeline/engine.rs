@@ -586,7 +586,7 @@ fn fragment(packet: u16, at: u16, vlan: Option<u16>) -> Vec<u8> {
 fn streams_of_frames(frames: &[Vec<u8>], workers: usize, lengths: Vec<usize>, vlan_in_key: bool) -> (Vec<u64>, u64) {
     let frames = (1_700_000_000..).zip(frames.iter().cloned()).collect();
     let settings = EngineSettings { workers, vlan_in_key, ..EngineSettings::new(vec![built_in()]) };
-    let mut source = Truncation { frames, at: 0, lengths: lengths.into_iter().cycle() };
+    let mut source = InBatches { frames, at: 0, lengths: lengths.into_iter().cycle() };
     let mut recorder = Recorder::default();
     let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
     let streams = recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets);
