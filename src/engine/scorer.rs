@@ -119,7 +119,7 @@ impl Scorer {
             model: Arc::clone(&self.model),
             key: stream.key,
             stream: stream.number,
-            first_direction: stream.first_direction,
+            first_direction: stream.first_direction(),
             position: context.position,
             slots: self.volley.slots[..self.model.layout.slots().len()].to_vec(),
         }
@@ -279,7 +279,7 @@ impl Scorer {
             bytes: snapshot.bytes,
             own_packets: snapshot.own_packets,
             own_bytes: snapshot.own_bytes,
-            first_direction: stream.first_direction,
+            first_direction: stream.first_direction(),
             interface: stream.interface,
             leader,
             class: leader.and_then(|l| self.model.decision.class_at(&l, confidence)),

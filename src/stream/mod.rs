@@ -147,11 +147,28 @@ impl Arrival {
 /// closed: the time after which systems send a SYN again (RFC 6298).
 const RECONNECT_PAUSE: u64 = 1_000_000_000;
 
+/// A number of packets in five bytes, as streams are many. It stops at 2^40 - 1, which takes twelve days at a million packets a second.
+#[derive(Clone, Copy, Debug, Default)]
+struct PacketCount([u8; 5]);
+
+impl PacketCount {
+    const MAX: u64 = (1 << 40) - 1;
+
+    #[inline]
+    fn get(self) -> u64 {
+        let [a, b, c, d, high] = self.0;
+        u64::from(high) << 32 | u64::from(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    #[inline]
+    fn add(&mut self, packets: u64) {
+        let [a, b, c, d, high, ..] = (self.get() + packets).min(Self::MAX).to_le_bytes();
+        self.0 = [a, b, c, d, high];
+    }
+}
+
 /// One stream, with the state `T` that its user keeps for it.
-///
-/// Aligned to cache lines: the engine's record is two of them, and would lie in three if it began anywhere.
 #[derive(Debug)]
-#[repr(align(64))]
 pub struct Stream<T> {
     /// Key of the stream.
     pub key: StreamKey,
@@ -165,18 +182,17 @@ pub struct Stream<T> {
     pub packets: u64,
     /// Bytes so far, on the wire and with the link header.
     pub bytes: u64,
-    /// Packets so far in `first_direction`.
-    pub own_packets: u64,
-    /// Bytes so far in `first_direction`.
+    /// Packets so far in [`Stream::first_direction`].
+    own_packets: PacketCount,
+    /// Bytes so far in [`Stream::first_direction`].
     pub own_bytes: u64,
-    /// Direction that counts as the stream's own: that of a flow's client, or of the packets that a host sends.
-    pub first_direction: Direction,
     /// The live interface of the first packet; `None` for captures.
     pub interface: Option<InterfaceId>,
     /// [`Context::previous`] of the next packet.
     previous: u8,
     /// Directions that have closed a TCP connection: bit 0 the first direction, bit 1 the other; both after a reset. Bit 2 is set if the
-    /// sequence number of the client's SYN is known; the upper 4 bits of its hash are in bits 4 to 7.
+    /// sequence number of the client's SYN is known; the upper 4 bits of its hash are in bits 4 to 7. Bit 3 is set if the stream's own
+    /// direction, of any protocol, is [`Direction::Backward`]: a byte of its own would make all records larger.
     tcp: u8,
     /// The lower 8 bits of the hash of the sequence number of the client's SYN ([`TcpSignals`]).
     sequence: u8,
@@ -187,6 +203,7 @@ pub struct Stream<T> {
 impl<T> Stream<T> {
     fn open(packet: &Arrival, number: u64, state: T) -> Self {
         let Arrival { key, timestamp, .. } = *packet;
+        let own = if key.kind() == KeyKind::Host { Direction::Forward } else { packet.client() };
         Self {
             key,
             number,
@@ -194,12 +211,11 @@ impl<T> Stream<T> {
             last: timestamp,
             packets: 0,
             bytes: 0,
-            own_packets: 0,
+            own_packets: PacketCount::default(),
             own_bytes: 0,
-            first_direction: if key.kind() == KeyKind::Host { Direction::Forward } else { packet.client() },
             interface: packet.interface,
             previous: NO_PREVIOUS,
-            tcp: 0,
+            tcp: if own == Direction::Backward { Self::BACKWARD } else { 0 },
             sequence: 0,
             state,
         }
@@ -209,6 +225,14 @@ impl<T> Stream<T> {
     const CLOSED: u8 = 3;
     /// Bit of [`Stream::tcp`]: the sequence number of the client's SYN is known.
     const SEQUENCE_KNOWN: u8 = 4;
+    /// Bit of [`Stream::tcp`]: the stream's own direction is [`Direction::Backward`].
+    const BACKWARD: u8 = 8;
+
+    /// Direction that counts as the stream's own: that of a flow's client, or of the packets that a host sends.
+    #[inline]
+    pub fn first_direction(&self) -> Direction {
+        if self.tcp & Self::BACKWARD == 0 { Direction::Forward } else { Direction::Backward }
+    }
 
     /// Whether both sides have closed the TCP connection, or one has reset it.
     fn is_closed(&self) -> bool {
@@ -223,21 +247,26 @@ impl<T> Stream<T> {
         }
         let own = u16::from(self.tcp >> 4) << 8 | u16::from(self.sequence);
         let same = self.tcp & Self::SEQUENCE_KNOWN != 0
-            && packet.direction == self.first_direction
+            && packet.direction == self.first_direction()
             && packet.tcp.client_sequence() == Some(own);
         !same && (self.is_closed() || packet.timestamp.0.saturating_sub(self.last.0) > RECONNECT_PAUSE)
+    }
+
+    /// Packets so far in [`Stream::first_direction`].
+    pub fn own_packets(&self) -> u64 {
+        self.own_packets.get()
     }
 
     /// Counts a packet; returns what the stream knew before it.
     #[inline]
     fn step(&mut self, packet: &Arrival) -> Context {
-        let way = u8::from(packet.direction != self.first_direction);
+        let way = u8::from(packet.direction != self.first_direction());
         let context = Context { direction: way, position: self.packets.min(255) as u8, previous: self.previous };
         self.previous = previous_of(packet.size, way);
         self.packets += 1;
         self.bytes += u64::from(packet.wire_len);
         let own = u64::from(way ^ 1);
-        self.own_packets += own;
+        self.own_packets.add(own);
         self.own_bytes += own * u64::from(packet.wire_len);
         self.last = self.last.max(packet.timestamp);
         self.tcp |= (packet.closes() << way) | (packet.resets() * Self::CLOSED);
@@ -248,5 +277,22 @@ impl<T> Stream<T> {
             self.sequence = sequence as u8;
         }
         context
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_count_adds_over_all_its_bytes_and_stops_at_its_maximum() {
+        let mut count = PacketCount::default();
+        for (packets, want) in [(0, 0), (1, 1), (255, 256), (1 << 32, (1 << 32) + 256), (1 << 39, (1 << 39) + (1 << 32) + 256)] {
+            count.add(packets);
+            assert_eq!(count.get(), want);
+        }
+        count.add(1 << 39);
+        count.add(1);
+        assert_eq!(count.get(), PacketCount::MAX);
     }
 }

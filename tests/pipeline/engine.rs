@@ -716,7 +716,7 @@ fn seen_by_tracker(models: &[Arc<Model>], path: &Path, seed: u64) -> Option<Seen
                 classifier.observe(slots, volley.content, &mut packet.stream.state);
                 if packet.context.position < u8::MAX {
                     let id = ((number, packet.stream.key, packet.stream.number), packet.context.position);
-                    seen.packets.insert(id, (packet.stream.first_direction, slots.to_vec()));
+                    seen.packets.insert(id, (packet.stream.first_direction(), slots.to_vec()));
                 }
                 ControlFlow::Continue(())
             },
