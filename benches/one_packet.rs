@@ -116,7 +116,7 @@ fn row(model: &Model, layout: &Layout, [training, tested]: [&Corpus; 2], shown: 
             let stream = streams[random.next_u32() as usize % streams.len()];
             let neuron = OneShot::train(&model.layout, &patterns(training, layout, stream, shown));
             asked += later.len();
-            let Ok(with) = without.with_one_shot(name, &neuron, tolerance, "bench") else { continue };
+            let Ok(with) = without.with_one_shot(name, std::slice::from_ref(&neuron), tolerance, "bench") else { continue };
             let all = 0..tested.streams.len();
             let outcomes = evaluate::outcomes(tested, &with.network, &with.decision, &with.classes, &with.layout, &|_| true, all);
             let named = |positive: bool| {
@@ -166,7 +166,7 @@ fn speed(model: &Model) {
     let rounds = 10;
     for _ in 0..rounds {
         let neuron = OneShot::train(layout, std::slice::from_ref(&pattern));
-        std::hint::black_box(model.with_one_shot("new", &neuron, 1.5, "bench").expect("a new class"));
+        std::hint::black_box(model.with_one_shot("new", std::slice::from_ref(&neuron), 1.5, "bench").expect("a new class"));
     }
     let each = began.elapsed() / rounds;
     println!("a class added to {} classes: {each:?}", model.classes.len());

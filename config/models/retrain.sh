@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Retrains the models that ship, bit for bit: retrain.sh DATA [OUT], DATA being the folder that holds tasks/ and the captures.
+# Retrains the models that ship, bit for bit, and makes the reference of the harm check: retrain.sh DATA [OUT], DATA being the folder that holds tasks/ and the captures.
 set -euo pipefail
 models=$(cd "$(dirname "$0")" && pwd)
 data=$(cd "${1:?usage: retrain.sh DATA [OUT]}" && pwd)
@@ -27,3 +27,9 @@ for task in ndpi protocol-train; do
 done
 train --traces --packets 4 --captures "$work/captures" --rename "$models/behaviours.names.csv" --seed 1 --out "$out/behaviours.safetensors" \
   --labels "$work"/{recordings,ndpi,protocol-train}.csv "$data"/tasks/attack-{train,test}.csv
+# The reference of the harm check: up to four streams of each class and fold, of the training streams and of the fixtures (scans, floods).
+features() { "$spiked" features --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
+features --captures "$data" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv \
+  --rename "$models/protocols.names.csv" --min-streams 5 > "$work/task.csv"
+features --captures "$models/../../fixtures" --labels "$models/../../fixtures/labels.csv" > "$work/fixtures.csv"
+LC_ALL=C awk -F, -v STREAMS=4 -v PACKETS=8 -f "$models/reference.awk" "$work"/{task,fixtures}.csv | gzip -9n > "$out/reference.csv.gz"

@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let evaluation = match (&args.model, args.cross_validate) {
         (Some(path), _) => {
-            let mut model = Model::load(path)?;
+            let mut model = Model::open(path)?;
             same_kind(&model, &labels, path)?;
             mask(&mut model.layout, &args.mask)?;
             let packets = model.decision.max_packets as usize;

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::train;
 
 use super::Exit;
-use super::train::{Choices, Source};
+use super::train::{Encoding, Source};
 
 /// Writes labelled packets as slot values, one CSV line per packet
 #[derive(ClapArgs)]
@@ -21,7 +21,7 @@ pub struct Args {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
-    choices: Choices,
+    encoding: Encoding,
     /// Number of folds that captures are split into, as `spiked eval --cross-validate` does
     #[arg(long, value_name = "K", default_value_t = 5)]
     folds: usize,
@@ -35,8 +35,8 @@ pub fn run(args: &Args) -> Result<Exit> {
     if let Some(model) = &args.spikes {
         return spikes(args, &labels, model);
     }
-    let settings = args.choices.settings(labels.key)?;
-    let (corpus, _) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
+    let settings = args.encoding.settings(labels.key)?;
+    let (corpus, _) = args.source.gather(&labels, args.encoding.layout(labels.key)?, settings.packets_per_stream)?;
     let all: Vec<usize> = (0..corpus.streams.len()).collect();
     let fold_of = train::folds(&corpus, &all, args.folds.max(1), settings.seed, true);
     let mut out = csv::Writer::from_writer(BufWriter::new(io::stdout().lock()));
@@ -56,8 +56,8 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 /// One line per packet: stream, class, active inputs, neurons that spiked; numbers are separated by spaces.
 fn spikes(args: &Args, labels: &train::labels::Labels, model: &Path) -> Result<Exit> {
-    let model = Model::load(model)?;
-    let packets = args.choices.settings(labels.key)?.packets_per_stream;
+    let model = Model::open(model)?;
+    let packets = args.encoding.settings(labels.key)?.packets_per_stream;
     let (corpus, _) = args.source.gather(labels, model.layout.clone(), packets)?;
     let mut out = csv::Writer::from_writer(BufWriter::new(io::stdout().lock()));
     out.write_record(["stream", "class", "inputs", "spikes"])?;

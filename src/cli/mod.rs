@@ -7,6 +7,7 @@ mod check;
 mod eval;
 mod features;
 mod generate;
+mod harm;
 mod learn;
 mod live;
 mod model;
@@ -22,19 +23,32 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::encode::Layout;
 
 use exit::{Exit, OutputError};
 
+/// Examples of the program's help.
+const EXAMPLES: &str = "Examples:\n  \
+    spiked read capture.pcap                              the streams of a capture by class\n  \
+    spiked learn --from odd.pcap --packet 4 --class odd --out mine.safetensors\n  \
+    spiked read --model mine.safetensors captures/        finds what the packet taught\n  \
+    spiked train --labels labels.csv --captures captures/\n  \
+    spiked run --config /etc/spiked/spiked.toml           classifies live traffic";
+
+/// Help of a command: the examples, then the options.
+const COMMAND_HELP: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\n{all-args}";
+
 #[derive(Parser)]
 #[command(
     name = "spiked",
     version,
     about = "Classifies network streams with a spiking neural network trained on labelled captures",
+    before_help = EXAMPLES,
     after_help = format!("{}\n\n`spiked COMMAND --help` shows examples.", exit::HELP),
+    help_template = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}",
     propagate_version = true,
     max_term_width = 110
 )]
@@ -63,7 +77,12 @@ enum Command {
 /// Runs the command line. Errors go to standard error, the causes on the same line.
 #[expect(unsafe_code, reason = "sets the disposition of a signal")]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = Cli::command().mut_subcommands(examples_first);
+    if std::env::args_os().len() < 2 {
+        let printed = command.print_help().context("standard output: can't write the help");
+        return printed.map_or_else(|error| Exit::of(&error).into(), |()| ExitCode::SUCCESS);
+    }
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     // SAFETY: no thread has been started yet, and SIG_DFL is a valid handler. With it, a closed output pipe (`spiked read x | head`)
     // ends the program silently, as users expect of command-line tools.
     unsafe {
@@ -91,6 +110,11 @@ pub fn main() -> ExitCode {
             Exit::of(&error).into()
         }
     }
+}
+
+/// A command, and those below it, with a help that shows examples before options.
+fn examples_first(command: clap::Command) -> clap::Command {
+    command.help_template(COMMAND_HELP).mut_subcommands(examples_first)
 }
 
 /// The error and its causes, each once: messages that already contain their cause are common.

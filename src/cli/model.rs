@@ -12,11 +12,17 @@ use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
 use crate::train::{self, Corpus, GatherReport, LabelledFile, TrainSettings};
 
+use super::harm::write_checked;
 use super::train::{Source, same_kind};
 use super::{Exit, progress, report_unused};
 
 /// Inspects and edits model files
 #[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    spiked model show protocols\n  \
+    spiked model explain mine.safetensors capture.pcap 10.0.0.1:5432\n  \
+    spiked model join mine.safetensors theirs.safetensors --out both.safetensors\n  \
+    spiked model remove mine.safetensors telnet --out less.safetensors")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -24,7 +30,7 @@ pub struct Args {
 
 #[derive(ClapArgs)]
 struct Retrain {
-    /// Model file
+    /// Model file, or the name of a built-in model
     file: PathBuf,
     /// Class to retrain
     #[arg(value_name = "CLASS")]
@@ -37,13 +43,16 @@ struct Retrain {
     /// Model file to write [default: replaces the model file]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Writes the model even if it claims streams of other classes of the built-in reference
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Shows a model's classes, thresholds and provenance
     Show {
-        /// Model file
+        /// Model file, or the name of a built-in model
         file: PathBuf,
         /// Prints one JSON object
         #[arg(long)]
@@ -55,7 +64,7 @@ enum Command {
     /// alone. With labelled captures that neither model was trained on (--labels, --captures), they are calibrated on the labels.
     /// Otherwise each class keeps its acceptance threshold, and the weights that turn evidence into confidence are averaged.
     Join {
-        /// Model file
+        /// Model file, or the name of a built-in model
         a: PathBuf,
         /// Model file of the same layout
         b: PathBuf,
@@ -67,6 +76,9 @@ enum Command {
         reference: Vec<PathBuf>,
         #[command(flatten)]
         labelled: Source,
+        /// Writes the model even if a class claims, or silences, streams of other classes of the built-in reference
+        #[arg(long)]
+        force: bool,
     },
     /// Retrains one class's neurons
     ///
@@ -80,7 +92,7 @@ enum Command {
     /// they no longer do so. A class that then claims none of its streams in the reference is removed. Streams of classes that the
     /// model lacks are useful: they show how often it names unknown traffic.
     Calibrate {
-        /// Model file
+        /// Model file, or the name of a built-in model
         file: PathBuf,
         #[command(flatten)]
         reference: Source,
@@ -90,7 +102,7 @@ enum Command {
     },
     /// Removes classes from a model
     Remove {
-        /// Model file
+        /// Model file, or the name of a built-in model
         file: PathBuf,
         /// Classes to remove
         #[arg(required = true)]
@@ -101,7 +113,7 @@ enum Command {
     },
     /// Exports the network for other simulators
     Export {
-        /// Model file
+        /// Model file, or the name of a built-in model
         file: PathBuf,
         /// NIR graph to write (HDF5): Input, Affine, LIF, Output; one step from rest is one packet
         #[arg(long, value_name = "H5")]
@@ -109,7 +121,7 @@ enum Command {
     },
     /// Shows which header bytes drive the nearest class's neuron, stream by stream
     Explain {
-        /// Model file
+        /// Model file, or the name of a built-in model
         file: PathBuf,
         /// Capture
         capture: PathBuf,
@@ -126,15 +138,18 @@ enum Command {
 
 pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
-        Command::Show { file, json } => show(&Model::load(file)?, *json),
-        Command::Join { a, b, out, reference, labelled } => {
-            let (a, b) = (Model::load(a)?, Model::load(b)?);
+        Command::Show { file, json } => show(&Model::open(file)?, *json),
+        Command::Join { a, b, out, reference, labelled, force } => {
+            let (a, b) = (Model::open(a)?, Model::open(b)?);
             let joined = a.join(&b)?;
+            let checked = |joined: &Model| write_checked(&[&a, &b], joined, out, *force);
             if labelled.is_given() {
-                return recalibrate(joined, labelled, out);
+                return recalibrate(joined, labelled, out, checked);
             }
             if !reference.is_empty() {
-                return agree(joined, [&a, &b], reference, &labelled.decoder(), out);
+                let (joined, gathered) = agree(joined, [&a, &b], reference, &labelled.decoder())?;
+                checked(&joined)?;
+                return Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly });
             }
             if let Some((holds, other)) = a.differing_bounds(&b) {
                 say!(
@@ -143,14 +158,18 @@ pub fn run(args: &Args) -> Result<Exit> {
                     other.name
                 );
             }
-            write(&joined, out)
+            checked(&joined)?;
+            Ok(Exit::Ok)
         }
         Command::Retrain(args) => retrain(args),
-        Command::Calibrate { file, reference, out } => recalibrate(Model::load(file)?, reference, out.as_ref().unwrap_or(file)),
-        Command::Remove { file, classes, out } => write(&Model::load(file)?.without_classes(classes)?, out),
-        Command::Export { file, nir } => export(&Model::load(file)?, nir),
+        Command::Calibrate { file, reference, out } => {
+            let out = out.as_ref().unwrap_or(file);
+            recalibrate(Model::open(file)?, reference, out, |model| write(model, out).map(drop))
+        }
+        Command::Remove { file, classes, out } => write(&Model::open(file)?.without_classes(classes)?, out),
+        Command::Export { file, nir } => export(&Model::open(file)?, nir),
         Command::Explain { file, capture, stream, most, fields } => {
-            explain(&Model::load(file)?, capture, stream.as_deref(), *most, *fields)
+            explain(&Model::open(file)?, capture, stream.as_deref(), *most, *fields)
         }
     }
 }
@@ -161,8 +180,8 @@ fn write(model: &Model, out: &Path) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Writes a model with its confidence and acceptance calibrated on a labelled reference.
-fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit> {
+/// Writes a model with its confidence and acceptance calibrated on a labelled reference. `out` is the file that `write` writes.
+fn recalibrate(mut model: Model, reference: &Source, out: &Path, write: impl FnOnce(&Model) -> Result<()>) -> Result<Exit> {
     let settings = settings_of(&model, model.provenance.seed);
     let (mut corpus, gathered) = gather(&model, reference, &settings, out)?;
     model = without_hyperactive(model, &corpus)?;
@@ -173,12 +192,12 @@ fn recalibrate(mut model: Model, reference: &Source, out: &Path) -> Result<Exit>
         "confidence and acceptance calibrated on {} reference streams; {unseen} of their classes are not in the model",
         corpus.streams.len()
     );
-    write(&model, out)?;
+    write(&model)?;
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
-/// Writes a joined model with its confidence and acceptance calibrated on unlabelled captures.
-fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &Decoder, out: &Path) -> Result<Exit> {
+/// A joined model with its confidence and acceptance calibrated on unlabelled captures, and what could not be used of these.
+fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &Decoder) -> Result<(Model, GatherReport)> {
     let settings = settings_of(&joined, joined.provenance.seed);
     let mut reference = Corpus::new(joined.key, joined.layout.clone(), joined.classes.clone());
     let (names, mut gathered): (Vec<String>, _) =
@@ -201,8 +220,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
         "confidence and acceptance calibrated on the two models' classifications of {} reference streams",
         reference.streams.len()
     );
-    write(&joined, out)?;
-    Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
+    Ok((joined, gathered))
 }
 
 /// Raises the thresholds of hyperactive neurons, or removes their classes, and reports each.
@@ -226,8 +244,15 @@ fn without_hyperactive(mut model: Model, reference: &Corpus) -> Result<Model> {
 }
 
 fn retrain(args: &Retrain) -> Result<Exit> {
-    let model = Model::load(&args.file)?;
+    let model = Model::open(&args.file)?;
     let class = model.place(&args.which)?;
+    let neurons = model.decision.assignments.neurons_of(class).count();
+    if neurons > 2 {
+        bail!(
+            "'{0}' has {neurons} neurons, each of one packet; remove it with `spiked model remove`, then `spiked learn --labels`",
+            args.which
+        );
+    }
     let settings = settings_of(&model, args.seed.unwrap_or(model.provenance.seed));
     let (mut corpus, gathered) = gather(&model, &args.source, &settings, &args.file)?;
     let Some(own) = corpus.classes.iter().position(|c| *c == args.which).map(ClassId::from_index) else {
@@ -242,9 +267,9 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     let bar = progress(args.source.quiet, steps, "training");
     let (neurons, (theta, accept)) = train::retrain(&model, &mut corpus, class, &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let model = model.with_neurons(&args.which, &neurons, (&theta, accept), sources)?;
+    let retrained = model.with_neurons(&args.which, &neurons, (&theta, accept), sources)?;
     say!("{}: trained on {streams} streams, {packets} packets", args.which);
-    write(&model, args.out.as_ref().unwrap_or(&args.file))?;
+    write_checked(&[&model], &retrained, args.out.as_ref().unwrap_or(&args.file), args.force)?;
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 

@@ -134,7 +134,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Exit> {
     let mut models = Vec::new();
     for path in &args.model {
-        let model = Model::load(path)?;
+        let model = Model::open(path)?;
         if models.iter().any(|m: &Model| m.name == model.name) {
             bail!("--model {}: two models would be called '{}' in events; rename one of the files", path.display(), model.name);
         }

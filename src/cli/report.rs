@@ -49,7 +49,7 @@ const RASTER_PACKETS: usize = 2000;
 
 pub fn run(args: &Args) -> Result<Exit> {
     let model = match &args.model {
-        Some(path) => Model::load(path)?,
+        Some(path) => Model::open(path)?,
         None => Model::built_in()?,
     };
     let mut exit = Exit::Ok;

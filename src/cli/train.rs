@@ -13,7 +13,7 @@ use crate::packet::{Decoder, KeyKind};
 use crate::train::labels::{LabelOptions, WholeClass};
 use crate::train::{self, Corpus, FALSE_ALARM_RATE, GatherReport, TrainSettings, labels};
 
-use super::{Exit, progress, report_unused};
+use super::{Exit, mask, progress, report_unused};
 
 /// Options for labelled streams, shared by training, evaluation and export
 #[derive(ClapArgs, Clone)]
@@ -21,53 +21,60 @@ pub struct Source {
     /// Label files: CSV with columns capture,proto,src_ip,src_port,dst_ip,dst_port,label (streams), with start and end in addition for
     /// one of several streams of the same addresses and ports, or capture,host,label (hosts); or Zeek's conn.log (TSV, JSON), Suricata's
     /// eve.json, nDPI's CSV, spiked's events; - for standard input
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Labelled streams")]
     labels: Vec<PathBuf>,
     /// Column or JSON field (alert.category) of the label files that holds the label [default: label; in logs service, app_proto,
     /// ndpi_proto or spiked.class]
-    #[arg(long, value_name = "NAME", requires = "labels")]
+    #[arg(long, value_name = "NAME", requires = "labels", help_heading = "Labelled streams")]
     label_column: Option<String>,
     /// Folder that capture paths in label files are relative to; logs that do not name a capture label every capture in it, or this one
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", help_heading = "Labelled streams")]
     captures: PathBuf,
     /// Labels every stream in CAPTURE as NAME, or in the captures of a folder (NAME=FOLDER), or the packets that match a BPF filter
     /// (NAME=CAPTURE:FILTER); may be repeated
-    #[arg(long, value_name = "NAME=CAPTURE", conflicts_with = "labels")]
+    #[arg(long, value_name = "NAME=CAPTURE", conflicts_with = "labels", help_heading = "Labelled streams")]
     class: Vec<String>,
     /// CSV with columns label,class: renames labels, or drops those with an empty class
-    #[arg(long, value_name = "CSV")]
+    #[arg(long, value_name = "CSV", help_heading = "Labelled streams")]
     rename: Option<PathBuf>,
     /// Drops classes with fewer streams
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Labelled streams")]
     min_streams: usize,
     /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
-    #[arg(long)]
+    #[arg(long, help_heading = "Labelled streams")]
     no_tunnels: bool,
     /// Prints only errors
     #[arg(long, short)]
     pub quiet: bool,
 }
 
+/// Options for encoding labelled streams, shared by training, evaluation and export
+#[derive(ClapArgs, Clone)]
+pub struct Encoding {
+    /// Payload bytes that the network sees [default: 8 for flows, 32 for hosts]
+    #[arg(long, value_name = "N", help_heading = "Encoding")]
+    payload: Option<u16>,
+    /// Also sees the traces of a stream's hosts: leaky counts of what they did recently; for scans, floods and other behaviours
+    #[arg(long, help_heading = "Encoding")]
+    traces: bool,
+    /// Packets per stream used for training [default: 16 for flows, 2048 for hosts]
+    #[arg(long, value_name = "N", help_heading = "Encoding")]
+    packets: Option<usize>,
+    /// Random seed
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Encoding")]
+    seed: u64,
+}
+
 /// Options for encoding and training, shared by training and cross-validation
 #[derive(ClapArgs, Clone)]
 pub struct Choices {
-    /// Payload bytes that the network sees [default: 8 for flows, 32 for hosts]
-    #[arg(long, value_name = "N")]
-    payload: Option<u16>,
-    /// Also sees the traces of a stream's hosts: leaky counts of what they did recently; for scans, floods and other behaviours
-    #[arg(long)]
-    traces: bool,
-    /// Packets per stream used for training [default: 16 for flows, 2048 for hosts]
-    #[arg(long, value_name = "N")]
-    packets: Option<usize>,
+    #[command(flatten)]
+    encoding: Encoding,
     /// Target share of other classes' calibration streams that fire a neuron; sets its threshold, within bounds
-    #[arg(long, value_name = "SHARE", default_value_t = FALSE_ALARM_RATE)]
+    #[arg(long, value_name = "SHARE", default_value_t = FALSE_ALARM_RATE, help_heading = "Training")]
     false_alarm_rate: f64,
-    /// Random seed
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
     /// Training threads [default: one per allowed CPU]; the model does not depend on it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Training")]
     threads: Option<usize>,
 }
 
@@ -77,7 +84,8 @@ pub struct Choices {
     spiked train --labels labels.csv --captures captures/ --out mine.safetensors\n  \
     spiked train --class web=web.pcap --class database=db.pcap --out two.safetensors\n  \
     spiked train --class camera=camera/ --class printer='office.pcap:host 10.0.0.7' --out devices.safetensors\n  \
-    spiked train --labels conn.log --label-column service --captures captures/ --out zeek.safetensors")]
+    spiked train --labels conn.log --label-column service --captures captures/ --out zeek.safetensors\n  \
+    spiked train --mask ports --labels labels.csv --captures captures/ --out content.safetensors")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -86,12 +94,15 @@ pub struct Args {
     /// Label files of captures that only serve to calibrate thresholds and confidence, as --labels; relative to --captures too
     #[arg(long, value_name = "CSV", num_args = 1..)]
     reference: Vec<PathBuf>,
+    /// Slots that the model does not learn: a group or a field, as in `spiked read --mask`
+    #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
+    mask: Vec<String>,
     /// Output model file
     #[arg(long, short, value_name = "FILE", default_value = "model.safetensors")]
     out: PathBuf,
 }
 
-impl Choices {
+impl Encoding {
     pub fn layout(&self, key: KeyKind) -> Result<Layout> {
         // Devices differ less in the protocols they use than in payload: 0.93 of hosts are right with 32 bytes, 0.83 with 8.
         let payload = self.payload.unwrap_or(if key == KeyKind::Host { 32 } else { LayoutOptions::default().payload });
@@ -106,6 +117,20 @@ impl Choices {
         if let Some(packets) = self.packets {
             settings.packets_per_stream = packets;
         }
+        if settings.packets_per_stream == 0 {
+            bail!("--packets must be at least 1");
+        }
+        Ok(settings)
+    }
+}
+
+impl Choices {
+    pub fn layout(&self, key: KeyKind) -> Result<Layout> {
+        self.encoding.layout(key)
+    }
+
+    pub fn settings(&self, key: KeyKind) -> Result<TrainSettings> {
+        let mut settings = self.encoding.settings(key)?;
         if let Some(threads) = self.threads {
             settings.threads = threads;
         }
@@ -113,14 +138,28 @@ impl Choices {
             bail!("--false-alarm-rate {} is out of range (between 0 and 1, such as 0.01)", self.false_alarm_rate);
         }
         settings.false_alarm_rate = self.false_alarm_rate;
-        if settings.packets_per_stream == 0 || settings.threads == 0 {
-            bail!("--packets and --threads must be at least 1");
+        if settings.threads == 0 {
+            bail!("--threads must be at least 1");
         }
         Ok(settings)
     }
 }
 
 impl Source {
+    /// The labelled streams of label files, all of their classes.
+    pub fn of_files(labels: &[PathBuf], captures: &Path, no_tunnels: bool) -> Self {
+        Self {
+            labels: labels.to_vec(),
+            label_column: None,
+            captures: captures.into(),
+            class: Vec::new(),
+            rename: None,
+            min_streams: 1,
+            no_tunnels,
+            quiet: false,
+        }
+    }
+
     /// Whether any labelled streams were given.
     pub fn is_given(&self) -> bool {
         !self.labels.is_empty() || !self.class.is_empty()
@@ -184,7 +223,8 @@ impl Source {
 pub fn run(args: &Args) -> Result<Exit> {
     let labels = args.source.read_labels()?;
     let settings = args.choices.settings(labels.key)?;
-    let layout = args.choices.layout(labels.key)?;
+    let mut layout = args.choices.layout(labels.key)?;
+    mask(&mut layout, &args.mask)?;
     let (mut corpus, mut gathered) = args.source.gather(&labels, layout.clone(), settings.packets_per_stream)?;
     if corpus.classes.len() < 2 {
         bail!(
@@ -238,14 +278,27 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
     let relies = evaluate::reliance(corpus, model);
     let trained: BTreeMap<&str, f64> = relies.iter().map(|r| (r.class.as_str(), r.recall)).collect();
     let by_class: BTreeMap<&str, _> = held_out.classes.iter().map(|c| (c.class.as_str(), c)).collect();
-    say!("{:<24} {:>8} {:>8} {:>9} {:>21}", "", "", "", "trained", "held out (calibration)");
-    say!("{:<24} {:>8} {:>8} {:>9} {:>11} {:>9}", "class", "streams", "packets", "recall", "precision", "recall");
+    let odd_ports = named_on_odd_ports(corpus, model);
+    say!("{:<24} {:>8} {:>8} {:>9} {:>9} {:>22}", "", "", "", "trained", "named on", "held out (calibration)");
+    say!(
+        "{:<24} {:>8} {:>8} {:>9} {:>9} {:>12} {:>9}",
+        "class",
+        "streams",
+        "packets",
+        "recall",
+        "odd ports",
+        "precision",
+        "recall"
+    );
     for (i, class) in model.classes.iter().enumerate() {
         let (streams, packets) = (model.provenance.streams[i], model.provenance.packets[i]);
         let trained = trained.get(class.as_str()).copied().unwrap_or(0.0);
+        let odd = odd_ports.get(class).map_or_else(|| "-".into(), |odd| format!("{odd:.3}"));
         match by_class.get(class.as_str()) {
-            Some(c) => say!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11.3} {:>9.3}", c.precision, c.recall),
-            None => say!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {:>11} {:>9}", "-", "-"),
+            Some(c) => {
+                say!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {odd:>9} {:>12.3} {:>9.3}", c.precision, c.recall)
+            }
+            None => say!("{class:<24} {streams:>8} {packets:>8} {trained:>9.3} {odd:>9} {:>12} {:>9}", "-", "-"),
         }
     }
     say!(
@@ -270,12 +323,36 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
         }
     }
     warnings.extend(relies.iter().flat_map(evaluate::Reliance::warnings));
+    if let Some(harm) = evaluate::harm_on_reference(&[], model).filter(evaluate::Harm::is_harmful) {
+        warnings.push(format!("{}: {harm} (under the names that the built-in model uses)", super::harm::REFERENCE));
+    }
     if !warnings.is_empty() {
         say!("\nwarnings:");
         warnings.iter().for_each(|w| say!("  {w}"));
     }
     let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
     say!("\n`spiked eval --mask SLOTS` shows which slots the classes rely on; groups: {}", groups.join(", "));
+}
+
+/// The share of each class's streams that the model names rightly when the server has another port, 0 to 1. Hosts have none.
+fn named_on_odd_ports(corpus: &Corpus, model: &Model) -> BTreeMap<String, f64> {
+    let mut counts = BTreeMap::<String, (u32, u32)>::new();
+    if corpus.key == KeyKind::Flow {
+        let ports = train::PortVariants::new(corpus, model.provenance.seed);
+        let mut odd = Corpus::new(corpus.key, corpus.layout.clone(), corpus.classes.clone());
+        for (i, stream) in corpus.streams.iter().enumerate().filter(|(_, stream)| !stream.reference) {
+            if let Some(packets) = ports.odd(corpus, i) {
+                odd.push(stream.class, &packets.concat());
+            }
+        }
+        let all = 0..odd.streams.len();
+        let (network, decision, layout) = (&model.network, &model.decision, &model.layout);
+        for outcome in evaluate::outcomes(&odd, network, decision, &model.classes, layout, &|_| true, all) {
+            let (named, all) = counts.entry(outcome.label.clone()).or_default();
+            (*named, *all) = (*named + u32::from(outcome.named_rightly()), *all + 1);
+        }
+    }
+    counts.into_iter().map(|(class, (named, all))| (class, f64::from(named) / f64::from(all))).collect()
 }
 
 fn kind(key: KeyKind) -> &'static str {

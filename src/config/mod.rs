@@ -77,7 +77,7 @@ pub struct Config {
 pub enum ModelSource {
     /// The protocols model built into the program.
     BuiltIn,
-    /// A model file.
+    /// A model file, or the name of a built-in model.
     File(PathBuf),
 }
 

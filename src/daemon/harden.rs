@@ -15,6 +15,7 @@ use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, 
 use rustix::process::{Gid, Uid};
 
 use crate::config::{Config, Input, ModelSource, SinkKind};
+use crate::model::Model;
 
 /// Error of switching to another user; the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +133,9 @@ fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSe
     let mut write = BTreeSet::new();
     read.insert(folder_of(settings_file));
     for model in &config.models {
-        if let ModelSource::File(path) = model {
+        if let ModelSource::File(path) = model
+            && !Model::is_built_in(path)
+        {
             read.insert(folder_of(path));
         }
     }

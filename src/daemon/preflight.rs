@@ -60,7 +60,7 @@ fn load_models(config: &Config, wrong: &mut Vec<String>) -> Models {
     for source in &config.models {
         let model = match source {
             ModelSource::BuiltIn => Model::built_in(),
-            ModelSource::File(path) => Model::load(path),
+            ModelSource::File(path) => Model::open(path),
         };
         match model {
             Ok(model) => models.push(Arc::new(model)),

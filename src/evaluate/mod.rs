@@ -3,21 +3,25 @@
 //! Input: a model or training settings, and a [`crate::train::Corpus`]. Output: [`StreamOutcome`]s and a [`Report`].
 
 mod contribution;
+mod harm;
 mod hyperactive;
 mod interval;
 mod learning;
 mod metrics;
 mod on_ports;
+mod reference;
 mod reliance;
 mod trace;
 mod validate;
 
 pub use contribution::{Contribution, contributions};
+pub use harm::{Before, Harm, harm_on_reference};
 pub use hyperactive::{Claims, HyperactiveNeuron, hyperactive};
 pub use interval::{Interval, ResamplingUnit, macro_f1_interval, wilson};
 pub use learning::{LearningPoint, learning_curve, learning_passes};
 pub use metrics::{Bin, ClassReport, NamedBy, PortClassReport, PortReport, Report, StreamOutcome};
 pub use on_ports::{EvaluatedNetwork, Evaluation, PortView};
+pub use reference::reference;
 pub use reliance::{Reliance, reliance};
 pub use trace::{StreamTrace, TracePacket, trace_streams};
 pub use validate::{Split, cross_validate, cross_validate_on_ports, held_out, outcomes};

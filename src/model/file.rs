@@ -35,8 +35,11 @@ const MAX_NEURONS: usize = 1 << 16;
 /// Largest number of synapses of a model: 1 GiB of weights.
 const MAX_SYNAPSES: usize = 1 << 30;
 
-/// The protocols model that is built into the program.
-const PROTOCOLS: &[u8] = include_bytes!("../../config/models/protocols.safetensors");
+/// The models that are built into the program, by name; the first is the default.
+const BUILT_IN: [(&str, &[u8]); 2] = [
+    ("protocols", include_bytes!("../../config/models/protocols.safetensors")),
+    ("devices", include_bytes!("../../config/models/devices.safetensors")),
+];
 
 /// The part of a model file that is not tensors.
 #[derive(Serialize, Deserialize)]
@@ -206,7 +209,29 @@ impl Model {
     /// # Errors
     /// If the program was built with a damaged model.
     pub fn built_in() -> Result<Self, ModelError> {
-        Self::from_bytes(PROTOCOLS, Path::new("protocols"))
+        let (name, bytes) = BUILT_IN[0];
+        Self::from_bytes(bytes, Path::new(name))
+    }
+
+    /// Names of the models that are built into the program.
+    pub fn built_in_names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// Reads the model file at `path`. If there is no such file and `path` is the name of a built-in model, that model.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        match BUILT_IN.iter().find(|(name, _)| Path::new(name) == path) {
+            Some((_, bytes)) if Self::is_built_in(path) => Self::from_bytes(bytes, path),
+            _ => Self::load(path),
+        }
+    }
+
+    /// Whether [`Model::open`] takes `path` for the name of a built-in model.
+    pub fn is_built_in(path: &Path) -> bool {
+        Self::built_in_names().any(|name| Path::new(name) == path) && !path.exists()
     }
 
     /// Reads a model file.
@@ -363,10 +388,12 @@ mod tests {
 
     #[test]
     fn shipped_models_are_written_as_they_were_read() {
-        for name in ["devices", "protocols"] {
+        for name in Model::built_in_names() {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/models/{name}.safetensors"));
             let file = std::fs::read(&path).unwrap();
             assert!(Model::from_bytes(&file, &path).unwrap().to_bytes() == file, "{name}");
+            let built_in = Model::open(Path::new(name)).unwrap();
+            assert!(built_in.name == name && built_in.to_bytes() == file, "{name}");
         }
     }
 }

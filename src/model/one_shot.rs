@@ -1,7 +1,7 @@
-//! Addition of a class from one packet: a one-shot neuron beside the neurons of a model.
+//! Addition of a class from one packet or a few: one-shot neurons beside the neurons of a model.
 
 use super::{MAX_CLASSES, Model, PartsError, Provenance};
-use crate::snn::{ClassId, OneShot};
+use crate::snn::{ClassId, Network, NeuronId, OneShot};
 use crate::stream::{Assignments, Decision, Leader};
 
 /// Potential of one agreeing slot. A neuron that fires adds at least half of it to the evidence of its stream, and one that does not fire adds
@@ -9,32 +9,40 @@ use crate::stream::{Assignments, Decision, Leader};
 const SLOT_POTENTIAL: f32 = 1.5;
 
 impl Model {
-    /// This model with a neuron for the new class `class`, which fires as with `tolerance` times the smallest homeostatic factor. A stream is
-    /// assigned the class once the neuron has fired for one of its packets and no other class has more evidence. The potentials of the other
-    /// neurons are unchanged. `source` is recorded in the provenance.
+    /// This model with neurons for the new class `class`, which fire as with `tolerance` times the smallest homeostatic factor. A stream is
+    /// assigned the class once one of them has fired for one of its packets and no other class has more evidence. The potentials of the
+    /// other neurons are unchanged. `source` is recorded in the provenance.
     ///
     /// # Errors
-    /// If the model has the class or [`MAX_CLASSES`] classes, or if no packet fires the neuron.
-    pub fn with_one_shot(&self, class: &str, neuron: &OneShot, tolerance: f32, source: &str) -> Result<Self, PartsError> {
+    /// If the model has the class or [`MAX_CLASSES`] classes, if no packet fires a neuron, or if there is no neuron.
+    pub fn with_one_shot(&self, class: &str, neurons: &[OneShot], tolerance: f32, source: &str) -> Result<Self, PartsError> {
         if self.classes.iter().any(|c| c == class) {
             return Err(PartsError::ClassExists { model: self.name.clone(), class: class.into() });
         }
         if self.classes.len() == MAX_CLASSES {
             return Err(PartsError::Full { model: self.name.clone() });
         }
-        let lowest = neuron.lowest(tolerance).ok_or(PartsError::NeverFires)?;
+        let lowest: Option<Vec<i16>> = neurons.iter().map(|neuron| neuron.lowest(tolerance)).collect();
+        let lowest = lowest.filter(|lowest| !lowest.is_empty()).ok_or(PartsError::NeverFires)?;
+        let networks = neurons.iter().map(|neuron| neuron.network().clone());
+        let beside = |all: Network, next: Network| {
+            let kept: Vec<NeuronId> = NeuronId::first(all.neurons()).collect();
+            all.joined(&kept, Some(&next))
+        };
+        let network = networks.reduce(beside).ok_or(PartsError::NeverFires)?;
+        let class_of_extra = vec![ClassId::new(0); neurons.len() - 1];
         let part = Self {
             classes: vec![class.into()],
-            network: neuron.network().clone().with_scale(SLOT_POTENTIAL),
+            network: network.with_scale(SLOT_POTENTIAL),
             decision: Decision {
                 // Half-way between the smallest potential that fires and the next below it, so that rounding does not matter.
-                theta: vec![SLOT_POTENTIAL * (f32::from(lowest) - 0.5)],
-                assignments: Assignments::one_each(1),
+                theta: lowest.into_iter().map(|lowest| SLOT_POTENTIAL * (f32::from(lowest) - 0.5)).collect(),
+                assignments: Assignments::new(1, class_of_extra).expect("the class has a number below one"),
                 accept: vec![least_confidence(&self.decision)],
                 ..self.decision.clone()
             },
             episodes: Vec::new(),
-            provenance: Provenance { streams: vec![1], packets: vec![1], ..Provenance::default() },
+            provenance: Provenance { streams: vec![1], packets: vec![neurons.len() as u64], ..Provenance::default() },
             ..self.clone()
         };
         let mut model = self.with_part(&part)?;

@@ -278,13 +278,8 @@ impl Corpus {
         let handshakes = self.key == KeyKind::Host || layout.has_traces();
         let mut stretched: Vec<TraceTable> =
             STRETCHES.iter().filter_map(|&stretch| Some(layout.traces()?.stretched(stretch))).collect();
-        let open = |key: &_| Open {
-            class: None,
-            name: StreamName::of(key),
-            slots: Vec::new(),
-            stretched: Vec::new(),
-            content: false,
-        };
+        let open =
+            |key: &_| Open { class: None, name: StreamName::of(key), slots: Vec::new(), stretched: Vec::new(), content: false };
         tracker.visit(source, open, |packet| {
             if packet.stream.packets == 1 {
                 packet.stream.state.class = class_of(&packet.stream.state.name, packet.stream.first);

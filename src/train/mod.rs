@@ -2,6 +2,7 @@
 //!
 //! Input: [`labels`] and captures. Output: a [`crate::model::Model`]. [`fit()`] runs the steps.
 
+mod add_class;
 mod calibrate;
 mod corpus;
 mod episodes;
@@ -20,6 +21,7 @@ mod split_by_direction;
 mod teacher;
 mod variant;
 
+pub use add_class::add_class;
 pub use corpus::{Corpus, CorpusError, GatherReport, LabelledFile, LabelledStream};
 pub use fit::{FitResult, fit, passes};
 pub use folds::{folds, folds_by_stream};

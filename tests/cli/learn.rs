@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::common::{json_lines, pcap, shared_data, spiked, udp};
+use crate::common::{frames_of, json_lines, pcap, shared_data, spiked, tcp, udp};
+use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
@@ -21,6 +22,128 @@ fn learn(from: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
         .arg(out)
         .args(more)
         .assert()
+}
+
+/// Twenty connections of a private protocol over TCP to a port: a handshake, then two messages and their answers.
+fn connections(port: u16, first_host: u8) -> Vec<Vec<u8>> {
+    let connection = |n: u8| {
+        let (client, server) = (([192, 0, 2, first_host + n], 40_000 + u16::from(n) * 7), ([198, 51, 100, 7], port));
+        let request = |number: u8| [b'P', b'R', b'V', b'!', 3, 9, number, n.wrapping_mul(31), n, number];
+        let answer = |number: u8| [b'P', b'R', b'V', b'=', 3, 200, number, 0, n, 77, number, n];
+        vec![
+            tcp(client, server, "S", 0, &[]),
+            tcp(server, client, "SA", 0, &[]),
+            tcp(client, server, "A", 1, &[]),
+            tcp(client, server, "A", 1, &request(1)),
+            tcp(server, client, "A", 1, &answer(1)),
+            tcp(client, server, "A", 11, &request(2)),
+            tcp(server, client, "A", 13, &answer(2)),
+        ]
+    };
+    (0..20).flat_map(connection).collect()
+}
+
+/// Private connections to a port, then the streams of the fixtures `others`.
+fn among_others(port: u16, first_host: u8, others: &[&str]) -> Vec<u8> {
+    let others: Vec<_> = others.iter().flat_map(|name| frames_of(&format!("{name}.pcap"))).collect();
+    pcap(1, &[connections(port, first_host), others].concat())
+}
+
+/// Streams of the private protocol that are named so, and others that are, of a capture by [`among_others`].
+fn found_and_false(model: &Path, capture: &Path) -> (usize, usize, usize) {
+    let output =
+        spiked().args(["read", "--format", "jsonl", "--events", "streams", "--model"]).arg(model).arg(capture).assert().code(0);
+    let (mut found, mut wrong, mut others) = (0, 0, 0);
+    for event in json_lines(&output.get_output().stdout) {
+        let (own, named) = (event["dest_ip"] == "198.51.100.7", event["spiked"]["class"] == "private");
+        found += usize::from(own && named);
+        wrong += usize::from(!own && named);
+        others += usize::from(!own);
+    }
+    (found, wrong, others)
+}
+
+#[test]
+fn every_way_of_teaching_finds_the_class_elsewhere_or_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let [shown, later, model, labels] =
+        ["shown.pcap", "later.pcap", "model.safetensors", "labels.csv"].map(|name| folder.path().join(name));
+    std::fs::write(&shown, among_others(7777, 30, &["http-1", "dns-1", "ssh-1"])).unwrap();
+    std::fs::write(&later, among_others(9100, 60, &["http-2", "dns-2", "ssh-2", "http-oddport", "ssh-oddport", "tls-2"]))
+        .unwrap();
+    // Packet 1 is a SYN.
+    let refused = learn(&shown, &model, &["--packet", "1"]).code(2);
+    refused.stderr(contains("packet 1 carries no payload").and(contains("take --packet 4")));
+    assert!(!model.exists());
+    let rows = |(label, port): (&str, u16)| {
+        let row = |n: u16| format!("shown.pcap,TCP,192.0.2.{},{},198.51.100.7,{port},{label}\n", 30 + n, 40_000 + n * 7);
+        (0..20).map(row).collect::<String>()
+    };
+    let table = format!("capture,proto,src_ip,src_port,dst_ip,dst_port,label\n{}", rows(("private", 7777)));
+    std::fs::write(&labels, table).unwrap();
+    let ways: [(&str, Vec<&str>); 5] = [
+        ("packet 4", vec!["--packet", "4"]),
+        ("packets of both directions", vec!["--packet", "4,5"]),
+        ("stream", vec!["--stream", "198.51.100.7:7777"]),
+        ("filter", vec!["--filter", "tcp port 7777"]),
+        ("labels", vec!["--labels", labels.to_str().unwrap(), "--captures", folder.path().to_str().unwrap()]),
+    ];
+    for (way, options) in ways {
+        let mut command = spiked();
+        command.args(["learn", "--class", "private", "--out"]).arg(&model).args(&options);
+        if way != "labels" {
+            command.arg("--from").arg(&shown);
+        }
+        command.assert().code(0).stdout(contains("built-in reference: claims 0 of"));
+        let (found, wrong, others) = found_and_false(&model, &later);
+        println!("{way}: found {found} of 20, false {wrong} of {others}");
+        assert!(found >= 19 && wrong == 0 && others >= 60, "{way}: found {found} of 20, false {wrong} of {others}");
+    }
+}
+
+#[test]
+fn a_class_that_claims_other_streams_is_not_written_unless_forced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shown, model) = (Path::new("fixtures/captures/redis-1.pcap"), folder.path().join("m.safetensors"));
+    // The reference has Redis, which the model lacks, under its name.
+    let refused = learn(shown, &model, &["--packet", "4"]).code(2);
+    refused
+        .stderr(contains("streams of other classes: redis ").and(contains("--class redis")).and(contains("--force writes it")));
+    assert!(!model.exists());
+    learn(shown, &model, &["--packet", "4", "--force"]).code(0).stdout(contains("streams of other classes: redis "));
+    // A SYN, and what it claims.
+    std::fs::remove_file(&model).unwrap();
+    learn(shown, &model, &["--packet", "1", "--force"]).code(0).stdout(contains("streams of other classes: "));
+    // A class of everything takes the streams of many.
+    let part = folder.path().join("part.safetensors");
+    let train =
+        ["train", "--quiet", "--class", "other=fixtures/captures/mixed.pcapng", "--class", "scan=fixtures/captures/scan-1.pcap"];
+    spiked().args(train).arg("--out").arg(&part).assert().code(0);
+    let join = || {
+        let mut command = spiked();
+        command.args(["model", "join", "protocols"]).arg(&part).arg("--out").arg(folder.path().join("joined.safetensors"));
+        command
+    };
+    join().assert().code(2).stderr(contains("streams of other classes: ").and(contains("not written, --force writes it")));
+    join().arg("--force").assert().code(0).stdout(contains("claims "));
+}
+
+#[test]
+fn learn_replaces_its_model_only_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));
+    std::fs::write(&shown, pcap(1, &[message(1, 7777, 1)])).unwrap();
+    std::fs::copy(SHIPPED, &model).unwrap();
+    let learn = |options: &[&str]| {
+        let mut command = spiked();
+        command.args(["learn", "--packet", "1", "--from"]).arg(&shown).args(options);
+        command
+    };
+    let path = model.to_str().unwrap();
+    learn(&["--class", "one", "--model", path]).assert().code(2).stderr(contains("--out"));
+    learn(&["--class", "one", "--model", path, "--out", path]).assert().code(2).stderr(contains("--in-place"));
+    learn(&["--class", "one", "--in-place"]).assert().code(2).stderr(contains("protocols is built in"));
+    learn(&["--class", "one", "--model", path, "--in-place"]).assert().code(0).stdout(contains("99 classes"));
 }
 
 /// The class of every stream of a capture.
@@ -67,7 +190,7 @@ fn packets_that_can_not_be_learned_are_reported() {
     learn(&shown, &model, &[]).code(2);
     assert!(!model.exists());
     learn(&shown, &model, &["--packet", "1"]).code(0);
-    let again = ["learn", "--class", "private", "--packet", "1", "--model"];
+    let again = ["learn", "--class", "private", "--packet", "1", "--in-place", "--model"];
     spiked().args(again).arg(&model).arg("--from").arg(&shown).assert().code(2).stderr(contains("already has the class"));
 }
 

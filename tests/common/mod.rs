@@ -91,6 +91,28 @@ pub fn udp(source: [u8; 4], sport: u16, destination: [u8; 4], dport: u16, payloa
     frame
 }
 
+/// A TCP segment in an Ethernet frame, with the flags of `flags`: `S` and `A`.
+pub fn tcp(
+    (source, sport): ([u8; 4], u16),
+    (destination, dport): ([u8; 4], u16),
+    flags: &str,
+    seq: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4(source, destination, 64)
+        .tcp(sport, dport, seq, 64_240);
+    if flags.contains('S') {
+        builder = builder.syn();
+    }
+    if flags.contains('A') {
+        builder = builder.ack(1);
+    }
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).expect("a vector takes all bytes");
+    frame
+}
+
 /// A little-endian microsecond pcap file of frames one second apart.
 pub fn pcap(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
     let mut file = Vec::new();
