@@ -1,35 +1,32 @@
-//! The episode stage: feeds detections to the leaky neurons of their model, in the order of the packets, and passes episodes on.
+//! The episode stage: feeds spikes of flows to the leaky neurons of their model, in the order of the packets, and passes episodes on.
 
 use std::sync::Arc;
 
 use crate::capture::Nanos;
-use crate::episode::{Episode, EpisodeLayer, NamedFlow};
+use crate::episode::{Episode, EpisodeLayer, MIN_CONFIDENCE, NamedFlow};
 use crate::model::Model;
 use crate::packet::{Direction, KeyKind};
+use crate::snn::ClassId;
 
-use super::{EpisodeOutput, Event, Observer, Output, Verdict};
+use super::{EpisodeOutput, Observer, Output, Verdict};
 
-/// Whether a verdict excites a neuron of its model's episodes.
-pub(super) fn is_spike(verdict: &Verdict) -> bool {
-    verdict.event == Event::Detection
-        && verdict.key.kind() == KeyKind::Flow
-        && verdict.class.is_some_and(|class| verdict.model.episodes.iter().any(|rule| rule.class == class))
+/// Whether a flow with this leading class and confidence excites a neuron of the model's episodes.
+pub(super) fn excites(model: &Model, class: ClassId, confidence: f32) -> bool {
+    model.key == KeyKind::Flow && confidence >= MIN_CONFIDENCE && model.episodes.iter().any(|rule| rule.class == class)
 }
 
 /// An observer that passes everything on to another, and episodes in addition.
 pub(super) struct EpisodeObserver<'a> {
     inner: &'a mut dyn Observer,
-    /// Whether verdicts without text are for the episodes only.
-    has_writer: bool,
     /// The neurons of each model, by the model's index.
     layers: Vec<Option<(Arc<Model>, EpisodeLayer)>>,
     found: Vec<Episode>,
 }
 
 impl<'a> EpisodeObserver<'a> {
-    /// `has_writer`: the settings have a writer.
-    pub fn new(inner: &'a mut dyn Observer, has_writer: bool) -> Self {
-        Self { inner, has_writer, layers: Vec::new(), found: Vec::new() }
+    /// An observer without episodes so far.
+    pub fn new(inner: &'a mut dyn Observer) -> Self {
+        Self { inner, layers: Vec::new(), found: Vec::new() }
     }
 
     /// Ends all episodes, at the end of the source.
@@ -39,8 +36,8 @@ impl<'a> EpisodeObserver<'a> {
         }
     }
 
-    fn spike(&mut self, verdict: &Verdict) {
-        let Some(class) = verdict.class else { return };
+    fn excite(&mut self, verdict: &Verdict) {
+        let Some(class) = verdict.leader.map(|leader| leader.class) else { return };
         let number = verdict.model_index;
         if self.layers.len() <= number {
             self.layers.resize_with(number + 1, || None);
@@ -96,21 +93,17 @@ fn named_flow(verdict: &Verdict) -> NamedFlow {
 impl Observer for EpisodeObserver<'_> {
     fn observe(&mut self, output: Output<'_>) {
         match output {
-            Output::Verdict { verdict, text } => {
-                if !self.has_writer || !text.is_empty() {
-                    self.inner.observe(output);
-                }
-                if is_spike(verdict) {
-                    self.spike(verdict);
-                }
-            }
             Output::Progress(progress) => {
                 self.inner.observe(output);
                 if let Some(now) = progress.clock {
                     self.advance(now);
                 }
             }
-            Output::Packet(_) | Output::Episode(_) => self.inner.observe(output),
+            Output::Verdict { .. } | Output::Packet(_) | Output::Episode(_) => self.inner.observe(output),
         }
+    }
+
+    fn spike(&mut self, verdict: &Verdict) {
+        self.excite(verdict);
     }
 }

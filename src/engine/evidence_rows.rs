@@ -12,8 +12,8 @@ typed_index! {
 const ROWS_SHARE: usize = 16;
 /// Smallest limit of rows, however few streams there may be.
 const MIN_ROWS: usize = 64;
-/// Largest limit of rows: 31 bits, without the largest number, which marks a stream without a row.
-const MAX_ROWS: usize = (u32::MAX >> 1) as usize - 1;
+/// Largest limit of rows: 30 bits, without the largest number, which marks a stream without a row.
+const MAX_ROWS: usize = (u32::MAX >> 2) as usize - 1;
 /// Rows compared to find one that is taken from its stream.
 const ROWS_COMPARED: usize = 16;
 /// Bytes of evidence of one model in one shard. Without this limit a model of 16,384 classes would take gigabytes.

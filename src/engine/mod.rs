@@ -112,7 +112,7 @@ const BATCHES_PER_WORKER: usize = 4;
 /// # Panics
 /// If the system can't start a thread, or if the observer panics.
 pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Counters, CaptureError> {
-    let mut observer = EpisodeObserver::new(observer, settings.writer.is_some());
+    let mut observer = EpisodeObserver::new(observer);
     let counters = run_workers(settings, source, &mut observer);
     observer.finish();
     counters

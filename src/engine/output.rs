@@ -2,7 +2,6 @@
 
 use crossbeam_channel::Receiver;
 
-use super::episodes::is_spike;
 use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
 /// What one shard found: in one batch, or among the streams that ended with the source.
@@ -14,6 +13,8 @@ pub(super) struct BatchOutput {
     /// The end of each verdict's text.
     text_ends: Vec<usize>,
     pub packets: Vec<EvidencePacket>,
+    /// Flows whose leading class has episodes.
+    pub spikes: Vec<Verdict>,
     /// Verdicts that the observer has received.
     observed: usize,
 }
@@ -27,18 +28,18 @@ impl BatchOutput {
         self.verdicts.len() >= MAX_FINAL_VERDICTS
     }
 
-    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed unless episodes are made of them.
+    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed.
     pub fn complete(&mut self, writer: Option<&mut (dyn VerdictWriter + 'static)>) {
         self.verdicts.sort_by(|a, b| a.order().cmp(&b.order()));
         let (Some(writer), Self { verdicts, text, text_ends, .. }) = (writer, self) else { return };
         verdicts.retain(|verdict| {
             let start = text.len();
             writer.write(verdict, text);
-            let keeps = text.len() > start || is_spike(verdict);
-            if keeps {
+            let has_text = text.len() > start;
+            if has_text {
                 text_ends.push(text.len());
             }
-            keeps
+            has_text
         });
     }
 
@@ -60,17 +61,24 @@ impl BatchOutput {
             self.emit_next(observer);
         }
         emit_packets(std::mem::take(&mut self.packets), observer);
+        emit_spikes(std::mem::take(&mut self.spikes), observer);
         self.clear();
     }
 
     /// Empties the output and keeps its allocations.
     fn clear(&mut self) {
         self.packets.clear();
+        self.spikes.clear();
         self.verdicts.clear();
         self.text.clear();
         self.text_ends.clear();
         self.observed = 0;
     }
+}
+
+fn emit_spikes(mut spikes: Vec<Verdict>, observer: &mut dyn Observer) {
+    spikes.sort_by(|a, b| a.order().cmp(&b.order()));
+    spikes.iter().for_each(|verdict| observer.spike(verdict));
 }
 
 fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut dyn Observer) {
@@ -91,6 +99,7 @@ fn emit_first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>, observer: 
 pub(super) fn merge(outputs: &mut [BatchOutput], observer: &mut dyn Observer) {
     while emit_first(outputs.iter_mut(), observer) {}
     emit_packets(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.packets)).collect(), observer);
+    emit_spikes(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.spikes)).collect(), observer);
     outputs.iter_mut().for_each(BatchOutput::clear);
 }
 

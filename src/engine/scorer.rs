@@ -11,6 +11,7 @@ use crate::snn::Potentials;
 use crate::stream::{Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
+use super::episodes::excites;
 use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
 use super::output::BatchOutput;
@@ -217,6 +218,10 @@ impl Scorer {
             return;
         }
         let confidence = model.decision.confidence(&leader);
+        if !stream.state.has_spiked() && excites(model, leader.class, confidence) {
+            stream.state.set_spiked();
+            out.spikes.push(self.verdict(Event::Detection, stream, snapshot, confidence));
+        }
         if !model.decision.settled_at(&leader, confidence) {
             return;
         }

@@ -8,15 +8,19 @@ use super::evidence_rows::EvidenceRow;
 
 /// The bit of [`StreamState::row`] that marks a stream that was reported to be of a class.
 const NAMED: u32 = 1 << 31;
+/// The bit that marks a stream that has excited the neurons of episodes.
+const SPIKED: u32 = 1 << 30;
+/// Both.
+const MARKS: u32 = NAMED | SPIKED;
 /// The other bits of [`StreamState::row`] of a stream without a row. An `Option` would make the record of each stream larger.
-const NO_ROW: u32 = NAMED - 1;
+const NO_ROW: u32 = SPIKED - 1;
 
 /// The state of one stream of one model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamState {
     /// Valid after the first scored packet; before it, `packets` is 0.
     leader: Leader,
-    /// The row of evidence or [`NO_ROW`], and [`NAMED`]: in one word, since a byte of its own would take four.
+    /// The row of evidence or [`NO_ROW`], and the [`MARKS`]: in one word, since a byte of their own would take four.
     row: u32,
 }
 
@@ -30,13 +34,13 @@ impl StreamState {
     /// The row of evidence; `None` when the stream is no longer scored.
     #[inline]
     pub fn row(&self) -> Option<EvidenceRow> {
-        self.is_scored().then(|| EvidenceRow::new(self.row & !NAMED))
+        self.is_scored().then(|| EvidenceRow::new(self.row & !MARKS))
     }
 
     /// Whether the stream's packets are scored.
     #[inline]
     pub fn is_scored(&self) -> bool {
-        self.row & !NAMED != NO_ROW
+        self.row & !MARKS != NO_ROW
     }
 
     /// Whether the stream lost its row of evidence before a packet with content was scored. Content starts its evidence again.
@@ -64,7 +68,7 @@ impl StreamState {
 
     /// Sets the row of evidence.
     pub fn assign_row(&mut self, row: EvidenceRow) {
-        self.row = (self.row & NAMED) | row.index() as u32;
+        self.row = (self.row & MARKS) | row.index() as u32;
     }
 
     /// Removes and returns the row of evidence. The stream's packets are not scored afterwards.
@@ -77,6 +81,17 @@ impl StreamState {
     /// Sets the leading class after a packet was scored.
     pub fn set_leader(&mut self, leader: Leader) {
         self.leader = leader;
+    }
+
+    /// Whether the stream has excited the neurons of episodes.
+    #[inline]
+    pub fn has_spiked(&self) -> bool {
+        self.row & SPIKED != 0
+    }
+
+    /// Records that the stream has excited the neurons of episodes.
+    pub fn set_spiked(&mut self) {
+        self.row |= SPIKED;
     }
 
     /// Records that the stream was reported to be of a class.

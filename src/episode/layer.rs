@@ -24,7 +24,7 @@ const SWEEP: u64 = 1_000_000_000;
 /// A potential below this is forgotten: the host begins again.
 const RESTING: f32 = 0.25;
 
-/// A flow that was assigned a class.
+/// A flow whose leading class has episodes.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedFlow {
     /// The host that began the flow.
@@ -33,7 +33,7 @@ pub struct NamedFlow {
     pub target: Address,
     /// Destination port; 0 if the protocol has none.
     pub port: u16,
-    /// Time at which the flow was assigned the class.
+    /// Time of the packet at which the confidence was reached.
     pub time: Nanos,
     /// Packets of the flow so far.
     pub packets: u64,

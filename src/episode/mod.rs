@@ -1,9 +1,9 @@
 //! Episodes: one attack or other behaviour of a host, found in the many flows of which it consists.
 //!
-//! Input: flows that were assigned a class, in the order of the packets ([`NamedFlow`]). Output: [`Episode`]s when they begin, at most
+//! Input: flows whose leading class has episodes, in the order of the packets ([`NamedFlow`]). Output: [`Episode`]s when they begin, at most
 //! once a minute while they last, and when they end.
 //!
-//! The second layer of the network: for each host and class one leaky integrate-and-fire neuron. Every flow of the class adds a spike of
+//! The second layer of the network: for each host and class one leaky integrate-and-fire neuron. Every flow whose leading class it is adds a spike of
 //! the weight of its confidence to the potential, which decays with the time constant of the class, `v <- v exp(-dt / tau) + w`. The
 //! episode begins when the potential reaches the threshold, lasts while flows follow each other within the time constant, and ends
 //! after it. Training sets threshold and time constant of each class ([`EpisodeRule`]).
@@ -12,4 +12,4 @@ mod layer;
 mod rule;
 
 pub use layer::{Episode, EpisodeLayer, EpisodeState, NamedFlow};
-pub use rule::{EpisodeRule, Role};
+pub use rule::{EpisodeRule, MIN_CONFIDENCE, Role};

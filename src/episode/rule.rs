@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::snn::ClassId;
 
+/// Confidence in a class from which a flow excites the neurons of its episodes. It is lower than what a flow needs to be named: one such
+/// flow may be a mistake, and many are none.
+pub const MIN_CONFIDENCE: f32 = 0.5;
+
 /// Whom an episode is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::episode::{EpisodeRule, Role};
+use crate::episode::{EpisodeRule, MIN_CONFIDENCE, Role};
 use crate::packet::Address;
 use crate::snn::ClassId;
 use crate::stream::{Decision, Leader};
@@ -88,7 +88,7 @@ fn raise(
         let confidence = decision.confidence(leader);
         if leader.class == rule.class
             && without(&corpus.classes[stream.class.index()])
-            && decision.class_at(leader, confidence).is_some()
+            && confidence >= MIN_CONFIDENCE
             && let Some(start) = &stream.start
         {
             let host = if rule.role == Role::Source { start.source } else { start.target };

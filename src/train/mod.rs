@@ -76,7 +76,7 @@ impl TrainSettings {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             rule: Stdp::default(),
             packets_per_stream: if host { HOST_PACKETS } else { FLOW_PACKETS },
-            balance: std::env::var("BAL").ok().and_then(|b| b.parse().ok()).unwrap_or(0.25),
+            balance: 0.25,
             ports_alone: false,
             folds: 4,
             false_alarm_rate: FALSE_ALARM_RATE,
