@@ -31,7 +31,7 @@ impl FlowStart {
     /// The begin of a flow; `None` for other streams.
     fn of<T>(stream: &Stream<T>) -> Option<Self> {
         let (key, time) = (&stream.key, stream.first);
-        let (source, target) = match stream.first_direction {
+        let (source, target) = match stream.first_direction() {
             Direction::Forward => (key.addr_a(), key.addr_b()),
             Direction::Backward => (key.addr_b(), key.addr_a()),
         };
