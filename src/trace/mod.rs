@@ -54,7 +54,7 @@ impl Endpoints {
     /// Endpoints of an IP packet; of an ARP packet the sender's and the target's protocol address (RFC 826). `None` for other frames.
     fn of(headers: &Headers, frame: &[u8]) -> Option<Self> {
         let ip = |address: std::net::IpAddr| match address {
-            std::net::IpAddr::V4(address) => u128::from(address.to_ipv6_mapped().to_bits()),
+            std::net::IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             std::net::IpAddr::V6(address) => address.to_bits(),
         };
         let (source, destination) = match headers.network {
