@@ -118,7 +118,7 @@ impl Summary {
 
 /// What to do about unknown streams.
 const NEXT: &str = "next: spiked read --unknown CAPTURE lists the unknown streams\n      \
-                    spiked learn --from CAPTURE --stream ADDRESS:PORT --class NAME --model MODEL teaches one";
+                    spiked learn --from CAPTURE --stream ADDRESS:PORT --class NAME --out FILE teaches one";
 
 /// The name of a row of unknown streams.
 fn unknown_row(reason: UnknownReason) -> &'static str {
