@@ -250,7 +250,7 @@ impl EpisodeLayer {
             return;
         }
         self.swept = now;
-        self.end(out, |neuron, rule| now.0.saturating_sub(neuron.last.0) as f32 / 1e9 > rule.tau);
+        self.end(out, |neuron, rule| now.0.saturating_sub(neuron.last.0) as f64 / 1e9 > f64::from(rule.tau));
     }
 
     /// Ends all episodes, at the end of the source.

@@ -36,9 +36,10 @@ const MAX_NEURONS: usize = 1 << 16;
 const MAX_SYNAPSES: usize = 1 << 30;
 
 /// The models that are built into the program, by name; the first is the default.
-const BUILT_IN: [(&str, &[u8]); 2] = [
+const BUILT_IN: [(&str, &[u8]); 3] = [
     ("protocols", include_bytes!("../../config/models/protocols.safetensors")),
     ("devices", include_bytes!("../../config/models/devices.safetensors")),
+    ("behaviours", include_bytes!("../../config/models/behaviours.safetensors")),
 ];
 
 /// The part of a model file that is not tensors.

@@ -251,7 +251,7 @@ fn folders_standard_input_and_compressed_captures_are_read() {
         .assert()
         .code(0)
         .stdout(contains("2 captures"));
-    let output = spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures"]).assert().code(0);
+    let output = spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures"]).assert().code(0);
     let events = json_lines(&output.get_output().stdout);
     assert!(events.iter().any(|e| e["pcap_filename"] == "fixtures/captures/ssh-1.pcap"));
 }
@@ -292,7 +292,7 @@ fn bad_captures_are_reported_and_the_rest_is_read() {
     let empty = write("empty.pcap", b"");
     let whole = pcap(1, &[udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, &[0; 30])]);
     let cut = write("cut.pcap", &whole[..whole.len() - 5]);
-    let radio = write("radio.pcap", &pcap(105, &[vec![0; 60], vec![0; 60]]));
+    let radio = write("radio.pcap", &pcap(187, &[vec![0; 60], vec![0; 60]]));
     spiked().arg("read").arg(&text).assert().code(4).stderr(contains("notes.txt").and(contains("not a pcap")));
     spiked().arg("read").arg(&empty).assert().code(3).stderr(contains("empty.pcap: the file is empty"));
     spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: truncated after packet 0"));
@@ -301,7 +301,7 @@ fn bad_captures_are_reported_and_the_rest_is_read() {
         .arg(&radio)
         .assert()
         .code(0)
-        .stdout(contains("skipped: 2 packets: link type 802.11 (105) is not supported"));
+        .stdout(contains("skipped: 2 packets: link type").and(contains("(187) is not supported")));
     let good = fixture("captures/dns-1.pcap");
     spiked().arg("read").args([&text, &good]).assert().code(1).stdout(contains("dns")).stderr(contains("notes.txt"));
 }

@@ -154,7 +154,7 @@ fn time(text: &str) -> Result<Nanos, String> {
 /// Nanoseconds of a decimal number of seconds. A float would be exact to a few hundred nanoseconds only.
 fn seconds(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.bytes().any(|b| !b.is_ascii_digit()) {
+    if text.bytes().any(|b| !b.is_ascii_digit() && b != b'.') {
         // Exponents, as JSON writers use them for small numbers.
         let seconds: f64 = text.parse().ok()?;
         return (0.0..1e10).contains(&seconds).then_some((seconds * 1e9) as u64);
