@@ -83,11 +83,19 @@ impl RecentSet {
 
     /// Adds an item. Returns its weight: 0 if it may have been in the set, else the inverse of the share of vacant bits, which
     /// makes the sum of weights an unbiased count of distinct items (Ting 2014, streamed approximate counting of distinct elements).
-    fn add(&mut self, hash: u64) -> f32 {
-        let (bit, seen) = (1u64 << (hash >> 58), self.now | self.before);
+    fn add(&mut self, item: u128) -> f32 {
+        let (bit, seen) = (1u64 << (spread(item) >> 58), self.now | self.before);
         self.now |= bit;
         if seen & bit != 0 { 0.0 } else { 64.0 / seen.count_zeros() as f32 }
     }
+}
+
+/// Spreads items over 64 bits, of which the upper ones are used. Without a secret, so that a capture gives the same traces whenever it is
+/// read; whoever chooses items that fall together hides how many they are, and not how many flows.
+fn spread(item: u128) -> u64 {
+    let folded = (item as u64) ^ ((item >> 64) as u64).rotate_left(32);
+    let mixed = (folded ^ folded >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// Traces of one host.
@@ -119,9 +127,9 @@ impl Host {
         self.counts[count as usize].iter_mut().for_each(|v| *v += weight);
     }
 
-    /// Adds to a count of distinct items if the item with this hash is new. `count`: [`Count::Ports`], [`Count::Peers`] or
+    /// Adds to a count of distinct items if the item is new. `count`: [`Count::Ports`], [`Count::Peers`] or
     /// [`Count::Sources`].
-    pub fn add_new(&mut self, count: Count, now: Nanos, item: u64) {
+    pub fn add_new(&mut self, count: Count, now: Nanos, item: u128) {
         let generation = now.0 / GENERATION;
         let passed = generation.saturating_sub(self.generation);
         self.generation = self.generation.max(generation);

@@ -202,17 +202,17 @@ impl TraceTable {
     fn begin(&mut self, key: u64, ends: &Endpoints, source: u64, destination: u64, now: Nanos, empty: bool) {
         let service = self.hasher.hash_one((ends.source, ends.destination, ends.destination_port, ends.protocol));
         self.services.entry(service, Service::default).begin(now);
-        let port = self.hasher.hash_one((ends.destination_port, ends.protocol));
+        let port = u128::from(ends.destination_port) << 16 | u128::from(ends.protocol);
         let host = self.hosts.entry(source, Host::default);
         host.add(Count::Begun, now, 1.0);
         host.add_new(Count::Ports, now, port);
-        host.add_new(Count::Peers, now, destination);
+        host.add_new(Count::Peers, now, ends.destination);
         if empty {
             host.add(Count::Empty, now, 1.0);
         }
         let host = self.hosts.entry(destination, Host::default);
         host.add(Count::Received, now, 1.0);
-        host.add_new(Count::Sources, now, source);
+        host.add_new(Count::Sources, now, ends.source);
         let flow = Flow { last: now, source, destination, service, packets: 0, answered: false, reset: false, closed: false };
         self.flows.insert(key, flow);
     }
