@@ -370,7 +370,8 @@ proptest::proptest! {
         proptest::prop_assert!(alone.1.iter().any(|e| e.state == EpisodeState::Begin), "no episode in {capture}");
         for workers in [1, 2, 3, 7] {
             let (verdicts, episodes) = run(workers, lengths.clone());
-            proptest::prop_assert_eq!(&verdicts, &alone.0, "{} workers", workers);
+            // Without the verdicts in the message, which hold the model.
+            proptest::prop_assert!(verdicts == alone.0, "other verdicts with {workers} workers");
             proptest::prop_assert_eq!(&episodes, &alone.1, "{} workers", workers);
         }
     }
