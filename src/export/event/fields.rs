@@ -64,9 +64,10 @@ pub(super) fn severity_number(alert: Option<Severity>) -> u8 {
     }
 }
 
-/// Name of the class if it is that of an application protocol: a class of flows. Classes of hosts are kinds of devices.
+/// Name of the class if it is that of an application protocol: a class of flows. Classes of hosts are kinds of devices, those of models with
+/// traces are behaviours.
 pub(super) fn app_proto(verdict: &Verdict) -> Option<&str> {
-    let class = verdict.class.filter(|_| verdict.model.key == KeyKind::Flow)?;
+    let class = verdict.class.filter(|_| verdict.model.key == KeyKind::Flow && !verdict.model.layout.has_traces())?;
     Some(&verdict.model.classes[class.index()])
 }
 

@@ -27,6 +27,7 @@ pub(super) fn signature(model: &str, class: &str) -> String {
 /// Category of a model's alerts.
 pub(super) fn category(model: &Model) -> &'static str {
     match model.key {
+        KeyKind::Flow if model.layout.has_traces() => "Network Behaviour",
         KeyKind::Flow => "Network Traffic Classification",
         KeyKind::Host => "Network Device Classification",
     }
