@@ -80,41 +80,56 @@ impl EventObserver {
         }
     }
 
-    /// Offers an event to the sinks that want it, in the format of each.
-    fn send(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
+    /// Offers an event of this type to the sinks that want it, in the format of each. `packet`: number of the packet that caused it, by which
+    /// the capture is found; `write` appends its text; `line` makes the line of the text.
+    fn offer(
+        &mut self,
+        event: EventType,
+        packet: u64,
+        context: EventContext<'_>,
+        write: impl Fn(&mut EventWriter, EventContext<'_>, &mut Vec<u8>),
+        line: impl Fn(String) -> Line,
+    ) {
         let Self { state, writers, wanted, text, .. } = self;
-        let alert = alert.map(sink_severity);
         for (format, writer) in writers {
             let wants = |(of, events): &(EventFormat, Vec<EventType>)| of == format && events.contains(&event);
             if !wanted.iter().any(wants) {
                 continue;
             }
-            let capture = state.counters.first().and_then(|c| c.capture_index.of(verdict.packet));
-            let interface = verdict.interface.and_then(|id| state.counters.get(id.index()));
-            let context = EventContext {
-                capture: capture.as_deref(),
-                interface: interface.map(|counters| counters.name.as_str()),
-                sensor: Some(&state.sensor),
-                alert,
-            };
+            let capture = state.counters.first().and_then(|c| c.capture_index.of(packet));
             text.clear();
-            writer.write(verdict, context, text);
-            let line = Arc::new(Line {
-                text: String::from_utf8_lossy(text).into_owned(),
-                timestamp: verdict.timestamp,
-                severity: alert.unwrap_or(sink::Severity::Informational),
-                event: match event {
-                    EventType::Detection => "detection",
-                    EventType::Alert => "alert",
-                    EventType::Stream => "stream",
-                    EventType::Episode => "episode",
-                },
-                class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
-            });
+            write(writer, EventContext { capture: capture.as_deref(), sensor: Some(&state.sensor), ..context }, text);
+            let line = Arc::new(line(String::from_utf8_lossy(text).into_owned()));
             for (sink, _) in state.sinks.lock().iter().zip(&*wanted).filter(|(_, sink)| wants(sink)) {
                 sink.offer(&line);
             }
         }
+    }
+
+    /// Sends an event about a stream.
+    fn send(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
+        let alert = alert.map(sink_severity);
+        let state = Arc::clone(&self.state);
+        let interface = verdict.interface.and_then(|id| state.counters.get(id.index()));
+        let interface = interface.map(|counters| counters.name.as_str());
+        let line = |text| Line {
+            text,
+            timestamp: verdict.timestamp,
+            severity: alert.unwrap_or(sink::Severity::Informational),
+            event: event_name(event),
+            class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
+        };
+        let context = EventContext { interface, alert, ..EventContext::default() };
+        self.offer(event, verdict.packet, context, |writer, context, text| writer.write(verdict, context, text), line);
+    }
+}
+
+fn event_name(event: EventType) -> &'static str {
+    match event {
+        EventType::Detection => "detection",
+        EventType::Alert => "alert",
+        EventType::Stream => "stream",
+        EventType::Episode => "episode",
     }
 }
 
@@ -163,32 +178,20 @@ impl EventObserver {
         }
     }
 
-    /// Sends an episode to the sinks that want it, in the format of each.
-    fn episode(&mut self, episode: &EpisodeOutput) {
+    fn episode(&mut self, output: &EpisodeOutput) {
         if let Some(metrics) = &self.metrics {
-            metrics.episode(episode);
+            metrics.episode(output);
         }
-        let Self { state, writers, wanted, text, .. } = self;
-        for (format, writer) in writers {
-            let wants = |(of, events): &(EventFormat, Vec<EventType>)| of == format && events.contains(&EventType::Episode);
-            if !wanted.iter().any(wants) {
-                continue;
-            }
-            let capture = state.counters.first().and_then(|c| c.capture_index.of(episode.packet));
-            let context = EventContext { capture: capture.as_deref(), sensor: Some(&state.sensor), ..EventContext::default() };
-            text.clear();
-            writer.write_episode(episode, context, text);
-            let line = Arc::new(Line {
-                text: String::from_utf8_lossy(text).into_owned(),
-                timestamp: episode.episode.time,
-                severity: sink::Severity::Warning,
-                event: "episode",
-                class: Some(episode.model.classes[episode.episode.class.index()].as_str().into()),
-            });
-            for (sink, _) in state.sinks.lock().iter().zip(&*wanted).filter(|(_, sink)| wants(sink)) {
-                sink.offer(&line);
-            }
-        }
+        let line = |text| Line {
+            text,
+            timestamp: output.episode.time,
+            severity: sink::Severity::Warning,
+            event: event_name(EventType::Episode),
+            class: Some(output.model.classes[output.episode.class.index()].as_str().into()),
+        };
+        let write =
+            |writer: &mut EventWriter, context: EventContext<'_>, text: &mut Vec<u8>| writer.write_episode(output, context, text);
+        self.offer(EventType::Episode, output.packet, EventContext::default(), write, line);
     }
 
     fn packet(&mut self, packet: &EvidencePacket) {

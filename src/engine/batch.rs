@@ -7,9 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::capture::{CaptureError, Frame, FrameBatch, Nanos, Source};
 use crate::encode::has_content;
 use crate::packet::{Direction, Headers, KeyKind, StreamKey};
-use crate::stream::{Arrival, is_fragment};
+use crate::stream::{Arrival, FragmentTable, is_fragment};
 
-use super::fragments::FragmentTurn;
+use super::in_order::Turn;
 use super::{Counters, EngineSettings};
 use crate::trace::{TraceTable, TraceValues};
 
@@ -71,7 +71,7 @@ impl RoutedBatch {
     }
 
     /// Decodes all frames and files each under its streams' shards.
-    pub fn route(&mut self, routing: &Routing<'_>, mut fragments: FragmentTurn<'_>, counters: &mut Counters) {
+    pub fn route(&mut self, routing: &Routing<'_>, mut fragments: Turn<'_, FragmentTable>, counters: &mut Counters) {
         let Routing { settings, kinds, hasher } = *routing;
         self.clear_packets();
         let Self { batch, headers: all_headers, packets, .. } = self;
@@ -97,7 +97,7 @@ impl RoutedBatch {
             if kinds[KeyKind::Flow as usize] {
                 let (mut key, mut direction) = StreamKey::flow(&headers, frame.bytes);
                 if is_fragment(&headers, frame.bytes) {
-                    match fragments.table().stream(key, direction, &headers, &frame) {
+                    match fragments.value().stream(key, direction, &headers, &frame) {
                         Some(first) => (key, direction) = first,
                         None => counters.lone_fragments += 1,
                     }

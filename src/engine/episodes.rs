@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::capture::Nanos;
 use crate::episode::{Episode, EpisodeLayer, MIN_CONFIDENCE, NamedFlow};
 use crate::model::Model;
-use crate::packet::{Direction, KeyKind};
+use crate::packet::KeyKind;
 use crate::snn::ClassId;
 
 use super::{EpisodeOutput, Observer, Output, Verdict};
@@ -36,7 +36,8 @@ impl<'a> EpisodeObserver<'a> {
         }
     }
 
-    fn excite(&mut self, verdict: &Verdict) {
+    /// Excites the neuron of a flow whose leading class has episodes.
+    pub fn spike(&mut self, verdict: &Verdict) {
         let Some(class) = verdict.leader.map(|leader| leader.class) else { return };
         let number = verdict.model_index;
         if self.layers.len() <= number {
@@ -71,14 +72,9 @@ impl<'a> EpisodeObserver<'a> {
     }
 }
 
-/// The flow of a detection.
+/// The flow of a verdict.
 fn named_flow(verdict: &Verdict) -> NamedFlow {
-    let key = &verdict.key;
-    let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
-    let [(source, _), (target, port)] = match verdict.first_direction {
-        Direction::Forward => ends,
-        Direction::Backward => [ends[1], ends[0]],
-    };
+    let [(source, _), (target, port)] = verdict.key.ends(verdict.first_direction);
     NamedFlow {
         source,
         target,
@@ -101,9 +97,5 @@ impl Observer for EpisodeObserver<'_> {
             }
             Output::Verdict { .. } | Output::Packet(_) | Output::Episode(_) => self.inner.observe(output),
         }
-    }
-
-    fn spike(&mut self, verdict: &Verdict) {
-        self.excite(verdict);
     }
 }

@@ -12,7 +12,7 @@ mod counters;
 mod episodes;
 mod evidence;
 mod evidence_rows;
-mod fragments;
+mod in_order;
 mod model_shard;
 mod observer;
 mod output;
@@ -21,7 +21,6 @@ mod shard;
 mod single;
 mod stream_state;
 mod tap;
-mod traces;
 mod worker;
 
 pub use counters::{Counters, SpikeCounts};
@@ -42,10 +41,8 @@ use crate::stream::StreamLimits;
 
 use batch::RoutedBatch;
 use episodes::EpisodeObserver;
-use fragments::SharedFragments;
 use output::BatchOutput;
-use shard::{Shard, WorkerReport};
-use traces::TraceStage;
+use shard::{Shard, SharedTables, WorkerReport};
 use worker::{Feed, Message, Worker, WorkerOutput};
 
 /// Models that classify the same packets, each with its own streams.
@@ -121,7 +118,7 @@ pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dy
 fn run_workers(
     settings: &EngineSettings,
     source: &mut dyn Source,
-    observer: &mut dyn Observer,
+    observer: &mut EpisodeObserver<'_>,
 ) -> Result<Counters, CaptureError> {
     let live = source.is_live();
     // A live source must not wait for the observer, and pinning must not change the caller's thread.
@@ -131,7 +128,7 @@ fn run_workers(
     let feed = Mutex::new(Feed::new(source));
     let WorkerSet { workers, outputs, empty_outputs, final_outputs } = WorkerSet::new(settings, live);
     let mut counters = Counters::default();
-    let mut add = |report: &WorkerReport, observer: &mut dyn Observer| {
+    let mut add = |report: &WorkerReport, observer: &mut EpisodeObserver<'_>| {
         counters.add(&report.counters);
         report.emit(observer);
     };
@@ -173,15 +170,13 @@ impl<'a> WorkerSet<'a> {
         let (inbox_senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| crossbeam_channel::unbounded::<Message>()).unzip();
         let (output, outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
         let (empty_outputs, reused_outputs) = crossbeam_channel::bounded(workers * BATCHES_PER_WORKER * 4);
-        let traces = Arc::new(TraceStage::new(settings));
         let hasher = foldhash::fast::RandomState::default();
-        let fragments = Arc::new(SharedFragments::default());
+        let shared = Arc::new(SharedTables::new(settings));
         let (workers, final_outputs) = (inboxes.into_iter().zip(pools).enumerate())
             .map(|(number, (inbox, pool))| {
                 let (final_output, final_outputs) = crossbeam_channel::bounded(BATCHES_PER_WORKER);
                 let worker = Worker {
-                    traces: Arc::clone(&traces),
-                    shard: Shard::new(number, settings, live, hasher.clone(), Arc::clone(&fragments)),
+                    shard: Shard::new(number, settings, live, hasher.clone(), Arc::clone(&shared)),
                     inboxes: inbox_senders.clone(),
                     inbox,
                     pool,
@@ -202,8 +197,8 @@ fn collect(
     workers: usize,
     outputs: &Receiver<WorkerOutput>,
     empty_outputs: &Sender<BatchOutput>,
-    add: &mut dyn FnMut(&WorkerReport, &mut dyn Observer),
-    observer: &mut dyn Observer,
+    add: &mut dyn FnMut(&WorkerReport, &mut EpisodeObserver<'_>),
+    observer: &mut EpisodeObserver<'_>,
 ) {
     let mut incomplete: BTreeMap<u64, Vec<BatchOutput>> = BTreeMap::new();
     let mut next = 0;

@@ -164,10 +164,6 @@ pub enum Output<'a> {
 pub trait Observer {
     /// Takes one item. Workers wait if it takes long.
     fn observe(&mut self, output: Output<'_>);
-
-    /// Takes a flow whose leading class has episodes, after the verdicts of its batch and at most once for each flow. Only the episode stage
-    /// of the engine needs it.
-    fn spike(&mut self, _verdict: &Verdict) {}
 }
 
 impl<F: FnMut(&Verdict)> Observer for F {

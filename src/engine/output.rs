@@ -2,6 +2,7 @@
 
 use crossbeam_channel::Receiver;
 
+use super::episodes::EpisodeObserver;
 use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
 /// What one shard found: in one batch, or among the streams that ended with the source.
@@ -47,7 +48,7 @@ impl BatchOutput {
         self.verdicts.get(self.observed)
     }
 
-    fn emit_next(&mut self, observer: &mut dyn Observer) {
+    fn emit_next(&mut self, observer: &mut EpisodeObserver<'_>) {
         let verdict = &self.verdicts[self.observed];
         let start = self.observed.checked_sub(1).and_then(|before| self.text_ends.get(before)).map_or(0, |&end| end);
         let end = self.text_ends.get(self.observed).map_or(start, |&end| end);
@@ -56,7 +57,7 @@ impl BatchOutput {
     }
 
     /// Passes everything to the observer; the output is empty afterwards.
-    pub fn emit(&mut self, observer: &mut dyn Observer) {
+    pub fn emit(&mut self, observer: &mut EpisodeObserver<'_>) {
         while self.next().is_some() {
             self.emit_next(observer);
         }
@@ -76,18 +77,18 @@ impl BatchOutput {
     }
 }
 
-fn emit_spikes(mut spikes: Vec<Verdict>, observer: &mut dyn Observer) {
+fn emit_spikes(mut spikes: Vec<Verdict>, observer: &mut EpisodeObserver<'_>) {
     spikes.sort_by(|a, b| a.order().cmp(&b.order()));
     spikes.iter().for_each(|verdict| observer.spike(verdict));
 }
 
-fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut dyn Observer) {
+fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut EpisodeObserver<'_>) {
     packets.sort_by_key(|p| (p.packet, p.model_index));
     packets.iter().for_each(|packet| observer.observe(Output::Packet(packet)));
 }
 
 /// Passes the first verdict of all outputs to the observer. Returns whether there was one.
-fn emit_first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>, observer: &mut dyn Observer) -> bool {
+fn emit_first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>, observer: &mut EpisodeObserver<'_>) -> bool {
     let order = |output: &&mut BatchOutput, other: &&mut BatchOutput| {
         output.next().map(Verdict::order).cmp(&other.next().map(Verdict::order))
     };
@@ -96,7 +97,7 @@ fn emit_first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>, observer: 
 }
 
 /// Merges the outputs of all shards for one batch. They are empty afterwards.
-pub(super) fn merge(outputs: &mut [BatchOutput], observer: &mut dyn Observer) {
+pub(super) fn merge(outputs: &mut [BatchOutput], observer: &mut EpisodeObserver<'_>) {
     while emit_first(outputs.iter_mut(), observer) {}
     emit_packets(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.packets)).collect(), observer);
     emit_spikes(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.spikes)).collect(), observer);
@@ -104,7 +105,7 @@ pub(super) fn merge(outputs: &mut [BatchOutput], observer: &mut dyn Observer) {
 }
 
 /// Merges the outputs for the streams that ended with the source. Each shard sends its own in order, in parts.
-pub(super) fn merge_final(shards: Vec<Receiver<BatchOutput>>, observer: &mut dyn Observer) {
+pub(super) fn merge_final(shards: Vec<Receiver<BatchOutput>>, observer: &mut EpisodeObserver<'_>) {
     let mut parts: Vec<_> = shards.into_iter().map(|shard| (shard, BatchOutput::default())).collect();
     let mut packets = Vec::new();
     loop {

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::capture::Nanos;
 use crate::packet::KeyKind;
+use crate::stream::FragmentTable;
+use crate::trace::TraceTable;
 
 use super::batch::{RoutedBatch, Routing};
-use super::fragments::SharedFragments;
+use super::in_order::InOrder;
 use super::model_shard::ModelShard;
 use super::output::BatchOutput;
 use super::{Counters, EngineSettings, Models, Observer, Output, Progress, VerdictWriter};
@@ -41,6 +43,20 @@ impl WorkerReport {
     }
 }
 
+/// Tables that all shards share, each used in the order of the batches.
+pub(super) struct SharedTables {
+    /// First fragments of IP packets.
+    fragments: InOrder<FragmentTable>,
+    /// What each host did recently.
+    traces: InOrder<TraceTable>,
+}
+
+impl SharedTables {
+    pub fn new(settings: &EngineSettings) -> Self {
+        Self { fragments: InOrder::default(), traces: InOrder::new(TraceTable::new(settings.hosts)) }
+    }
+}
+
 /// The shard of one worker.
 pub(super) struct Shard<'a> {
     number: usize,
@@ -48,8 +64,7 @@ pub(super) struct Shard<'a> {
     live: bool,
     hasher: foldhash::fast::RandomState,
     models: Arc<Models>,
-    /// First fragments, shared by all shards.
-    fragments: Arc<SharedFragments>,
+    shared: Arc<SharedTables>,
     /// One for each model.
     model_shards: Vec<ModelShard>,
     writer: Option<Box<dyn VerdictWriter>>,
@@ -74,14 +89,14 @@ impl<'a> Shard<'a> {
         settings: &'a EngineSettings,
         live: bool,
         hasher: foldhash::fast::RandomState,
-        fragments: Arc<SharedFragments>,
+        shared: Arc<SharedTables>,
     ) -> Self {
         let mut shard = Self {
             number,
             settings,
             live,
             hasher,
-            fragments,
+            shared,
             models: settings.models.load_full(),
             model_shards: Vec::new(),
             writer: settings.writer.as_ref().map(|new_writer| new_writer()),
@@ -108,11 +123,6 @@ impl<'a> Shard<'a> {
         self.idle += idle;
     }
 
-    /// Counts hosts whose traces were evicted.
-    pub fn add_evicted_hosts(&mut self, hosts: u64) {
-        self.counters.evicted_hosts += hosts;
-    }
-
     fn new_model_shards(&self) -> Vec<ModelShard> {
         (0..self.models.len()).map(|number| self.new_model_shard(number)).collect()
     }
@@ -129,11 +139,27 @@ impl<'a> Shard<'a> {
     pub fn route(&mut self, routed: &mut RoutedBatch, number: u64) {
         let kinds = kinds(&self.settings.models.load());
         let routing = Routing { settings: self.settings, kinds, hasher: &self.hasher };
-        let (fragments, counters) = (&self.fragments, &mut self.counters);
-        if catch_unwind(AssertUnwindSafe(|| routed.route(&routing, fragments.begin(number), counters))).is_err() {
+        let (fragments, counters) = (self.shared.fragments.begin(number), &mut self.counters);
+        if catch_unwind(AssertUnwindSafe(|| routed.route(&routing, fragments, counters))).is_err() {
             self.counters.panic_lost_packets += routed.len() as u64;
             routed.clear_packets();
         }
+        self.trace(routed, number);
+    }
+
+    /// Counts a routed batch in the traces of its hosts, if a model uses traces. A host's flows lie in many shards, so there is one table for
+    /// all. If that panics, the traces of all hosts begin again and the batch has none.
+    fn trace(&mut self, routed: &mut RoutedBatch, number: u64) {
+        let mut turn = self.shared.traces.begin(number);
+        if !self.settings.models.load().iter().any(|model| model.layout.has_traces()) {
+            return;
+        }
+        let table = turn.value();
+        if catch_unwind(AssertUnwindSafe(|| routed.trace(table))).is_err() {
+            routed.clear_traces();
+            *table = TraceTable::new(self.settings.hosts);
+        }
+        self.counters.evicted_hosts += table.take_evicted();
     }
 
     /// Takes over the models that the settings hold now, if they have changed.

@@ -5,23 +5,22 @@ use std::sync::Arc;
 use crate::capture::{CaptureError, Source};
 
 use super::batch::RoutedBatch;
+use super::episodes::EpisodeObserver;
 use super::output::BatchOutput;
-use super::shard::Shard;
-use super::traces::TraceStage;
-use super::{Counters, EngineSettings, Observer};
+use super::shard::{Shard, SharedTables};
+use super::{Counters, EngineSettings};
 
 /// Reads a source to its end in the caller's thread.
 pub(super) fn run(
     settings: &EngineSettings,
     source: &mut dyn Source,
-    observer: &mut dyn Observer,
+    observer: &mut EpisodeObserver<'_>,
 ) -> Result<Counters, CaptureError> {
-    let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default(), Arc::default());
+    let mut shard = Shard::new(0, settings, false, foldhash::fast::RandomState::default(), Arc::new(SharedTables::new(settings)));
     let mut routed = RoutedBatch::new(1, 0);
-    let traces = TraceStage::new(settings);
     let (mut counters, mut out, mut first) = (Counters::default(), BatchOutput::default(), 0);
     let mut number = 0;
-    let mut report = |shard: &mut Shard<'_>, observer: &mut dyn Observer| {
+    let mut report = |shard: &mut Shard<'_>, observer: &mut EpisodeObserver<'_>| {
         let report = shard.report(0, None, None);
         counters.add(&report.counters);
         report.emit(observer);
@@ -33,7 +32,6 @@ pub(super) fn run(
             Err(error) => break Err(error),
         }
         shard.route(&mut routed, number);
-        shard.add_evicted_hosts(traces.run(number, &mut routed));
         number += 1;
         shard.handle(&routed, first, &mut out);
         out.emit(observer);

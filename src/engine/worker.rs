@@ -14,7 +14,6 @@ use super::affinity;
 use super::batch::RoutedBatch;
 use super::output::BatchOutput;
 use super::shard::{Shard, WorkerReport};
-use super::traces::TraceStage;
 
 /// The source, shared by the workers, and the numbers of what comes next from it.
 pub(super) struct Feed<'a> {
@@ -80,8 +79,6 @@ pub(super) struct WorkerOutput {
 /// A worker's shard and the ends of its channels.
 pub(super) struct Worker<'a> {
     pub shard: Shard<'a>,
-    /// Shared by all workers.
-    pub traces: Arc<TraceStage>,
     /// Inboxes of all workers, this one included.
     pub inboxes: Vec<Sender<Message>>,
     pub inbox: Receiver<Message>,
@@ -221,7 +218,6 @@ impl<'a> Worker<'a> {
         };
         drop(feed);
         self.shard.route(&mut routed, number);
-        self.shard.add_evicted_hosts(self.traces.run(number, &mut routed));
         let routed = Arc::new(routed);
         for inbox in &self.inboxes {
             let _ = inbox.send(Message::Batch { number, first, routed: Arc::clone(&routed) });

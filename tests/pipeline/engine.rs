@@ -323,14 +323,26 @@ fn pinned_workers_have_a_cpu_each() {
     }
 }
 
-/// Frames of a capture in batches of the given lengths in turn.
-struct Rebatched {
+/// Frames in batches of the given lengths in turn.
+struct InBatches {
     frames: Vec<(LinkType, Nanos, u32, Vec<u8>)>,
     at: usize,
     lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
 }
 
-impl Source for Rebatched {
+impl InBatches {
+    fn new(frames: Vec<(LinkType, Nanos, u32, Vec<u8>)>, lengths: Vec<usize>) -> Self {
+        Self { frames, at: 0, lengths: lengths.into_iter().cycle() }
+    }
+
+    /// Whole Ethernet frames with their seconds.
+    fn ethernet(frames: impl IntoIterator<Item = (u64, Vec<u8>)>, lengths: Vec<usize>) -> Self {
+        let frame = |(second, bytes): (u64, Vec<u8>)| (LinkType::ETHERNET, Nanos(second * SECOND), bytes.len() as u32, bytes);
+        Self::new(frames.into_iter().map(frame).collect(), lengths)
+    }
+}
+
+impl Source for InBatches {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         batch.clear();
         let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
@@ -361,7 +373,7 @@ proptest::proptest! {
         }
         let run = |workers, lengths: Vec<usize>| {
             let settings = EngineSettings { workers, ..EngineSettings::new(vec![Arc::clone(&model)]) };
-            let mut source = Rebatched { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut source = InBatches::new(frames.clone(), lengths);
             let mut recorder = Recorder::default();
             engine::run(&settings, &mut source, &mut recorder).unwrap();
             (recorder.verdicts, recorder.episodes)
@@ -374,25 +386,6 @@ proptest::proptest! {
             proptest::prop_assert!(verdicts == alone.0, "other verdicts with {workers} workers");
             proptest::prop_assert_eq!(&episodes, &alone.1, "{} workers", workers);
         }
-    }
-}
-
-/// Frames with their seconds, in batches of the given lengths in turn.
-struct InBatches {
-    frames: Vec<(u64, Vec<u8>)>,
-    at: usize,
-    lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
-}
-
-impl Source for InBatches {
-    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
-        batch.clear();
-        let most = self.lengths.next().unwrap_or(FrameBatch::CAPACITY);
-        for (second, frame) in self.frames[self.at..].iter().take(most) {
-            batch.push(Nanos(second * SECOND), LinkType::ETHERNET, frame.len() as u32, frame);
-        }
-        self.at += batch.len();
-        Ok(!batch.is_empty())
     }
 }
 
@@ -428,7 +421,7 @@ proptest::proptest! {
             .collect();
         let run = |workers, lengths: Vec<usize>| {
             let settings = EngineSettings { workers, every_packet, keep_packets, ..EngineSettings::new(SIDE_BY_SIDE.clone()) };
-            let mut source = InBatches { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut source = InBatches::ethernet(frames.clone(), lengths);
             let mut recorder = Recorder::default();
             let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
             let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model_index, p.class, p.confidence.to_bits())).collect();
@@ -490,7 +483,7 @@ proptest::proptest! {
             let mut settings = EngineSettings { workers: 1, every_packet, keep_packets: 2, ..EngineSettings::new(vec![built_in()]) };
             settings.limits.streams = streams;
             let mut recorder = Recorder::default();
-            let mut source = InBatches { frames: frames.clone(), at: 0, lengths: lengths.into_iter().cycle() };
+            let mut source = InBatches::ethernet(frames.clone(), lengths);
             let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
             (recorder.verdicts, counters)
         };
@@ -515,9 +508,9 @@ fn streams_of_sequences(model: Arc<Model>, segments: &[(u64, u8, bool, u32)]) ->
         frame[at..at + 4].copy_from_slice(&number.to_be_bytes());
         (1_700_000_000 + second, frame)
     };
-    let frames = segments.iter().map(segment).collect();
+    let frames = segments.iter().map(segment);
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![model]) };
-    let mut source = InBatches { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let mut source = InBatches::ethernet(frames, vec![3]);
     let mut recorder = Recorder::default();
     engine::run(&settings, &mut source, &mut recorder).unwrap();
     recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets).collect()
@@ -548,9 +541,9 @@ fn a_connection_of_the_same_ports_is_a_stream_of_its_own_once_the_last_is_closed
 
 /// Sender of the first packets' streams by the address's last byte and port, given the segments of one stream.
 fn source_port(segments: &[(u64, u8, bool)]) -> (u16, u64) {
-    let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back))).collect();
+    let frames = segments.iter().map(|&(second, flags, back)| (1_700_000_000 + second, segment(flags, back)));
     let settings = EngineSettings { workers: 1, ..EngineSettings::new(vec![built_in()]) };
-    let mut source = InBatches { frames, at: 0, lengths: vec![3].into_iter().cycle() };
+    let mut source = InBatches::ethernet(frames, vec![3]);
     let mut recorder = Recorder::default();
     engine::run(&settings, &mut source, &mut recorder).unwrap();
     let stream = recorder.verdicts.iter().find(|v| v.event == Event::Stream).unwrap();
@@ -585,9 +578,9 @@ fn fragment(packet: u16, at: u16, vlan: Option<u16>) -> Vec<u8> {
 
 /// Packets of each stream of the frames, one a second, and the number of fragments without their first.
 fn streams_of_frames(frames: &[Vec<u8>], workers: usize, lengths: Vec<usize>, vlan_in_key: bool) -> (Vec<u64>, u64) {
-    let frames = (1_700_000_000..).zip(frames.iter().cloned()).collect();
+    let frames = (1_700_000_000..).zip(frames.iter().cloned());
     let settings = EngineSettings { workers, vlan_in_key, ..EngineSettings::new(vec![built_in()]) };
-    let mut source = InBatches { frames, at: 0, lengths: lengths.into_iter().cycle() };
+    let mut source = InBatches::ethernet(frames, lengths);
     let mut recorder = Recorder::default();
     let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
     let streams = recorder.verdicts.iter().filter(|v| v.event == Event::Stream).map(|v| v.packets);

@@ -16,7 +16,7 @@ pub struct Line {
     pub timestamp: Nanos,
     /// Severity for syslog and journald.
     pub severity: Severity,
-    /// Event type: `detection`, `alert` or `stream`.
+    /// Event type: `detection`, `alert`, `stream` or `episode`.
     pub event: &'static str,
     /// Class of the stream; `None` if unknown.
     pub class: Option<Arc<str>>,
