@@ -218,8 +218,7 @@ impl EpisodeLayer {
         };
         let (key, peer_hash) = (self.hasher.hash_one((number, host)), self.hasher.hash_one(peer));
         let neuron = self.neurons.entry(key, || EpisodeNeuron::new(number, host, flow));
-        let passed = flow.time.0.saturating_sub(neuron.last.0) as f32 / 1e9;
-        neuron.potential *= (-passed / rule.tau).exp();
+        neuron.potential *= rule.decay(neuron.last, flow.time);
         if neuron.reported.is_none() && neuron.potential < RESTING {
             *neuron = EpisodeNeuron::new(number, host, flow);
         }

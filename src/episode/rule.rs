@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Nanos;
 use crate::snn::ClassId;
 
 /// Confidence in a class from which a flow excites the neurons of its episodes. It is lower than what a flow needs to be named: one such
@@ -43,6 +44,11 @@ pub struct EpisodeRule {
 }
 
 impl EpisodeRule {
+    /// The factor by which a potential decays between two times; 1 if the clock was set back.
+    pub fn decay(&self, from: Nanos, to: Nanos) -> f32 {
+        (-(to.0.saturating_sub(from.0) as f32 / 1e9) / self.tau).exp()
+    }
+
     /// Whether the numbers are such that the neuron can work.
     pub fn is_valid(&self, classes: usize) -> bool {
         let positive = |x: f32| x.is_finite() && x > 0.0;

@@ -56,26 +56,34 @@ impl<V: Activity> BoundedTable<V> {
     }
 
     pub fn get_mut(&mut self, key: u64) -> Option<&mut V> {
-        let &place = self.places.get(&key)?;
-        Some(&mut self.entries[place as usize].1)
+        let place = self.place(key)?;
+        Some(self.at(place))
+    }
+
+    /// Where the entry of `key` lies, until another is added.
+    pub fn place(&self, key: u64) -> Option<usize> {
+        self.places.get(&key).map(|&place| place as usize)
+    }
+
+    /// The entry that lies there.
+    pub fn at(&mut self, place: usize) -> &mut V {
+        &mut self.entries[place].1
     }
 
     /// The entry of `key`, made by `new` if there is none.
     pub fn entry(&mut self, key: u64, new: impl FnOnce() -> V) -> &mut V {
-        let place = match self.places.get(&key) {
-            Some(&place) => place as usize,
-            None => self.add(key, new()),
-        };
-        &mut self.entries[place].1
+        let place = self.place(key).unwrap_or_else(|| self.add(key, new()));
+        self.at(place)
     }
 
-    /// Sets the entry of `key`.
-    pub fn insert(&mut self, key: u64, value: V) {
-        match self.places.get(&key) {
-            Some(&place) => self.entries[place as usize].1 = value,
-            None => {
-                self.add(key, value);
+    /// Sets the entry of `key`. Returns where it lies.
+    pub fn insert(&mut self, key: u64, value: V) -> usize {
+        match self.place(key) {
+            Some(place) => {
+                *self.at(place) = value;
+                place
             }
+            None => self.add(key, value),
         }
     }
 

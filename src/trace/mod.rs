@@ -81,6 +81,8 @@ const ARP_TARGET: usize = 24;
 /// What is known of a flow.
 struct Flow {
     last: Nanos,
+    /// Address of the host that began it.
+    sender: u128,
     /// Keys of the host that began it, of the other, and of the service.
     source: u64,
     destination: u64,
@@ -153,17 +155,14 @@ impl TraceTable {
     pub fn observe(&mut self, headers: &Headers, frame: &[u8], now: Nanos) -> TraceValues {
         let Some(ends) = Endpoints::of(headers, frame) else { return TraceValues::NONE };
         let now = self.stretch_time(now);
-        let (source, destination) = (self.hasher.hash_one(ends.source), self.hasher.hash_one(ends.destination));
         let flags = if headers.transport == Transport::Tcp { headers.tcp_flags } else { 0 };
         let key = self.flow_key(&ends);
-        let begins = self.flows.get_mut(key).is_none_or(|flow| flow.is_over(now, flags));
-        if begins {
-            self.begin(key, &ends, source, destination, now, headers.payload_wire_len == 0);
-        }
-        let Some(flow) = self.flows.get_mut(key) else { return TraceValues::NONE };
+        let known = self.flows.place(key).filter(|&place| !self.flows.at(place).is_over(now, flags));
+        let place = known.unwrap_or_else(|| self.begin(key, &ends, now, headers.payload_wire_len == 0));
+        let flow = self.flows.at(place);
         flow.last = flow.last.max(now);
         flow.packets = flow.packets.saturating_add(1);
-        let (packets, forward) = (flow.packets, flow.source == source);
+        let (packets, forward) = (flow.packets, flow.sender == ends.source);
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
         flow.closed |= flags & (RST | FIN) != 0;
@@ -198,8 +197,9 @@ impl TraceTable {
         self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, ends.vlan))
     }
 
-    /// Counts the begin of a flow. `empty`: its first packet has no payload.
-    fn begin(&mut self, key: u64, ends: &Endpoints, source: u64, destination: u64, now: Nanos, empty: bool) {
+    /// Counts the begin of a flow. `empty`: its first packet has no payload. Returns where the flow lies.
+    fn begin(&mut self, key: u64, ends: &Endpoints, now: Nanos, empty: bool) -> usize {
+        let (source, destination) = (self.hasher.hash_one(ends.source), self.hasher.hash_one(ends.destination));
         let service = self.hasher.hash_one((ends.source, ends.destination, ends.destination_port, ends.protocol));
         self.services.entry(service, Service::default).begin(now);
         let port = u128::from(ends.destination_port) << 16 | u128::from(ends.protocol);
@@ -213,8 +213,18 @@ impl TraceTable {
         let host = self.hosts.entry(destination, Host::default);
         host.add(Count::Received, now, 1.0);
         host.add_new(Count::Sources, now, ends.source);
-        let flow = Flow { last: now, source, destination, service, packets: 0, answered: false, reset: false, closed: false };
-        self.flows.insert(key, flow);
+        let flow = Flow {
+            last: now,
+            sender: ends.source,
+            source,
+            destination,
+            service,
+            packets: 0,
+            answered: false,
+            reset: false,
+            closed: false,
+        };
+        self.flows.insert(key, flow)
     }
 
     fn values(&mut self, source: u64, destination: u64, service: u64, now: Nanos) -> TraceValues {

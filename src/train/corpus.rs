@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{CaptureError, CaptureFile, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Address, Decoder, Direction, KeyKind};
+use crate::packet::{Address, Decoder, KeyKind};
 use crate::snn::ClassId;
 use crate::stream::{Stream, StreamLimits, StreamTracker};
 use crate::trace::{TraceTable, TraceValues};
@@ -30,12 +30,8 @@ pub struct FlowStart {
 impl FlowStart {
     /// The begin of a flow; `None` for other streams.
     fn of<T>(stream: &Stream<T>) -> Option<Self> {
-        let (key, time) = (&stream.key, stream.first);
-        let (source, target) = match stream.first_direction() {
-            Direction::Forward => (key.addr_a(), key.addr_b()),
-            Direction::Backward => (key.addr_b(), key.addr_a()),
-        };
-        (key.kind() == KeyKind::Flow).then_some(Self { source, target, time })
+        let [(source, _), (target, _)] = stream.key.ends(stream.first_direction());
+        (stream.key.kind() == KeyKind::Flow).then_some(Self { source, target, time: stream.first })
     }
 }
 
@@ -217,6 +213,12 @@ impl Corpus {
         Ok(true)
     }
 
+    /// Whether streams are recognised by what they carry: flows, unless the network sees traces, which show what hosts do before they send
+    /// content and on any port.
+    pub fn by_content(&self) -> bool {
+        self.key == KeyKind::Flow && !self.layout.has_traces()
+    }
+
     /// An empty corpus, to be filled with [`Corpus::read_capture`].
     pub fn new(key: KeyKind, layout: Layout, classes: Vec<String>) -> Self {
         let direction = layout.slots().iter().position(|s| s.name == "stream.direction");
@@ -275,7 +277,7 @@ impl Corpus {
         let width = self.layout.slots().len();
         let mut tracker = StreamTracker::new(self.key, decoder, self.limits).with_traces(self.layout.traces());
         let (layout, mut volley) = (&self.layout, Volley::default());
-        let handshakes = self.key == KeyKind::Host || layout.has_traces();
+        let by_content = self.by_content();
         let mut stretched: Vec<TraceTable> =
             STRETCHES.iter().filter_map(|&stretch| Some(layout.traces()?.stretched(stretch))).collect();
         let open =
@@ -291,7 +293,7 @@ impl Corpus {
                 packet.encode(layout, &mut volley);
                 let stream = &mut packet.stream.state;
                 // Packets without payload add nothing to a flow that has content already.
-                if handshakes || volley.content || !stream.content {
+                if !by_content || volley.content || !stream.content {
                     stream.slots.extend_from_slice(&volley.slots[..width]);
                     stream.content |= volley.content;
                     for traces in &paces {

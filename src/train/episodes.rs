@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::capture::Nanos;
 use crate::episode::{EpisodeRule, MIN_CONFIDENCE, Role};
 use crate::packet::Address;
 use crate::snn::ClassId;
@@ -26,12 +27,18 @@ const MARGIN: f32 = 1.25;
 const GAPS: f32 = 10.0;
 const TAU: (f32, f32) = (30.0, 600.0);
 
+impl FlowStart {
+    /// The host that the flow excites.
+    fn host(&self, role: Role) -> Address {
+        if role == Role::Source { self.source } else { self.target }
+    }
+}
+
 /// The flows of a class by capture and host, each in the order of time.
 fn by_host<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)>, role: Role) -> Vec<Vec<f64>> {
     let mut hosts: HashMap<(u32, Address), Vec<f64>> = HashMap::new();
     for (capture, start) in starts {
-        let host = if role == Role::Source { start.source } else { start.target };
-        hosts.entry((capture, host)).or_default().push(start.time.0 as f64 / 1e9);
+        hosts.entry((capture, start.host(role))).or_default().push(start.time.0 as f64 / 1e9);
     }
     let mut all: Vec<Vec<f64>> = hosts.into_values().collect();
     all.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
@@ -82,7 +89,7 @@ fn raise(
     without: &dyn Fn(&str) -> bool,
     rule: EpisodeRule,
 ) -> EpisodeRule {
-    let mut spikes: Vec<(u32, Address, f64, f32)> = Vec::new();
+    let mut spikes: Vec<(u32, Address, Nanos, f32)> = Vec::new();
     for (stream, _, leader) in calibration {
         let stream = &corpus.streams[*stream];
         let confidence = decision.confidence(leader);
@@ -91,16 +98,15 @@ fn raise(
             && confidence >= MIN_CONFIDENCE
             && let Some(start) = &stream.start
         {
-            let host = if rule.role == Role::Source { start.source } else { start.target };
-            spikes.push((stream.capture, host, start.time.0 as f64 / 1e9, confidence));
+            spikes.push((stream.capture, start.host(rule.role), start.time, confidence));
         }
     }
-    spikes.sort_by(|a, b| a.2.total_cmp(&b.2));
-    let mut potentials: HashMap<(u32, Address), (f64, f32)> = HashMap::new();
+    spikes.sort_by_key(|spike| spike.2);
+    let mut potentials: HashMap<(u32, Address), (Nanos, f32)> = HashMap::new();
     let mut highest = 0f32;
     for (capture, host, time, confidence) in spikes {
         let (last, potential) = potentials.entry((capture, host)).or_insert((time, 0.0));
-        *potential = *potential * (-(time - *last) as f32 / rule.tau).exp() + confidence;
+        *potential = *potential * rule.decay(*last, time) + confidence;
         *last = time;
         highest = highest.max(*potential);
     }

@@ -12,7 +12,6 @@
 use std::collections::HashMap;
 
 use crate::model::{Model, Provenance};
-use crate::packet::KeyKind;
 use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
 use crate::stream::{Assignments, Decision, Leader};
 
@@ -87,21 +86,19 @@ pub fn passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
 
 /// The values of [`TrainSettings::ports_alone`] that are tried. A host shows thousands of packets, so ports alone are not tried for hosts.
 fn ways(corpus: &Corpus) -> &'static [bool] {
-    if corpus.key == KeyKind::Flow && !corpus.layout.has_traces() { &[false, true] } else { &[false] }
+    if corpus.by_content() { &[false, true] } else { &[false] }
 }
 
 /// Trains on the streams for which `chosen` returns true. Calls `tick` as often as [`passes`] says.
 pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> FitResult {
     let classes = corpus.classes.len();
     let fitting = Fitting::new(corpus, settings, chosen, tick);
-    // Traces show what hosts do before content does.
-    let content_first = corpus.key == KeyKind::Flow && !corpus.layout.has_traces();
     let one = NeuronSpec::one_each(classes);
     let tried = ways(corpus).iter().map(|&ports_alone| {
         let settings = TrainSettings { ports_alone, ..settings.clone() };
         let held_out = fitting.cross_fit(&settings, &one, false);
         let theta = thresholds(corpus, &settings, &held_out, &one);
-        let (decision, worth) = choose_bounds(content_first, classes, &held_out, theta);
+        let (decision, worth) = choose_bounds(corpus.by_content(), classes, &held_out, theta);
         (settings, held_out, decision, worth)
     });
     // The first of equals.
@@ -178,7 +175,7 @@ impl<'a> Fitting<'a> {
             let is_unseen = |c: ClassId| !known[c.index()];
             let held_out = |i: usize| if unseen { left_out(corpus.streams[i].class) } else { self.fold_of[i] == Some(fold) };
             for &i in self.streams.iter().filter(|&&i| held_out(i)) {
-                all.extend(variants(corpus).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)));
+                all.extend(Variant::all(corpus).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)));
             }
         }
         all
@@ -209,11 +206,6 @@ fn thin(corpus: &Corpus, streams: &mut Vec<usize>) {
         *passed += 1;
         *all <= MOST_ALIKE || *passed * MOST_ALIKE / *all > (*passed - 1) * MOST_ALIKE / *all
     });
-}
-
-/// How each calibration stream is presented. What hosts do rests neither on ports nor on content.
-fn variants(corpus: &Corpus) -> &'static [Variant] {
-    if corpus.layout.has_traces() { &[Variant::AsIs] } else { Variant::all(corpus.key) }
 }
 
 /// The threshold of each neuron.

@@ -29,7 +29,7 @@ pub fn recalibrate(model: &Model, reference: &mut Corpus, settings: &TrainSettin
         let class = stream.class;
         let mut add = |open: bool| {
             let unseen = |c: ClassId| c.index() >= known || (open && c == class);
-            held_out.extend(Variant::all(reference.key).iter().filter_map(|&v| forward(reference, &by, number, v, &unseen)));
+            held_out.extend(Variant::all(reference).iter().filter_map(|&v| forward(reference, &by, number, v, &unseen)));
         };
         let negative = class.index() >= known;
         if !negative {

@@ -7,7 +7,6 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::encode::NO_PREVIOUS;
-use crate::packet::KeyKind;
 
 use super::Corpus;
 use super::ports::PortPool;
@@ -39,8 +38,8 @@ type Packet = (Vec<u16>, u8);
 
 impl Variant {
     /// All variants of streams of this kind, the captured one first.
-    pub fn all(key: KeyKind) -> &'static [Self] {
-        if key == KeyKind::Flow { &FLOW } else { &FLOW[..1] }
+    pub fn all(corpus: &Corpus) -> &'static [Self] {
+        if corpus.by_content() { &FLOW } else { &FLOW[..1] }
     }
 
     /// Number of streams that one calibration stream counts for. Streams on uninformative or misleading ports count as much as those on
