@@ -154,21 +154,16 @@ impl LastDetection {
             (true, false) => format!("{address}:{port}"),
             _ => address,
         };
-        let (a, b) = (end(key.addr_a().to_string(), key.port_a()), end(key.addr_b().to_string(), key.port_b()));
+        let [source, destination] = key.ends(self.first_direction).map(|(address, port)| end(address.to_string(), port));
         let host = key.host();
         let flow = host.is_none();
-        let (source, destination) = match (host, self.first_direction) {
-            (Some(host), _) => (host, String::new()),
-            (None, Direction::Forward) => (a, b),
-            (None, Direction::Backward) => (b, a),
-        };
         Detection {
             timestamp: self.timestamp.0 as f64 / 1e9,
             class: self.class.to_string(),
             model: self.model.to_string(),
             confidence: self.confidence,
             basis: self.basis.map(Basis::name),
-            source,
+            source: host.unwrap_or(source),
             destination: flow.then_some(destination),
             proto: flow.then(|| key.proto_name().into_owned()),
             packets: self.packets,

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use hashbrown::HashMap;
 
@@ -27,13 +26,6 @@ pub(super) const ROWS: usize = 10;
 /// Ports below this belong to services.
 const FIRST_USER_PORT: u16 = 1024;
 
-/// One end of the streams of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct GroupEnd {
-    address: Option<Address>,
-    port: Option<u16>,
-}
-
 /// What the streams of a group have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct GroupKey {
@@ -41,7 +33,7 @@ struct GroupKey {
     nearest: Option<ClassId>,
     /// The client of streams without payload.
     client: Option<Address>,
-    server: GroupEnd,
+    server: Endpoint,
     /// Empty for hosts.
     proto: Cow<'static, str>,
 }
@@ -52,7 +44,7 @@ impl GroupKey {
         Self {
             nearest: verdict.leader.filter(|_| reason == UnknownReason::Unsure).map(|leader| leader.class),
             client: client.address.filter(|_| reason == UnknownReason::NoPayload),
-            server: GroupEnd { address: server.address, port: server.port },
+            server,
             proto: if verdict.key.kind() == KeyKind::Flow { verdict.key.proto_name() } else { "".into() },
         }
     }
@@ -67,12 +59,6 @@ fn client_and_server(verdict: &Verdict) -> [Endpoint; 2] {
     }
     let service = |end: &Endpoint| end.port.is_some_and(|port| port < FIRST_USER_PORT);
     if service(&source) && !service(&destination) { [destination, source] } else { [source, destination] }
-}
-
-impl fmt::Display for GroupEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Endpoint { address: self.address, port: self.port }.fmt(f)
-    }
 }
 
 /// Groups of the streams of one reason.

@@ -166,9 +166,15 @@ impl StreamKey {
 
     /// The address that sends in this direction.
     pub fn sender(&self, direction: Direction) -> Address {
+        self.ends(direction)[0].0
+    }
+
+    /// Address and port of both endpoints, first of that which sends in this direction. Ports are 0 where there are none.
+    pub fn ends(&self, direction: Direction) -> [(Address, u16); 2] {
+        let [a, b] = [(self.addr_a(), self.port_a()), (self.addr_b(), self.port_b())];
         match direction {
-            Direction::Forward => self.addr_a(),
-            Direction::Backward => self.addr_b(),
+            Direction::Forward => [a, b],
+            Direction::Backward => [b, a],
         }
     }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::engine::EpisodeOutput;
 use crate::episode::Role;
 
+use super::names::{category, signature, signature_id};
 use super::{EVE_ZONE, EventContext, EventFormat, RFC_3339_ZONE, severity_number, time_text};
 
 /// An episode in the style of Suricata's EVE.
@@ -169,10 +170,10 @@ pub(super) fn write(output: &EpisodeOutput, format: EventFormat, context: EventC
                 alert: suricata.then(|| Alert {
                     action: "allowed",
                     gid: 1,
-                    signature_id: super::names::signature_id(&model.name, class),
+                    signature_id: signature_id(&model.name, class),
                     rev: 1,
-                    signature: format!("spiked {}: {class}, episode", model.name),
-                    category: "Network Behaviour",
+                    signature: format!("{}, episode", signature(&model.name, class)),
+                    category: category(model),
                     severity: severity_number(context.alert),
                 }),
                 spiked,

@@ -4,12 +4,12 @@ use std::fmt;
 
 use crate::engine::{Event, Verdict};
 use crate::export::sink::Severity;
-use crate::packet::{Address, Direction, KeyKind};
+use crate::packet::{Address, KeyKind};
 
 use super::EventContext;
 
 /// One end of a stream.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::export) struct Endpoint {
     /// `None` if the frames show no address of this end.
     pub address: Option<Address>,
@@ -38,11 +38,9 @@ pub(in crate::export) fn endpoints(verdict: &Verdict) -> [Endpoint; 2] {
         address: Some(address).filter(|address| !address.is_absent()),
         port: key.has_ports().then_some(port),
     };
-    let ends = [end(key.addr_a(), key.port_a()), end(key.addr_b(), key.port_b())];
-    match (key.kind(), verdict.first_direction) {
-        (KeyKind::Host, _) => [ends[0], Endpoint { address: None, port: None }],
-        (KeyKind::Flow, Direction::Forward) => ends,
-        (KeyKind::Flow, Direction::Backward) => [ends[1], ends[0]],
+    match key.kind() {
+        KeyKind::Host => [end(key.addr_a(), key.port_a()), Endpoint { address: None, port: None }],
+        KeyKind::Flow => key.ends(verdict.first_direction).map(|(address, port)| end(address, port)),
     }
 }
 
