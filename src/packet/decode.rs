@@ -38,8 +38,20 @@ const GTP_PORT: u16 = 2152;
 const L2TP_PORT: u16 = 1701;
 const CAPWAP_PORT: u16 = 5247;
 const TEREDO_PORT: u16 = 3544;
-const TUNNEL_PORTS: [u16; 9] =
-    [VXLAN_GPE_PORT, GENEVE_PORT, LISP_PORT, MPLS_PORT, TZSP_PORT, GTP_PORT, L2TP_PORT, CAPWAP_PORT, TEREDO_PORT];
+/// All UDP ports that tunnels have.
+const TUNNEL_PORTS: PortFilter = PortFilter::of(&[
+    VXLAN_PORTS[0],
+    VXLAN_PORTS[1],
+    VXLAN_GPE_PORT,
+    GENEVE_PORT,
+    LISP_PORT,
+    MPLS_PORT,
+    TZSP_PORT,
+    GTP_PORT,
+    L2TP_PORT,
+    CAPWAP_PORT,
+    TEREDO_PORT,
+]);
 /// EtherIP (RFC 3378): version in the first byte, and bytes before the frame.
 const ETHER_IP_VERSION: u8 = 0x30;
 const ETHER_IP_LEN: usize = 2;
@@ -74,9 +86,13 @@ struct PortFilter([u64; Self::WORDS]);
 impl PortFilter {
     const WORDS: usize = 16;
 
-    const fn insert(mut self, port: u16) -> Self {
-        self.0[port as usize / 64 % Self::WORDS] |= 1 << (port % 64);
-        self
+    const fn of(ports: &[u16]) -> Self {
+        let (mut words, mut at) = ([0; Self::WORDS], 0);
+        while at < ports.len() {
+            words[ports[at] as usize / 64 % Self::WORDS] |= 1 << (ports[at] % 64);
+            at += 1;
+        }
+        Self(words)
     }
 
     #[inline]
@@ -90,9 +106,6 @@ impl PortFilter {
 pub struct Decoder {
     /// Most tunnels within each other that are opened.
     max_tunnels: u8,
-    vxlan_ports: [u16; 2],
-    /// The UDP ports that tunnels have.
-    tunnel_ports: PortFilter,
 }
 
 impl Default for Decoder {
@@ -104,27 +117,20 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder that opens tunnels, to a depth of four, or does not.
     pub const fn new(open_tunnels: bool) -> Self {
-        let mut tunnel_ports = PortFilter([0; PortFilter::WORDS]);
-        let mut at = 0;
-        while at < TUNNEL_PORTS.len() {
-            tunnel_ports = tunnel_ports.insert(TUNNEL_PORTS[at]);
-            at += 1;
-        }
-        tunnel_ports = tunnel_ports.insert(VXLAN_PORTS[0]).insert(VXLAN_PORTS[1]);
-        Self { max_tunnels: if open_tunnels { MAX_TUNNELS } else { 0 }, vxlan_ports: VXLAN_PORTS, tunnel_ports }
+        Self { max_tunnels: if open_tunnels { MAX_TUNNELS } else { 0 } }
     }
 }
 
 /// Fast path for most frames: Ethernet, IPv4 without options, the first or only fragment of TCP or UDP. `None` means that the frame
 /// is of another kind, or too short.
 #[inline]
-fn plain(link_type: LinkType, frame: &[u8], tunnel_ports: &PortFilter) -> Option<Headers> {
+fn plain(link_type: LinkType, frame: &[u8]) -> Option<Headers> {
     const IP: usize = Ethernet2Header::LEN;
     const OVER: usize = IP + Ipv4Header::MIN_LEN;
     let head: &[u8; OVER + TCP_FLAGS_AT + 1] = frame.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let protocol = IpNumber(head[IP + 9]);
-    let tunnel = || tunnel_ports.may_contain(word(OVER)) || tunnel_ports.may_contain(word(OVER + 2));
+    let tunnel = || TUNNEL_PORTS.may_contain(word(OVER)) || TUNNEL_PORTS.may_contain(word(OVER + 2));
     let (tcp, udp) = (protocol == IpNumber::TCP, protocol == IpNumber::UDP && !tunnel());
     let v4 = link_type == LinkType::ETHERNET
         && word(12) == EtherType::IPV4.0
@@ -162,7 +168,7 @@ impl Decoder {
     /// If the link type is not supported, or the frame ends within the link header.
     #[inline]
     pub fn decode(&self, link_type: LinkType, frame: &[u8]) -> Result<Headers, Undecodable> {
-        match plain(link_type, frame, &self.tunnel_ports) {
+        match plain(link_type, frame) {
             Some(headers) => Ok(headers),
             None => self.any(link_type, frame),
         }
@@ -362,7 +368,7 @@ impl Decoder {
         let at = at + UdpHeader::LEN;
         let either = |port: u16| source == port || destination == port;
         Some(match destination {
-            port if self.vxlan_ports.contains(&port) => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
+            port if VXLAN_PORTS.contains(&port) => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
             VXLAN_GPE_PORT => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
             GENEVE_PORT => (Tunnel::Geneve, vxlan::geneve(frame, at)),
             LISP_PORT => (Tunnel::Lisp, vxlan::lisp(frame, at)),
@@ -463,15 +469,14 @@ mod tests {
             if let Some(byte) = frame.get_mut(46) {
                 *byte = offset;
             }
-            let decoder = Decoder::default();
-            let plain = plain(LinkType::ETHERNET, &frame, &decoder.tunnel_ports);
+            let plain = plain(LinkType::ETHERNET, &frame);
             if let Some(plain) = plain {
                 for open_tunnels in [true, false] {
                     prop_assert_eq!(Ok(plain), Decoder::new(open_tunnels).any(LinkType::ETHERNET, &frame));
                 }
             }
             let whole = frame.len() >= 48 && fragment & FRAGMENT_OFFSET_MASK == 0;
-            let tunnel = [34, 36].iter().any(|&at| decoder.tunnel_ports.may_contain(be16(&frame, at).expect("the ports")));
+            let tunnel = [34, 36].iter().any(|&at| TUNNEL_PORTS.may_contain(be16(&frame, at).expect("the ports")));
             let expected = whole && (protocol == 0 || protocol == 1 && !tunnel);
             prop_assert_eq!(plain.is_some(), expected);
         }
