@@ -21,7 +21,7 @@ train --captures "$data" --labels "$data"/tasks/{device-train,device-test}.csv -
 recordings=$(cd "$models/../../fixtures/behaviours" && pwd)
 mkdir "$work/captures"
 ln -s "$data"/* "$recordings/train" "$work/captures"
-grep -E '^(capture|train)' "$recordings/labels.csv" > "$work/recordings.csv"
+gzip -dc "$recordings/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
 for task in ndpi protocol-train; do
   awk -F, -v OFS=, 'FNR > 1 { $7 = "normal" } 1' "$data/tasks/$task.csv" > "$work/$task.csv"
 done
