@@ -25,6 +25,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "fixtures" / "behaviours"
@@ -44,7 +45,6 @@ def episodes_of(args, captures):
 
 
 def seconds(text):
-    from datetime import datetime
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
 
 
@@ -94,13 +94,13 @@ def match(rows, found, factor=1.0, firsts=None):
         hosts = {row["attacker"], row["victim"]}
         by_class = by_family = None
         for number, (capture, event) in enumerate(found):
-            told, time = event["spiked"], seconds(event["timestamp"])
-            if capture != row["capture"] or not start - 1 <= time <= end + GRACE or not hosts & {told["host"], told.get("peer")}:
+            details, time = event["spiked"], seconds(event["timestamp"])
+            if capture != row["capture"] or not start - 1 <= time <= end + GRACE or not hosts & {details["host"], details.get("peer")}:
                 continue
-            if told["class"] == row["class"]:
+            if details["class"] == row["class"]:
                 by_class = min(time - start, by_class if by_class is not None else time)
                 true.add(number)
-            if told["class"].split(".")[0] == row["class"].split(".")[0]:
+            if details["class"].split(".")[0] == row["class"].split(".")[0]:
                 by_family = min(time - start, by_family if by_family is not None else time)
                 true.add(number)
         results.append((row, by_class, by_family))
@@ -115,9 +115,9 @@ def match(rows, found, factor=1.0, firsts=None):
 
 
 def show(results, wrong, false, hours):
-    told = [by_class for _, by_class, _ in results if by_class is not None]
+    named = [by_class for _, by_class, _ in results if by_class is not None]
     family = [by_family for _, _, by_family in results if by_family is not None]
-    print(f"  attacks {len(results)}; found by class {len(told)} ({len(told) / len(results):.2f}), by family {len(family)} ({len(family) / len(results):.2f})")
+    print(f"  attacks {len(results)}; found by class {len(named)} ({len(named) / len(results):.2f}), by family {len(family)} ({len(family) / len(results):.2f})")
     for kind in sorted({row["class"] for row, _, _ in results}):
         of_kind = [(by_class, by_family) for row, by_class, by_family in results if row["class"] == kind]
         times = [by_class for by_class, _ in of_kind if by_class is not None]
@@ -159,8 +159,8 @@ def part_benign(args):
         found = list(episodes_of(args, captures))
         print(f"  {folder}: {len(captures)} captures, {len(found)} episodes")
         for capture, event in found:
-            told = event["spiked"]
-            print(f"    {capture.relative_to(args.data)}: {told['class']} of {told['host']} ({told['flows']} flows)")
+            details = event["spiked"]
+            print(f"    {capture.relative_to(args.data)}: {details['class']} of {details['host']} ({details['flows']} flows)")
 
 
 def part_task(args):
@@ -178,7 +178,7 @@ def part_cost(args):
     import line_rate
     with tempfile.TemporaryDirectory() as folder:
         capture = pathlib.Path(folder) / "large.pcap"
-        line_rate.make(args.data, args.packets, capture, None)
+        line_rate.make(str(args.data), args.packets, capture, pathlib.Path(folder) / "cut.pcap")
         ratios = []
         for _ in range(args.rounds):
             cpu = []
