@@ -356,7 +356,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             "  {verdict}; nearest class {class}, confidence {:.3}, evidence {:.2} over {} of {} packets; next: {}",
             model.decision.confidence(&leader),
             leader.evidence,
-            leader.packets,
+            leader.packets(),
             stream.packets,
             rival.map_or("none", |r| model.classes[r.index()].as_str()),
         );

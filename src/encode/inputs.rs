@@ -3,7 +3,7 @@
 //! Inputs are numbered slot by slot, then come the coincidence inputs.
 
 use super::vector::{self, MIX, MULTIPLY};
-use super::{Coding, Layout, MAX_ACTIVE, SILENT, Volley, layout::ALL_BITS};
+use super::{Coding, Layout, MAX_ACTIVE, SILENT, Volley, layout::ALL_BITS, layout::GroupInputs};
 
 impl Layout {
     /// Writes the active inputs of a volley into `active` and returns their number.
@@ -64,14 +64,26 @@ impl Layout {
     /// Writes the active inputs that depend on the packet's ports into `active` and returns their number: those of the port slots and of
     /// the coincidences that involve a port. None with dual-rail coding.
     pub fn port_inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
+        self.inputs_of_group(&self.shapes[volley.shape.0 as usize].ports, volley, active)
+    }
+
+    /// The same as [`Layout::port_inputs`], of the payload bytes behind ports. The payload of a transport without ports is none: its header
+    /// shows what it carries.
+    pub fn payload_inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let shape = &self.shapes[volley.shape.0 as usize];
+        let has_ports = shape.ports.slots.iter().any(|slot| volley.slots[slot.index()] != SILENT);
+        if has_ports { self.inputs_of_group(&shape.payload, volley, active) } else { 0 }
+    }
+
+    #[inline]
+    fn inputs_of_group(&self, group: &GroupInputs, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
         let mut n = 0;
-        for &slot in &shape.ports {
+        for &slot in &group.slots {
             let value = volley.slots[slot.index()];
             active[n] = (slot.index() as u32) << 8 | u32::from(value & 0xff);
             n += usize::from(value != SILENT);
         }
-        for &(i, a, b) in &shape.port_coincidences {
+        for &(i, a, b) in &group.coincidences {
             let (va, vb) = (volley.slots[a.index()], volley.slots[b.index()]);
             active[n] = self.coincidence_input(i as usize, va, vb);
             n += usize::from(va != SILENT && vb != SILENT);

@@ -236,24 +236,33 @@ pub struct Layout {
 pub(super) struct ShapeInputs {
     pub slots: Vec<SlotId>,
     pub coincidences: Vec<(u32, SlotId, SlotId)>,
-    /// The slots that hold ports, and the coincidences that involve one of them; empty with dual-rail coding.
-    pub ports: Vec<SlotId>,
-    pub port_coincidences: Vec<(u32, SlotId, SlotId)>,
+    /// What involves ports; nothing with dual-rail coding.
+    pub ports: GroupInputs,
+    /// What involves payload bytes; nothing with dual-rail coding.
+    pub payload: GroupInputs,
+}
+
+/// The slots of one [`Group`], and the coincidences that involve one of them.
+#[derive(Clone, Debug)]
+pub(super) struct GroupInputs {
+    pub slots: Vec<SlotId>,
+    pub coincidences: Vec<(u32, SlotId, SlotId)>,
 }
 
 impl ShapeInputs {
     fn new(data: &LayoutData, present: impl Fn(Place) -> bool) -> Self {
         let has = |slot: SlotId| present(data.slots[slot.index()].place);
-        let port = |slot: SlotId| data.coding == Coding::OneHot && data.slots[slot.index()].group == Group::Ports;
         let pairs = (0u32..).zip(&data.coincidences).map(|(i, &(a, b))| (i, a, b));
         let slots: Vec<SlotId> = SlotId::first(data.slots.len()).filter(|&slot| has(slot)).collect();
         let coincidences: Vec<_> = pairs.filter(|&(_, a, b)| has(a) && has(b)).collect();
-        Self {
-            ports: slots.iter().copied().filter(|&slot| port(slot)).collect(),
-            port_coincidences: coincidences.iter().copied().filter(|&(_, a, b)| port(a) || port(b)).collect(),
-            slots,
-            coincidences,
-        }
+        let involving = |group: Group| {
+            let of = |slot: SlotId| data.coding == Coding::OneHot && data.slots[slot.index()].group == group;
+            GroupInputs {
+                slots: slots.iter().copied().filter(|&slot| of(slot)).collect(),
+                coincidences: coincidences.iter().copied().filter(|&(_, a, b)| of(a) || of(b)).collect(),
+            }
+        };
+        Self { ports: involving(Group::Ports), payload: involving(Group::Payload), slots, coincidences }
     }
 }
 

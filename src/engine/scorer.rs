@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::snn::Potentials;
-use crate::stream::{Stream, StreamIndex, StreamTable};
+use crate::stream::{Contributions, Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::episodes::excites;
@@ -32,13 +32,24 @@ struct ActiveInputs {
     /// Those that depend on the packet's ports.
     ports: Box<[u32; MAX_ACTIVE]>,
     port_count: usize,
+    /// Those that depend on its payload bytes.
+    payload: Box<[u32; MAX_ACTIVE]>,
+    payload_count: usize,
     /// Whether the packet has content.
     content: bool,
 }
 
 impl ActiveInputs {
     fn new() -> Self {
-        Self { inputs: Box::new([0; MAX_ACTIVE]), count: 0, ports: Box::new([0; MAX_ACTIVE]), port_count: 0, content: true }
+        Self {
+            inputs: Box::new([0; MAX_ACTIVE]),
+            count: 0,
+            ports: Box::new([0; MAX_ACTIVE]),
+            port_count: 0,
+            payload: Box::new([0; MAX_ACTIVE]),
+            payload_count: 0,
+            content: true,
+        }
     }
 
     fn as_slice(&self) -> &[u32] {
@@ -47,6 +58,10 @@ impl ActiveInputs {
 
     fn ports(&self) -> &[u32] {
         &self.ports[..self.port_count]
+    }
+
+    fn payload(&self) -> Option<&[u32]> {
+        (self.payload_count > 0).then(|| &self.payload[..self.payload_count])
     }
 }
 
@@ -137,6 +152,8 @@ impl Scorer {
         self.prepared.count = layout.inputs(&self.volley, &mut self.prepared.inputs);
         let by_content = self.model.decision.content_first;
         self.prepared.port_count = if by_content { layout.port_inputs(&self.volley, &mut self.prepared.ports) } else { 0 };
+        self.prepared.payload_count =
+            if by_content { layout.payload_inputs(&self.volley, &mut self.prepared.payload) } else { 0 };
         self.prepared.content = self.volley.content;
         self.model.network.prefetch(self.prepared.as_slice());
     }
@@ -211,7 +228,9 @@ impl Scorer {
         let Some(leader) = leader else { return };
         let neuron = model.decision.assignments.first_of(leader.class);
         let potential = f32::from(self.potentials[neuron.index()]) * model.network.scale()[neuron.index()];
-        let leader = model.decision.with_ports(leader, potential, model.network.weight_sum(self.active.ports(), neuron));
+        let contribution = |inputs: &[u32]| model.network.weight_sum(inputs, neuron);
+        let parts = Contributions { ports: contribution(self.active.ports()), payload: self.active.payload().map(contribution) };
+        let leader = model.decision.with_contributions(leader, before.as_ref(), potential, parts);
         stream.state.set_leader(leader);
         // A named stream that stays scored changes no further.
         if stream.state.is_named() && self.every_packet {

@@ -46,7 +46,7 @@ impl StreamState {
     /// Whether the stream lost its row of evidence before a packet with content was scored. Content starts its evidence again.
     #[inline]
     pub fn is_dropped_before_content(&self) -> bool {
-        !self.is_scored() && !self.is_named() && self.leader.packets > 0 && !self.leader.content()
+        !self.is_scored() && !self.is_named() && self.leader.packets() > 0 && !self.leader.content()
     }
 
     /// Whether the stream was reported to be of a class.
@@ -58,7 +58,7 @@ impl StreamState {
     /// The leading class; `None` before the first scored packet.
     #[inline]
     pub fn leader(&self) -> Option<Leader> {
-        Some(self.leader).filter(|l| l.packets > 0)
+        Some(self.leader).filter(|l| l.packets() > 0)
     }
 
     /// Evidence of the leading class; 0 before the first scored packet.

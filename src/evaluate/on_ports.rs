@@ -128,7 +128,7 @@ impl EvaluatedNetwork<'_> {
             class: class.map(|c| self.classes[c.index()].clone()),
             best: leader.map(|l| self.classes[l.class.index()].clone()),
             confidence: leader.map_or(0.0, |l| decision.confidence(&l)),
-            scored: leader.map_or(0, |l| l.packets),
+            scored: leader.map_or(0, |l| l.packets()),
             capture: stream.capture,
             basis: class.and(leader).and_then(|l| decision.basis(&l)),
             reason: class.is_none().then(|| decision.unknown_reason(leader.as_ref())),

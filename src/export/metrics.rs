@@ -91,7 +91,7 @@ impl Metrics {
             (Event::Detection, None) => {}
             (Event::Detection, Some(class)) => {
                 model.decision_seconds.observe(verdict.timestamp.0.saturating_sub(verdict.first.0) as f64 / 1e9);
-                model.decision_packets.observe(verdict.leader.map_or(0.0, |l| f64::from(l.packets)));
+                model.decision_packets.observe(verdict.leader.map_or(0.0, |l| f64::from(l.packets())));
                 match model.class(class, named) {
                     Some(class) => {
                         class.detections.inc();

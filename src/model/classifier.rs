@@ -3,7 +3,7 @@
 use super::{ForwardPass, Model};
 use crate::encode::Layout;
 use crate::snn::{ClassId, Network, NeuronId};
-use crate::stream::{Decision, Leader};
+use crate::stream::{Contributions, Decision, Leader};
 
 /// The evidence of one stream so far.
 #[derive(Clone, Debug)]
@@ -48,7 +48,9 @@ impl<'a> Classifier<'a> {
         stream.leader = leader.map(|leader| {
             let neuron = self.decision.assignments.first_of(leader.class);
             let potential = self.forward.potential(neuron);
-            self.decision.with_ports(leader, potential, self.forward.port_contribution(neuron))
+            let ports = self.forward.port_contribution(neuron);
+            let payload = self.forward.payload_contribution(neuron);
+            self.decision.with_contributions(leader, before, potential, Contributions { ports, payload })
         });
         true
     }

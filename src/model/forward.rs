@@ -9,7 +9,7 @@ pub struct ForwardPass<'a> {
     network: &'a Network,
     volley: Volley,
     active: [u32; MAX_ACTIVE],
-    ports: [u32; MAX_ACTIVE],
+    of_group: [u32; MAX_ACTIVE],
     count: usize,
     potentials: Potentials,
 }
@@ -18,7 +18,15 @@ impl<'a> ForwardPass<'a> {
     /// A pass through `network`, whose inputs are those of `layout`.
     pub fn new(layout: &'a Layout, network: &'a Network) -> Self {
         let potentials = network.buffer();
-        Self { layout, network, volley: Volley::default(), active: [0; MAX_ACTIVE], ports: [0; MAX_ACTIVE], count: 0, potentials }
+        Self {
+            layout,
+            network,
+            volley: Volley::default(),
+            active: [0; MAX_ACTIVE],
+            of_group: [0; MAX_ACTIVE],
+            count: 0,
+            potentials,
+        }
     }
 
     /// Computes the potentials of one packet from its slot values, `[slot]`. Slots that the layout masks count as silent.
@@ -44,8 +52,15 @@ impl<'a> ForwardPass<'a> {
 
     /// What the ports of the last packet contribute to the potential of a neuron, in units of its threshold theta.
     pub fn port_contribution(&mut self, neuron: NeuronId) -> f32 {
-        let n = self.layout.port_inputs(&self.volley, &mut self.ports);
-        self.network.weight_sum(&self.ports[..n], neuron)
+        let n = self.layout.port_inputs(&self.volley, &mut self.of_group);
+        self.network.weight_sum(&self.of_group[..n], neuron)
+    }
+
+    /// What the payload bytes of the last packet contribute to the potential of a neuron, in units of its threshold theta; `None` if it has
+    /// none.
+    pub fn payload_contribution(&mut self, neuron: NeuronId) -> Option<f32> {
+        let n = self.layout.payload_inputs(&self.volley, &mut self.of_group);
+        (n > 0).then(|| self.network.weight_sum(&self.of_group[..n], neuron))
     }
 
     /// The potential of a neuron after the last packet, in units of its threshold theta.

@@ -97,7 +97,7 @@ impl Decision {
     /// [`Decision::settled`] with the leader's confidence as an argument.
     pub fn settled_at(&self, leader: &Leader, confidence: f32) -> bool {
         leader.content()
-            && (leader.packets >= self.max_packets || confidence >= self.stop_confidence.max(self.accept[leader.class.index()]))
+            && (leader.packets() >= self.max_packets || confidence >= self.stop_confidence.max(self.accept[leader.class.index()]))
     }
 
     /// The class of the stream: the leader's, if the confidence reaches the threshold of that class.

@@ -46,6 +46,15 @@ fn largest_two(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
     Some((ClassId::from_index(class), evidence[class], second))
 }
 
+/// What parts of a packet contribute to the potential of a neuron, in units of its threshold theta.
+#[derive(Clone, Copy, Debug)]
+pub struct Contributions {
+    /// The ports.
+    pub ports: f32,
+    /// The payload bytes; `None` if the packet has none.
+    pub payload: Option<f32>,
+}
+
 impl Decision {
     /// What a margin adds to the evidence: the margin within [`Decision::clip`], with [`Decision::slope`] below the lower bound.
     #[inline(always)]
@@ -98,22 +107,22 @@ impl Decision {
         Some(Leader::new(class, first, lead, packets))
     }
 
-    /// The leader with `contribution`, what the last packet's ports contribute to `potential`, which is the potential of the first neuron
-    /// of the leader's class; both in units of theta. Unchanged if the model does not set [`Decision::content_first`]: the packets of a
-    /// host have many ports.
+    /// The leader with what parts of the last packet contribute to `potential`, which is the potential of the first neuron of the leader's
+    /// class; all in units of theta. `before` is the leader before that packet. Unchanged if the model does not set
+    /// [`Decision::content_first`]: the packets of a host have many ports.
     #[must_use]
-    pub fn with_ports(&self, leader: Leader, potential: f32, contribution: f32) -> Leader {
+    pub fn with_contributions(&self, leader: Leader, before: Option<&Leader>, potential: f32, parts: Contributions) -> Leader {
         if !self.content_first {
             return leader;
         }
         let theta = self.theta[self.assignments.first_of(leader.class).index()];
-        leader.with_ports(contribution, potential - contribution < theta)
+        leader.with_ports(parts.ports, potential - parts.ports < theta).with_payload(before, parts.payload)
     }
 
     /// Whether a packet, with or without content, adds to the evidence of a stream whose leader so far is `before`.
     #[inline]
     pub fn counts(&self, before: Option<&Leader>, content: bool) -> bool {
-        content || !self.content_first || before.is_none_or(|leader| !leader.content() && leader.packets < self.max_packets)
+        content || !self.content_first || before.is_none_or(|leader| !leader.content() && leader.packets() < self.max_packets)
     }
 
     /// Adds one packet that [counts](Decision::counts) to the evidence of its stream, `[class]`, and returns the leader; `before` is the
@@ -133,7 +142,7 @@ impl Decision {
         if before.is_none() {
             evidence.fill(0.0);
         }
-        let leader = add(evidence, before.map_or(0, |b| b.packets) + 1)?;
+        let leader = add(evidence, before.map_or(0, |b| b.packets()) + 1)?;
         Some(leader.with_content(content))
     }
 

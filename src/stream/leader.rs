@@ -3,12 +3,22 @@
 use crate::snn::ClassId;
 
 /// Flag of a [`Leader`]: the evidence comes from packets with content.
-const CONTENT: u8 = 1;
+const CONTENT: u32 = 1;
 /// Flag of a [`Leader`]: without the ports the neuron would not have reached its threshold.
-const BY_PORTS: u8 = 2;
+const BY_PORTS: u32 = 2;
+
+/// Flag of a [`Leader`]: a packet had payload bytes.
+const PAYLOAD: u32 = 4;
+/// Bits of the flags.
+const FLAG_BITS: u32 = 3;
+/// Largest number of packets that a [`Leader`] holds.
+const MOST_PACKETS: u32 = u32::MAX >> FLAG_BITS;
 
 /// Number of [`Leader::features`].
-pub const FEATURES: usize = 18;
+pub const FEATURES: usize = 21;
+
+/// Features of streams with content and of those without, each; the others are of streams with payload bytes alone.
+const SHARED_FEATURES: usize = 9;
 
 /// The class with the largest evidence in a stream so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,19 +29,19 @@ pub struct Leader {
     pub evidence: f32,
     /// Difference between this evidence and the second largest.
     pub lead: f32,
-    /// Packets that the evidence comes from.
-    pub packets: u32,
-    /// [`CONTENT`] and [`BY_PORTS`], in one byte because there may be millions of streams.
-    flags: u8,
+    /// Packets that the evidence comes from, and below them the flags: in one word because there may be millions of streams.
+    packets_and_flags: u32,
     /// Contribution of the last packet's ports to the potential of the class's first neuron.
-    ports: PortContribution,
+    ports: Contribution,
+    /// Contribution of the payload bytes, the largest of the stream's packets since the class leads.
+    payload: Contribution,
 }
 
 /// A contribution to a potential, -2 to 2 (values outside saturate), in steps of 1/64 so that it fits in one byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct PortContribution(i8);
+struct Contribution(i8);
 
-impl PortContribution {
+impl Contribution {
     const STEPS: f32 = 64.0;
 
     fn new(value: f32) -> Self {
@@ -45,43 +55,74 @@ impl PortContribution {
 
 impl Leader {
     /// The leader of a stream without packets.
-    pub const NONE: Self =
-        Self { class: ClassId::new(0), evidence: 0.0, lead: 0.0, packets: 0, flags: 0, ports: PortContribution(0) };
+    pub const NONE: Self = Self {
+        class: ClassId::new(0),
+        evidence: 0.0,
+        lead: 0.0,
+        packets_and_flags: 0,
+        ports: Contribution(0),
+        payload: Contribution(0),
+    };
 
-    /// A leader whose evidence comes from content, and to which the ports contribute nothing.
+    /// A leader whose evidence comes from content, and to which neither ports nor payload contribute.
     pub fn new(class: ClassId, evidence: f32, lead: f32, packets: u32) -> Self {
-        Self { class, evidence, lead, packets, flags: CONTENT, ..Self::NONE }
+        let packets_and_flags = packets.min(MOST_PACKETS) << FLAG_BITS | CONTENT;
+        Self { class, evidence, lead, packets_and_flags, ..Self::NONE }
+    }
+
+    /// Packets that the evidence comes from.
+    pub fn packets(&self) -> u32 {
+        self.packets_and_flags >> FLAG_BITS
+    }
+
+    fn with_flag(self, flag: u32, set: bool) -> Self {
+        let others = self.packets_and_flags & !flag;
+        Self { packets_and_flags: if set { others | flag } else { others }, ..self }
     }
 
     /// Whether the evidence comes from packets with content ([`Decision::content_first`](super::Decision::content_first)).
     pub fn content(&self) -> bool {
-        self.flags & CONTENT != 0
+        self.packets_and_flags & CONTENT != 0
     }
 
     /// Whether the class's first neuron would not have reached its threshold at the last packet without the packet's ports.
     pub fn by_ports(&self) -> bool {
-        self.flags & BY_PORTS != 0
+        self.packets_and_flags & BY_PORTS != 0
     }
 
     /// The same leader, with evidence from packets with content or from packets without.
     #[must_use]
     pub fn with_content(self, content: bool) -> Self {
-        Self { flags: if content { self.flags | CONTENT } else { self.flags & !CONTENT }, ..self }
+        self.with_flag(CONTENT, content)
     }
 
     /// The same leader with what the ports of the last packet contribute, in units of the threshold theta.
     #[must_use]
     pub(super) fn with_ports(self, contribution: f32, by_ports: bool) -> Self {
-        let flags = if by_ports { self.flags | BY_PORTS } else { self.flags & !BY_PORTS };
-        Self { ports: PortContribution::new(contribution), flags, ..self }
+        Self { ports: Contribution::new(contribution), ..self.with_flag(BY_PORTS, by_ports) }
     }
 
-    /// The features of the confidence: constant, lead, mean evidence, packets, evidence and contribution of the ports. Streams with and
-    /// without content have weights of their own, so one half of the features is zero.
+    /// The same leader with what the payload bytes of the last packet contribute, in units of the threshold theta; `None` for a packet without
+    /// payload bytes. `before` is the leader before that packet.
+    #[must_use]
+    pub(super) fn with_payload(self, before: Option<&Self>, contribution: Option<f32>) -> Self {
+        let before = before.filter(|before| before.class == self.class && before.has_payload()).map(|before| before.payload);
+        let now = contribution.map(Contribution::new);
+        let Some(payload) = before.into_iter().chain(now).max_by_key(|c| c.0) else { return self };
+        Self { payload, ..self.with_flag(PAYLOAD, true) }
+    }
+
+    /// Whether a packet had payload bytes since the class leads.
+    fn has_payload(&self) -> bool {
+        self.packets_and_flags & PAYLOAD != 0
+    }
+
+    /// The features of the confidence: constant, lead, mean evidence, packets, evidence, contributions of ports and payload. Streams with
+    /// and without content have weights of their own, so the features of the others are zero.
     pub fn features(&self) -> [f32; FEATURES] {
-        let n = self.packets.max(1) as f32;
+        let n = self.packets().max(1) as f32;
         let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
-        let features: [f32; FEATURES / 2] = [
+        let features: [f32; SHARED_FEATURES] = [
             1.0,
             lead.ln_1p(),
             lead / n,
@@ -93,8 +134,15 @@ impl Leader {
             ports.min(0.0),
         ];
         let mut all = [0.0; FEATURES];
-        let (content, handshake) = all.split_at_mut(FEATURES / 2);
-        if self.content() { content } else { handshake }.copy_from_slice(&features);
+        if self.content() {
+            all[..SHARED_FEATURES].copy_from_slice(&features);
+            if self.has_payload() {
+                let payload = self.payload.get();
+                all[2 * SHARED_FEATURES..].copy_from_slice(&[1.0, payload.max(0.0), payload.min(0.0)]);
+            }
+        } else {
+            all[SHARED_FEATURES..2 * SHARED_FEATURES].copy_from_slice(&features);
+        }
         all
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn set_acceptance(
     let classes = decision.accept.len();
     let ends: Vec<FinalState> = trails
         .iter()
+        .filter(|trail| trail.variant.shows_class())
         .filter_map(|trail| {
             let last = trail.leaders.last()?;
             let &LeaderHistory { truth, known, weight, .. } = trail;
@@ -104,9 +105,10 @@ pub(super) fn set_acceptance(
 /// Gives the streams of unseen classes the weight that they have in traffic. Each class was left out of one network, so there are as many
 /// unseen streams as known ones.
 fn weigh(trails: &mut [LeaderHistory]) {
-    let count = |of: bool| trails.iter().filter(|t| t.known == of).map(|t| t.weight).sum::<f32>();
+    let unseen_class = |t: &LeaderHistory| !t.known && t.variant.shows_class();
+    let count = |of: bool| trails.iter().filter(|t| if of { t.known } else { unseen_class(t) }).map(|t| t.weight).sum::<f32>();
     let unseen = (UNSEEN_PER_KNOWN * count(true) / count(false).max(1.0)).min(1.0);
-    trails.iter_mut().filter(|t| !t.known).for_each(|t| t.weight *= unseen);
+    trails.iter_mut().filter(|t| unseen_class(t)).for_each(|t| t.weight *= unseen);
 }
 
 /// The state of a calibration stream after its last packet.

@@ -4,7 +4,7 @@
 
 use crate::model::ForwardPass;
 use crate::snn::{ClassId, Network, NeuronId};
-use crate::stream::{Assignments, Decision, Leader};
+use crate::stream::{Assignments, Contributions, Decision, Leader};
 
 use super::Corpus;
 use super::ports::PortPool;
@@ -20,6 +20,10 @@ pub(super) struct HeldOutPotentials {
     pub packets: usize,
     /// What the ports contribute to the potentials of the first neuron of each class, `[packet * classes + class]`.
     ports: Vec<f32>,
+    /// The same of the payload bytes; 0 for a packet without any.
+    payload: Vec<f32>,
+    /// Whether each packet has payload bytes.
+    has_payload: Vec<bool>,
     /// Whether each packet has content.
     content: Vec<bool>,
     /// How the stream differs from the captured one.
@@ -59,7 +63,8 @@ impl HeldOutPotentials {
         let mut evidence = vec![0f32; classes];
         let mut leaders: Vec<Leader> = Vec::new();
         for packet in 0..self.packets {
-            let (before, content) = (leaders.last(), self.content[packet]);
+            let (before, content) = (leaders.last().copied(), self.content[packet]);
+            let before = before.as_ref();
             if !decision.counts(before, content) {
                 continue;
             }
@@ -69,8 +74,9 @@ impl HeldOutPotentials {
             });
             leaders.extend(leader.map(|leader| {
                 let class = leader.class.index();
-                let (potential, ports) = (self.potentials[packet * self.width + class], self.ports[packet * classes + class]);
-                decision.with_ports(leader, potential, ports)
+                let (potential, at) = (self.potentials[packet * self.width + class], packet * classes + class);
+                let parts = Contributions { ports: self.ports[at], payload: self.has_payload[packet].then(|| self.payload[at]) };
+                decision.with_contributions(leader, before, potential, parts)
             }));
         }
         leaders
@@ -102,7 +108,8 @@ pub(super) fn forward(
     let packets = volleys.len();
     let width = classes + extra.len();
     let mut potentials = Vec::with_capacity(packets * width);
-    let (mut ports, mut content) = (Vec::with_capacity(packets * classes), Vec::with_capacity(packets));
+    let (mut ports, mut payload) = (Vec::with_capacity(packets * classes), Vec::with_capacity(packets * classes));
+    let (mut has_payload, mut content) = (Vec::with_capacity(packets), Vec::with_capacity(packets));
     let mut pass = ForwardPass::new(&corpus.layout, by.network);
     for volley in &volleys {
         content.push(corpus.layout.is_content(volley));
@@ -115,7 +122,23 @@ pub(super) fn forward(
         potentials.extend((known..).zip(extra).map(|(neuron, &class)| potential(neuron, class)));
         ports.extend(ClassId::first(known).map(|class| pass.port_contribution(by.assignments.first_of(class))));
         ports.extend((known..classes).map(|_| 0.0));
+        let mut of_payload = |class| pass.payload_contribution(by.assignments.first_of(class));
+        has_payload.push(of_payload(ClassId::new(0)).is_some());
+        payload.extend(ClassId::first(known).map(|class| of_payload(class).unwrap_or(0.0)));
+        payload.extend((known..classes).map(|_| 0.0));
     }
     let truth = corpus.streams[stream].class;
-    Some(HeldOutPotentials { stream, potentials, width, packets, ports, content, variant, truth, known: !unseen(truth) })
+    Some(HeldOutPotentials {
+        stream,
+        potentials,
+        width,
+        packets,
+        ports,
+        payload,
+        has_payload,
+        content,
+        variant,
+        truth,
+        known: variant.shows_class() && !unseen(truth),
+    })
 }

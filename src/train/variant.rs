@@ -1,4 +1,4 @@
-//! Variants of calibration streams: the same stream on other ports, without content, or captured from the middle.
+//! Variants of calibration streams: the same stream on other ports, without content, captured from the middle, or with random content.
 //!
 //! Confidence that is calibrated only on streams as they were captured is wrong for streams on ports that the training captures do not
 //! have. Each held-out stream is therefore scored again in every variant.
@@ -6,7 +6,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::encode::NO_PREVIOUS;
+use crate::encode::{Group, NO_PREVIOUS, SILENT, SlotId};
 
 use super::Corpus;
 use super::ports::PortPool;
@@ -23,15 +23,31 @@ pub(super) enum Variant {
     OtherPorts,
     /// No packet with content was captured.
     Handshake,
+    /// The same, with the ports of another class's stream: the first packets of a connection to a port show no more than that somebody
+    /// tried the port.
+    HandshakeOtherPorts,
     /// The capture starts after the stream's first packets.
     Middle,
+    /// All payload bytes are random, so that nothing but ports and headers shows the class: a stream of no class.
+    RandomPayload,
 }
 
 /// The variants of a flow; a host has connections on many ports, and is calibrated as captured.
-const FLOW: [Variant; 5] = [Variant::AsIs, Variant::OddPort, Variant::OtherPorts, Variant::Handshake, Variant::Middle];
+const FLOW: [Variant; 7] = [
+    Variant::AsIs,
+    Variant::OddPort,
+    Variant::OtherPorts,
+    Variant::Handshake,
+    Variant::HandshakeOtherPorts,
+    Variant::Middle,
+    Variant::RandomPayload,
+];
 
 /// Maximum number of packets that [`Variant::Middle`] removes.
 const MOST_SKIPPED: usize = 4;
+
+/// Weight of [`Variant::RandomPayload`].
+const RANDOM: f32 = 0.1;
 
 /// One packet: its slot values, and its direction.
 type Packet = (Vec<u16>, u8);
@@ -47,8 +63,15 @@ impl Variant {
     pub fn weight(self) -> f32 {
         match self {
             Self::AsIs | Self::OddPort | Self::OtherPorts => 1.0,
+            Self::HandshakeOtherPorts => 1.0,
             Self::Handshake | Self::Middle => 0.3,
+            Self::RandomPayload => RANDOM,
         }
+    }
+
+    /// Whether the stream still shows its class.
+    pub fn shows_class(self) -> bool {
+        self != Self::RandomPayload
     }
 
     /// The slot values of the first `most` packets of a stream in this variant; `None` if the stream has no such variant.
@@ -58,9 +81,16 @@ impl Variant {
         random.set_stream((stream as u64) << 3 | self as u64);
         let volleys = s.first..s.first + s.kept.min(most);
         let mut packets: Vec<Packet> = volleys.map(|v| (corpus.volley(v).to_vec(), corpus.part(v))).collect();
+        if matches!(self, Self::Handshake | Self::HandshakeOtherPorts) {
+            let content = packets.iter().filter(|(values, _)| corpus.layout.is_content(values)).count();
+            if content == 0 {
+                return None;
+            }
+            packets.retain(|(values, _)| !corpus.layout.is_content(values));
+        }
         match self {
-            Self::AsIs => {}
-            Self::OddPort | Self::OtherPorts => {
+            Self::AsIs | Self::Handshake => {}
+            Self::OddPort | Self::OtherPorts | Self::HandshakeOtherPorts => {
                 let (transport, values, direction) =
                     packets.iter().find_map(|(values, direction)| Some((pool.transport_of(values)?, values, *direction)))?;
                 let ports = match self {
@@ -71,12 +101,20 @@ impl Variant {
                     pool.set(transport, ports, *direction, values);
                 }
             }
-            Self::Handshake => {
-                let content = packets.iter().filter(|(values, _)| corpus.layout.is_content(values)).count();
-                if content == 0 {
+            Self::RandomPayload => {
+                let slots: Vec<usize> = corpus.layout.group(Group::Payload).map(SlotId::index).collect();
+                let mut any = false;
+                for (values, _) in packets.iter_mut().filter(|(values, _)| pool.transport_of(values).is_some()) {
+                    for &slot in &slots {
+                        if values[slot] != SILENT {
+                            values[slot] = below(256, &mut random) as u16;
+                            any = true;
+                        }
+                    }
+                }
+                if !any {
                     return None;
                 }
-                packets.retain(|(values, _)| !corpus.layout.is_content(values));
             }
             Self::Middle => {
                 let skipped = 1 + below(packets.len().saturating_sub(1).clamp(1, MOST_SKIPPED), &mut random);

@@ -128,7 +128,7 @@ pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(
         evidence: verdict.leader.map_or(0.0, |l| round(l.evidence)),
         packets: verdict.packets,
         bytes: verdict.bytes,
-        scored: verdict.leader.map_or(0, |l| l.packets),
+        scored: verdict.leader.map_or(0, |l| l.packets()),
         basis: verdict.basis().map(Basis::name),
         reason: verdict.unknown_reason().map(UnknownReason::name),
         model: &model.name,

@@ -238,7 +238,7 @@ pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(
             best: name(verdict.leader.map(|l| l.class)),
             confidence: round(verdict.confidence),
             evidence: verdict.leader.map_or(0.0, |l| round(l.evidence)),
-            scored: verdict.leader.map_or(0, |l| l.packets),
+            scored: verdict.leader.map_or(0, |l| l.packets()),
             basis: verdict.basis().map(Basis::name),
             reason: verdict.unknown_reason().map(UnknownReason::name),
             model: &model.name,

@@ -313,7 +313,7 @@ fn write_spiked(verdict: &Verdict, names: &JsonNames, out: &mut Vec<u8>) {
     for (name, value) in [
         (&b",\"packets\":"[..], verdict.packets),
         (b",\"bytes\":", verdict.bytes),
-        (b",\"scored\":", verdict.leader.map_or(0, |l| u64::from(l.packets))),
+        (b",\"scored\":", verdict.leader.map_or(0, |l| u64::from(l.packets()))),
     ] {
         out.extend_from_slice(name);
         json::number(out, value);
@@ -535,7 +535,7 @@ mod tests {
                 evidence: verdict.leader.map_or(0.0, |l| round(l.evidence)),
                 packets: verdict.packets,
                 bytes: verdict.bytes,
-                scored: verdict.leader.map_or(0, |l| l.packets),
+                scored: verdict.leader.map_or(0, |l| l.packets()),
                 basis: verdict.basis().map(Basis::name),
                 reason: verdict.unknown_reason().map(UnknownReason::name),
                 model: &verdict.model.name,
