@@ -107,7 +107,8 @@ mod tests {
     fn both_spellings_of_time() {
         let range = |text: &str| text.parse::<TimeRange>();
         let noon = 1_769_860_800_000_000_000;
-        for text in ["2026-01-31T12:00:00Z..", "2026-01-31T13:00:00+01:00..", "1769860800..", "1769860800.0..", " 1769860800 .. "] {
+        for text in ["2026-01-31T12:00:00Z..", "2026-01-31T13:00:00+01:00..", "1769860800..", "1769860800.0..", " 1769860800 .. "]
+        {
             assert_eq!(range(text), Ok(TimeRange { from: Nanos(noon), to: Nanos(u64::MAX) }), "{text}");
         }
         assert_eq!(range("..1769860800.000000001"), Ok(TimeRange { from: Nanos(0), to: Nanos(noon + 1) }));

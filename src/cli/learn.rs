@@ -235,7 +235,12 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
     let learner = Learner { args, model, layout: &layout, checks: &checks, source: &file };
     let (used, neurons) = learner.neurons(&found, matches!(selection, PacketSelection::Packets(_)), report)?;
     for pattern in used.iter().take(super::LISTED) {
-        report.push(format!("packet {:<6} {}; classified so far as {}", pattern.packet, pattern.stream, describe(model, pattern)));
+        report.push(format!(
+            "packet {:<6} {}; classified so far as {}",
+            pattern.packet,
+            pattern.stream,
+            describe(model, pattern)
+        ));
     }
     if used.len() > super::LISTED {
         report.push(format!("and {} more", used.len() - super::LISTED));
@@ -277,7 +282,9 @@ fn check_selection(found: &SelectedPackets, selection: &PacketSelection, from: &
     let without = format!("{} packets without payload are not used, --force uses them", found.empty);
     match selection {
         PacketSelection::Packets(_) => bail!("{from}: no packet with that number can be decoded"),
-        PacketSelection::Stream(_) | PacketSelection::Key(_) if found.empty > 0 => bail!("{from}: the stream carries no payload ({without})"),
+        PacketSelection::Stream(_) | PacketSelection::Key(_) if found.empty > 0 => {
+            bail!("{from}: the stream carries no payload ({without})")
+        }
         PacketSelection::Key(_) => bail!("{from}: the stream's packets are no longer there"),
         PacketSelection::Stream(text) => {
             bail!("{from}: no stream contains '{text}'; `spiked read --format jsonl --events streams {from}` lists them")

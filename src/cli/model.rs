@@ -365,13 +365,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
 const WIDTHS: [usize; 2] = [34, 26];
 
 /// Why a stream has its class, as lines: its name, what was decided, and the fields that decided it, in columns of these `widths`.
-pub fn explanation(
-    model: &Model,
-    stream: &StreamTrace,
-    leader: &Leader,
-    fields: usize,
-    widths: [usize; 2],
-) -> Vec<String> {
+pub fn explanation(model: &Model, stream: &StreamTrace, leader: &Leader, fields: usize, widths: [usize; 2]) -> Vec<String> {
     let class = &model.classes[leader.class.index()];
     let verdict = if model.decision.class(leader).is_some() { class.as_str() } else { "unknown" };
     let rival = rival(&stream.evidence, leader.class);

@@ -230,7 +230,10 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         summary: &summary,
         observer,
         limits,
-        progress: ReadProgress::new(&inputs.captures, args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal()),
+        progress: ReadProgress::new(
+            &inputs.captures,
+            args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
+        ),
         ends: Vec::new(),
         read: 0,
         packets: 0,

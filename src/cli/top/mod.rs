@@ -59,7 +59,7 @@ enum Colour {
     and goes on with the new model; captures are read again with it\n  \
     q      quits, as Ctrl-C does\n\n\
     Of an interface, the first 32 packets of each stream are kept for explanations and lessons, up to 64 MiB. A stream without a class\n\
-    is listed when it ends.")]
+    is listed when it ends: 5 seconds after it was closed, or 60 seconds after its last packet.")]
 pub struct Args {
     /// Captures, folders of them, or - for standard input
     #[arg(required_unless_present = "interface", value_name = "CAPTURE", help_heading = "Input")]

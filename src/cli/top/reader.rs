@@ -19,6 +19,11 @@ use crate::model::Model;
 use super::state::State;
 use super::tape::{Recorded, Tape};
 
+/// Nanoseconds without a packet after which a stream of a live source ends, and after which a closed one does. They are shorter than the
+/// engine's, because a stream without a class is shown when it ends.
+const LIVE_IDLE: u64 = 60_000_000_000;
+const LIVE_CLOSED: u64 = 5_000_000_000;
+
 /// What is read.
 enum Input {
     Captures(Arc<[PathBuf]>),
@@ -45,13 +50,11 @@ impl Reader {
     ///
     /// # Errors
     /// If a capture or none of the interfaces can be opened.
-    pub fn open(
-        captures: &[PathBuf],
-        interfaces: &[String],
-        filter: Option<&str>,
-        settings: EngineSettings,
-    ) -> Result<Self> {
+    pub fn open(captures: &[PathBuf], interfaces: &[String], filter: Option<&str>, mut settings: EngineSettings) -> Result<Self> {
         let live = !interfaces.is_empty() || captures.iter().any(|path| !is_file(path));
+        if live {
+            (settings.limits.idle, settings.limits.closed) = (LIVE_IDLE, LIVE_CLOSED);
+        }
         let mut state = State::new(live);
         let kind = settings.models.load()[0].key;
         let tape = Arc::new(Mutex::new(Tape::new(kind, settings.decoder)));
@@ -112,9 +115,8 @@ impl Reader {
     /// Packets that were dropped since they came too fast.
     pub fn dropped(&self) -> u64 {
         let Input::Interfaces(counters) = &self.input else { return 0 };
-        let of = |c: &Arc<InputCounters>| {
-            c.kernel_drops.load(Relaxed) + c.interface_drops.load(Relaxed) + c.queue_drops.load(Relaxed)
-        };
+        let of =
+            |c: &Arc<InputCounters>| c.kernel_drops.load(Relaxed) + c.interface_drops.load(Relaxed) + c.queue_drops.load(Relaxed);
         counters.iter().map(of).sum()
     }
 

@@ -196,8 +196,7 @@ impl State {
     pub fn episode(&mut self, output: &EpisodeOutput) {
         let (episode, class) = (&output.episode, &output.model.classes[output.episode.class.index()]);
         let key = (format!("{} {class}", episode.host), episode.start);
-        let row =
-            EpisodeRow { lasts: episode.state != EpisodeState::End, text: export::describe_episode(episode, class), key };
+        let row = EpisodeRow { lasts: episode.state != EpisodeState::End, text: export::describe_episode(episode, class), key };
         match self.episodes.iter_mut().find(|old| old.key == row.key) {
             Some(old) => *old = row,
             None => self.episodes.push_front(row),

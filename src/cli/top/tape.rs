@@ -182,7 +182,8 @@ mod tests {
 
     /// An Ethernet frame of a UDP datagram from port `port`.
     fn datagram(port: u16) -> Vec<u8> {
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut frame =
+            vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         frame.extend_from_slice(&port.to_be_bytes());
         frame.extend_from_slice(&[0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
         frame
