@@ -68,7 +68,7 @@ fn a_capture_is_shown_explained_taught_and_left() {
         assert!(screen.contains(shown), "{shown}\n{screen}");
     }
     tmux.press(&["Enter"]);
-    let screen = tmux.wait("all fields, per packet\n").replace("  ", "");
+    let screen = tmux.wait("potential       lead");
     assert!(screen.contains("nearest class"), "{screen}");
     tmux.press(&["Escape"]);
     tmux.wait("q quit");
