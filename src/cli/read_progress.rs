@@ -31,7 +31,7 @@ impl ReadProgress {
         let sizes = sizes.filter(|_| shown).unwrap_or_default();
         // Drawn from the first update after a moment on.
         let bar = ProgressBar::with_draw_target(Some(sizes.iter().sum()), ProgressDrawTarget::hidden());
-        let style = ProgressStyle::with_template("[{bar:30}] {percent}% of {decimal_total_bytes}  {msg}  {eta} left");
+        let style = ProgressStyle::with_template("[{wide_bar}] {percent}% of {decimal_total_bytes}  {msg}  {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
         Self { bar, start: Instant::now(), before: (0, 0), sizes }
     }

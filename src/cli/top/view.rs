@@ -219,7 +219,7 @@ fn detections(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui, theme: 
 fn text(frame: &mut Frame<'_>, area: Rect, screen: &TextScreen) {
     bar(frame, first_row(area), &screen.title, "");
     let width = usize::from(area.width).max(1);
-    let wrapped = screen.lines.iter().skip(screen.scroll).flat_map(|line| wrap(line, width));
+    let wrapped = screen.lines.iter().skip(screen.scroll).flat_map(|line| wrap(line, width, if width > 20 { 4 } else { 0 }));
     for (number, line) in wrapped.enumerate().take(usize::from(area.height.saturating_sub(1))) {
         frame.render_widget(Line::from(line), row_of(area, number + 1));
     }
@@ -237,14 +237,9 @@ fn draw_form(frame: &mut Frame<'_>, area: Rect, form: &Form, theme: Theme) {
         }
     }
     frame.render_widget(Line::styled(form.wrong.clone(), theme.style(Color::Red)), row_of(area, 5));
-    for (number, line) in [
-        "The stream's first packets with payload teach the class. It is checked on the streams of other classes",
-        "that are built into the program and on those of the capture before the model is written.",
-    ]
-    .into_iter()
-    .flat_map(|line| wrap(line, usize::from(area.width).max(1)))
-    .enumerate()
-    {
+    let about = "The stream's first packets with payload teach the class. Before the model is written, the class is checked on the streams of \
+                 other classes that are built into the program, and on those of the capture.";
+    for (number, line) in wrap(about, usize::from(area.width).max(1), 0).into_iter().enumerate() {
         frame.render_widget(Line::from(line), row_of(area, 7 + number));
     }
 }
@@ -299,9 +294,8 @@ fn cut(text: &str, width: usize) -> String {
     cut
 }
 
-/// The lines that a text takes in a width; continued lines are indented.
-fn wrap(line: &str, width: usize) -> Vec<String> {
-    let indent = if width > 20 { 4 } else { 0 };
+/// The lines that a text takes in a width; continued lines are indented by less than that.
+fn wrap(line: &str, width: usize, indent: usize) -> Vec<String> {
     let (mut lines, mut rest) = (Vec::new(), line.to_string());
     while rest.chars().count() > width {
         let end = rest.char_indices().nth(width).map_or(rest.len(), |(at, _)| at);
