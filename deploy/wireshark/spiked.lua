@@ -1,10 +1,10 @@
 -- Wireshark post-dissector for the captures that `spiked read --write OUT.pcapng` and the daemon's evidence folder hold.
 --
--- Input: packet comments such as "ssh, confidence 0.987, model protocols"; a packet has one for each model.
+-- Input: packet comments, like "ssh, confidence 0.987, model protocols"; a packet has one for each model.
 -- Output: the fields spiked.class (string), spiked.confidence (0 to 1) and spiked.model (string), for filters and columns.
 --
 -- Install: copy this file to the folder that Wireshark names under Help > About Wireshark > Folders > Personal Lua Plugins,
--- such as ~/.local/lib/wireshark/plugins. For one run: wireshark -X lua_script:spiked.lua OUT.pcapng
+-- often ~/.local/lib/wireshark/plugins. For one run: wireshark -X lua_script:spiked.lua OUT.pcapng
 --
 -- Columns: right-click the field in the packet's details > Apply as Column; or Edit > Preferences > Columns > +, type Custom, fields
 -- spiked.class and spiked.confidence. In tshark: -T fields -e frame.number -e spiked.class -e spiked.confidence

@@ -1,4 +1,4 @@
-//! The first packets of recent streams of a source that can't be read again, such as an interface: they are kept for explanations and for
+//! The first packets of recent streams of a source that can't be read again, an interface or a pipe: they are kept for explanations and for
 //! teaching.
 //!
 //! Input: the frames of a source. Output: a [`Source`] of those that were kept, oldest first.

@@ -155,12 +155,13 @@ fn enter_explains_and_t_teaches() {
 }
 
 #[test]
-fn a_harmful_lesson_is_refused_unless_forced() {
+fn a_lesson_without_payload_is_refused_unless_forced() {
     let reader = mixed();
     let (state, folder) = (reader.state.lock(), tempfile::tempdir().unwrap());
-    let dns = state.detections.iter().find(|row| row.class == "dns").unwrap();
+    let rows = state.unknown_rows();
+    let silent = rows.iter().find(|row| row.reason == UnknownReason::NoPayload).unwrap();
     let out = folder.path().join("harm.safetensors");
-    let lesson = Lesson { stream: dns.stream.clone(), class: "names".into(), out: out.clone(), force: false };
+    let lesson = Lesson { stream: silent.last.clone(), class: "knock".into(), out: out.clone(), force: false };
     let finder = Finder { tape: Arc::clone(&reader.tape), decoder: reader.settings.decoder };
     let refused = finder.teach(std::path::Path::new("protocols"), lesson, false);
     assert!(refused.learned.is_none() && !out.exists());
