@@ -68,6 +68,31 @@ impl Shape {
     }
 }
 
+impl Volley {
+    /// Number of words that [`Volley::store`] writes for a layout of `slots` slots.
+    pub(crate) fn words(slots: usize) -> usize {
+        slots + 1
+    }
+
+    /// Writes the volley to `words`.
+    pub(crate) fn store(&self, words: &mut [u16]) {
+        if let Some((last, slots)) = words.split_last_mut() {
+            slots.copy_from_slice(&self.slots[..slots.len()]);
+            *last = u16::from(self.content) << 8 | u16::from(self.shape.0);
+        }
+    }
+
+    /// The volley that was written to `words`.
+    pub(crate) fn load(words: &[u16]) -> Self {
+        let mut volley = Self::default();
+        if let Some((&last, slots)) = words.split_last() {
+            volley.slots[..slots.len()].copy_from_slice(slots);
+            (volley.content, volley.shape) = (last >> 8 != 0, Shape(last as u8));
+        }
+        volley
+    }
+}
+
 impl Default for Volley {
     fn default() -> Self {
         Self { slots: [SILENT; MAX_SLOTS], shape: Shape::ANY, content: true }
