@@ -117,7 +117,20 @@ pub fn previous_of(size: u8, direction: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::length_bucket;
+    use super::{Shape, Volley, length_bucket};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_stored_volley_is_loaded_as_it_was(slots in prop::collection::vec(any::<u16>(), 1..super::MAX_SLOTS), shape: u8, content: bool) {
+            let mut volley = Volley { shape: Shape(shape), content, ..Volley::default() };
+            volley.slots[..slots.len()].copy_from_slice(&slots);
+            let mut words = vec![0; Volley::words(slots.len())];
+            volley.store(&mut words);
+            let loaded = Volley::load(&words);
+            prop_assert_eq!((loaded.slots, loaded.shape.0, loaded.content), (volley.slots, shape, content));
+        }
+    }
 
     #[test]
     fn length_buckets_grow_four_an_octave() {

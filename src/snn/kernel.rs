@@ -55,18 +55,26 @@ pub(super) fn sum_rows_portable(weights: &[i8], stride: usize, active: &[u32], o
 #[target_feature(enable = "avx512f,avx512bw")]
 fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     check(weights, stride, WIDE, active, out);
-    // Two cache lines of a row at once where possible: twice as many loads in flight.
+    // As many cache lines of a row at once as there are: more loads in flight, and the CPU's prefetcher follows rows of many lines.
     let mut column = 0;
     while column < stride {
-        let lines = if stride - column >= 128 { 2 } else { 1 };
+        let lines = match (stride - column) / WIDE {
+            8.. => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
         // SAFETY: `check` asserted that row * stride + stride is within `weights`; column + lines * 64 <= stride <= out's length.
         unsafe {
+            let (first, out) = (weights.as_ptr().add(column), &mut out[column..]);
             match lines {
-                2 => sum_lines_avx512::<2>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
-                _ => sum_lines_avx512::<1>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
+                8 => sum_lines_avx512::<8>(first, stride, active, out),
+                4 => sum_lines_avx512::<4>(first, stride, active, out),
+                2 => sum_lines_avx512::<2>(first, stride, active, out),
+                _ => sum_lines_avx512::<1>(first, stride, active, out),
             }
         }
-        column += lines * 64;
+        column += lines * WIDE;
     }
 }
 
@@ -157,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn vector_kernels_equal_the_portable_one(stride in prop::sample::select(&[16usize, 32, 64, 128, 192]), bytes in prop::collection::vec(-127i8..=127, 64 * 3 * 40), active in prop::collection::vec(0u32..40, 0..256)) {
+        fn vector_kernels_equal_the_portable_one(stride in prop::sample::select(&[16usize, 32, 64, 128, 192, 960]), bytes in prop::collection::vec(-127i8..=127, 960 * 40), active in prop::collection::vec(0u32..40, 0..256)) {
             let weights = &bytes[..stride * 40];
             let mut want = vec![0; stride];
             sum_rows_portable(weights, stride, &active, &mut want);
