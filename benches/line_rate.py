@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Cost of classifying every stream of a large capture, compared with other programs. One machine, one run, one table.
 
-usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3]
+usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3] [--against BINARY]
 
 Builds one capture from the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
 bytes. Compares CPU and wall seconds and peak memory (the minimum of each over interleaved rounds) with: a plain scan of the mapped file
 that touches each packet's first 128 bytes, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not
-installed are skipped and reported. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
+installed are skipped and reported. With --against, only compares SPIKED with another of its builds: each runs once a round, in turns, and
+the ratio is that of one round, so that what else the machine does falls on both alike. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
 """
-import argparse, glob, os, resource, shutil, struct, subprocess, sys, tempfile, time
+import argparse, glob, os, shutil, statistics, struct, subprocess, sys, tempfile, time
 
 SCAN = r"""
 #include <fcntl.h>
@@ -97,6 +98,42 @@ def measure(call):
     return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024
 
 
+
+
+EVENTS = ["--format", "jsonl", "--quiet"]
+BOTH = ["--model", "protocols", "--model", "behaviours"]
+
+
+def compare(spiked, other, whole, cut, rounds):
+    """Prints CPU and wall seconds of one build relative to another, setting by setting: minimum, median and maximum of the rounds' ratios."""
+    reads = {
+        "protocols": [whole],
+        "one worker": ["--workers", "1", whole],
+        "every packet scored": ["--every-packet", whole],
+        "96 bytes": [cut],
+    }
+    calls = {(name, build): [build, "read", *EVENTS, *args] for name, args in reads.items() for build in (spiked, other)}
+    # The other build may have no model of behaviours, so that both models are set beside its one.
+    calls["protocols and behaviours", spiked] = [spiked, "read", *EVENTS, *BOTH, whole]
+    found = {key: [] for key in calls}
+    for turn in range(rounds):
+        for key in sorted(calls, reverse=turn % 2 == 1):
+            found[key].append(measure(calls[key]))
+    print(f"{'':<60} {'CPU s':>13} {'CPU ratio':>18} {'wall ratio':>18}")
+    pairs = [(name, spiked, name, other) for name in reads]
+    pairs += [("protocols and behaviours", spiked, "protocols", build) for build in (other, spiked)]
+    for name, build, against, base in pairs:
+        title = f"{name}, against {'the other build' if base == other else 'this build'}{'' if name == against else ', protocols'}"
+        ours, theirs = found[name, build], found[against, base]
+        if None in ours or None in theirs:
+            print(f"{title:<60} failed")
+            continue
+        ratios = [sorted(a[i] / b[i] for a, b in zip(ours, theirs)) for i in (0, 1)]
+        cells = [f"{r[0]:.2f} {statistics.median(r):.2f} {r[-1]:.2f}" for r in ratios]
+        seconds = f"{min(a[0] for a in ours):.2f} / {min(b[0] for b in theirs):.2f}"
+        print(f"{title:<60} {seconds:>13} {cells[0]:>18} {cells[1]:>18}", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("spiked"), p.add_argument("data")
@@ -104,22 +141,28 @@ def main():
     p.add_argument("--work")
     p.add_argument("--peers", choices=["all", "none"], default="all")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--against", metavar="BINARY", help="another build, to compare SPIKED with it and nothing else")
     o = p.parse_args()
     work = o.work or tempfile.mkdtemp()
     os.makedirs(work, exist_ok=True)
     whole, cut = f"{work}/whole.pcap", f"{work}/cut.pcap"
     packets, mean = make(o.data, o.packets, whole, cut)
+    if o.against:
+        print(f"{packets} packets, {mean:.0f} bytes on average; {o.rounds} interleaved rounds: minimum, median, maximum")
+        compare(os.path.abspath(o.spiked), os.path.abspath(o.against), whole, cut, o.rounds)
+        if not o.work:
+            shutil.rmtree(work)
+        return 0
     for name, source in (("scan", SCAN), ("loop", LOOP)):
         with open(f"{work}/{name}.c", "w") as f:
             f.write(source)
         subprocess.run(["cc", "-O2", "-o", f"{work}/{name}", f"{work}/{name}.c"] + (["-lpcap"] if name == "loop" else []), check=True)
-    events = ["--format", "jsonl", "--quiet"]
     calls = [
-        ("spiked read", [o.spiked, "read", *events, whole]),
-        ("spiked read, one worker", [o.spiked, "read", *events, "--workers", "1", whole]),
-        ("spiked read, every packet scored", [o.spiked, "read", *events, "--every-packet", whole]),
-        ("spiked read, 96 bytes", [o.spiked, "read", *events, cut]),
-        ("spiked read, 96 bytes, every packet", [o.spiked, "read", *events, "--every-packet", "--workers", "1", cut]),
+        ("spiked read", [o.spiked, "read", *EVENTS, whole]),
+        ("spiked read, one worker", [o.spiked, "read", *EVENTS, "--workers", "1", whole]),
+        ("spiked read, every packet scored", [o.spiked, "read", *EVENTS, "--every-packet", whole]),
+        ("spiked read, 96 bytes", [o.spiked, "read", *EVENTS, cut]),
+        ("spiked read, 96 bytes, every packet", [o.spiked, "read", *EVENTS, "--every-packet", "--workers", "1", cut]),
         ("mapped scan, 128 bytes per packet", [f"{work}/scan", whole]),
         ("libpcap read loop", [f"{work}/loop", whole]),
     ]

@@ -2,7 +2,7 @@
 //! through a growing window.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
@@ -84,6 +84,8 @@ pub struct CaptureFile {
     last: Nanos,
     truncation: Option<Truncation>,
     done: bool,
+    /// The file of a compressed capture: its offset is that of the compressed bytes read.
+    file: Option<File>,
 }
 
 impl CaptureFile {
@@ -111,7 +113,8 @@ impl CaptureFile {
                 return Ok(Self::new(name, input, format));
             }
         }
-        Self::from_reader(file, name)
+        let same = file.try_clone().ok().filter(|_| metadata.is_file());
+        Ok(Self { file: same, ..Self::from_reader(file, name)? })
     }
 
     /// Opens a capture as [`CaptureFile::open`] does; standard input and pipes are live sources, which end early, without a truncation, once
@@ -176,7 +179,7 @@ impl CaptureFile {
     }
 
     fn new(name: String, input: Input, format: Format) -> Self {
-        Self { name, input, format, frames: 0, last: Nanos::default(), truncation: None, done: false }
+        Self { name, input, format, frames: 0, last: Nanos::default(), truncation: None, done: false, file: None }
     }
 
     /// The path as given, for messages: control characters are escaped.
@@ -187,6 +190,14 @@ impl CaptureFile {
     /// Number of frames read so far.
     pub fn frames(&self) -> u64 {
         self.frames
+    }
+
+    /// Bytes of the file read so far, compressed ones if it is; `None` for pipes.
+    pub fn position(&self) -> Option<u64> {
+        match (&self.input, &self.file) {
+            (Input::Mapped(input), _) => Some(input.at as u64),
+            (Input::Stream(_), file) => file.as_ref().and_then(|mut file| file.stream_position().ok()),
+        }
     }
 
     /// Where the capture ended early; `None` until then.

@@ -64,6 +64,11 @@ impl Filtered<CaptureFile> {
         self.source.truncation()
     }
 
+    /// As [`CaptureFile::position`].
+    pub fn position(&self) -> Option<u64> {
+        self.source.position()
+    }
+
     /// As [`CaptureFile::frames`]: counts frames whether the filter admits them or not.
     pub fn frames(&self) -> u64 {
         self.source.frames()

@@ -16,6 +16,7 @@ mod paths;
 mod pipe;
 pub mod replay;
 mod source;
+mod time_range;
 pub mod watch;
 
 pub use batch::{Frame, FrameBatch, InterfaceId, Nanos};
@@ -28,3 +29,4 @@ pub use filter::{Filter, Filtered};
 pub use link_type::LinkType;
 pub use paths::{ExpandedPaths, expand, printable};
 pub use source::Source;
+pub use time_range::{InTimeRange, TimeRange};

@@ -10,16 +10,15 @@ use crate::model::Model;
 /// Name of the built-in reference in messages.
 pub const REFERENCE: &str = "built-in reference";
 
-/// Prints the harm found on `streams`.
+/// The harm found on `streams`, as a line.
 ///
 /// # Errors
 /// If it is too much, unless `force`.
-pub fn accept(harm: &Harm, streams: &str, force: bool) -> Result<()> {
+pub fn accept(harm: &Harm, streams: &str, force: bool) -> Result<String> {
     if harm.is_harmful() && !force {
         bail!("{streams}: {harm}; not written, --force writes it");
     }
-    say!("{streams}: {harm}");
-    Ok(())
+    Ok(format!("{streams}: {harm}"))
 }
 
 /// Checks a changed model on the built-in reference and writes it.
@@ -28,7 +27,7 @@ pub fn accept(harm: &Harm, streams: &str, force: bool) -> Result<()> {
 /// If it does too much harm, unless `force`, or cannot be written.
 pub fn write_checked(before: &[&Model], after: &Model, out: &Path, force: bool) -> Result<()> {
     if let Some(harm) = harm_on_reference(before, after) {
-        accept(&harm, REFERENCE, force)?;
+        say!("{}", accept(&harm, REFERENCE, force)?);
     }
     after.save(out)?;
     say!("written: {}, {} classes", out.display(), after.classes.len());

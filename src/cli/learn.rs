@@ -13,7 +13,7 @@ use crate::capture::{CaptureFile, Filter, Nanos};
 use crate::encode::Layout;
 use crate::evaluate::{Before, Harm, reference};
 use crate::model::{ClassSources, Model, PartsError, is_class_name};
-use crate::packet::{Decoder, KeyKind};
+use crate::packet::{Decoder, KeyKind, StreamKey};
 use crate::snn::{ClassId, OneShot};
 use crate::stream::{Leader, StreamLimits};
 use crate::train::labels::StreamName;
@@ -91,9 +91,53 @@ pub struct Args {
     /// Uses packets without payload, and writes the model even if the class claims streams of other classes
     #[arg(long, help_heading = "Model")]
     force: bool,
+    /// The stream to learn from, where the program itself chose it.
+    #[arg(skip)]
+    key: Option<StreamKey>,
+}
+
+impl Args {
+    /// Learning `class` from the stream of `key` in the capture `from`, added to `model` and written to `out`.
+    pub fn of_stream(from: &Path, key: StreamKey, class: &str, model: &Path, out: &Path) -> Self {
+        let in_place = model == out;
+        Self {
+            from: Some(from.into()),
+            packet: Vec::new(),
+            stream: None,
+            filter: None,
+            labels: Vec::new(),
+            captures: PathBuf::from("."),
+            class: class.into(),
+            no_tunnels: false,
+            tolerance: TOLERANCE,
+            mask: Vec::new(),
+            model: model.into(),
+            out: (!in_place).then(|| out.into()),
+            in_place,
+            force: false,
+            key: Some(key),
+        }
+    }
+
+    /// The same without decapsulating tunnels, if `no_tunnels`, and with the harm check's result ignored, if `force`.
+    #[must_use]
+    pub fn with(self, no_tunnels: bool, force: bool) -> Self {
+        Self { no_tunnels, force, ..self }
+    }
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
+    let mut report = Vec::new();
+    let exit = learn(args, &mut report);
+    report.iter().for_each(|line| say!("{line}"));
+    exit
+}
+
+/// Learns and writes the model. What is to be shown is appended to `report`, also if it fails.
+///
+/// # Errors
+/// If an argument is invalid, the capture can't be read, the class does harm, or the model can't be written.
+pub fn learn(args: &Args, report: &mut Vec<String>) -> Result<Exit> {
     if !(args.tolerance >= 1.0 && args.tolerance.is_finite()) {
         bail!(
             "--tolerance {} is out of range (1 or more; at 1 only packets identical to those shown fire the neuron)",
@@ -112,7 +156,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
     let out = output(args)?;
     match &args.from {
-        Some(from) => from_packets(args, &model, from, out),
+        Some(from) => from_packets(args, &model, from, out, report),
         None => from_labels(args, &model, out),
     }
 }
@@ -166,12 +210,13 @@ impl Checks<'_> {
     }
 }
 
-fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path) -> Result<Exit> {
+fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mut Vec<String>) -> Result<Exit> {
     let layout = masked(args, model, &DEFAULT_MASK)?;
     let decoder = Decoder::new(!args.no_tunnels);
-    let mut selection = match (&args.stream, &args.filter) {
-        (Some(text), _) => PacketSelection::Stream(text.clone()),
-        (_, Some(expression)) => PacketSelection::Matching(Filter::new(expression)?),
+    let mut selection = match (args.key, &args.stream, &args.filter) {
+        (Some(key), ..) => PacketSelection::Key(key),
+        (_, Some(text), _) => PacketSelection::Stream(text.clone()),
+        (.., Some(expression)) => PacketSelection::Matching(Filter::new(expression)?),
         _ => PacketSelection::Packets(args.packet.clone()),
     };
     let mut source = CaptureFile::open(from)?;
@@ -188,26 +233,31 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path) -> Result<E
     };
     let file = from.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
     let learner = Learner { args, model, layout: &layout, checks: &checks, source: &file };
-    let (used, neurons) = learner.neurons(&found, matches!(selection, PacketSelection::Packets(_)))?;
+    let (used, neurons) = learner.neurons(&found, matches!(selection, PacketSelection::Packets(_)), report)?;
     for pattern in used.iter().take(super::LISTED) {
-        say!("packet {:<6} {}; classified so far as {}", pattern.packet, pattern.stream, describe(model, pattern));
+        report.push(format!(
+            "packet {:<6} {}; classified so far as {}",
+            pattern.packet,
+            pattern.stream,
+            describe(model, pattern)
+        ));
     }
     if used.len() > super::LISTED {
-        say!("and {} more", used.len() - super::LISTED);
+        report.push(format!("and {} more", used.len() - super::LISTED));
     }
     if found.more > 0 {
         eprintln!("spiked: {} of the selected packets are not used: at most {MAX_PATTERNS} are read", found.more);
     }
-    summary(args, &neurons);
+    report.extend(summary(args, &neurons));
     let learned = learner.with(&neurons)?;
     for (streams, harm) in checks.harm(&learned).filter(|(_, harm)| harm.streams > 0) {
-        accept(&harm, streams, args.force)?;
+        report.push(accept(&harm, streams, args.force)?);
     }
     if let Some(capture) = &checks.capture {
-        say!("{name}: {} streams are named {}", capture.found(&learned, &args.class), args.class);
+        report.push(format!("{name}: {} streams are named {}", capture.found(&learned, &args.class), args.class));
     }
     learned.save(out)?;
-    say!("written: {}, {} classes", out.display(), learned.classes.len());
+    report.push(format!("written: {}, {} classes", out.display(), learned.classes.len()));
     Ok(if source.truncation().is_some() || found.more > 0 { Exit::Partly } else { Exit::Ok })
 }
 
@@ -232,7 +282,10 @@ fn check_selection(found: &SelectedPackets, selection: &PacketSelection, from: &
     let without = format!("{} packets without payload are not used, --force uses them", found.empty);
     match selection {
         PacketSelection::Packets(_) => bail!("{from}: no packet with that number can be decoded"),
-        PacketSelection::Stream(_) if found.empty > 0 => bail!("{from}: the stream carries no payload ({without})"),
+        PacketSelection::Stream(_) | PacketSelection::Key(_) if found.empty > 0 => {
+            bail!("{from}: the stream carries no payload ({without})")
+        }
+        PacketSelection::Key(_) => bail!("{from}: the stream's packets are no longer there"),
         PacketSelection::Stream(text) => {
             bail!("{from}: no stream contains '{text}'; `spiked read --format jsonl --events streams {from}` lists them")
         }
@@ -282,7 +335,12 @@ impl Learner<'_> {
     ///
     /// # Errors
     /// If a packet that was chosen by number does harm, or all of the others do.
-    fn neurons<'p>(&self, found: &'p SelectedPackets, by_number: bool) -> Result<(Vec<&'p Pattern>, Vec<OneShot>)> {
+    fn neurons<'p>(
+        &self,
+        found: &'p SelectedPackets,
+        by_number: bool,
+        report: &mut Vec<String>,
+    ) -> Result<(Vec<&'p Pattern>, Vec<OneShot>)> {
         let tolerance = self.args.tolerance;
         let (mut used, mut neurons, mut refused) = (Vec::new(), Vec::<OneShot>::new(), Vec::new());
         for pattern in &found.patterns {
@@ -305,7 +363,7 @@ impl Learner<'_> {
         if neurons.is_empty() || (by_number && !refused.is_empty()) {
             bail!("{}; not written, --force writes it", refused.first().map_or("no packet fires a neuron", String::as_str));
         }
-        refused.iter().for_each(|reason| say!("{reason}"));
+        report.append(&mut refused);
         Ok((used, neurons))
     }
 
@@ -320,18 +378,19 @@ impl Learner<'_> {
     }
 }
 
-/// Prints what was learned.
-fn summary(args: &Args, neurons: &[OneShot]) {
-    for neuron in neurons {
+/// What was learned, one line for each neuron.
+fn summary(args: &Args, neurons: &[OneShot]) -> Vec<String> {
+    let line = |neuron: &OneShot| {
         let (factor, lowest) = (neuron.factor().unwrap_or(0.0), neuron.lowest(args.tolerance).unwrap_or(0));
-        say!(
+        format!(
             "{}: one packet shown once; homeostatic factor {:.4} ({} times the smallest); threshold {lowest}, the packet shown scores {}",
             args.class,
             factor * f64::from(args.tolerance),
             args.tolerance,
             neuron.theta().unwrap_or(0),
-        );
-    }
+        )
+    };
+    neurons.iter().map(line).collect()
 }
 
 /// Classification of one packet alone, as text.

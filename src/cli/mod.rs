@@ -13,9 +13,11 @@ mod live;
 mod model;
 mod paper;
 mod read;
+mod read_progress;
 mod reload;
 mod report;
 mod run;
+mod top;
 mod train;
 
 use std::io::{self, IsTerminal};
@@ -35,6 +37,7 @@ const EXAMPLES: &str = "Examples:\n  \
     spiked read capture.pcap                              the streams of a capture by class\n  \
     spiked learn --from odd.pcap --packet 4 --class odd --out mine.safetensors\n  \
     spiked read --model mine.safetensors captures/        finds what the packet taught\n  \
+    spiked top -i eth0                                    live view in the terminal\n  \
     spiked train --labels labels.csv --captures captures/\n  \
     spiked run --config /etc/spiked/spiked.toml           classifies live traffic";
 
@@ -60,6 +63,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Read(read::Args),
+    Top(top::Args),
     Run(run::Args),
     Check(check::Args),
     Reload(reload::Args),
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Read(args) => read::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Reload(args) => reload::run(&args),

@@ -6,10 +6,11 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::capture::CaptureFile;
-use crate::evaluate::{self, Claims, TracePacket, contributions, trace_streams};
+use crate::evaluate::{self, Claims, Contribution, StreamTrace, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
 use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
+use crate::stream::Leader;
 use crate::train::{self, Corpus, GatherReport, LabelledFile, TrainSettings};
 
 use super::harm::write_checked;
@@ -348,19 +349,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
             break;
         }
         shown += 1;
-        let class = &model.classes[leader.class.index()];
-        let verdict = if model.decision.class(&leader).is_some() { class.as_str() } else { "unknown" };
-        let rival = rival(&stream.evidence, leader.class);
-        say!("{name}");
-        say!(
-            "  {verdict}; nearest class {class}, confidence {:.3}, evidence {:.2} over {} of {} packets; next: {}",
-            model.decision.confidence(&leader),
-            leader.evidence,
-            leader.packets(),
-            stream.packets,
-            rival.map_or("none", |r| model.classes[r.index()].as_str()),
-        );
-        table_of_fields(model, &stream.scored, leader.class, rival, fields);
+        explanation(model, stream, &leader, fields, WIDTHS).iter().for_each(|line| say!("{line}"));
         say!("");
     }
     if shown == 0 {
@@ -372,21 +361,45 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fie
     Ok(Exit::Ok)
 }
 
+/// Characters of the columns "field" and "value" of an explanation.
+const WIDTHS: [usize; 2] = [34, 26];
+
+/// Why a stream has its class, as lines: its name, what was decided, and the fields that decided it, in columns of these `widths`.
+pub fn explanation(model: &Model, stream: &StreamTrace, leader: &Leader, fields: usize, widths: [usize; 2]) -> Vec<String> {
+    let class = &model.classes[leader.class.index()];
+    let verdict = if model.decision.class(leader).is_some() { class.as_str() } else { "unknown" };
+    let rival = rival(&stream.evidence, leader.class);
+    let mut lines = vec![
+        stream.name.to_string(),
+        format!(
+            "  {verdict}; nearest class {class}, confidence {:.3}, evidence {:.2} over {} of {} packets; next: {}",
+            model.decision.confidence(leader),
+            leader.evidence,
+            leader.packets(),
+            stream.packets,
+            rival.map_or("none", |r| model.classes[r.index()].as_str()),
+        ),
+    ];
+    let rows = contributions(model, stream.scored.iter().map(|packet| &packet.volley), leader.class, rival);
+    lines.extend(table_of_fields(&rows, fields, widths));
+    lines
+}
+
 /// The class with the most evidence except the leader.
 fn rival(evidence: &[f32], leader: ClassId) -> Option<ClassId> {
     let others = ClassId::first(evidence.len()).filter(|&c| c != leader);
     others.max_by(|a, b| evidence[a.index()].total_cmp(&evidence[b.index()]))
 }
 
-/// Prints each slot's contribution to the leader's potential and to its lead over the rival, with the values seen.
-fn table_of_fields(model: &Model, packets: &[TracePacket], leader: ClassId, rival: Option<ClassId>, fields: usize) {
-    let rows = contributions(model, packets.iter().map(|h| &h.volley), leader, rival);
-    say!("  {:<34} {:<26} {:>10} {:>10}", "field", "value", "potential", "lead");
+/// Each slot's contribution to the leader's potential and to its lead over the rival, with the values seen.
+fn table_of_fields(rows: &[Contribution], fields: usize, [field, value]: [usize; 2]) -> Vec<String> {
+    let mut lines = vec![format!("  {:<field$} {:<value$} {:>10} {:>10}", "field", "value", "potential", "lead")];
     for row in rows.iter().take(fields) {
         let values = format!("{}{}", row.values.join(" "), if row.more { " ..." } else { "" });
-        say!("  {:<34} {values:<26} {:>+10.3} {:>+10.3}", row.name, row.potential, row.lead);
+        lines.push(format!("  {:<field$} {values:<value$} {:>+10.3} {:>+10.3}", row.name, row.potential, row.lead));
     }
     let total: f32 = rows.iter().map(|r| r.potential).sum();
     let lead: f32 = rows.iter().map(|r| r.lead).sum();
-    say!("  {:<34} {:<26} {total:>+10.3} {lead:>+10.3}", "all fields, per packet", "");
+    lines.push(format!("  {:<field$} {:<value$} {total:>+10.3} {lead:>+10.3}", "all fields, per packet", ""));
+    lines
 }

@@ -1,7 +1,7 @@
 //! `spiked read`: classifies the streams of captures.
 
 use std::fs::File;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
-use crate::capture::{self, CaptureError, CaptureFile, ExpandedPaths, Filter, Filtered, Source, printable};
+use crate::capture::{
+    self, CaptureError, CaptureFile, ExpandedPaths, Filter, Filtered, InTimeRange, Source, TimeRange, printable,
+};
 use crate::engine::{
     self, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
     VerdictWriter,
@@ -22,6 +24,7 @@ use crate::model::Model;
 use crate::packet::Decoder;
 
 use super::live::{self, Interfaces, Limited, Limits};
+use super::read_progress::{Measured, ReadProgress};
 use super::{Exit, OutputError, mask};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,6 +74,7 @@ enum Events {
     tcpdump -w - | spiked read -                     standard input, each event as soon as it is decided\n  \
     spiked read -i eth0 --duration 60 --format jsonl  an interface for a minute\n  \
     spiked read --write named.pcapng x.pcap          first packets of classified streams, with comments for Wireshark\n  \
+    spiked read --time-range 2026-01-31T12:00:00Z..2026-01-31T12:05:00Z x.pcap  five minutes of a capture\n  \
     spiked read --mask ports x.pcap                  classify without looking at ports")]
 pub struct Args {
     /// Captures (pcap, pcapng; plain, gzip, zstd), folders of them, or - for standard input
@@ -99,6 +103,10 @@ pub struct Args {
     /// Reads only packets that match this BPF filter (tcpdump syntax)
     #[arg(long, short, value_name = "BPF")]
     filter: Option<String>,
+    /// Reads only packets captured from START on and before END, as editcap -A and -B; RFC 3339 or seconds since 1970, either may be left
+    /// out
+    #[arg(long, value_name = "START..END", conflicts_with = "interface")]
+    time_range: Option<TimeRange>,
     /// Ignores these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
     #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
     mask: Vec<String>,
@@ -126,7 +134,7 @@ pub struct Args {
     /// Number of packets per stream that --write writes
     #[arg(long, value_name = "N", default_value_t = 20, requires = "write", value_parser = clap::value_parser!(u32).range(1..=1000))]
     write_packets: u32,
-    /// Prints only errors
+    /// Prints only errors, and no progress
     #[arg(long, short)]
     quiet: bool,
 }
@@ -222,6 +230,10 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         summary: &summary,
         observer,
         limits,
+        progress: ReadProgress::new(
+            &inputs.captures,
+            args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
+        ),
         ends: Vec::new(),
         read: 0,
         packets: 0,
@@ -238,6 +250,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         }
         reading.capture(path)?;
     }
+    reading.progress.finish();
     let Reading { observer, limits, ends, read, packets, .. } = reading;
     let exit = match end(&ends, packets) {
         Exit::Ok if !inputs.skipped.is_empty() => Exit::Partly,
@@ -270,6 +283,7 @@ struct Reading<'a> {
     summary: &'a Arc<Mutex<Summary>>,
     observer: ReadObserver<'a>,
     limits: Limits,
+    progress: ReadProgress,
     /// Outcomes of sources that could not be read completely.
     ends: Vec<Exit>,
     /// Number of sources that were read.
@@ -281,7 +295,7 @@ impl Reading<'_> {
     /// Reports a source that can't be read, or no further.
     fn fail(&mut self, error: &CaptureError) {
         self.ends.push(Exit::of_capture(error));
-        eprintln!("spiked: {error}");
+        self.progress.message(&format!("spiked: {error}"));
     }
 
     /// Reads one capture, or standard input.
@@ -289,8 +303,9 @@ impl Reading<'_> {
         let limits = self.limits.clone();
         let stopped = move || limits.are_reached() || live::output_is_closed();
         let source = CaptureFile::open_live(path, stopped);
-        let mut source = match source.and_then(|source| Filtered::new(source, self.args.filter.as_deref())) {
-            Ok(source) => source,
+        let source = source.and_then(|source| Filtered::new(source, self.args.filter.as_deref()));
+        let mut source = match source {
+            Ok(source) => InTimeRange::new(source, self.args.time_range),
             // A pipe that was stopped before its first byte.
             Err(CaptureError::Empty { .. }) if self.limits.are_reached() => return Ok(()),
             Err(error) => {
@@ -299,7 +314,10 @@ impl Reading<'_> {
             }
         };
         let origin = Origin { capture: Some(path.display().to_string().into()), interfaces: Arc::default() };
-        self.source(&mut source, origin, None)?;
+        let progress = self.progress.clone();
+        self.source(&mut Measured { source: &mut source, progress: &progress }, origin, None)?;
+        let (outside, source) = (source.outside(), source.source());
+        self.progress.next(source.frames());
         let name = printable(path);
         let mut summary = self.summary.lock();
         self.packets += source.frames();
@@ -312,6 +330,9 @@ impl Reading<'_> {
         }
         if source.refused() > 0 {
             summary.note(format!("{name}: {} packets did not match the filter", source.refused()));
+        }
+        if outside > 0 {
+            summary.note(format!("{name}: {outside} packets are outside the time range"));
         }
         Ok(())
     }

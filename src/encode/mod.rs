@@ -68,6 +68,31 @@ impl Shape {
     }
 }
 
+impl Volley {
+    /// Number of words that [`Volley::store`] writes for a layout of `slots` slots.
+    pub(crate) fn words(slots: usize) -> usize {
+        slots + 1
+    }
+
+    /// Writes the volley to `words`.
+    pub(crate) fn store(&self, words: &mut [u16]) {
+        if let Some((last, slots)) = words.split_last_mut() {
+            slots.copy_from_slice(&self.slots[..slots.len()]);
+            *last = u16::from(self.content) << 8 | u16::from(self.shape.0);
+        }
+    }
+
+    /// The volley that was written to `words`.
+    pub(crate) fn load(words: &[u16]) -> Self {
+        let mut volley = Self::default();
+        if let Some((&last, slots)) = words.split_last() {
+            volley.slots[..slots.len()].copy_from_slice(slots);
+            (volley.content, volley.shape) = (last >> 8 != 0, Shape(last as u8));
+        }
+        volley
+    }
+}
+
 impl Default for Volley {
     fn default() -> Self {
         Self { slots: [SILENT; MAX_SLOTS], shape: Shape::ANY, content: true }
@@ -92,7 +117,20 @@ pub fn previous_of(size: u8, direction: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::length_bucket;
+    use super::{Shape, Volley, length_bucket};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_stored_volley_is_loaded_as_it_was(slots in prop::collection::vec(any::<u16>(), 1..super::MAX_SLOTS), shape: u8, content: bool) {
+            let mut volley = Volley { shape: Shape(shape), content, ..Volley::default() };
+            volley.slots[..slots.len()].copy_from_slice(&slots);
+            let mut words = vec![0; Volley::words(slots.len())];
+            volley.store(&mut words);
+            let loaded = Volley::load(&words);
+            prop_assert_eq!((loaded.slots, loaded.shape.0, loaded.content), (volley.slots, shape, content));
+        }
+    }
 
     #[test]
     fn length_buckets_grow_four_an_octave() {

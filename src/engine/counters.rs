@@ -26,7 +26,7 @@ pub struct Counters {
     pub undecodable: BTreeMap<Undecodable, u64>,
     /// Later fragments of IP packets whose first fragment was not seen before them: a stream of their own, without ports.
     pub lone_fragments: u64,
-    /// Packets scored, over all models.
+    /// Packets scored, over all models, and those of handshakes that are scored only if their stream ends without content.
     pub scored: u64,
     /// Streams opened, over all models.
     pub opened: u64,

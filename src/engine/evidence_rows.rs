@@ -59,6 +59,13 @@ impl EvidenceRows {
         &mut self.sums[row.index() * self.width..][..self.width]
     }
 
+    /// The streams among which the next call of [`EvidenceRows::allocate`] chooses one that loses its row; none while there are free rows.
+    pub fn candidates(&self) -> impl Iterator<Item = StreamIndex> + '_ {
+        let exhausted = self.free.is_empty() && self.owners.len() >= self.limit;
+        let compared = if exhausted { ROWS_COMPARED } else { 0 };
+        (0..compared).map(|step| self.owners[(self.next_compared + step) % self.limit])
+    }
+
     /// Allocates a row of zeros for the stream `owner`. When the pool is exhausted, the row is taken from another stream, which is
     /// returned: of the next rows in turn, the one whose stream has the least evidence for any class, as streams of a flood have.
     pub fn allocate(&mut self, owner: StreamIndex, evidence: impl Fn(StreamIndex) -> f32) -> (EvidenceRow, Option<StreamIndex>) {

@@ -9,6 +9,7 @@
 mod affinity;
 mod batch;
 mod counters;
+mod deferred;
 mod episodes;
 mod evidence;
 mod evidence_rows;

@@ -11,7 +11,7 @@ use crate::stream::{EndReason, PacketPlace, Stream, StreamIndex, StreamLimits, S
 use super::batch::{RoutedBatch, ShardPacket};
 use super::output::BatchOutput;
 use super::scorer::Scorer;
-use super::stream_state::{StreamSnapshot, StreamState};
+use super::stream_state::StreamState;
 use super::{Counters, EngineSettings, SpikeCounts, Tap};
 
 /// Records that one sweep examines in vain before it stops, and streams that it ends: at least this many.
@@ -63,6 +63,8 @@ impl ModelShard {
         if model.key != old.key {
             return false;
         }
+        let (old, scorer) = (Arc::clone(old), &mut self.scorer);
+        self.table.iter_mut().for_each(|stream| scorer.score_deferred(stream));
         if model.classes != old.classes {
             let new_id = |class: ClassId| model.classes.iter().position(|c| *c == old.classes[class.index()]);
             let new_id = |class: ClassId| new_id(class).map(ClassId::from_index);
@@ -109,7 +111,7 @@ impl ModelShard {
         let opened = context.position == 0 && stream.number == packet.number;
         let reopened = stream.state.is_dropped_before_content() && packet.has_content();
         if opened || reopened || stream.state.is_scored() {
-            self.scorer.prepare(packet, context);
+            self.scorer.prepare(packet, context, &stream.state);
             // The pending packet comes first: it may decide this packet's stream, or free its row of evidence.
             self.scorer.score_pending(&mut self.table, out);
         }
@@ -121,9 +123,8 @@ impl ModelShard {
         if stream.packets <= self.keep_packets {
             counters.dropped_evidence += u64::from(!self.scorer.keep_evidence(packet, stream, out));
         }
-        if stream.state.is_scored() && self.scorer.counts(&stream.state) {
-            counters.scored += 1;
-            self.scorer.queue(at, StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp));
+        if stream.state.is_scored() {
+            counters.scored += u64::from(self.scorer.accept(at, packet, &mut self.table));
         }
     }
 

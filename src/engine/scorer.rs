@@ -2,15 +2,18 @@
 //!
 //! A packet is prepared, then queued, and scored when the next packet is prepared: by then its weights are in the cache. At most one
 //! packet is pending. [`Scorer::score_pending`] must run before anything that depends on its result.
+//!
+//! Packets of a TCP handshake are [deferred](DeferredPackets) where their evidence can be reported only at the end of their stream.
 
 use std::sync::Arc;
 
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::snn::Potentials;
-use crate::stream::{Contributions, Stream, StreamIndex, StreamTable};
+use crate::stream::{Contributions, Leader, Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
+use super::deferred::DeferredPackets;
 use super::episodes::excites;
 use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
@@ -52,6 +55,15 @@ impl ActiveInputs {
         }
     }
 
+    /// Finds the active inputs of a volley.
+    fn fill(&mut self, model: &Model, volley: &Volley) {
+        self.count = model.layout.inputs(volley, &mut self.inputs);
+        let by_content = model.decision.content_first;
+        self.port_count = if by_content { model.layout.port_inputs(volley, &mut self.ports) } else { 0 };
+        self.payload_count = if by_content { model.layout.payload_inputs(volley, &mut self.payload) } else { 0 };
+        self.content = volley.content;
+    }
+
     fn as_slice(&self) -> &[u32] {
         &self.inputs[..self.count]
     }
@@ -65,6 +77,28 @@ impl ActiveInputs {
     }
 }
 
+/// Counts the neurons that spike at one packet, if that is wanted, and adds its margins to the evidence of its stream, whose leader so far is
+/// `before`. Returns the new leader.
+fn add_packet(
+    model: &Model,
+    active: &ActiveInputs,
+    spikes: Option<&mut Vec<u64>>,
+    potentials: &mut Potentials,
+    evidence: &mut [f32],
+    before: Option<Leader>,
+) -> Option<Leader> {
+    model.network.potentials(active.as_slice(), potentials);
+    if let Some(spikes) = spikes {
+        model.decision.count_spikes(&model.network, potentials, spikes);
+    }
+    let leader = model.decision.accumulate(&model.network, potentials, evidence, before.as_ref(), active.content)?;
+    let neuron = model.decision.assignments.first_of(leader.class);
+    let potential = f32::from(potentials[neuron.index()]) * model.network.scale()[neuron.index()];
+    let contribution = |inputs: &[u32]| model.network.weight_sum(inputs, neuron);
+    let parts = Contributions { ports: contribution(active.ports()), payload: active.payload().map(contribution) };
+    Some(model.decision.with_contributions(leader, before.as_ref(), potential, parts))
+}
+
 /// A model, with the evidence of the undecided streams of one shard.
 pub(super) struct Scorer {
     model: Arc<Model>,
@@ -72,15 +106,20 @@ pub(super) struct Scorer {
     number: usize,
     every_packet: bool,
     rows: EvidenceRows,
+    deferred: DeferredPackets,
     buffer: EvidenceBuffer,
-    /// Spikes of each neuron, counted for live sources.
+    /// Spikes of each neuron, counted for live sources. Deferred packets that are never scored have none.
     spikes: Option<Vec<u64>>,
     volley: Volley,
     /// Inputs of the packet that was prepared last.
     prepared: ActiveInputs,
+    /// Whether they are found.
+    is_ready: bool,
     /// Inputs of the pending packet.
     active: ActiveInputs,
     pending: Option<PendingPacket>,
+    /// Inputs of a deferred packet while it is scored.
+    late: ActiveInputs,
     potentials: Potentials,
 }
 
@@ -91,12 +130,15 @@ impl Scorer {
             number,
             every_packet,
             rows: EvidenceRows::new(model.classes.len(), streams),
+            deferred: DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets),
             buffer: EvidenceBuffer::default(),
             spikes: live.then(|| vec![0; model.network.neurons()]),
             volley: Volley::default(),
             prepared: ActiveInputs::new(),
+            is_ready: false,
             active: ActiveInputs::new(),
             pending: None,
+            late: ActiveInputs::new(),
             potentials: model.network.buffer(),
             model,
         }
@@ -106,7 +148,8 @@ impl Scorer {
         &self.model
     }
 
-    /// Replaces the model by one of the same kind of key. If its classes differ, all evidence is reset. No packet may be pending.
+    /// Replaces the model by one of the same kind of key. If its classes differ, all evidence is reset. No packet may be pending
+    /// or deferred.
     pub fn replace_model(&mut self, model: &Arc<Model>) {
         if model.classes != self.model.classes {
             self.rows.reset(model.classes.len());
@@ -114,6 +157,7 @@ impl Scorer {
         // The spikes so far were reported with the previous batch.
         self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
         self.potentials = model.network.buffer();
+        self.deferred = DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets);
         self.model = Arc::clone(model);
     }
 
@@ -145,28 +189,72 @@ impl Scorer {
         self.model.layout.encode(packet.headers(), packet.frame().bytes, context, packet.traces(), &mut self.volley);
     }
 
-    /// Finds the active inputs of a packet and prefetches their weights.
-    pub fn prepare(&mut self, packet: ShardPacket<'_>, context: Context) {
-        self.encode(packet, context);
-        let layout = &self.model.layout;
-        self.prepared.count = layout.inputs(&self.volley, &mut self.prepared.inputs);
-        let by_content = self.model.decision.content_first;
-        self.prepared.port_count = if by_content { layout.port_inputs(&self.volley, &mut self.prepared.ports) } else { 0 };
-        self.prepared.payload_count =
-            if by_content { layout.payload_inputs(&self.volley, &mut self.prepared.payload) } else { 0 };
-        self.prepared.content = self.volley.content;
-        self.model.network.prefetch(self.prepared.as_slice());
+    /// Whether packets without content may be deferred: their evidence is discarded when content arrives, and until then no one asks for it.
+    /// Flows of an episode are reported earlier.
+    fn may_defer(&self) -> bool {
+        self.model.decision.content_first && self.model.episodes.is_empty()
     }
 
-    /// Whether the packet that was prepared last adds to the evidence of its stream.
-    pub fn counts(&self, stream: &StreamState) -> bool {
-        self.model.decision.counts(stream.leader().as_ref(), self.prepared.content)
+    /// Encodes a packet of a stream with this state, finds its active inputs and prefetches their weights, unless they may not be needed.
+    pub fn prepare(&mut self, packet: ShardPacket<'_>, context: Context, state: &StreamState) {
+        self.encode(packet, context);
+        let content = self.volley.content;
+        self.is_ready = content || (!self.may_defer() && self.counts(state, content));
+        if self.is_ready {
+            self.prepared.fill(&self.model, &self.volley);
+            self.model.network.prefetch(self.prepared.as_slice());
+        }
+    }
+
+    /// Whether a packet adds to the evidence of its stream.
+    fn counts(&self, state: &StreamState, content: bool) -> bool {
+        self.model.decision.counts(state.leader().as_ref(), content)
+    }
+
+    /// Makes the packet that was prepared last pending, or defers it, if it adds to the evidence of its stream. Returns whether it does. No
+    /// other packet may be pending.
+    pub fn accept(&mut self, at: StreamIndex, packet: ShardPacket<'_>, table: &mut StreamTable<StreamState>) -> bool {
+        let stream = table.get_mut(at);
+        let content = self.volley.content;
+        let Some(row) = stream.state.row().filter(|_| self.counts(&stream.state, content)) else { return false };
+        if !self.is_ready {
+            if self.may_defer() && stream.state.leader().is_none() {
+                if self.deferred.push(row, &self.volley) {
+                    return true;
+                }
+                self.score_deferred(stream);
+                if !self.counts(&stream.state, content) {
+                    return false;
+                }
+            }
+            self.prepared.fill(&self.model, &self.volley);
+        }
+        std::mem::swap(&mut self.active, &mut self.prepared);
+        let snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
+        self.pending = Some(PendingPacket { at, snapshot });
+        true
+    }
+
+    /// Scores the deferred packets of a stream.
+    pub fn score_deferred(&mut self, stream: &mut Stream<StreamState>) {
+        let Some(row) = stream.state.row() else { return };
+        for number in 0..self.deferred.count(row) {
+            self.late.fill(&self.model, &self.deferred.volley(row, number));
+            let (sums, before) = (self.rows.sums(row), stream.state.leader());
+            let leader = add_packet(&self.model, &self.late, self.spikes.as_mut(), &mut self.potentials, sums, before);
+            leader.into_iter().for_each(|leader| stream.state.set_leader(leader));
+        }
+        self.deferred.clear(row);
     }
 
     /// Gives a new stream a row of evidence. When the rows are exhausted, another stream loses its row and stays undecided; returns
     /// whether one did. No packet may be pending, because it needs the row of its stream.
     pub fn open(&mut self, at: StreamIndex, table: &mut StreamTable<StreamState>) -> bool {
+        // Which stream loses its row depends on the evidence of all packets.
+        let candidates: Vec<StreamIndex> = self.rows.candidates().collect();
+        candidates.into_iter().for_each(|owner| self.score_deferred(table.get_mut(owner)));
         let (row, previous_owner) = self.rows.allocate(at, |owner| table.get(owner).state.evidence());
+        self.deferred.clear(row);
         table.get_mut(at).state.assign_row(row);
         let Some(previous_owner) = previous_owner.filter(|&owner| owner != at) else { return false };
         table.get_mut(previous_owner).state.take_row();
@@ -182,12 +270,6 @@ impl Scorer {
             return true;
         }
         stream.state.row().is_none_or(|row| self.buffer.push(row, packet.number, &packet.frame()))
-    }
-
-    /// Makes the packet that was prepared last pending. No other may be.
-    pub fn queue(&mut self, at: StreamIndex, snapshot: StreamSnapshot) {
-        std::mem::swap(&mut self.active, &mut self.prepared);
-        self.pending = Some(PendingPacket { at, snapshot });
     }
 
     /// Scores the pending packet, if any.
@@ -216,21 +298,13 @@ impl Scorer {
     /// Adds the pending packet's margins to the evidence of its stream, and reports the stream when that decides it.
     fn score(&mut self, stream: &mut Stream<StreamState>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
         let model = &self.model;
-        model.network.potentials(self.active.as_slice(), &mut self.potentials);
-        if let Some(spikes) = &mut self.spikes {
-            model.decision.count_spikes(&model.network, &self.potentials, spikes);
-        }
         let row = stream.state.row().expect("the stream of a pending packet has a row");
-        let before = stream.state.leader();
-        let sums = self.rows.sums(row);
-        let content = self.active.content;
-        let leader = model.decision.accumulate(&model.network, &self.potentials, sums, before.as_ref(), content);
+        if self.active.content {
+            self.deferred.clear(row);
+        }
+        let (sums, before) = (self.rows.sums(row), stream.state.leader());
+        let leader = add_packet(model, &self.active, self.spikes.as_mut(), &mut self.potentials, sums, before);
         let Some(leader) = leader else { return };
-        let neuron = model.decision.assignments.first_of(leader.class);
-        let potential = f32::from(self.potentials[neuron.index()]) * model.network.scale()[neuron.index()];
-        let contribution = |inputs: &[u32]| model.network.weight_sum(inputs, neuron);
-        let parts = Contributions { ports: contribution(self.active.ports()), payload: self.active.payload().map(contribution) };
-        let leader = model.decision.with_contributions(leader, before.as_ref(), potential, parts);
         stream.state.set_leader(leader);
         // A named stream that stays scored changes no further.
         if stream.state.is_named() && self.every_packet {
@@ -259,6 +333,7 @@ impl Scorer {
 
     /// Ends a stream that has left the table, at the packet `packet`. None of its packets may be pending.
     pub fn end(&mut self, mut stream: Stream<StreamState>, packet: u64, out: &mut BatchOutput) {
+        self.score_deferred(&mut stream);
         let confidence = stream.state.leader().map_or(0.0, |l| self.model.decision.confidence(&l));
         let snapshot = StreamSnapshot::new(&stream, packet, stream.last);
         let end = self.verdict(Event::Stream, &stream, &snapshot, confidence);
@@ -276,6 +351,7 @@ impl Scorer {
     fn release_row(&mut self, stream: &mut Stream<StreamState>) {
         if let Some(row) = stream.state.take_row() {
             self.buffer.discard(row);
+            self.deferred.clear(row);
             self.rows.release(row);
         }
     }

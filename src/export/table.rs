@@ -87,7 +87,7 @@ impl Summary {
         }
         self.ended_episodes += 1;
         if self.episodes.len() < MAX_EPISODES {
-            self.episodes.push(describe(&output.episode, &output.model.classes[output.episode.class.index()]));
+            self.episodes.push(describe_episode(&output.episode, &output.model.classes[output.episode.class.index()]));
         }
     }
 
@@ -133,7 +133,7 @@ fn unknown_row(reason: UnknownReason) -> &'static str {
 const MAX_EPISODES: usize = 50;
 
 /// One line about an episode: `10.12.0.5: scan.port, 192 flows to 10.12.2.1, 192 ports, in 3 s from 2026-01-01T12:00:00Z`.
-fn describe(episode: &Episode, class: &str) -> String {
+pub fn describe_episode(episode: &Episode, class: &str) -> String {
     let count = |n: u64, what: &str| format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" });
     let flows = count(episode.flows, "flow");
     let towards = if episode.role == Role::Source { "to" } else { "from" };
@@ -145,7 +145,7 @@ fn describe(episode: &Episode, class: &str) -> String {
 }
 
 /// Formats 1234567 as "1,234,567".
-fn grouped(n: u64) -> String {
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {

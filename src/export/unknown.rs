@@ -61,6 +61,33 @@ fn client_and_server(verdict: &Verdict) -> [Endpoint; 2] {
     if service(&source) && !service(&destination) { [destination, source] } else { [source, destination] }
 }
 
+/// The server of a stream without a class, as the table groups them: `10.0.0.1:6379 TCP`, with the nearest class if it is unsure. Without
+/// payload it is the server's address alone, so that a scan is one group.
+pub fn unknown_server(verdict: &Verdict, reason: UnknownReason) -> String {
+    let [_, server] = client_and_server(verdict);
+    if reason == UnknownReason::NoPayload {
+        return name(server.address);
+    }
+    server_text(&GroupKey::of(verdict, reason), &verdict.model.classes)
+}
+
+/// Both ends of a stream and its protocol: `10.0.0.2:34398 > 10.0.0.1:6379 TCP`, the sender of the first packet first; a host's address.
+pub fn ends(verdict: &Verdict) -> String {
+    let [source, destination] = endpoints(verdict);
+    match verdict.key.kind() {
+        KeyKind::Host => source.to_string(),
+        KeyKind::Flow => format!("{source} > {destination} {}", verdict.key.proto_name()),
+    }
+}
+
+/// The server and protocol of a group, with the nearest class of unsure streams.
+fn server_text(key: &GroupKey, classes: &[String]) -> String {
+    let space = if key.proto.is_empty() { "" } else { " " };
+    let place = format!("{}{space}{}", key.server, key.proto);
+    let nearest = key.nearest.map(|class| format!(", near {}", classes[class.index()]));
+    place + &nearest.unwrap_or_default()
+}
+
 /// Groups of the streams of one reason.
 #[derive(Debug, Default)]
 pub(super) struct UnknownGroups {
@@ -102,12 +129,7 @@ impl UnknownGroups {
     }
 
     fn by_server(&self, classes: &[String]) -> Vec<(String, TableTotal)> {
-        let row = |(key, total): (&GroupKey, &TableTotal)| {
-            let space = if key.proto.is_empty() { "" } else { " " };
-            let place = format!("{}{space}{}", key.server, key.proto);
-            let nearest = key.nearest.map(|class| format!(", near {}", classes[class.index()]));
-            (place + &nearest.unwrap_or_default(), *total)
-        };
+        let row = |(key, total): (&GroupKey, &TableTotal)| (server_text(key, classes), *total);
         self.groups.iter().map(row).collect()
     }
 

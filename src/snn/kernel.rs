@@ -5,12 +5,17 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// Writes the sum of the rows `active` of `weights`, `[row * stride + column]`, to `out[..stride]`. `stride` is a multiple of 64.
+/// Columns of a vector of 64 bytes.
+pub(super) const WIDE: usize = 64;
+/// Columns of the narrowest rows. Rows of fewer than [`WIDE`] columns are 16 or 32 long.
+pub(super) const NARROW: usize = 16;
+
+/// Writes the sum of the rows `active` of `weights`, `[row * stride + column]`, to `out[..stride]`. `stride` is a multiple of 64, or 16 or 32.
 #[inline]
 pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
     #[cfg(target_arch = "x86_64")]
     {
-        if std::arch::is_x86_feature_detected!("avx512bw") {
+        if stride >= WIDE && std::arch::is_x86_feature_detected!("avx512bw") {
             // SAFETY: the CPU has the feature.
             return unsafe { sum_rows_avx512(weights, stride, active, out) };
         }
@@ -22,20 +27,20 @@ pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut 
     sum_rows_portable(weights, stride, active, out);
 }
 
-/// Asserts that every active row is within `weights`, that `stride` is a multiple of 64 and that `out` has room for `stride` sums.
+/// Asserts that every active row is within `weights`, that `stride` is a multiple of `lane` and that `out` has room for `stride` sums.
 ///
 /// Compiled with its caller's vector width. It finds the largest row, because a test of each row would be a branch per row (a third of the
 /// time).
 #[inline(always)]
-fn check(weights: &[i8], stride: usize, active: &[u32], out: &[i16]) {
-    assert!(stride.is_multiple_of(64) && out.len() >= stride, "stride and buffer must match the network");
+fn check(weights: &[i8], stride: usize, lane: usize, active: &[u32], out: &[i16]) {
+    assert!(stride.is_multiple_of(lane) && out.len() >= stride, "stride and buffer must match the network");
     let most = active.iter().fold(0, |most, &row| row.max(most)) as usize;
     assert!(active.is_empty() || (most + 1) * stride <= weights.len(), "an active row is outside the network");
 }
 
 /// The plain loop.
 pub(super) fn sum_rows_portable(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
-    check(weights, stride, active, out);
+    check(weights, stride, NARROW, active, out);
     out[..stride].fill(0);
     for &input in active {
         let row = &weights[input as usize * stride..][..stride];
@@ -49,19 +54,27 @@ pub(super) fn sum_rows_portable(weights: &[i8], stride: usize, active: &[u32], o
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn sum_rows_avx512(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
-    check(weights, stride, active, out);
-    // Two cache lines of a row at once where possible: twice as many loads in flight.
+    check(weights, stride, WIDE, active, out);
+    // As many cache lines of a row at once as there are: more loads in flight, and the CPU's prefetcher follows rows of many lines.
     let mut column = 0;
     while column < stride {
-        let lines = if stride - column >= 128 { 2 } else { 1 };
+        let lines = match (stride - column) / WIDE {
+            8.. => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
         // SAFETY: `check` asserted that row * stride + stride is within `weights`; column + lines * 64 <= stride <= out's length.
         unsafe {
+            let (first, out) = (weights.as_ptr().add(column), &mut out[column..]);
             match lines {
-                2 => sum_lines_avx512::<2>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
-                _ => sum_lines_avx512::<1>(weights.as_ptr().add(column), stride, active, &mut out[column..]),
+                8 => sum_lines_avx512::<8>(first, stride, active, out),
+                4 => sum_lines_avx512::<4>(first, stride, active, out),
+                2 => sum_lines_avx512::<2>(first, stride, active, out),
+                _ => sum_lines_avx512::<1>(first, stride, active, out),
             }
         }
-        column += lines * 64;
+        column += lines * WIDE;
     }
 }
 
@@ -106,20 +119,42 @@ unsafe fn sum_lines_avx512<const N: usize>(first: *const i8, stride: usize, acti
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn sum_rows_avx2(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {
-    check(weights, stride, active, out);
-    for column in (0..stride).step_by(64) {
-        let mut sums = [_mm256_setzero_si256(); 4];
-        for &input in active {
-            for (part, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: `check` asserted that input * stride + stride is within `weights`; column + 64 <= stride.
-                let row = unsafe { _mm_loadu_si128(weights.as_ptr().add(input as usize * stride + column + part * 16).cast()) };
-                *sum = _mm256_add_epi16(*sum, _mm256_cvtepi8_epi16(row));
+    check(weights, stride, NARROW, active, out);
+    let mut column = 0;
+    while column < stride {
+        let parts = ((stride - column) / NARROW).min(WIDE / NARROW);
+        // SAFETY: `check` asserted that row * stride + stride is within `weights`; column + parts * 16 <= stride <= out's length.
+        unsafe {
+            let (first, out) = (weights.as_ptr().add(column), &mut out[column..]);
+            match parts {
+                1 => sum_parts_avx2::<1>(first, stride, active, out),
+                2 => sum_parts_avx2::<2>(first, stride, active, out),
+                _ => sum_parts_avx2::<4>(first, stride, active, out),
             }
         }
-        for (part, sum) in sums.iter().enumerate() {
-            // SAFETY: `out` holds at least `stride` sums and column + 64 <= stride.
-            unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(column + part * 16).cast(), *sum) };
+        column += parts * NARROW;
+    }
+}
+
+/// Sums `16 * N` columns from `first` on, which points into the first row.
+///
+/// # Safety
+/// `16 * N` bytes from `first + row * stride` on are readable for each active row.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn sum_parts_avx2<const N: usize>(first: *const i8, stride: usize, active: &[u32], out: &mut [i16]) {
+    let mut sums = [_mm256_setzero_si256(); N];
+    for &row in active {
+        for (part, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller guarantees it.
+            let weights = unsafe { _mm_loadu_si128(first.add(row as usize * stride + part * NARROW).cast()) };
+            *sum = _mm256_add_epi16(*sum, _mm256_cvtepi8_epi16(weights));
         }
+    }
+    for (chunk, sum) in out.chunks_exact_mut(NARROW).zip(sums) {
+        // SAFETY: the chunk holds 16 sums.
+        unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), sum) };
     }
 }
 
@@ -130,8 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn vector_kernels_equal_the_portable_one(stride in 1usize..4, bytes in prop::collection::vec(-127i8..=127, 64 * 3 * 40), active in prop::collection::vec(0u32..40, 0..256)) {
-            let stride = stride * 64;
+        fn vector_kernels_equal_the_portable_one(stride in prop::sample::select(&[16usize, 32, 64, 128, 192, 960]), bytes in prop::collection::vec(-127i8..=127, 960 * 40), active in prop::collection::vec(0u32..40, 0..256)) {
             let weights = &bytes[..stride * 40];
             let mut want = vec![0; stride];
             sum_rows_portable(weights, stride, &active, &mut want);
@@ -141,7 +175,7 @@ mod tests {
                 unsafe { sum_rows_avx2(weights, stride, &active, &mut got) };
                 prop_assert_eq!(&got, &want);
             }
-            if std::arch::is_x86_feature_detected!("avx512bw") {
+            if stride >= WIDE && std::arch::is_x86_feature_detected!("avx512bw") {
                 got.fill(1);
                 // SAFETY: the CPU has the feature.
                 unsafe { sum_rows_avx512(weights, stride, &active, &mut got) };

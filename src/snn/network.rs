@@ -9,8 +9,18 @@ use super::NeuronId;
 use super::kernel;
 use crate::prefetch::prefetch_span;
 
-/// Columns are padded to a whole number of 64-byte vectors.
-const LANE: usize = 64;
+/// Bytes of a cache line, at whose start the weights begin.
+const LINE: usize = 64;
+
+/// Length of a row of weights: the neurons, padded to whole vectors. Rows of a few neurons share a cache line, so that a small network stays
+/// within a nearer cache; none lies across two lines.
+fn stride_of(neurons: usize) -> usize {
+    match neurons {
+        0..=kernel::NARROW => kernel::NARROW,
+        17..=32 => 2 * kernel::NARROW,
+        _ => neurons.next_multiple_of(kernel::WIDE),
+    }
+}
 
 /// Weights that begin at a cache line, so that rows of whole lines do too: a vector load across two lines takes half as long again (measured).
 #[derive(Debug)]
@@ -25,15 +35,15 @@ struct Rows {
 impl Rows {
     /// A number of weights, all zero.
     fn zero(weights: usize) -> Self {
-        let room = vec![0; weights + LANE - 1];
-        let start = room.as_ptr().align_offset(LANE).min(LANE - 1);
+        let room = vec![0; weights + LINE - 1];
+        let start = room.as_ptr().align_offset(LINE).min(LINE - 1);
         ask_for_huge_pages(&room);
         Self { room, start }
     }
 
     #[inline]
     fn span(&self) -> Range<usize> {
-        self.start..self.room.len() + self.start + 1 - LANE
+        self.start..self.room.len() + self.start + 1 - LINE
     }
 }
 
@@ -91,7 +101,7 @@ pub type Potentials = Vec<i16>;
 pub struct Network {
     neurons: usize,
     inputs: usize,
-    /// Length of a row: the neurons, padded to a multiple of [`LANE`].
+    /// Length of a row: the neurons, padded ([`stride_of`]).
     stride: usize,
     /// `[input * stride + neuron]`.
     weights: Rows,
@@ -123,7 +133,7 @@ impl Network {
     pub fn from_parts(inputs: usize, neurons: usize, weights: &[i8], scale: Vec<f32>) -> Self {
         assert_eq!(weights.len(), inputs * neurons);
         assert_eq!(scale.len(), neurons);
-        let stride = neurons.div_ceil(LANE).max(1) * LANE;
+        let stride = stride_of(neurons);
         let mut padded = Rows::zero(inputs * stride);
         for (to, from) in padded.chunks_exact_mut(stride).zip(weights.chunks_exact(neurons.max(1))) {
             to[..neurons].copy_from_slice(from);
@@ -141,7 +151,7 @@ impl Network {
         self.inputs
     }
 
-    /// Length of a buffer of potentials: the number of neurons, padded to a multiple of 64.
+    /// Length of a buffer of potentials: the number of neurons, padded to 16, 32 or a multiple of 64.
     pub fn stride(&self) -> usize {
         self.stride
     }
@@ -213,7 +223,7 @@ impl Network {
     pub fn from_sparse(start: &[u32], neuron: &[u16], weight: &[i8], scale: Vec<f32>) -> Option<Self> {
         let neurons = scale.len();
         let inputs = start.len().checked_sub(1)?;
-        let stride = neurons.div_ceil(LANE).max(1) * LANE;
+        let stride = stride_of(neurons);
         let whole = start[0] == 0 && start[inputs] as usize == weight.len() && neuron.len() == weight.len();
         let mut weights = Rows::zero(inputs * stride);
         if !whole || !start.is_sorted() {

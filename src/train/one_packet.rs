@@ -31,6 +31,8 @@ pub enum PacketSelection {
     Packets(Vec<u64>),
     /// The first packets with content, in each direction, of the first stream whose name contains this text.
     Stream(String),
+    /// The first packets with content, in each direction, of the streams of this key.
+    Key(StreamKey),
     /// The first packets with content, in each direction, of all streams that match a BPF filter.
     Matching(Filter),
 }
@@ -95,6 +97,7 @@ pub fn patterns(
             let wanted = match selection {
                 PacketSelection::Packets(numbers) => numbers.contains(&number),
                 PacketSelection::Stream(text) => is_chosen(&mut chosen, key, text),
+                PacketSelection::Key(wanted) => *wanted == key,
                 PacketSelection::Matching(filter) => filter.admits(packet.frame.link, packet.frame.bytes),
             };
             let stream = &mut packet.stream.state;

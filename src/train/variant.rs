@@ -48,6 +48,9 @@ const MOST_SKIPPED: usize = 4;
 
 /// Weight of [`Variant::RandomPayload`].
 const RANDOM: f32 = 0.1;
+/// Weight of [`Variant::HandshakeOtherPorts`], ten times that of [`Variant::Handshake`]: most connections without payload that a sensor sees
+/// are attempts to find out whether a port is open.
+const KNOCKS: f32 = 3.0;
 
 /// One packet: its slot values, and its direction.
 type Packet = (Vec<u16>, u8);
@@ -63,7 +66,7 @@ impl Variant {
     pub fn weight(self) -> f32 {
         match self {
             Self::AsIs | Self::OddPort | Self::OtherPorts => 1.0,
-            Self::HandshakeOtherPorts => 1.0,
+            Self::HandshakeOtherPorts => KNOCKS,
             Self::Handshake | Self::Middle => 0.3,
             Self::RandomPayload => RANDOM,
         }

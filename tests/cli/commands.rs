@@ -560,3 +560,23 @@ fn streams_of_other_captures_of_the_shared_task_are_named() {
     println!("protocol-test: accuracy {}, macro-F1 {}", report["accuracy"], report["macro_f1"]);
     assert!(report["accuracy"].as_f64().unwrap() >= 0.978 && report["macro_f1"].as_f64().unwrap() >= 0.951);
 }
+
+#[test]
+fn a_time_range_reads_a_part_of_a_capture() {
+    let packets = |range: &str| {
+        let read = ["read", "--time-range", range, "fixtures/captures/mixed.pcapng"];
+        let output = spiked().args(read).assert().code(0).stderr("").get_output().stdout.clone();
+        let text = String::from_utf8(output).unwrap();
+        let line = text.lines().find(|line| line.contains(" packets, ")).unwrap().to_string();
+        line.split(' ').next().unwrap().replace(',', "").parse::<u64>().unwrap()
+    };
+    let (before, after) = (packets("..2026-11-24T11:14:35Z"), packets("1795518875..2026-11-24T12:00:00+00:00"));
+    assert!(before > 0 && after > 0, "{before} {after}");
+    assert_eq!(before + after, 1_542, "the start is in the range, the end is not");
+    for wrong in ["yesterday..", "2026-11-24T11:14:35Z", "9..1"] {
+        let read = ["read", "--time-range", wrong, "fixtures/captures/mixed.pcapng"];
+        spiked().args(read).assert().code(2).stderr(contains("--time-range"));
+    }
+    let read = ["read", "--time-range", "1..2", "fixtures/captures/mixed.pcapng"];
+    spiked().args(read).assert().code(0).stdout(contains("1542 packets are outside the time range"));
+}

@@ -13,7 +13,9 @@ mod learn;
 mod live;
 #[cfg(feature = "nir")]
 mod nir;
+mod other_programs;
 mod paper;
 mod parts;
 mod readme;
 mod report;
+mod top;

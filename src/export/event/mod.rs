@@ -22,7 +22,7 @@ use super::json;
 use super::sink::Severity;
 pub(super) use fields::{Endpoint, endpoints};
 use fields::{age, app_proto, event_type, severity_number};
-use names::JsonNames;
+use names::{JsonNames, ModelNames};
 
 /// Format of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
@@ -102,7 +102,8 @@ fn time_text(nanos: u64, zone: &[u8]) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Writes events of one format. Caches the last date, capture and model as JSON, since consecutive events mostly share them.
+/// Writes events of one format. Caches the last date and capture and all models as JSON, since consecutive events mostly share
+/// them.
 #[derive(Debug, Default)]
 pub struct EventWriter {
     format: EventFormat,
@@ -294,7 +295,7 @@ fn write_endpoints(verdict: &Verdict, suricata: bool, out: &mut Vec<u8>) {
 }
 
 /// Appends the fields of the object `spiked`: class, confidence, evidence and counts.
-fn write_spiked(verdict: &Verdict, names: &JsonNames, out: &mut Vec<u8>) {
+fn write_spiked(verdict: &Verdict, names: &ModelNames, out: &mut Vec<u8>) {
     let class = |name: &[u8], class: Option<ClassId>, out: &mut Vec<u8>| {
         out.extend_from_slice(name);
         match class {

@@ -34,10 +34,10 @@ pub(super) fn category(model: &Model) -> &'static str {
 }
 
 /// The names of a model and its classes as JSON strings.
-#[derive(Debug, Default)]
-pub(super) struct JsonNames {
-    /// The model of the cached names.
-    cached: Weak<Model>,
+#[derive(Debug)]
+pub(super) struct ModelNames {
+    /// The model. While it is referenced here, no other model lies at its address.
+    model_of: Weak<Model>,
     /// Name of each class.
     pub classes: Vec<Vec<u8>>,
     /// The object `alert` of each class up to the value of its last field, `severity`.
@@ -45,39 +45,65 @@ pub(super) struct JsonNames {
     pub model: Vec<u8>,
 }
 
-impl JsonNames {
-    /// The names of `model`, from the cache if it is the same as before.
-    pub fn of(&mut self, model: &Arc<Model>) -> &Self {
-        if self.cached.as_ptr() != Arc::as_ptr(model) {
-            let text = |name: &str| {
-                let mut out = Vec::new();
-                json::string(&mut out, name);
-                out
-            };
-            let alert = |class: &String| {
-                let mut out = br#"{"action":"allowed","gid":1,"signature_id":"#.to_vec();
-                json::number(&mut out, signature_id(&model.name, class));
-                out.extend_from_slice(br#","rev":1,"signature":"#);
-                json::string(&mut out, &signature(&model.name, class));
-                out.extend_from_slice(br#","category":"#);
-                json::string(&mut out, category(model));
-                out.extend_from_slice(br#","severity":"#);
-                out
-            };
-            *self = Self {
-                cached: Arc::downgrade(model),
-                classes: model.classes.iter().map(|class| text(class)).collect(),
-                alerts: model.classes.iter().map(alert).collect(),
-                model: text(&model.name),
-            };
+impl ModelNames {
+    fn new(model: &Arc<Model>) -> Self {
+        let text = |name: &str| {
+            let mut out = Vec::new();
+            json::string(&mut out, name);
+            out
+        };
+        let alert = |class: &String| {
+            let mut out = br#"{"action":"allowed","gid":1,"signature_id":"#.to_vec();
+            json::number(&mut out, signature_id(&model.name, class));
+            out.extend_from_slice(br#","rev":1,"signature":"#);
+            json::string(&mut out, &signature(&model.name, class));
+            out.extend_from_slice(br#","category":"#);
+            json::string(&mut out, category(model));
+            out.extend_from_slice(br#","severity":"#);
+            out
+        };
+        Self {
+            model_of: Arc::downgrade(model),
+            classes: model.classes.iter().map(|class| text(class)).collect(),
+            alerts: model.classes.iter().map(alert).collect(),
+            model: text(&model.name),
         }
-        self
+    }
+}
+
+/// The [`ModelNames`] of all models in use: events of several models alternate.
+#[derive(Debug, Default)]
+pub(super) struct JsonNames(Vec<ModelNames>);
+
+impl JsonNames {
+    /// The names of `model`, made at the first call. Those of models that no longer exist are dropped then.
+    pub fn of(&mut self, model: &Arc<Model>) -> &ModelNames {
+        let found = self.0.iter().position(|names| names.model_of.as_ptr() == Arc::as_ptr(model));
+        let at = found.unwrap_or_else(|| {
+            self.0.retain(|names| names.model_of.strong_count() > 0);
+            self.0.push(ModelNames::new(model));
+            self.0.len() - 1
+        });
+        &self.0[at]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_made_once_for_each_model_in_use() {
+        let model = |name: &str| Arc::new(Model { name: name.into(), ..Model::built_in().expect("it is built in") });
+        let (a, b, mut names) = (model("a"), model("b"), JsonNames::default());
+        for _ in 0..2 {
+            assert_eq!((names.of(&a).model.clone(), names.of(&b).model.clone()), (b"\"a\"".to_vec(), b"\"b\"".to_vec()));
+        }
+        assert_eq!(names.0.len(), 2);
+        drop(a);
+        names.of(&model("c"));
+        assert_eq!(names.0.len(), 2);
+    }
 
     #[test]
     fn signature_ids_are_stable_within_their_range_and_distinct_for_the_built_in_classes() {
