@@ -23,6 +23,8 @@ pub mod engine;
 pub mod episode;
 pub mod evaluate;
 pub mod export;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod model;
 pub mod packet;
 mod prefetch;

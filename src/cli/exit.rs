@@ -6,6 +6,8 @@ use std::{fmt, io};
 
 use crate::capture::CaptureError;
 use crate::daemon::DaemonError;
+#[cfg(feature = "fleet")]
+use crate::fleet::connection::FleetError;
 use crate::model::ModelError;
 
 /// How a command ended, in order of severity. The number is the exit code.
@@ -73,6 +75,10 @@ impl Exit {
                 }
                 _ => {}
             }
+            #[cfg(feature = "fleet")]
+            if let Some(error) = cause.downcast_ref::<FleetError>() {
+                return Self::of_fleet(error);
+            }
             output |= matches!(cause.downcast_ref(), Some(ModelError::Write { .. }));
             let denied = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
             if cause.downcast_ref().is_some_and(denied) {
@@ -80,6 +86,15 @@ impl Exit {
             }
         }
         if output { Self::Unreadable } else { Self::Misconfigured }
+    }
+
+    #[cfg(feature = "fleet")]
+    fn of_fleet(error: &FleetError) -> Self {
+        match error {
+            FleetError::Permission(_) => Self::NoPrivilege,
+            FleetError::Connection(_) | FleetError::Server(_) => Self::Unreadable,
+            FleetError::File { .. } | FleetError::OldServer(_) => Self::Misconfigured,
+        }
     }
 
     /// The exit code for a capture error that is the only one.

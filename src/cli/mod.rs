@@ -6,6 +6,8 @@ mod exit;
 mod check;
 mod eval;
 mod features;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod generate;
 mod harm;
 mod learn;
@@ -74,6 +76,8 @@ enum Command {
     Paper(paper::Args),
     Report(report::Args),
     Features(features::Args),
+    #[cfg(feature = "fleet")]
+    Fleet(fleet::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -105,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Paper(args) => paper::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Features(args) => features::run(&args),
+        #[cfg(feature = "fleet")]
+        Command::Fleet(args) => fleet::run(&args),
         Command::Completions(args) => Ok(generate::completions(&args, Cli::command())),
         Command::Man(args) => generate::man(&args, Cli::command()),
     };

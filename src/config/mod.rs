@@ -54,6 +54,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Destinations of events.
     pub sinks: Vec<SinkConfig>,
+    /// Servers that this sensor shares with others; `None`: it works alone.
+    pub fleet: Option<FleetConfig>,
     /// HTTP server for metrics and the status page; `None`: disabled.
     pub metrics: Option<MetricsConfig>,
     /// Policies in the order of the file: the first that matches applies.
@@ -172,6 +174,33 @@ pub enum SinkKind {
     Syslog { socket: PathBuf, facility: Facility },
     /// The systemd journal, with structured fields.
     Journald,
+    /// Messages to NATS JetStream, at the servers of [`FleetConfig`].
+    Nats,
+}
+
+/// NATS servers that many sensors share, and the part of this sensor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetConfig {
+    /// URLs of the servers: `nats://HOST:PORT` or `tls://HOST:PORT`.
+    pub servers: Vec<String>,
+    /// Name of this sensor in subjects: letters, digits, `-` and `_`.
+    pub sensor: String,
+    /// Group of sensors that run the same models.
+    pub group: String,
+    /// NATS credentials file (a JWT and its seed).
+    pub credentials: Option<PathBuf>,
+    /// PEM file with the certificates of the authority that signed the servers' certificates; `None`: those of the system.
+    pub ca_certificate: Option<PathBuf>,
+    /// PEM files of the client's certificate and its key, for mutual TLS.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Folder of the events that no server has acknowledged; set if there is a sink of type `nats`.
+    pub spool: Option<PathBuf>,
+    /// Maximum size of the spool, in MiB.
+    pub spool_mib: u64,
+    /// Folder of the last verified copies of the fleet's models; `None`: models come from `models` alone.
+    pub models: Option<PathBuf>,
+    /// Public keys of minisign, of which one must have signed a model.
+    pub trusted_keys: Vec<String>,
 }
 
 /// Action for the streams of a class, optionally restricted to some addresses and ports.
@@ -299,6 +328,11 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self { address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9184), names: Vec::new() }
     }
+}
+
+/// Whether a name can be one token of a subject and of a key in a bucket of NATS.
+pub(crate) fn is_token(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
 impl Config {

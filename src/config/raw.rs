@@ -28,6 +28,7 @@ pub struct RawConfig {
     pub capture: RawCapture,
     pub engine: RawEngine,
     pub sinks: Vec<Spanned<RawSink>>,
+    pub fleet: RawFleet,
     pub metrics: RawMetrics,
     pub policies: Vec<Spanned<RawPolicy>>,
     pub alerts: RawAlerts,
@@ -119,6 +120,7 @@ pub enum SinkType {
     Unix,
     Syslog,
     Journald,
+    Nats,
 }
 
 /// Types of events.
@@ -151,6 +153,23 @@ pub enum Facility {
     Local5 = 21,
     Local6 = 22,
     Local7 = 23,
+}
+
+/// `[fleet]`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawFleet {
+    pub servers: Maybe<Vec<Spanned<String>>>,
+    pub sensor: Maybe<String>,
+    pub group: Maybe<String>,
+    pub credentials: Maybe<String>,
+    pub ca_certificate: Maybe<String>,
+    pub certificate: Maybe<String>,
+    pub key: Maybe<String>,
+    pub spool: Maybe<String>,
+    pub spool_mib: Maybe<i64>,
+    pub models: Maybe<String>,
+    pub trusted_keys: Maybe<Vec<Spanned<String>>>,
 }
 
 /// `[metrics]`.

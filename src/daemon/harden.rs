@@ -156,8 +156,19 @@ fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSe
             SinkKind::Syslog { socket, .. } => {
                 write.insert(socket.clone());
             }
-            SinkKind::Stdout | SinkKind::Journald => {}
+            SinkKind::Stdout | SinkKind::Journald | SinkKind::Nats => {}
         }
+    }
+    if let Some(fleet) = &config.fleet {
+        // Names of servers are resolved, and certificates of the system read, at each new connection.
+        let resolver =
+            ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf", "/run/systemd/resolve"];
+        let authorities = ["/etc/ssl", "/etc/pki", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"];
+        read.extend(resolver.into_iter().chain(authorities).map(PathBuf::from));
+        let files = [&fleet.credentials, &fleet.ca_certificate].into_iter().flatten();
+        let pair = fleet.client_certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
+        read.extend(files.chain(pair).map(|path| folder_of(path)));
+        write.extend([&fleet.spool, &fleet.models].into_iter().flatten().cloned());
     }
     write.extend(config.evidence.as_ref().map(|e| e.folder.clone()));
     write.extend(config.learning.folder.clone());

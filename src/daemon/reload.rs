@@ -41,6 +41,7 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("capture", old.capture != new.capture),
         ("engine", old.engine != new.engine),
         ("sinks", old.sinks != new.sinks),
+        ("fleet", old.fleet != new.fleet),
         ("metrics", old.metrics != new.metrics),
         ("learning", old.learning != new.learning),
         ("evidence", old.evidence != new.evidence),

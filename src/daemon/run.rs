@@ -162,14 +162,25 @@ fn engine_settings(config: &Config, preflight: &Preflight) -> engine::EngineSett
     settings
 }
 
-fn target(kind: &SinkKind) -> Target {
-    match kind {
+fn target(kind: &SinkKind, config: &Config) -> Result<Target, DaemonError> {
+    Ok(match kind {
         SinkKind::File { path } => Target::File(path.clone()),
         SinkKind::Stdout => Target::Stdout,
         SinkKind::Unix { path } => Target::Socket(path.clone()),
         SinkKind::Syslog { socket, facility } => Target::Syslog { socket: socket.clone(), facility: *facility as u8 },
         SinkKind::Journald => Target::Journald(sink::JOURNALD.into()),
+        SinkKind::Nats => nats_target(config)?,
+    })
+}
+
+/// The target of a sink of type "nats"; validated settings have it only in programs with the feature.
+fn nats_target(config: &Config) -> Result<Target, DaemonError> {
+    #[cfg(feature = "fleet")]
+    if let Some(fleet) = &config.fleet {
+        return Ok(Target::Nats(Box::new(fleet.clone())));
     }
+    let _ = config;
+    Err(DaemonError::Settings(vec!["a sink of type \"nats\" needs fleet.servers".into()]))
 }
 
 fn evidence(config: &config::EvidenceConfig) -> Result<Evidence, DaemonError> {
@@ -198,8 +209,8 @@ fn start_metrics(state: &Arc<DaemonState>) -> Arc<Metrics> {
 
 /// Starts the sinks and the evidence writer.
 fn start_outputs(config: &Config, state: &DaemonState) -> Result<(), DaemonError> {
-    let sinks: Result<Vec<SinkHandle>, SinkError> =
-        config.sinks.iter().map(|s| SinkHandle::start(&s.name, &target(&s.kind), s.queue)).collect();
+    let start = |s: &config::SinkConfig| Ok(SinkHandle::start(&s.name, &target(&s.kind, config)?, s.queue)?);
+    let sinks: Result<Vec<SinkHandle>, DaemonError> = config.sinks.iter().map(start).collect();
     *state.sinks.lock() = sinks?;
     *state.evidence.lock() = config.evidence.as_ref().map(evidence).transpose()?;
     Ok(())

@@ -197,7 +197,9 @@ fn the_shipped_file_is_valid_and_has_all_defaults() {
 #[test]
 fn each_commented_default_is_the_true_default() {
     let mut checked = 0;
-    for section in sections() {
+    // A program without the feature rejects all settings of the fleet.
+    let known = |section: &Vec<&str>| cfg!(feature = "fleet") || !section.contains(&"[fleet]");
+    for section in sections().into_iter().filter(known) {
         let uncommented: Vec<&str> = section.iter().map(|line| commented(line).map_or(*line, |(rest, _)| rest)).collect();
         let text = uncommented.join("\n");
         let alone = ["[replay]", "[watch]", "[[interfaces]]"].iter().any(|header| uncommented.contains(header));

@@ -40,6 +40,7 @@ impl Running {
         command
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env_remove(super::skip::REQUIRE_ALL)
+            .env_remove(super::skip::NATS_SERVER)
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).expect("a file"));
         prepare(&mut command);

@@ -8,6 +8,9 @@ use std::io::Write as _;
 /// the environment of the programs that they start.
 pub const REQUIRE_ALL: &str = "SPIKED_REQUIRE_ALL";
 
+/// Path of nats-server for the tests of the fleet; removed from the environment of programs for the same reason.
+pub const NATS_SERVER: &str = "SPIKED_NATS_SERVER";
+
 /// Reports that a test is skipped and what it lacks; the test returns after it.
 ///
 /// # Panics

@@ -1,5 +1,6 @@
 //! Validation of the settings: from [`RawConfig`] to [`Config`], collecting all mistakes.
 
+mod fleet;
 mod input;
 mod output;
 mod teaching;
@@ -107,6 +108,7 @@ impl Check {
             input: self.input(typed.interfaces, typed.replay, typed.watch),
             capture: self.capture(&typed.capture),
             engine: self.engine(&typed.engine),
+            fleet: self.fleet(typed.fleet, &typed.sinks),
             sinks: self.sinks(typed.sinks),
             metrics: self.metrics(typed.metrics),
             policies: typed.policies.into_iter().filter_map(|p| self.policy(p)).collect(),

@@ -33,7 +33,7 @@ impl Check {
             self.missing(
                 at,
                 "type",
-                "the sink has no type; set type = \"file\", \"stdout\", \"unix\", \"syslog\" or \"journald\"",
+                "the sink has no type; set type = \"file\", \"stdout\", \"unix\", \"syslog\", \"journald\" or \"nats\"",
             );
             return None;
         };
@@ -42,7 +42,7 @@ impl Check {
         if let (Some(facility), false) = (&typed.facility, kind == SinkType::Syslog) {
             self.wrong(facility.span().start, "facility applies to sinks of type \"syslog\" only; remove it");
         }
-        if let (Some(path), SinkType::Stdout | SinkType::Journald) = (&typed.path, kind) {
+        if let (Some(path), SinkType::Stdout | SinkType::Journald | SinkType::Nats) = (&typed.path, kind) {
             self.wrong(path.span().start, "a sink of this type has no path; remove it");
         }
         let given = self.text("path", typed.path).map(PathBuf::from);
@@ -61,6 +61,7 @@ impl Check {
                 ("syslog", SinkKind::Syslog { socket, facility: or(&typed.facility, raw::Facility::default()) })
             }
             SinkType::Journald => ("journald", SinkKind::Journald),
+            SinkType::Nats => ("nats", SinkKind::Nats),
         };
         let events = match typed.events {
             None => vec![EventType::Detection, EventType::Alert, EventType::Episode],

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{DropReason, Line, Sink, SinkError, Target, WriteFailure};
+use super::{Delivery, DropReason, Line, Sink, SinkError, Target, WriteFailure};
 use crate::export::status;
 
 /// Interval at which the thread polls its queue: a line may wait this long before it is written.
@@ -31,6 +31,7 @@ pub struct SinkHandle {
     name: String,
     queue: Sender<Arc<Line>>,
     shared: Arc<SinkShared>,
+    delivery: Option<Arc<Delivery>>,
     thread: JoinHandle<()>,
 }
 
@@ -90,6 +91,7 @@ impl SinkHandle {
     /// started later.
     pub fn start(name: &str, target: &Target, capacity: usize) -> Result<Self, SinkError> {
         let sink = target.open()?;
+        let delivery = sink.delivery();
         let (queue, lines) = crossbeam_channel::bounded(capacity.max(1));
         let shared = Arc::new(SinkShared {
             started: Instant::now(),
@@ -106,7 +108,7 @@ impl SinkHandle {
             .name(format!("sink-{name}"))
             .spawn(move || writer.run())
             .map_err(|source| SinkError::Thread { name: name.into(), source })?;
-        Ok(Self { name: name.into(), queue, shared, thread })
+        Ok(Self { name: name.into(), queue, shared, delivery, thread })
     }
 
     /// Queues a line, or drops and counts it if the queue is full. Never blocks.
@@ -130,13 +132,26 @@ impl SinkHandle {
     /// Counts of lines written and dropped since the start, and the present state.
     pub fn status(&self) -> status::SinkStatus {
         let dropped = |r: DropReason| (r.name(), self.shared.dropped[r as usize].load(Relaxed));
-        status::SinkStatus {
+        let mut status = status::SinkStatus {
             name: self.name.clone(),
             written: self.shared.written.load(Relaxed),
             dropped: DropReason::ALL.into_iter().map(dropped).collect::<BTreeMap<_, _>>(),
-            queued: self.queue.len() as u64 + self.shared.pending.load(Relaxed),
+            queued: self.queued(),
             last_error: self.shared.last_error().as_ref().map(|(_, message)| message.clone()),
+        };
+        if let Some(delivery) = &self.delivery {
+            let [delivered, refused, backlog] = delivery.counts();
+            status.written = delivered;
+            status.queued += backlog;
+            *status.dropped.entry(DropReason::Other.name()).or_default() += refused;
+            status.last_error = status.last_error.or_else(|| delivery.last_error());
         }
+        status
+    }
+
+    /// Number of lines that the sink has not taken.
+    fn queued(&self) -> u64 {
+        self.queue.len() as u64 + self.shared.pending.load(Relaxed)
     }
 
     /// Writes the queued lines until `deadline` at most, and counts the rest as dropped. Returns the final counts.
@@ -148,11 +163,12 @@ impl SinkHandle {
             thread::sleep(Duration::from_millis(2));
         }
         let mut last = self.status();
-        if !self.thread.is_finished() && last.queued > 0 {
+        let left = self.queued();
+        if !self.thread.is_finished() && left > 0 {
             let reason = self.shared.why_full();
-            self.shared.drop_lines(reason, last.queued);
-            *last.dropped.entry(reason.name()).or_default() += last.queued;
-            last.queued = 0;
+            self.shared.drop_lines(reason, left);
+            *last.dropped.entry(reason.name()).or_default() += left;
+            last.queued -= left.min(last.queued);
         }
         last
     }

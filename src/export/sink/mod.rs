@@ -10,11 +10,15 @@
 //! The process must ignore SIGPIPE, so that a reader that dies causes a write error here and does not end the process.
 
 mod datagram;
+mod delivery;
 mod file;
 mod handle;
 mod lines;
+#[cfg(feature = "fleet")]
+mod nats;
 mod stream;
 
+pub use delivery::Delivery;
 pub use handle::SinkHandle;
 pub use lines::{Line, Severity};
 
@@ -40,6 +44,9 @@ pub enum Target {
     },
     /// Entries in journald's native protocol; journald listens on [`JOURNALD`].
     Journald(PathBuf),
+    /// Messages to JetStream, through the spool of the settings.
+    #[cfg(feature = "fleet")]
+    Nats(Box<crate::config::FleetConfig>),
 }
 
 impl Target {
@@ -53,6 +60,11 @@ impl Target {
             Self::Socket(path) => Box::new(stream::StreamSocket::new(path.clone())),
             Self::Syslog { socket, facility } => Box::new(datagram::Syslog::new(socket.clone(), *facility)),
             Self::Journald(path) => Box::new(datagram::Journald::new(path.clone())),
+            #[cfg(feature = "fleet")]
+            Self::Nats(config) => {
+                let path = config.spool.clone().unwrap_or_default();
+                Box::new(nats::Nats::open(config).map_err(|source| SinkError::File { path, source })?)
+            }
         })
     }
 }
@@ -130,6 +142,11 @@ trait Sink: Send {
     /// Reopens the file by its path, for instance after logrotate has renamed it. Does nothing for sinks without a file.
     fn reopen(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// What became of the lines later, for sinks that take lines before they are delivered.
+    fn delivery(&self) -> Option<Arc<Delivery>> {
+        None
     }
 }
 

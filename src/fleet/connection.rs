@@ -1,0 +1,183 @@
+//! Connections to the servers, and what the servers report about them beside the answers.
+//!
+//! The client tries to connect once and then returns why it could not: with `retry_on_initial_connect` it would hide a bad certificate
+//! for ever. A forbidden publish gets no answer, only an error on the connection, which [`ServerErrors`] records.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerError};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::FleetConfig;
+
+/// Time within which a connection must be established, and a request answered.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval of pings, by which a dead connection is noticed.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Oldest version of the servers: key-value buckets need the API of 2.10.
+pub const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 0);
+
+/// Error of the fleet.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// No server could be reached, or the connection was lost.
+    #[error("{0}")]
+    Connection(String),
+    /// A credentials or certificate file can't be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The server's permissions do not allow it.
+    #[error("permission denied by the server: {0}")]
+    Permission(String),
+    /// The server is older than [`OLDEST_SERVER`].
+    #[error("the server has version {0}; version 2.10 or later is needed")]
+    OldServer(String),
+    /// The server answered with an error.
+    #[error("{0}")]
+    Server(String),
+}
+
+/// Violations of permissions that the server has reported on a connection.
+#[derive(Debug, Default)]
+pub struct ServerErrors {
+    violation: Mutex<Option<String>>,
+    reported: Notify,
+}
+
+impl ServerErrors {
+    fn record(&self, event: &Event) {
+        let Event::ServerError(error) = event else { return };
+        let text = match error {
+            ServerError::AuthorizationViolation => "authorization violation".to_string(),
+            ServerError::Other(text) => text.clone(),
+            ServerError::SlowConsumer(_) => return,
+        };
+        if text.to_ascii_lowercase().contains("violation") {
+            *self.violation.lock() = Some(text.trim().trim_matches('\'').to_string());
+            self.reported.notify_one();
+        }
+    }
+
+    /// Takes the last violation, if there was one.
+    pub fn take(&self) -> Option<FleetError> {
+        self.violation.lock().take().map(FleetError::Permission)
+    }
+
+    /// Waits for a violation.
+    pub async fn violation(&self) -> FleetError {
+        loop {
+            if let Some(error) = self.take() {
+                return error;
+            }
+            self.reported.notified().await;
+        }
+    }
+}
+
+/// A connection, and the errors that its server reports.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// Violations of permissions on the connection.
+    pub errors: Arc<ServerErrors>,
+}
+
+impl Connection {
+    /// Connects to one of the servers as `name`, which is also part of the subjects that replies are sent to.
+    ///
+    /// # Errors
+    /// A file can't be read, no server can be reached within [`TIMEOUT`], none accepts the client, or the server is too old.
+    pub async fn open(config: &FleetConfig, name: &str) -> Result<Self, FleetError> {
+        let errors = Arc::new(ServerErrors::default());
+        let options = options(config, name, &errors).await?;
+        let connecting = tokio::time::timeout(TIMEOUT * 2, options.connect(&config.servers));
+        let client = match connecting.await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(connect_error(config, &error)),
+            Err(_) => return Err(FleetError::Connection(format!("{}: no server answers", config.servers.join(", ")))),
+        };
+        let (major, minor, patch) = OLDEST_SERVER;
+        if !client.is_server_compatible(major, minor, patch) {
+            return Err(FleetError::OldServer(client.server_info().version));
+        }
+        Ok(Self { client, errors })
+    }
+
+    /// The violation that explains a failed request, or the error itself.
+    pub fn explain(&self, error: impl std::error::Error) -> FleetError {
+        self.errors.take().unwrap_or_else(|| FleetError::Server(chain(&error)))
+    }
+}
+
+async fn options(config: &FleetConfig, name: &str, errors: &Arc<ServerErrors>) -> Result<ConnectOptions, FleetError> {
+    let mut options = ConnectOptions::new();
+    if let Some(path) = &config.credentials {
+        options = options.credentials_file(path).await.map_err(|source| file_error(path, source))?;
+    }
+    if let Some(path) = &config.ca_certificate {
+        options = options.add_root_certificates(readable(path)?.into());
+    }
+    if let Some((certificate, key)) = &config.client_certificate {
+        options = options.add_client_certificate(readable(certificate)?.into(), readable(key)?.into());
+    }
+    let errors = Arc::clone(errors);
+    Ok(options
+        .name(format!("spiked {name}"))
+        .custom_inbox_prefix(format!("_INBOX.{name}"))
+        .connection_timeout(TIMEOUT)
+        .request_timeout(Some(TIMEOUT))
+        .ping_interval(PING_INTERVAL)
+        .event_callback(move |event| {
+            errors.record(&event);
+            std::future::ready(())
+        }))
+}
+
+fn readable(path: &Path) -> Result<&Path, FleetError> {
+    std::fs::File::open(path).map_err(|source| file_error(path, source))?;
+    Ok(path)
+}
+
+fn file_error(path: &Path, source: io::Error) -> FleetError {
+    FleetError::File { path: path.display().to_string(), source }
+}
+
+fn connect_error(config: &FleetConfig, error: &async_nats::ConnectError) -> FleetError {
+    let text = chain(error);
+    if matches!(error.kind(), async_nats::ConnectErrorKind::AuthorizationViolation) {
+        return FleetError::Permission(text);
+    }
+    FleetError::Connection(format!("{}: {text}", config.servers.join(", ")))
+}
+
+/// An error and its causes, each once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A runtime for one thread.
+///
+/// # Errors
+/// The system has no more descriptors or memory for it.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

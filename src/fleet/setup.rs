@@ -1,0 +1,263 @@
+//! What `spiked fleet init` makes on the servers: streams and buckets, and permissions for each role.
+//!
+//! Buckets are streams too (`KV_` and `OBJ_` before their names), so all are made and compared in one way.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind};
+
+use super::connection::{Connection, FleetError};
+use super::{EVENTS_STREAM, EVENTS_SUBJECT, FLEET_BUCKET, MODELS_STORE, STATUS_BUCKET};
+
+/// Days for which events are kept.
+const EVENT_DAYS: u64 = 7;
+/// Window in which the servers drop doubles by id.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
+/// Time after which the state of a silent sensor is removed.
+const STATUS_AGE: Duration = Duration::from_secs(60);
+/// Former values of each key of [`FLEET_BUCKET`], for `rollback`.
+const FLEET_HISTORY: i64 = 16;
+
+/// Sizes that depend on the servers.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Copies of each stream, on as many servers: 1, 3 or 5.
+    pub replicas: usize,
+    /// Maximum size of the stream of events, in bytes; the oldest are removed.
+    pub event_bytes: i64,
+    /// Maximum size of the store of models, in bytes.
+    pub model_bytes: i64,
+}
+
+/// What was done about a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It did not exist and was made.
+    Created,
+    /// It is as it should be.
+    Unchanged,
+    /// It differs: a line on each difference. It was left as it is.
+    Different(Vec<String>),
+    /// It differed and was changed: a line on each difference.
+    Updated(Vec<String>),
+}
+
+/// The streams of a fleet.
+pub fn streams(sizes: &Sizes) -> Vec<Config> {
+    let stream = |name: String, subjects: Vec<String>| Config {
+        name,
+        subjects,
+        num_replicas: sizes.replicas,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_bytes: -1,
+        max_consumers: -1,
+        ..Config::default()
+    };
+    let bucket = |name: &str| Config {
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        ..stream(format!("KV_{name}"), vec![format!("$KV.{name}.>")])
+    };
+    vec![
+        Config {
+            max_age: Duration::from_secs(EVENT_DAYS * 86_400),
+            max_bytes: sizes.event_bytes,
+            duplicate_window: DUPLICATE_WINDOW,
+            compression: Some(Compression::S2),
+            ..stream(EVENTS_STREAM.into(), vec![format!("{EVENTS_SUBJECT}.*.*")])
+        },
+        Config {
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            allow_direct: true,
+            max_bytes: sizes.model_bytes,
+            ..stream(format!("OBJ_{MODELS_STORE}"), vec![format!("$O.{MODELS_STORE}.C.>"), format!("$O.{MODELS_STORE}.M.>")])
+        },
+        Config { max_messages_per_subject: FLEET_HISTORY, ..bucket(FLEET_BUCKET) },
+        Config { max_messages_per_subject: 1, max_age: STATUS_AGE, storage: StorageType::Memory, ..bucket(STATUS_BUCKET) },
+    ]
+}
+
+/// Makes a stream, or compares it with the one that exists and changes that if `update` is set.
+///
+/// # Errors
+/// The server can't be reached, or does not allow it.
+pub async fn ensure(connection: &Connection, wanted: &Config, update: bool) -> Result<Change, FleetError> {
+    let context = jetstream::new(connection.client.clone());
+    let present = match context.get_stream(&wanted.name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(error) if is_missing(&error) => {
+            context.create_stream(wanted.clone()).await.map_err(|error| connection.explain(error))?;
+            return Ok(Change::Created);
+        }
+        Err(error) => return Err(connection.explain(error)),
+    };
+    let differences = differences(&present, wanted);
+    if differences.is_empty() {
+        return Ok(Change::Unchanged);
+    }
+    if !update {
+        return Ok(Change::Different(differences));
+    }
+    // Only what is compared is changed: the rest is the operator's.
+    let changed = Config {
+        subjects: wanted.subjects.clone(),
+        num_replicas: wanted.num_replicas,
+        max_messages_per_subject: wanted.max_messages_per_subject,
+        max_bytes: wanted.max_bytes,
+        max_age: wanted.max_age,
+        discard: wanted.discard,
+        compression: wanted.compression.clone(),
+        duplicate_window: if wanted.duplicate_window.is_zero() { present.duplicate_window } else { wanted.duplicate_window },
+        ..present
+    };
+    context.update_stream(&changed).await.map_err(|error| connection.explain(error))?;
+    Ok(Change::Updated(differences))
+}
+
+fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// A line on each setting that differs.
+fn differences(present: &Config, wanted: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut compare = |name: &str, present: &dyn Debug, wanted: &dyn Debug| {
+        let (present, wanted) = (format!("{present:?}"), format!("{wanted:?}"));
+        if present != wanted {
+            lines.push(format!("{name} is {present}, not {wanted}"));
+        }
+    };
+    let plain = |config: &Config| config.compression.clone().unwrap_or(Compression::None);
+    compare("subjects", &present.subjects, &wanted.subjects);
+    compare("replicas", &present.num_replicas, &wanted.num_replicas);
+    compare("messages per subject", &present.max_messages_per_subject, &wanted.max_messages_per_subject);
+    compare("size in bytes", &present.max_bytes, &wanted.max_bytes);
+    compare("age", &present.max_age, &wanted.max_age);
+    compare("discard", &present.discard, &wanted.discard);
+    compare("retention", &RetentionPolicy::Limits, &present.retention);
+    compare("storage", &present.storage, &wanted.storage);
+    compare("compression", &plain(present), &plain(wanted));
+    if !wanted.duplicate_window.is_zero() {
+        compare("window for doubles", &present.duplicate_window, &wanted.duplicate_window);
+    }
+    lines
+}
+
+/// Part of a client in the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Publishes its own events and state, and reads models.
+    Sensor,
+    /// Publishes models, and which group runs which.
+    Curator,
+    /// Reads events and states.
+    Reader,
+    /// May do everything: `spiked fleet init`.
+    Admin,
+}
+
+impl Role {
+    /// Subjects that the role's client `name` may publish to, requests to JetStream included.
+    pub fn publishes(self, name: &str) -> Vec<String> {
+        let read_bucket = |stream: String| {
+            vec![
+                format!("$JS.API.STREAM.INFO.{stream}"),
+                format!("$JS.API.DIRECT.GET.{stream}.>"),
+                format!("$JS.API.STREAM.MSG.GET.{stream}"),
+                format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+                format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
+                format!("$JS.FC.{stream}.>"),
+            ]
+        };
+        let models = || {
+            let mut subjects = read_bucket(format!("OBJ_{MODELS_STORE}"));
+            subjects.extend(read_bucket(format!("KV_{FLEET_BUCKET}")));
+            subjects
+        };
+        let status = format!("KV_{STATUS_BUCKET}");
+        match self {
+            Self::Sensor => {
+                let mut subjects = models();
+                subjects.push(format!("{EVENTS_SUBJECT}.{name}.*"));
+                subjects.push(format!("$KV.{STATUS_BUCKET}.{name}"));
+                subjects.push(format!("$JS.API.STREAM.INFO.{status}"));
+                // By which `spiked check` learns whether the stream exists.
+                subjects.push(format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"));
+                subjects
+            }
+            Self::Curator => {
+                let mut subjects = models();
+                subjects.extend(read_bucket(status));
+                subjects.push(format!("$KV.{FLEET_BUCKET}.>"));
+                subjects.push(format!("$O.{MODELS_STORE}.>"));
+                subjects.push(format!("$JS.API.STREAM.PURGE.OBJ_{MODELS_STORE}"));
+                subjects
+            }
+            Self::Reader => {
+                let mut subjects = read_bucket(EVENTS_STREAM.into());
+                subjects.push(format!("$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>"));
+                subjects.push(format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>"));
+                subjects.extend(read_bucket(status));
+                subjects.extend(read_bucket(format!("KV_{FLEET_BUCKET}")));
+                subjects
+            }
+            Self::Admin => vec![">".into()],
+        }
+    }
+
+    /// Subjects that the role's client `name` may subscribe to.
+    pub fn subscribes(self, name: &str) -> Vec<String> {
+        if self == Self::Admin { vec![">".into()] } else { vec![format!("_INBOX.{name}.>")] }
+    }
+}
+
+/// How the server identifies clients.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// By a name in the client's certificate: PEM files of the server's certificate, its key, and the authority's certificate.
+    Certificates {
+        /// The server's certificate.
+        certificate: String,
+        /// Its key.
+        key: String,
+        /// The authority that signed the certificates of clients.
+        ca_certificate: String,
+    },
+    /// By a password, in the URL of the server: `nats://NAME:PASSWORD@HOST`; one for each client.
+    Passwords(Vec<String>),
+}
+
+/// A settings file of nats-server with the permissions of all clients.
+pub fn server_settings(clients: &[(Role, String)], identity: &Identity) -> String {
+    let mut text = String::from(
+        "# Settings of nats-server, made by `spiked fleet init`: one user for each client, with the subjects of its role.\n\
+         jetstream {\n  store_dir: \"/var/lib/nats\"\n  # Acknowledge events when they are on the disk, at a third of the rate.\n  \
+         # sync_interval: always\n}\n",
+    );
+    if let Identity::Certificates { certificate, key, ca_certificate } = identity {
+        text.push_str(&format!(
+            "tls {{\n  cert_file: {certificate:?}\n  key_file: {key:?}\n  ca_file: {ca_certificate:?}\n  verify_and_map: true\n}}\n"
+        ));
+    }
+    text.push_str("authorization {\n  users: [\n");
+    for (index, (role, name)) in clients.iter().enumerate() {
+        let password = match identity {
+            Identity::Passwords(passwords) => passwords.get(index).map_or_else(String::new, |p| format!(", password: {p:?}")),
+            Identity::Certificates { .. } => String::new(),
+        };
+        let list = |subjects: Vec<String>| subjects.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!(
+            "    # {role:?}\n    {{ user: {name:?}{password}, permissions: {{\n      publish: [{}]\n      subscribe: [{}]\n    }} }}\n",
+            list(role.publishes(name)),
+            list(role.subscribes(name)),
+        ));
+    }
+    text.push_str("  ]\n}\n");
+    text
+}

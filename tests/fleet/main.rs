@@ -1,0 +1,7 @@
+//! Tests of the fleet with real nats-server processes on loopback ports.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod events;
+mod servers;
+mod setup;
