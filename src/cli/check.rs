@@ -1,9 +1,18 @@
 //! `spiked check`: validates the settings, models, filters and folders that `spiked run` would use.
 
+#[cfg(feature = "fleet")]
+use std::path::Path;
+
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
+#[cfg(feature = "fleet")]
+use crate::config::FleetConfig;
 use crate::daemon;
+#[cfg(feature = "fleet")]
+use crate::fleet::check;
+#[cfg(feature = "fleet")]
+use crate::fleet::connection::{FleetError, runtime};
 
 use super::Exit;
 use super::run::ConfigArgs;
@@ -26,6 +35,13 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
     };
     preflight.warnings.iter().for_each(|w| eprintln!("spiked: {}: {w}", source.path.display()));
+    #[cfg(feature = "fleet")]
+    if let Some(fleet) = &config.fleet {
+        let exit = check_fleet(fleet, &source.path)?;
+        if exit != Exit::Ok {
+            return Ok(exit);
+        }
+    }
     let classes: usize = preflight.models.iter().map(|m| m.classes.len()).sum();
     say!(
         "{}: ok: {} models with {classes} classes, {} policies, {} sinks",
@@ -34,5 +50,20 @@ pub fn run(args: &Args) -> Result<Exit> {
         config.policies.len(),
         config.sinks.len()
     );
+    Ok(Exit::Ok)
+}
+
+/// Asks the servers of the fleet for their version and permissions. That none can be reached is no mistake of the settings.
+#[cfg(feature = "fleet")]
+fn check_fleet(config: &FleetConfig, path: &Path) -> Result<Exit> {
+    let path = path.display();
+    match runtime()?.block_on(check::check(config)) {
+        Ok(version) => say!("{path}: fleet: ok: nats-server {version}, events of '{}' may be published", config.sensor),
+        Err(error @ FleetError::Connection(_)) => eprintln!("spiked: {path}: fleet: not checked, no server can be reached: {error}"),
+        Err(error) => {
+            eprintln!("spiked: {path}: fleet: {error}");
+            return Ok(if matches!(error, FleetError::Permission(_)) { Exit::NoPrivilege } else { Exit::Misconfigured });
+        }
+    }
     Ok(Exit::Ok)
 }

@@ -1,0 +1,45 @@
+//! What `spiked check` asks the servers: their version, and whether this sensor may publish.
+
+use std::future::IntoFuture as _;
+
+use async_nats::jetstream::{self, ErrorCode, context::PublishErrorKind, message::PublishMessage};
+
+use crate::config::FleetConfig;
+
+use super::connection::{Connection, FleetError, chain};
+use super::event_subject;
+
+/// Name of a stream that does not exist: a message that expects it is answered and never stored.
+const NO_STREAM: &str = "SPIKED_CHECK";
+
+/// Tries, without a trace, to publish an event of the sensor; returns the version of the server.
+///
+/// # Errors
+/// No server can be reached, it is too old, it does not allow the publish, or no stream takes events.
+pub async fn check(config: &FleetConfig) -> Result<String, FleetError> {
+    let connection = Connection::open(config, &config.sensor).await?;
+    let context = jetstream::new(connection.client.clone());
+    let message = PublishMessage::build().expected_stream(NO_STREAM).payload("{}".into());
+    let sent = context.send_publish(event_subject(&config.sensor, "detection"), message).await;
+    let answer = match sent {
+        Ok(answer) => tokio::select! {
+            answer = answer.into_future() => answer,
+            violation = connection.errors.violation() => return Err(violation),
+        },
+        Err(error) => Err(error),
+    };
+    match answer {
+        Err(error) if is_expected(&error) => Ok(connection.client.server_info().version),
+        Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
+            Err(FleetError::Server("no stream takes the events; run `spiked fleet init`".into()))
+        }
+        Err(error) => Err(FleetError::Server(chain(&error))),
+        Ok(answer) => Err(FleetError::Server(format!("the stream {} stored a message that it should have refused", answer.stream))),
+    }
+}
+
+/// Whether the answer is that the message expected another stream.
+fn is_expected(error: &jetstream::context::PublishError) -> bool {
+    let answer = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    answer.is_some_and(|answer| answer.error_code() == ErrorCode::STREAM_NOT_MATCH)
+}
