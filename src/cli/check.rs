@@ -59,7 +59,9 @@ fn check_fleet(config: &FleetConfig, path: &Path) -> Result<Exit> {
     let path = path.display();
     match runtime()?.block_on(check::check(config)) {
         Ok(version) => say!("{path}: fleet: ok: nats-server {version}, events of '{}' may be published", config.sensor),
-        Err(error @ FleetError::Connection(_)) => eprintln!("spiked: {path}: fleet: not checked, no server can be reached: {error}"),
+        Err(error @ FleetError::Connection(_)) => {
+            eprintln!("spiked: {path}: fleet: not checked, no server can be reached: {error}")
+        }
         Err(error) => {
             eprintln!("spiked: {path}: fleet: {error}");
             return Ok(if matches!(error, FleetError::Permission(_)) { Exit::NoPrivilege } else { Exit::Misconfigured });

@@ -34,7 +34,9 @@ pub async fn check(config: &FleetConfig) -> Result<String, FleetError> {
             Err(FleetError::Server("no stream takes the events; run `spiked fleet init`".into()))
         }
         Err(error) => Err(FleetError::Server(chain(&error))),
-        Ok(answer) => Err(FleetError::Server(format!("the stream {} stored a message that it should have refused", answer.stream))),
+        Ok(answer) => {
+            Err(FleetError::Server(format!("the stream {} stored a message that it should have refused", answer.stream)))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -104,7 +104,7 @@ impl Connection {
         let client = match connecting.await {
             Ok(Ok(client)) => client,
             Ok(Err(error)) => return Err(connect_error(config, &error)),
-            Err(_) => return Err(FleetError::Connection(format!("{}: no server answers", config.servers.join(", ")))),
+            Err(_) => return Err(FleetError::Connection(format!("{}: no server answers", hosts(config)))),
         };
         let (major, minor, patch) = OLDEST_SERVER;
         if !client.is_server_compatible(major, minor, patch) {
@@ -121,6 +121,11 @@ impl Connection {
 
 async fn options(config: &FleetConfig, name: &str, errors: &Arc<ServerErrors>) -> Result<ConnectOptions, FleetError> {
     let mut options = ConnectOptions::new();
+    // The client ignores the user of a URL.
+    let addresses = config.servers.iter().filter_map(|server| server.parse::<ServerAddr>().ok());
+    if let Some((user, password)) = addresses.filter(ServerAddr::has_user_pass).find_map(user_and_password) {
+        options = options.user_and_password(user, password);
+    }
     if let Some(path) = &config.credentials {
         options = options.credentials_file(path).await.map_err(|source| file_error(path, source))?;
     }
@@ -143,6 +148,19 @@ async fn options(config: &FleetConfig, name: &str, errors: &Arc<ServerErrors>) -
         }))
 }
 
+fn user_and_password(address: ServerAddr) -> Option<(String, String)> {
+    Some((address.username()?.into(), address.password().unwrap_or_default().into()))
+}
+
+/// The servers without users and passwords, for messages.
+fn hosts(config: &FleetConfig) -> String {
+    let host = |server: &String| match server.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
+        None => server.clone(),
+    };
+    config.servers.iter().map(host).collect::<Vec<_>>().join(", ")
+}
+
 fn readable(path: &Path) -> Result<&Path, FleetError> {
     std::fs::File::open(path).map_err(|source| file_error(path, source))?;
     Ok(path)
@@ -157,7 +175,7 @@ fn connect_error(config: &FleetConfig, error: &async_nats::ConnectError) -> Flee
     if matches!(error.kind(), async_nats::ConnectErrorKind::AuthorizationViolation) {
         return FleetError::Permission(text);
     }
-    FleetError::Connection(format!("{}: {text}", config.servers.join(", ")))
+    FleetError::Connection(format!("{}: {text}", hosts(config)))
 }
 
 /// An error and its causes, each once.

@@ -1,9 +1,13 @@
 //! Tests of `spiked fleet init` and of the permissions that it writes.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use spiked::export::sink::{SinkHandle, Target};
 
-use super::common::{spiked, wait_for};
-use super::servers::{Server, fleet, init, sensor};
+use super::common::running::{Running, endless};
+use super::common::{installed, spiked, wait_for};
+use super::servers::{Server, fleet, init, nats_server, sensor};
 
 #[test]
 fn init_is_idempotent_and_lists_what_differs() {
@@ -67,4 +71,71 @@ fn a_forbidden_publish_is_reported_as_a_permission() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("ermission"), "{refused:?}");
     let refused = fleet(&["init", "--server", &url("soc"), "--name", "soc"]);
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+}
+
+/// Makes two authorities, `good` and `other`, and certificates of the first for a server, an operator and a sensor.
+const CERTIFICATES: &str = r#"set -e
+key="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+for authority in good other; do
+  openssl req -x509 $key -days 2 -subj /CN=$authority -keyout $authority.key -out $authority.pem
+done
+for name in server operator north; do
+  openssl req $key -subj /CN=$name -keyout $name.key -out $name.csr
+  printf 'subjectAltName=DNS:%s,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' $name > $name.ext
+  openssl x509 -req -in $name.csr -CA good.pem -CAkey good.key -CAcreateserial -days 2 -extfile $name.ext -out $name.pem
+done"#;
+
+/// Settings of a daemon that publishes over TLS and trusts the authority `ca`.
+fn tls_settings(folder: &Path, ca: &str, port: u16) -> PathBuf {
+    let root = folder.display();
+    std::fs::create_dir_all(folder.join(format!("{ca}/spool"))).expect("a folder");
+    let more = format!(
+        "[[sinks]]\ntype = \"nats\"\n[fleet]\nservers = [\"tls://127.0.0.1:{port}\"]\nsensor = \"north\"\n\
+         ca_certificate = \"{root}/{ca}.pem\"\ncertificate = \"{root}/north.pem\"\nkey = \"{root}/north.key\"\n\
+         spool = \"{root}/{ca}/spool\"\n"
+    );
+    endless(&folder.join(ca), &more)
+}
+
+#[test]
+fn tls_names_the_client_and_a_bad_certificate_shows_in_status_and_metrics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    if nats_server().is_none() || !installed("openssl", "openssl") {
+        return;
+    }
+    let made = Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder.path()).output().expect("sh");
+    assert!(made.status.success(), "{made:?}");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let written = folder.path().join("users.conf");
+    let files = [path("server.pem"), path("server.key"), path("good.pem")];
+    let mut command = spiked();
+    command.args(["fleet", "server-config", "--sensor", "north", "--out"]).arg(&written).arg("--tls").args(&files);
+    assert!(command.output().expect("it runs").status.success());
+    let settings = std::fs::read_to_string(&written).expect("written");
+    let (_, tls) = settings.split_once("tls {").expect("TLS");
+    let Some(server) = Server::alone(folder.path(), &format!("tls {{{tls}")) else { return };
+    let url = format!("tls://127.0.0.1:{}", server.port);
+    let operator =
+        ["--ca-certificate", &path("good.pem"), "--certificate", &path("operator.pem"), "--key", &path("operator.key")];
+    let made = init(&url, &operator);
+    assert!(made.status.success(), "{made:?}");
+
+    let check = |settings: &Path| spiked().args(["check", "--config"]).arg(settings).output().expect("it runs");
+    let good = tls_settings(folder.path(), "good", server.port);
+    let output = check(&good);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("fleet: ok: nats-server 2."), "{output:?}");
+    let mut daemon = Running::start(&good, |_| {});
+    let written = |status: &serde_json::Value| status["sinks"][0]["written"].as_u64().unwrap_or(0);
+    daemon.wait("events are acknowledged", |status| written(status) > 100);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let read = fleet(&[&["tail", "--once", "--server", &url][..], &operator].concat());
+    assert!(read.stdout.iter().filter(|byte| **byte == b'\n').count() > 100, "{:?}", read.stderr);
+
+    let bad = tls_settings(folder.path(), "other", server.port);
+    let daemon = Running::start(&bad, |_| {});
+    let trouble = |status: &serde_json::Value| status["sinks"][0]["trouble"].as_str().unwrap_or_default().to_lowercase();
+    daemon.wait("the certificate is in the status", |status| trouble(status).contains("certificate"));
+    let metrics = daemon.get("/metrics").expect("metrics");
+    assert!(metrics.contains("spiked_sink_failing{sink=\"nats\"} 1"), "{metrics}");
 }
