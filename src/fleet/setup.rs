@@ -170,6 +170,7 @@ impl Role {
                 format!("$JS.API.STREAM.INFO.{stream}"),
                 format!("$JS.API.DIRECT.GET.{stream}.>"),
                 format!("$JS.API.STREAM.MSG.GET.{stream}"),
+                format!("$JS.API.CONSUMER.CREATE.{stream}"),
                 format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
                 format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
                 format!("$JS.FC.{stream}.>"),

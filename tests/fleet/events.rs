@@ -168,11 +168,11 @@ fn the_leader_of_three_servers_is_killed_and_no_event_is_lost() {
     assert!(init(&urls[0], &["--replicas", "3"]).status.success());
     let config = sensor("north", &urls, folder.path());
     let sink = start(&config);
-    let mut next = load(&sink, 0, 5000, Duration::from_secs(2));
+    let mut next = load(&sink, 0, 20_000, Duration::from_secs(2));
     let leader = leader(&urls);
     let at = servers.iter().position(|server| server.name() == leader).expect("one of the three");
     servers[at].kill();
-    next = load(&sink, next, 5000, Duration::from_secs(5));
+    next = load(&sink, next, 20_000, Duration::from_secs(5));
     let status = drained(&sink);
     assert_eq!((status.written, dropped(&status)), (next as u64, 0));
     each_once(&numbers(&urls[(at + 1) % 3]), next);

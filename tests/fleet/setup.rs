@@ -6,7 +6,7 @@ use std::process::Command;
 use spiked::export::sink::{SinkHandle, Target};
 
 use super::common::running::{Running, endless};
-use super::common::{installed, spiked, wait_for};
+use super::common::{fixture, installed, spiked, wait_for};
 use super::servers::{Server, fleet, init, nats_server, sensor};
 
 #[test]
@@ -60,6 +60,21 @@ fn a_forbidden_publish_is_reported_as_a_permission() {
     };
     let allowed = publish(sensor("north", &[url("north")], folder.path()));
     assert_eq!((allowed.written, &allowed.last_error), (1, &None), "{allowed:?}");
+    let check = |name: &str, sensor: &str| {
+        let text = format!(
+            "[replay]\ncaptures = [{:?}]\n[fleet]\nservers = [{:?}]\nsensor = {sensor:?}\n",
+            fixture("captures/mixed.pcapng"),
+            url(name)
+        );
+        let settings = folder.path().join("spiked.toml");
+        std::fs::write(&settings, text).expect("written");
+        spiked().args(["check", "--config"]).arg(settings).output().expect("it runs")
+    };
+    let output = check("north", "north");
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("fleet: ok"), "{output:?}");
+    let output = check("north", "south");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ermission"), "{output:?}");
     // As another sensor than the permissions are for.
     let error = publish(sensor("south", &[url("north")], folder.path())).last_error.expect("an error");
     assert!(error.contains("permission denied by the server"), "{error}");
