@@ -2,7 +2,7 @@
 # Builds the .deb into target/debian: sh deploy/debian/build.sh (needs cargo-deb: cargo install --locked cargo-deb)
 set -eu
 cd "$(dirname "$0")/../.."
-cargo build --release --locked --quiet
+cargo build --release --locked --features fleet --quiet
 out=target/package
 rm -rf "$out"
 mkdir -p "$out/man"

@@ -197,8 +197,6 @@ pub struct FleetConfig {
     pub spool: Option<PathBuf>,
     /// Maximum size of the spool, in MiB.
     pub spool_mib: u64,
-    /// Folder of the last verified copies of the fleet's models; `None`: models come from `models` alone.
-    pub models: Option<PathBuf>,
     /// Public keys of minisign, of which one must have signed a model.
     pub trusted_keys: Vec<String>,
 }

@@ -168,7 +168,6 @@ pub struct RawFleet {
     pub key: Maybe<String>,
     pub spool: Maybe<String>,
     pub spool_mib: Maybe<i64>,
-    pub models: Maybe<String>,
     pub trusted_keys: Maybe<Vec<Spanned<String>>>,
 }
 

@@ -46,10 +46,8 @@ pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
     if let Some(learned) = &config.learning.folder {
         folder("learning.folder", learned, &mut wrong);
     }
-    if let Some(fleet) = &config.fleet {
-        for (setting, path) in [("fleet.spool", &fleet.spool), ("fleet.models", &fleet.models)] {
-            path.iter().for_each(|path| folder(setting, path, &mut wrong));
-        }
+    if let Some(spool) = config.fleet.as_ref().and_then(|fleet| fleet.spool.as_ref()) {
+        folder("fleet.spool", spool, &mut wrong);
     }
     if let Some(evidence) = &config.evidence {
         folder("evidence.folder", &evidence.folder, &mut wrong);

@@ -168,6 +168,31 @@ fn environment_variables_are_keys_in_capitals() {
     assert!(error.to_string().contains("SPIKED_METRICS_ADRESS"), "{error}");
 }
 
+#[test]
+fn the_fleet_is_validated_where_it_is_built_in() {
+    let text = format!(
+        "{ETH0}[[sinks]]\ntype = \"nats\"\n[fleet]\nservers = [\"http://a\"]\nsensor = \"a.b\"\nkey = \"/k\"\ntrusted_keys = [\"RW\"]\n"
+    );
+    let mistakes = parse(&text, &[]).expect_err("mistakes");
+    let wanted: &[(&str, &str)] = if cfg!(feature = "fleet") {
+        &[
+            ("spiked.toml:4:8: ", "set fleet.spool"),
+            ("spiked.toml:6:12: ", "'http://a' is not a valid server"),
+            ("spiked.toml:7:10: ", "fleet.sensor = 'a.b' is not a valid name"),
+            ("spiked.toml:8:7: ", "fleet.certificate and fleet.key belong together"),
+            ("spiked.toml:9:17: ", "'RW' is not a public key of minisign"),
+        ]
+    } else {
+        &[("spiked.toml:4:8: ", "built without the fleet; the Debian package and the container image have it")]
+    };
+    assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+    for ((place, what), mistake) in wanted.iter().zip(&mistakes) {
+        assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
+    }
+    let mistakes = parse(&format!("{ETH0}[fleet]\ngroup = \"edge\"\n"), &[]).expect_err("no servers");
+    assert!(mistakes[0].contains("fleet.servers is not set"), "{mistakes:?}");
+}
+
 /// A commented key, `#key = value`, and whether it is marked as an example.
 fn commented(line: &str) -> Option<(&str, bool)> {
     let rest = line.strip_prefix('#')?;

@@ -170,6 +170,8 @@ fn the_leader_of_three_servers_is_killed_and_no_event_is_lost() {
     let sink = start(&config);
     let mut next = load(&sink, 0, 20_000, Duration::from_secs(2));
     let leader = leader(&urls);
+    let before = sink.status().written;
+    println!("{:.0} events/s acknowledged, three copies, 20,000 offered", before as f64 / 2.0);
     let at = servers.iter().position(|server| server.name() == leader).expect("one of the three");
     servers[at].kill();
     next = load(&sink, next, 20_000, Duration::from_secs(5));

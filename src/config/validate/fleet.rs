@@ -41,13 +41,6 @@ impl Check {
                 "a sink of type \"nats\" needs a folder for events that no server has acknowledged; set fleet.spool",
             );
         }
-        if let (Some(folder), None) = (&typed.models, &typed.trusted_keys) {
-            self.missing(
-                folder.span().start,
-                "trusted_keys",
-                "fleet.models needs fleet.trusted_keys, the public keys of those who may sign models",
-            );
-        }
         Some(FleetConfig {
             servers: servers.into_inner().into_iter().map(|server| self.server(server)).collect(),
             sensor: self.sensor_name(typed.sensor, at),
@@ -60,7 +53,6 @@ impl Check {
             client_certificate: self.client_certificate(typed.certificate, typed.key),
             spool: path(typed.spool),
             spool_mib: self.number("fleet.spool_mib", &typed.spool_mib, 256, 1..=1 << 20, "MiB"),
-            models: path(typed.models),
             trusted_keys: self.trusted_keys(typed.trusted_keys),
         })
     }
@@ -119,8 +111,7 @@ impl Check {
     fn trusted_keys(&mut self, typed: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
         let mut keys = Vec::new();
         for key in typed.map(Spanned::into_inner).unwrap_or_default() {
-            // 2 bytes of algorithm, 8 of key id and 32 of key, in base 64.
-            if key.get_ref().len() != 56 || !key.get_ref().starts_with("RW") {
+            if !is_public_key(key.get_ref()) {
                 let wrong =
                     format!("'{key}' is not a public key of minisign; give the second line of a .pub file, which begins with RW");
                 self.wrong(key.span().start, wrong);
@@ -131,6 +122,18 @@ impl Check {
     }
 }
 
+/// Whether a text is a public key of minisign.
+#[cfg(feature = "fleet")]
+fn is_public_key(text: &str) -> bool {
+    minisign_verify::PublicKey::from_base64(text).is_ok()
+}
+
+/// Without the feature, the settings of the fleet are rejected as a whole.
+#[cfg(not(feature = "fleet"))]
+fn is_public_key(_: &str) -> bool {
+    true
+}
+
 /// Place of a sink's type if it is "nats".
 fn nats_sink(sink: &Spanned<RawSink>) -> Option<usize> {
     sink.get_ref().r#type.as_ref().filter(|kind| *kind.get_ref() == SinkType::Nats).map(|kind| kind.span().start)
@@ -138,16 +141,8 @@ fn nats_sink(sink: &Spanned<RawSink>) -> Option<usize> {
 
 /// Place of a key that has no effect without servers.
 fn any_key(typed: &RawFleet) -> Option<usize> {
-    let texts = [
-        &typed.sensor,
-        &typed.group,
-        &typed.credentials,
-        &typed.ca_certificate,
-        &typed.certificate,
-        &typed.key,
-        &typed.spool,
-        &typed.models,
-    ];
+    let texts =
+        [&typed.sensor, &typed.group, &typed.credentials, &typed.ca_certificate, &typed.certificate, &typed.key, &typed.spool];
     let texts = texts.into_iter().flatten().map(|key| key.span().start);
     let others = [typed.spool_mib.as_ref().map(|key| key.span().start), typed.trusted_keys.as_ref().map(|key| key.span().start)];
     texts.chain(others.into_iter().flatten()).min()
