@@ -130,24 +130,26 @@ impl Spool {
         let mut written = 0;
         let mut buffer = Vec::new();
         let mut events = events.into_iter().peekable();
-        while events.peek().is_some() {
+        while let Some((event, text)) = events.peek() {
             buffer.clear();
-            let room = match self.writable() {
-                Ok(room) => room,
-                Err(error) => return (written, Some(error)),
-            };
+            let room = self.limit.saturating_sub(self.segments.iter().map(|segment| segment.bytes).sum());
+            if (event.len() + text.len() + 2) as u64 > room {
+                return (written, Some(self.full()));
+            }
+            if let Err(error) = self.open_segment() {
+                return (written, Some(error));
+            }
             let mut records = 0;
-            while let Some((event, text)) =
-                events.next_if(|(event, text)| (buffer.len() + event.len() + text.len() + 2) as u64 <= room)
-            {
+            // A segment ends with the record that reaches its size.
+            let end = SEGMENT - self.segments.back().map_or(0, |last| last.bytes);
+            let fits =
+                |length: u64, event: &str, text: &str| length < end && length + (event.len() + text.len() + 2) as u64 <= room;
+            while let Some((event, text)) = events.next_if(|(event, text)| fits(buffer.len() as u64, event, text)) {
                 buffer.extend_from_slice(event.as_bytes());
                 buffer.push(b'\t');
                 buffer.extend_from_slice(text.as_bytes());
                 buffer.push(b'\n');
                 records += 1;
-            }
-            if records == 0 {
-                return (written, Some(self.full()));
             }
             if let Err(error) = self.write(&buffer, records) {
                 return (written, Some(error));
@@ -161,16 +163,15 @@ impl Spool {
         io::Error::new(io::ErrorKind::StorageFull, format!("the spool has reached its maximum of {} MiB", self.limit >> 20))
     }
 
-    /// Makes the last segment one that can be appended to; returns the number of bytes that the limit leaves.
-    fn writable(&mut self) -> io::Result<u64> {
-        let used: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+    /// Makes the last segment one that can be appended to.
+    fn open_segment(&mut self) -> io::Result<()> {
         let fits = self.segments.back().is_some_and(|last| last.boot == self.boot && last.bytes < SEGMENT);
         if !fits {
             let path = self.folder.join(format!("{}-{:012}.{EXTENSION}", self.boot, self.next));
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o640).open(&path)?;
             self.segments.push_back(Segment { path, file, boot: self.boot.clone(), first: self.next, bytes: 0 });
         }
-        Ok(self.limit.saturating_sub(used))
+        Ok(())
     }
 
     fn write(&mut self, buffer: &[u8], records: u64) -> io::Result<()> {
