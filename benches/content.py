@@ -240,7 +240,7 @@ def protocols_model(options, spiked, extra):
         root.mkdir()
         for entry in [*options.data.iterdir(), HERE / "fixtures/protocols"]:
             (root / entry.name).symlink_to(entry)
-    recorded = [{**row, "capture": f"protocols/{row['capture']}"} for row in load([root / "protocols/labels.csv"])]
+    recorded = [{**row, "capture": f"protocols/{row['capture']}"} for row in load([root / "protocols/labels.csv"]) if row["label"] != "redis"]
     rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + recorded + extra
     return spiked.train(rows, root, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5)
 

@@ -12,7 +12,8 @@ fixtures=$(cd "$models/../../fixtures" && pwd)
 # The recordings of this project beside the captures of DATA.
 mkdir "$work/captures"
 ln -s "$data"/* "$fixtures/behaviours/train" "$fixtures/protocols" "$work/captures"
-sed '1!s#^#protocols/#' "$fixtures/protocols/labels.csv" > "$work/protocols.csv"
+# Redis is the protocol that the README teaches, so the model must not know it.
+grep -v ',redis$' "$fixtures/protocols/labels.csv" | sed '1!s#^#protocols/#' > "$work/protocols.csv"
 status=0
 # Exit code 1: a capture is cut or a labelled stream is missing, as for some of these captures.
 train() { "$spiked" train --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
