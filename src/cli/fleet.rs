@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use crate::config::{FleetConfig, is_token};
 use crate::fleet::connection::{Connection, runtime};
-use crate::fleet::setup::{self, Change, Identity, Role, Sizes};
+use crate::fleet::setup::{self, Change, Identity, Role};
 use crate::fleet::tail::{self, Selection};
 
 use super::Exit;
@@ -67,23 +67,20 @@ impl ServerArgs {
     }
 }
 
-/// Makes the streams and buckets; does nothing about those that are as they should be, and lists what differs
+/// Makes the stream of events; if there is one, lists what differs
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked fleet init --server tls://nats.example.org:4222 --replicas 3\n\n\
     Exit code 1 if something differs and --update is not given.")]
 struct InitArgs {
     #[command(flatten)]
     servers: ServerArgs,
-    /// Copies of each stream, on as many servers
+    /// Copies of the stream, on as many servers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: u8,
     /// Size of the stream of events at which the oldest are removed, in MiB
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
     events_mib: u32,
-    /// Maximum size of the store of models, in MiB
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
-    models_mib: u32,
-    /// Change streams and buckets that differ
+    /// Change what differs
     #[arg(long)]
     update: bool,
 }
@@ -100,9 +97,6 @@ struct ServerConfigArgs {
     /// Name of a sensor, as fleet.sensor; may be repeated
     #[arg(long = "sensor", value_name = "NAME")]
     sensors: Vec<String>,
-    /// Name of a client that publishes models; may be repeated
-    #[arg(long = "curator", value_name = "NAME")]
-    curators: Vec<String>,
     /// Name of a client that reads events; may be repeated
     #[arg(long = "reader", value_name = "NAME")]
     readers: Vec<String>,
@@ -147,30 +141,23 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 async fn init(args: &InitArgs) -> Result<Exit> {
     let connection = args.servers.connect().await?;
-    let sizes = Sizes {
-        replicas: args.replicas.into(),
-        event_bytes: i64::from(args.events_mib) << 20,
-        model_bytes: i64::from(args.models_mib) << 20,
-    };
-    let mut exit = Exit::Ok;
-    for wanted in setup::streams(&sizes) {
-        let name = &wanted.name;
-        match setup::ensure(&connection, &wanted, args.update).await.with_context(|| name.clone())? {
-            Change::Created => say!("{name}: created"),
-            Change::Unchanged => say!("{name}: ok"),
-            Change::Updated(lines) => lines.iter().for_each(|line| say!("{name}: updated: {line}")),
-            Change::Different(lines) => {
-                exit = Exit::Partly;
-                lines.iter().for_each(|line| say!("{name}: {line}; change it with --update"));
-            }
+    let wanted = setup::event_stream(args.replicas.into(), i64::from(args.events_mib) << 20);
+    let name = &wanted.name;
+    match setup::ensure(&connection, &wanted, args.update).await.with_context(|| name.clone())? {
+        Change::Created => say!("{name}: created"),
+        Change::Unchanged => say!("{name}: ok"),
+        Change::Updated(lines) => lines.iter().for_each(|line| say!("{name}: updated: {line}")),
+        Change::Different(lines) => {
+            lines.iter().for_each(|line| say!("{name}: {line}; change it with --update"));
+            return Ok(Exit::Partly);
         }
     }
-    Ok(exit)
+    Ok(Exit::Ok)
 }
 
 fn server_config(args: &ServerConfigArgs) -> Result<Exit> {
     let mut clients = vec![(Role::Admin, args.admin.clone())];
-    for (role, names) in [(Role::Sensor, &args.sensors), (Role::Curator, &args.curators), (Role::Reader, &args.readers)] {
+    for (role, names) in [(Role::Sensor, &args.sensors), (Role::Reader, &args.readers)] {
         clients.extend(names.iter().map(|name| (role, name.clone())));
     }
     for (index, (_, name)) in clients.iter().enumerate() {

@@ -185,8 +185,6 @@ pub struct FleetConfig {
     pub servers: Vec<String>,
     /// Name of this sensor in subjects: letters, digits, `-` and `_`.
     pub sensor: String,
-    /// Group of sensors that run the same models.
-    pub group: String,
     /// NATS credentials file (a JWT and its seed).
     pub credentials: Option<PathBuf>,
     /// PEM file with the certificates of the authority that signed the servers' certificates; `None`: those of the system.
@@ -197,8 +195,6 @@ pub struct FleetConfig {
     pub spool: Option<PathBuf>,
     /// Maximum size of the spool, in MiB.
     pub spool_mib: u64,
-    /// Public keys of minisign, of which one must have signed a model.
-    pub trusted_keys: Vec<String>,
 }
 
 /// Action for the streams of a class, optionally restricted to some addresses and ports.
@@ -328,7 +324,7 @@ impl Default for MetricsConfig {
     }
 }
 
-/// Whether a name can be one token of a subject and of a key in a bucket of NATS.
+/// Whether a name can be one token of a subject of NATS.
 pub(crate) fn is_token(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }

@@ -161,14 +161,12 @@ pub enum Facility {
 pub struct RawFleet {
     pub servers: Maybe<Vec<Spanned<String>>>,
     pub sensor: Maybe<String>,
-    pub group: Maybe<String>,
     pub credentials: Maybe<String>,
     pub ca_certificate: Maybe<String>,
     pub certificate: Maybe<String>,
     pub key: Maybe<String>,
     pub spool: Maybe<String>,
     pub spool_mib: Maybe<i64>,
-    pub trusted_keys: Maybe<Vec<Spanned<String>>>,
 }
 
 /// `[metrics]`.

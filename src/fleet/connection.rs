@@ -18,7 +18,7 @@ use crate::config::FleetConfig;
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of pings, by which a dead connection is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// Oldest version of the servers: key-value buckets need the API of 2.10.
+/// Oldest version of the servers that is supported.
 pub const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 0);
 
 /// Error of the fleet.

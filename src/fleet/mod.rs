@@ -3,9 +3,6 @@
 //! | name | kind | content |
 //! | --- | --- | --- |
 //! | `SPIKED_EVENTS`, subjects `spiked.events.SENSOR.TYPE` | stream | events, with the header `Nats-Msg-Id: SENSOR-START-NUMBER` |
-//! | `spiked-models` | object store | model files, named by their SHA-256 |
-//! | `spiked-fleet` | key-value bucket | which model each group of sensors is to run |
-//! | `spiked-status` | key-value bucket | what each sensor runs, for a minute |
 //!
 //! Streams, deduplication, retention and permissions are the servers'. An event that was acknowledged is kept by a quorum of the stream's
 //! servers; an event that was not is in the sensor's [`spool`] and is sent again with the same id, so readers may see an id twice and drop
@@ -22,12 +19,6 @@ pub mod tail;
 pub const EVENTS_STREAM: &str = "SPIKED_EVENTS";
 /// Subjects of events begin with it.
 pub const EVENTS_SUBJECT: &str = "spiked.events";
-/// Object store of model files.
-pub const MODELS_STORE: &str = "spiked-models";
-/// Key-value bucket of the models that groups run.
-pub const FLEET_BUCKET: &str = "spiked-fleet";
-/// Key-value bucket of the states of sensors.
-pub const STATUS_BUCKET: &str = "spiked-status";
 
 /// Subject of a sensor's events of a type.
 pub fn event_subject(sensor: &str, event: &str) -> String {

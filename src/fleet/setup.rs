@@ -1,35 +1,18 @@
-//! What `spiked fleet init` makes on the servers: streams and buckets, and permissions for each role.
-//!
-//! Buckets are streams too (`KV_` and `OBJ_` before their names), so all are made and compared in one way.
+//! What `spiked fleet init` makes on the servers: the stream of events, and permissions for each role.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Compression, Config, RetentionPolicy};
 use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind};
 
 use super::connection::{Connection, FleetError};
-use super::{EVENTS_STREAM, EVENTS_SUBJECT, FLEET_BUCKET, MODELS_STORE, STATUS_BUCKET};
+use super::{EVENTS_STREAM, EVENTS_SUBJECT};
 
 /// Days for which events are kept.
 const EVENT_DAYS: u64 = 7;
 /// Window in which the servers drop doubles by id.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
-/// Time after which the state of a silent sensor is removed.
-const STATUS_AGE: Duration = Duration::from_secs(60);
-/// Former values of each key of [`FLEET_BUCKET`], for `rollback`.
-const FLEET_HISTORY: i64 = 16;
-
-/// Sizes that depend on the servers.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Copies of each stream, on as many servers: 1, 3 or 5.
-    pub replicas: usize,
-    /// Maximum size of the stream of events, in bytes; the oldest are removed.
-    pub event_bytes: i64,
-    /// Maximum size of the store of models, in bytes.
-    pub model_bytes: i64,
-}
 
 /// What was done about a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,43 +27,22 @@ pub enum Change {
     Updated(Vec<String>),
 }
 
-/// The streams of a fleet.
-pub fn streams(sizes: &Sizes) -> Vec<Config> {
-    let stream = |name: String, subjects: Vec<String>| Config {
-        name,
-        subjects,
-        num_replicas: sizes.replicas,
+/// The stream of events, with copies on as many servers as `replicas` says (1, 3 or 5). When it has `max_bytes` bytes, the oldest events
+/// are removed.
+pub fn event_stream(replicas: usize, max_bytes: i64) -> Config {
+    Config {
+        name: EVENTS_STREAM.into(),
+        subjects: vec![format!("{EVENTS_SUBJECT}.*.*")],
+        num_replicas: replicas,
         max_messages: -1,
         max_messages_per_subject: -1,
-        max_bytes: -1,
+        max_bytes,
         max_consumers: -1,
+        max_age: Duration::from_secs(EVENT_DAYS * 86_400),
+        duplicate_window: DUPLICATE_WINDOW,
+        compression: Some(Compression::S2),
         ..Config::default()
-    };
-    let bucket = |name: &str| Config {
-        discard: DiscardPolicy::New,
-        allow_rollup: true,
-        deny_delete: true,
-        allow_direct: true,
-        ..stream(format!("KV_{name}"), vec![format!("$KV.{name}.>")])
-    };
-    vec![
-        Config {
-            max_age: Duration::from_secs(EVENT_DAYS * 86_400),
-            max_bytes: sizes.event_bytes,
-            duplicate_window: DUPLICATE_WINDOW,
-            compression: Some(Compression::S2),
-            ..stream(EVENTS_STREAM.into(), vec![format!("{EVENTS_SUBJECT}.*.*")])
-        },
-        Config {
-            discard: DiscardPolicy::New,
-            allow_rollup: true,
-            allow_direct: true,
-            max_bytes: sizes.model_bytes,
-            ..stream(format!("OBJ_{MODELS_STORE}"), vec![format!("$O.{MODELS_STORE}.C.>"), format!("$O.{MODELS_STORE}.M.>")])
-        },
-        Config { max_messages_per_subject: FLEET_HISTORY, ..bucket(FLEET_BUCKET) },
-        Config { max_messages_per_subject: 1, max_age: STATUS_AGE, storage: StorageType::Memory, ..bucket(STATUS_BUCKET) },
-    ]
+    }
 }
 
 /// Makes a stream, or compares it with the one that exists and changes that if `update` is set.
@@ -113,7 +75,7 @@ pub async fn ensure(connection: &Connection, wanted: &Config, update: bool) -> R
         max_age: wanted.max_age,
         discard: wanted.discard,
         compression: wanted.compression.clone(),
-        duplicate_window: if wanted.duplicate_window.is_zero() { present.duplicate_window } else { wanted.duplicate_window },
+        duplicate_window: wanted.duplicate_window,
         ..present
     };
     context.update_stream(&changed).await.map_err(|error| connection.explain(error))?;
@@ -143,20 +105,16 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
     compare("retention", &RetentionPolicy::Limits, &present.retention);
     compare("storage", &present.storage, &wanted.storage);
     compare("compression", &plain(present), &plain(wanted));
-    if !wanted.duplicate_window.is_zero() {
-        compare("window for doubles", &present.duplicate_window, &wanted.duplicate_window);
-    }
+    compare("window for doubles", &present.duplicate_window, &wanted.duplicate_window);
     lines
 }
 
 /// Part of a client in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Publishes its own events and state, and reads models.
+    /// Publishes its own events.
     Sensor,
-    /// Publishes models, and which group runs which.
-    Curator,
-    /// Reads events and states.
+    /// Reads the events of all sensors.
     Reader,
     /// May do everything: `spiked fleet init`.
     Admin,
@@ -165,49 +123,21 @@ pub enum Role {
 impl Role {
     /// Subjects that the role's client `name` may publish to, requests to JetStream included.
     pub fn publishes(self, name: &str) -> Vec<String> {
-        let read_bucket = |stream: String| {
-            vec![
-                format!("$JS.API.STREAM.INFO.{stream}"),
-                format!("$JS.API.DIRECT.GET.{stream}.>"),
-                format!("$JS.API.STREAM.MSG.GET.{stream}"),
-                format!("$JS.API.CONSUMER.CREATE.{stream}"),
-                format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
-                format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
-                format!("$JS.FC.{stream}.>"),
-            ]
-        };
-        let models = || {
-            let mut subjects = read_bucket(format!("OBJ_{MODELS_STORE}"));
-            subjects.extend(read_bucket(format!("KV_{FLEET_BUCKET}")));
-            subjects
-        };
-        let status = format!("KV_{STATUS_BUCKET}");
         match self {
-            Self::Sensor => {
-                let mut subjects = models();
-                subjects.push(format!("{EVENTS_SUBJECT}.{name}.*"));
-                subjects.push(format!("$KV.{STATUS_BUCKET}.{name}"));
-                subjects.push(format!("$JS.API.STREAM.INFO.{status}"));
+            Self::Sensor => vec![
+                format!("{EVENTS_SUBJECT}.{name}.*"),
                 // By which `spiked check` learns whether the stream exists.
-                subjects.push(format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"));
-                subjects
-            }
-            Self::Curator => {
-                let mut subjects = models();
-                subjects.extend(read_bucket(status));
-                subjects.push(format!("$KV.{FLEET_BUCKET}.>"));
-                subjects.push(format!("$O.{MODELS_STORE}.>"));
-                subjects.push(format!("$JS.API.STREAM.PURGE.OBJ_{MODELS_STORE}"));
-                subjects
-            }
-            Self::Reader => {
-                let mut subjects = read_bucket(EVENTS_STREAM.into());
-                subjects.push(format!("$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>"));
-                subjects.push(format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>"));
-                subjects.extend(read_bucket(status));
-                subjects.extend(read_bucket(format!("KV_{FLEET_BUCKET}")));
-                subjects
-            }
+                format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
+            ],
+            Self::Reader => vec![
+                format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
+                format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}"),
+                format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}.>"),
+                format!("$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.>"),
+                format!("$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>"),
+                format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>"),
+                format!("$JS.FC.{EVENTS_STREAM}.>"),
+            ],
             Self::Admin => vec![">".into()],
         }
     }
@@ -237,7 +167,7 @@ pub enum Identity {
 /// A settings file of nats-server with the permissions of all clients.
 pub fn server_settings(clients: &[(Role, String)], identity: &Identity) -> String {
     let mut text = String::from(
-        "# Settings of nats-server, made by `spiked fleet init`: one user for each client, with the subjects of its role.\n\
+        "# Settings of nats-server, made by `spiked fleet server-config`: one user for each client, with the subjects of its role.\n\
          jetstream {\n  store_dir: \"/var/lib/nats\"\n  # Acknowledge events when they are on the disk, at a third of the rate.\n  \
          # sync_interval: always\n}\n",
     );

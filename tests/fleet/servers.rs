@@ -119,14 +119,7 @@ impl Drop for Server {
 pub fn sensor(name: &str, servers: &[String], folder: &Path) -> FleetConfig {
     let spool = folder.join(format!("spool-{name}"));
     fs::create_dir_all(&spool).expect("a folder");
-    FleetConfig {
-        servers: servers.to_vec(),
-        sensor: name.into(),
-        group: "default".into(),
-        spool: Some(spool),
-        spool_mib: 256,
-        ..FleetConfig::default()
-    }
+    FleetConfig { servers: servers.to_vec(), sensor: name.into(), spool: Some(spool), spool_mib: 256, ..FleetConfig::default() }
 }
 
 /// Runs `spiked fleet` with arguments.
@@ -136,7 +129,7 @@ pub fn fleet(arguments: &[&str]) -> Output {
 
 /// Runs `spiked fleet init` until the servers have agreed on a leader, then returns its output.
 pub fn init(url: &str, more: &[&str]) -> Output {
-    let arguments = [&["init", "--server", url, "--events-mib", "512", "--models-mib", "64"], more].concat();
+    let arguments = [&["init", "--server", url, "--events-mib", "512"], more].concat();
     common::wait_for("spiked fleet init succeeds", || Some(fleet(&arguments)).filter(|output| output.status.code() != Some(4)))
 }
 

@@ -44,16 +44,11 @@ impl Check {
         Some(FleetConfig {
             servers: servers.into_inner().into_iter().map(|server| self.server(server)).collect(),
             sensor: self.sensor_name(typed.sensor, at),
-            group: match typed.group {
-                Some(group) => self.token("fleet.group", group),
-                None => "default".into(),
-            },
             credentials: self.text("fleet.credentials", typed.credentials).map(PathBuf::from),
             ca_certificate: self.text("fleet.ca_certificate", typed.ca_certificate).map(PathBuf::from),
             client_certificate: self.client_certificate(typed.certificate, typed.key),
             spool: path(typed.spool),
             spool_mib: self.number("fleet.spool_mib", &typed.spool_mib, 256, 1..=1 << 20, "MiB"),
-            trusted_keys: self.trusted_keys(typed.trusted_keys),
         })
     }
 
@@ -70,7 +65,11 @@ impl Check {
     /// The sensor's name in subjects; by default the name of the host.
     fn sensor_name(&mut self, typed: Option<Spanned<String>>, at: usize) -> String {
         if let Some(name) = typed {
-            return self.token("fleet.sensor", name);
+            if !is_token(name.get_ref()) {
+                let wrong = format!("fleet.sensor = '{name}' is not a valid name; give up to 64 letters, digits, - and _");
+                self.wrong(name.span().start, wrong);
+            }
+            return name.into_inner();
         }
         let name = host_name();
         if !is_token(&name) {
@@ -80,17 +79,6 @@ impl Check {
             self.missing(at, "sensor", &wrong);
         }
         name
-    }
-
-    /// A name that is one token of a subject.
-    fn token(&mut self, key: &str, typed: Spanned<String>) -> String {
-        if !is_token(typed.get_ref()) {
-            self.wrong(
-                typed.span().start,
-                format!("{key} = '{typed}' is not a valid name; give up to 64 letters, digits, - and _"),
-            );
-        }
-        typed.into_inner()
     }
 
     fn client_certificate(
@@ -107,31 +95,6 @@ impl Check {
             (None, None) => None,
         }
     }
-
-    fn trusted_keys(&mut self, typed: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
-        let mut keys = Vec::new();
-        for key in typed.map(Spanned::into_inner).unwrap_or_default() {
-            if !is_public_key(key.get_ref()) {
-                let wrong =
-                    format!("'{key}' is not a public key of minisign; give the second line of a .pub file, which begins with RW");
-                self.wrong(key.span().start, wrong);
-            }
-            keys.push(key.into_inner());
-        }
-        keys
-    }
-}
-
-/// Whether a text is a public key of minisign.
-#[cfg(feature = "fleet")]
-fn is_public_key(text: &str) -> bool {
-    minisign_verify::PublicKey::from_base64(text).is_ok()
-}
-
-/// Without the feature, the settings of the fleet are rejected as a whole.
-#[cfg(not(feature = "fleet"))]
-fn is_public_key(_: &str) -> bool {
-    true
 }
 
 /// Place of a sink's type if it is "nats".
@@ -141,9 +104,7 @@ fn nats_sink(sink: &Spanned<RawSink>) -> Option<usize> {
 
 /// Place of a key that has no effect without servers.
 fn any_key(typed: &RawFleet) -> Option<usize> {
-    let texts =
-        [&typed.sensor, &typed.group, &typed.credentials, &typed.ca_certificate, &typed.certificate, &typed.key, &typed.spool];
+    let texts = [&typed.sensor, &typed.credentials, &typed.ca_certificate, &typed.certificate, &typed.key, &typed.spool];
     let texts = texts.into_iter().flatten().map(|key| key.span().start);
-    let others = [typed.spool_mib.as_ref().map(|key| key.span().start), typed.trusted_keys.as_ref().map(|key| key.span().start)];
-    texts.chain(others.into_iter().flatten()).min()
+    texts.chain(typed.spool_mib.as_ref().map(|key| key.span().start)).min()
 }
