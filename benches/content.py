@@ -7,8 +7,8 @@ SPIKED is the program. DATA is the folder that holds tasks/ and the captures, `.
 DATA/../tools/oddports.py rewrites the server ports. Parts without their data are skipped and reported.
 
 protocol     cross-validated by capture on protocol-train and protocol-test; the tests of each fold also on other ports
-wild         trained on ndpi, protocol and fixtures/protocols, tested on wild, also on other ports
-wild-folds   trained as for wild and on four fifths of the sources of wild, tested on the other sources
+wild         trained on ndpi and protocol, tested on wild, also on other ports
+wild-folds   trained on ndpi, protocol and four fifths of the sources of wild, tested on the other sources
 chance       trained as for wild, calibrated on one half of the sources of wild and tested on the other and the reverse, for five ways to
              split the halves: how far the acceptance threshold depends on chance
 unseen       a fifth of the classes left out of training, seeds 1 and 2; twins are classes that share a format or a 5-tuple
@@ -235,14 +235,8 @@ def baselines(spiked, scratch, training, tests):
 
 def protocols_model(options, spiked, extra):
     """The shipped protocols' recipe, with `extra` label rows."""
-    root = spiked.scratch / "training"
-    if not root.exists():
-        root.mkdir()
-        for entry in [*options.data.iterdir(), HERE / "fixtures/protocols"]:
-            (root / entry.name).symlink_to(entry)
-    recorded = [{**row, "capture": f"protocols/{row['capture']}"} for row in load([root / "protocols/labels.csv"]) if row["label"] != "redis"]
-    rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + recorded + extra
-    return spiked.train(rows, root, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5)
+    rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + extra
+    return spiked.train(rows, options.data, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5)
 
 
 def wild(options, spiked, scratch):

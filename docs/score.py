@@ -41,7 +41,7 @@ class Model:
             sys.exit(f"{path}: dual-rail coding is not supported here")
         self.names = [slot["name"] for slot in self.layout["slots"]]
         self.pairs = np.array(self.layout["coincidences"], np.int64).reshape(-1, 2)
-        self.ports = np.array([slot["group"] == "ports" for slot in self.layout["slots"]])
+        self.ports, self.payload = (np.array([slot["group"] == g for slot in self.layout["slots"]]) for g in ("ports", "payload"))
         self.theta, self.accept, self.weights = (np.array(d[key], np.float32) for key in ("theta", "accept", "confidence"))
         self.low, self.high = np.array(d["clip"], np.float32)
         self.slope, self.stop = np.float32(d.get("slope", 0)), d["stop"]
@@ -50,7 +50,7 @@ class Model:
         self.extra = d.get("more", [])
 
     def inputs(self, slots):
-        """The active inputs of a packet, and which of them depend on its ports. `slots`: values, -1 where a slot is silent."""
+        """The active inputs of a packet, and which of them depend on its ports and on its payload. `slots`: values, -1 where a slot is silent."""
         own = np.flatnonzero(slots >= 0)
         a, b = slots[self.pairs].T if len(self.pairs) else np.empty((2, 0), np.int64)
         both = np.flatnonzero((a >= 0) & (b >= 0))
@@ -58,7 +58,8 @@ class Model:
         x = (x ^ np.uint32(0x9E37_79B9)) * np.uint32(0x85EB_CA6B)
         x = (x ^ x >> np.uint32(15)) * np.uint32(0xC2B2_AE35)
         pair = 256 * len(self.names) + (x >> np.uint32(32 - self.layout["coincidence_bits"])).astype(np.int64)
-        return np.append(own << 8 | slots[own] & 255, pair), np.append(self.ports[own], self.ports[self.pairs[both]].any(1))
+        of = lambda group: np.append(group[own], group[self.pairs[both]].any(1))
+        return np.append(own << 8 | slots[own] & 255, pair), of(self.ports), of(self.payload)
 
     def potentials(self, inputs):
         """The sum of the weights of the active inputs, for each neuron, in units of potential."""
@@ -78,7 +79,7 @@ class Model:
             added[of] += max(bounded[neuron] - bounded[of], 0)
         return added
 
-    def confidence(self, evidence, packets, content, ports):
+    def confidence(self, evidence, packets, content, ports, payload):
         """Calibrated probability that the class with the most evidence is right: logistic in the features of that class's lead."""
         first = int(np.argmax(evidence))
         lead = max(evidence[first] - np.delete(evidence, first).max(), 0) if len(evidence) > 1 else max(evidence[first], 0)
@@ -86,12 +87,17 @@ class Model:
         features = [1, np.log1p(lead), lead / packets, mean, min(mean, 0), np.log(packets), np.log1p(max(evidence[first], 0))]
         features = np.array(features + [max(ports, 0), min(ports, 0)], np.float32)
         # Streams with and without content have weights of their own.
-        half = self.weights[: len(features)] if content else self.weights[len(features) :]
-        return first, float(ONE / (ONE + np.exp(-(half * features[: len(half)]).sum())))
+        n = len(features)
+        own = self.weights[:n] if content else self.weights[n : 2 * n]
+        sum_ = (own * features[: len(own)]).sum()
+        if payload is not None:
+            extra = self.weights[2 * n :]
+            sum_ += (extra * np.array([1, max(payload, 0), min(payload, 0)], np.float32)[: len(extra)]).sum()
+        return first, float(ONE / (ONE + np.exp(-sum_)))
 
     def classify(self, packets):
         """The nearest class of a stream, the confidence in it, and whether that is enough to name the stream."""
-        evidence, scored, leader, content_so_far = np.zeros(len(self.classes), np.float32), 0, None, False
+        evidence, scored, leader, content_so_far, payload = np.zeros(len(self.classes), np.float32), 0, None, False, None
         at = {name: i for i, name in enumerate(self.names)}
         flags, size = at.get("tcp.flags"), at.get("payload.size")
         for slots in packets:
@@ -104,15 +110,21 @@ class Model:
             if content and not content_so_far:
                 # A handshake shows how a stream is carried, not what it carries.
                 evidence[:], scored = 0, 0
-            inputs, by_port = self.inputs(slots)
+            inputs, by_port, by_payload = self.inputs(slots)
             evidence += self.margins(self.potentials(inputs))
             scored, content_so_far = scored + 1, content
-            ports = 0
+            ports, first = 0, int(np.argmax(evidence))
+            if leader is None or leader[0] != first:
+                payload = None
             if self.content_first:
-                ports = self.potentials(inputs[by_port])[int(np.argmax(evidence))]
-                # Kept in one byte.
-                ports = np.clip(np.trunc(ports * 64 + np.copysign(0.5, ports)), -128, 127) / 64
-            leader = self.confidence(evidence, scored, content, ports)
+                # Each is kept in one byte.
+                byte = lambda x: np.clip(np.trunc(x * 64 + np.copysign(0.5, x)), -128, 127) / 64
+                ports = byte(self.potentials(inputs[by_port])[first])
+                # The largest contribution of the payload behind ports since the class leads.
+                if by_port.any() and by_payload.any():
+                    now = byte(self.potentials(inputs[by_payload])[first])
+                    payload = now if payload is None else max(payload, now)
+            leader = self.confidence(evidence, scored, content, ports, payload)
         return None if leader is None else (self.classes[leader[0]], leader[1], bool(leader[1] >= self.accept[leader[0]]))
 
 

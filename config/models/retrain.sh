@@ -8,24 +8,20 @@ spiked=${SPIKED:-spiked}
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-fixtures=$(cd "$models/../../fixtures" && pwd)
-# The recordings of this project beside the captures of DATA.
-mkdir "$work/captures"
-ln -s "$data"/* "$fixtures/behaviours/train" "$fixtures/protocols" "$work/captures"
-# Redis is the protocol that the README teaches, so the model must not know it.
-grep -v ',redis$' "$fixtures/protocols/labels.csv" | sed '1!s#^#protocols/#' > "$work/protocols.csv"
 status=0
 # Exit code 1: a capture is cut or a labelled stream is missing, as for some of these captures.
 train() { "$spiked" train --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
 # Captures without a stated licence calibrate only; those with one are trained on.
 awk -F, 'NR == FNR { licensed[$1]; next } FNR == 1 || !($1 in licensed)' \
   "$data"/tasks/wild-licensed.csv "$data"/tasks/wild.csv > "$work/wild.csv"
-protocols=("$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv "$work/protocols.csv")
-train --captures "$work/captures" --labels "${protocols[@]}" --rename "$models/protocols.names.csv" --min-streams 5 \
+train --captures "$data" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv --rename "$models/protocols.names.csv" --min-streams 5 \
   --reference "$work/wild.csv" --seed 1 --out "$out/protocols.safetensors"
 train --captures "$data" --labels "$data"/tasks/{device-train,device-test}.csv --payload 32 --seed 1 --out "$out/devices.safetensors"
 # Behaviours: the recordings of this project, the attack task, and streams of ordinary protocols as normal ones.
-gzip -dc "$fixtures/behaviours/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
+recordings=$(cd "$models/../../fixtures/behaviours" && pwd)
+mkdir "$work/captures"
+ln -s "$data"/* "$recordings/train" "$work/captures"
+gzip -dc "$recordings/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
 for task in ndpi protocol-train; do
   awk -F, -v OFS=, 'FNR > 1 { $7 = "normal" } 1' "$data/tasks/$task.csv" > "$work/$task.csv"
 done
@@ -33,7 +29,7 @@ train --traces --packets 4 --captures "$work/captures" --rename "$models/behavio
   --labels "$work"/{recordings,ndpi,protocol-train}.csv "$data"/tasks/attack-{train,test}.csv
 # The reference of the harm check: up to four streams of each class and fold, of the training streams and of the fixtures (scans, floods).
 features() { "$spiked" features --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
-features --captures "$work/captures" --labels "${protocols[@]}" \
+features --captures "$data" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv \
   --rename "$models/protocols.names.csv" --min-streams 5 > "$work/task.csv"
-features --captures "$fixtures" --labels "$fixtures/labels.csv" > "$work/fixtures.csv"
+features --captures "$models/../../fixtures" --labels "$models/../../fixtures/labels.csv" > "$work/fixtures.csv"
 LC_ALL=C awk -F, -v STREAMS=4 -v PACKETS=8 -f "$models/reference.awk" "$work"/{task,fixtures}.csv | gzip -9n > "$out/reference.csv.gz"

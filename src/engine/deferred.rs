@@ -12,6 +12,9 @@ use super::evidence_rows::EvidenceRow;
 /// Packets of a stream that are deferred: those of a TCP handshake. With the next one all are scored.
 const PACKETS: usize = 3;
 
+/// Rows of evidence that have room for deferred packets, so that all take less than a megabyte.
+const ROWS: usize = 2048;
+
 /// Volleys of the deferred packets of each row.
 pub(super) struct DeferredPackets {
     /// Packets of a stream that are deferred at most.
@@ -31,9 +34,13 @@ impl DeferredPackets {
         Self { limit, width: Volley::words(slots), words: Vec::new(), counts: Vec::new() }
     }
 
-    /// Keeps a packet of the stream that owns `row`. Returns `false`, without a change, if the stream has too many.
+    /// Keeps a packet of the stream that owns `row`. Returns `false`, without a change, if the stream has too many or its row
+    /// has no room for any.
     pub fn push(&mut self, row: EvidenceRow, volley: &Volley) -> bool {
         let row = row.index();
+        if row >= ROWS {
+            return false;
+        }
         if row >= self.counts.len() {
             self.counts.resize(row + 1, 0);
             self.words.resize((row + 1) * PACKETS * self.width, 0);

@@ -193,7 +193,9 @@ fn acceptance(ends: &[FinalState], cost: f64) -> f32 {
 
 /// The lowest confidence at which stopping early costs no more accuracy than `settings.stop_loss`.
 fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHistory]) -> f32 {
-    let known: Vec<_> = trails.iter().filter(|t| t.known && !t.leaders.is_empty()).collect();
+    // A mere attempt to connect is wrong whenever it is stopped.
+    let stopped = |t: &&LeaderHistory| t.known && t.variant != Variant::HandshakeOtherPorts && !t.leaders.is_empty();
+    let known: Vec<_> = trails.iter().filter(stopped).collect();
     let all: f64 = known.iter().map(|t| f64::from(t.weight)).sum();
     let accuracy = |stop: f32| {
         let right = known.iter().filter(|trail| {

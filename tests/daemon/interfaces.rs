@@ -128,6 +128,9 @@ fn reload_under_load_loses_nothing_and_a_bad_file_changes_nothing() {
     let status = daemon.wait("the failed reload is reported", |s| s["reloads"]["failed"] == 1);
     assert!(status["reloads"]["trouble"].to_string().contains("workerz"), "{status}");
     assert!(daemon.log().contains("reload failed"), "{}", daemon.log());
+    // The next command compares with the status file, which is written after the status page.
+    let file = net.path("status.json");
+    common::wait_for("the status file reports it", || fs::read_to_string(&file).ok().filter(|text| text.contains("workerz")));
     // Settings that need a restart are named.
     fs::write(&settings, format!("{good}\n[engine]\nworkers = 1\n")).expect("written");
     let waits = reload();
@@ -229,6 +232,7 @@ fn memory_and_descriptors_stay_flat_over_a_long_replay() {
     let after = usage(daemon.pid());
     eprintln!("{frames} frames; bytes resident and descriptors before {before:?}, after {after:?}");
     assert!(after.0 < before.0 + (8 << 20), "memory grows: {before:?} to {after:?} in {frames} frames");
-    assert_eq!(after.1, before.1, "descriptors leak");
+    // A request that is just answered may hold one more before.
+    assert!(after.1 <= before.1, "descriptors leak: {before:?} to {after:?}");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
