@@ -84,7 +84,7 @@ fn a_forbidden_publish_is_reported_as_a_permission() {
     let refused = tail("north");
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("ermission"), "{refused:?}");
-    let refused = fleet(&["init", "--server", &url("soc"), "--name", "soc"]);
+    let refused = fleet(&["init", "--server", &url("soc"), "--name", "soc", "--update"]);
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");
 }
 
