@@ -1,6 +1,6 @@
 //! `spiked top`: a live view of an interface or a capture in the terminal.
 //!
-//! One thread reads and classifies; the main thread draws what the first has put into the [`State`], and handles keys. Explanations and
+//! One thread reads and classifies; the main thread draws what the first has put into the [`state`], and handles keys. Explanations and
 //! lessons run in a thread of their own.
 
 mod reader;
