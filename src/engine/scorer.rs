@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
 use crate::snn::Potentials;
-use crate::stream::{Contributions, Leader, Stream, StreamIndex, StreamTable};
+use crate::stream::{Leader, PartInputs, Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::deferred::DeferredPackets;
@@ -68,12 +68,8 @@ impl ActiveInputs {
         &self.inputs[..self.count]
     }
 
-    fn ports(&self) -> &[u32] {
-        &self.ports[..self.port_count]
-    }
-
-    fn payload(&self) -> Option<&[u32]> {
-        (self.payload_count > 0).then(|| &self.payload[..self.payload_count])
+    fn parts(&self) -> PartInputs<'_> {
+        PartInputs { ports: &self.ports[..self.port_count], payload: &self.payload[..self.payload_count] }
     }
 }
 
@@ -94,9 +90,7 @@ fn add_packet(
     let leader = model.decision.accumulate(&model.network, potentials, evidence, before.as_ref(), active.content)?;
     let neuron = model.decision.assignments.first_of(leader.class);
     let potential = f32::from(potentials[neuron.index()]) * model.network.scale()[neuron.index()];
-    let contribution = |inputs: &[u32]| model.network.weight_sum(inputs, neuron);
-    let parts = Contributions { ports: contribution(active.ports()), payload: active.payload().map(contribution) };
-    Some(model.decision.with_contributions(leader, before.as_ref(), potential, parts))
+    Some(model.decision.with_parts(leader, before.as_ref(), &model.network, potential, active.parts()))
 }
 
 /// A model, with the evidence of the undecided streams of one shard.

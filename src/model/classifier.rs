@@ -3,7 +3,7 @@
 use super::{ForwardPass, Model};
 use crate::encode::Layout;
 use crate::snn::{ClassId, Network, NeuronId};
-use crate::stream::{Contributions, Decision, Leader};
+use crate::stream::{Decision, Leader};
 
 /// The evidence of one stream so far.
 #[derive(Clone, Debug)]
@@ -46,11 +46,8 @@ impl<'a> Classifier<'a> {
         let potentials = self.forward.raw_potentials();
         let leader = self.decision.accumulate(self.network, potentials, &mut stream.sums, before, content);
         stream.leader = leader.map(|leader| {
-            let neuron = self.decision.assignments.first_of(leader.class);
-            let potential = self.forward.potential(neuron);
-            let ports = self.forward.port_contribution(neuron);
-            let payload = self.forward.payload_contribution(neuron);
-            self.decision.with_contributions(leader, before, potential, Contributions { ports, payload })
+            let potential = self.forward.potential(self.decision.assignments.first_of(leader.class));
+            self.decision.with_parts(leader, before, self.network, potential, self.forward.part_inputs())
         });
         true
     }

@@ -2,6 +2,7 @@
 
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::snn::{Network, NeuronId, Potentials};
+use crate::stream::PartInputs;
 
 /// A network and its layout, with buffers that are reused for each packet. They hold the result of the last packet.
 pub struct ForwardPass<'a> {
@@ -9,7 +10,8 @@ pub struct ForwardPass<'a> {
     network: &'a Network,
     volley: Volley,
     active: [u32; MAX_ACTIVE],
-    of_group: [u32; MAX_ACTIVE],
+    ports: [u32; MAX_ACTIVE],
+    payload: [u32; MAX_ACTIVE],
     count: usize,
     potentials: Potentials,
 }
@@ -23,7 +25,8 @@ impl<'a> ForwardPass<'a> {
             network,
             volley: Volley::default(),
             active: [0; MAX_ACTIVE],
-            of_group: [0; MAX_ACTIVE],
+            ports: [0; MAX_ACTIVE],
+            payload: [0; MAX_ACTIVE],
             count: 0,
             potentials,
         }
@@ -50,17 +53,11 @@ impl<'a> ForwardPass<'a> {
         &self.potentials
     }
 
-    /// What the ports of the last packet contribute to the potential of a neuron, in units of its threshold theta.
-    pub fn port_contribution(&mut self, neuron: NeuronId) -> f32 {
-        let n = self.layout.port_inputs(&self.volley, &mut self.of_group);
-        self.network.weight_sum(&self.of_group[..n], neuron)
-    }
-
-    /// What the payload bytes of the last packet contribute to the potential of a neuron, in units of its threshold theta; `None` if it has
-    /// none.
-    pub fn payload_contribution(&mut self, neuron: NeuronId) -> Option<f32> {
-        let n = self.layout.payload_inputs(&self.volley, &mut self.of_group);
-        (n > 0).then(|| self.network.weight_sum(&self.of_group[..n], neuron))
+    /// The active inputs of the last packet that depend on its ports, and those that depend on its payload bytes.
+    pub fn part_inputs(&mut self) -> PartInputs<'_> {
+        let ports = self.layout.port_inputs(&self.volley, &mut self.ports);
+        let payload = self.layout.payload_inputs(&self.volley, &mut self.payload);
+        PartInputs { ports: &self.ports[..ports], payload: &self.payload[..payload] }
     }
 
     /// The potential of a neuron after the last packet, in units of its threshold theta.

@@ -46,6 +46,15 @@ fn largest_two(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
     Some((ClassId::from_index(class), evidence[class], second))
 }
 
+/// The active inputs of a packet that depend on a part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct PartInputs<'a> {
+    /// Those that depend on the ports.
+    pub ports: &'a [u32],
+    /// Those that depend on the payload bytes.
+    pub payload: &'a [u32],
+}
+
 /// What parts of a packet contribute to the potential of a neuron, in units of its threshold theta.
 #[derive(Clone, Copy, Debug)]
 pub struct Contributions {
@@ -117,6 +126,22 @@ impl Decision {
         }
         let theta = self.theta[self.assignments.first_of(leader.class).index()];
         leader.with_ports(parts.ports, potential - parts.ports < theta).with_payload(before, parts.payload)
+    }
+
+    /// [`Decision::with_contributions`] for the inputs of the last packet that depend on each part.
+    #[must_use]
+    pub fn with_parts(
+        &self,
+        leader: Leader,
+        before: Option<&Leader>,
+        network: &Network,
+        potential: f32,
+        inputs: PartInputs<'_>,
+    ) -> Leader {
+        let neuron = self.assignments.first_of(leader.class);
+        let contribution = |inputs: &[u32]| network.weight_sum(inputs, neuron);
+        let payload = (!inputs.payload.is_empty()).then(|| contribution(inputs.payload));
+        self.with_contributions(leader, before, potential, Contributions { ports: contribution(inputs.ports), payload })
     }
 
     /// Whether a packet, with or without content, adds to the evidence of a stream whose leader so far is `before`.

@@ -15,7 +15,7 @@ mod tracker;
 pub use assignments::{AssignmentError, Assignments};
 pub use basis::{Basis, UnknownReason};
 pub use decision::Decision;
-pub use evidence::Contributions;
+pub use evidence::{Contributions, PartInputs};
 pub use fragments::{FragmentTable, is_fragment};
 pub use leader::{FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};

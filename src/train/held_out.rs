@@ -120,12 +120,12 @@ pub(super) fn forward(
         potentials.extend(ClassId::first(known).map(|class| potential(class.index(), class)));
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
         potentials.extend((known..).zip(extra).map(|(neuron, &class)| potential(neuron, class)));
-        ports.extend(ClassId::first(known).map(|class| pass.port_contribution(by.assignments.first_of(class))));
-        ports.extend((known..classes).map(|_| 0.0));
-        let mut of_payload = |class| pass.payload_contribution(by.assignments.first_of(class));
-        has_payload.push(of_payload(ClassId::new(0)).is_some());
-        payload.extend(ClassId::first(known).map(|class| of_payload(class).unwrap_or(0.0)));
-        payload.extend((known..classes).map(|_| 0.0));
+        let inputs = pass.part_inputs();
+        has_payload.push(!inputs.payload.is_empty());
+        for (part, inputs) in [(&mut ports, inputs.ports), (&mut payload, inputs.payload)] {
+            part.extend(ClassId::first(known).map(|class| by.network.weight_sum(inputs, by.assignments.first_of(class))));
+            part.extend((known..classes).map(|_| 0.0));
+        }
     }
     let truth = corpus.streams[stream].class;
     Some(HeldOutPotentials {
