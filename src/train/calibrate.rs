@@ -105,10 +105,10 @@ pub(super) fn set_acceptance(
 /// Gives the streams of unseen classes the weight that they have in traffic. Each class was left out of one network, so there are as many
 /// unseen streams as known ones.
 fn weigh(trails: &mut [LeaderHistory]) {
-    let unseen_class = |t: &LeaderHistory| !t.known && t.variant.shows_class();
-    let count = |of: bool| trails.iter().filter(|t| if of { t.known } else { unseen_class(t) }).map(|t| t.weight).sum::<f32>();
-    let unseen = (UNSEEN_PER_KNOWN * count(true) / count(false).max(1.0)).min(1.0);
-    trails.iter_mut().filter(|t| unseen_class(t)).for_each(|t| t.weight *= unseen);
+    let is_unseen = |t: &LeaderHistory| !t.known && t.variant.shows_class();
+    let count = |of: &dyn Fn(&LeaderHistory) -> bool| trails.iter().filter(|t| of(t)).map(|t| t.weight).sum::<f32>();
+    let unseen = (UNSEEN_PER_KNOWN * count(&|t| t.known) / count(&is_unseen).max(1.0)).min(1.0);
+    trails.iter_mut().filter(|t| is_unseen(t)).for_each(|t| t.weight *= unseen);
 }
 
 /// The state of a calibration stream after its last packet.
@@ -193,9 +193,9 @@ fn acceptance(ends: &[FinalState], cost: f64) -> f32 {
 
 /// The lowest confidence at which stopping early costs no more accuracy than `settings.stop_loss`.
 fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHistory]) -> f32 {
-    // A mere attempt to connect is wrong whenever it is stopped.
-    let stopped = |t: &&LeaderHistory| t.known && t.variant != Variant::HandshakeOtherPorts && !t.leaders.is_empty();
-    let known: Vec<_> = trails.iter().filter(stopped).collect();
+    // A mere attempt to connect is wrong whenever scoring stops.
+    let counts = |t: &&LeaderHistory| t.known && t.variant != Variant::HandshakeOtherPorts && !t.leaders.is_empty();
+    let known: Vec<_> = trails.iter().filter(counts).collect();
     let all: f64 = known.iter().map(|t| f64::from(t.weight)).sum();
     let accuracy = |stop: f32| {
         let right = known.iter().filter(|trail| {

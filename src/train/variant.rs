@@ -85,11 +85,11 @@ impl Variant {
         let volleys = s.first..s.first + s.kept.min(most);
         let mut packets: Vec<Packet> = volleys.map(|v| (corpus.volley(v).to_vec(), corpus.part(v))).collect();
         if matches!(self, Self::Handshake | Self::HandshakeOtherPorts) {
-            let content = packets.iter().filter(|(values, _)| corpus.layout.is_content(values)).count();
-            if content == 0 {
+            let all = packets.len();
+            packets.retain(|(values, _)| !corpus.layout.is_content(values));
+            if packets.len() == all {
                 return None;
             }
-            packets.retain(|(values, _)| !corpus.layout.is_content(values));
         }
         match self {
             Self::AsIs | Self::Handshake => {}
@@ -105,14 +105,12 @@ impl Variant {
                 }
             }
             Self::RandomPayload => {
-                let slots: Vec<usize> = corpus.layout.group(Group::Payload).map(SlotId::index).collect();
                 let mut any = false;
                 for (values, _) in packets.iter_mut().filter(|(values, _)| pool.transport_of(values).is_some()) {
-                    for &slot in &slots {
-                        if values[slot] != SILENT {
-                            values[slot] = below(256, &mut random) as u16;
-                            any = true;
-                        }
+                    let payload = |slot: &SlotId| values[slot.index()] != SILENT;
+                    for slot in corpus.layout.group(Group::Payload).filter(payload).collect::<Vec<_>>() {
+                        values[slot.index()] = below(256, &mut random) as u16;
+                        any = true;
                     }
                 }
                 if !any {
