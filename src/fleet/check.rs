@@ -2,11 +2,11 @@
 
 use std::future::IntoFuture as _;
 
-use async_nats::jetstream::{self, ErrorCode, context::PublishErrorKind, message::PublishMessage};
+use async_nats::jetstream::{self, ErrorCode, message::PublishMessage};
 
 use crate::config::FleetConfig;
 
-use super::connection::{Connection, FleetError, chain};
+use super::connection::{Connection, FleetError, answer, publish_error};
 use super::event_subject;
 
 /// Name of a stream that does not exist: a message that expects it is answered and never stored.
@@ -21,19 +21,16 @@ pub async fn check(config: &FleetConfig) -> Result<String, FleetError> {
     let context = jetstream::new(connection.client.clone());
     let message = PublishMessage::build().expected_stream(NO_STREAM).payload("{}".into());
     let sent = context.send_publish(event_subject(&config.sensor, "detection"), message).await;
-    let answer = match sent {
+    let result = match sent {
         Ok(answer) => tokio::select! {
             answer = answer.into_future() => answer,
             violation = connection.errors.violation() => return Err(violation),
         },
         Err(error) => Err(error),
     };
-    match answer {
+    match result {
         Err(error) if is_expected(&error) => Ok(connection.client.server_info().version),
-        Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-            Err(FleetError::Server("no stream takes the events; run `spiked fleet init`".into()))
-        }
-        Err(error) => Err(FleetError::Server(chain(&error))),
+        Err(error) => Err(publish_error(&error)),
         Ok(answer) => {
             Err(FleetError::Server(format!("the stream {} stored a message that it should have refused", answer.stream)))
         }
@@ -42,6 +39,5 @@ pub async fn check(config: &FleetConfig) -> Result<String, FleetError> {
 
 /// Whether the answer is that the message expected another stream.
 fn is_expected(error: &jetstream::context::PublishError) -> bool {
-    let answer = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    answer.is_some_and(|answer| answer.error_code() == ErrorCode::STREAM_NOT_MATCH)
+    answer(error).is_some_and(|answer| answer.error_code() == ErrorCode::STREAM_NOT_MATCH)
 }

@@ -8,6 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::{
+    self,
+    context::{PublishError, PublishErrorKind},
+};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -176,6 +180,19 @@ fn connect_error(config: &FleetConfig, error: &async_nats::ConnectError) -> Flee
         return FleetError::Permission(text);
     }
     FleetError::Connection(format!("{}: {text}", hosts(config)))
+}
+
+/// The server's answer to a message that it did not store.
+pub fn answer(error: &PublishError) -> Option<&jetstream::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+}
+
+/// Why a message was not stored.
+pub fn publish_error(error: &PublishError) -> FleetError {
+    FleetError::Server(match error.kind() {
+        PublishErrorKind::StreamNotFound => "no stream takes the events; run `spiked fleet init`".into(),
+        _ => chain(error),
+    })
 }
 
 /// An error and its causes, each once.

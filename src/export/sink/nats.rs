@@ -210,10 +210,7 @@ impl Publisher {
                 tracing::warn!("event dropped: {}", connection::chain(&error));
                 self.shared.delivery.refused();
             }
-            Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-                return Err(FleetError::Server("no stream takes the events; run `spiked fleet init`".into()));
-            }
-            Err(error) => return Err(FleetError::Server(connection::chain(&error))),
+            Err(error) => return Err(connection::publish_error(&error)),
         }
         let mut spool = self.shared.spool.lock();
         let removed = spool.acknowledge();
@@ -228,6 +225,6 @@ fn spool_error(error: io::Error) -> FleetError {
 
 /// Whether an event can never be published.
 fn is_too_large(error: &PublishError) -> bool {
-    let answer = std::error::Error::source(error).and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-    error.kind() == PublishErrorKind::MaxPayloadExceeded || answer.is_some_and(|answer| answer.error_code().0 == TOO_LARGE)
+    error.kind() == PublishErrorKind::MaxPayloadExceeded
+        || connection::answer(error).is_some_and(|answer| answer.error_code().0 == TOO_LARGE)
 }
