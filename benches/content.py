@@ -7,8 +7,8 @@ SPIKED is the program. DATA is the folder that holds tasks/ and the captures, `.
 DATA/../tools/oddports.py rewrites the server ports. Parts without their data are skipped and reported.
 
 protocol     cross-validated by capture on protocol-train and protocol-test; the tests of each fold also on other ports
-wild         trained on ndpi and protocol, tested on wild, also on other ports
-wild-folds   trained on ndpi, protocol and four fifths of the sources of wild, tested on the other sources
+wild         trained on ndpi, protocol and the recordings of fixtures/protocols, tested on wild, also on other ports
+wild-folds   trained on these and four fifths of the sources of wild, tested on the other sources
 chance       trained as for wild, calibrated on one half of the sources of wild and tested on the other and the reverse, for five ways to
              split the halves: how far the acceptance threshold depends on chance
 unseen       a fifth of the classes left out of training, seeds 1 and 2; twins are classes that share a format or a 5-tuple
@@ -25,6 +25,7 @@ the expected calibration error of the confidence over ten bins.
 import argparse, collections, csv, hashlib, ipaddress, json, pathlib, random, struct, subprocess, sys, tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
+RECORDINGS = HERE / "fixtures/protocols"
 TRAINING = ["ndpi", "protocol-train", "protocol-test"]
 PORTS = ["as-is", "odd", "swap"]
 TWINS = [{"stun", "dtls"}, {"stun", "quic"}, {"netbios", "dns"}]
@@ -235,8 +236,16 @@ def baselines(spiked, scratch, training, tests):
 
 def protocols_model(options, spiked, extra):
     """The shipped protocols' recipe, with `extra` label rows."""
-    rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + extra
-    return spiked.train(rows, options.data, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5)
+    captures = spiked.scratch / "captures"
+    if not captures.exists():
+        captures.mkdir()
+        for entry in [*options.data.iterdir(), RECORDINGS]:
+            (captures / entry.name).symlink_to(entry)
+    recorded = load([RECORDINGS / "labels.csv"])
+    for row in recorded:
+        row["capture"] = f"{RECORDINGS.name}/{row['capture']}"
+    rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + recorded + extra
+    return spiked.train(rows, captures, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5)
 
 
 def wild(options, spiked, scratch):

@@ -11,10 +11,10 @@ import tempfile
 from html import escape
 from pathlib import Path
 
-CAPTURES = "redis-2.pcap redis-oddport.pcap"
+CAPTURES = "gearman-2.pcap gearman-oddport.pcap"
 COMMANDS = [
     f"spiked read {CAPTURES}",
-    "spiked learn --from redis-1.pcap --packet 4 --class redis --out mine.safetensors",
+    "spiked learn --from gearman-1.pcap --packet 4 --class gearman --out mine.safetensors",
     f"spiked read --model mine.safetensors {CAPTURES}",
 ]
 THEMES = {
@@ -41,14 +41,14 @@ def lines(spiked):
     """(kind, text) of every line: a command, or output of one."""
     captures = Path("fixtures/captures").resolve()
     with tempfile.TemporaryDirectory() as folder:
-        for name in {"redis-1.pcap", *CAPTURES.split()}:
+        for name in {"gearman-1.pcap", *CAPTURES.split()}:
             os.symlink(captures / name, Path(folder) / name)
         for command in COMMANDS:
             yield "prompt", "$ " + command
             arguments = [spiked, *command.split()[1:]]
             output = subprocess.run(arguments, cwd=folder, check=True, capture_output=True, text=True).stdout
             for line in output.rstrip().split("\n"):
-                kind = "unknown" if line.startswith("unknown") else "found" if line.startswith("redis  ") else "text"
+                kind = "unknown" if line.startswith("unknown") else "found" if line.startswith("gearman  ") else "text"
                 for part in fold(line):
                     yield kind, part
             yield "text", ""

@@ -14,14 +14,18 @@ train() { "$spiked" train --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
 # Captures without a stated licence calibrate only; those with one are trained on.
 awk -F, 'NR == FNR { licensed[$1]; next } FNR == 1 || !($1 in licensed)' \
   "$data"/tasks/wild-licensed.csv "$data"/tasks/wild.csv > "$work/wild.csv"
-train --captures "$data" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv --rename "$models/protocols.names.csv" --min-streams 5 \
-  --reference "$work/wild.csv" --seed 1 --out "$out/protocols.safetensors"
+# Protocols: the captures, and the recordings of this project.
+fixtures=$(cd "$models/../../fixtures" && pwd)
+mkdir "$work/captures"
+ln -s "$data"/* "$fixtures/protocols" "$work/captures"
+sed '1!s#^#protocols/#' "$fixtures/protocols/labels.csv" > "$work/protocols.csv"
+protocols=(--captures "$work/captures" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv "$work/protocols.csv"
+  --rename "$models/protocols.names.csv" --min-streams 5)
+train "${protocols[@]}" --reference "$work/wild.csv" --seed 1 --out "$out/protocols.safetensors"
 train --captures "$data" --labels "$data"/tasks/{device-train,device-test}.csv --payload 32 --seed 1 --out "$out/devices.safetensors"
 # Behaviours: the recordings of this project, the attack task, and streams of ordinary protocols as normal ones.
-recordings=$(cd "$models/../../fixtures/behaviours" && pwd)
-mkdir "$work/captures"
-ln -s "$data"/* "$recordings/train" "$work/captures"
-gzip -dc "$recordings/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
+ln -s "$fixtures/behaviours/train" "$work/captures"
+gzip -dc "$fixtures/behaviours/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
 for task in ndpi protocol-train; do
   awk -F, -v OFS=, 'FNR > 1 { $7 = "normal" } 1' "$data/tasks/$task.csv" > "$work/$task.csv"
 done
@@ -29,7 +33,6 @@ train --traces --packets 4 --captures "$work/captures" --rename "$models/behavio
   --labels "$work"/{recordings,ndpi,protocol-train}.csv "$data"/tasks/attack-{train,test}.csv
 # The reference of the harm check: up to four streams of each class and fold, of the training streams and of the fixtures (scans, floods).
 features() { "$spiked" features --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
-features --captures "$data" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv \
-  --rename "$models/protocols.names.csv" --min-streams 5 > "$work/task.csv"
-features --captures "$models/../../fixtures" --labels "$models/../../fixtures/labels.csv" > "$work/fixtures.csv"
+features "${protocols[@]}" > "$work/task.csv"
+features --captures "$fixtures" --labels "$fixtures/labels.csv" > "$work/fixtures.csv"
 LC_ALL=C awk -F, -v STREAMS=4 -v PACKETS=8 -f "$models/reference.awk" "$work"/{task,fixtures}.csv | gzip -9n > "$out/reference.csv.gz"

@@ -10,7 +10,6 @@ use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
-use crate::stream::Basis;
 
 /// Action for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,19 +91,9 @@ impl Policies {
     }
 }
 
-/// Whether the classification has a basis that the policy accepts.
-///
-/// A policy that names none accepts any, but raises no alert for a stream of which only the ports suggest the class and no payload was
-/// seen: that would be an alert for each probe of a known port.
+/// Whether the classification has a basis that the policy accepts; a policy that names none accepts any.
 fn has_basis(policy: &PolicyConfig, verdict: &Verdict) -> bool {
-    let basis = verdict.basis();
-    match &policy.basis {
-        Some(accepted) => basis.is_some_and(|basis| accepted.contains(&basis)),
-        None => {
-            let payload = verdict.leader.is_some_and(|leader| leader.content());
-            policy.action != Action::Alert || basis != Some(Basis::Ports) || payload
-        }
-    }
+    policy.basis.as_ref().is_none_or(|accepted| verdict.basis().is_some_and(|basis| accepted.contains(&basis)))
 }
 
 /// Messages on policies whose model or class does not exist, and on those whose basis no model can give. The class may also be one that a

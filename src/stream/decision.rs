@@ -100,14 +100,20 @@ impl Decision {
             && (leader.packets() >= self.max_packets || confidence >= self.stop_confidence.max(self.accept[leader.class.index()]))
     }
 
-    /// The class of the stream: the leader's, if the confidence reaches the threshold of that class.
+    /// The class of the stream: the leader's, if the confidence reaches the threshold of that class and the leader [may be named](Self::is_class).
     pub fn class(&self, leader: &Leader) -> Option<ClassId> {
         self.class_at(leader, self.confidence(leader))
     }
 
+    /// Whether the leader's class may be given to the stream at all: not if no packet had content and nothing but the ports suggests the class,
+    /// as with each probe of a well-known port.
+    pub fn is_class(leader: &Leader) -> bool {
+        leader.content() || !leader.by_ports()
+    }
+
     /// [`Decision::class`] with the leader's confidence as an argument.
     pub fn class_at(&self, leader: &Leader, confidence: f32) -> Option<ClassId> {
-        (confidence >= self.accept[leader.class.index()]).then_some(leader.class)
+        (confidence >= self.accept[leader.class.index()] && Self::is_class(leader)).then_some(leader.class)
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn set_acceptance(
         .iter()
         .filter(|trail| trail.variant.shows_class())
         .filter_map(|trail| {
-            let last = trail.leaders.last()?;
+            let last = trail.leaders.last().filter(|leader| Decision::is_class(leader))?;
             let &LeaderHistory { truth, known, weight, .. } = trail;
             Some(FinalState { confidence: decision.confidence(last), leader: last.class, truth, known, weight })
         })

@@ -64,7 +64,7 @@ fn a_capture_is_shown_explained_taught_and_left() {
     let out = tmux.folder.path().join("m.st");
     tmux.spiked(&format!("top {}", fixture("captures/mixed.pcapng").display()));
     let screen = tmux.wait("read to the end");
-    for shown in ["spiked top", "75 streams named   216 unknown", "dns", "unknown, by server", "10.12.2.1:6379 TCP", "q quit"] {
+    for shown in ["spiked top", "91 streams named   216 unknown", "dns", "unknown, by server", "10.12.2.1:4730 TCP", "q quit"] {
         assert!(screen.contains(shown), "{shown}\n{screen}");
     }
     tmux.press(&["Enter"]);
@@ -74,17 +74,17 @@ fn a_capture_is_shown_explained_taught_and_left() {
     tmux.wait("q quit");
     tmux.press(&["Tab", "t"]);
     tmux.wait("teach from");
-    tmux.press(&["redis", "Tab", "C-u"]);
+    tmux.press(&["gearman", "Tab", "C-u"]);
     tmux.press(&["-l", out.to_str().unwrap()]);
     tmux.press(&["Enter"]);
     let screen = tmux.wait("read again with the new model");
-    assert!(screen.contains("built-in reference: claims 0 of") && screen.contains("16 streams are named redis"), "{screen}");
+    assert!(screen.contains("built-in reference: claims 0 of") && screen.contains("16 streams are named gearman"), "{screen}");
     tmux.press(&["Escape"]);
-    tmux.wait("91 streams named   200 unknown");
+    tmux.wait("107 streams named   200 unknown");
     tmux.press(&["q"]);
     let screen = tmux.wait("code 0");
     assert!(!screen.contains("streams named"), "the screen is restored\n{screen}");
-    spiked().args(["model", "show"]).arg(out).assert().code(0).stdout(contains("redis"));
+    spiked().args(["model", "show"]).arg(out).assert().code(0).stdout(contains("gearman"));
 }
 
 #[test]

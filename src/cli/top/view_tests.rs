@@ -58,14 +58,14 @@ fn a_capture_at_80_by_24_without_colour() {
     for shown in [
         "spiked top  mixed.pcapng",
         "protocols (97)",
-        "1,542 packets",
-        "251 kB",
+        "1,746 packets",
+        "267 kB",
         "0 dropped",
-        "75 streams named   216 unknown   0 open   0:01:01   read to the end",
+        "91 streams named   216 unknown   0 open   0:01:01   read to the end",
         "classes",
         "dns",
         "unknown, by server",
-        "      16  unlike_any  10.12.2.1:6379 TCP",
+        "      16  unlike_any  10.12.2.1:4730 TCP",
         "     200  no_payload  10.12.2.1",
         "detections, newest first",
         "q quit",
@@ -139,16 +139,16 @@ fn enter_explains_and_t_teaches() {
     press(&mut ui, &state, KeyCode::Char('t'));
     assert_eq!(press(&mut ui, &state, KeyCode::Enter), Action::Nothing, "no class was typed");
     assert!(text_of(&drawn(&state, &ui, (80, 24), PLAIN)).contains("the class needs a name"));
-    "redis".chars().for_each(|c| _ = press(&mut ui, &state, KeyCode::Char(c)));
+    "gearman".chars().for_each(|c| _ = press(&mut ui, &state, KeyCode::Char(c)));
     let action = press(&mut ui, &state, KeyCode::Enter);
     let Action::Teach(lesson) = action else { panic!("{action:?}") };
-    assert_eq!((lesson.class.as_str(), &lesson.out, lesson.force), ("redis", &out, false));
-    assert!(lesson.stream.text.contains(":6379"), "{lesson:?}");
+    assert_eq!((lesson.class.as_str(), &lesson.out, lesson.force), ("gearman", &out, false));
+    assert!(lesson.stream.text.contains(":4730"), "{lesson:?}");
     let taught = finder.teach(std::path::Path::new("protocols"), lesson.clone(), false);
     let lines = taught.screen.lines.join("\n");
     assert_eq!(taught.learned.as_ref(), Some(&out), "{lines}");
     assert!(lines.contains("built-in reference: claims 0 of"), "{lines}");
-    assert!(lines.contains("16 streams are named redis"), "{lines}");
+    assert!(lines.contains("16 streams are named gearman"), "{lines}");
     assert_eq!(Model::open(&out).unwrap().classes.len(), Model::built_in().unwrap().classes.len() + 1);
     let again = finder.teach(std::path::Path::new("protocols"), lesson, false);
     assert!(again.learned.is_none() && again.screen.lines[0].contains("exists already"), "{:?}", again.screen);
