@@ -115,7 +115,7 @@ pub struct State {
     /// Newest first.
     pub detections: VecDeque<DetectionRow>,
     next_id: u64,
-    unknown: BTreeMap<(String, usize), UnknownRow>,
+    pub unknown: BTreeMap<(String, usize), UnknownRow>,
     /// Newest first.
     pub episodes: VecDeque<EpisodeRow>,
     /// Whether the source has ended.

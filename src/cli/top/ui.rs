@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::state::{State, StreamRef};
+use super::state::{State, StreamRef, UnknownRow};
+use crate::stream::UnknownReason;
 
 /// A list whose rows can be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +73,8 @@ pub struct Ui {
     pub list: List,
     /// The selected detection by its number; `None` for the newest.
     detection: Option<u64>,
-    /// The selected group of unknown streams by its server; `None` for the first.
-    server: Option<String>,
+    /// The selected group of unknown streams by its server and reason; `None` for the first.
+    group: Option<(String, UnknownReason)>,
     pub cover: Cover,
     /// Where taught models are written unless another file is typed.
     pub out: PathBuf,
@@ -82,7 +83,7 @@ pub struct Ui {
 impl Ui {
     /// The overview, with the newest detection selected.
     pub fn new(out: PathBuf) -> Self {
-        Self { list: List::Detections, detection: None, server: None, cover: Cover::Overview, out }
+        Self { list: List::Detections, detection: None, group: None, cover: Cover::Overview, out }
     }
 
     /// Index of the selected detection; the newest in the place of one that is no longer kept.
@@ -91,16 +92,17 @@ impl Ui {
     }
 
     /// Index of the selected group of unknown streams.
-    pub fn server(&self, state: &State) -> usize {
+    pub fn group(&self, state: &State) -> usize {
         let rows = state.unknown_rows();
-        self.server.as_ref().and_then(|server| rows.iter().position(|row| row.server == *server)).unwrap_or(0)
+        let is = |row: &UnknownRow, (server, reason): &(String, UnknownReason)| row.server == *server && row.reason == *reason;
+        self.group.as_ref().and_then(|group| rows.iter().position(|row| is(row, group))).unwrap_or(0)
     }
 
     /// The selected stream.
     fn stream(&self, state: &State) -> Option<StreamRef> {
         match self.list {
             List::Detections => state.detections.get(self.detection(state)).map(|row| row.stream.clone()),
-            List::Unknown => state.unknown_rows().get(self.server(state)).map(|row| row.last.clone()),
+            List::Unknown => state.unknown_rows().get(self.group(state)).map(|row| row.last.clone()),
         }
     }
 
@@ -163,7 +165,7 @@ impl Ui {
             KeyCode::Down | KeyCode::Char('j') => self.select(state, 1),
             KeyCode::PageUp => self.select(state, -10),
             KeyCode::PageDown => self.select(state, 10),
-            KeyCode::Home => (self.detection, self.server) = (None, None),
+            KeyCode::Home => (self.detection, self.group) = (None, None),
             KeyCode::Enter => {
                 if let Some(stream) = self.stream(state) {
                     self.cover = Cover::Busy("explaining".into());
@@ -190,8 +192,8 @@ impl Ui {
             }
             List::Unknown => {
                 let rows = state.unknown_rows();
-                let at = moved(self.server(state), by, rows.len());
-                self.server = if at == 0 { None } else { rows.get(at).map(|row| row.server.clone()) };
+                let at = moved(self.group(state), by, rows.len());
+                self.group = if at == 0 { None } else { rows.get(at).map(|row| (row.server.clone(), row.reason)) };
             }
         }
     }

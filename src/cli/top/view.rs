@@ -183,7 +183,7 @@ fn episodes(frame: &mut Frame<'_>, area: Rect, state: &State, theme: Theme) {
 }
 
 fn unknown(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui, theme: Theme) {
-    let selected = (ui.list == List::Unknown).then(|| ui.server(state));
+    let selected = (ui.list == List::Unknown).then(|| ui.group(state));
     bar(frame, first_row(area), "unknown, by server", if selected.is_some() { "<" } else { "" });
     let rows = state.unknown_rows();
     for (line, number) in visible(rows.len(), selected, area).enumerate() {

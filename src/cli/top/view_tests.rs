@@ -11,6 +11,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 
 use super::super::reader::Reader;
+use super::super::state::UnknownRow;
 use super::super::ui::{Action, Lesson};
 use super::super::work::Finder;
 use super::*;
@@ -117,6 +118,21 @@ fn the_selection_stays_on_its_stream() {
     }
     assert_eq!(ui.detection(&state), state.detections.len() - 1);
     assert!(text_of(&drawn(&state, &ui, (80, 24), PLAIN)).contains("\n>"), "the selected row is in view");
+}
+
+#[test]
+fn groups_of_one_server_are_selected_one_after_the_other() {
+    let reader = mixed();
+    let (mut state, mut ui) = (reader.state.lock(), Ui::new("mine.safetensors".into()));
+    let row = state.unknown_rows()[0];
+    let unsure = UnknownRow { server: row.server.clone(), reason: UnknownReason::Unsure, streams: 1, last: row.last.clone() };
+    state.unknown.insert((unsure.server.clone(), unsure.reason as usize), unsure);
+    press(&mut ui, &state, KeyCode::Tab);
+    let rows = state.unknown_rows().len();
+    for at in 1..rows {
+        press(&mut ui, &state, KeyCode::Down);
+        assert_eq!(ui.group(&state), at);
+    }
 }
 
 #[test]
