@@ -1,5 +1,6 @@
 //! `spiked read`: classifies the streams of captures.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 use std::path::{Path, PathBuf};
@@ -12,16 +13,17 @@ use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
 use crate::capture::{
-    self, CaptureError, CaptureFile, ExpandedPaths, Filter, Filtered, InTimeRange, Source, TimeRange, printable,
+    self, CaptureError, CaptureFile, Duplicates, ExpandedPaths, Filter, Filtered, FrameBatch, InTimeRange, LinkType, Nanos,
+    Source, TimeRange, printable,
 };
 use crate::engine::{
-    self, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
+    self, Counters, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
     VerdictWriter,
 };
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, EventFormat, Summary, evidence};
 use crate::model::Model;
-use crate::packet::Decoder;
+use crate::packet::{Decoder, Undecodable};
 
 use super::live::{self, Interfaces, Limited, Limits};
 use super::read_progress::{Measured, ReadProgress};
@@ -116,6 +118,9 @@ pub struct Args {
     /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
     #[arg(long)]
     ignore_vlan: bool,
+    /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart (mirror ports)
+    #[arg(long)]
+    drop_duplicates: bool,
     /// Size of the stream table, per model
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     streams: usize,
@@ -305,7 +310,7 @@ impl Reading<'_> {
         let source = CaptureFile::open_live(path, stopped);
         let source = source.and_then(|source| Filtered::new(source, self.args.filter.as_deref()));
         let mut source = match source {
-            Ok(source) => InTimeRange::new(source, self.args.time_range),
+            Ok(source) => Duplicates::new(InTimeRange::new(source, self.args.time_range), self.args.drop_duplicates),
             // A pipe that was stopped before its first byte.
             Err(CaptureError::Empty { .. }) if self.limits.are_reached() => return Ok(()),
             Err(error) => {
@@ -316,9 +321,11 @@ impl Reading<'_> {
         let origin = Origin { capture: Some(path.display().to_string().into()), interfaces: Arc::default() };
         let progress = self.progress.clone();
         self.source(&mut Measured { source: &mut source, progress: &progress }, origin, None)?;
+        let (copies, source) = (source.found(), source.source());
         let (outside, source) = (source.outside(), source.source());
         self.progress.next(source.frames());
         let name = printable(path);
+        self.note_copies(copies);
         let mut summary = self.summary.lock();
         self.packets += source.frames();
         if source.frames() == 0 {
@@ -344,12 +351,14 @@ impl Reading<'_> {
             self.ends.push(Exit::Unreadable);
             eprintln!("spiked: {error}");
         }
-        let Some(Interfaces { mut source, stop, names }) = open else { return Ok(()) };
+        let Some(Interfaces { source, stop, names }) = open else { return Ok(()) };
+        let mut source = Duplicates::new(source, self.args.drop_duplicates);
         let origin = Origin { capture: None, interfaces: names.into() };
         let frames = self.source(&mut source, origin, Some(stop))?;
         self.packets += frames;
+        self.note_copies(source.found());
         let mut summary = self.summary.lock();
-        for counters in source.counters() {
+        for counters in source.source().counters() {
             let dropped = counters.kernel_drops.load(Relaxed) + counters.interface_drops.load(Relaxed);
             let dropped = dropped + counters.queue_drops.load(Relaxed);
             if dropped > 0 {
@@ -363,18 +372,41 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// Notes the copies that a source held.
+    fn note_copies(&self, copies: u64) {
+        if copies > 0 {
+            let hint = if self.args.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
+            self.summary.lock().note(format!("{copies} packets are copies of one before (mirror port); {hint}"));
+        }
+    }
+
+    /// Reports the link types of a source that are not supported, each with its first packet.
+    fn unsupported(&mut self, name: &str, counters: &Counters, first: &BTreeMap<LinkType, u64>) {
+        for (reason, &count) in &counters.undecodable {
+            let &Undecodable::UnsupportedLink(link) = reason else { continue };
+            self.ends.push(Exit::Partly);
+            // Packets that a filter, a time range or the option left out before have no number here.
+            let all = self.args.filter.is_none() && self.args.time_range.is_none() && !self.args.drop_duplicates;
+            let from = first.get(&link).filter(|_| all).map(|number| format!(", from packet {number} on")).unwrap_or_default();
+            self.progress.message(&format!("spiked: {name}: link type {link} is not supported: {count} packets skipped{from}"));
+        }
+    }
+
     /// Reads a source to its end or a limit; returns the number of packets. `stop` stops a live source.
     fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<u64> {
         self.observer.capture.clone_from(&origin.capture);
+        let name = origin.name();
         let writer = Some(line_writers(self.lines, origin, self.summary, self.models));
         let settings = EngineSettings { writer, ..self.settings.clone() };
         self.observer.live = source.is_live();
-        let mut source = Limited { source, limits: &mut self.limits, stop };
+        let mut numbered = FirstOfLinks { source, numbers: BTreeMap::new(), last: None, frames: 0 };
+        let mut source = Limited { source: &mut numbered, limits: &mut self.limits, stop };
         let counters = engine::run(&settings, &mut source, &mut self.observer);
         std::mem::replace(&mut self.observer.written, Ok(()))?;
         self.read += 1;
         match counters {
             Ok(counters) => {
+                self.unsupported(&name, &counters, &numbered.numbers);
                 let mut summary = self.summary.lock();
                 summary.capture(&counters);
                 if counters.lone_fragments > 0 {
@@ -387,6 +419,37 @@ impl Reading<'_> {
                 Ok(0)
             }
         }
+    }
+}
+
+/// A source that remembers the number of the first packet of each link type, from 1.
+struct FirstOfLinks<'a> {
+    source: &'a mut dyn Source,
+    numbers: BTreeMap<LinkType, u64>,
+    /// Link type of the last packet.
+    last: Option<LinkType>,
+    frames: u64,
+}
+
+impl Source for FirstOfLinks<'_> {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        let more = self.source.fill(batch)?;
+        for frame in batch.iter() {
+            self.frames += 1;
+            if self.last != Some(frame.link) {
+                self.last = Some(frame.link);
+                self.numbers.entry(frame.link).or_insert(self.frames);
+            }
+        }
+        Ok(more)
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        self.source.clock()
+    }
+
+    fn is_live(&self) -> bool {
+        self.source.is_live()
     }
 }
 
@@ -453,6 +516,11 @@ struct Origin {
 }
 
 impl Origin {
+    /// The capture or the interfaces, for messages.
+    fn name(&self) -> String {
+        self.capture.as_deref().map_or_else(|| self.interfaces.join(", "), |capture| printable(Path::new(capture)).to_string())
+    }
+
     /// The live interface of a stream.
     fn interface(&self, verdict: &Verdict) -> Option<&str> {
         verdict.interface.and_then(|id| self.interfaces.get(id.index())).map(String::as_str)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::capture::{CaptureError, CaptureFile, Filtered, FrameBatch, InTimeRange, Nanos, Source};
+use crate::capture::{CaptureError, CaptureFile, Duplicates, Filtered, FrameBatch, InTimeRange, Nanos, Source};
 
 /// Shorter reads show no progress.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);
@@ -72,14 +72,14 @@ impl ReadProgress {
 
 /// A capture whose progress is shown.
 pub struct Measured<'a> {
-    pub source: &'a mut InTimeRange<Filtered<CaptureFile>>,
+    pub source: &'a mut Duplicates<InTimeRange<Filtered<CaptureFile>>>,
     pub progress: &'a ReadProgress,
 }
 
 impl Source for Measured<'_> {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         let more = self.source.fill(batch)?;
-        let source = self.source.source();
+        let source = self.source.source().source();
         self.progress.update(source.frames(), source.position());
         Ok(more)
     }

@@ -1,0 +1,188 @@
+//! Copies of frames in front of any source: mirror ports that see a frame where it enters and where it leaves hand it on twice.
+
+use std::collections::VecDeque;
+
+use super::{CaptureError, Frame, FrameBatch, InterfaceId, LinkType, Nanos, Source};
+
+/// Frames before a frame that it may be a copy of, as editcap -d.
+const WINDOW: usize = 5;
+/// Longest time between a frame and its copy. Hosts that send the same frame again (spanning tree, ARP, repeated queries) wait longer.
+const MAX_DELAY_NANOS: u64 = 50_000_000;
+/// Bytes of both MAC addresses, and of a VLAN tag (IEEE 802.1Q).
+const MACS_LEN: usize = 12;
+const TAG_LEN: usize = 4;
+
+/// A source that counts frames that are copies of one of the few before them, and may leave them out. Copies that differ in VLAN tags
+/// alone are copies too. The memory is bounded by the few frames.
+pub struct Duplicates<S> {
+    source: S,
+    /// Whether copies are left out.
+    drop: bool,
+    recent: VecDeque<RecentFrame>,
+    /// The interface of the recent frames: those of others are not compared.
+    interface: Option<InterfaceId>,
+    /// Whether each frame of a batch is a copy.
+    copies: Vec<bool>,
+    found: u64,
+}
+
+/// A frame that later ones are compared with.
+struct RecentFrame {
+    timestamp: Nanos,
+    link: LinkType,
+    wire_len: u32,
+    bytes: Vec<u8>,
+}
+
+impl RecentFrame {
+    fn frame(&self) -> Frame<'_> {
+        Frame { timestamp: self.timestamp, link: self.link, wire_len: self.wire_len, bytes: &self.bytes }
+    }
+}
+
+impl<S> Duplicates<S> {
+    /// Counts the copies among the frames of `source`, and leaves them out if `drop`.
+    pub fn new(source: S, drop: bool) -> Self {
+        Self { source, drop, recent: VecDeque::new(), interface: None, copies: Vec::new(), found: 0 }
+    }
+
+    /// Number of copies so far.
+    pub fn found(&self) -> u64 {
+        self.found
+    }
+
+    /// The source behind.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Marks the copies of a batch and remembers its last frames.
+    fn mark(&mut self, batch: &FrameBatch) {
+        if batch.interface != self.interface {
+            self.recent.clear();
+            self.interface = batch.interface;
+        }
+        self.copies.clear();
+        for number in 0..batch.len() {
+            let frame = batch.frame(number);
+            let in_batch = (number.saturating_sub(WINDOW)..number).map(|before| batch.frame(before));
+            let earlier = self.recent.iter().skip((self.recent.len() + number).saturating_sub(WINDOW)).map(RecentFrame::frame);
+            self.copies.push(in_batch.chain(earlier).any(|before| is_copy(&before, &frame)));
+        }
+        self.found += self.copies.iter().filter(|&&copy| copy).count() as u64;
+        for number in batch.len().saturating_sub(WINDOW)..batch.len() {
+            // The oldest frame's allocation is used again.
+            let oldest = if self.recent.len() < WINDOW { None } else { self.recent.pop_front() };
+            let mut copied = oldest.map(|oldest| oldest.bytes).unwrap_or_default();
+            let Frame { timestamp, link, wire_len, bytes } = batch.frame(number);
+            copied.clear();
+            copied.extend_from_slice(bytes);
+            self.recent.push_back(RecentFrame { timestamp, link, wire_len, bytes: copied });
+        }
+    }
+}
+
+/// Whether `frame` is a copy of the frame `before`. Most pairs differ in length or in the first bytes of the IP header.
+fn is_copy(before: &Frame<'_>, frame: &Frame<'_>) -> bool {
+    let tags = [before, frame].map(|frame| tags_len(frame));
+    let lengths = [(before, tags[0]), (frame, tags[1])].map(|(frame, tags)| (frame.wire_len as usize).saturating_sub(tags));
+    before.link == frame.link
+        && lengths[0] == lengths[1]
+        && before.timestamp.0.abs_diff(frame.timestamp.0) <= MAX_DELAY_NANOS
+        && without_tags(before, tags[0]) == without_tags(frame, tags[1])
+}
+
+/// Bytes of the VLAN tags of an Ethernet frame.
+fn tags_len(frame: &Frame<'_>) -> usize {
+    if frame.link != LinkType::ETHERNET {
+        return 0;
+    }
+    let tags = frame.bytes.get(MACS_LEN..).unwrap_or_default().chunks_exact(TAG_LEN);
+    TAG_LEN * tags.take_while(|tag| matches!(tag[..2], [0x81, 0] | [0x88, 0xa8] | [0x91 | 0x92, 0])).count()
+}
+
+/// The bytes before and after the VLAN tags.
+fn without_tags<'a>(frame: &Frame<'a>, tags: usize) -> (&'a [u8], &'a [u8]) {
+    let (macs, rest) = frame.bytes.split_at(frame.bytes.len().min(MACS_LEN));
+    (macs, &rest[tags..])
+}
+
+impl<S: Source> Source for Duplicates<S> {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        let more = self.source.fill(batch)?;
+        self.mark(batch);
+        if self.drop {
+            let mut copies = self.copies.iter();
+            batch.retain(|_| copies.next() != Some(&true));
+        }
+        Ok(more)
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        self.source.clock()
+    }
+
+    fn is_live(&self) -> bool {
+        self.source.is_live()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Batches of frames: microsecond and bytes.
+    struct Batches(VecDeque<Vec<(u64, Vec<u8>)>>);
+
+    impl Source for Batches {
+        fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+            batch.clear();
+            let Some(frames) = self.0.pop_front() else { return Ok(false) };
+            for (micros, bytes) in frames {
+                batch.push(Nanos(micros * 1000), LinkType::ETHERNET, bytes.len() as u32, &bytes);
+            }
+            Ok(true)
+        }
+    }
+
+    fn frame(vlans: &[u8], last: u8) -> Vec<u8> {
+        let tags = vlans.iter().flat_map(|&vlan| [0x81, 0, 0, vlan]);
+        [2; 6].into_iter().chain([4; 6]).chain(tags).chain([8, 0]).chain([0x45; 40]).chain([last]).collect()
+    }
+
+    /// Numbers of copies and of frames that are left when copies are left out.
+    fn copies(batches: &[&[(u64, Vec<u8>)]]) -> (u64, usize) {
+        let source = Batches(batches.iter().map(|frames| frames.to_vec()).collect());
+        let mut source = Duplicates::new(source, true);
+        let (mut batch, mut left) = (FrameBatch::new(), 0);
+        while source.fill(&mut batch).unwrap() {
+            left += batch.len();
+        }
+        (source.found(), left)
+    }
+
+    #[test]
+    fn copies_are_found_within_and_across_batches() {
+        let [a, b] = [frame(&[], 1), frame(&[], 2)];
+        assert_eq!(copies(&[&[(0, a.clone()), (5, a.clone()), (9, b.clone()), (14, b.clone())]]), (2, 2));
+        assert_eq!(copies(&[&[(0, a.clone())], &[], &[(5, a.clone()), (9, b.clone())], &[(14, b)]]), (2, 2));
+        assert_eq!(copies(&[&[(0, a.clone()), (60_000, a)]]), (0, 2), "sent again");
+    }
+
+    #[test]
+    fn the_window_is_five_frames() {
+        for (between, found) in [(4, 1), (5, 0)] {
+            let others = (0..between).map(|n| (u64::from(n), frame(&[], 10 + n)));
+            let frames: Vec<_> = [(0, frame(&[], 1))].into_iter().chain(others).chain([(9, frame(&[], 1))]).collect();
+            assert_eq!(copies(&[&frames]).0, found, "{between}");
+            let single: Vec<_> = frames.iter().map(std::slice::from_ref).collect();
+            assert_eq!(copies(&single).0, found, "{between}, one a batch");
+        }
+    }
+
+    #[test]
+    fn vlan_tags_do_not_matter() {
+        assert_eq!(copies(&[&[(0, frame(&[], 1)), (3, frame(&[7], 1)), (6, frame(&[7, 8], 1)), (9, frame(&[7], 2))]]), (2, 2));
+        assert_eq!(copies(&[&[(0, vec![2; 9]), (1, vec![2; 9]), (2, vec![2; 13])]]), (1, 2), "shorter than an Ethernet header");
+    }
+}
