@@ -11,18 +11,25 @@ const MAX_DELAY_NANOS: u64 = 50_000_000;
 /// Bytes of both MAC addresses, and of a VLAN tag (IEEE 802.1Q).
 const MACS_LEN: usize = 12;
 const TAG_LEN: usize = 4;
+/// Offset in an untagged Ethernet frame of the bytes that a [`signature`] holds.
+const SIGNATURE_AT: usize = 18;
 
 /// A source that counts frames that are copies of one of the few before them, and may leave them out. Copies that differ in VLAN tags
 /// alone are copies too. The memory is bounded by the few frames.
+///
+/// Most frames cost one read of their header and a comparison of [`signature`]s; only frames whose signatures are equal are compared.
 pub struct Duplicates<S> {
     source: S,
     /// Whether copies are left out.
     drop: bool,
+    /// The last frames before the batch, at most [`WINDOW`].
     recent: VecDeque<RecentFrame>,
     /// The interface of the recent frames: those of others are not compared.
     interface: Option<InterfaceId>,
-    /// Whether each frame of a batch is a copy.
-    copies: Vec<bool>,
+    /// Signatures of the [`WINDOW`] frames before the batch, 0 where there is none, and of the frames of the batch.
+    signatures: Vec<u64>,
+    /// Numbers of the frames of a batch that are copies, in order.
+    copies: Vec<usize>,
     found: u64,
 }
 
@@ -43,7 +50,8 @@ impl RecentFrame {
 impl<S> Duplicates<S> {
     /// Counts the copies among the frames of `source`, and leaves them out if `drop`.
     pub fn new(source: S, drop: bool) -> Self {
-        Self { source, drop, recent: VecDeque::new(), interface: None, copies: Vec::new(), found: 0 }
+        let signatures = vec![0; WINDOW];
+        Self { source, drop, recent: VecDeque::new(), interface: None, signatures, copies: Vec::new(), found: 0 }
     }
 
     /// Number of copies so far.
@@ -56,20 +64,24 @@ impl<S> Duplicates<S> {
         &self.source
     }
 
-    /// Marks the copies of a batch and remembers its last frames.
+    /// Finds the copies of a batch and remembers its last frames.
     fn mark(&mut self, batch: &FrameBatch) {
         if batch.interface != self.interface {
             self.recent.clear();
+            self.signatures.fill(0);
             self.interface = batch.interface;
         }
+        self.signatures.drain(..self.signatures.len() - WINDOW);
+        self.signatures.extend(batch.iter().map(|frame| signature(&frame)));
         self.copies.clear();
-        for number in 0..batch.len() {
-            let frame = batch.frame(number);
-            let in_batch = (number.saturating_sub(WINDOW)..number).map(|before| batch.frame(before));
-            let earlier = self.recent.iter().skip((self.recent.len() + number).saturating_sub(WINDOW)).map(RecentFrame::frame);
-            self.copies.push(in_batch.chain(earlier).any(|before| is_copy(&before, &frame)));
+        for (number, window) in self.signatures.windows(WINDOW + 1).enumerate() {
+            // Without a branch for each of the frames before.
+            let equal = window[..WINDOW].iter().fold(false, |equal, before| equal | (*before == window[WINDOW]));
+            if equal && self.is_copy_in_window(batch, number) {
+                self.copies.push(number);
+            }
         }
-        self.found += self.copies.iter().filter(|&&copy| copy).count() as u64;
+        self.found += self.copies.len() as u64;
         for number in batch.len().saturating_sub(WINDOW)..batch.len() {
             // The oldest frame's allocation is used again.
             let oldest = if self.recent.len() < WINDOW { None } else { self.recent.pop_front() };
@@ -80,6 +92,23 @@ impl<S> Duplicates<S> {
             self.recent.push_back(RecentFrame { timestamp, link, wire_len, bytes: copied });
         }
     }
+
+    /// Whether the frame `number` of a batch is a copy of one of the [`WINDOW`] frames before it.
+    fn is_copy_in_window(&self, batch: &FrameBatch, number: usize) -> bool {
+        let frame = batch.frame(number);
+        let in_batch = (number.saturating_sub(WINDOW)..number).map(|before| batch.frame(before));
+        let earlier = self.recent.iter().skip((self.recent.len() + number).saturating_sub(WINDOW)).map(RecentFrame::frame);
+        in_batch.chain(earlier).any(|before| is_copy(&before, &frame))
+    }
+}
+
+/// A number that is the same for copies and mostly differs between other frames: the length and eight bytes of the header, behind VLAN
+/// tags. In an IPv4 packet over Ethernet, these are the bytes from the identification to the checksum.
+#[inline]
+fn signature(frame: &Frame<'_>) -> u64 {
+    let tags = tags_len(frame);
+    let word = frame.bytes.get(SIGNATURE_AT + tags..).and_then(|rest| rest.first_chunk()).map_or(1, |word| u64::from_ne_bytes(*word));
+    word ^ u64::from(frame.wire_len.saturating_sub(tags as u32)) << 16
 }
 
 /// Whether `frame` is a copy of the frame `before`. Most pairs differ in length or in the first bytes of the IP header.
@@ -93,12 +122,13 @@ fn is_copy(before: &Frame<'_>, frame: &Frame<'_>) -> bool {
 }
 
 /// Bytes of the VLAN tags of an Ethernet frame.
+#[inline]
 fn tags_len(frame: &Frame<'_>) -> usize {
     if frame.link != LinkType::ETHERNET {
         return 0;
     }
     let tags = frame.bytes.get(MACS_LEN..).unwrap_or_default().chunks_exact(TAG_LEN);
-    TAG_LEN * tags.take_while(|tag| matches!(tag[..2], [0x81, 0] | [0x88, 0xa8] | [0x91 | 0x92, 0])).count()
+    TAG_LEN * tags.take_while(|tag| matches!(tag[..2], [0x81, 0] | [0x88, 0xa8] | [0x91..=0x93, 0])).count()
 }
 
 /// The bytes before and after the VLAN tags.
@@ -112,8 +142,11 @@ impl<S: Source> Source for Duplicates<S> {
         let more = self.source.fill(batch)?;
         self.mark(batch);
         if self.drop {
-            let mut copies = self.copies.iter();
-            batch.retain(|_| copies.next() != Some(&true));
+            let (mut copies, mut number) = (self.copies.iter().peekable(), 0);
+            batch.retain(|_| {
+                number += 1;
+                copies.next_if(|&&copy| copy == number - 1).is_none()
+            });
         }
         Ok(more)
     }
