@@ -11,13 +11,17 @@ const MAX_DELAY_NANOS: u64 = 50_000_000;
 /// Bytes of both MAC addresses, and of a VLAN tag (IEEE 802.1Q).
 const MACS_LEN: usize = 12;
 const TAG_LEN: usize = 4;
+/// Frames that are looked at to count copies, and of how many.
+const EXAMINED: u64 = 1 << 14;
+const PERIOD: u64 = 1 << 18;
 /// Offset in an untagged Ethernet frame of the bytes that a [`signature`] holds.
 const SIGNATURE_AT: usize = 18;
 
 /// A source that counts frames that are copies of one of the few before them, and may leave them out. Copies that differ in VLAN tags
 /// alone are copies too. The memory is bounded by the few frames.
 ///
-/// Most frames cost one read of their header and a comparison of [`signature`]s; only frames whose signatures are equal are compared.
+/// To only count them, it looks at the first [`EXAMINED`] frames of each [`PERIOD`]: mirror ports copy all the time, and to look at every
+/// frame is a tenth of the cost of classifying it.
 pub struct Duplicates<S> {
     source: S,
     /// Whether copies are left out.
@@ -30,6 +34,9 @@ pub struct Duplicates<S> {
     signatures: Vec<u64>,
     /// Numbers of the frames of a batch that are copies, in order.
     copies: Vec<usize>,
+    /// Frames so far; those that were looked at; the copies among these.
+    frames: u64,
+    examined: u64,
     found: u64,
 }
 
@@ -51,12 +58,12 @@ impl<S> Duplicates<S> {
     /// Counts the copies among the frames of `source`, and leaves them out if `drop`.
     pub fn new(source: S, drop: bool) -> Self {
         let signatures = vec![0; WINDOW];
-        Self { source, drop, recent: VecDeque::new(), interface: None, signatures, copies: Vec::new(), found: 0 }
+        Self { source, drop, recent: VecDeque::new(), interface: None, signatures, copies: Vec::new(), frames: 0, examined: 0, found: 0 }
     }
 
-    /// Number of copies so far.
-    pub fn found(&self) -> u64 {
-        self.found
+    /// Number of copies so far, and of frames among which they were found: all frames if copies are left out.
+    pub fn found(&self) -> (u64, u64) {
+        (self.found, self.examined)
     }
 
     /// The source behind.
@@ -66,11 +73,18 @@ impl<S> Duplicates<S> {
 
     /// Finds the copies of a batch and remembers its last frames.
     fn mark(&mut self, batch: &FrameBatch) {
-        if batch.interface != self.interface {
+        let look = self.drop || self.frames % PERIOD < EXAMINED;
+        self.frames += batch.len() as u64;
+        if batch.interface != self.interface || !look {
             self.recent.clear();
-            self.signatures.fill(0);
+            self.signatures.clear();
+            self.signatures.resize(WINDOW, 0);
             self.interface = batch.interface;
         }
+        if !look {
+            return;
+        }
+        self.examined += batch.len() as u64;
         self.signatures.drain(..self.signatures.len() - WINDOW);
         self.signatures.extend(batch.iter().map(|frame| signature(&frame)));
         self.copies.clear();
@@ -191,7 +205,7 @@ mod tests {
         while source.fill(&mut batch).unwrap() {
             left += batch.len();
         }
-        (source.found(), left)
+        (source.found().0, left)
     }
 
     #[test]
@@ -217,5 +231,19 @@ mod tests {
     fn vlan_tags_do_not_matter() {
         assert_eq!(copies(&[&[(0, frame(&[], 1)), (3, frame(&[7], 1)), (6, frame(&[7, 8], 1)), (9, frame(&[7], 2))]]), (2, 2));
         assert_eq!(copies(&[&[(0, vec![2; 9]), (1, vec![2; 9]), (2, vec![2; 13])]]), (1, 2), "shorter than an Ethernet header");
+    }
+
+    #[test]
+    fn copies_are_counted_in_a_part_of_many_frames() {
+        let batch: Vec<_> = (0..64).map(|n| (n / 2 * 100, frame(&[], (n / 2) as u8))).collect();
+        for (batches, examined) in [(16, 16), (10_000, 768)] {
+            let source = Batches(vec![batch.clone(); batches].into());
+            let mut source = Duplicates::new(source, false);
+            let (mut filled, mut left) = (FrameBatch::new(), 0);
+            while source.fill(&mut filled).unwrap() {
+                left += filled.len();
+            }
+            assert_eq!((source.found(), left), ((examined * 32, examined * 64), batches * 64));
+        }
     }
 }

@@ -325,7 +325,7 @@ impl Reading<'_> {
         let (outside, source) = (source.outside(), source.source());
         self.progress.next(source.frames());
         let name = printable(path);
-        self.note_copies(copies);
+        self.note_copies(copies, source.frames());
         let mut summary = self.summary.lock();
         self.packets += source.frames();
         if source.frames() == 0 {
@@ -356,7 +356,7 @@ impl Reading<'_> {
         let origin = Origin { capture: None, interfaces: names.into() };
         let frames = self.source(&mut source, origin, Some(stop))?;
         self.packets += frames;
-        self.note_copies(source.found());
+        self.note_copies(source.found(), frames);
         let mut summary = self.summary.lock();
         for counters in source.source().counters() {
             let dropped = counters.kernel_drops.load(Relaxed) + counters.interface_drops.load(Relaxed);
@@ -373,10 +373,11 @@ impl Reading<'_> {
     }
 
     /// Notes the copies that a source held.
-    fn note_copies(&self, copies: u64) {
+    fn note_copies(&self, (copies, examined): (u64, u64), packets: u64) {
         if copies > 0 {
             let hint = if self.args.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
-            self.summary.lock().note(format!("{copies} packets are copies of one before (mirror port); {hint}"));
+            let of = if examined < packets { format!(" of {examined} that were compared") } else { String::new() };
+            self.summary.lock().note(format!("{copies} packets{of} are copies of one before (mirror port); {hint}"));
         }
     }
 
