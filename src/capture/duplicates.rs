@@ -58,7 +58,17 @@ impl<S> Duplicates<S> {
     /// Counts the copies among the frames of `source`, and leaves them out if `drop`.
     pub fn new(source: S, drop: bool) -> Self {
         let signatures = vec![0; WINDOW];
-        Self { source, drop, recent: VecDeque::new(), interface: None, signatures, copies: Vec::new(), frames: 0, examined: 0, found: 0 }
+        Self {
+            source,
+            drop,
+            recent: VecDeque::new(),
+            interface: None,
+            signatures,
+            copies: Vec::new(),
+            frames: 0,
+            examined: 0,
+            found: 0,
+        }
     }
 
     /// Number of copies so far, and of frames among which they were found: all frames if copies are left out.
@@ -121,7 +131,8 @@ impl<S> Duplicates<S> {
 #[inline]
 fn signature(frame: &Frame<'_>) -> u64 {
     let tags = tags_len(frame);
-    let word = frame.bytes.get(SIGNATURE_AT + tags..).and_then(|rest| rest.first_chunk()).map_or(1, |word| u64::from_ne_bytes(*word));
+    let word =
+        frame.bytes.get(SIGNATURE_AT + tags..).and_then(|rest| rest.first_chunk()).map_or(1, |word| u64::from_ne_bytes(*word));
     word ^ u64::from(frame.wire_len.saturating_sub(tags as u32)) << 16
 }
 

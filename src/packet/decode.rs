@@ -8,7 +8,7 @@ use etherparse::{
     Ipv6RawExtHeaderSlice, TcpHeader, UdpHeader,
 };
 
-use super::headers::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+use super::headers::{Headers, Link, Network, Transport, Tunnel};
 use super::inner::{Inner, Opened, Unopened, be16};
 use super::{capwap, gre, gtp, l2tp, link, llc, mpls, ppp, tags, teredo, tzsp, vxlan};
 use crate::capture::LinkType;
@@ -239,9 +239,7 @@ impl Decoder {
             }
             _ => {
                 let tag = tags::tag(frame, ether_type, at)?.ok()?;
-                if h.vlan == NO_VLAN && tag.vlan != 0 {
-                    h.vlan = tag.vlan;
-                }
+                h.vlans = h.vlans.with(tag.vlan);
                 Some(tag.inner)
             }
         }
@@ -392,7 +390,7 @@ impl Decoder {
             tunnel_depth: h.tunnel_depth + 1,
             link: h.link,
             link_at: h.link_at,
-            vlan: h.vlan,
+            vlans: h.vlans,
             payload_end: frame.len() as u32,
             ..Headers::NONE
         };

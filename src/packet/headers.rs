@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::wifi;
+use super::{VlanTags, wifi};
 
 /// The link header at [`Headers::link_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +142,6 @@ impl Tunnel {
     }
 }
 
-/// [`Headers::vlan`] of an untagged frame.
-pub const NO_VLAN: u16 = 0xffff;
-
 /// Where each header of a packet is. Offsets (`*_at`, `payload_end`) are in bytes from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
@@ -154,8 +151,8 @@ pub struct Headers {
     pub link_at: u16,
     /// EtherType of what follows link, VLAN, MPLS and PPPoE headers; 0 for 802.3 frames with LLC.
     pub ether_type: u16,
-    /// Outermost 802.1Q VLAN identifier other than 0 (priority tags), or [`NO_VLAN`].
-    pub vlan: u16,
+    /// VLANs of the frame, and of frames within it.
+    pub vlans: VlanTags,
     /// The network header.
     pub network: Network,
     /// Offset of the network header.
@@ -192,7 +189,7 @@ impl Headers {
         link: Link::None,
         link_at: 0,
         ether_type: 0,
-        vlan: NO_VLAN,
+        vlans: VlanTags::NONE,
         network: Network::None,
         network_at: 0,
         transport: Transport::None,

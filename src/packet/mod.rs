@@ -26,10 +26,12 @@ mod tags;
 mod teredo;
 mod tzsp;
 mod usb;
+mod vlan;
 mod vxlan;
 mod wifi;
 
 pub use address::Address;
 pub use decode::{Decoder, Undecodable};
-pub use headers::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+pub use headers::{Headers, Link, Network, Transport, Tunnel};
 pub use key::{Direction, KeyKind, StreamKey};
+pub use vlan::VlanTags;

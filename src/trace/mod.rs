@@ -18,7 +18,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 
 use crate::capture::Nanos;
-use crate::packet::{Headers, Network, Transport};
+use crate::packet::{Headers, Network, Transport, VlanTags};
 
 pub(crate) use bounded::{Activity, BoundedTable};
 use host::{Count, Host};
@@ -47,7 +47,7 @@ struct Endpoints {
     destination_port: u16,
     /// IP protocol, or the EtherType of ARP.
     protocol: u16,
-    vlan: u16,
+    vlans: VlanTags,
 }
 
 impl Endpoints {
@@ -70,7 +70,7 @@ impl Endpoints {
         };
         let (source_port, destination_port) = headers.ports(frame);
         let protocol = if headers.network == Network::Arp { headers.ether_type } else { u16::from(headers.ip_protocol) };
-        Some(Self { source, destination, source_port, destination_port, protocol, vlan: headers.vlan })
+        Some(Self { source, destination, source_port, destination_port, protocol, vlans: headers.vlans })
     }
 }
 
@@ -194,7 +194,7 @@ impl TraceTable {
     /// A flow's key, the same for both directions.
     fn flow_key(&self, ends: &Endpoints) -> u64 {
         let (a, b) = ((ends.source, ends.source_port), (ends.destination, ends.destination_port));
-        self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, ends.vlan))
+        self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, ends.vlans))
     }
 
     /// Counts the begin of a flow. `empty`: its first packet has no payload. Returns where the flow lies.

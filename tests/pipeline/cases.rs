@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::common::{pcap, udp};
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Source};
-use spiked::packet::{Decoder, Direction, StreamKey, Tunnel, Undecodable};
+use spiked::packet::{Decoder, Direction, StreamKey, Tunnel, Undecodable, VlanTags};
 
 const SOURCE: [u8; 4] = [192, 0, 2, 10];
 const DESTINATION: [u8; 4] = [198, 51, 100, 20];
@@ -172,8 +172,8 @@ fn tags_and_frames_within_frames_are_opened() {
         "UDP 2001:db8::a:41000 2001:db8::b:53",
     );
     // Priority tags name no VLAN.
-    let vlan = |tag: u8| Decoder::default().decode(LinkType::ETHERNET, &ether(0x8100, &[&[0xa0, tag, 8, 0], &ip])).unwrap().vlan;
-    assert_eq!((vlan(0), vlan(7)), (spiked::packet::NO_VLAN, 7));
+    let vlan = |tag: u8| Decoder::default().decode(LinkType::ETHERNET, &ether(0x8100, &[&[0xa0, tag, 8, 0], &ip])).unwrap().vlans;
+    assert_eq!((vlan(0), vlan(7)), (VlanTags::NONE, VlanTags::NONE.with(7)));
     let lite = ether(0x0800, &[&ip[..9], &[136], &ip[10..]]);
     leads("UDP-Lite", LinkType::ETHERNET, &lite, &WANT.replace("UDP", "UDP-Lite"));
 }

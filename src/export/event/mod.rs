@@ -165,9 +165,13 @@ impl EventWriter {
             json::string(out, interface);
         }
         write_endpoints(verdict, suricata, out);
-        if let Some(vlan) = key.vlan() {
-            out.extend_from_slice(b",\"vlan\":[");
-            json::number(out, vlan);
+        if !key.vlans().is_empty() {
+            let mut before: &[u8] = b",\"vlan\":[";
+            for vlan in key.vlans().ids() {
+                out.extend_from_slice(before);
+                json::number(out, vlan);
+                before = b",";
+            }
             out.push(b']');
         }
         if let Some(id) = key.community_id(0) {
@@ -382,7 +386,7 @@ mod tests {
         #[serde(skip_serializing_if = "Option::is_none")]
         icmp_code: Option<u8>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        vlan: Option<[u16; 1]>,
+        vlan: Option<Vec<u16>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         community_id: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -510,7 +514,7 @@ mod tests {
             proto: flow.then(|| key.proto_name().into_owned()),
             icmp_type: key.icmp(verdict.first_direction).map(|i| i.0),
             icmp_code: key.icmp(verdict.first_direction).map(|i| i.1),
-            vlan: key.vlan().map(|v| [v]),
+            vlan: Some(key.vlans().ids().collect()).filter(|ids: &Vec<u16>| !ids.is_empty()),
             community_id: key.community_id(0).map(|id| String::from_utf8(id.to_vec()).unwrap()),
             pcap_filename: context.capture,
             app_proto: name(verdict.class).filter(|_| verdict.model.key == KeyKind::Flow),
