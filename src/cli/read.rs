@@ -23,7 +23,7 @@ use crate::engine::{
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, EventFormat, Summary, evidence};
 use crate::model::Model;
-use crate::packet::{Decoder, Undecodable};
+use crate::packet::{Decoder, MAX_TUNNEL_DEPTH, Tunnel, TunnelSettings, UdpTunnel, Undecodable};
 
 use super::live::{self, Interfaces, Limited, Limits};
 use super::read_progress::{Measured, ReadProgress};
@@ -115,6 +115,16 @@ pub struct Args {
     /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
+    /// Opens at most N tunnels within each other [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_TUNNEL_DEPTH)), conflicts_with = "no_tunnels")]
+    tunnel_depth: Option<u8>,
+    /// Does not open tunnels of these kinds: gre, vxlan, geneve, gtp, teredo, ip-in-ip and others, see tunnels.exclude in spiked.toml
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = tunnel_kind)]
+    exclude_tunnel: Vec<Tunnel>,
+    /// Opens tunnels at another UDP port too, such as vxlan=9000; kinds: vxlan, vxlan-gpe, geneve, lisp, mpls, tzsp, gtp, l2tp, capwap,
+    /// teredo
+    #[arg(long, value_name = "KIND=PORT", value_parser = tunnel_port)]
+    tunnel_port: Vec<(UdpTunnel, u16)>,
     /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
     #[arg(long)]
     ignore_vlan: bool,
@@ -144,6 +154,31 @@ pub struct Args {
     quiet: bool,
 }
 
+/// The value of `--exclude-tunnel`.
+fn tunnel_kind(name: &str) -> Result<Tunnel, String> {
+    Tunnel::from_name(name).ok_or_else(|| format!("not a valid kind of tunnel; give one of {}", Tunnel::names()))
+}
+
+/// The value of `--tunnel-port`.
+fn tunnel_port(argument: &str) -> Result<(UdpTunnel, u16), String> {
+    let (name, port) = argument.split_once('=').ok_or("has no '='; give KIND=PORT, such as vxlan=9000")?;
+    let names = || UdpTunnel::ALL.map(UdpTunnel::name).join(", ");
+    let kind =
+        UdpTunnel::from_name(name).ok_or_else(|| format!("'{name}' is not a valid kind of tunnel; give one of {}", names()))?;
+    let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("'{port}' is out of range (1 to 65535)"))?;
+    Ok((kind, port))
+}
+
+impl Args {
+    /// Which tunnels are opened.
+    fn tunnels(&self) -> Result<TunnelSettings> {
+        let depth = if self.no_tunnels { 0 } else { self.tunnel_depth.unwrap_or(MAX_TUNNEL_DEPTH) };
+        let settings = self.exclude_tunnel.iter().fold(TunnelSettings::DEFAULT, |settings, &kind| settings.without(kind));
+        let ports = self.tunnel_port.iter().try_fold(settings, |settings, &(kind, port)| settings.with_port(kind, port));
+        Ok(ports.context("--tunnel-port")?.with_depth(depth))
+    }
+}
+
 pub fn run(args: &Args) -> Result<Exit> {
     let mut models = Vec::new();
     for path in &args.model {
@@ -160,7 +195,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         mask(&mut model.layout, &args.mask)?;
     }
     let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
-    settings.decoder = Decoder::new(!args.no_tunnels);
+    settings.decoder = Decoder::with_tunnels(args.tunnels()?);
     settings.limits.streams = args.streams.max(1);
     settings.vlan_in_key = !args.ignore_vlan;
     settings.pin = args.pin;

@@ -115,6 +115,39 @@ pub enum Tunnel {
 }
 
 impl Tunnel {
+    /// All kinds of tunnels.
+    const ALL: [Self; 19] = [
+        Self::Gre,
+        Self::Pptp,
+        Self::Erspan,
+        Self::Wccp,
+        Self::Vxlan,
+        Self::Geneve,
+        Self::Lisp,
+        Self::Nsh,
+        Self::Gtp,
+        Self::L2tp,
+        Self::Capwap,
+        Self::Tzsp,
+        Self::Teredo,
+        Self::IpInIp,
+        Self::EtherIp,
+        Self::MplsInIp,
+        Self::Pseudowire,
+        Self::BackboneBridge,
+        Self::EthernetBridging,
+    ];
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The names of all kinds, for messages.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
     /// Name in lower case; empty if there is no tunnel.
     pub fn name(self) -> &'static str {
         match self {

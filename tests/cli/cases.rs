@@ -139,3 +139,23 @@ fn packets_without_any_time_are_dated_by_their_file() {
     let [event] = &json_lines(&output.stdout)[..] else { panic!("one stream") };
     assert_eq!(event["timestamp"], "2023-11-14T22:13:20.000000+0000");
 }
+
+#[test]
+fn which_tunnels_are_opened_and_how_deep_is_an_option() {
+    let Some(folder) = shared_cases() else { return };
+    let first = |name: &str, options: &[&str]| streams(&folder.join(name), options).0[0].clone();
+    let deep = "encap-vxlan-in-gre-two-deep.pcap";
+    assert!(first(deep, &["--tunnel-depth", "0"]).starts_with("GRE "));
+    assert!(first(deep, &["--tunnel-depth", "1"]).contains(":4789"));
+    assert!(first(deep, &["--exclude-tunnel", "vxlan"]).contains(":4789"));
+    assert!(first(deep, &["--exclude-tunnel", "teredo,geneve"]).starts_with(DNS));
+    assert!(first("encap-geneve.pcap", &["--exclude-tunnel", "geneve"]).contains(":6081"));
+    for (wrong, message) in [
+        (["--tunnel-port", "vxlan=0"], "out of range (1 to 65535)"),
+        (["--tunnel-port", "vxlans=1"], "give one of vxlan, "),
+        (["--exclude-tunnel", "x"], "give one of gre, "),
+        (["--tunnel-port", "vxlan=6081"], "port 6081 is that of geneve already"),
+    ] {
+        spiked().arg("read").args(wrong).arg(folder.join(deep)).assert().failure().stderr(contains(message));
+    }
+}
