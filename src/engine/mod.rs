@@ -22,11 +22,13 @@ mod shard;
 mod single;
 mod stream_state;
 mod tap;
+mod tunnels;
 mod worker;
 
 pub use counters::{Counters, SpikeCounts};
 pub use observer::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Progress, Verdict, VerdictWriter};
 pub use tap::{Tap, TapSample};
+pub use tunnels::OuterHeaders;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -233,6 +233,7 @@ impl fmt::Display for Summary {
         for (count, what) in [
             (counters.evicted, "streams ended early: the stream table was full (--streams)"),
             (counters.dropped_undecided, "streams left undecided early: too many were undecided at once (--streams)"),
+            (counters.dropped_tunnels, "streams in tunnels whose events do not name the tunnel: too many at once (--streams)"),
             (counters.evicted_hosts, "hosts whose traces were dropped early: the table of hosts was full"),
             (counters.panic_lost_streams, "streams lost: a worker panicked; please report this"),
             (counters.panic_lost_packets, "packets lost: a worker panicked; please report this"),

@@ -63,6 +63,12 @@ impl Decoder {
         Self::with_tunnels(if open_tunnels { TunnelSettings::DEFAULT } else { TunnelSettings::DEFAULT.with_depth(0) })
     }
 
+    /// The decoder with another depth of tunnels.
+    #[must_use]
+    pub const fn with_depth(&self, depth: u8) -> Self {
+        Self::with_tunnels(self.tunnels.with_depth(depth))
+    }
+
     /// A decoder that opens these tunnels.
     pub const fn with_tunnels(tunnels: TunnelSettings) -> Self {
         Self { tunnels }
@@ -330,8 +336,10 @@ impl Decoder {
         if inner.at > MAX_HEADERS || !self.tunnels.opens(tunnel, h.tunnel_depth) {
             return false;
         }
+        let mut tunnels = h.tunnels;
+        tunnels[usize::from(h.tunnel_depth)] = tunnel;
         let mut deeper = Headers {
-            tunnel: if h.tunnel == Tunnel::None { tunnel } else { h.tunnel },
+            tunnels,
             tunnel_depth: h.tunnel_depth + 1,
             link: h.link,
             link_at: h.link_at,

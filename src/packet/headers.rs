@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{VlanTags, wifi};
+use super::{MAX_TUNNEL_DEPTH, VlanTags, wifi};
 
 /// The link header at [`Headers::link_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,8 +198,8 @@ pub struct Headers {
     pub ip_protocol: u8,
     /// Whether this is a fragment other than the first, which has no transport header.
     pub later_fragment: bool,
-    /// The outermost tunnel that was opened. The other headers are then the innermost packet's.
-    pub tunnel: Tunnel,
+    /// Tunnels that were opened, outermost first. The other headers are then the innermost packet's.
+    pub tunnels: [Tunnel; MAX_TUNNEL_DEPTH as usize],
     /// Number of tunnels that were opened, one within the other.
     pub tunnel_depth: u8,
     /// 0 if the packet is not TCP or was truncated before its flags.
@@ -229,7 +229,7 @@ impl Headers {
         transport_at: 0,
         ip_protocol: 0,
         later_fragment: false,
-        tunnel: Tunnel::None,
+        tunnels: [Tunnel::None; MAX_TUNNEL_DEPTH as usize],
         tunnel_depth: 0,
         tcp_flags: 0,
         payload_at: 0,

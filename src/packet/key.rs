@@ -47,6 +47,17 @@ pub enum Direction {
     Backward,
 }
 
+impl Direction {
+    /// The other direction.
+    #[must_use]
+    pub fn reverse(self) -> Self {
+        match self {
+            Self::Forward => Self::Backward,
+            Self::Backward => Self::Forward,
+        }
+    }
+}
+
 /// The identity of a stream. The smaller endpoint (address, then port) comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {

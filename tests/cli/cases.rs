@@ -159,3 +159,33 @@ fn which_tunnels_are_opened_and_how_deep_is_an_option() {
         spiked().arg("read").args(wrong).arg(folder.join(deep)).assert().failure().stderr(contains(message));
     }
 }
+
+#[test]
+fn events_name_the_tunnels_around_a_stream() {
+    let Some(folder) = shared_cases() else { return };
+    let event = |name: &str, format: &str, kind: &str| {
+        let arguments = ["read", "--quiet", "--events", kind, "--format", format];
+        let output = spiked().args(arguments).arg(folder.join(name)).output().unwrap();
+        json_lines(&output.stdout).remove(0)
+    };
+    for (name, tunnels, proto, ports) in [
+        ("encap-geneve.pcap", vec!["geneve"], "UDP", true),
+        ("encap-vxlan-in-gre-two-deep.pcap", vec!["gre", "vxlan"], "GRE", false),
+        ("encap-gtp-u.pcap", vec!["gtp"], "UDP", true),
+    ] {
+        for (format, kind) in [("jsonl", "detections"), ("jsonl", "streams"), ("suricata", "streams")] {
+            let event = event(name, format, kind);
+            let outer = &event["tunnel"];
+            assert_eq!(event["spiked"]["tunnels"], serde_json::json!(tunnels), "{event}");
+            assert_eq!((&outer["proto"], &outer["depth"]), (&proto.into(), &tunnels.len().into()), "{event}");
+            assert!(
+                outer["src_ip"].is_string() && outer["dest_ip"].is_string() && outer["dest_port"].is_u64() == ports,
+                "{event}"
+            );
+        }
+        assert_eq!(event(name, "ecs", "streams")["spiked"]["tunnels"], serde_json::json!(tunnels));
+    }
+    let bridged = event("encap-802.1ah.pcap", "jsonl", "streams");
+    assert_eq!((&bridged["spiked"]["tunnels"][0], bridged.get("tunnel")), (&"802.1ah".into(), None), "{bridged}");
+    assert_eq!(event("span-duplicates.pcap", "jsonl", "streams").get("tunnel"), None);
+}

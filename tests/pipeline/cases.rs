@@ -91,7 +91,7 @@ fn tunnels_over_ip_are_opened() {
     ];
     for (name, tunnel, packet) in cases {
         leads(name, LinkType::ETHERNET, &packet, WANT);
-        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnel, tunnel, "{name}");
+        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnels[0], tunnel, "{name}");
         assert!(flow(&Decoder::new(false), LinkType::ETHERNET, &packet).unwrap().contains("203.0.113.1"), "{name}");
     }
     leads("6in4", LinkType::ETHERNET, &over_ip(41, &[&inner6()]), "UDP 2001:db8::a:41000 2001:db8::b:53");
@@ -133,7 +133,7 @@ fn tunnels_over_udp_are_opened() {
     ];
     for (name, tunnel, packet) in cases {
         leads(name, LinkType::ETHERNET, &packet, WANT);
-        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnel, tunnel, "{name}");
+        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnels[0], tunnel, "{name}");
     }
     for indicators in [&[][..], &[0, 0, 0, 0, 0, 0, 0, 0], &[&[0, 1, 0, 0][..], &[0; 9]].concat()] {
         let packet = over_udp([3545, 3544], &[indicators, &inner6()]);

@@ -151,6 +151,8 @@ struct Spiked<'a> {
     basis: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnels: Option<Vec<&'static str>>,
     model: &'a str,
 }
 
@@ -252,6 +254,7 @@ pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(
             scored: verdict.leader.map_or(0, |l| l.packets()),
             basis: verdict.basis().map(Basis::name),
             reason: verdict.unknown_reason().map(UnknownReason::name),
+            tunnels: verdict.tunnel.as_ref().map(|tunnel| tunnel.kinds().iter().map(|kind| kind.name()).collect()),
             model: &model.name,
         },
     };
