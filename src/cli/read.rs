@@ -1,6 +1,5 @@
 //! `spiked read`: classifies the streams of captures.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 use std::path::{Path, PathBuf};
@@ -13,8 +12,8 @@ use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
 use crate::capture::{
-    self, CaptureError, CaptureFile, Duplicates, ExpandedPaths, Filter, Filtered, FrameBatch, InTimeRange, LinkType, Nanos,
-    Source, TimeRange, printable,
+    self, CaptureError, CaptureFile, Duplicates, ExpandedPaths, Filter, Filtered, FrameBatch, InTimeRange, Nanos, Source,
+    TimeRange, printable,
 };
 use crate::engine::{
     self, Counters, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
@@ -26,7 +25,8 @@ use crate::model::Model;
 use crate::packet::{Decoder, MAX_TUNNEL_DEPTH, Tunnel, TunnelSettings, UdpTunnel, Undecodable};
 
 use super::live::{self, Interfaces, Limited, Limits};
-use super::read_progress::{Measured, ReadProgress};
+use super::read_files::{DatedPath, FileChain, FileEnd, FileNames, LinkCounts};
+use super::read_progress::ReadProgress;
 use super::{Exit, OutputError, mask};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,6 +131,10 @@ pub struct Args {
     /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart (mirror ports)
     #[arg(long)]
     drop_duplicates: bool,
+    /// Reads each file as a capture of its own, in the order given. Without it, files that follow each other in time are one capture, and
+    /// streams go on from file to file
+    #[arg(long, conflicts_with = "interface")]
+    each_file: bool,
     /// Size of the stream table, per model
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     streams: usize,
@@ -248,7 +252,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         live: false,
         packets_to,
         episodes: None,
-        capture: None,
+        captures: None,
         summary: Arc::clone(&summary),
         written: Ok(()),
     };
@@ -270,10 +274,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         summary: &summary,
         observer,
         limits,
-        progress: ReadProgress::new(
-            &inputs.captures,
-            args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
-        ),
+        progress_hidden: args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
         ends: Vec::new(),
         read: 0,
         packets: 0,
@@ -284,13 +285,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if !args.interface.is_empty() {
         reading.interfaces()?;
     }
-    for path in &inputs.captures {
-        if reading.limits.are_reached() {
-            break;
-        }
-        reading.capture(path)?;
-    }
-    reading.progress.finish();
+    reading.captures(&inputs.captures)?;
     let Reading { observer, limits, ends, read, packets, .. } = reading;
     let exit = match end(&ends, packets) {
         Exit::Ok if !inputs.skipped.is_empty() => Exit::Partly,
@@ -323,7 +318,7 @@ struct Reading<'a> {
     summary: &'a Arc<Mutex<Summary>>,
     observer: ReadObserver<'a>,
     limits: Limits,
-    progress: ReadProgress,
+    progress_hidden: bool,
     /// Outcomes of sources that could not be read completely.
     ends: Vec<Exit>,
     /// Number of sources that were read.
@@ -332,51 +327,65 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reports a source that can't be read, or no further.
-    fn fail(&mut self, error: &CaptureError) {
-        self.ends.push(Exit::of_capture(error));
-        self.progress.message(&format!("spiked: {error}"));
+    /// Reads captures and standard input.
+    fn captures(&mut self, paths: &[PathBuf]) -> Result<()> {
+        let limits = self.limits.clone();
+        let args = self.args;
+        let open = move |path: &Path| {
+            let limits = limits.clone();
+            let stopped = move || limits.are_reached() || live::output_is_closed();
+            let source = Filtered::new(CaptureFile::open_live(path, stopped)?, args.filter.as_deref())?;
+            Ok(Duplicates::new(InTimeRange::new(source, args.time_range), args.drop_duplicates))
+        };
+        let paths = if args.each_file { DatedPath::each(paths) } else { DatedPath::in_order(paths) };
+        let in_order: Vec<PathBuf> = paths.iter().map(|dated| dated.path.clone()).collect();
+        let progress = ReadProgress::new(&in_order, self.progress_hidden);
+        let mut chain = FileChain::new(paths, self.settings.limits.idle, progress, Box::new(open));
+        while !self.limits.are_reached()
+            && let Some(names) = chain.begin()
+        {
+            let origin = Origin { captures: Some(names), interfaces: Arc::default() };
+            let counters = self.source(&mut chain, origin, None)?;
+            chain.finish();
+            self.files(&mut chain, counters.as_ref());
+        }
+        self.files(&mut chain, None);
+        chain.progress.finish();
+        Ok(())
     }
 
-    /// Reads one capture, or standard input.
-    fn capture(&mut self, path: &Path) -> Result<()> {
-        let limits = self.limits.clone();
-        let stopped = move || limits.are_reached() || live::output_is_closed();
-        let source = CaptureFile::open_live(path, stopped);
-        let source = source.and_then(|source| Filtered::new(source, self.args.filter.as_deref()));
-        let mut source = match source {
-            Ok(source) => Duplicates::new(InTimeRange::new(source, self.args.time_range), self.args.drop_duplicates),
-            // A pipe that was stopped before its first byte.
-            Err(CaptureError::Empty { .. }) if self.limits.are_reached() => return Ok(()),
-            Err(error) => {
-                self.fail(&error);
-                return Ok(());
+    /// Notes what there is to say about the files that were read as one source, and those that could not be opened.
+    fn files(&mut self, chain: &mut FileChain<'_>, counters: Option<&Counters>) {
+        let stopped = self.limits.are_reached();
+        for error in chain.errors.drain(..) {
+            // A pipe that was stopped before its first byte is no error.
+            if !(stopped && matches!(error, CaptureError::Empty { .. })) {
+                self.ends.push(Exit::of_capture(&error));
+                chain.progress.message(&format!("spiked: {error}"));
             }
-        };
-        let origin = Origin { capture: Some(path.display().to_string().into()), interfaces: Arc::default() };
-        let progress = self.progress.clone();
-        self.source(&mut Measured { source: &mut source, progress: &progress }, origin, None)?;
-        let (copies, source) = (source.found(), source.source());
-        let (outside, source) = (source.outside(), source.source());
-        self.progress.next(source.frames());
-        let name = printable(path);
-        self.note_copies(copies, source.frames());
-        let mut summary = self.summary.lock();
-        self.packets += source.frames();
-        if source.frames() == 0 {
-            summary.note(format!("{name}: no packets"));
         }
-        if let Some(cut) = source.truncation().filter(|_| !self.limits.are_reached()) {
-            self.ends.push(Exit::Partly);
-            summary.note(format!("{name}: {cut}"));
+        self.summary.lock().files(chain.ends.len() as u64);
+        for FileEnd { name, links, copies, frames, outside, refused, truncation } in chain.ends.drain(..) {
+            if let Some(counters) = counters {
+                self.unsupported(&name, counters, &links, &|line| chain.progress.message(line));
+            }
+            self.note_copies(copies, frames);
+            self.packets += frames;
+            let mut summary = self.summary.lock();
+            if frames == 0 {
+                summary.note(format!("{name}: no packets"));
+            }
+            if let Some(truncation) = truncation.filter(|_| !stopped) {
+                self.ends.push(Exit::Partly);
+                summary.note(format!("{name}: {truncation}"));
+            }
+            if refused > 0 {
+                summary.note(format!("{name}: {refused} packets did not match the filter"));
+            }
+            if outside > 0 {
+                summary.note(format!("{name}: {outside} packets are outside the time range"));
+            }
         }
-        if source.refused() > 0 {
-            summary.note(format!("{name}: {} packets did not match the filter", source.refused()));
-        }
-        if outside > 0 {
-            summary.note(format!("{name}: {outside} packets are outside the time range"));
-        }
-        Ok(())
     }
 
     /// Reads from the interfaces until a limit is reached.
@@ -388,9 +397,17 @@ impl Reading<'_> {
         }
         let Some(Interfaces { source, stop, names }) = open else { return Ok(()) };
         let mut source = Duplicates::new(source, self.args.drop_duplicates);
-        let origin = Origin { capture: None, interfaces: names.into() };
-        let frames = self.source(&mut source, origin, Some(stop))?;
+        let name = names.join(", ");
+        let origin = Origin { captures: None, interfaces: names.into() };
+        let mut counted = CountedLinks { source: &mut source, links: LinkCounts::default() };
+        let counters = self.source(&mut counted, origin, Some(stop))?;
+        let links = counted.links;
+        if let Some(counters) = &counters {
+            self.unsupported(&name, counters, &links, &|line| eprintln!("{line}"));
+        }
+        let frames = counters.map_or(0, |counters| counters.frames);
         self.packets += frames;
+        self.summary.lock().files(1);
         self.note_copies(source.found(), frames);
         let mut summary = self.summary.lock();
         for counters in source.source().counters() {
@@ -416,67 +433,57 @@ impl Reading<'_> {
         }
     }
 
-    /// Reports the link types of a source that are not supported, each with its first packet.
-    fn unsupported(&mut self, name: &str, counters: &Counters, first: &BTreeMap<LinkType, u64>) {
-        for (reason, &count) in &counters.undecodable {
+    /// Reports the link types of a file or of interfaces that are not supported, each with its first packet.
+    fn unsupported(&mut self, name: &str, counters: &Counters, links: &LinkCounts, message: &dyn Fn(&str)) {
+        for reason in counters.undecodable.keys() {
             let &Undecodable::UnsupportedLink(link) = reason else { continue };
+            let Some((first, count)) = links.of(link) else { continue };
             self.ends.push(Exit::Partly);
             // Packets that a filter, a time range or the option left out before have no number here.
             let all = self.args.filter.is_none() && self.args.time_range.is_none() && !self.args.drop_duplicates;
-            let from = first.get(&link).filter(|_| all).map(|number| format!(", from packet {number} on")).unwrap_or_default();
-            self.progress.message(&format!("spiked: {name}: link type {link} is not supported: {count} packets skipped{from}"));
+            let from = if all { format!(", from packet {first} on") } else { String::new() };
+            message(&format!("spiked: {name}: link type {link} is not supported: {count} packets skipped{from}"));
         }
     }
 
-    /// Reads a source to its end or a limit; returns the number of packets. `stop` stops a live source.
-    fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<u64> {
-        self.observer.capture.clone_from(&origin.capture);
-        let name = origin.name();
+    /// Reads a source to its end or a limit; returns its counters, or `None` after an error. `stop` stops a live source.
+    fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<Option<Counters>> {
+        self.observer.captures.clone_from(&origin.captures);
         let writer = Some(line_writers(self.lines, origin, self.summary, self.models));
         let settings = EngineSettings { writer, ..self.settings.clone() };
         self.observer.live = source.is_live();
-        let mut numbered = FirstOfLinks { source, numbers: BTreeMap::new(), last: None, frames: 0 };
-        let mut source = Limited { source: &mut numbered, limits: &mut self.limits, stop };
+        let mut source = Limited { source, limits: &mut self.limits, stop };
         let counters = engine::run(&settings, &mut source, &mut self.observer);
         std::mem::replace(&mut self.observer.written, Ok(()))?;
         self.read += 1;
         match counters {
             Ok(counters) => {
-                self.unsupported(&name, &counters, &numbered.numbers);
                 let mut summary = self.summary.lock();
                 summary.capture(&counters);
                 if counters.lone_fragments > 0 {
                     summary.note(format!("{} fragments came without their first fragment", counters.lone_fragments));
                 }
-                Ok(counters.frames)
+                Ok(Some(counters))
             }
             Err(error) => {
-                self.fail(&error);
-                Ok(0)
+                self.ends.push(Exit::of_capture(&error));
+                eprintln!("spiked: {error}");
+                Ok(None)
             }
         }
     }
 }
 
-/// A source that remembers the number of the first packet of each link type, from 1.
-struct FirstOfLinks<'a> {
+/// A source whose packets are counted by link type.
+struct CountedLinks<'a> {
     source: &'a mut dyn Source,
-    numbers: BTreeMap<LinkType, u64>,
-    /// Link type of the last packet.
-    last: Option<LinkType>,
-    frames: u64,
+    links: LinkCounts,
 }
 
-impl Source for FirstOfLinks<'_> {
+impl Source for CountedLinks<'_> {
     fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
         let more = self.source.fill(batch)?;
-        for frame in batch.iter() {
-            self.frames += 1;
-            if self.last != Some(frame.link) {
-                self.last = Some(frame.link);
-                self.numbers.entry(frame.link).or_insert(self.frames);
-            }
-        }
+        self.links.add(batch);
         Ok(more)
     }
 
@@ -497,8 +504,8 @@ struct ReadObserver<'a> {
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
     /// Writes episodes; `None` if they are not wanted.
     episodes: Option<export::EventWriter>,
-    /// Path of the capture that is read.
-    capture: Option<Arc<str>>,
+    /// Names of the captures that are read.
+    captures: Option<Arc<FileNames>>,
     summary: Arc<Mutex<Summary>>,
     /// The first write error; nothing is written after it.
     written: io::Result<()>,
@@ -528,7 +535,8 @@ impl ReadObserver<'_> {
         self.summary.lock().episode(episode);
         let Some(writer) = &self.episodes else { return Ok(()) };
         let mut text = Vec::new();
-        let context = export::EventContext { capture: self.capture.as_deref(), ..Default::default() };
+        let capture = self.captures.as_ref().and_then(|names| names.of(episode.packet));
+        let context = export::EventContext { capture: capture.as_deref(), ..Default::default() };
         writer.write_episode(episode, context, &mut text);
         text.push(b'\n');
         self.out.write_all(&text)?;
@@ -545,16 +553,16 @@ impl ReadObserver<'_> {
 /// Where packets come from, for events.
 #[derive(Clone)]
 struct Origin {
-    /// The capture as given.
-    capture: Option<Arc<str>>,
+    /// Names of the captures.
+    captures: Option<Arc<FileNames>>,
     /// Names of the interfaces.
     interfaces: Arc<[String]>,
 }
 
 impl Origin {
-    /// The capture or the interfaces, for messages.
-    fn name(&self) -> String {
-        self.capture.as_deref().map_or_else(|| self.interfaces.join(", "), |capture| printable(Path::new(capture)).to_string())
+    /// The capture of a stream's first packet, as given.
+    fn capture(&self, verdict: &Verdict) -> Option<Arc<str>> {
+        self.captures.as_ref().and_then(|names| names.of(verdict.number))
     }
 
     /// The live interface of a stream.
@@ -589,8 +597,9 @@ impl VerdictWriter for LineWriter {
         match self.lines {
             Lines::None => self.summary.count(verdict),
             Lines::Events(_, wanted) if verdict.event == wanted => {
+                let capture = self.origin.capture(verdict);
                 let context = export::EventContext {
-                    capture: self.origin.capture.as_deref(),
+                    capture: capture.as_deref(),
                     interface: self.origin.interface(verdict),
                     ..Default::default()
                 };
@@ -599,7 +608,8 @@ impl VerdictWriter for LineWriter {
             }
             Lines::Unknown if verdict.event == Event::Stream => {
                 if let Some(reason) = verdict.unknown_reason() {
-                    let source = self.origin.capture.as_deref().or_else(|| self.origin.interface(verdict)).unwrap_or("-");
+                    let capture = self.origin.capture(verdict);
+                    let source = capture.as_deref().or_else(|| self.origin.interface(verdict)).unwrap_or("-");
                     let source = printable(Path::new(source));
                     out.extend_from_slice(export::unknown_line(verdict, reason, &source).as_bytes());
                 }

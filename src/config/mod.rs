@@ -126,6 +126,8 @@ pub struct EngineConfig {
     pub closed: Duration,
     /// Packets of different VLANs are of different streams.
     pub vlan_in_key: bool,
+    /// Packets of different interfaces are of different flows.
+    pub interface_in_key: bool,
     /// Scores every packet, also of streams that are already decided.
     pub every_packet: bool,
 }
@@ -141,6 +143,7 @@ impl Default for EngineConfig {
             active: None,
             closed: Duration::from_secs(60),
             vlan_in_key: true,
+            interface_in_key: false,
             every_packet: false,
         }
     }

@@ -95,6 +95,7 @@ pub struct RawEngine {
     pub active_secs: Maybe<i64>,
     pub closed_secs: Maybe<i64>,
     pub vlan_in_key: Maybe<bool>,
+    pub interface_in_key: Maybe<bool>,
     pub every_packet: Maybe<bool>,
 }
 

@@ -157,6 +157,7 @@ fn engine_settings(config: &Config, preflight: &Preflight) -> engine::EngineSett
     }
     settings.pin = engine.pin;
     settings.vlan_in_key = engine.vlan_in_key;
+    settings.interface_in_key = engine.interface_in_key;
     settings.every_packet = engine.every_packet;
     settings.keep_packets = config.evidence.as_ref().map_or(0, |e| e.packets);
     settings

@@ -13,6 +13,9 @@ use crate::packet::{Address, Decoder, Direction, Headers, MAX_TUNNEL_DEPTH, Stre
 const SHARE: usize = 16;
 const MIN_STREAMS: usize = 1024;
 
+/// Address and port of one end of the outermost IP packet.
+pub type OuterEnd = (Address, Option<u16>);
+
 /// The tunnels around the packets of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterHeaders {
@@ -44,7 +47,7 @@ impl OuterHeaders {
 
     /// Address and port of both ends of the outermost IP packet, and its protocol; first the end on the side of the stream's source. Ports
     /// are `None` for protocols without ports.
-    pub fn ends(&self) -> Option<([(Address, Option<u16>); 2], String)> {
+    pub fn ends(&self) -> Option<([OuterEnd; 2], String)> {
         let (key, direction) = self.flow?;
         let ends = key.ends(direction).map(|(address, port)| (address, key.has_ports().then_some(port)));
         Some((ends, key.proto_name().into_owned()))

@@ -101,8 +101,12 @@ impl Summary {
 
     /// Adds the counters of one capture.
     pub fn capture(&mut self, counters: &Counters) {
-        self.captures += 1;
         self.counters.add(counters);
+    }
+
+    /// Counts captures that were read.
+    pub fn files(&mut self, captures: u64) {
+        self.captures += captures;
     }
 
     /// Adds a note about skipped or truncated input, shown below the table.

@@ -71,11 +71,15 @@ pub struct StreamKey {
     form: Form,
 }
 
-/// Family and kind in one byte, since streams are many.
+/// Family, kind, and in the upper five bits the live interface, in one byte, since streams are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Form(u8);
 
 impl Form {
+    /// Bits of family and kind.
+    const BITS: u8 = 3;
+    const MASK: u8 = (1 << Self::BITS) - 1;
+
     const fn new(family: Family, kind: KeyKind) -> Self {
         Self((family as u8) << 1 | kind as u8)
     }
@@ -167,6 +171,12 @@ impl StreamKey {
     pub fn flow_without_ports(h: &Headers, frame: &[u8]) -> Option<(Self, Direction)> {
         let bare = Headers { transport: Transport::None, ..*h };
         matches!(h.network, Network::Ipv4 | Network::Ipv6).then(|| Self::flow(&bare, frame))
+    }
+
+    /// The key of a stream of one live interface; those of number 31 and more are the same as those of 31 less.
+    #[must_use]
+    pub fn on_interface(self, number: usize) -> Self {
+        Self { form: Form(self.form.0 & Form::MASK | ((number % 31 + 1) as u8) << Form::BITS), ..self }
     }
 
     /// The key without VLANs, for streams that are the same in every VLAN.
@@ -325,7 +335,8 @@ impl StreamKey {
         // Without a VLAN as if with one that no tag can name.
         let vlan = u64::from(vlans.next().unwrap_or(u16::MAX)) | u64::from(vlans.next().unwrap_or(0)) << 16;
         let rest = vlan << 32 | u64::from(self.proto) << 16 | (self.family() as u64) << 8 | self.kind() as u64;
-        let words = [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports, rest, first, 0];
+        let interface = u64::from(self.form.0 >> Form::BITS);
+        let words = [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports, rest, first, interface];
         words.into_iter().fold(0x1319_8a2e_0370_7344, fold) >> 11
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{json_lines, skip, spiked};
+use crate::common::{json_lines, pcap, skip, spiked, tcp};
 use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 
@@ -188,4 +188,44 @@ fn events_name_the_tunnels_around_a_stream() {
     let bridged = event("encap-802.1ah.pcap", "jsonl", "streams");
     assert_eq!((&bridged["spiked"]["tunnels"][0], bridged.get("tunnel")), (&"802.1ah".into(), None), "{bridged}");
     assert_eq!(event("span-duplicates.pcap", "jsonl", "streams").get("tunnel"), None);
+}
+
+/// A TCP connection of 20 segments a second apart, from this second on, as two captures of ten.
+fn halves(second: u32) -> [Vec<u8>; 2] {
+    [0, 10].map(|from| {
+        let segment = |n: u32| {
+            let (client, server) = (([192, 0, 2, 10], 40001), ([198, 51, 100, 20], 80));
+            let (source, destination) = if n.is_multiple_of(2) { (client, server) } else { (server, client) };
+            tcp(source, destination, "A", n, b"a segment")
+        };
+        let mut file = pcap(1, &(from..from + 10).map(segment).collect::<Vec<_>>());
+        let record = (file.len() - 24) / 10;
+        for n in 0..10 {
+            let at = 24 + n * record;
+            file[at..at + 4].copy_from_slice(&(second + from + n as u32).to_le_bytes());
+        }
+        file
+    })
+}
+
+#[test]
+fn files_that_follow_each_other_in_time_are_one_capture() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = halves(1_700_000_000);
+    // By name, the second half comes first.
+    std::fs::write(folder.path().join("x.pcap1"), &second).unwrap();
+    std::fs::write(folder.path().join("x.pcap9"), &first).unwrap();
+    assert_eq!(streams(folder.path(), &[]), (vec![format!("{HTTP}: 20")], Some(0)));
+    assert_eq!(streams(folder.path(), &["--each-file"]), (vec![format!("{HTTP}: 10"); 2], Some(0)));
+    let output =
+        spiked().args(["read", "--quiet", "--events", "streams", "--format", "jsonl"]).arg(folder.path()).output().unwrap();
+    assert!(json_lines(&output.stdout)[0]["pcap_filename"].as_str().unwrap().ends_with("x.pcap9"), "that of the first packet");
+    spiked().arg("read").arg(folder.path()).assert().stdout(contains("20 packets").and(contains("in 2 captures")));
+    // Eleven minutes later no stream goes on; at the same time, the files are of different places.
+    for start in [1_700_000_670, 1_700_000_000] {
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("a.pcap"), &first).unwrap();
+        std::fs::write(other.path().join("b.pcap"), &halves(start)[0]).unwrap();
+        assert_eq!(streams(other.path(), &[]).0.len(), 2, "{start}");
+    }
 }

@@ -159,6 +159,7 @@ impl Check {
             active: (!active.is_zero()).then_some(active),
             closed: self.seconds("engine.closed_secs", &typed.closed_secs, default.closed, 1),
             vlan_in_key: or(&typed.vlan_in_key, default.vlan_in_key),
+            interface_in_key: or(&typed.interface_in_key, default.interface_in_key),
             every_packet: or(&typed.every_packet, default.every_packet),
         }
     }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Nanos;
-use crate::engine::{EpisodeOutput, Event, Verdict};
-use crate::packet::{Address, KeyKind};
+use crate::engine::{EpisodeOutput, Event, OuterEnd, Verdict};
+use crate::packet::KeyKind;
 use crate::snn::ClassId;
 use crate::stream::{Basis, UnknownReason};
 
@@ -302,7 +302,7 @@ fn write_endpoints(verdict: &Verdict, suricata: bool, out: &mut Vec<u8>) {
 }
 
 /// Appends the outermost IP packet around those of the stream, as Suricata has it. `depth`: number of tunnels.
-fn write_tunnel(ends: &[(Address, Option<u16>); 2], proto: &str, depth: usize, out: &mut Vec<u8>) {
+fn write_tunnel(ends: &[OuterEnd; 2], proto: &str, depth: usize, out: &mut Vec<u8>) {
     let names: [[&[u8]; 2]; 2] = [[b",\"tunnel\":{\"src_ip\":\"", b",\"src_port\":"], [b",\"dest_ip\":\"", b",\"dest_port\":"]];
     for ([ip, port_name], (address, port)) in names.into_iter().zip(ends) {
         out.extend_from_slice(ip);
