@@ -12,9 +12,10 @@ use crate::capture::{
 
 use super::read_progress::ReadProgress;
 
-/// Nanoseconds that a file may begin before the end of the one before and still follow it: what is captured on several processors is not
-/// quite in order.
-const OVERLAP: u64 = 1_000_000_000;
+/// Part of a file's duration that the next one may begin before its end and still follow it, and the most in nanoseconds: what is captured on
+/// several processors is not quite in order. Copies of a file do not follow it.
+const OVERLAP_SHARE: u64 = 100;
+const MAX_OVERLAP: u64 = 1_000_000_000;
 
 /// A capture file behind the options that choose its packets.
 pub type ChosenPackets = Duplicates<InTimeRange<Filtered<CaptureFile>>>;
@@ -114,6 +115,8 @@ pub struct FileChain<'a> {
     rest: VecDeque<DatedPath>,
     /// Longest pause between files that follow each other, in nanoseconds; after it no stream goes on.
     pause: u64,
+    /// Time of the present file's first packet, as far as it is known.
+    first: Option<Nanos>,
     /// Time of the last packet so far, and number of packets, of the present source.
     last: Nanos,
     frames: u64,
@@ -132,6 +135,7 @@ impl<'a> FileChain<'a> {
             current: None,
             rest: paths.into(),
             pause,
+            first: None,
             last: Nanos::default(),
             frames: 0,
             names: Arc::default(),
@@ -146,7 +150,7 @@ impl<'a> FileChain<'a> {
         (self.frames, self.last) = (0, Nanos::default());
         self.names = Arc::default();
         while let Some(next) = self.rest.pop_front() {
-            if self.next(&next.path) {
+            if self.next(&next) {
                 return Some(Arc::clone(&self.names));
             }
         }
@@ -154,11 +158,12 @@ impl<'a> FileChain<'a> {
     }
 
     /// Opens a file; returns whether that worked.
-    fn next(&mut self, path: &Path) -> bool {
+    fn next(&mut self, DatedPath { path, first }: &DatedPath) -> bool {
         match (self.open)(path) {
             Ok(file) => {
                 self.names.0.write().push((self.frames, path.display().to_string().into()));
                 self.current = Some((file, printable(path), LinkCounts::default()));
+                self.first = *first;
                 true
             }
             Err(error) => {
@@ -187,9 +192,9 @@ impl<'a> FileChain<'a> {
 
     /// Whether a file follows what was read in time.
     fn follows(&self, next: &DatedPath) -> bool {
-        let between =
-            |first: Nanos| (self.last.0.saturating_sub(OVERLAP)..=self.last.0.saturating_add(self.pause)).contains(&first.0);
-        self.last != Nanos::default() && next.first.is_some_and(between)
+        let (Some(begin), Some(next)) = (self.first, next.first) else { return false };
+        let overlap = (self.last.0.saturating_sub(begin.0) / OVERLAP_SHARE).min(MAX_OVERLAP);
+        self.frames > 0 && (self.last.0 - overlap..=self.last.0.saturating_add(self.pause)).contains(&next.0)
     }
 }
 
@@ -208,7 +213,7 @@ impl Source for FileChain<'_> {
             self.finish();
             while self.rest.front().is_some_and(|next| self.follows(next))
                 && let Some(next) = self.rest.pop_front()
-                && !self.next(&next.path)
+                && !self.next(&next)
             {}
         }
         Ok(false)
