@@ -370,7 +370,7 @@ fn tags_and_tunnels_are_followed_to_the_limit_and_no_further() {
     };
     for levels in [0, 1, 2, 50, 1000] {
         let headers = decode(&nested(levels));
-        assert_eq!(headers.tunnel, if levels == 0 { Tunnel::None } else { Tunnel::IpInIp });
+        assert_eq!(headers.tunnels[0], if levels == 0 { Tunnel::None } else { Tunnel::IpInIp });
         assert_eq!(usize::from(headers.network_at), 14 + 20 * levels.min(4));
     }
     let extensions = [&[0x60, 0, 0, 0, 0xff, 0xff, 0, 64][..], &[0xfd; 32], &[0, 0, 0, 0, 0, 0, 0, 0].repeat(1000)].concat();

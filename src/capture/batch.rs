@@ -126,6 +126,11 @@ impl FrameBatch {
         }
     }
 
+    /// Gives the frames of the time `from` the time `to`.
+    pub(super) fn replace_time(&mut self, from: Nanos, to: Nanos) {
+        self.records.iter_mut().filter(|r| r.timestamp == from).for_each(|r| r.timestamp = to);
+    }
+
     /// Keeps the first `frames` frames.
     pub(crate) fn truncate(&mut self, frames: usize) {
         self.records.truncate(frames);

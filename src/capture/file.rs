@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use super::decompress::decompress;
-use super::format::{Format, HEADER_LEN, Step};
+use super::format::{Format, HEADER_LEN, NO_TIME, Step};
 use super::paths::printable;
 use super::pipe::PipeReader;
 use super::{CaptureError, FrameBatch, Nanos, Source};
@@ -80,8 +81,10 @@ pub struct CaptureFile {
     input: Input,
     format: Format,
     frames: u64,
-    /// Time of the last frame that has one.
+    /// Time of the last frame that has one; [`NO_TIME`] before it.
     last: Nanos,
+    /// When the file was last written.
+    modified: Option<SystemTime>,
     truncation: Option<Truncation>,
     done: bool,
     /// The file of a compressed capture: its offset is that of the compressed bytes read.
@@ -104,17 +107,18 @@ impl CaptureFile {
         }
         let open_error = |source| CaptureError::Open { path: name.clone(), source };
         let (file, metadata) = open(path).map_err(open_error)?;
+        let modified = metadata.modified().ok();
         if metadata.is_file() && metadata.len() > 0 {
             // SAFETY: the map is read-only, and this process does not write to the file. That no other process does can't be
             // enforced, only required (see above): captures that others may still write to are read with `open_unmapped`.
             let map = unsafe { Mmap::map(&file) }.map_err(open_error)?;
             if let Some((format, at)) = Format::detect(&map) {
                 let input = Input::Mapped(MappedInput { map: Arc::new(map), at, prefetched: at, released: 0 });
-                return Ok(Self::new(name, input, format));
+                return Ok(Self { modified, ..Self::new(name, input, format) });
             }
         }
         let same = file.try_clone().ok().filter(|_| metadata.is_file());
-        Ok(Self { file: same, ..Self::from_reader(file, name)? })
+        Ok(Self { file: same, modified, ..Self::from_reader(file, name)? })
     }
 
     /// Opens a capture as [`CaptureFile::open`] does; standard input and pipes are live sources, which end early, without a truncation, once
@@ -152,8 +156,8 @@ impl CaptureFile {
     /// As [`CaptureFile::open`].
     pub fn open_unmapped(path: &Path) -> Result<Self, CaptureError> {
         let name = printable(path);
-        let (file, _) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
-        Self::from_reader(file, name)
+        let (file, metadata) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
+        Ok(Self { modified: metadata.modified().ok(), ..Self::from_reader(file, name)? })
     }
 
     /// Reads a capture from a stream; `name` is for messages.
@@ -179,7 +183,7 @@ impl CaptureFile {
     }
 
     fn new(name: String, input: Input, format: Format) -> Self {
-        Self { name, input, format, frames: 0, last: Nanos::default(), truncation: None, done: false, file: None }
+        Self { name, input, format, frames: 0, last: NO_TIME, modified: None, truncation: None, done: false, file: None }
     }
 
     /// The path as given, for messages: control characters are escaped.
@@ -206,16 +210,29 @@ impl CaptureFile {
     }
 }
 
+impl CaptureFile {
+    /// Dates the frames before the first that has a time: they take its time. If the batch has none, the capture is taken to be
+    /// as old as its file.
+    fn date_first(&mut self, batch: &mut FrameBatch) {
+        if self.last == NO_TIME {
+            let written = self.modified.unwrap_or_else(SystemTime::now).duration_since(SystemTime::UNIX_EPOCH);
+            self.last = Nanos(written.map_or(0, |time| time.as_nanos() as u64));
+        }
+        let first = batch.iter().map(|frame| frame.timestamp).find(|&time| time != NO_TIME);
+        batch.replace_time(NO_TIME, first.unwrap_or(self.last));
+    }
+}
+
 fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata)) }
 }
 
-/// The time of a frame, which is that of the frame before it if it has none: formats give 0 then.
+/// The time of a frame, which is that of the frame before it if it has none: writers of pcap give 0 then.
 #[inline]
 fn dated(timestamp: Nanos, last: &mut Nanos) -> Nanos {
-    if timestamp.0 != 0 {
+    if timestamp != NO_TIME && (timestamp.0 != 0 || *last == NO_TIME) {
         *last = timestamp;
     }
     *last
@@ -342,6 +359,9 @@ impl Source for CaptureFile {
                 Input::Mapped(input) => input.fill(&mut self.format, &mut self.last, batch),
                 Input::Stream(input) => input.fill(&mut self.format, &mut self.last, batch),
             };
+            if !batch.is_empty() && batch.frame(0).timestamp == NO_TIME {
+                self.date_first(batch);
+            }
             self.frames += batch.len() as u64;
             if let ControlFlow::Break(reason) = progress {
                 self.done = true;

@@ -14,6 +14,12 @@ const MAX_RECORD: usize = 64 << 20;
 /// Most interfaces in a pcapng section; a real file has one for each network card.
 const MAX_INTERFACES: usize = 65_536;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// The timestamp of packets that have none.
+pub(super) const NO_TIME: Nanos = Nanos(u64::MAX);
+/// Nanoseconds that the clocks of a file's interfaces may differ by before they are synchronized, and the blocks that are looked at to find
+/// out whether they do.
+const MAX_CLOCK_DIFFERENCE: u64 = 60 * NANOS_PER_SECOND;
+const LOOK_AHEAD: usize = 256;
 
 /// Bytes of a pcap file header. They are enough to detect pcapng and compressed files too.
 pub(super) const HEADER_LEN: usize = 24;
@@ -88,6 +94,10 @@ struct FileInterface {
     /// Seconds that are added to every timestamp.
     offset: i64,
     snaplen: u32,
+    /// Time of the last packet by the interface's own clock; `None` before the first.
+    last: Option<Nanos>,
+    /// Nanoseconds that are added to bring the interface's clock to that of the section's first packet.
+    correction: i64,
 }
 
 /// The order of the two lengths of a pcap record.
@@ -104,11 +114,17 @@ pub(super) enum Format {
     Pcap { big: bool, nanos: bool, record_header: usize, link: LinkType, lengths: LengthOrder },
     Snoop { link: LinkType },
     Erf,
-    PcapNg { big: bool, interfaces: Vec<InterfaceSlot> },
+    PcapNg { big: bool, section: Section },
 }
 
-/// An interface of a section, `None` if its description is invalid: interfaces are numbered by position.
-pub(super) struct InterfaceSlot(Option<FileInterface>);
+/// The interfaces of a pcapng section, and their clocks.
+#[derive(Default)]
+pub(super) struct Section {
+    /// By position; `None` if the description is invalid.
+    interfaces: Vec<Option<FileInterface>>,
+    /// Time of the last packet of any interface.
+    latest: Nanos,
+}
 
 fn u16_at(w: &[u8], at: usize, big: bool) -> u16 {
     let b = [w[at], w[at + 1]];
@@ -143,7 +159,7 @@ impl Format {
     pub(super) fn detect(window: &[u8]) -> Option<(Self, usize)> {
         let magic = u32::from_be_bytes(*window.first_chunk()?);
         if magic == SECTION_HEADER {
-            return Some((Self::PcapNg { big: false, interfaces: Vec::new() }, 0));
+            return Some((Self::PcapNg { big: false, section: Section::default() }, 0));
         }
         if window.starts_with(&SNOOP_MAGIC) && window.len() >= SNOOP_HEADER {
             return Some((Self::Snoop { link: snoop_link(u32_at(window, SNOOP_TYPE_AT, true)) }, SNOOP_HEADER));
@@ -174,7 +190,7 @@ impl Format {
             }
             Self::Snoop { link } => snoop_record(window, *link),
             Self::Erf => erf_record(window),
-            Self::PcapNg { big, interfaces } => pcapng_block(window, big, interfaces),
+            Self::PcapNg { big, section } => pcapng_block(window, big, section),
         }
     }
 }
@@ -268,7 +284,7 @@ fn pcap_record(window: &[u8], big: bool, nanos: bool, header: usize, link: LinkT
     Step::Frame { consumed, timestamp, link, wire_len, at: header, len }
 }
 
-fn pcapng_block(window: &[u8], big: &mut bool, interfaces: &mut Vec<InterfaceSlot>) -> Step {
+fn pcapng_block(window: &[u8], big: &mut bool, section: &mut Section) -> Step {
     if window.len() < BLOCK_OVERHEAD {
         return Step::NeedMore(BLOCK_OVERHEAD);
     }
@@ -279,7 +295,7 @@ fn pcapng_block(window: &[u8], big: &mut bool, interfaces: &mut Vec<InterfaceSlo
             magic if magic.swap_bytes() == BYTE_ORDER_MAGIC => *big = false,
             _ => return Step::Damaged("the next section header has no byte-order magic".into()),
         }
-        interfaces.clear();
+        *section = Section::default();
     }
     let (kind, length) = (u32_at(window, 0, *big), u32_at(window, 4, *big) as usize);
     if !(BLOCK_OVERHEAD..=MAX_RECORD).contains(&length) {
@@ -292,40 +308,113 @@ fn pcapng_block(window: &[u8], big: &mut bool, interfaces: &mut Vec<InterfaceSlo
     }
     let body = &window[BLOCK_START..length - 4];
     match kind {
-        INTERFACE_DESCRIPTION if interfaces.len() >= MAX_INTERFACES => {
+        INTERFACE_DESCRIPTION if section.interfaces.len() >= MAX_INTERFACES => {
             Step::Damaged(format!("the section has more than {MAX_INTERFACES} interfaces"))
         }
         INTERFACE_DESCRIPTION => {
-            interfaces.push(InterfaceSlot(parse_interface(body, *big)));
+            section.interfaces.push(parse_interface(body, *big));
             Step::Skip(consumed)
         }
-        ENHANCED_PACKET if body.len() >= PACKET_FIELDS => packet_block(body, *big, u32_at(body, 0, *big), interfaces, consumed),
-        OBSOLETE_PACKET if body.len() >= PACKET_FIELDS => {
-            packet_block(body, *big, u16_at(body, 0, *big).into(), interfaces, consumed)
+        ENHANCED_PACKET if body.len() >= PACKET_FIELDS => {
+            packet_block(window, section, PacketBlock { body, big: *big, number: u32_at(body, 0, *big), consumed })
         }
-        SIMPLE_PACKET if body.len() >= 4 => simple_packet_block(body, *big, interfaces, consumed),
+        OBSOLETE_PACKET if body.len() >= PACKET_FIELDS => {
+            packet_block(window, section, PacketBlock { body, big: *big, number: u16_at(body, 0, *big).into(), consumed })
+        }
+        SIMPLE_PACKET if body.len() >= 4 => simple_packet_block(body, *big, section, consumed),
         _ => Step::Skip(consumed),
     }
 }
 
 /// An enhanced packet block, or the obsolete packet block, which differs in its first four bytes only: the interface's number.
+#[derive(Clone, Copy)]
+struct PacketBlock<'a> {
+    body: &'a [u8],
+    big: bool,
+    /// Number of the interface.
+    number: u32,
+    /// Bytes of the block.
+    consumed: usize,
+}
+
+/// The packet of a block at the start of the window.
 #[inline]
-fn packet_block(body: &[u8], big: bool, number: u32, interfaces: &[InterfaceSlot], consumed: usize) -> Step {
-    let Some(interface) = interfaces.get(number as usize).and_then(|i| i.0) else {
+fn packet_block(window: &[u8], section: &mut Section, block: PacketBlock<'_>) -> Step {
+    let PacketBlock { body, big, number, consumed } = block;
+    let Some(interface) = section.interfaces.get(number as usize).copied().flatten() else {
         return Step::Damaged(format!("the next packet names interface {number}, which is not described"));
     };
-    let ticks = u64::from(u32_at(body, 4, big)) << 32 | u64::from(u32_at(body, 8, big));
     let len = u32_at(body, 12, big);
     if len as usize > body.len() - PACKET_FIELDS {
         return Step::Damaged(format!("the next packet claims {len} bytes in a block of {}", body.len() + BLOCK_OVERHEAD));
     }
-    let (timestamp, wire_len) = (interface.time(ticks), u32_at(body, 16, big));
-    Step::Frame { consumed, timestamp, link: interface.link, wire_len, at: BLOCK_START + PACKET_FIELDS, len }
+    let mut timestamp = interface.time(ticks(body, big));
+    if section.interfaces.len() > 1 {
+        timestamp = section.synchronized(number as usize, timestamp, &window[consumed..], big);
+    }
+    Step::Frame {
+        consumed,
+        timestamp,
+        link: interface.link,
+        wire_len: u32_at(body, 16, big),
+        at: BLOCK_START + PACKET_FIELDS,
+        len,
+    }
+}
+
+/// The timestamp of a packet block, in ticks of its interface.
+fn ticks(body: &[u8], big: bool) -> u64 {
+    u64::from(u32_at(body, 4, big)) << 32 | u64::from(u32_at(body, 8, big))
+}
+
+impl Section {
+    /// The time of a packet by the clock of the section's first packet. `rest`: the blocks after it.
+    ///
+    /// Where computers of different clocks capture into one file, the time jumps to and fro between its packets. If the first packet of an
+    /// interface is more than [`MAX_CLOCK_DIFFERENCE`] from the packet before it, and another interface soon goes on where it was, then
+    /// the interface has another clock, and is taken to have begun at the time of the packet before. If nothing goes on, time has passed.
+    fn synchronized(&mut self, number: usize, time: Nanos, rest: &[u8], big: bool) -> Nanos {
+        let jump = time.0.abs_diff(self.latest.0);
+        let first = self.interfaces[number].is_some_and(|interface| interface.last.is_none());
+        let others = self.interfaces.iter().flatten().any(|interface| interface.last.is_some());
+        let differs = first && others && jump > MAX_CLOCK_DIFFERENCE && self.goes_on(number, jump / 2, rest, big);
+        let Some(interface) = &mut self.interfaces[number] else { return time };
+        if differs {
+            interface.correction = self.latest.0 as i64 - time.0 as i64;
+        }
+        interface.last = Some(time);
+        self.latest = Nanos(time.0.saturating_add_signed(interface.correction));
+        self.latest
+    }
+
+    /// Whether one of the next packets is of another interface than `number`, and within `nanos` of that interface's last packet.
+    fn goes_on(&self, number: usize, nanos: u64, mut rest: &[u8], big: bool) -> bool {
+        for _ in 0..LOOK_AHEAD {
+            if rest.len() < BLOCK_START + PACKET_FIELDS {
+                return false;
+            }
+            let (kind, length, body) = (u32_at(rest, 0, big), u32_at(rest, 4, big) as usize, &rest[BLOCK_START..]);
+            let next = match kind {
+                ENHANCED_PACKET => u32_at(body, 0, big) as usize,
+                OBSOLETE_PACKET => usize::from(u16_at(body, 0, big)),
+                _ => number,
+            };
+            let interface = self.interfaces.get(next).copied().flatten().filter(|_| next != number);
+            if let Some((interface, last)) = interface.and_then(|interface| Some((interface, interface.last?)))
+                && interface.time(ticks(body, big)).0.abs_diff(last.0) < nanos
+            {
+                return true;
+            }
+            let Some(after) = rest.get(length.max(BLOCK_OVERHEAD).next_multiple_of(4)..) else { return false };
+            rest = after;
+        }
+        false
+    }
 }
 
 /// A simple packet block: of the first interface, without a timestamp, its captured length implied.
-fn simple_packet_block(body: &[u8], big: bool, interfaces: &[InterfaceSlot], consumed: usize) -> Step {
-    let Some(interface) = interfaces.first().and_then(|i| i.0) else {
+fn simple_packet_block(body: &[u8], big: bool, section: &Section, consumed: usize) -> Step {
+    let Some(interface) = section.interfaces.first().copied().flatten() else {
         return Step::Damaged("the next packet comes before any interface description".into());
     };
     let wire_len = u32_at(body, 0, big);
@@ -333,7 +422,7 @@ fn simple_packet_block(body: &[u8], big: bool, interfaces: &[InterfaceSlot], con
     if interface.snaplen > 0 {
         len = len.min(interface.snaplen);
     }
-    Step::Frame { consumed, timestamp: Nanos(0), link: interface.link, wire_len, at: BLOCK_START + 4, len }
+    Step::Frame { consumed, timestamp: NO_TIME, link: interface.link, wire_len, at: BLOCK_START + 4, len }
 }
 
 impl FileInterface {
@@ -379,5 +468,13 @@ fn parse_interface(body: &[u8], big: bool) -> Option<FileInterface> {
         }
         at += 4 + size.next_multiple_of(4);
     }
-    Some(FileInterface { link: LinkType(u16_at(body, 0, big)), numerator, denominator, offset, snaplen: u32_at(body, 4, big) })
+    Some(FileInterface {
+        link: LinkType(u16_at(body, 0, big)),
+        numerator,
+        denominator,
+        offset,
+        snaplen: u32_at(body, 4, big),
+        last: None,
+        correction: 0,
+    })
 }

@@ -15,6 +15,7 @@ mod live;
 mod model;
 mod paper;
 mod read;
+mod read_files;
 mod read_progress;
 mod reload;
 mod report;

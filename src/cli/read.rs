@@ -12,19 +12,21 @@ use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
 use crate::capture::{
-    self, CaptureError, CaptureFile, ExpandedPaths, Filter, Filtered, InTimeRange, Source, TimeRange, printable,
+    self, CaptureError, CaptureFile, Duplicates, ExpandedPaths, Filter, Filtered, FrameBatch, InTimeRange, Nanos, Source,
+    TimeRange, printable,
 };
 use crate::engine::{
-    self, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
+    self, Counters, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
     VerdictWriter,
 };
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, EventFormat, Summary, evidence};
 use crate::model::Model;
-use crate::packet::Decoder;
+use crate::packet::{Decoder, MAX_TUNNEL_DEPTH, Tunnel, TunnelSettings, UdpTunnel, Undecodable};
 
 use super::live::{self, Interfaces, Limited, Limits};
-use super::read_progress::{Measured, ReadProgress};
+use super::read_files::{DatedPath, FileChain, FileEnd, FileNames, LinkCounts};
+use super::read_progress::ReadProgress;
 use super::{Exit, OutputError, mask};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,9 +115,26 @@ pub struct Args {
     /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
     #[arg(long)]
     no_tunnels: bool,
+    /// Opens at most N tunnels within each other [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_TUNNEL_DEPTH)), conflicts_with = "no_tunnels")]
+    tunnel_depth: Option<u8>,
+    /// Does not open tunnels of these kinds: gre, vxlan, geneve, gtp, teredo, ip-in-ip and others, see tunnels.exclude in spiked.toml
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = tunnel_kind)]
+    exclude_tunnel: Vec<Tunnel>,
+    /// Opens tunnels at another UDP port too, such as vxlan=9000; kinds: vxlan, vxlan-gpe, geneve, lisp, mpls, tzsp, gtp, l2tp, capwap,
+    /// teredo
+    #[arg(long, value_name = "KIND=PORT", value_parser = tunnel_port)]
+    tunnel_port: Vec<(UdpTunnel, u16)>,
     /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
     #[arg(long)]
     ignore_vlan: bool,
+    /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart (mirror ports)
+    #[arg(long)]
+    drop_duplicates: bool,
+    /// Reads each file as a capture of its own, in the order given. Without it, files that follow each other in time are one capture, and
+    /// streams go on from file to file
+    #[arg(long, conflicts_with = "interface")]
+    each_file: bool,
     /// Size of the stream table, per model
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     streams: usize,
@@ -139,6 +158,31 @@ pub struct Args {
     quiet: bool,
 }
 
+/// The value of `--exclude-tunnel`.
+fn tunnel_kind(name: &str) -> Result<Tunnel, String> {
+    Tunnel::from_name(name).ok_or_else(|| format!("not a valid kind of tunnel; give one of {}", Tunnel::names()))
+}
+
+/// The value of `--tunnel-port`.
+fn tunnel_port(argument: &str) -> Result<(UdpTunnel, u16), String> {
+    let (name, port) = argument.split_once('=').ok_or("has no '='; give KIND=PORT, such as vxlan=9000")?;
+    let names = || UdpTunnel::ALL.map(UdpTunnel::name).join(", ");
+    let kind =
+        UdpTunnel::from_name(name).ok_or_else(|| format!("'{name}' is not a valid kind of tunnel; give one of {}", names()))?;
+    let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("'{port}' is out of range (1 to 65535)"))?;
+    Ok((kind, port))
+}
+
+impl Args {
+    /// Which tunnels are opened.
+    fn tunnels(&self) -> Result<TunnelSettings> {
+        let depth = if self.no_tunnels { 0 } else { self.tunnel_depth.unwrap_or(MAX_TUNNEL_DEPTH) };
+        let settings = self.exclude_tunnel.iter().fold(TunnelSettings::DEFAULT, |settings, &kind| settings.without(kind));
+        let ports = self.tunnel_port.iter().try_fold(settings, |settings, &(kind, port)| settings.with_port(kind, port));
+        Ok(ports.context("--tunnel-port")?.with_depth(depth))
+    }
+}
+
 pub fn run(args: &Args) -> Result<Exit> {
     let mut models = Vec::new();
     for path in &args.model {
@@ -155,7 +199,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         mask(&mut model.layout, &args.mask)?;
     }
     let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
-    settings.decoder = Decoder::new(!args.no_tunnels);
+    settings.decoder = Decoder::with_tunnels(args.tunnels()?);
     settings.limits.streams = args.streams.max(1);
     settings.vlan_in_key = !args.ignore_vlan;
     settings.pin = args.pin;
@@ -208,7 +252,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         live: false,
         packets_to,
         episodes: None,
-        capture: None,
+        captures: None,
         summary: Arc::clone(&summary),
         written: Ok(()),
     };
@@ -230,10 +274,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         summary: &summary,
         observer,
         limits,
-        progress: ReadProgress::new(
-            &inputs.captures,
-            args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
-        ),
+        progress_hidden: args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
         ends: Vec::new(),
         read: 0,
         packets: 0,
@@ -244,13 +285,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if !args.interface.is_empty() {
         reading.interfaces()?;
     }
-    for path in &inputs.captures {
-        if reading.limits.are_reached() {
-            break;
-        }
-        reading.capture(path)?;
-    }
-    reading.progress.finish();
+    reading.captures(&inputs.captures)?;
     let Reading { observer, limits, ends, read, packets, .. } = reading;
     let exit = match end(&ends, packets) {
         Exit::Ok if !inputs.skipped.is_empty() => Exit::Partly,
@@ -283,7 +318,7 @@ struct Reading<'a> {
     summary: &'a Arc<Mutex<Summary>>,
     observer: ReadObserver<'a>,
     limits: Limits,
-    progress: ReadProgress,
+    progress_hidden: bool,
     /// Outcomes of sources that could not be read completely.
     ends: Vec<Exit>,
     /// Number of sources that were read.
@@ -292,49 +327,65 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reports a source that can't be read, or no further.
-    fn fail(&mut self, error: &CaptureError) {
-        self.ends.push(Exit::of_capture(error));
-        self.progress.message(&format!("spiked: {error}"));
+    /// Reads captures and standard input.
+    fn captures(&mut self, paths: &[PathBuf]) -> Result<()> {
+        let limits = self.limits.clone();
+        let args = self.args;
+        let open = move |path: &Path| {
+            let limits = limits.clone();
+            let stopped = move || limits.are_reached() || live::output_is_closed();
+            let source = Filtered::new(CaptureFile::open_live(path, stopped)?, args.filter.as_deref())?;
+            Ok(Duplicates::new(InTimeRange::new(source, args.time_range), args.drop_duplicates))
+        };
+        let paths = if args.each_file { DatedPath::each(paths) } else { DatedPath::in_order(paths) };
+        let in_order: Vec<PathBuf> = paths.iter().map(|dated| dated.path.clone()).collect();
+        let progress = ReadProgress::new(&in_order, self.progress_hidden);
+        let mut chain = FileChain::new(paths, self.settings.limits.idle, progress, Box::new(open));
+        while !self.limits.are_reached()
+            && let Some(names) = chain.begin()
+        {
+            let origin = Origin { captures: Some(names), interfaces: Arc::default() };
+            let counters = self.source(&mut chain, origin, None)?;
+            chain.finish();
+            self.files(&mut chain, counters.as_ref());
+        }
+        self.files(&mut chain, None);
+        chain.progress.finish();
+        Ok(())
     }
 
-    /// Reads one capture, or standard input.
-    fn capture(&mut self, path: &Path) -> Result<()> {
-        let limits = self.limits.clone();
-        let stopped = move || limits.are_reached() || live::output_is_closed();
-        let source = CaptureFile::open_live(path, stopped);
-        let source = source.and_then(|source| Filtered::new(source, self.args.filter.as_deref()));
-        let mut source = match source {
-            Ok(source) => InTimeRange::new(source, self.args.time_range),
-            // A pipe that was stopped before its first byte.
-            Err(CaptureError::Empty { .. }) if self.limits.are_reached() => return Ok(()),
-            Err(error) => {
-                self.fail(&error);
-                return Ok(());
+    /// Notes what there is to say about the files that were read as one source, and those that could not be opened.
+    fn files(&mut self, chain: &mut FileChain<'_>, counters: Option<&Counters>) {
+        let stopped = self.limits.are_reached();
+        for error in chain.errors.drain(..) {
+            // A pipe that was stopped before its first byte is no error.
+            if !(stopped && matches!(error, CaptureError::Empty { .. })) {
+                self.ends.push(Exit::of_capture(&error));
+                chain.progress.message(&format!("spiked: {error}"));
             }
-        };
-        let origin = Origin { capture: Some(path.display().to_string().into()), interfaces: Arc::default() };
-        let progress = self.progress.clone();
-        self.source(&mut Measured { source: &mut source, progress: &progress }, origin, None)?;
-        let (outside, source) = (source.outside(), source.source());
-        self.progress.next(source.frames());
-        let name = printable(path);
-        let mut summary = self.summary.lock();
-        self.packets += source.frames();
-        if source.frames() == 0 {
-            summary.note(format!("{name}: no packets"));
         }
-        if let Some(cut) = source.truncation().filter(|_| !self.limits.are_reached()) {
-            self.ends.push(Exit::Partly);
-            summary.note(format!("{name}: {cut}"));
+        self.summary.lock().files(chain.ends.len() as u64);
+        for FileEnd { name, links, copies, frames, outside, refused, truncation } in chain.ends.drain(..) {
+            if let Some(counters) = counters {
+                self.unsupported(&name, counters, &links, &|line| chain.progress.message(line));
+            }
+            self.note_copies(copies, frames);
+            self.packets += frames;
+            let mut summary = self.summary.lock();
+            if frames == 0 {
+                summary.note(format!("{name}: no packets"));
+            }
+            if let Some(truncation) = truncation.filter(|_| !stopped) {
+                self.ends.push(Exit::Partly);
+                summary.note(format!("{name}: {truncation}"));
+            }
+            if refused > 0 {
+                summary.note(format!("{name}: {refused} packets did not match the filter"));
+            }
+            if outside > 0 {
+                summary.note(format!("{name}: {outside} packets are outside the time range"));
+            }
         }
-        if source.refused() > 0 {
-            summary.note(format!("{name}: {} packets did not match the filter", source.refused()));
-        }
-        if outside > 0 {
-            summary.note(format!("{name}: {outside} packets are outside the time range"));
-        }
-        Ok(())
     }
 
     /// Reads from the interfaces until a limit is reached.
@@ -344,12 +395,22 @@ impl Reading<'_> {
             self.ends.push(Exit::Unreadable);
             eprintln!("spiked: {error}");
         }
-        let Some(Interfaces { mut source, stop, names }) = open else { return Ok(()) };
-        let origin = Origin { capture: None, interfaces: names.into() };
-        let frames = self.source(&mut source, origin, Some(stop))?;
+        let Some(Interfaces { source, stop, names }) = open else { return Ok(()) };
+        let mut source = Duplicates::new(source, self.args.drop_duplicates);
+        let name = names.join(", ");
+        let origin = Origin { captures: None, interfaces: names.into() };
+        let mut counted = CountedLinks { source: &mut source, links: LinkCounts::default() };
+        let counters = self.source(&mut counted, origin, Some(stop))?;
+        let links = counted.links;
+        if let Some(counters) = &counters {
+            self.unsupported(&name, counters, &links, &|line| eprintln!("{line}"));
+        }
+        let frames = counters.map_or(0, |counters| counters.frames);
         self.packets += frames;
+        self.summary.lock().files(1);
+        self.note_copies(source.found(), frames);
         let mut summary = self.summary.lock();
-        for counters in source.counters() {
+        for counters in source.source().counters() {
             let dropped = counters.kernel_drops.load(Relaxed) + counters.interface_drops.load(Relaxed);
             let dropped = dropped + counters.queue_drops.load(Relaxed);
             if dropped > 0 {
@@ -363,9 +424,31 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Reads a source to its end or a limit; returns the number of packets. `stop` stops a live source.
-    fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<u64> {
-        self.observer.capture.clone_from(&origin.capture);
+    /// Notes the copies that a source held.
+    fn note_copies(&self, (copies, examined): (u64, u64), packets: u64) {
+        if copies > 0 {
+            let hint = if self.args.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
+            let of = if examined < packets { format!(" of {examined} that were compared") } else { String::new() };
+            self.summary.lock().note(format!("{copies} packets{of} are copies of one before (mirror port); {hint}"));
+        }
+    }
+
+    /// Reports the link types of a file or of interfaces that are not supported, each with its first packet.
+    fn unsupported(&mut self, name: &str, counters: &Counters, links: &LinkCounts, message: &dyn Fn(&str)) {
+        for reason in counters.undecodable.keys() {
+            let &Undecodable::UnsupportedLink(link) = reason else { continue };
+            let Some((first, count)) = links.of(link) else { continue };
+            self.ends.push(Exit::Partly);
+            // Packets that a filter, a time range or the option left out before have no number here.
+            let all = self.args.filter.is_none() && self.args.time_range.is_none() && !self.args.drop_duplicates;
+            let from = if all { format!(", from packet {first} on") } else { String::new() };
+            message(&format!("spiked: {name}: link type {link} is not supported: {count} packets skipped{from}"));
+        }
+    }
+
+    /// Reads a source to its end or a limit; returns its counters, or `None` after an error. `stop` stops a live source.
+    fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<Option<Counters>> {
+        self.observer.captures.clone_from(&origin.captures);
         let writer = Some(line_writers(self.lines, origin, self.summary, self.models));
         let settings = EngineSettings { writer, ..self.settings.clone() };
         self.observer.live = source.is_live();
@@ -380,13 +463,36 @@ impl Reading<'_> {
                 if counters.lone_fragments > 0 {
                     summary.note(format!("{} fragments came without their first fragment", counters.lone_fragments));
                 }
-                Ok(counters.frames)
+                Ok(Some(counters))
             }
             Err(error) => {
-                self.fail(&error);
-                Ok(0)
+                self.ends.push(Exit::of_capture(&error));
+                eprintln!("spiked: {error}");
+                Ok(None)
             }
         }
+    }
+}
+
+/// A source whose packets are counted by link type.
+struct CountedLinks<'a> {
+    source: &'a mut dyn Source,
+    links: LinkCounts,
+}
+
+impl Source for CountedLinks<'_> {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        let more = self.source.fill(batch)?;
+        self.links.add(batch);
+        Ok(more)
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        self.source.clock()
+    }
+
+    fn is_live(&self) -> bool {
+        self.source.is_live()
     }
 }
 
@@ -398,8 +504,8 @@ struct ReadObserver<'a> {
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
     /// Writes episodes; `None` if they are not wanted.
     episodes: Option<export::EventWriter>,
-    /// Path of the capture that is read.
-    capture: Option<Arc<str>>,
+    /// Names of the captures that are read.
+    captures: Option<Arc<FileNames>>,
     summary: Arc<Mutex<Summary>>,
     /// The first write error; nothing is written after it.
     written: io::Result<()>,
@@ -429,7 +535,8 @@ impl ReadObserver<'_> {
         self.summary.lock().episode(episode);
         let Some(writer) = &self.episodes else { return Ok(()) };
         let mut text = Vec::new();
-        let context = export::EventContext { capture: self.capture.as_deref(), ..Default::default() };
+        let capture = self.captures.as_ref().and_then(|names| names.of(episode.packet));
+        let context = export::EventContext { capture: capture.as_deref(), ..Default::default() };
         writer.write_episode(episode, context, &mut text);
         text.push(b'\n');
         self.out.write_all(&text)?;
@@ -446,13 +553,18 @@ impl ReadObserver<'_> {
 /// Where packets come from, for events.
 #[derive(Clone)]
 struct Origin {
-    /// The capture as given.
-    capture: Option<Arc<str>>,
+    /// Names of the captures.
+    captures: Option<Arc<FileNames>>,
     /// Names of the interfaces.
     interfaces: Arc<[String]>,
 }
 
 impl Origin {
+    /// The capture of a stream's first packet, as given.
+    fn capture(&self, verdict: &Verdict) -> Option<Arc<str>> {
+        self.captures.as_ref().and_then(|names| names.of(verdict.number))
+    }
+
     /// The live interface of a stream.
     fn interface(&self, verdict: &Verdict) -> Option<&str> {
         verdict.interface.and_then(|id| self.interfaces.get(id.index())).map(String::as_str)
@@ -485,8 +597,9 @@ impl VerdictWriter for LineWriter {
         match self.lines {
             Lines::None => self.summary.count(verdict),
             Lines::Events(_, wanted) if verdict.event == wanted => {
+                let capture = self.origin.capture(verdict);
                 let context = export::EventContext {
-                    capture: self.origin.capture.as_deref(),
+                    capture: capture.as_deref(),
                     interface: self.origin.interface(verdict),
                     ..Default::default()
                 };
@@ -495,7 +608,8 @@ impl VerdictWriter for LineWriter {
             }
             Lines::Unknown if verdict.event == Event::Stream => {
                 if let Some(reason) = verdict.unknown_reason() {
-                    let source = self.origin.capture.as_deref().or_else(|| self.origin.interface(verdict)).unwrap_or("-");
+                    let capture = self.origin.capture(verdict);
+                    let source = capture.as_deref().or_else(|| self.origin.interface(verdict)).unwrap_or("-");
                     let source = printable(Path::new(source));
                     out.extend_from_slice(export::unknown_line(verdict, reason, &source).as_bytes());
                 }

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::capture::{CaptureError, CaptureFile, Filtered, FrameBatch, InTimeRange, Nanos, Source};
-
 /// Shorter reads show no progress.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);
 
@@ -37,7 +35,7 @@ impl ReadProgress {
     }
 
     /// Shows the packets and bytes that were read of the current capture.
-    fn update(&self, packets: u64, position: Option<u64>) {
+    pub fn update(&self, packets: u64, position: Option<u64>) {
         let (Some(position), false) = (position, self.sizes.is_empty()) else { return };
         let elapsed = self.start.elapsed();
         if elapsed < SHOWN_AFTER {
@@ -67,29 +65,6 @@ impl ReadProgress {
     /// Removes the progress from the terminal.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// A capture whose progress is shown.
-pub struct Measured<'a> {
-    pub source: &'a mut InTimeRange<Filtered<CaptureFile>>,
-    pub progress: &'a ReadProgress,
-}
-
-impl Source for Measured<'_> {
-    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
-        let more = self.source.fill(batch)?;
-        let source = self.source.source();
-        self.progress.update(source.frames(), source.position());
-        Ok(more)
-    }
-
-    fn clock(&self) -> Option<Nanos> {
-        self.source.clock()
-    }
-
-    fn is_live(&self) -> bool {
-        self.source.is_live()
     }
 }
 

@@ -22,6 +22,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::packet::TunnelSettings;
+
 /// Error of loading the settings.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "fields of the messages")]
@@ -52,6 +54,8 @@ pub struct Config {
     pub capture: LiveSettings,
     /// Worker threads and stream tables.
     pub engine: EngineConfig,
+    /// Which tunnels are opened.
+    pub tunnels: TunnelSettings,
     /// Destinations of events.
     pub sinks: Vec<SinkConfig>,
     /// Servers that this sensor shares with others; `None`: it works alone.
@@ -120,10 +124,10 @@ pub struct EngineConfig {
     pub active: Option<Duration>,
     /// Idle timeout of a TCP stream that both sides have closed.
     pub closed: Duration,
-    /// Decodes the inner packets of tunnels, up to four within each other.
-    pub tunnels: bool,
     /// Packets of different VLANs are of different streams.
     pub vlan_in_key: bool,
+    /// Packets of different interfaces are of different flows.
+    pub interface_in_key: bool,
     /// Scores every packet, also of streams that are already decided.
     pub every_packet: bool,
 }
@@ -138,8 +142,8 @@ impl Default for EngineConfig {
             idle: Duration::from_secs(600),
             active: None,
             closed: Duration::from_secs(60),
-            tunnels: true,
             vlan_in_key: true,
+            interface_in_key: false,
             every_packet: false,
         }
     }

@@ -27,6 +27,7 @@ pub struct RawConfig {
     pub watch: RawWatch,
     pub capture: RawCapture,
     pub engine: RawEngine,
+    pub tunnels: RawTunnels,
     pub sinks: Vec<Spanned<RawSink>>,
     pub fleet: RawFleet,
     pub metrics: RawMetrics,
@@ -93,9 +94,27 @@ pub struct RawEngine {
     pub idle_secs: Maybe<i64>,
     pub active_secs: Maybe<i64>,
     pub closed_secs: Maybe<i64>,
-    pub tunnels: Maybe<bool>,
     pub vlan_in_key: Maybe<bool>,
+    pub interface_in_key: Maybe<bool>,
     pub every_packet: Maybe<bool>,
+}
+
+/// `[tunnels]`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTunnels {
+    pub depth: Maybe<i64>,
+    pub exclude: Maybe<Vec<Spanned<String>>>,
+    pub vxlan_ports: Maybe<Vec<Spanned<i64>>>,
+    pub vxlan_gpe_ports: Maybe<Vec<Spanned<i64>>>,
+    pub geneve_ports: Maybe<Vec<Spanned<i64>>>,
+    pub lisp_ports: Maybe<Vec<Spanned<i64>>>,
+    pub mpls_ports: Maybe<Vec<Spanned<i64>>>,
+    pub tzsp_ports: Maybe<Vec<Spanned<i64>>>,
+    pub gtp_ports: Maybe<Vec<Spanned<i64>>>,
+    pub l2tp_ports: Maybe<Vec<Spanned<i64>>>,
+    pub capwap_ports: Maybe<Vec<Spanned<i64>>>,
+    pub teredo_ports: Maybe<Vec<Spanned<i64>>>,
 }
 
 /// One `[[sinks]]`.

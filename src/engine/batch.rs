@@ -102,7 +102,13 @@ impl RoutedBatch {
                         None => counters.lone_fragments += 1,
                     }
                 }
-                file(if settings.vlan_in_key { key } else { key.without_vlan() }, direction);
+                if !settings.vlan_in_key {
+                    key = key.without_vlan();
+                }
+                if let Some(interface) = batch.interface.filter(|_| settings.interface_in_key) {
+                    key = key.on_interface(interface.index());
+                }
+                file(key, direction);
             }
             if kinds[KeyKind::Host as usize] {
                 let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);

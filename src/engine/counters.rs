@@ -36,6 +36,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Streams whose scoring was stopped before they were decided, because too many streams were undecided at once.
     pub dropped_undecided: u64,
+    /// Streams in tunnels whose events do not name the tunnel, because too many streams were in tunnels at once.
+    pub dropped_tunnels: u64,
     /// Hosts whose traces were removed from a full table.
     pub evicted_hosts: u64,
     /// Packets that did not fit the buffer of evidence of undecided streams ([`super::EngineSettings::keep_packets`]).
@@ -64,6 +66,7 @@ impl Counters {
         self.timed_out += other.timed_out;
         self.evicted += other.evicted;
         self.dropped_undecided += other.dropped_undecided;
+        self.dropped_tunnels += other.dropped_tunnels;
         self.evicted_hosts += other.evicted_hosts;
         self.dropped_evidence += other.dropped_evidence;
         self.dropped_samples += other.dropped_samples;

@@ -22,11 +22,13 @@ mod shard;
 mod single;
 mod stream_state;
 mod tap;
+mod tunnels;
 mod worker;
 
 pub use counters::{Counters, SpikeCounts};
 pub use observer::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Progress, Verdict, VerdictWriter};
 pub use tap::{Tap, TapSample};
+pub use tunnels::{OuterEnd, OuterHeaders};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +66,8 @@ pub struct EngineSettings {
     pub limits: StreamLimits,
     /// Whether packets of different VLANs are of different streams.
     pub vlan_in_key: bool,
+    /// Whether packets of different live interfaces are of different flows.
+    pub interface_in_key: bool,
     /// Hosts with traces, for models that use them.
     pub hosts: usize,
     /// Number of workers; 0 counts as 1.
@@ -88,6 +92,7 @@ impl EngineSettings {
             decoder: Decoder::default(),
             limits: StreamLimits::default(),
             vlan_in_key: true,
+            interface_in_key: false,
             hosts: crate::trace::DEFAULT_HOSTS,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             pin: false,

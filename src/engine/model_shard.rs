@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::capture::Nanos;
 use crate::encode::Context;
 use crate::model::Model;
+use crate::packet::{Decoder, KeyKind};
 use crate::snn::ClassId;
 use crate::stream::{EndReason, PacketPlace, Stream, StreamIndex, StreamLimits, StreamTable, SweptStream};
 
@@ -25,6 +26,7 @@ pub(super) struct ModelShard {
     scorer: Scorer,
     /// Packets of each stream that are kept as evidence, from its first.
     keep_packets: u64,
+    decoder: Decoder,
     tap: Option<Tap>,
 }
 
@@ -42,6 +44,7 @@ impl ModelShard {
             scorer: Scorer::new(model, number, limits.streams, settings.every_packet, live),
             table: StreamTable::new(limits, hasher),
             keep_packets: u64::from(settings.keep_packets),
+            decoder: settings.decoder,
             tap: settings.tap.clone(),
         }
     }
@@ -108,6 +111,7 @@ impl ModelShard {
         let (at, context) = self.look_up(packet, counters, out);
         self.sample(packet, at, context, counters);
         let stream = self.table.get(at);
+        let flow = stream.key.kind() == KeyKind::Flow;
         let opened = context.position == 0 && stream.number == packet.number;
         let reopened = stream.state.is_dropped_before_content() && packet.has_content();
         if opened || reopened || stream.state.is_scored() {
@@ -116,6 +120,9 @@ impl ModelShard {
             self.scorer.score_pending(&mut self.table, out);
         }
         counters.opened += u64::from(opened);
+        if opened && packet.headers().tunnel_depth > 0 && flow {
+            counters.dropped_tunnels += u64::from(!self.scorer.keep_tunnels(&self.decoder, packet, self.table.get(at)));
+        }
         if opened || reopened {
             counters.dropped_undecided += u64::from(self.scorer.open(at, &mut self.table));
         }

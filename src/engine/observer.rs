@@ -11,7 +11,7 @@ use crate::packet::{Direction, StreamKey};
 use crate::snn::ClassId;
 use crate::stream::{Basis, Leader, UnknownReason};
 
-use super::Counters;
+use super::{Counters, OuterHeaders};
 
 /// What caused a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +55,8 @@ pub struct Verdict {
     pub first_direction: Direction,
     /// The live interface that the stream's first packet came in by; `None` for captures.
     pub interface: Option<InterfaceId>,
+    /// What the stream's packets are wrapped in; `None` if that is nothing, or too many streams are in tunnels.
+    pub tunnel: Option<Box<OuterHeaders>>,
     /// The leading class; `None` if no packet was scored.
     pub leader: Option<Leader>,
     /// The assigned class; `None` if the leading class does not reach its threshold.

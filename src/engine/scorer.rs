@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::encode::{Context, MAX_ACTIVE, Volley};
 use crate::model::Model;
+use crate::packet::Decoder;
 use crate::snn::Potentials;
 use crate::stream::{Leader, PartInputs, Stream, StreamIndex, StreamTable};
 
@@ -19,7 +20,8 @@ use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
 use super::output::BatchOutput;
 use super::stream_state::{StreamSnapshot, StreamState};
-use super::{Event, SpikeCounts, TapSample, Verdict};
+use super::tunnels::TunnelTable;
+use super::{Event, OuterHeaders, SpikeCounts, TapSample, Verdict};
 
 /// A packet whose active inputs are known and whose weights are being fetched into the cache.
 struct PendingPacket {
@@ -114,6 +116,8 @@ pub(super) struct Scorer {
     pending: Option<PendingPacket>,
     /// Inputs of a deferred packet while it is scored.
     late: ActiveInputs,
+    /// What the streams are wrapped in.
+    tunnels: TunnelTable,
     potentials: Potentials,
 }
 
@@ -133,6 +137,7 @@ impl Scorer {
             active: ActiveInputs::new(),
             pending: None,
             late: ActiveInputs::new(),
+            tunnels: TunnelTable::new(streams),
             potentials: model.network.buffer(),
             model,
         }
@@ -256,6 +261,13 @@ impl Scorer {
         true
     }
 
+    /// Remembers what the stream that a packet opens is wrapped in. Returns whether there was room.
+    pub fn keep_tunnels(&mut self, decoder: &Decoder, packet: ShardPacket<'_>, stream: &Stream<StreamState>) -> bool {
+        let own = packet.arrival.direction == stream.first_direction();
+        let tunnels = OuterHeaders::of(decoder, packet.headers(), &packet.frame(), own);
+        tunnels.is_none_or(|tunnels| self.tunnels.insert(stream.number, tunnels))
+    }
+
     /// Keeps a packet as evidence: in the output if its stream is named, in the buffer while it is undecided. Returns whether there
     /// was room.
     pub fn keep_evidence(&mut self, packet: ShardPacket<'_>, stream: &Stream<StreamState>, out: &mut BatchOutput) -> bool {
@@ -338,6 +350,7 @@ impl Scorer {
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
         }
         self.release_row(&mut stream);
+        self.tunnels.remove(stream.number);
         out.verdicts.push(end);
     }
 
@@ -375,6 +388,7 @@ impl Scorer {
             own_bytes: snapshot.own_bytes,
             first_direction: stream.first_direction(),
             interface: stream.interface,
+            tunnel: self.tunnels.get(stream.number).map(|tunnels| Box::new(*tunnels)),
             leader,
             class: leader.and_then(|l| self.model.decision.class_at(&l, confidence)),
             confidence,

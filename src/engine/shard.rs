@@ -53,7 +53,10 @@ pub(super) struct SharedTables {
 
 impl SharedTables {
     pub fn new(settings: &EngineSettings) -> Self {
-        Self { fragments: InOrder::default(), traces: InOrder::new(TraceTable::new(settings.hosts)) }
+        Self {
+            fragments: InOrder::default(),
+            traces: InOrder::new(TraceTable::new(settings.hosts).by_vlan(settings.vlan_in_key)),
+        }
     }
 }
 
@@ -157,7 +160,7 @@ impl<'a> Shard<'a> {
         let table = turn.value();
         if catch_unwind(AssertUnwindSafe(|| routed.trace(table))).is_err() {
             routed.clear_traces();
-            *table = TraceTable::new(self.settings.hosts);
+            *table = TraceTable::new(self.settings.hosts).by_vlan(self.settings.vlan_in_key);
         }
         self.counters.evicted_hosts += table.take_evicted();
     }

@@ -96,6 +96,8 @@ pub(super) struct Instruments {
     pub(super) ended: IntCounterVec,
     pub(super) streams_dropped: IntCounterVec,
     pub(super) hosts_evicted: IntCounter,
+    pub(super) tunnels_dropped: IntCounter,
+    pub(super) lone_fragments: IntCounter,
     pub(super) live: IntGauge,
     pub(super) lag: Gauge,
     pub(super) replaced: IntCounter,
@@ -190,6 +192,14 @@ impl Instruments {
             hosts_evicted: add.counter(
                 "spiked_hosts_evicted_total",
                 "Total number of hosts whose traces were removed because the table of hosts was full.",
+            ),
+            tunnels_dropped: add.counter(
+                "spiked_tunnels_dropped_total",
+                "Total number of streams in tunnels whose events do not name the tunnel, since too many streams were in tunnels at once.",
+            ),
+            lone_fragments: add.counter(
+                "spiked_lone_fragments_total",
+                "Total number of later fragments of IP packets whose first fragment was not seen before them.",
             ),
             live: add.add(IntGauge::new("spiked_streams_live", "Number of streams in the stream tables, over all models.")),
             lag: add.add(Gauge::new(

@@ -158,6 +158,8 @@ impl Metrics {
             instruments.undecodable.with_label_values(&[reason]).inc_by(count);
         }
         instruments.hosts_evicted.inc_by(counters.evicted_hosts);
+        instruments.tunnels_dropped.inc_by(counters.dropped_tunnels);
+        instruments.lone_fragments.inc_by(counters.lone_fragments);
         for (family, reason, count) in [
             (&instruments.packets_dropped, reason::EVIDENCE_BUFFER, counters.dropped_evidence),
             (&instruments.packets_dropped, reason::LEARNING_QUEUE, counters.dropped_samples),

@@ -101,8 +101,12 @@ impl Summary {
 
     /// Adds the counters of one capture.
     pub fn capture(&mut self, counters: &Counters) {
-        self.captures += 1;
         self.counters.add(counters);
+    }
+
+    /// Counts captures that were read.
+    pub fn files(&mut self, captures: u64) {
+        self.captures += captures;
     }
 
     /// Adds a note about skipped or truncated input, shown below the table.
@@ -233,6 +237,7 @@ impl fmt::Display for Summary {
         for (count, what) in [
             (counters.evicted, "streams ended early: the stream table was full (--streams)"),
             (counters.dropped_undecided, "streams left undecided early: too many were undecided at once (--streams)"),
+            (counters.dropped_tunnels, "streams in tunnels whose events do not name the tunnel: too many at once (--streams)"),
             (counters.evicted_hosts, "hosts whose traces were dropped early: the table of hosts was full"),
             (counters.panic_lost_streams, "streams lost: a worker panicked; please report this"),
             (counters.panic_lost_packets, "packets lost: a worker panicked; please report this"),

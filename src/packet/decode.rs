@@ -8,15 +8,14 @@ use etherparse::{
     Ipv6RawExtHeaderSlice, TcpHeader, UdpHeader,
 };
 
-use super::headers::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+use super::headers::{Headers, Link, Network, Transport, Tunnel};
 use super::inner::{Inner, Opened, Unopened, be16};
+use super::tunnels::{TunnelSettings, UdpTunnel};
 use super::{capwap, gre, gtp, l2tp, link, llc, mpls, ppp, tags, teredo, tzsp, vxlan};
 use crate::capture::LinkType;
 
 /// Most VLAN tags and MPLS labels that are followed; more are seen only in attacks.
 const MAX_TAGS: usize = 8;
-/// Most tunnels within each other that are opened.
-const MAX_TUNNELS: u8 = 4;
 /// Most IPv6 extension headers that are followed (RFC 8200 lists seven, each once).
 const MAX_EXTENSIONS: usize = 10;
 /// Headers beyond this offset, in bytes, are not decoded, so that offsets fit 16 bits.
@@ -25,33 +24,6 @@ const MAX_HEADERS: usize = 60_000;
 const MIN_ETHER_TYPE: EtherType = EtherType(0x0600);
 /// PPPoE session stage (RFC 2516).
 const PPPOE_SESSION: EtherType = EtherType(0x8864);
-/// UDP ports of VXLAN (RFC 7348), and of Linux before its port was assigned.
-const VXLAN_PORTS: [u16; 2] = [4789, 8472];
-/// UDP ports of VXLAN-GPE, Geneve (RFC 8926), LISP (RFC 9300), MPLS (RFC 7510) and TZSP: of the receiver.
-const VXLAN_GPE_PORT: u16 = 4790;
-const GENEVE_PORT: u16 = 6081;
-const LISP_PORT: u16 = 4341;
-const MPLS_PORT: u16 = 6635;
-const TZSP_PORT: u16 = 37008;
-/// UDP ports of GTP-U, L2TP (RFC 2661), CAPWAP (RFC 5415) and Teredo (RFC 4380): of either side.
-const GTP_PORT: u16 = 2152;
-const L2TP_PORT: u16 = 1701;
-const CAPWAP_PORT: u16 = 5247;
-const TEREDO_PORT: u16 = 3544;
-/// All UDP ports that tunnels have.
-const TUNNEL_PORTS: PortFilter = PortFilter::of(&[
-    VXLAN_PORTS[0],
-    VXLAN_PORTS[1],
-    VXLAN_GPE_PORT,
-    GENEVE_PORT,
-    LISP_PORT,
-    MPLS_PORT,
-    TZSP_PORT,
-    GTP_PORT,
-    L2TP_PORT,
-    CAPWAP_PORT,
-    TEREDO_PORT,
-]);
 /// EtherIP (RFC 3378): version in the first byte, and bytes before the frame.
 const ETHER_IP_VERSION: u8 = 0x30;
 const ETHER_IP_LEN: usize = 2;
@@ -79,58 +51,40 @@ pub enum Undecodable {
     NoPacket(LinkType),
 }
 
-/// UDP ports as a set that may hold others too: bits by a port's last digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PortFilter([u64; Self::WORDS]);
-
-impl PortFilter {
-    const WORDS: usize = 16;
-
-    const fn of(ports: &[u16]) -> Self {
-        let (mut words, mut at) = ([0; Self::WORDS], 0);
-        while at < ports.len() {
-            words[ports[at] as usize / 64 % Self::WORDS] |= 1 << (ports[at] % 64);
-            at += 1;
-        }
-        Self(words)
-    }
-
-    #[inline]
-    fn may_contain(&self, port: u16) -> bool {
-        self.0[usize::from(port) / 64 % Self::WORDS] >> (port % 64) & 1 != 0
-    }
-}
-
 /// Decoder of frames.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Decoder {
-    /// Most tunnels within each other that are opened.
-    max_tunnels: u8,
-}
-
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::new(true)
-    }
+    tunnels: TunnelSettings,
 }
 
 impl Decoder {
-    /// A decoder that opens tunnels, to a depth of four, or does not.
+    /// A decoder that opens all tunnels, to a depth of four, or none.
     pub const fn new(open_tunnels: bool) -> Self {
-        Self { max_tunnels: if open_tunnels { MAX_TUNNELS } else { 0 } }
+        Self::with_tunnels(if open_tunnels { TunnelSettings::DEFAULT } else { TunnelSettings::DEFAULT.with_depth(0) })
+    }
+
+    /// The decoder with another depth of tunnels.
+    #[must_use]
+    pub const fn with_depth(&self, depth: u8) -> Self {
+        Self::with_tunnels(self.tunnels.with_depth(depth))
+    }
+
+    /// A decoder that opens these tunnels.
+    pub const fn with_tunnels(tunnels: TunnelSettings) -> Self {
+        Self { tunnels }
     }
 }
 
 /// Fast path for most frames: Ethernet, IPv4 without options, the first or only fragment of TCP or UDP. `None` means that the frame
 /// is of another kind, or too short.
 #[inline]
-fn plain(link_type: LinkType, frame: &[u8]) -> Option<Headers> {
+fn plain(tunnels: &TunnelSettings, link_type: LinkType, frame: &[u8]) -> Option<Headers> {
     const IP: usize = Ethernet2Header::LEN;
     const OVER: usize = IP + Ipv4Header::MIN_LEN;
     let head: &[u8; OVER + TCP_FLAGS_AT + 1] = frame.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let protocol = IpNumber(head[IP + 9]);
-    let tunnel = || TUNNEL_PORTS.may_contain(word(OVER)) || TUNNEL_PORTS.may_contain(word(OVER + 2));
+    let tunnel = || tunnels.may_be(word(OVER), word(OVER + 2));
     let (tcp, udp) = (protocol == IpNumber::TCP, protocol == IpNumber::UDP && !tunnel());
     let v4 = link_type == LinkType::ETHERNET
         && word(12) == EtherType::IPV4.0
@@ -168,7 +122,7 @@ impl Decoder {
     /// If the link type is not supported, or the frame ends within the link header.
     #[inline]
     pub fn decode(&self, link_type: LinkType, frame: &[u8]) -> Result<Headers, Undecodable> {
-        match plain(link_type, frame) {
+        match plain(&self.tunnels, link_type, frame) {
             Some(headers) => Ok(headers),
             None => self.any(link_type, frame),
         }
@@ -200,7 +154,7 @@ impl Decoder {
             }
         }
         let Inner { link, ether_type, at } = next;
-        if h.tunnel_depth < self.max_tunnels && self.bridged(h, frame, next) {
+        if h.tunnel_depth < self.tunnels.depth() && self.bridged(h, frame, next) {
             return;
         }
         let llc = ether_type < MIN_ETHER_TYPE && matches!(link, Some((Link::Ethernet, _)));
@@ -239,9 +193,7 @@ impl Decoder {
             }
             _ => {
                 let tag = tags::tag(frame, ether_type, at)?.ok()?;
-                if h.vlan == NO_VLAN && tag.vlan != 0 {
-                    h.vlan = tag.vlan;
-                }
+                h.vlans = h.vlans.with(tag.vlan);
                 Some(tag.inner)
             }
         }
@@ -328,7 +280,7 @@ impl Decoder {
                 IpNumber::IGMP => (Transport::Igmp, IGMP_LEN),
                 _ => (Transport::Other, 0),
             };
-            if h.tunnel_depth < self.max_tunnels && self.tunnel(h, &frame[..end], protocol, at, wire_end) {
+            if h.tunnel_depth < self.tunnels.depth() && self.tunnel(h, &frame[..end], protocol, at, wire_end) {
                 return;
             }
         }
@@ -366,33 +318,32 @@ impl Decoder {
     fn udp_tunnel(&self, frame: &[u8], at: usize) -> Option<(Tunnel, Opened)> {
         let (source, destination) = (be16(frame, at).ok()?, be16(frame, at + 2).ok()?);
         let at = at + UdpHeader::LEN;
-        let either = |port: u16| source == port || destination == port;
-        Some(match destination {
-            port if VXLAN_PORTS.contains(&port) => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
-            VXLAN_GPE_PORT => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
-            GENEVE_PORT => (Tunnel::Geneve, vxlan::geneve(frame, at)),
-            LISP_PORT => (Tunnel::Lisp, vxlan::lisp(frame, at)),
-            MPLS_PORT => (Tunnel::MplsInIp, Ok(Inner::typed(mpls::ETHER_TYPE, at))),
-            TZSP_PORT => (Tunnel::Tzsp, tzsp::tzsp(frame, at)),
-            _ if either(GTP_PORT) => (Tunnel::Gtp, gtp::gtp(frame, at)),
-            _ if either(L2TP_PORT) => (Tunnel::L2tp, l2tp::l2tp(frame, at)),
-            _ if either(CAPWAP_PORT) => (Tunnel::Capwap, capwap::capwap(frame, at)),
-            _ if either(TEREDO_PORT) => (Tunnel::Teredo, teredo::teredo(frame, at)),
-            _ => return None,
+        Some(match self.tunnels.of_ports(source, destination)? {
+            UdpTunnel::Vxlan | UdpTunnel::VxlanGpe => (Tunnel::Vxlan, vxlan::vxlan(frame, at)),
+            UdpTunnel::Geneve => (Tunnel::Geneve, vxlan::geneve(frame, at)),
+            UdpTunnel::Lisp => (Tunnel::Lisp, vxlan::lisp(frame, at)),
+            UdpTunnel::Mpls => (Tunnel::MplsInIp, Ok(Inner::typed(mpls::ETHER_TYPE, at))),
+            UdpTunnel::Tzsp => (Tunnel::Tzsp, tzsp::tzsp(frame, at)),
+            UdpTunnel::Gtp => (Tunnel::Gtp, gtp::gtp(frame, at)),
+            UdpTunnel::L2tp => (Tunnel::L2tp, l2tp::l2tp(frame, at)),
+            UdpTunnel::Capwap => (Tunnel::Capwap, capwap::capwap(frame, at)),
+            UdpTunnel::Teredo => (Tunnel::Teredo, teredo::teredo(frame, at)),
         })
     }
 
     /// Decodes what a tunnel carries, if that is IP or ARP; otherwise leaves the outer headers and returns `false`.
     fn descend(&self, h: &mut Headers, frame: &[u8], tunnel: Tunnel, inner: Inner) -> bool {
-        if inner.at > MAX_HEADERS {
+        if inner.at > MAX_HEADERS || !self.tunnels.opens(tunnel, h.tunnel_depth) {
             return false;
         }
+        let mut tunnels = h.tunnels;
+        tunnels[usize::from(h.tunnel_depth)] = tunnel;
         let mut deeper = Headers {
-            tunnel: if h.tunnel == Tunnel::None { tunnel } else { h.tunnel },
+            tunnels,
             tunnel_depth: h.tunnel_depth + 1,
             link: h.link,
             link_at: h.link_at,
-            vlan: h.vlan,
+            vlans: h.vlans,
             payload_end: frame.len() as u32,
             ..Headers::NONE
         };
@@ -464,19 +415,20 @@ mod tests {
             frame[20..22].copy_from_slice(&fragment.to_be_bytes());
             frame[23] = [IpNumber::TCP, IpNumber::UDP, IpNumber::ICMP][protocol].0;
             if vxlan {
-                frame[36..38].copy_from_slice(&VXLAN_PORTS[0].to_be_bytes());
+                frame[36..38].copy_from_slice(&4789u16.to_be_bytes());
             }
             if let Some(byte) = frame.get_mut(46) {
                 *byte = offset;
             }
-            let plain = plain(LinkType::ETHERNET, &frame);
+            let plain = plain(&TunnelSettings::DEFAULT, LinkType::ETHERNET, &frame);
             if let Some(plain) = plain {
                 for open_tunnels in [true, false] {
                     prop_assert_eq!(Ok(plain), Decoder::new(open_tunnels).any(LinkType::ETHERNET, &frame));
                 }
             }
             let whole = frame.len() >= 48 && fragment & FRAGMENT_OFFSET_MASK == 0;
-            let tunnel = [34, 36].iter().any(|&at| TUNNEL_PORTS.may_contain(be16(&frame, at).expect("the ports")));
+            let port = |at: usize| be16(&frame, at).expect("the ports");
+            let tunnel = TunnelSettings::DEFAULT.may_be(port(34), port(36));
             let expected = whole && (protocol == 0 || protocol == 1 && !tunnel);
             prop_assert_eq!(plain.is_some(), expected);
         }

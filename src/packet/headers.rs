@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::wifi;
+use super::{MAX_TUNNEL_DEPTH, VlanTags, wifi};
 
 /// The link header at [`Headers::link_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,39 @@ pub enum Tunnel {
 }
 
 impl Tunnel {
+    /// All kinds of tunnels.
+    const ALL: [Self; 19] = [
+        Self::Gre,
+        Self::Pptp,
+        Self::Erspan,
+        Self::Wccp,
+        Self::Vxlan,
+        Self::Geneve,
+        Self::Lisp,
+        Self::Nsh,
+        Self::Gtp,
+        Self::L2tp,
+        Self::Capwap,
+        Self::Tzsp,
+        Self::Teredo,
+        Self::IpInIp,
+        Self::EtherIp,
+        Self::MplsInIp,
+        Self::Pseudowire,
+        Self::BackboneBridge,
+        Self::EthernetBridging,
+    ];
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The names of all kinds, for messages.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
     /// Name in lower case; empty if there is no tunnel.
     pub fn name(self) -> &'static str {
         match self {
@@ -142,9 +175,6 @@ impl Tunnel {
     }
 }
 
-/// [`Headers::vlan`] of an untagged frame.
-pub const NO_VLAN: u16 = 0xffff;
-
 /// Where each header of a packet is. Offsets (`*_at`, `payload_end`) are in bytes from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
@@ -154,8 +184,8 @@ pub struct Headers {
     pub link_at: u16,
     /// EtherType of what follows link, VLAN, MPLS and PPPoE headers; 0 for 802.3 frames with LLC.
     pub ether_type: u16,
-    /// Outermost 802.1Q VLAN identifier other than 0 (priority tags), or [`NO_VLAN`].
-    pub vlan: u16,
+    /// VLANs of the frame, and of frames within it.
+    pub vlans: VlanTags,
     /// The network header.
     pub network: Network,
     /// Offset of the network header.
@@ -168,8 +198,8 @@ pub struct Headers {
     pub ip_protocol: u8,
     /// Whether this is a fragment other than the first, which has no transport header.
     pub later_fragment: bool,
-    /// The outermost tunnel that was opened. The other headers are then the innermost packet's.
-    pub tunnel: Tunnel,
+    /// Tunnels that were opened, outermost first. The other headers are then the innermost packet's.
+    pub tunnels: [Tunnel; MAX_TUNNEL_DEPTH as usize],
     /// Number of tunnels that were opened, one within the other.
     pub tunnel_depth: u8,
     /// 0 if the packet is not TCP or was truncated before its flags.
@@ -192,14 +222,14 @@ impl Headers {
         link: Link::None,
         link_at: 0,
         ether_type: 0,
-        vlan: NO_VLAN,
+        vlans: VlanTags::NONE,
         network: Network::None,
         network_at: 0,
         transport: Transport::None,
         transport_at: 0,
         ip_protocol: 0,
         later_fragment: false,
-        tunnel: Tunnel::None,
+        tunnels: [Tunnel::None; MAX_TUNNEL_DEPTH as usize],
         tunnel_depth: 0,
         tcp_flags: 0,
         payload_at: 0,

@@ -9,8 +9,9 @@ use etherparse::{EtherType, IpNumber};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
+use super::VlanTags;
 use super::address::{Address, Family};
-use super::headers::{Headers, NO_VLAN, Network, Transport};
+use super::headers::{Headers, Network, Transport};
 use super::icmp::IcmpEnds;
 
 /// EtherType of EAP over LANs (IEEE 802.1X).
@@ -26,7 +27,7 @@ const MAC_GROUP_BIT: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
-    /// 5-tuple in both directions, with the VLAN if tagged; non-IP frames by EtherType and MAC addresses.
+    /// 5-tuple in both directions, with the VLANs if tagged; non-IP frames by EtherType and MAC addresses.
     Flow,
     /// Everything that a MAC address (an IP address if there is none) sends and receives.
     Host,
@@ -46,6 +47,17 @@ pub enum Direction {
     Backward,
 }
 
+impl Direction {
+    /// The other direction.
+    #[must_use]
+    pub fn reverse(self) -> Self {
+        match self {
+            Self::Forward => Self::Backward,
+            Self::Backward => Self::Forward,
+        }
+    }
+}
+
 /// The identity of a stream. The smaller endpoint (address, then port) comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {
@@ -53,11 +65,32 @@ pub struct StreamKey {
     pub(super) b: [u8; 16],
     pub(super) port_a: u16,
     pub(super) port_b: u16,
-    pub(super) vlan: u16,
+    pub(super) vlans: VlanTags,
     /// IP protocol, or the EtherType if the family is not IP.
     pub(super) proto: u16,
-    pub(super) family: Family,
-    kind: KeyKind,
+    form: Form,
+}
+
+/// Family, kind, and in the upper five bits the live interface, in one byte, since streams are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Form(u8);
+
+impl Form {
+    /// Bits of family and kind.
+    const BITS: u8 = 3;
+    const MASK: u8 = (1 << Self::BITS) - 1;
+
+    const fn new(family: Family, kind: KeyKind) -> Self {
+        Self((family as u8) << 1 | kind as u8)
+    }
+
+    fn family(self) -> Family {
+        [Family::Ipv4, Family::Ipv6, Family::Mac, Family::None][usize::from(self.0 >> 1 & 3)]
+    }
+
+    fn kind(self) -> KeyKind {
+        if self.0 & 1 == 0 { KeyKind::Flow } else { KeyKind::Host }
+    }
 }
 
 /// An address, padded with zeros to 16 bytes.
@@ -76,8 +109,8 @@ impl Hash for StreamKey {
         state.write_u128(u128::from_ne_bytes(self.a));
         state.write_u128(u128::from_ne_bytes(self.b));
         let ports = u64::from(self.port_a) << 48 | u64::from(self.port_b) << 32;
-        let kinds = u64::from(self.family as u8) << 4 | u64::from(self.kind as u8);
-        state.write_u128(u128::from(ports | u64::from(self.vlan) << 16 | u64::from(self.proto)) << 64 | u128::from(kinds));
+        let rest = u64::from(self.vlans.bits()) << 8 | u64::from(self.form.0);
+        state.write_u128(u128::from(ports | u64::from(self.proto)) << 64 | u128::from(rest));
     }
 }
 
@@ -104,10 +137,9 @@ impl StreamKey {
                 b: (u128::from(b >> 16) << 96).to_be_bytes(),
                 port_a: a as u16,
                 port_b: b as u16,
-                vlan: h.vlan,
+                vlans: h.vlans,
                 proto: u16::from(h.ip_protocol),
-                family: Family::Ipv4,
-                kind: KeyKind::Flow,
+                form: const { Form::new(Family::Ipv4, KeyKind::Flow) },
             };
             return (key, if src <= dst { Direction::Forward } else { Direction::Backward });
         }
@@ -130,7 +162,7 @@ impl StreamKey {
         let one_way = icmp.is_some_and(|ends| ends.one_way);
         let forward = one_way || (u128::from_be_bytes(src), sport) <= (u128::from_be_bytes(dst), dport);
         let (a, port_a, b, port_b) = if forward { (src, sport, dst, dport) } else { (dst, dport, src, sport) };
-        let key = Self { a, b, port_a, port_b, vlan: h.vlan, proto, family, kind: KeyKind::Flow };
+        let key = Self { a, b, port_a, port_b, vlans: h.vlans, proto, form: Form::new(family, KeyKind::Flow) };
         (key, if forward { Direction::Forward } else { Direction::Backward })
     }
 
@@ -141,15 +173,29 @@ impl StreamKey {
         matches!(h.network, Network::Ipv4 | Network::Ipv6).then(|| Self::flow(&bare, frame))
     }
 
-    /// The key without the VLAN, for streams that are the same in every VLAN.
+    /// The key of a stream of one live interface; those of number 31 and more are the same as those of 31 less.
+    #[must_use]
+    pub fn on_interface(self, number: usize) -> Self {
+        Self { form: Form(self.form.0 & Form::MASK | ((number % 31 + 1) as u8) << Form::BITS), ..self }
+    }
+
+    /// The key without VLANs, for streams that are the same in every VLAN.
     #[must_use]
     pub fn without_vlan(self) -> Self {
-        Self { vlan: NO_VLAN, ..self }
+        Self { vlans: VlanTags::NONE, ..self }
     }
 
     /// Host keys of the sender and the receiver. Multicast, broadcast and unspecified addresses are not hosts.
     pub fn hosts(h: &Headers, frame: &[u8]) -> [Option<Self>; 2] {
-        let host = |family, a| Self { a, b: [0; 16], port_a: 0, port_b: 0, vlan: NO_VLAN, proto: 0, family, kind: KeyKind::Host };
+        let host = |family, a| Self {
+            a,
+            b: [0; 16],
+            port_a: 0,
+            port_b: 0,
+            vlans: VlanTags::NONE,
+            proto: 0,
+            form: Form::new(family, KeyKind::Host),
+        };
         let of = |mac: Option<[u8; 6]>, ip: Option<IpAddr>| match (mac, ip) {
             (Some(mac), _) => (mac[0] & MAC_GROUP_BIT == 0 && mac != [0; 6]).then(|| host(Family::Mac, wide(&mac))),
             (None, Some(IpAddr::V4(ip))) => {
@@ -180,7 +226,12 @@ impl StreamKey {
 
     /// Whether this is a flow or a host.
     pub fn kind(&self) -> KeyKind {
-        self.kind
+        self.form.kind()
+    }
+
+    /// The kind of its addresses.
+    pub(super) fn family(&self) -> Family {
+        self.form.family()
     }
 
     /// The streams that a packet belongs to, with its direction in each: its flow, or the hosts that send and receive it.
@@ -197,12 +248,12 @@ impl StreamKey {
 
     /// The first endpoint's address.
     pub fn addr_a(&self) -> Address {
-        Address { bytes: self.a, family: self.family }
+        Address { bytes: self.a, family: self.family() }
     }
 
     /// The second endpoint's address.
     pub fn addr_b(&self) -> Address {
-        Address { bytes: self.b, family: self.family }
+        Address { bytes: self.b, family: self.family() }
     }
 
     /// The first endpoint's port; 0 if the stream has no ports.
@@ -215,24 +266,24 @@ impl StreamKey {
         self.port_b
     }
 
-    /// The outermost VLAN identifier; `None` if untagged.
-    pub fn vlan(&self) -> Option<u16> {
-        (self.vlan != NO_VLAN).then_some(self.vlan)
+    /// The VLANs of its packets; none if untagged.
+    pub fn vlans(&self) -> VlanTags {
+        self.vlans
     }
 
     /// The host's address, for host keys.
     pub fn host(&self) -> Option<String> {
-        (self.kind == KeyKind::Host).then(|| self.addr_a().to_string())
+        (self.kind() == KeyKind::Host).then(|| self.addr_a().to_string())
     }
 
     /// The IP protocol; `None` if the family is not IP.
     pub fn ip_number(&self) -> Option<IpNumber> {
-        matches!(self.family, Family::Ipv4 | Family::Ipv6).then_some(IpNumber(self.proto as u8))
+        matches!(self.family(), Family::Ipv4 | Family::Ipv6).then_some(IpNumber(self.proto as u8))
     }
 
     /// IP version of the addresses; `None` if the family is not IP.
     pub fn ip_version(&self) -> Option<u8> {
-        match self.family {
+        match self.family() {
             Family::Ipv4 => Some(4),
             Family::Ipv6 => Some(6),
             Family::Mac | Family::None => None,
@@ -280,19 +331,23 @@ impl StreamKey {
         };
         let [a, b] = [self.a, self.b].map(u128::from_be_bytes);
         let ports = u64::from(self.port_a) << 48 | u64::from(self.port_b) << 32;
-        let rest = u64::from(self.vlan) << 32 | u64::from(self.proto) << 16 | (self.family as u64) << 8 | self.kind as u64;
-        let words = [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports, rest, first, 0];
+        let mut vlans = self.vlans.ids();
+        // Without a VLAN as if with one that no tag can name.
+        let vlan = u64::from(vlans.next().unwrap_or(u16::MAX)) | u64::from(vlans.next().unwrap_or(0)) << 16;
+        let rest = vlan << 32 | u64::from(self.proto) << 16 | (self.family() as u64) << 8 | self.kind() as u64;
+        let interface = u64::from(self.form.0 >> Form::BITS);
+        let words = [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports, rest, first, interface];
         words.into_iter().fold(0x1319_8a2e_0370_7344, fold) >> 11
     }
 
     /// Community ID, version 1, in ASCII (<https://github.com/corelight/community-id-spec>); `None` if the stream is not an IP flow.
     pub fn community_id(&self, seed: u16) -> Option<[u8; 30]> {
-        let length = match self.family {
+        let length = match self.family() {
             Family::Ipv4 => 4,
             Family::Ipv6 => 16,
             _ => return None,
         };
-        if self.kind == KeyKind::Host {
+        if self.kind() == KeyKind::Host {
             return None;
         }
         let mut hash = Sha1::new();
@@ -322,10 +377,9 @@ mod tests {
             b: wide(&[128, 232, 110, 120]),
             port_a: 80,
             port_b: 34855,
-            vlan: NO_VLAN,
+            vlans: VlanTags::NONE,
             proto: 6,
-            family: Family::Ipv4,
-            kind: KeyKind::Flow,
+            form: Form::new(Family::Ipv4, KeyKind::Flow),
         };
         assert_eq!(key.community_id(0).as_ref(), Some(b"1:LQU9qZlK+B5F3KDmev6m5PMibrg="));
     }

@@ -24,12 +24,16 @@ mod ppp;
 mod synthetic_frame;
 mod tags;
 mod teredo;
+mod tunnels;
 mod tzsp;
 mod usb;
+mod vlan;
 mod vxlan;
 mod wifi;
 
 pub use address::Address;
 pub use decode::{Decoder, Undecodable};
-pub use headers::{Headers, Link, NO_VLAN, Network, Transport, Tunnel};
+pub use headers::{Headers, Link, Network, Transport, Tunnel};
 pub use key::{Direction, KeyKind, StreamKey};
+pub use tunnels::{MAX_TUNNEL_DEPTH, MAX_TUNNEL_PORTS, TunnelPortError, TunnelSettings, UdpTunnel};
+pub use vlan::VlanTags;

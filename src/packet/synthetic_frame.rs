@@ -38,7 +38,7 @@ impl StreamKey {
         if let Some((kind, code)) = self.icmp(direction) {
             transport[..2].copy_from_slice(&[kind, code]);
         }
-        match self.family {
+        match self.family() {
             Family::Ipv4 => {
                 self.link_header([0; 6], [0; 6], EtherType::IPV4, tagged, frame);
                 let mut ip =
@@ -68,14 +68,14 @@ impl StreamKey {
         frame.extend_from_slice(&transport[..length]);
     }
 
-    /// Appends the Ethernet header, with the VLAN tag if wanted.
+    /// Appends the Ethernet header, with the VLAN tags if wanted.
     fn link_header(&self, source: [u8; 6], destination: [u8; 6], next: EtherType, tagged: bool, frame: &mut Vec<u8>) {
-        // `NO_VLAN` is not a valid identifier.
-        let vlan = VlanId::try_new(self.vlan).ok().filter(|_| tagged);
-        let ether_type = if vlan.is_some() { EtherType::VLAN_TAGGED_FRAME } else { next };
+        let mut vlans = self.vlans.ids().filter(|_| tagged).filter_map(|id| VlanId::try_new(id).ok()).peekable();
+        let ether_type = if vlans.peek().is_some() { EtherType::VLAN_TAGGED_FRAME } else { next };
         frame.extend_from_slice(&Ethernet2Header { source, destination, ether_type }.to_bytes());
-        if let Some(vlan_id) = vlan {
-            let tag = SingleVlanHeader { pcp: VlanPcp::ZERO, drop_eligible_indicator: false, vlan_id, ether_type: next };
+        while let Some(vlan_id) = vlans.next() {
+            let ether_type = if vlans.peek().is_some() { EtherType::VLAN_TAGGED_FRAME } else { next };
+            let tag = SingleVlanHeader { pcp: VlanPcp::ZERO, drop_eligible_indicator: false, vlan_id, ether_type };
             frame.extend_from_slice(&tag.to_bytes());
         }
     }

@@ -18,7 +18,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 
 use crate::capture::Nanos;
-use crate::packet::{Headers, Network, Transport};
+use crate::packet::{Headers, Network, Transport, VlanTags};
 
 pub(crate) use bounded::{Activity, BoundedTable};
 use host::{Count, Host};
@@ -47,17 +47,19 @@ struct Endpoints {
     destination_port: u16,
     /// IP protocol, or the EtherType of ARP.
     protocol: u16,
-    vlan: u16,
+    vlans: VlanTags,
 }
 
 impl Endpoints {
-    /// Endpoints of an IP packet; of an ARP packet the sender's and the target's protocol address (RFC 826). `None` for other frames.
+    /// Endpoints of an IP packet; of an ARP packet the sender's and the target's protocol address (RFC 826). `None` for other frames, and
+    /// for fragments after the first: they have no ports, and are of a flow that was counted.
     fn of(headers: &Headers, frame: &[u8]) -> Option<Self> {
         let ip = |address: std::net::IpAddr| match address {
             std::net::IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             std::net::IpAddr::V6(address) => address.to_bits(),
         };
         let (source, destination) = match headers.network {
+            _ if headers.later_fragment => return None,
             Network::Arp => {
                 let at = usize::from(headers.network_at);
                 let address = |at: usize| {
@@ -70,7 +72,7 @@ impl Endpoints {
         };
         let (source_port, destination_port) = headers.ports(frame);
         let protocol = if headers.network == Network::Arp { headers.ether_type } else { u16::from(headers.ip_protocol) };
-        Some(Self { source, destination, source_port, destination_port, protocol, vlan: headers.vlan })
+        Some(Self { source, destination, source_port, destination_port, protocol, vlans: headers.vlans })
     }
 }
 
@@ -115,6 +117,8 @@ pub struct TraceTable {
     first: Option<Nanos>,
     /// Secret, so that addresses can't be chosen to collide.
     hasher: RandomState,
+    /// Whether flows of different VLANs are different flows.
+    by_vlan: bool,
     hosts: BoundedTable<Host>,
     flows: BoundedTable<Flow>,
     services: BoundedTable<Service>,
@@ -128,6 +132,7 @@ impl TraceTable {
             stretch: 1.0,
             first: None,
             hasher: RandomState::default(),
+            by_vlan: true,
             hosts: BoundedTable::new(hosts),
             flows: BoundedTable::new(hosts * PER_HOST),
             services: BoundedTable::new(hosts * PER_HOST),
@@ -138,6 +143,12 @@ impl TraceTable {
     #[must_use]
     pub fn stretched(self, stretch: f64) -> Self {
         Self { stretch, ..self }
+    }
+
+    /// The table with flows that are the same in every VLAN, unless `by_vlan`.
+    #[must_use]
+    pub fn by_vlan(self, by_vlan: bool) -> Self {
+        Self { by_vlan, ..self }
     }
 
     /// Number of hosts with traces.
@@ -194,7 +205,8 @@ impl TraceTable {
     /// A flow's key, the same for both directions.
     fn flow_key(&self, ends: &Endpoints) -> u64 {
         let (a, b) = ((ends.source, ends.source_port), (ends.destination, ends.destination_port));
-        self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, ends.vlan))
+        let vlans = if self.by_vlan { ends.vlans } else { VlanTags::NONE };
+        self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, vlans))
     }
 
     /// Counts the begin of a flow. `empty`: its first packet has no payload. Returns where the flow lies.

@@ -115,3 +115,22 @@ fn forged_sources_do_not_evict_their_victim() {
     let values = segment(&mut table, ([1, 2, 3, 4], 1), (SERVER, 80), SYN, 100 * MILLISECOND);
     assert!(value(&values, "trace.destination.received.60s").unwrap() >= level(90_000.0));
 }
+
+#[test]
+fn fragments_after_the_first_are_no_flows_and_vlans_may_be_left_out() {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CLIENT, SERVER, 64).udp(1000, 53).write(&mut frame, &[0; 32]).unwrap();
+    let mut later = frame.clone();
+    later[21] = 4;
+    let tagged = [&frame[..12], &[0x81, 0, 0, 7], &frame[12..]].concat();
+    for (by_vlan, begun) in [(true, 2.0), (false, 1.0)] {
+        let mut table = TraceTable::new(1000).by_vlan(by_vlan);
+        let mut observe = |frame: &[u8], time: u64| {
+            let headers = Decoder::default().decode(LinkType::ETHERNET, frame).unwrap();
+            table.observe(&headers, frame, Nanos(time))
+        };
+        observe(&frame, 0);
+        assert_eq!(observe(&later, 1), TraceValues::NONE);
+        assert_eq!(value(&observe(&tagged, 2), "trace.source.begun.60s"), Some(level(begun)), "{by_vlan}");
+    }
+}

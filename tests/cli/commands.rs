@@ -300,8 +300,9 @@ fn bad_captures_are_reported_and_the_rest_is_read() {
         .arg("read")
         .arg(&radio)
         .assert()
-        .code(0)
-        .stdout(contains("skipped: 2 packets: link type").and(contains("(187) is not supported")));
+        .code(1)
+        .stdout(contains("skipped: 2 packets: link type").and(contains("(187) is not supported")))
+        .stderr(contains("radio.pcap: link type").and(contains("(187) is not supported: 2 packets skipped, from packet 1 on")));
     let good = fixture("captures/dns-1.pcap");
     spiked().arg("read").args([&text, &good]).assert().code(1).stdout(contains("dns")).stderr(contains("notes.txt"));
 }

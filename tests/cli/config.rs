@@ -190,6 +190,29 @@ fn the_fleet_is_validated_where_it_is_built_in() {
     assert!(mistakes[0].contains("fleet.servers is not set"), "{mistakes:?}");
 }
 
+#[test]
+fn tunnels_are_validated_and_their_mistakes_name_the_key() {
+    let text =
+        format!("{ETH0}[tunnels]\ndepth = 5\nexclude = [\"teredo\", \"gres\"]\nvxlan_ports = [0, 9000]\ngeneve_ports = [2152]\n");
+    let mistakes = parse(&text, &[]).expect_err("mistakes");
+    let wanted = [
+        ("spiked.toml:4:9: ", "tunnels.depth = 5 is out of range (0 to 4 tunnels)"),
+        ("spiked.toml:5:22: ", "tunnels.exclude = 'gres' is not a valid kind of tunnel; give some of gre, pptp, "),
+        ("spiked.toml:6:16: ", "tunnels.vxlan_ports = 0 is out of range (1 to 65535)"),
+        ("spiked.toml:8:14: ", "tunnels.gtp_ports: port 9000 is that of vxlan already"),
+    ];
+    let text = text.replace("geneve_ports = [2152]", "geneve_ports = [6082]\ngtp_ports = [9000]");
+    let both = parse(&text, &[]).expect_err("mistakes");
+    assert_eq!((mistakes.len(), both.len()), (4, 4), "{mistakes:#?}{both:#?}");
+    for ((place, what), mistake) in wanted.iter().zip(&both) {
+        assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
+    }
+    let exchanged = format!("{ETH0}[tunnels]\nvxlan_ports = [6081]\ngeneve_ports = [4789]\n");
+    parse(&exchanged, &[]).expect("kinds may exchange their ports");
+    let depth = parse(ETH0, &[set("tunnels.depth=0")]).expect("it is in range").tunnels;
+    assert_eq!(depth, spiked::packet::TunnelSettings::DEFAULT.with_depth(0));
+}
+
 /// A commented key, `#key = value`, and whether it is marked as an example.
 fn commented(line: &str) -> Option<(&str, bool)> {
     let rest = line.strip_prefix('#')?;

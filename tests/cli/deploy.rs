@@ -112,3 +112,13 @@ fn the_unit_is_valid_and_hardened() {
     let exposure = report.lines().rev().find(|line| line.contains("exposure")).unwrap_or("nothing").to_owned();
     assert!(measured.status.success(), "{exposure}; {}", String::from_utf8_lossy(&measured.stderr));
 }
+
+/// `vector validate` and the like would need the programs; that they read the file of the shipped settings is checked here.
+#[test]
+fn the_collectors_read_the_file_that_is_written() {
+    let shipped = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/spiked.toml")).unwrap();
+    assert!(shipped.contains("path = \"/var/log/spiked/eve.json\""));
+    for name in ["vector.yaml", "filebeat.yml", "fluent-bit.yaml"] {
+        assert!(text(&format!("collectors/{name}")).contains("/var/log/spiked/eve.json"), "{name}");
+    }
+}

@@ -231,3 +231,35 @@ fn ours(bytes: &[u8]) -> bool {
     ];
     magics.iter().any(|magic| bytes.starts_with(magic))
 }
+
+/// A pcapng file of two interfaces: of each packet the interface and the second.
+fn two_interfaces(packets: &[(u32, u64)]) -> Vec<u8> {
+    let block = |kind: u32, body: &[u8]| {
+        let length = (12 + body.len() as u32).to_le_bytes();
+        [&kind.to_le_bytes()[..], &length, body, &length].concat()
+    };
+    let section = [&0x1a2b_3c4du32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat();
+    let mut file = block(0x0a0d_0d0a, &section);
+    (0..2).for_each(|_| file.extend(block(1, &[1, 0, 0, 0, 0, 0, 0, 0])));
+    for &(interface, second) in packets {
+        let ticks = second * 1_000_000;
+        let fields = [interface, (ticks >> 32) as u32, ticks as u32, 60, 60].map(u32::to_le_bytes).concat();
+        file.extend(block(6, &[&fields[..], &[0; 60]].concat()));
+    }
+    file
+}
+
+#[test]
+fn interfaces_of_one_file_with_different_clocks_are_synchronized() {
+    let seconds = |packets: &[(u32, u64)]| {
+        let mut file = CaptureFile::from_reader(std::io::Cursor::new(two_interfaces(packets)), "test".into()).unwrap();
+        let mut batch = FrameBatch::new();
+        assert!(file.fill(&mut batch).unwrap());
+        batch.iter().map(|frame| frame.timestamp.0 / 1_000_000_000).collect::<Vec<_>>()
+    };
+    assert_eq!(seconds(&[(0, 9000), (1, 12600), (0, 9001), (1, 12603)]), [9000, 9000, 9001, 9003], "an hour ahead");
+    assert_eq!(seconds(&[(0, 9000), (1, 5400), (1, 5402), (0, 9003)]), [9000, 9000, 9002, 9003], "an hour behind");
+    assert_eq!(seconds(&[(0, 9000), (0, 9001), (1, 12600), (1, 12601)]), [9000, 9001, 12600, 12601], "an hour later");
+    assert_eq!(seconds(&[(0, 9000), (1, 12600), (0, 12601)]), [9000, 12600, 12601], "one clock, an hour of silence");
+    assert_eq!(seconds(&[(0, 9000), (1, 9020), (0, 9001)]), [9000, 9020, 9001], "out of order");
+}

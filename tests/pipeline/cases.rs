@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::common::{pcap, udp};
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Source};
-use spiked::packet::{Decoder, Direction, StreamKey, Tunnel, Undecodable};
+use spiked::packet::{Decoder, Direction, StreamKey, Tunnel, Undecodable, VlanTags};
 
 const SOURCE: [u8; 4] = [192, 0, 2, 10];
 const DESTINATION: [u8; 4] = [198, 51, 100, 20];
@@ -91,7 +91,7 @@ fn tunnels_over_ip_are_opened() {
     ];
     for (name, tunnel, packet) in cases {
         leads(name, LinkType::ETHERNET, &packet, WANT);
-        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnel, tunnel, "{name}");
+        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnels[0], tunnel, "{name}");
         assert!(flow(&Decoder::new(false), LinkType::ETHERNET, &packet).unwrap().contains("203.0.113.1"), "{name}");
     }
     leads("6in4", LinkType::ETHERNET, &over_ip(41, &[&inner6()]), "UDP 2001:db8::a:41000 2001:db8::b:53");
@@ -133,7 +133,7 @@ fn tunnels_over_udp_are_opened() {
     ];
     for (name, tunnel, packet) in cases {
         leads(name, LinkType::ETHERNET, &packet, WANT);
-        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnel, tunnel, "{name}");
+        assert_eq!(Decoder::default().decode(LinkType::ETHERNET, &packet).unwrap().tunnels[0], tunnel, "{name}");
     }
     for indicators in [&[][..], &[0, 0, 0, 0, 0, 0, 0, 0], &[&[0, 1, 0, 0][..], &[0; 9]].concat()] {
         let packet = over_udp([3545, 3544], &[indicators, &inner6()]);
@@ -172,8 +172,8 @@ fn tags_and_frames_within_frames_are_opened() {
         "UDP 2001:db8::a:41000 2001:db8::b:53",
     );
     // Priority tags name no VLAN.
-    let vlan = |tag: u8| Decoder::default().decode(LinkType::ETHERNET, &ether(0x8100, &[&[0xa0, tag, 8, 0], &ip])).unwrap().vlan;
-    assert_eq!((vlan(0), vlan(7)), (spiked::packet::NO_VLAN, 7));
+    let vlan = |tag: u8| Decoder::default().decode(LinkType::ETHERNET, &ether(0x8100, &[&[0xa0, tag, 8, 0], &ip])).unwrap().vlans;
+    assert_eq!((vlan(0), vlan(7)), (VlanTags::NONE, VlanTags::NONE.with(7)));
     let lite = ether(0x0800, &[&ip[..9], &[136], &ip[10..]]);
     leads("UDP-Lite", LinkType::ETHERNET, &lite, &WANT.replace("UDP", "UDP-Lite"));
 }

@@ -13,7 +13,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::common;
 use crate::common::{fixture, frames_of, pcap, udp};
-use spiked::capture::{CaptureError, CaptureFile, FrameBatch, LinkType, Nanos, Source, watch};
+use spiked::capture::{CaptureError, CaptureFile, FrameBatch, InterfaceId, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
 use spiked::episode::{Episode, EpisodeState};
@@ -805,5 +805,31 @@ fn streams_of_the_corpus_that_the_engines_limits_would_split() {
             count(StreamLimits::NONE),
             count(StreamLimits::default())
         );
+    }
+}
+
+/// A frame on each of two interfaces.
+struct TwoInterfaces(usize);
+
+impl Source for TwoInterfaces {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        batch.clear();
+        batch.interface = InterfaceId::from_index(self.0 % 2);
+        self.0 += 1;
+        let frame = udp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 53, b"a query");
+        batch.push(Nanos(self.0 as u64), LinkType::ETHERNET, frame.len() as u32, &frame);
+        Ok(self.0 <= 4)
+    }
+}
+
+#[test]
+fn streams_of_two_interfaces_are_one_unless_set_otherwise() {
+    for (interface_in_key, streams) in [(false, vec![4]), (true, vec![2, 2])] {
+        let mut settings = EngineSettings::new(vec![Arc::new(Model::built_in().unwrap())]);
+        settings.interface_in_key = interface_in_key;
+        let mut packets = Vec::new();
+        let mut observe = |verdict: &Verdict| packets.extend((verdict.event == Event::Stream).then_some(verdict.packets));
+        engine::run(&settings, &mut TwoInterfaces(0), &mut observe).unwrap();
+        assert_eq!(packets, streams);
     }
 }

@@ -4,6 +4,7 @@ mod fleet;
 mod input;
 mod output;
 mod teaching;
+mod tunnels;
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -108,6 +109,7 @@ impl Check {
             input: self.input(typed.interfaces, typed.replay, typed.watch),
             capture: self.capture(&typed.capture),
             engine: self.engine(&typed.engine),
+            tunnels: self.tunnels(&typed.tunnels),
             fleet: self.fleet(typed.fleet, &typed.sinks),
             sinks: self.sinks(typed.sinks),
             metrics: self.metrics(typed.metrics),
@@ -156,8 +158,8 @@ impl Check {
             idle: self.seconds("engine.idle_secs", &typed.idle_secs, default.idle, 1),
             active: (!active.is_zero()).then_some(active),
             closed: self.seconds("engine.closed_secs", &typed.closed_secs, default.closed, 1),
-            tunnels: or(&typed.tunnels, default.tunnels),
             vlan_in_key: or(&typed.vlan_in_key, default.vlan_in_key),
+            interface_in_key: or(&typed.interface_in_key, default.interface_in_key),
             every_packet: or(&typed.every_packet, default.every_packet),
         }
     }

@@ -28,7 +28,7 @@ struct Row<'a> {
     proto: Option<String>,
     icmp_type: Option<u8>,
     icmp_code: Option<u8>,
-    vlan: Option<u16>,
+    vlan: Option<String>,
     community_id: Option<String>,
     pcap_filename: Option<&'a str>,
     app_proto: Option<&'a str>,
@@ -72,6 +72,8 @@ struct Row<'a> {
     basis: Option<&'static str>,
     #[serde(rename = "spiked.reason")]
     reason: Option<&'static str>,
+    #[serde(rename = "spiked.tunnels")]
+    tunnels: Option<String>,
     #[serde(rename = "spiked.model")]
     model: &'a str,
 }
@@ -80,7 +82,7 @@ struct Row<'a> {
 pub const HEADER: &str = "timestamp,event_type,flow_id,in_iface,host,src_ip,src_mac,src_port,dest_ip,dest_mac,dest_port,proto,icmp_type,icmp_code,\
 vlan,community_id,pcap_filename,app_proto,flow.pkts_toserver,flow.pkts_toclient,flow.bytes_toserver,flow.bytes_toclient,flow.start,\
 flow.end,flow.age,alert.signature_id,alert.signature,alert.category,alert.severity,spiked.class,spiked.best,spiked.confidence,\
-spiked.evidence,spiked.packets,spiked.bytes,spiked.scored,spiked.basis,spiked.reason,spiked.model";
+spiked.evidence,spiked.packets,spiked.bytes,spiked.scored,spiked.basis,spiked.reason,spiked.tunnels,spiked.model";
 
 /// Appends a row without its line feed. `time` formats nanoseconds since 1970.
 pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(u64) -> String, out: &mut Vec<u8>) {
@@ -107,7 +109,7 @@ pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(
         proto: (key.kind() == KeyKind::Flow).then(|| key.proto_name().into_owned()),
         icmp_type: icmp.map(|(kind, _)| kind),
         icmp_code: icmp.map(|(_, code)| code),
-        vlan: key.vlan(),
+        vlan: Some(key.vlans().ids().map(|id| id.to_string()).collect::<Vec<_>>().join(" ")).filter(|ids| !ids.is_empty()),
         community_id: key.community_id(0).map(|id| String::from_utf8_lossy(&id).into_owned()),
         pcap_filename: context.capture,
         app_proto: app_proto(verdict),
@@ -131,6 +133,10 @@ pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(
         scored: verdict.leader.map_or(0, |l| l.packets()),
         basis: verdict.basis().map(Basis::name),
         reason: verdict.unknown_reason().map(UnknownReason::name),
+        tunnels: verdict
+            .tunnel
+            .as_ref()
+            .map(|tunnel| tunnel.kinds().iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" ")),
         model: &model.name,
     };
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(&mut *out);

@@ -79,14 +79,22 @@ struct NetworkFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     community_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    vlan: Option<Id>,
+    vlan: Option<VlanId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inner: Option<InnerFields>,
     packets: u64,
     bytes: u64,
 }
 
 #[derive(Serialize)]
-struct Id {
+struct VlanId {
     id: String,
+}
+
+/// Fields of the inner one of two tags.
+#[derive(Serialize)]
+struct InnerFields {
+    vlan: VlanId,
 }
 
 #[derive(Serialize)]
@@ -143,6 +151,8 @@ struct Spiked<'a> {
     basis: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnels: Option<Vec<&'static str>>,
     model: &'a str,
 }
 
@@ -190,13 +200,16 @@ fn event_fields(verdict: &Verdict, context: EventContext<'_>, time: &impl Fn(u64
 
 fn network_fields(verdict: &Verdict) -> NetworkFields<'_> {
     let key = &verdict.key;
+    let mut vlans = key.vlans().ids();
+    let id = |id: u16| VlanId { id: id.to_string() };
     NetworkFields {
         r#type: key.ip_version().map(|version| if version == 4 { "ipv4" } else { "ipv6" }),
         transport: (key.kind() == KeyKind::Flow).then(|| key.proto_name().to_ascii_lowercase()),
         iana_number: key.ip_number().filter(|_| key.kind() == KeyKind::Flow).map(|number| number.0.to_string()),
         protocol: app_proto(verdict),
         community_id: key.community_id(0).map(|id| String::from_utf8_lossy(&id).into_owned()),
-        vlan: key.vlan().map(|id| Id { id: id.to_string() }),
+        vlan: vlans.next().map(id),
+        inner: vlans.next().map(|inner| InnerFields { vlan: id(inner) }),
         packets: verdict.packets,
         bytes: verdict.bytes,
     }
@@ -241,6 +254,7 @@ pub(super) fn write(verdict: &Verdict, context: EventContext<'_>, time: impl Fn(
             scored: verdict.leader.map_or(0, |l| l.packets()),
             basis: verdict.basis().map(Basis::name),
             reason: verdict.unknown_reason().map(UnknownReason::name),
+            tunnels: verdict.tunnel.as_ref().map(|tunnel| tunnel.kinds().iter().map(|kind| kind.name()).collect()),
             model: &model.name,
         },
     };

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Nanos;
-use crate::engine::{EpisodeOutput, Event, Verdict};
+use crate::engine::{EpisodeOutput, Event, OuterEnd, Verdict};
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
 use crate::stream::{Basis, UnknownReason};
@@ -165,10 +165,17 @@ impl EventWriter {
             json::string(out, interface);
         }
         write_endpoints(verdict, suricata, out);
-        if let Some(vlan) = key.vlan() {
-            out.extend_from_slice(b",\"vlan\":[");
-            json::number(out, vlan);
+        if !key.vlans().is_empty() {
+            let mut before: &[u8] = b",\"vlan\":[";
+            for vlan in key.vlans().ids() {
+                out.extend_from_slice(before);
+                json::number(out, vlan);
+                before = b",";
+            }
             out.push(b']');
+        }
+        if let Some((ends, proto)) = verdict.tunnel.as_ref().and_then(|tunnel| tunnel.ends()) {
+            write_tunnel(&ends, &proto, verdict.tunnel.as_ref().map_or(0, |tunnel| tunnel.kinds().len()), out);
         }
         if let Some(id) = key.community_id(0) {
             out.extend_from_slice(b",\"community_id\":\"");
@@ -294,6 +301,24 @@ fn write_endpoints(verdict: &Verdict, suricata: bool, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the outermost IP packet around those of the stream, as Suricata has it. `depth`: number of tunnels.
+fn write_tunnel(ends: &[OuterEnd; 2], proto: &str, depth: usize, out: &mut Vec<u8>) {
+    let names: [[&[u8]; 2]; 2] = [[b",\"tunnel\":{\"src_ip\":\"", b",\"src_port\":"], [b",\"dest_ip\":\"", b",\"dest_port\":"]];
+    for ([ip, port_name], (address, port)) in names.into_iter().zip(ends) {
+        out.extend_from_slice(ip);
+        address.write(out);
+        out.push(b'"');
+        if let Some(port) = port {
+            out.extend_from_slice(port_name);
+            json::number(out, *port);
+        }
+    }
+    text(out, b",\"proto\":\"", proto);
+    out.extend_from_slice(b",\"depth\":");
+    json::number(out, depth as u64);
+    out.push(b'}');
+}
+
 /// Appends the fields of the object `spiked`: class, confidence, evidence and counts.
 fn write_spiked(verdict: &Verdict, names: &ModelNames, out: &mut Vec<u8>) {
     let class = |name: &[u8], class: Option<ClassId>, out: &mut Vec<u8>| {
@@ -325,6 +350,14 @@ fn write_spiked(verdict: &Verdict, names: &ModelNames, out: &mut Vec<u8>) {
             text(out, name, value);
         }
     }
+    if let Some(tunnel) = &verdict.tunnel {
+        let mut before: &[u8] = b",\"tunnels\":[\"";
+        for kind in tunnel.kinds() {
+            text(out, before, kind.name());
+            before = b",\"";
+        }
+        out.push(b']');
+    }
     out.extend_from_slice(b",\"model\":");
     out.extend_from_slice(&names.model);
 }
@@ -344,6 +377,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    use crate::engine::OuterHeaders;
     use crate::model::Model;
     use crate::packet::{Decoder, Direction, StreamKey};
     use crate::stream::Leader;
@@ -382,7 +416,9 @@ mod tests {
         #[serde(skip_serializing_if = "Option::is_none")]
         icmp_code: Option<u8>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        vlan: Option<[u16; 1]>,
+        vlan: Option<Vec<u16>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tunnel: Option<TunnelFields>,
         #[serde(skip_serializing_if = "Option::is_none")]
         community_id: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -408,6 +444,18 @@ mod tests {
         src_mac: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         dest_mac: Option<String>,
+    }
+
+    #[derive(Serialize)]
+    struct TunnelFields {
+        src_ip: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        src_port: Option<u16>,
+        dest_ip: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dest_port: Option<u16>,
+        proto: String,
+        depth: usize,
     }
 
     #[derive(Serialize)]
@@ -449,6 +497,8 @@ mod tests {
         basis: Option<&'static str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tunnels: Option<Vec<&'static str>>,
         model: &'a str,
     }
 
@@ -510,7 +560,17 @@ mod tests {
             proto: flow.then(|| key.proto_name().into_owned()),
             icmp_type: key.icmp(verdict.first_direction).map(|i| i.0),
             icmp_code: key.icmp(verdict.first_direction).map(|i| i.1),
-            vlan: key.vlan().map(|v| [v]),
+            vlan: Some(key.vlans().ids().collect()).filter(|ids: &Vec<u16>| !ids.is_empty()),
+            tunnel: verdict.tunnel.as_ref().and_then(|tunnel| tunnel.ends().map(|(ends, proto)| (tunnel, ends, proto))).map(
+                |(tunnel, [source, destination], proto)| TunnelFields {
+                    src_ip: source.0.to_string(),
+                    src_port: source.1,
+                    dest_ip: destination.0.to_string(),
+                    dest_port: destination.1,
+                    proto,
+                    depth: tunnel.kinds().len(),
+                },
+            ),
             community_id: key.community_id(0).map(|id| String::from_utf8(id.to_vec()).unwrap()),
             pcap_filename: context.capture,
             app_proto: name(verdict.class).filter(|_| verdict.model.key == KeyKind::Flow),
@@ -539,6 +599,7 @@ mod tests {
                 scored: verdict.leader.map_or(0, |l| l.packets()),
                 basis: verdict.basis().map(Basis::name),
                 reason: verdict.unknown_reason().map(UnknownReason::name),
+                tunnels: verdict.tunnel.as_ref().map(|tunnel| tunnel.kinds().iter().map(|kind| kind.name()).collect()),
                 model: &verdict.model.name,
             },
         };
@@ -570,6 +631,22 @@ mod tests {
         }
     }
 
+    /// VXLAN, or an IP packet, in an IP packet.
+    fn tunnel_around(vxlan: bool) -> Box<OuterHeaders> {
+        let mut inner = Vec::new();
+        let ip = || etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        ip().udp(1000, 53).write(&mut inner, b"a query").unwrap();
+        let (mut frame, vni) = (Vec::new(), [8, 0, 0, 0, 0, 0, 1, 0]);
+        match vxlan {
+            true => ip().udp(50_000, 4789).write(&mut frame, &[&vni, &inner[..]].concat()).unwrap(),
+            false => ip().write(&mut frame, etherparse::IpNumber::IPV4, &inner[14..]).unwrap(),
+        }
+        let link = crate::capture::LinkType::ETHERNET;
+        let headers = Decoder::default().decode(link, &frame).unwrap();
+        let frame = crate::capture::Frame { timestamp: Nanos(0), link, wire_len: 0, bytes: &frame };
+        Box::new(OuterHeaders::of(&Decoder::default(), &headers, &frame, vxlan).expect("a tunnel"))
+    }
+
     const SEVERITIES: [Severity; 4] = [Severity::Critical, Severity::Error, Severity::Warning, Severity::Notice];
     const ETHER_TYPES: [u16; 5] = [0x0800, 0x86dd, 0x8100, 0x0806, 0x88cc];
 
@@ -580,7 +657,7 @@ mod tests {
             mut frame in prop::collection::vec(any::<u8>(), 60..100), ether in 0..ETHER_TYPES.len(), protocol in 0usize..4, host: bool,
             times: (u64, u64), counts: (u64, u64), class in prop::option::of(0u16..3), leader in prop::option::of((0u16..3, any::<f32>(), any::<u32>())),
             confidence in 0f32..1.0, capture in prop::option::of(any::<String>()), name: String, detection: bool,
-            alert in prop::option::of(0..SEVERITIES.len()), live: bool, suricata: bool,
+            alert in prop::option::of(0..SEVERITIES.len()), live: bool, suricata: bool, tunnel in prop::option::of(any::<bool>()),
         ) {
             frame[12..14].copy_from_slice(&ETHER_TYPES[ether].to_be_bytes());
             let at = if ether == 2 { 18 } else { 14 };
@@ -608,6 +685,7 @@ mod tests {
                     own_packets: counts.0 / 3,
                     own_bytes: counts.1 / 4,
                     interface: None,
+                    tunnel: tunnel.map(tunnel_around),
                     first_direction: direction,
                     leader: leader.map(|(class, evidence, packets)| Leader::new(ClassId::new(class), evidence, 0.0, packets)),
                     class: class.map(ClassId::new),
@@ -762,6 +840,7 @@ mod tests {
                     "icmp_type",
                     "icmp_code",
                     "vlan",
+                    "tunnel",
                     "community_id",
                     "pcap_filename",
                     "app_proto",
@@ -773,6 +852,7 @@ mod tests {
                 ],
                 "ether" => &["src_mac", "dest_mac"],
                 "flow" => &["pkts_toserver", "pkts_toclient", "bytes_toserver", "bytes_toclient", "start", "end", "age"],
+                "tunnel" => &["src_ip", "src_port", "dest_ip", "dest_port", "proto", "depth"],
                 "alert" => &["action", "gid", "signature_id", "rev", "signature", "category", "severity"],
                 other => panic!("{other} is not an object of the schema"),
             }

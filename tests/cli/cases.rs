@@ -1,0 +1,231 @@
+//! The program on every capture of the shared cases, against what their expectations state: exit code, streams, packets, VLANs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::common::{json_lines, pcap, skip, spiked, tcp};
+use predicates::prelude::PredicateBooleanExt as _;
+use predicates::str::contains;
+
+const DNS: &str = "UDP 192.0.2.10:40000 198.51.100.20:53";
+const HTTP: &str = "TCP 192.0.2.10:40001 198.51.100.20:80";
+
+/// The folder of the shared cases; reports a skip if it is absent.
+fn shared_cases() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases");
+    if path.is_dir() {
+        return Some(path);
+    }
+    skip("the captures in ../shared/cases");
+    None
+}
+
+/// Streams as lines of ends, VLANs and packets, sorted, and the exit code.
+fn streams(capture: &Path, options: &[&str]) -> (Vec<String>, Option<i32>) {
+    let output = spiked()
+        .args(["read", "--quiet", "--events", "streams", "--format", "jsonl"])
+        .args(options)
+        .arg(capture)
+        .output()
+        .unwrap();
+    let mut lines: Vec<String> = json_lines(&output.stdout)
+        .iter()
+        .map(|event| {
+            let text = |key: &str| event[key].as_str().unwrap_or_default().to_string();
+            let port = |key: &str| event[key].as_u64().map(|port| format!(":{port}")).unwrap_or_default();
+            let vlan = event.get("vlan").map(|vlan| format!(" {vlan}")).unwrap_or_default();
+            let packets = ["pkts_toserver", "pkts_toclient"].map(|key| event["flow"][key].as_u64().unwrap_or(0));
+            let [from, to] = [("src_ip", "src_port"), ("dest_ip", "dest_port")].map(|(ip, p)| text(ip) + &port(p));
+            format!("{} {from} {to}{vlan}: {}", text("proto"), packets[0] + packets[1])
+        })
+        .collect();
+    lines.sort();
+    (lines, output.status.code())
+}
+
+/// What differs from one DNS stream of 2 packets, the value of all link types and encapsulations.
+fn expectations() -> BTreeMap<&'static str, Vec<String>> {
+    let one = |ends: &str, packets: u32| vec![format!("{ends}: {packets}")];
+    let mut cases = BTreeMap::from([
+        ("encap-802.1ah.pcap", vec![format!("{DNS} [9]: 2")]),
+        ("encap-qinq-two-customers.pcap", [11, 12].map(|inner| format!("{DNS} [500,{inner}]: 2")).into()),
+        ("encap-vlan-9200.pcap", vec![format!("{DNS} [5]: 2")]),
+        ("encap-vlan-one-way.pcap", vec![format!("{DNS} [100]: 1"), "UDP 198.51.100.20:53 192.0.2.10:40000: 1".into()]),
+        ("tcp-port-reuse-unclosed.pcap", vec![format!("{HTTP}: 5"), format!("{HTTP}: 8")]),
+        ("tcp-syn-after-fin.pcap", one(HTTP, 8)),
+        ("tcp-midstream-server-first.pcap", one(HTTP, 4)),
+        ("clocks-an-hour-apart.pcapng", one(DNS, 8)),
+        ("span-duplicates.pcap", one(HTTP, 16)),
+        (
+            "udp-lite.pcap",
+            ["40000 198.51.100.20:5004: 1", "40002 198.51.100.20:5006: 1"].map(|s| format!("UDP-Lite 192.0.2.10:{s}")).into(),
+        ),
+    ]);
+    let four = [
+        "fragments-ports-in-first.pcap",
+        "packed.pcap.xz",
+        "packed.pcap.lz4",
+        "snoop.snoop",
+        "ethernet.erf",
+        "version-2.2-swapped-lengths.pcap",
+        "tsresol-1e-30.pcapng",
+        "spb-snap0.pcapng",
+        "spb-between-epb.pcapng",
+        "every-block.pcapng",
+        "gz-trailing-zeros.pcap.gz",
+    ];
+    cases.extend(four.map(|name| (name, one(DNS, 4))));
+    cases
+}
+
+/// Cases whose expectation is debatable (keepalive), or stated elsewhere (Community ID).
+const NOT_COMPARED: [&str; 2] = ["tcp-keepalive-2h.pcap", "icmp-echo-and-error.pcap"];
+
+#[test]
+fn shared_cases_give_the_expected_streams() {
+    let Some(folder) = shared_cases() else { return };
+    let expectations = expectations();
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let is_script = [".py", ".sh", ".md"].iter().any(|end| name.ends_with(end));
+        if !path.is_file() || is_script || NOT_COMPARED.contains(&name.as_str()) {
+            continue;
+        }
+        let expected = expectations.get(name.as_str()).cloned().unwrap_or_else(|| vec![format!("{DNS}: 2")]);
+        let found = streams(&path, &[]);
+        if found != (expected.clone(), Some(0)) {
+            wrong.push(format!("{name}: {found:?}, expected {expected:?}"));
+        }
+        count += 1;
+    }
+    assert!(count > 0 && wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn copies_of_mirror_ports_are_reported_and_left_out() {
+    let Some(folder) = shared_cases() else { return };
+    let path = folder.join("span-duplicates.pcap");
+    let hint = "8 packets are copies of one before (mirror port); --drop-duplicates leaves them out";
+    spiked().arg("read").arg(&path).assert().code(0).stdout(contains(hint));
+    assert_eq!(streams(&path, &["--drop-duplicates"]), (vec![format!("{HTTP}: 8")], Some(0)));
+    spiked()
+        .args(["read", "--drop-duplicates"])
+        .arg(&path)
+        .assert()
+        .code(0)
+        .stdout(contains("8 packets are copies").and(contains("were left out")));
+}
+
+#[test]
+fn vlans_are_left_out_of_the_key_if_so_set() {
+    let Some(folder) = shared_cases() else { return };
+    for (name, packets) in [("encap-vlan-one-way.pcap", 2), ("encap-qinq-two-customers.pcap", 4)] {
+        assert_eq!(streams(&folder.join(name), &["--ignore-vlan"]), (vec![format!("{DNS}: {packets}")], Some(0)), "{name}");
+    }
+}
+
+/// Years of the timestamps of a capture whose packets have no time.
+#[test]
+fn packets_without_any_time_are_dated_by_their_file() {
+    let Some(folder) = shared_cases() else { return };
+    let copy = tempfile::tempdir().unwrap();
+    let path = copy.path().join("spb-snap0.pcapng");
+    std::fs::copy(folder.join("spb-snap0.pcapng"), &path).unwrap();
+    let written = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+    let output = spiked().args(["read", "--quiet", "--events", "streams", "--format", "jsonl"]).arg(&path).output().unwrap();
+    let [event] = &json_lines(&output.stdout)[..] else { panic!("one stream") };
+    assert_eq!(event["timestamp"], "2023-11-14T22:13:20.000000+0000");
+}
+
+#[test]
+fn which_tunnels_are_opened_and_how_deep_is_an_option() {
+    let Some(folder) = shared_cases() else { return };
+    let first = |name: &str, options: &[&str]| streams(&folder.join(name), options).0[0].clone();
+    let deep = "encap-vxlan-in-gre-two-deep.pcap";
+    assert!(first(deep, &["--tunnel-depth", "0"]).starts_with("GRE "));
+    assert!(first(deep, &["--tunnel-depth", "1"]).contains(":4789"));
+    assert!(first(deep, &["--exclude-tunnel", "vxlan"]).contains(":4789"));
+    assert!(first(deep, &["--exclude-tunnel", "teredo,geneve"]).starts_with(DNS));
+    assert!(first("encap-geneve.pcap", &["--exclude-tunnel", "geneve"]).contains(":6081"));
+    for (wrong, message) in [
+        (["--tunnel-port", "vxlan=0"], "out of range (1 to 65535)"),
+        (["--tunnel-port", "vxlans=1"], "give one of vxlan, "),
+        (["--exclude-tunnel", "x"], "give one of gre, "),
+        (["--tunnel-port", "vxlan=6081"], "port 6081 is that of geneve already"),
+    ] {
+        spiked().arg("read").args(wrong).arg(folder.join(deep)).assert().failure().stderr(contains(message));
+    }
+}
+
+#[test]
+fn events_name_the_tunnels_around_a_stream() {
+    let Some(folder) = shared_cases() else { return };
+    let event = |name: &str, format: &str, kind: &str| {
+        let arguments = ["read", "--quiet", "--events", kind, "--format", format];
+        let output = spiked().args(arguments).arg(folder.join(name)).output().unwrap();
+        json_lines(&output.stdout).remove(0)
+    };
+    for (name, tunnels, proto, ports) in [
+        ("encap-geneve.pcap", vec!["geneve"], "UDP", true),
+        ("encap-vxlan-in-gre-two-deep.pcap", vec!["gre", "vxlan"], "GRE", false),
+        ("encap-gtp-u.pcap", vec!["gtp"], "UDP", true),
+    ] {
+        for (format, kind) in [("jsonl", "detections"), ("jsonl", "streams"), ("suricata", "streams")] {
+            let event = event(name, format, kind);
+            let outer = &event["tunnel"];
+            assert_eq!(event["spiked"]["tunnels"], serde_json::json!(tunnels), "{event}");
+            assert_eq!((&outer["proto"], &outer["depth"]), (&proto.into(), &tunnels.len().into()), "{event}");
+            assert!(
+                outer["src_ip"].is_string() && outer["dest_ip"].is_string() && outer["dest_port"].is_u64() == ports,
+                "{event}"
+            );
+        }
+        assert_eq!(event(name, "ecs", "streams")["spiked"]["tunnels"], serde_json::json!(tunnels));
+    }
+    let bridged = event("encap-802.1ah.pcap", "jsonl", "streams");
+    assert_eq!((&bridged["spiked"]["tunnels"][0], bridged.get("tunnel")), (&"802.1ah".into(), None), "{bridged}");
+    assert_eq!(event("span-duplicates.pcap", "jsonl", "streams").get("tunnel"), None);
+}
+
+/// A TCP connection of 20 segments a second apart, from this second on, as two captures of ten.
+fn halves(second: u32) -> [Vec<u8>; 2] {
+    [0, 10].map(|from| {
+        let segment = |n: u32| {
+            let (client, server) = (([192, 0, 2, 10], 40001), ([198, 51, 100, 20], 80));
+            let (source, destination) = if n.is_multiple_of(2) { (client, server) } else { (server, client) };
+            tcp(source, destination, "A", n, b"a segment")
+        };
+        let mut file = pcap(1, &(from..from + 10).map(segment).collect::<Vec<_>>());
+        let record = (file.len() - 24) / 10;
+        for n in 0..10 {
+            let at = 24 + n * record;
+            file[at..at + 4].copy_from_slice(&(second + from + n as u32).to_le_bytes());
+        }
+        file
+    })
+}
+
+#[test]
+fn files_that_follow_each_other_in_time_are_one_capture() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = halves(1_700_000_000);
+    // By name, the second half comes first.
+    std::fs::write(folder.path().join("x.pcap1"), &second).unwrap();
+    std::fs::write(folder.path().join("x.pcap9"), &first).unwrap();
+    assert_eq!(streams(folder.path(), &[]), (vec![format!("{HTTP}: 20")], Some(0)));
+    assert_eq!(streams(folder.path(), &["--each-file"]), (vec![format!("{HTTP}: 10"); 2], Some(0)));
+    let output =
+        spiked().args(["read", "--quiet", "--events", "streams", "--format", "jsonl"]).arg(folder.path()).output().unwrap();
+    assert!(json_lines(&output.stdout)[0]["pcap_filename"].as_str().unwrap().ends_with("x.pcap9"), "that of the first packet");
+    spiked().arg("read").arg(folder.path()).assert().stdout(contains("20 packets").and(contains("in 2 captures")));
+    // Eleven minutes later no stream goes on; at the same time, the files are of different places, or one is a copy.
+    for start in [1_700_000_670, 1_700_000_000, 1_700_000_008] {
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("a.pcap"), &first).unwrap();
+        std::fs::write(other.path().join("b.pcap"), &halves(start)[0]).unwrap();
+        assert_eq!(streams(other.path(), &[]).0.len(), 2, "{start}");
+    }
+}
