@@ -34,7 +34,7 @@ fn mixed() -> Reader {
 }
 
 fn drawn(state: &State, ui: &Ui, (width, height): (u16, u16), theme: Theme) -> Buffer {
-    let header = Header { source: "mixed.pcapng", model: "protocols", classes: 97, elapsed: Duration::from_secs(61), dropped: 0 };
+    let header = Header { source: "mixed.pcapng", model: "protocols", classes: 124, elapsed: Duration::from_secs(61), dropped: 0 };
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, state, ui, &header, theme)).unwrap();
     terminal.backend().buffer().clone()
@@ -58,7 +58,7 @@ fn a_capture_at_80_by_24_without_colour() {
     let text = text_of(&buffer);
     for shown in [
         "spiked top  mixed.pcapng",
-        "protocols (97)",
+        "protocols (124)",
         "1,746 packets",
         "267 kB",
         "0 dropped",
