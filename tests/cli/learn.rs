@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::common::{frames_of, json_lines, pcap, shared_data, spiked, tcp, udp};
 use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
+use spiked::model::Model;
 
 const SHIPPED: &str = "config/models/protocols.safetensors";
 
@@ -15,8 +16,14 @@ fn message(host: u8, port: u16, number: u8) -> Vec<u8> {
 }
 
 fn learn(from: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
+    learn_into(Path::new(SHIPPED), from, out, more)
+}
+
+fn learn_into(model: &Path, from: &Path, out: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
     spiked()
-        .args(["learn", "--class", "private", "--model", SHIPPED, "--from"])
+        .args(["learn", "--class", "private", "--model"])
+        .arg(model)
+        .arg("--from")
         .arg(from)
         .arg("--out")
         .arg(out)
@@ -65,7 +72,7 @@ fn found_and_false(model: &Path, capture: &Path) -> (usize, usize, usize) {
 
 /// What `learn` prints of a built-in model with one more class.
 fn one_more_class() -> String {
-    format!("{} classes", spiked::model::Model::built_in().unwrap().classes.len() + 1)
+    format!("{} classes", Model::built_in().unwrap().classes.len() + 1)
 }
 
 #[test]
@@ -110,12 +117,14 @@ fn every_way_of_teaching_finds_the_class_elsewhere_or_is_refused_with_the_reason
 fn a_class_that_claims_other_streams_is_not_written_unless_forced() {
     let folder = tempfile::tempdir().unwrap();
     let (shown, model) = (Path::new("fixtures/captures/redis-1.pcap"), folder.path().join("m.safetensors"));
-    // The model and its reference have Redis under its name.
-    let refused = learn(shown, &model, &["--packet", "4"]).code(2);
+    // A model without Redis, of which the reference has streams.
+    let lacking = folder.path().join("lacking.safetensors");
+    Model::built_in().unwrap().without_classes(&["redis".into()]).unwrap().save(&lacking).unwrap();
+    let refused = learn_into(&lacking, shown, &model, &["--packet", "4"]).code(2);
     refused
         .stderr(contains("streams of other classes: redis ").and(contains("--class redis")).and(contains("--force writes it")));
     assert!(!model.exists());
-    learn(shown, &model, &["--packet", "4", "--force"]).code(0).stdout(contains("streams of other classes: redis "));
+    learn_into(&lacking, shown, &model, &["--packet", "4", "--force"]).code(0).stdout(contains("streams of other classes: redis "));
     // A SYN, and what it claims.
     std::fs::remove_file(&model).unwrap();
     learn(shown, &model, &["--packet", "1", "--force"]).code(0).stdout(contains("streams of other classes: "));

@@ -55,7 +55,7 @@ fn wireshark_shows_class_and_confidence_as_fields() {
         assert_eq!(comment, format!("{class}, confidence {confidence:.3}, model {model}"));
         *classes.entry(class.into()).or_default() += 1;
     }
-    assert_eq!(classes.keys().collect::<Vec<_>>(), ["dns", "http", "mqtt", "ntp", "snmp", "ssh"]);
+    assert_eq!(classes.keys().collect::<Vec<_>>(), ["dns", "http", "mqtt", "ntp", "redis", "snmp", "ssh"]);
     let filtered = tshark(&["-Y", "spiked.class == \"ssh\" && spiked.confidence > 0.5"]);
     assert_eq!(filtered.lines().count(), classes["ssh"] as usize);
     let columns = tshark(&["-o", "gui.column.format:\"No.\",\"%m\",\"Class\",\"%Cus:spiked.class\"", "-c", "1"]);
