@@ -1,4 +1,4 @@
-//! `spiked fleet`: prepares NATS servers for many sensors, and reads what the sensors publish.
+//! `spiked fleet`: prepares NATS servers for many sensors, reads what the sensors publish, and sends them models.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -7,16 +7,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
+use minisign_verify::Signature;
 
 use crate::config::{FleetConfig, is_token};
+use crate::fleet::EVENTS_STREAM;
 use crate::fleet::connection::{Connection, runtime};
+use crate::fleet::models::{self, Buckets, MAX_MODEL, ModelReport, SensorReport};
 use crate::fleet::setup::{self, Change, Identity, Role};
 use crate::fleet::tail::{self, Selection};
+use crate::model::Model;
 
 use super::Exit;
 use super::exit::OutputError;
 
-/// Many sensors that share NATS servers: prepares the servers, reads the events of all
+/// Many sensors that share NATS servers: prepares the servers, reads the events of all, sends them models
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(subcommand)]
@@ -28,6 +32,10 @@ enum FleetCommand {
     Init(InitArgs),
     ServerConfig(ServerConfigArgs),
     Tail(TailArgs),
+    Publish(PublishArgs),
+    Promote(PromoteArgs),
+    Rollback(RollbackArgs),
+    Status(StatusArgs),
 }
 
 /// Which servers, and as whom.
@@ -67,7 +75,7 @@ impl ServerArgs {
     }
 }
 
-/// Makes the stream of events; if there is one, lists what differs
+/// Makes the stream of events and the buckets of models; lists what differs in those that exist
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked fleet init --server tls://nats.example.org:4222 --replicas 3\n\n\
     Exit code 1 if something differs and --update is not given.")]
@@ -100,6 +108,9 @@ struct ServerConfigArgs {
     /// Name of a client that reads events; may be repeated
     #[arg(long = "reader", value_name = "NAME")]
     readers: Vec<String>,
+    /// Name of a client that publishes models; may be repeated
+    #[arg(long = "curator", value_name = "NAME")]
+    curators: Vec<String>,
     /// Name of a client that may do everything, for `spiked fleet init`
     #[arg(long, value_name = "NAME", default_value = "operator")]
     admin: String,
@@ -109,6 +120,72 @@ struct ServerConfigArgs {
     /// File to write; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+}
+
+/// Sends a signed model to the sensors of a group, or to a part of them
+#[derive(ClapArgs)]
+#[command(after_help = "Example:\n  minisign -S -m web.safetensors\n  \
+    spiked fleet publish web.safetensors --group edge --percent 10 --server nats://127.0.0.1:4222\n\n\
+    The sensors refuse a file that none of their fleet.trusted_keys has signed.")]
+struct PublishArgs {
+    #[command(flatten)]
+    servers: ServerArgs,
+    /// Model file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Group of sensors, as fleet.group
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    group: String,
+    /// Share of the sensors of the group that run it; the others keep the version before
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
+    percent: u8,
+    /// Signature that minisign made; default: FILE.minisig
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+}
+
+/// A model of a group.
+#[derive(ClapArgs)]
+struct PublishedArgs {
+    #[command(flatten)]
+    servers: ServerArgs,
+    /// The model's name
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Group of sensors, as fleet.group
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    group: String,
+}
+
+/// Sends a published model to more sensors of its group
+#[derive(ClapArgs)]
+#[command(after_help = "Example:\n  spiked fleet promote web --group edge --percent 50")]
+struct PromoteArgs {
+    #[command(flatten)]
+    published: PublishedArgs,
+    /// Share of the sensors of the group that run it
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
+    percent: u8,
+}
+
+/// Returns all sensors of a group to the version before
+#[derive(ClapArgs)]
+#[command(after_help = "Example:\n  spiked fleet rollback web --group edge")]
+struct RollbackArgs {
+    #[command(flatten)]
+    published: PublishedArgs,
+}
+
+/// Shows the published models and what the sensors reported in the last minute
+#[derive(ClapArgs)]
+#[command(after_help = "Example:\n  spiked fleet status --json | jq '.sensors[].models'\n\n\
+    Exit code 1 if a sensor does not run the version that it should.")]
+struct StatusArgs {
+    #[command(flatten)]
+    servers: ServerArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Prints the events of all sensors as JSON lines, each once
@@ -136,28 +213,116 @@ pub fn run(args: &Args) -> Result<Exit> {
         FleetCommand::Init(args) => runtime()?.block_on(init(args)),
         FleetCommand::ServerConfig(args) => server_config(args),
         FleetCommand::Tail(args) => runtime()?.block_on(tail(args)),
+        FleetCommand::Publish(args) => runtime()?.block_on(publish(args)),
+        FleetCommand::Promote(args) => runtime()?.block_on(promote(args)),
+        FleetCommand::Rollback(args) => runtime()?.block_on(rollback(&args.published)),
+        FleetCommand::Status(args) => runtime()?.block_on(status(args)),
     }
 }
 
 async fn init(args: &InitArgs) -> Result<Exit> {
     let connection = args.servers.connect().await?;
     let wanted = setup::event_stream(args.replicas.into(), i64::from(args.events_mib) << 20);
-    let name = &wanted.name;
-    match setup::ensure(&connection, &wanted, args.update).await.with_context(|| name.clone())? {
-        Change::Created => say!("{name}: created"),
-        Change::Unchanged => say!("{name}: ok"),
-        Change::Updated(lines) => lines.iter().for_each(|line| say!("{name}: updated: {line}")),
-        Change::Different(lines) => {
-            lines.iter().for_each(|line| say!("{name}: {line}; change it with --update"));
-            return Ok(Exit::Partly);
+    let events = setup::ensure(&connection, &wanted, args.update).await.with_context(|| wanted.name.clone())?;
+    let buckets = setup::ensure_buckets(&connection, args.replicas.into(), args.update).await?;
+    let mut exit = Exit::Ok;
+    for (name, change) in [(EVENTS_STREAM, events)].into_iter().chain(buckets) {
+        match change {
+            Change::Created => say!("{name}: created"),
+            Change::Unchanged => say!("{name}: ok"),
+            Change::Updated(lines) => lines.iter().for_each(|line| say!("{name}: updated: {line}")),
+            Change::Different(lines) => {
+                lines.iter().for_each(|line| say!("{name}: {line}; change it with --update"));
+                exit = Exit::Partly;
+            }
         }
     }
+    Ok(exit)
+}
+
+async fn publish(args: &PublishArgs) -> Result<Exit> {
+    group_name(&args.group)?;
+    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
+    let bytes = read(&args.file)?;
+    if bytes.len() > MAX_MODEL {
+        bail!("{}: larger than {} MiB", args.file.display(), MAX_MODEL >> 20);
+    }
+    let model = Model::from_bytes(&bytes, &args.file)?;
+    if !is_token(&model.name) {
+        bail!("the model's name, '{}', can't be part of a subject; train it with --name (letters, digits, - and _)", model.name);
+    }
+    let beside = || PathBuf::from(format!("{}.minisig", args.file.display()));
+    let path = args.signature.clone().unwrap_or_else(beside);
+    let signature = fs::read_to_string(&path)
+        .with_context(|| format!("{}: sign the model with `minisign -S -m {}`", path.display(), args.file.display()))?;
+    if let Err(error) = Signature::decode(&signature) {
+        bail!("{}: not a valid signature: {error}", path.display());
+    }
+    let connection = args.servers.connect().await?;
+    let buckets = Buckets::open(&connection).await?;
+    let version = buckets.publish(&args.group, &model.name, &bytes, Some(signature), args.percent).await?;
+    say!("{}, group {}: version {version} for {} % of the sensors", model.name, args.group, args.percent);
     Ok(Exit::Ok)
+}
+
+/// Checks the name of a group.
+fn group_name(name: &str) -> Result<()> {
+    if is_token(name) {
+        return Ok(());
+    }
+    bail!("'{name}' is not a valid name; give up to 64 letters, digits, - and _")
+}
+
+async fn published(args: &PublishedArgs) -> Result<Buckets> {
+    group_name(&args.group)?;
+    group_name(&args.model)?;
+    Ok(Buckets::open(&args.servers.connect().await?).await?)
+}
+
+async fn promote(args: &PromoteArgs) -> Result<Exit> {
+    let PublishedArgs { model, group, .. } = &args.published;
+    let record = published(&args.published).await?.promote(group, model, args.percent).await?;
+    say!("{model}, group {group}: version {} for {} % of the sensors", record.current.version, record.percent);
+    Ok(Exit::Ok)
+}
+
+async fn rollback(args: &PublishedArgs) -> Result<Exit> {
+    let record = published(args).await?.rollback(&args.group, &args.model).await?;
+    say!("{}, group {}: version {} for all sensors", args.model, args.group, record.current.version);
+    Ok(Exit::Ok)
+}
+
+async fn status(args: &StatusArgs) -> Result<Exit> {
+    let overview = models::overview(&args.servers.connect().await?).await?;
+    let behind = |name: &str, sensor: &SensorReport, model: &ModelReport| {
+        let record = overview.models.get(&format!("{}.{}", sensor.group, model.name));
+        record.and_then(|record| record.for_sensor(name)).is_some_and(|wanted| wanted.version != model.version)
+    };
+    let late = overview.sensors.iter().any(|(name, sensor)| sensor.models.iter().any(|model| behind(name, sensor, model)));
+    let exit = if late { Exit::Partly } else { Exit::Ok };
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&overview)?);
+        return Ok(exit);
+    }
+    for (name, record) in &overview.models {
+        let previous = record.previous.as_ref().map_or_else(String::new, |p| format!(", before: version {}", p.version));
+        say!("model {name}: version {} for {} %{previous}", record.current.version, record.percent);
+    }
+    for (name, sensor) in &overview.sensors {
+        say!("sensor {name}: group {}, spiked {}, {} frames dropped", sensor.group, sensor.version, sensor.drops);
+        sensor.last_error.iter().for_each(|error| say!("  last error: {error}"));
+        for model in &sensor.models {
+            let late = if behind(name, sensor, model) { ", behind" } else { "" };
+            let error = model.last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+            say!("  {}: version {}, {}{late}{error}", model.name, model.version, model.state);
+        }
+    }
+    Ok(exit)
 }
 
 fn server_config(args: &ServerConfigArgs) -> Result<Exit> {
     let mut clients = vec![(Role::Admin, args.admin.clone())];
-    for (role, names) in [(Role::Sensor, &args.sensors), (Role::Reader, &args.readers)] {
+    for (role, names) in [(Role::Sensor, &args.sensors), (Role::Reader, &args.readers), (Role::Curator, &args.curators)] {
         clients.extend(names.iter().map(|name| (role, name.clone())));
     }
     for (index, (_, name)) in clients.iter().enumerate() {

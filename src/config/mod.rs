@@ -199,6 +199,14 @@ pub struct FleetConfig {
     pub spool: Option<PathBuf>,
     /// Maximum size of the spool, in MiB.
     pub spool_mib: u64,
+    /// Group of sensors whose models this sensor runs: letters, digits, `-` and `_`.
+    pub group: String,
+    /// Names of the models that it takes from the fleet; empty: none.
+    pub models: Vec<String>,
+    /// Folder of the last good copies of those models; set if there are any.
+    pub model_folder: Option<PathBuf>,
+    /// Public keys of minisign, in base64, one of which must have signed a model.
+    pub trusted_keys: Vec<String>,
 }
 
 /// Action for the streams of a class, optionally restricted to some addresses and ports.

@@ -186,6 +186,10 @@ pub struct RawFleet {
     pub key: Maybe<String>,
     pub spool: Maybe<String>,
     pub spool_mib: Maybe<i64>,
+    pub group: Maybe<String>,
+    pub models: Maybe<Vec<Spanned<String>>>,
+    pub model_folder: Maybe<String>,
+    pub trusted_keys: Maybe<Vec<Spanned<String>>>,
 }
 
 /// `[metrics]`.

@@ -169,6 +169,7 @@ fn folders(config: &Config, settings_file: &Path) -> (BTreeSet<PathBuf>, BTreeSe
         let pair = fleet.client_certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
         read.extend(files.chain(pair).map(|path| folder_of(path)));
         write.extend(fleet.spool.clone());
+        write.extend(fleet.model_folder.clone());
     }
     write.extend(config.evidence.as_ref().map(|e| e.folder.clone()));
     write.extend(config.learning.folder.clone());

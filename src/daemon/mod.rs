@@ -4,6 +4,8 @@
 //! results go to the `observer`. The `supervisor` thread handles signals, reloads and systemd's watchdog.
 
 mod alerts;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod harden;
 mod log;
 mod notify;

@@ -304,6 +304,8 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     })?;
     settings.tap = Some(tap);
     let supervisor = supervisor::start(signals, reloader, confined)?;
+    #[cfg(feature = "fleet")]
+    let receiver = super::fleet::start(&config, &state, &settings.models)?;
 
     let ready = on_ready(&state, server.as_ref().map(Server::address));
     let policies = (preflight.policies, config.alerts.clone());
@@ -312,6 +314,8 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
 
     // Dropping the settings drops the tap, which ends the learning thread.
     drop(settings);
+    #[cfg(feature = "fleet")]
+    drop(receiver);
     wait_for(&learning, &state);
     let (summary, dropped) = (state.summary(), frames.dropped());
     drop(frames);

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::capture::InputCounters;
 use crate::capture::live::QueueDepth;
 use crate::export::evidence::Evidence;
 use crate::export::sink::SinkHandle;
-use crate::export::status::{InterfaceStatus, LoadedModel, QueueStatus, ReloadStatus, Status};
+use crate::export::status::{FleetStatus, InterfaceStatus, LoadedModel, QueueStatus, ReloadStatus, Status};
 
 use super::alerts::AlertCounts;
 use super::teaching::SharedLearning;
@@ -64,6 +65,10 @@ pub(super) struct DaemonState {
     pub done: AtomicBool,
     pub heartbeat: Heartbeat,
     pub detections: AtomicU64,
+    /// Models of the fleet; `None`: the sensor takes none.
+    pub fleet: Mutex<Option<Arc<Mutex<FleetStatus>>>>,
+    /// Wakes the supervisor for a reload, as SIGHUP does.
+    pub reload_request: Notify,
 }
 
 impl DaemonState {
@@ -92,6 +97,8 @@ impl DaemonState {
             done: AtomicBool::new(false),
             heartbeat: Heartbeat::new(workers),
             detections: AtomicU64::new(0),
+            fleet: Mutex::default(),
+            reload_request: Notify::new(),
         }
     }
 
@@ -147,6 +154,7 @@ impl DaemonState {
             alerts: self.alerts.status(),
             reloads: self.reloads.lock().clone(),
             learning: self.teaching.status(),
+            fleet: self.fleet.lock().as_ref().map(|fleet| fleet.lock().clone()),
             hardening: self.hardening.lock().clone(),
             ..Status::new(&self.sensor)
         }

@@ -74,6 +74,7 @@ fn supervise(signals: Signals, mut reloader: Reloader, confined: &Confinement) -
         let what = runtime.block_on(async {
             tokio::select! {
                 _ = hangup.recv() => CaughtSignal::Reload,
+                () = state.reload_request.notified() => CaughtSignal::Reload,
                 _ = user.recv() => CaughtSignal::Summary,
                 _ = terminate.recv() => CaughtSignal::Stop,
                 _ = interrupt.recv() => CaughtSignal::Stop,

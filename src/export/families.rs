@@ -32,6 +32,7 @@ impl Collector for StatusCollector {
             sinks(&status),
             alerts(&status),
             reloads(&status),
+            fleet(&status),
         ];
         groups.into_iter().flatten().map(Family::into_proto).collect()
     }
@@ -200,6 +201,34 @@ fn learning(status: &Status) -> Vec<Family> {
     )
     .with(flag(learning.last_error.is_some()));
     vec![streams, attempts, held_back, one_in, dropped, failing]
+}
+
+fn fleet(status: &Status) -> Vec<Family> {
+    let Some(fleet) = &status.fleet else { return Vec::new() };
+    let connected = Family::gauge("spiked_fleet_connected", &[], "Whether the fleet's servers answer (1).");
+    let mut version = Family::gauge(
+        "spiked_fleet_model_version",
+        &["model"],
+        "Version of the fleet's model that runs; 0: none of the fleet's.",
+    );
+    let mut failing = Family::gauge(
+        "spiked_fleet_model_failing",
+        &["model"],
+        "Whether the version of the fleet's model that should run was refused (1).",
+    );
+    let mut refused = Family::counter(
+        "spiked_fleet_model_refused_total",
+        &["model", "reason"],
+        "Total number of versions of the fleet's model that were refused, by reason.",
+    );
+    for model in &fleet.models {
+        version.set(&[&model.name], value(model.version));
+        failing.set(&[&model.name], flag(model.last_error.is_some()));
+        for (reason, &count) in &model.refused {
+            refused.set(&[&model.name, reason], value(count));
+        }
+    }
+    vec![connected.with(flag(fleet.connected)), version, failing, refused]
 }
 
 fn sinks(status: &Status) -> Vec<Family> {

@@ -39,6 +39,8 @@ pub struct Status {
     pub reloads: ReloadStatus,
     /// Live learning.
     pub learning: LearningStatus,
+    /// Models of the fleet; `None`: the sensor takes none.
+    pub fleet: Option<FleetStatus>,
     /// Steps of in-process hardening, one line each: "capabilities: all dropped".
     pub hardening: Vec<String>,
 }
@@ -59,9 +61,43 @@ impl Status {
             alerts: Vec::new(),
             reloads: ReloadStatus::default(),
             learning: LearningStatus::default(),
+            fleet: None,
             hardening: Vec::new(),
         }
     }
+}
+
+/// The models that a sensor takes from the fleet.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FleetStatus {
+    /// The sensor's group.
+    pub group: String,
+    /// Whether the servers answer.
+    pub connected: bool,
+    /// Why they do not; `None` if they do.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
+    /// The models.
+    pub models: Vec<FleetModelStatus>,
+}
+
+/// A model that a sensor takes from the fleet.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FleetModelStatus {
+    /// The model's name.
+    pub name: String,
+    /// Version that runs; 0: none of the fleet's.
+    pub version: u64,
+    /// SHA-256 of its file; empty with version 0.
+    pub sha256: String,
+    /// "waiting" (no version was installed yet), "installed", or "refused" (the version that should run was refused, and the one before
+    /// runs).
+    pub state: &'static str,
+    /// Why a version was refused; `None` if the one that should run does.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
+    /// Versions that were refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
 }
 
 /// A source of frames: an interface, a replayed capture or a watched folder.

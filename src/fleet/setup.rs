@@ -1,12 +1,13 @@
-//! What `spiked fleet init` makes on the servers: the stream of events, and permissions for each role.
+//! What `spiked fleet init` makes on the servers: the stream of events, the buckets of the models, and permissions for each role.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Compression, Config, RetentionPolicy};
-use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind};
+use async_nats::jetstream::stream::{Compression, Config, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind, kv, object_store};
 
 use super::connection::{Connection, FleetError};
+use super::models::{FLEET_BUCKET, MODELS_BUCKET, STATUS_BUCKET};
 use super::{EVENTS_STREAM, EVENTS_SUBJECT};
 
 /// Days for which events are kept.
@@ -82,6 +83,78 @@ pub async fn ensure(connection: &Connection, wanted: &Config, update: bool) -> R
     Ok(Change::Updated(differences))
 }
 
+/// Time after which the servers remove a sensor's report.
+const REPORT_AGE: Duration = Duration::from_secs(60);
+/// Records of a model that are kept.
+const RECORDS: i64 = 16;
+
+/// Names of the streams of the buckets.
+const BUCKETS: [&str; 3] = ["OBJ_spiked-models", "KV_spiked-fleet", "KV_spiked-status"];
+
+/// Makes the buckets of the models, or compares the copies of those that exist and changes them if `update` is set. Returns the names of their
+/// streams and what was done.
+///
+/// # Errors
+/// The server can't be reached, or does not allow it.
+pub async fn ensure_buckets(
+    connection: &Connection,
+    replicas: usize,
+    update: bool,
+) -> Result<Vec<(&'static str, Change)>, FleetError> {
+    let context = jetstream::new(connection.client.clone());
+    let mut changes = Vec::new();
+    for name in BUCKETS {
+        let change = match context.get_stream(name).await {
+            Ok(stream) => {
+                let present = stream.cached_info().config.clone();
+                let line = format!("copies is {}, not {replicas}", present.num_replicas);
+                if present.num_replicas == replicas {
+                    Change::Unchanged
+                } else if update {
+                    let changed = Config { num_replicas: replicas, ..present };
+                    context.update_stream(&changed).await.map_err(|error| connection.explain(error))?;
+                    Change::Updated(vec![line])
+                } else {
+                    Change::Different(vec![line])
+                }
+            }
+            Err(error) if is_missing(&error) => {
+                create_bucket(connection, &context, name, replicas).await?;
+                Change::Created
+            }
+            Err(error) => return Err(connection.explain(error)),
+        };
+        changes.push((name, change));
+    }
+    Ok(changes)
+}
+
+async fn create_bucket(
+    connection: &Connection,
+    context: &jetstream::Context,
+    name: &str,
+    replicas: usize,
+) -> Result<(), FleetError> {
+    let fleet = kv::Config { bucket: FLEET_BUCKET.into(), history: RECORDS, num_replicas: replicas, ..kv::Config::default() };
+    let status = kv::Config {
+        bucket: STATUS_BUCKET.into(),
+        history: 1,
+        max_age: REPORT_AGE,
+        storage: StorageType::Memory,
+        num_replicas: replicas,
+        ..kv::Config::default()
+    };
+    match name {
+        "OBJ_spiked-models" => {
+            let config =
+                object_store::Config { bucket: MODELS_BUCKET.into(), num_replicas: replicas, ..object_store::Config::default() };
+            context.create_object_store(config).await.map(|_| ()).map_err(|error| connection.explain(error))
+        }
+        "KV_spiked-fleet" => context.create_key_value(fleet).await.map(|_| ()).map_err(|error| connection.explain(error)),
+        _ => context.create_key_value(status).await.map(|_| ()).map_err(|error| connection.explain(error)),
+    }
+}
+
 fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
@@ -112,10 +185,12 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
 /// Part of a client in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Publishes its own events.
+    /// Publishes its own events and report, reads models.
     Sensor,
-    /// Reads the events of all sensors.
+    /// Reads the events and the reports of all sensors.
     Reader,
+    /// Publishes models and reads the reports of all sensors.
+    Curator,
     /// May do everything: `spiked fleet init`.
     Admin,
 }
@@ -126,26 +201,66 @@ impl Role {
         match self {
             Self::Sensor => vec![
                 format!("{EVENTS_SUBJECT}.{name}.*"),
+                format!("$KV.{STATUS_BUCKET}.{name}"),
                 // By which `spiked check` learns whether the stream exists.
                 format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
+                "$JS.API.STREAM.INFO.KV_spiked-fleet".into(),
+                "$JS.API.STREAM.INFO.OBJ_spiked-models".into(),
+                format!("$JS.API.DIRECT.GET.KV_spiked-fleet.$KV.{FLEET_BUCKET}.model.>"),
+                format!("$JS.API.DIRECT.GET.OBJ_spiked-models.$O.{MODELS_BUCKET}.M.*"),
+                // A file is read by an ordered consumer of its chunks.
+                format!("$JS.API.CONSUMER.CREATE.OBJ_spiked-models.*.$O.{MODELS_BUCKET}.C.*"),
+                "$JS.FC.OBJ_spiked-models.>".into(),
             ],
-            Self::Reader => vec![
-                format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
-                format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}"),
-                format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}.>"),
-                format!("$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.>"),
-                format!("$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>"),
-                format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>"),
-                format!("$JS.FC.{EVENTS_STREAM}.>"),
-            ],
+            Self::Curator => [
+                vec![
+                    format!("$KV.{FLEET_BUCKET}.model.*.*"),
+                    format!("$O.{MODELS_BUCKET}.>"),
+                    "$JS.API.STREAM.INFO.OBJ_spiked-models".into(),
+                    format!("$JS.API.DIRECT.GET.OBJ_spiked-models.$O.{MODELS_BUCKET}.M.*"),
+                ],
+                reads_buckets(),
+            ]
+            .concat(),
+            Self::Reader => [
+                vec![
+                    format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
+                    format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}"),
+                    format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}.>"),
+                    format!("$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.>"),
+                    format!("$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>"),
+                    format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>"),
+                    format!("$JS.FC.{EVENTS_STREAM}.>"),
+                ],
+                reads_buckets(),
+            ]
+            .concat(),
             Self::Admin => vec![">".into()],
         }
     }
 
     /// Subjects that the role's client `name` may subscribe to.
     pub fn subscribes(self, name: &str) -> Vec<String> {
-        if self == Self::Admin { vec![">".into()] } else { vec![format!("_INBOX.{name}.>")] }
+        match self {
+            Self::Admin => vec![">".into()],
+            // The records of models are also notices of their changes.
+            Self::Sensor => vec![format!("_INBOX.{name}.>"), format!("$KV.{FLEET_BUCKET}.model.*.*")],
+            Self::Reader | Self::Curator => vec![format!("_INBOX.{name}.>")],
+        }
     }
+}
+
+/// Subjects by which the records of models and the reports of sensors are read.
+fn reads_buckets() -> Vec<String> {
+    let of = |bucket: &str| {
+        [
+            format!("$JS.API.STREAM.INFO.KV_{bucket}"),
+            format!("$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.>"),
+            format!("$JS.API.CONSUMER.CREATE.KV_{bucket}.*.$KV.{bucket}.>"),
+            format!("$JS.FC.KV_{bucket}.>"),
+        ]
+    };
+    [of(FLEET_BUCKET), of(STATUS_BUCKET)].concat()
 }
 
 /// How the server identifies clients.

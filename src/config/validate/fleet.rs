@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use toml::Spanned;
 
 use super::super::raw::{RawFleet, RawSink, SinkType};
@@ -41,6 +43,7 @@ impl Check {
                 "a sink of type \"nats\" needs a folder for events that no server has acknowledged; set fleet.spool",
             );
         }
+        let models = self.fleet_models(typed.models, &typed.model_folder, &typed.trusted_keys);
         Some(FleetConfig {
             servers: servers.into_inner().into_iter().map(|server| self.server(server)).collect(),
             sensor: self.sensor_name(typed.sensor, at),
@@ -49,6 +52,10 @@ impl Check {
             client_certificate: self.client_certificate(typed.certificate, typed.key),
             spool: path(typed.spool),
             spool_mib: self.number("fleet.spool_mib", &typed.spool_mib, 256, 1..=1 << 20, "MiB"),
+            group: self.group(typed.group),
+            models,
+            model_folder: path(typed.model_folder),
+            trusted_keys: self.trusted_keys(typed.trusted_keys),
         })
     }
 
@@ -81,6 +88,50 @@ impl Check {
         name
     }
 
+    fn group(&mut self, typed: Option<Spanned<String>>) -> String {
+        let Some(group) = typed else { return "default".into() };
+        if !is_token(group.get_ref()) {
+            let wrong = format!("fleet.group = '{group}' is not a valid group; give up to 64 letters, digits, - and _");
+            self.wrong(group.span().start, wrong);
+        }
+        group.into_inner()
+    }
+
+    /// Names of the models, which need a folder and a key.
+    fn fleet_models(
+        &mut self,
+        typed: Option<Spanned<Vec<Spanned<String>>>>,
+        folder: &Option<Spanned<String>>,
+        keys: &Option<Spanned<Vec<Spanned<String>>>>,
+    ) -> Vec<String> {
+        let Some(models) = typed else { return Vec::new() };
+        let at = models.span().start;
+        for name in models.get_ref().iter().filter(|name| !is_token(name.get_ref())) {
+            let wrong = format!("'{name}' is not a valid name of a fleet's model; give up to 64 letters, digits, - and _");
+            self.wrong(name.span().start, wrong);
+        }
+        if !models.get_ref().is_empty() && folder.is_none() {
+            self.missing(at, "model_folder", "fleet.models needs a folder for the last good copies; set fleet.model_folder");
+        }
+        if !models.get_ref().is_empty() && keys.as_ref().is_none_or(|keys| keys.get_ref().is_empty()) {
+            self.missing(at, "trusted_keys", "fleet.models needs the public keys that sign models; set fleet.trusted_keys");
+        }
+        models.into_inner().into_iter().map(Spanned::into_inner).collect()
+    }
+
+    /// Public keys of minisign, in base64: 42 bytes.
+    fn trusted_keys(&mut self, typed: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let keys = typed.map_or_else(Vec::new, Spanned::into_inner);
+        for key in &keys {
+            let bytes = STANDARD.decode(key.get_ref()).unwrap_or_default();
+            if bytes.len() != 42 || !bytes.starts_with(b"Ed") {
+                let wrong = format!("'{key}' is not a valid key; give the second line of the file minisign.pub");
+                self.wrong(key.span().start, wrong);
+            }
+        }
+        keys.into_iter().map(Spanned::into_inner).collect()
+    }
+
     fn client_certificate(
         &mut self,
         certificate: Option<Spanned<String>>,
@@ -104,7 +155,17 @@ fn nats_sink(sink: &Spanned<RawSink>) -> Option<usize> {
 
 /// Place of a key that has no effect without servers.
 fn any_key(typed: &RawFleet) -> Option<usize> {
-    let texts = [&typed.sensor, &typed.credentials, &typed.ca_certificate, &typed.certificate, &typed.key, &typed.spool];
+    let texts = [
+        &typed.sensor,
+        &typed.credentials,
+        &typed.ca_certificate,
+        &typed.certificate,
+        &typed.key,
+        &typed.spool,
+        &typed.group,
+        &typed.model_folder,
+    ];
+    let lists = [&typed.models, &typed.trusted_keys].into_iter().flatten().map(|list| list.span().start);
     let texts = texts.into_iter().flatten().map(|key| key.span().start);
-    texts.chain(typed.spool_mib.as_ref().map(|key| key.span().start)).min()
+    texts.chain(lists).chain(typed.spool_mib.as_ref().map(|key| key.span().start)).min()
 }

@@ -1,0 +1,301 @@
+//! Models that the fleet shares: what is published about them, to which sensors a version goes, and the commands that change it.
+//!
+//! The object store [`MODELS_BUCKET`] has the model files by SHA-256. The key-value bucket [`FLEET_BUCKET`] has one [`ModelRecord`] for each
+//! group of sensors and name of a model, at the key `model.GROUP.NAME`. The key-value bucket [`STATUS_BUCKET`] has one [`SensorReport`] for each
+//! sensor, which the servers remove after a minute.
+
+use async_nats::jetstream::{self, kv, object_store};
+use futures_util::TryStreamExt as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncReadExt as _;
+
+use super::connection::{Connection, FleetError};
+
+/// Object store of the model files.
+pub const MODELS_BUCKET: &str = "spiked-models";
+/// Key-value bucket of the records of models.
+pub const FLEET_BUCKET: &str = "spiked-fleet";
+/// Key-value bucket of the sensors' reports.
+pub const STATUS_BUCKET: &str = "spiked-status";
+/// Maximum size of a model file in bytes.
+pub const MAX_MODEL: usize = 256 << 20;
+
+/// One version of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelVersion {
+    /// Number of the version in its group, from 1 on.
+    pub version: u64,
+    /// SHA-256 of the file, in hexadecimal digits: its name in the object store.
+    pub sha256: String,
+    /// The content of the signature file that minisign made; `None`: unsigned, which sensors refuse.
+    pub signature: Option<String>,
+}
+
+/// What a group of sensors runs as a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// The version that was published last and not rolled back.
+    #[serde(flatten)]
+    pub current: ModelVersion,
+    /// Share of the sensors, in percent, that run `current`; the others run `previous`.
+    pub percent: u8,
+    /// The version before; `None`: there was none.
+    pub previous: Option<ModelVersion>,
+    /// Highest number that was given to a version, so that no number is used twice.
+    pub highest: u64,
+}
+
+impl ModelRecord {
+    /// The version that a sensor is to run; `None`: the one that it has.
+    pub fn for_sensor(&self, sensor: &str) -> Option<&ModelVersion> {
+        if stage(sensor, self.current.version) < self.percent { Some(&self.current) } else { self.previous.as_ref() }
+    }
+}
+
+/// Place of a sensor in the stages of a version, 0 to 99: it runs the version if this is below the percentage. It depends on the name and the
+/// version alone, so a larger percentage adds sensors and removes none, and another version begins with other sensors.
+pub fn stage(sensor: &str, version: u64) -> u8 {
+    let digest = Sha256::digest(format!("{sensor} {version}"));
+    let number = digest.iter().take(8).fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
+    u8::try_from(number % 100).unwrap_or(0)
+}
+
+/// SHA-256 of bytes, in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a sensor reports about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SensorReport {
+    /// Version of the program.
+    pub version: String,
+    /// Group of the sensor.
+    pub group: String,
+    /// Models that it takes from the fleet.
+    pub models: Vec<ModelReport>,
+    /// Frames lost between its interfaces and the engine since its start.
+    pub drops: u64,
+    /// The last error of its sinks, inputs or reloads.
+    pub last_error: Option<String>,
+    /// Address of its metrics.
+    pub metrics: Option<String>,
+}
+
+/// What a sensor reports about a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelReport {
+    /// The model's name.
+    pub name: String,
+    /// Version that the sensor runs; 0: none of the fleet's.
+    pub version: u64,
+    /// SHA-256 of its file; empty with version 0.
+    pub sha256: String,
+    /// "waiting", "installed" or "refused".
+    pub state: String,
+    /// Why the version that it should run was refused.
+    pub last_error: Option<String>,
+}
+
+/// The buckets of the fleet.
+pub struct Buckets {
+    connection: Connection,
+    models: object_store::ObjectStore,
+    fleet: kv::Store,
+}
+
+impl Buckets {
+    /// Opens the buckets.
+    ///
+    /// # Errors
+    /// They do not exist, or the server does not allow to read them.
+    pub async fn open(connection: &Connection) -> Result<Self, FleetError> {
+        let context = jetstream::new(connection.client.clone());
+        let lacking = |error: &dyn std::error::Error| {
+            let text = super::connection::chain(error);
+            connection.errors.take().unwrap_or_else(|| FleetError::Server(format!("{text}; run `spiked fleet init`")))
+        };
+        let models = context.get_object_store(MODELS_BUCKET).await.map_err(|error| lacking(&error))?;
+        let fleet = context.get_key_value(FLEET_BUCKET).await.map_err(|error| lacking(&error))?;
+        Ok(Self { connection: connection.clone(), models, fleet })
+    }
+
+    /// The record of a model and its revision in the bucket.
+    ///
+    /// # Errors
+    /// The server can't be reached or does not allow it, or the record is not a valid one.
+    pub async fn record(&self, group: &str, name: &str) -> Result<Option<(ModelRecord, u64)>, FleetError> {
+        let entry = self.fleet.entry(key(group, name)).await.map_err(|error| self.connection.explain(error))?;
+        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else { return Ok(None) };
+        let record = serde_json::from_slice(&entry.value)
+            .map_err(|error| FleetError::Server(format!("{}: not a valid record: {error}", entry.key)))?;
+        Ok(Some((record, entry.revision)))
+    }
+
+    /// Writes a record, unless another client has changed it since `revision` (0: it did not exist).
+    async fn write(&self, group: &str, name: &str, record: &ModelRecord, revision: u64) -> Result<(), FleetError> {
+        let value = serde_json::to_vec(record).map_err(|error| FleetError::Server(error.to_string()))?.into();
+        let written = self.fleet.update(key(group, name), value, revision).await;
+        written.map(|_| ()).map_err(|error| self.connection.explain(error))
+    }
+
+    /// The bytes of a model file; `None` if there is none with this SHA-256. They are not yet checked.
+    ///
+    /// # Errors
+    /// The server can't be reached or does not allow it, or the file is larger than [`MAX_MODEL`].
+    pub async fn file(&self, sha256: &str) -> Result<Option<Vec<u8>>, FleetError> {
+        let mut object = match self.models.get(sha256).await {
+            Ok(object) => object,
+            Err(error) if error.kind() == object_store::GetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.connection.explain(error)),
+        };
+        if object.info.size > MAX_MODEL {
+            return Err(FleetError::Server(format!("{sha256}: {} bytes are more than a model may have", object.info.size)));
+        }
+        let mut bytes = Vec::with_capacity(object.info.size);
+        tokio::select! {
+            read = object.read_to_end(&mut bytes) => read.map_err(|error| self.connection.explain(error))?,
+            violation = self.connection.errors.violation() => return Err(violation),
+        };
+        Ok(Some(bytes))
+    }
+
+    /// Publishes a model file to `percent` of the sensors of a group; returns the number of the version. What the group ran on all sensors
+    /// becomes the version before; a version that was only on a part of them is replaced.
+    ///
+    /// # Errors
+    /// The server can't be reached or does not allow it, or another client publishes at the same time.
+    pub async fn publish(
+        &self,
+        group: &str,
+        name: &str,
+        bytes: &[u8],
+        signature: Option<String>,
+        percent: u8,
+    ) -> Result<u64, FleetError> {
+        let sha256 = sha256(bytes);
+        match self.models.info(&sha256).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == object_store::InfoErrorKind::NotFound => {
+                let mut reader = bytes;
+                self.models.put(sha256.as_str(), &mut reader).await.map_err(|error| self.connection.explain(error))?;
+            }
+            Err(error) => return Err(self.connection.explain(error)),
+        }
+        let present = self.record(group, name).await?;
+        let revision = present.as_ref().map_or(0, |(_, revision)| *revision);
+        let version = present.as_ref().map_or(0, |(record, _)| record.highest) + 1;
+        let previous = present.and_then(|(record, _)| if record.percent == 100 { Some(record.current) } else { record.previous });
+        let current = ModelVersion { version, sha256, signature };
+        self.write(group, name, &ModelRecord { current, percent, previous, highest: version }, revision).await?;
+        Ok(version)
+    }
+
+    /// Sends the current version of a model to `percent` of the sensors of a group; returns its record.
+    ///
+    /// # Errors
+    /// There is none, the server can't be reached or does not allow it, or another client changes the record at the same time.
+    pub async fn promote(&self, group: &str, name: &str, percent: u8) -> Result<ModelRecord, FleetError> {
+        let (mut record, revision) = self.existing(group, name).await?;
+        record.percent = percent;
+        self.write(group, name, &record, revision).await?;
+        Ok(record)
+    }
+
+    /// Returns all sensors of a group to the version before the current one; returns the record.
+    ///
+    /// # Errors
+    /// There is no version before, the server can't be reached or does not allow it, or another client changes the record at the same time.
+    pub async fn rollback(&self, group: &str, name: &str) -> Result<ModelRecord, FleetError> {
+        let (record, revision) = self.existing(group, name).await?;
+        let lacking =
+            || FleetError::Server(format!("{name}, group {group}: there is no version before {}", record.current.version));
+        let current = record.previous.clone().ok_or_else(lacking)?;
+        let record = ModelRecord { current, percent: 100, previous: None, highest: record.highest };
+        self.write(group, name, &record, revision).await?;
+        Ok(record)
+    }
+
+    async fn existing(&self, group: &str, name: &str) -> Result<(ModelRecord, u64), FleetError> {
+        let lacking = || FleetError::Server(format!("{name}, group {group}: no such model was published"));
+        self.record(group, name).await?.ok_or_else(lacking)
+    }
+}
+
+fn key(group: &str, name: &str) -> String {
+    format!("model.{group}.{name}")
+}
+
+/// The entries of a bucket by key, in order of the keys.
+async fn entries<T: DeserializeOwned>(connection: &Connection, bucket: &str) -> Result<Vec<(String, T)>, FleetError> {
+    let context = jetstream::new(connection.client.clone());
+    let store = context.get_key_value(bucket).await.map_err(|error| connection.explain(error))?;
+    let keys = async {
+        let keys = store.keys().await.map_err(|error| connection.explain(error))?;
+        keys.try_collect::<Vec<String>>().await.map_err(|error| connection.explain(error))
+    };
+    let mut keys = tokio::select! {
+        keys = keys => keys?,
+        violation = connection.errors.violation() => return Err(violation),
+    };
+    keys.sort();
+    let mut entries = Vec::new();
+    for key in keys {
+        let value = store.get(&key).await.map_err(|error| connection.explain(error))?;
+        // A report may have ended since the keys were listed.
+        let Some(value) = value else { continue };
+        let parsed = serde_json::from_slice(&value);
+        entries.push((key.clone(), parsed.map_err(|error| FleetError::Server(format!("{key}: not a valid entry: {error}")))?));
+    }
+    Ok(entries)
+}
+
+/// What was published, and what the sensors report.
+#[derive(Clone, Debug, Serialize)]
+pub struct FleetOverview {
+    /// Records of models, by `GROUP.NAME`.
+    pub models: std::collections::BTreeMap<String, ModelRecord>,
+    /// Reports of the last minute, by sensor.
+    pub sensors: std::collections::BTreeMap<String, SensorReport>,
+}
+
+/// Reads the records and the reports.
+///
+/// # Errors
+/// The server can't be reached, or does not allow it.
+pub async fn overview(connection: &Connection) -> Result<FleetOverview, FleetError> {
+    let models = entries(connection, FLEET_BUCKET).await?;
+    let name = |key: String| key.strip_prefix("model.").map(String::from).unwrap_or(key);
+    Ok(FleetOverview {
+        models: models.into_iter().map(|(key, record)| (name(key), record)).collect(),
+        sensors: entries(connection, STATUS_BUCKET).await?.into_iter().collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(version: u64) -> ModelVersion {
+        ModelVersion { version, sha256: String::new(), signature: None }
+    }
+
+    #[test]
+    fn stages_are_stable_and_grow() {
+        let sensors: Vec<String> = (0..1000).map(|n| format!("sensor-{n}")).collect();
+        let at = |percent| {
+            let record = ModelRecord { current: version(2), percent, previous: Some(version(1)), highest: 2 };
+            sensors.iter().map(|s| record.for_sensor(s).map_or(0, |v| v.version)).collect::<Vec<_>>()
+        };
+        assert!(at(0).iter().all(|&v| v == 1) && at(100).iter().all(|&v| v == 2));
+        let (ten, half) = (at(10), at(50));
+        let count = |versions: &[u64]| versions.iter().filter(|&&v| v == 2).count();
+        assert!((70..130).contains(&count(&ten)) && (450..550).contains(&count(&half)), "{} {}", count(&ten), count(&half));
+        assert!(ten.iter().zip(&half).all(|(ten, half)| ten <= half), "a sensor left the stage");
+        assert_eq!((stage("north", 1), stage("north", 2)), (stage("north", 1), stage("north", 2)));
+        let first = ModelRecord { current: version(1), percent: 0, previous: None, highest: 1 };
+        assert_eq!(first.for_sensor("north"), None);
+    }
+}

@@ -1,0 +1,310 @@
+//! The sensor's part of the fleet's models: fetches the version that it is to run, checks it, installs it, and reports.
+//!
+//! ```text
+//! record (key-value) ──> file (object store) ──> SHA-256, signature, load, name, layout ──> folder ──> reload ──> report
+//! ```
+//! A version that fails a check is refused and the model that runs stays. The file in the folder is the last good copy, which serves
+//! while no server can be reached, also at the start. If the reload fails, the file before is restored.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures_util::StreamExt as _;
+use minisign_verify::{PublicKey, Signature};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::atomic_write::replace;
+use crate::config::FleetConfig;
+use crate::export::status::{FleetModelStatus, FleetStatus};
+use crate::model::Model;
+
+use super::connection::{Connection, FleetError, runtime};
+use super::models::{Buckets, FLEET_BUCKET, ModelReport, ModelVersion, STATUS_BUCKET, SensorReport, sha256};
+
+/// Interval at which the records are read again and the report is repeated. The servers remove a report after a minute.
+const INTERVAL: Duration = Duration::from_secs(15);
+/// Time from the notice of a change until it can be read, since a notice is sent before the change is stored.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Time after the first reading of a change until the second: a copy of the bucket may lag behind.
+const LAG: Duration = Duration::from_secs(1);
+/// Time until another attempt to connect.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What the receiver needs of the daemon.
+pub struct SensorHooks {
+    /// Replaces the running models by those in the folder; the error is why it failed.
+    pub reload: Box<dyn Fn() -> Result<(), String> + Send>,
+    /// The running model of a name.
+    pub running: Box<dyn Fn(&str) -> Option<Arc<Model>> + Send>,
+    /// The daemon's part of the report: drops and the last error.
+    pub report: Box<dyn Fn() -> SensorReport + Send>,
+}
+
+/// Why a version was refused: the reason, for the metric, and the details.
+#[derive(Debug)]
+struct Refusal {
+    reason: &'static str,
+    details: String,
+}
+
+impl Refusal {
+    fn new(reason: &'static str, details: impl Into<String>) -> Self {
+        Self { reason, details: details.into() }
+    }
+
+    /// Whether the same version may be accepted later.
+    fn is_temporary(&self) -> bool {
+        matches!(self.reason, "missing" | "reload" | "folder")
+    }
+}
+
+/// The receiver's thread; it ends when this is dropped.
+pub struct Receiver {
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Starts the thread, which keeps `status` up to date. A server that can't be reached is not an error.
+    ///
+    /// # Errors
+    /// A key of the settings is not a valid one, or the system has no more threads.
+    pub fn start(config: &FleetConfig, hooks: SensorHooks, status: Arc<Mutex<FleetStatus>>) -> io::Result<Self> {
+        let keys: Result<Vec<PublicKey>, _> = config.trusted_keys.iter().map(|key| PublicKey::from_base64(key)).collect();
+        let keys = keys.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+        let stop = Arc::new(Notify::new());
+        let mut session = Session { config: config.clone(), keys, hooks, status, refused: HashMap::new() };
+        session.restore();
+        let (runtime, stopped) = (runtime()?, Arc::clone(&stop));
+        let thread = thread::Builder::new().name("fleet-models".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = session.run() => {}
+                    () = stopped.notified() => {}
+                }
+            });
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Session {
+    config: FleetConfig,
+    keys: Vec<PublicKey>,
+    hooks: SensorHooks,
+    status: Arc<Mutex<FleetStatus>>,
+    /// Versions that were refused for good, by model: they are not fetched again.
+    refused: HashMap<String, ModelVersion>,
+}
+
+impl Session {
+    /// Reads which versions are in the folder.
+    fn restore(&mut self) {
+        let mut models = Vec::new();
+        for name in &self.config.models {
+            let version = fs::read(self.path(name, "json")).ok().and_then(|b| serde_json::from_slice::<ModelVersion>(&b).ok());
+            // A crash between the two files leaves a record that is not the file's.
+            let file = fs::read(self.path(name, "safetensors")).ok();
+            let version = version.filter(|version| file.is_some_and(|file| sha256(&file) == version.sha256));
+            let state = if version.is_some() { "installed" } else { "waiting" };
+            let (version, sha256) = version.map_or((0, String::new()), |version| (version.version, version.sha256));
+            models.push(FleetModelStatus { name: name.clone(), version, sha256, state, ..FleetModelStatus::default() });
+        }
+        let mut status = self.status.lock();
+        status.group.clone_from(&self.config.group);
+        status.models = models;
+    }
+
+    fn path(&self, name: &str, extension: &str) -> PathBuf {
+        self.config.model_folder.clone().unwrap_or_default().join(format!("{name}.{extension}"))
+    }
+
+    async fn run(&mut self) {
+        loop {
+            let Err(error) = self.session().await;
+            let error = error.to_string();
+            let new = {
+                let mut status = self.status.lock();
+                status.connected = false;
+                status.last_error.replace(error.clone()).is_none_or(|last| last != error)
+            };
+            if new {
+                warn!(%error, "models of the fleet: no connection; the last good copies serve");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Works until the connection fails.
+    async fn session(&mut self) -> Result<std::convert::Infallible, FleetError> {
+        let connection = Connection::open(&self.config, &self.config.sensor).await?;
+        let subject = format!("$KV.{FLEET_BUCKET}.model.{}.*", self.config.group);
+        let mut changes = connection.client.subscribe(subject).await.map_err(|error| connection.explain(error))?;
+        let buckets = Buckets::open(&connection).await?;
+        let mut again = INTERVAL;
+        loop {
+            for name in self.config.models.clone() {
+                self.update(&buckets, &name).await?;
+            }
+            {
+                let mut status = self.status.lock();
+                status.connected = true;
+                status.last_error = None;
+            }
+            self.report(&connection).await?;
+            tokio::select! {
+                change = changes.next() => {
+                    if change.is_none() {
+                        return Err(FleetError::Connection("the connection was closed".into()));
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    again = LAG;
+                }
+                () = tokio::time::sleep(again) => again = INTERVAL,
+                violation = connection.errors.violation() => return Err(violation),
+            }
+        }
+    }
+
+    /// Installs the version of a model that this sensor is to run, if it is another than the one that it has.
+    async fn update(&mut self, buckets: &Buckets, name: &str) -> Result<(), FleetError> {
+        let Some((record, _)) = buckets.record(&self.config.group, name).await? else { return Ok(()) };
+        let Some(wanted) = record.for_sensor(&self.config.sensor).cloned() else { return Ok(()) };
+        let installed = self.status.lock().models.iter().find(|m| m.name == name).map(|m| m.sha256.clone()).unwrap_or_default();
+        if self.refused.get(name) == Some(&wanted) {
+            return Ok(());
+        }
+        let result = if installed == wanted.sha256 {
+            self.keep(name, &wanted)
+        } else {
+            match buckets.file(&wanted.sha256).await {
+                Ok(Some(bytes)) => self.accept(name, &wanted, &bytes),
+                Ok(None) => Err(Refusal::new("missing", format!("no file has the SHA-256 {}", wanted.sha256))),
+                // The store compares its own checksum while a file is read.
+                Err(FleetError::Server(error)) if error.contains("digest") => Err(Refusal::new("checksum", error)),
+                Err(error) => return Err(error),
+            }
+        };
+        self.record_result(name, &wanted, result);
+        Ok(())
+    }
+
+    /// Records that the installed file has another number of version.
+    fn keep(&self, name: &str, wanted: &ModelVersion) -> Result<(), Refusal> {
+        let known = self.status.lock().models.iter().any(|m| m.name == name && m.version == wanted.version);
+        if known { Ok(()) } else { self.write_record(name, wanted) }
+    }
+
+    fn write_record(&self, name: &str, version: &ModelVersion) -> Result<(), Refusal> {
+        let folder = |error: io::Error| Refusal::new("folder", error.to_string());
+        let text = serde_json::to_vec_pretty(version).map_err(|error| folder(error.into()))?;
+        replace(&self.path(name, "json"), 0o644, &text).map_err(folder)
+    }
+
+    /// Checks a file and installs it.
+    fn accept(&self, name: &str, version: &ModelVersion, bytes: &[u8]) -> Result<(), Refusal> {
+        self.verify(version, bytes)?;
+        let path = self.path(name, "safetensors");
+        let model = Model::from_bytes(bytes, &path).map_err(|error| Refusal::new("unreadable", error.to_string()))?;
+        if model.name != name {
+            return Err(Refusal::new("name", format!("the file has the model '{}'", model.name)));
+        }
+        let layout = |model: &Model| serde_json::to_value(&model.layout).ok();
+        if (self.hooks.running)(name).is_some_and(|running| layout(&running) != layout(&model)) {
+            return Err(Refusal::new("layout", "its inputs are not those of the running model"));
+        }
+        let before = fs::read(&path).ok();
+        let folder = |error: io::Error| Refusal::new("folder", error.to_string());
+        replace(&path, 0o644, bytes).map_err(folder)?;
+        if let Err(error) = (self.hooks.reload)() {
+            let restored = match before {
+                Some(before) => replace(&path, 0o644, &before),
+                None => fs::remove_file(&path),
+            };
+            restored.map_err(folder)?;
+            return Err(Refusal::new("reload", error));
+        }
+        self.write_record(name, version)
+    }
+
+    fn verify(&self, version: &ModelVersion, bytes: &[u8]) -> Result<(), Refusal> {
+        let sum = sha256(bytes);
+        if sum != version.sha256 {
+            return Err(Refusal::new("checksum", format!("SHA-256 is {sum}, not {}", version.sha256)));
+        }
+        let Some(text) = &version.signature else { return Err(Refusal::new("unsigned", "it has no signature")) };
+        let signature = Signature::decode(text).map_err(|error| Refusal::new("signature", error.to_string()))?;
+        if !self.keys.iter().any(|key| key.verify(bytes, &signature, false).is_ok()) {
+            return Err(Refusal::new("signature", "no key of fleet.trusted_keys made its signature"));
+        }
+        Ok(())
+    }
+
+    fn record_result(&mut self, name: &str, version: &ModelVersion, result: Result<(), Refusal>) {
+        let mut status = self.status.lock();
+        let Some(model) = status.models.iter_mut().find(|m| m.name == name) else { return };
+        match result {
+            Ok(()) => {
+                if model.version != version.version {
+                    info!(model = name, version = version.version, "model of the fleet installed");
+                }
+                model.version = version.version;
+                model.sha256.clone_from(&version.sha256);
+                model.state = "installed";
+                model.last_error = None;
+                self.refused.remove(name);
+            }
+            Err(refusal) => {
+                let error = format!("version {} refused ({}): {}", version.version, refusal.reason, refusal.details);
+                if model.last_error.as_ref() != Some(&error) {
+                    warn!(model = name, %error, "model of the fleet refused");
+                    *model.refused.entry(refusal.reason).or_default() += 1;
+                }
+                model.state = "refused";
+                model.last_error = Some(error);
+                if !refusal.is_temporary() {
+                    self.refused.insert(name.into(), version.clone());
+                }
+            }
+        }
+    }
+
+    async fn report(&self, connection: &Connection) -> Result<(), FleetError> {
+        let mut report = (self.hooks.report)();
+        report.version = env!("CARGO_PKG_VERSION").into();
+        report.group.clone_from(&self.config.group);
+        let model = |m: &FleetModelStatus| ModelReport {
+            name: m.name.clone(),
+            version: m.version,
+            sha256: m.sha256.clone(),
+            state: m.state.into(),
+            last_error: m.last_error.clone(),
+        };
+        report.models = self.status.lock().models.iter().map(model).collect();
+        let text = serde_json::to_vec(&report).map_err(|error| FleetError::Server(error.to_string()))?;
+        let context = jetstream::new(connection.client.clone());
+        let subject = format!("$KV.{STATUS_BUCKET}.{}", self.config.sensor);
+        let sent = context.publish(subject, text.into()).await.map_err(|error| connection.explain(error))?;
+        tokio::select! {
+            stored = std::future::IntoFuture::into_future(sent) => stored.map(|_| ()).map_err(|error| connection.explain(error)),
+            violation = connection.errors.violation() => Err(violation),
+        }
+    }
+}
