@@ -249,7 +249,7 @@ async fn publish(args: &PublishArgs) -> Result<Exit> {
     }
     let model = Model::from_bytes(&bytes, &args.file)?;
     if !is_token(&model.name) {
-        bail!("the model's name, '{}', can't be part of a subject; train it with --name (letters, digits, - and _)", model.name);
+        bail!("the model's name, '{}', can't be part of a subject; rename the file (letters, digits, - and _)", model.name);
     }
     let beside = || PathBuf::from(format!("{}.minisig", args.file.display()));
     let path = args.signature.clone().unwrap_or_else(beside);

@@ -88,11 +88,10 @@ fn replace_by_good_copies(fleet: &FleetConfig, models: &mut Models, warnings: &m
             continue;
         }
         match Model::load(&path) {
-            Ok(model) if model.name == *name => match models.iter_mut().find(|m| m.name == *name) {
+            Ok(model) => match models.iter_mut().find(|m| m.name == *name) {
                 Some(present) => *present = Arc::new(model),
                 None => models.push(Arc::new(model)),
             },
-            Ok(model) => warnings.push(format!("{}: the file has the model '{}'; it is not used", path.display(), model.name)),
             Err(error) => warnings.push(format!("the fleet's last good copy is not used: {error}")),
         }
     }

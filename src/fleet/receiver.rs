@@ -1,7 +1,7 @@
 //! The sensor's part of the fleet's models: fetches the version that it is to run, checks it, installs it, and reports.
 //!
 //! ```text
-//! record (key-value) ──> file (object store) ──> SHA-256, signature, load, name, layout ──> folder ──> reload ──> report
+//! record (key-value) ──> file (object store) ──> SHA-256, signature, load, layout ──> folder ──> reload ──> report
 //! ```
 //! A version that fails a check is refused and the model that runs stays. The file in the folder is the last good copy, which serves
 //! while no server can be reached, also at the start. If the reload fails, the file before is restored.
@@ -38,12 +38,15 @@ const LAG: Duration = Duration::from_secs(1);
 /// Time until another attempt to connect.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Finds a running model by its name.
+pub type FindModel = Box<dyn Fn(&str) -> Option<Arc<Model>> + Send>;
+
 /// What the receiver needs of the daemon.
 pub struct SensorHooks {
     /// Replaces the running models by those in the folder; the error is why it failed.
     pub reload: Box<dyn Fn() -> Result<(), String> + Send>,
     /// The running model of a name.
-    pub running: Box<dyn Fn(&str) -> Option<Arc<Model>> + Send>,
+    pub running: FindModel,
     /// The daemon's part of the report: drops and the last error.
     pub report: Box<dyn Fn() -> SensorReport + Send>,
 }
@@ -223,9 +226,6 @@ impl Session {
         self.verify(version, bytes)?;
         let path = self.path(name, "safetensors");
         let model = Model::from_bytes(bytes, &path).map_err(|error| Refusal::new("unreadable", error.to_string()))?;
-        if model.name != name {
-            return Err(Refusal::new("name", format!("the file has the model '{}'", model.name)));
-        }
         let layout = |model: &Model| serde_json::to_value(&model.layout).ok();
         if (self.hooks.running)(name).is_some_and(|running| layout(&running) != layout(&model)) {
             return Err(Refusal::new("layout", "its inputs are not those of the running model"));

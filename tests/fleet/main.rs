@@ -3,5 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod events;
+mod models;
+mod permissions;
 mod servers;
 mod setup;

@@ -35,7 +35,7 @@ fn a_server_that_does_not_answer_is_an_error() {
 }
 
 /// Passwords of the clients, from the settings that the program wrote.
-fn password<'a>(settings: &'a str, name: &str) -> &'a str {
+pub fn password<'a>(settings: &'a str, name: &str) -> &'a str {
     let (_, rest) = settings.split_once(&format!("user: {name:?}, password: \"")).expect("a user");
     rest.split('"').next().expect("a password")
 }

@@ -1,0 +1,255 @@
+//! Tests of the fleet's models: published, staged, promoted and rolled back; files that sensors must not run; servers that are away.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use minisign::KeyPair;
+use parking_lot::Mutex;
+use serde_json::Value;
+use spiked::config::FleetConfig;
+use spiked::export::status::FleetStatus;
+use spiked::fleet::connection::{Connection, runtime};
+use spiked::fleet::models::{Buckets, SensorReport, sha256, stage};
+use spiked::fleet::receiver::{Receiver, SensorHooks};
+use spiked::model::Model;
+
+use super::common::running::{Running, endless};
+use super::common::{wait_for, wait_until};
+use super::servers::{Server, fleet, init};
+
+/// The built-in model with another remark, so that its file differs.
+fn model(remark: &str) -> Vec<u8> {
+    let mut model = Model::built_in().expect("a model");
+    model.provenance.reference = vec![remark.into()];
+    model.to_bytes()
+}
+
+fn name() -> String {
+    Model::built_in().expect("a model").name
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate_unencrypted_keypair().expect("a key")
+}
+
+/// Writes a model file and its signature.
+fn signed(folder: &Path, remark: &str, key: &KeyPair) -> PathBuf {
+    let folder = folder.join(remark);
+    fs::create_dir_all(&folder).expect("a folder");
+    let (path, bytes) = (folder.join(format!("{}.safetensors", name())), model(remark));
+    fs::write(&path, &bytes).expect("written");
+    fs::write(folder.join(format!("{}.safetensors.minisig", name())), signature(&bytes, key)).expect("written");
+    path
+}
+
+fn signature(bytes: &[u8], key: &KeyPair) -> String {
+    minisign::sign(None, &key.sk, Cursor::new(bytes), None, None).expect("signed").to_string()
+}
+
+/// Settings of a daemon of the group "edge".
+fn settings(folder: &Path, sensor: &str, url: &str, key: &KeyPair) -> PathBuf {
+    let models = folder.join(sensor).join("models");
+    fs::create_dir_all(&models).expect("a folder");
+    let more = format!(
+        "[fleet]\nservers = [{url:?}]\nsensor = {sensor:?}\ngroup = \"edge\"\nmodels = [{:?}]\nmodel_folder = {models:?}\n\
+         trusted_keys = [{:?}]\n",
+        name(),
+        key.pk.to_base64()
+    );
+    endless(&folder.join(sensor), &more)
+}
+
+/// Runs a command of `spiked fleet` on the group "edge".
+fn edge(command: &str, what: &str, url: &str, more: &[&str]) {
+    let output = fleet(&[&[command, what, "--group", "edge", "--server", url], more].concat());
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Waits until a daemon has a version of the model in a state.
+fn wait_version(daemon: &Running, version: u64, state: &str) -> Value {
+    daemon.wait(&format!("version {version} is {state}"), |status| {
+        let model = &status["fleet"]["models"][0];
+        model["version"] == version && model["state"] == state
+    })
+}
+
+/// Checksum of the model that a daemon runs.
+fn running(daemon: &Running) -> String {
+    daemon.status().expect("a status")["models"][0]["checksum"].as_str().expect("a checksum").into()
+}
+
+fn checksum(remark: &str) -> String {
+    Model::from_bytes(&model(remark), Path::new(remark)).expect("a model").checksum()
+}
+
+#[test]
+fn models_are_staged_promoted_and_rolled_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(server) = Server::alone(folder.path(), "") else { return };
+    let (url, key) = (server.url(), key());
+    assert!(init(&url, &[]).status.success());
+    let daemons = ["north", "south"].map(|sensor| Running::start(&settings(folder.path(), sensor, &url, &key), |_| {}));
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 0, "waiting")));
+    let publish = |remark: &str, more: &[&str]| {
+        edge("publish", &signed(folder.path(), remark, &key).display().to_string(), &url, more);
+    };
+    publish("one", &[]);
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 1, "installed")));
+    assert!(daemons.iter().all(|daemon| running(daemon) == checksum("one")));
+
+    let stages = ["north", "south"].map(|sensor| stage(sensor, 2));
+    assert_ne!(stages[0], stages[1], "the sensors' names do not separate them");
+    let first = usize::from(stages[1] < stages[0]);
+    publish("two", &["--percent", &(stages[first] + 1).to_string()]);
+    wait_version(&daemons[first], 2, "installed");
+    assert_eq!(running(&daemons[first]), checksum("two"));
+    wait_version(&daemons[1 - first], 1, "installed");
+    assert_eq!(running(&daemons[1 - first]), checksum("one"));
+    edge("promote", &name(), &url, &[]);
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 2, "installed")));
+
+    let status = || fleet(&["status", "--json", "--server", &url]);
+    let reported = wait_for("both report version 2", || {
+        let value: Value = serde_json::from_slice(&status().stdout).ok()?;
+        ["north", "south"].iter().all(|s| value["sensors"][s]["models"][0]["version"] == 2).then_some(value)
+    });
+    assert_eq!(reported["models"][format!("edge.{}", name())]["percent"], 100, "{reported}");
+    assert_eq!(status().status.code(), Some(0));
+
+    edge("rollback", &name(), &url, &[]);
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 1, "installed")));
+    assert!(daemons.iter().all(|daemon| running(daemon) == checksum("one")));
+    let refused = fleet(&["rollback", &name(), "--group", "edge", "--server", &url]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no version before"), "{refused:?}");
+    publish("three", &[]);
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 3, "installed")));
+    let dropped = |daemon: &Running| daemon.status().expect("a status")["queue"].clone();
+    println!("{:?}", daemons.each_ref().map(dropped));
+}
+
+/// Puts bytes in the object store under a SHA-256 that is not theirs, and a record that names it.
+fn publish_corrupt(url: &str, key: &KeyPair) {
+    let config = FleetConfig { servers: vec![url.into()], ..FleetConfig::default() };
+    runtime().expect("a runtime").block_on(async {
+        let connection = Connection::open(&config, "test").await.expect("connected");
+        let context = async_nats::jetstream::new(connection.client.clone());
+        let store = context.get_object_store("spiked-models").await.expect("a store");
+        let bytes = model("corrupt");
+        let half = &bytes[..bytes.len() / 2];
+        store.put(sha256(&bytes).as_str(), &mut &half[..]).await.expect("stored");
+        let buckets = Buckets::open(&connection).await.expect("buckets");
+        buckets.publish("edge", &name(), &bytes, Some(signature(&bytes, key)), 100).await.expect("published");
+    });
+}
+
+fn publish_bytes(url: &str, bytes: &[u8], signature: Option<String>) {
+    let config = FleetConfig { servers: vec![url.into()], ..FleetConfig::default() };
+    runtime().expect("a runtime").block_on(async {
+        let connection = Connection::open(&config, "test").await.expect("connected");
+        let buckets = Buckets::open(&connection).await.expect("buckets");
+        buckets.publish("edge", &name(), bytes, signature, 100).await.expect("published");
+    });
+}
+
+#[test]
+fn wrong_files_are_refused_and_the_last_good_copy_serves_without_servers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut server) = Server::alone(folder.path(), "") else { return };
+    let (url, key, other) = (server.url(), key(), key());
+    assert!(init(&url, &[]).status.success());
+    let file = settings(folder.path(), "north", &url, &key);
+    let mut daemon = Running::start(&file, |_| {});
+    edge("publish", &signed(folder.path(), "one", &key).display().to_string(), &url, &[]);
+    wait_version(&daemon, 1, "installed");
+
+    let refused = |version: u64, reason: &str| {
+        let text = format!("version {version} refused ({reason})");
+        let trouble = |status: &Value| status["fleet"]["models"][0]["trouble"].as_str().unwrap_or_default().to_string();
+        let status = daemon.wait(&text, |status| trouble(status).starts_with(&text));
+        assert_eq!((&status["fleet"]["models"][0]["version"], running(&daemon)), (&Value::from(1), checksum("one")), "{status}");
+        let metrics = daemon.get("/metrics").expect("metrics");
+        let series = format!("spiked_fleet_model_refused_total{{model=\"{}\",reason=\"{reason}\"}} 1", name());
+        assert!(metrics.contains(&series), "{metrics}");
+        assert!(daemon.log().contains(&text), "{}", daemon.log());
+    };
+    edge("publish", &signed(folder.path(), "wrongly-signed", &other).display().to_string(), &url, &[]);
+    refused(2, "signature");
+    publish_bytes(&url, &model("unsigned"), None);
+    refused(3, "unsigned");
+    publish_corrupt(&url, &key);
+    refused(4, "checksum");
+    let garbage = b"not a model".as_slice();
+    publish_bytes(&url, garbage, Some(signature(garbage, &key)));
+    refused(5, "unreadable");
+    let output = fleet(&["status", "--server", &url]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("refused, behind: version 5 refused (unreadable)"), "{output:?}");
+
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    server.kill();
+    let daemon = Running::start(&file, |_| {});
+    let status = daemon.wait("the servers are away", |status| status["fleet"]["trouble"].is_string());
+    assert_eq!((&status["fleet"]["models"][0]["version"], running(&daemon)), (&Value::from(1), checksum("one")), "{status}");
+    server.restart();
+    daemon.wait("the servers are back", |status| status["fleet"]["connected"] == true);
+}
+
+#[test]
+fn fifty_sensors_have_a_model_within_seconds() {
+    const SENSORS: usize = 50;
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(server) = Server::alone(folder.path(), "") else { return };
+    let (url, key) = (server.url(), key());
+    assert!(init(&url, &[]).status.success());
+    let statuses: Vec<Arc<Mutex<FleetStatus>>> = (0..SENSORS).map(|_| Arc::default()).collect();
+    let start = |(number, status): (usize, &Arc<Mutex<FleetStatus>>)| {
+        let models = folder.path().join(format!("models-{number}"));
+        fs::create_dir_all(&models).expect("a folder");
+        let config = FleetConfig {
+            servers: vec![url.clone()],
+            sensor: format!("sensor-{number}"),
+            group: "edge".into(),
+            models: vec![name()],
+            model_folder: Some(models),
+            trusted_keys: vec![key.pk.to_base64()],
+            ..FleetConfig::default()
+        };
+        let hooks =
+            SensorHooks { reload: Box::new(|| Ok(())), running: Box::new(|_| None), report: Box::new(SensorReport::default) };
+        Receiver::start(&config, hooks, Arc::clone(status)).expect("started")
+    };
+    let receivers: Vec<Receiver> = statuses.iter().enumerate().map(start).collect();
+    wait_until("all are connected", || statuses.iter().all(|status| status.lock().connected));
+    let bytes = model("one");
+    let signature = signature(&bytes, &key);
+    let config = FleetConfig { servers: vec![url.clone()], ..FleetConfig::default() };
+    let (begin, end) = runtime().expect("a runtime").block_on(async {
+        let connection = Connection::open(&config, "test").await.expect("connected");
+        let buckets = Buckets::open(&connection).await.expect("buckets");
+        let context = async_nats::jetstream::new(connection.client.clone());
+        let reports = context.get_key_value("spiked-status").await.expect("a bucket");
+        let begin = Instant::now();
+        buckets.publish("edge", &name(), &bytes, Some(signature), 100).await.expect("published");
+        for number in 0..SENSORS {
+            loop {
+                let report = reports.get(format!("sensor-{number}")).await.expect("read").expect("a report");
+                let report: SensorReport = serde_json::from_slice(&report).expect("JSON");
+                if report.models[0].version == 1 {
+                    break;
+                }
+                assert!(begin.elapsed() < Duration::from_secs(60), "{report:?}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        (begin, Instant::now())
+    });
+    println!(
+        "{:.2} s from publishing {} bytes until {SENSORS} sensors have reported it",
+        (end - begin).as_secs_f64(),
+        bytes.len()
+    );
+    drop(receivers);
+}

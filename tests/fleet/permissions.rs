@@ -1,0 +1,104 @@
+//! The matrix of permissions: what each role must not use is refused, and reported as a permission.
+
+use std::time::Duration;
+
+use spiked::config::FleetConfig;
+use spiked::fleet::connection::{Connection, FleetError, runtime};
+
+use super::common::spiked;
+use super::servers::{Server, init};
+use super::setup::password;
+
+/// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
+const SUBJECTS: [&str; 24] = [
+    "spiked.events.north.detection",
+    "spiked.events.south.detection",
+    "$KV.spiked-status.north",
+    "$KV.spiked-status.south",
+    "$KV.spiked-fleet.model.edge.web",
+    "$KV.spiked-fleet.other",
+    "$O.spiked-models.C.chunk",
+    "$O.spiked-models.M.meta",
+    "$JS.API.INFO",
+    "$JS.API.STREAM.CREATE.MINE",
+    "$JS.API.STREAM.UPDATE.SPIKED_EVENTS",
+    "$JS.API.STREAM.DELETE.SPIKED_EVENTS",
+    "$JS.API.STREAM.PURGE.SPIKED_EVENTS",
+    "$JS.API.STREAM.PURGE.KV_spiked-fleet",
+    "$JS.API.STREAM.MSG.DELETE.SPIKED_EVENTS",
+    "$JS.API.STREAM.MSG.GET.SPIKED_EVENTS",
+    "$JS.API.STREAM.LIST",
+    "$JS.API.STREAM.INFO.SPIKED_EVENTS",
+    "$JS.API.CONSUMER.CREATE.SPIKED_EVENTS.mine.spiked.events.>",
+    "$JS.API.CONSUMER.CREATE.KV_spiked-status.mine.$KV.spiked-status.>",
+    "$JS.API.CONSUMER.CREATE.OBJ_spiked-models.mine.$O.spiked-models.C.chunk",
+    "$JS.API.CONSUMER.DURABLE.CREATE.SPIKED_EVENTS.mine",
+    "$JS.API.DIRECT.GET.KV_spiked-fleet.$KV.spiked-fleet.model.edge.web",
+    "$JS.API.DIRECT.GET.KV_spiked-status.$KV.spiked-status.south",
+];
+
+/// Those of [`SUBJECTS`] that each role may publish to.
+const ALLOWED: [(&str, &[usize]); 3] =
+    [("north", &[0, 2, 17, 20, 22]), ("soc", &[17, 18, 19, 22, 23]), ("models", &[4, 6, 7, 19, 22, 23])];
+
+/// Subjects that some role may subscribe to.
+const SUBSCRIPTIONS: [&str; 7] = [
+    "_INBOX.north.>",
+    "_INBOX.soc.>",
+    "_INBOX.models.>",
+    "_INBOX.>",
+    "spiked.events.>",
+    "$KV.spiked-status.>",
+    "$KV.spiked-fleet.model.*.*",
+];
+
+/// Those of [`SUBSCRIPTIONS`] that each role may subscribe to.
+const SUBSCRIBED: [(&str, &[usize]); 3] = [("north", &[0, 6]), ("soc", &[1]), ("models", &[2])];
+
+/// Whether the server refuses what has just been sent on a connection.
+async fn is_refused(connection: &Connection, what: &str) -> bool {
+    connection.client.flush().await.expect("sent");
+    match tokio::time::timeout(Duration::from_millis(150), connection.errors.violation()).await {
+        Ok(FleetError::Permission(text)) => {
+            assert!(text.contains(what), "{text} is not about {what}");
+            true
+        }
+        Ok(error) => panic!("{what}: {error}"),
+        Err(_) => false,
+    }
+}
+
+#[test]
+fn each_role_may_use_its_subjects_and_no_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let written = folder.path().join("users.conf");
+    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc", "--curator", "models", "--out"];
+    let output = spiked().args(["fleet", "server-config"]).args(roles).arg(&written).output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let settings = std::fs::read_to_string(&written).expect("written");
+    let users = settings.split_once("authorization").map(|(_, users)| format!("authorization{users}")).expect("users");
+    let Some(server) = Server::alone(folder.path(), &users) else { return };
+    let url = |name: &str| format!("nats://{name}:{}@127.0.0.1:{}", password(&settings, name), server.port);
+    assert!(init(&url("operator"), &[]).status.success());
+    runtime().expect("a runtime").block_on(async {
+        for (name, allowed) in ALLOWED {
+            let config = FleetConfig { servers: vec![url(name)], ..FleetConfig::default() };
+            let connection = Connection::open(&config, name).await.expect("connected");
+            for (number, subject) in SUBJECTS.into_iter().enumerate() {
+                // Not a valid request or record, so that nothing changes where it is allowed.
+                connection.client.publish(subject, "?".into()).await.expect("sent");
+                assert_eq!(is_refused(&connection, subject).await, !allowed.contains(&number), "{name} publishes to {subject}");
+            }
+        }
+        for (name, allowed) in SUBSCRIBED {
+            let config = FleetConfig { servers: vec![url(name)], ..FleetConfig::default() };
+            let connection = Connection::open(&config, name).await.expect("connected");
+            for (number, subject) in SUBSCRIPTIONS.into_iter().enumerate() {
+                let subscription = connection.client.subscribe(subject).await.expect("sent");
+                let refused = is_refused(&connection, subject).await;
+                assert_eq!(refused, !allowed.contains(&number), "{name} subscribes to {subject}");
+                drop(subscription);
+            }
+        }
+    });
+}
