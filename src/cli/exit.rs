@@ -92,7 +92,7 @@ impl Exit {
     fn of_fleet(error: &FleetError) -> Self {
         match error {
             FleetError::Permission(_) => Self::NoPrivilege,
-            FleetError::Connection(_) | FleetError::Server(_) => Self::Unreadable,
+            FleetError::Connection(_) | FleetError::Server(_) | FleetError::Record(_) => Self::Unreadable,
             FleetError::File { .. } | FleetError::OldServer(_) => Self::Misconfigured,
         }
     }

@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use minisign_verify::Signature;
 
@@ -15,6 +15,7 @@ use crate::fleet::connection::{Connection, runtime};
 use crate::fleet::models::{self, Buckets, MAX_MODEL, ModelReport, SensorReport};
 use crate::fleet::setup::{self, Change, Identity, Role};
 use crate::fleet::tail::{self, Selection};
+use crate::fleet::verify::signed_name;
 use crate::model::Model;
 
 use super::Exit;
@@ -179,7 +180,7 @@ struct RollbackArgs {
 /// Shows the published models and what the sensors reported in the last minute
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked fleet status --json | jq '.sensors[].models'\n\n\
-    Exit code 1 if a sensor does not run the version that it should.")]
+    Exit code 1 if a sensor does not run the version that it should, or an entry is not valid.")]
 struct StatusArgs {
     #[command(flatten)]
     servers: ServerArgs,
@@ -255,8 +256,9 @@ async fn publish(args: &PublishArgs) -> Result<Exit> {
     let path = args.signature.clone().unwrap_or_else(beside);
     let signature = fs::read_to_string(&path)
         .with_context(|| format!("{}: sign the model with `minisign -S -m {}`", path.display(), args.file.display()))?;
-    if let Err(error) = Signature::decode(&signature) {
-        bail!("{}: not a valid signature: {error}", path.display());
+    match Signature::decode(&signature) {
+        Ok(decoded) => signed_name(&decoded, &model.name).map_err(|wrong| anyhow!("{}: {wrong}", path.display()))?,
+        Err(error) => bail!("{}: not a valid signature: {error}", path.display()),
     }
     let connection = args.servers.connect().await?;
     let buckets = Buckets::open(&connection).await?;
@@ -299,11 +301,12 @@ async fn status(args: &StatusArgs) -> Result<Exit> {
         record.and_then(|record| record.for_sensor(name)).is_some_and(|wanted| wanted.version != model.version)
     };
     let late = overview.sensors.iter().any(|(name, sensor)| sensor.models.iter().any(|model| behind(name, sensor, model)));
-    let exit = if late { Exit::Partly } else { Exit::Ok };
+    let exit = if late || !overview.invalid.is_empty() { Exit::Partly } else { Exit::Ok };
     if args.json {
         say!("{}", serde_json::to_string_pretty(&overview)?);
         return Ok(exit);
     }
+    overview.invalid.iter().for_each(|error| say!("{error}"));
     for (name, record) in &overview.models {
         let previous = record.previous.as_ref().map_or_else(String::new, |p| format!(", before: version {}", p.version));
         say!("model {name}: version {} for {} %{previous}", record.current.version, record.percent);

@@ -1,23 +1,27 @@
 //! Connects the receiver of the fleet's models to the daemon: its reload, its models and its counters.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::config::Config;
+use crate::config::{Config, FleetConfig};
 use crate::engine::Models;
 use crate::export::status::{FleetStatus, Status};
 use crate::fleet::models::SensorReport;
 use crate::fleet::receiver::{Receiver, SensorHooks};
+use crate::fleet::verify::{copy_path, good_copy};
+use crate::model::Model;
 
 use super::state::DaemonState;
 
 /// Time within which a reload must end.
 const RELOAD: Duration = Duration::from_secs(30);
+/// Interval at which the wait for a reload looks whether the daemon stops.
+const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// Starts the receiver if the settings name models of the fleet.
 pub(super) fn start(config: &Config, state: &Arc<DaemonState>, models: &Arc<ArcSwap<Models>>) -> io::Result<Option<Receiver>> {
@@ -34,23 +38,39 @@ pub(super) fn start(config: &Config, state: &Arc<DaemonState>, models: &Arc<ArcS
     Receiver::start(fleet, hooks, status).map(Some)
 }
 
-/// Requests a reload and waits for its end.
+/// Requests a reload and waits for its end. One that had begun before does not answer, since it may not have read the new file.
 fn reload(state: &DaemonState) -> Result<(), String> {
-    let count = || {
-        let reloads = state.reloads.lock();
-        (reloads.succeeded + reloads.failed, reloads.last_error.clone())
-    };
-    let (before, _) = count();
+    let (answer, result) = mpsc::sync_channel(1);
+    *state.reload_answer.lock() = Some(answer);
     state.reload_request.notify_one();
     let deadline = Instant::now() + RELOAD;
     while Instant::now() < deadline && !state.stop.load(Relaxed) {
-        let (now, error) = count();
-        if now > before {
-            return error.map_or(Ok(()), Err);
+        if let Ok(result) = result.recv_timeout(STOP_CHECK) {
+            return result;
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
     Err("the reload did not end in time".into())
+}
+
+/// Replaces models by the fleet's last good copies, and adds those that the settings do not have. A copy that does not pass the checks is
+/// left out.
+pub(super) fn with_good_copies(fleet: &FleetConfig, mut models: Models, warnings: &mut Vec<String>) -> Models {
+    for name in &fleet.models {
+        let path = copy_path(fleet, name, "safetensors");
+        let copy = match good_copy(fleet, name) {
+            Ok(None) => continue,
+            Ok(Some((_, bytes))) => Model::from_bytes(&bytes, &path).map_err(|error| error.to_string()),
+            Err(refusal) => Err(format!("{}: {} ({})", path.display(), refusal.details, refusal.reason)),
+        };
+        match copy {
+            Ok(model) => match models.iter_mut().find(|m| m.name == *name) {
+                Some(present) => *present = Arc::new(model),
+                None => models.push(Arc::new(model)),
+            },
+            Err(error) => warnings.push(format!("the fleet's last good copy is not used: {error}")),
+        }
+    }
+    models
 }
 
 fn report(status: &Status, metrics: Option<String>) -> SensorReport {

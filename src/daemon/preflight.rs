@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::capture;
-use crate::config::{Config, Disposition, FleetConfig, Input, ModelSource, SinkKind};
+use crate::config::{Config, Disposition, Input, ModelSource, SinkKind};
 use crate::engine::Models;
 use crate::model::Model;
 
@@ -28,11 +28,13 @@ pub struct Preflight {
 /// All mistakes, one message each.
 pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
     let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
-    let mut models = load_models(config, &mut wrong);
+    let models = load_models(config, &mut wrong);
     let complete = models.len() == config.models.len();
-    if let Some(fleet) = &config.fleet {
-        replace_by_good_copies(fleet, &mut models, &mut warnings);
-    }
+    #[cfg(feature = "fleet")]
+    let models = match &config.fleet {
+        Some(fleet) => super::fleet::with_good_copies(fleet, models, &mut warnings),
+        None => models,
+    };
     let policies = Policies::new(&config.policies).unwrap_or_else(|error| {
         wrong.push(format!("policies: {error}"));
         Policies::default()
@@ -78,23 +80,6 @@ fn load_models(config: &Config, wrong: &mut Vec<String>) -> Models {
         }
     }
     models
-}
-
-/// Replaces models by the fleet's last good copies, and adds those that the settings do not have. A copy that can't be loaded is left out.
-fn replace_by_good_copies(fleet: &FleetConfig, models: &mut Models, warnings: &mut Vec<String>) {
-    for name in &fleet.models {
-        let path = fleet.model_folder.clone().unwrap_or_default().join(format!("{name}.safetensors"));
-        if !path.exists() {
-            continue;
-        }
-        match Model::load(&path) {
-            Ok(model) => match models.iter_mut().find(|m| m.name == *name) {
-                Some(present) => *present = Arc::new(model),
-                None => models.push(Arc::new(model)),
-            },
-            Err(error) => warnings.push(format!("the fleet's last good copy is not used: {error}")),
-        }
-    }
 }
 
 fn check_teachers(config: &Config, models: &Models, wrong: &mut Vec<String>) {

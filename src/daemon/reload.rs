@@ -57,6 +57,7 @@ impl Reloader {
     /// Reloads settings and models, and reopens the files of the sinks, even if the reload fails.
     pub fn reload(&mut self) {
         notify::reloading();
+        let answer = self.state.reload_answer.lock().take();
         self.state.sinks.lock().iter().for_each(crate::export::sink::SinkHandle::reopen);
         let outcome = match self.attempt() {
             Ok(what) => {
@@ -78,6 +79,10 @@ impl Reloader {
                 reloads.failed += 1;
                 reloads.last_error = Some(outcome.what.clone());
             }
+        }
+        if let Some(answer) = answer {
+            // Nobody waits any more after a time-out.
+            let _ = answer.try_send(if outcome.ok { Ok(()) } else { Err(outcome.what.clone()) });
         }
         self.status_file.reloads += 1;
         self.status_file.last_reload = Some(outcome);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -69,6 +70,8 @@ pub(super) struct DaemonState {
     pub fleet: Mutex<Option<Arc<Mutex<FleetStatus>>>>,
     /// Wakes the supervisor for a reload, as SIGHUP does.
     pub reload_request: Notify,
+    /// Where the next reload that begins sends its result.
+    pub reload_answer: Mutex<Option<SyncSender<Result<(), String>>>>,
 }
 
 impl DaemonState {
@@ -99,6 +102,7 @@ impl DaemonState {
             detections: AtomicU64::new(0),
             fleet: Mutex::default(),
             reload_request: Notify::new(),
+            reload_answer: Mutex::default(),
         }
     }
 

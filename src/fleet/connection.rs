@@ -48,6 +48,9 @@ pub enum FleetError {
     /// The server answered with an error.
     #[error("{0}")]
     Server(String),
+    /// What another client has stored is not valid.
+    #[error("{0}")]
+    Record(String),
 }
 
 /// Violations of permissions that the server has reported on a connection.

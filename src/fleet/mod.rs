@@ -5,7 +5,7 @@
 //! | `SPIKED_EVENTS`, subjects `spiked.events.SENSOR.TYPE` | stream | events, with the header `Nats-Msg-Id: SENSOR-START-NUMBER` |
 //! | `spiked-models` | object store | model files by SHA-256 |
 //! | `spiked-fleet`, keys `model.GROUP.NAME` | key-value bucket | version, SHA-256, signature and percentage of each published model |
-//! | `spiked-status`, keys `SENSOR` | key-value bucket in memory | what each sensor reported in the last minute |
+//! | `spiked-status`, keys `SENSOR` | key-value bucket | what each sensor reported in the last minute |
 //!
 //! Streams, deduplication, retention and permissions are the servers'. An event that was acknowledged is kept by a quorum of the stream's
 //! servers; an event that was not is in the sensor's [`spool`] and is sent again with the same id, so readers may see an id twice and drop
@@ -19,6 +19,7 @@ pub mod receiver;
 pub mod setup;
 pub mod spool;
 pub mod tail;
+pub mod verify;
 
 /// Stream of the events of all sensors.
 pub const EVENTS_STREAM: &str = "SPIKED_EVENTS";

@@ -4,12 +4,17 @@
 //! group of sensors and name of a model, at the key `model.GROUP.NAME`. The key-value bucket [`STATUS_BUCKET`] has one [`SensorReport`] for each
 //! sensor, which the servers remove after a minute.
 
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, Stream};
 use async_nats::jetstream::{self, kv, object_store};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use futures_util::TryStreamExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncReadExt as _;
+
+use crate::config::is_token;
 
 use super::connection::{Connection, FleetError};
 
@@ -103,6 +108,8 @@ pub struct ModelReport {
 pub struct Buckets {
     connection: Connection,
     models: object_store::ObjectStore,
+    /// The stream of `models`.
+    stream: Stream,
     fleet: kv::Store,
 }
 
@@ -119,19 +126,26 @@ impl Buckets {
         };
         let models = context.get_object_store(MODELS_BUCKET).await.map_err(|error| lacking(&error))?;
         let fleet = context.get_key_value(FLEET_BUCKET).await.map_err(|error| lacking(&error))?;
-        Ok(Self { connection: connection.clone(), models, fleet })
+        let stream = context.get_stream(format!("OBJ_{MODELS_BUCKET}")).await.map_err(|error| lacking(&error))?;
+        Ok(Self { connection: connection.clone(), models, stream, fleet })
     }
 
     /// The record of a model and its revision in the bucket.
     ///
     /// # Errors
-    /// The server can't be reached or does not allow it, or the record is not a valid one.
+    /// The server can't be reached or does not allow it, or the record is not a valid one ([`FleetError::Record`]).
     pub async fn record(&self, group: &str, name: &str) -> Result<Option<(ModelRecord, u64)>, FleetError> {
+        let (stored, revision) = self.stored(group, name).await?;
+        let invalid = |error| FleetError::Record(format!("{}: not a valid record: {error}", key(group, name)));
+        stored.map(|record| record.map(|record| (record, revision)).map_err(invalid)).transpose()
+    }
+
+    /// What is stored as the record of a model, and the revision of the last change, a removal included (0: there was none).
+    async fn stored(&self, group: &str, name: &str) -> Result<(Option<serde_json::Result<ModelRecord>>, u64), FleetError> {
         let entry = self.fleet.entry(key(group, name)).await.map_err(|error| self.connection.explain(error))?;
-        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else { return Ok(None) };
-        let record = serde_json::from_slice(&entry.value)
-            .map_err(|error| FleetError::Server(format!("{}: not a valid record: {error}", entry.key)))?;
-        Ok(Some((record, entry.revision)))
+        let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+        let entry = entry.filter(|entry| entry.operation == kv::Operation::Put);
+        Ok((entry.map(|entry| serde_json::from_slice(&entry.value)), revision))
     }
 
     /// Writes a record, unless another client has changed it since `revision` (0: it did not exist).
@@ -141,29 +155,40 @@ impl Buckets {
         written.map(|_| ()).map_err(|error| self.connection.explain(error))
     }
 
-    /// The bytes of a model file; `None` if there is none with this SHA-256. They are not yet checked.
+    /// The bytes of a model file, at most [`MAX_MODEL`], not yet checked; `None`: there is no complete one with this SHA-256.
+    ///
+    /// Chunks are requested one by one. A consumer would be faster, but the permission to create one is also the permission to have the
+    /// servers send messages to any subject, those of other sensors included.
     ///
     /// # Errors
-    /// The server can't be reached or does not allow it, or the file is larger than [`MAX_MODEL`].
+    /// The server can't be reached or does not allow it.
     pub async fn file(&self, sha256: &str) -> Result<Option<Vec<u8>>, FleetError> {
-        let mut object = match self.models.get(sha256).await {
-            Ok(object) => object,
-            Err(error) if error.kind() == object_store::GetErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.connection.explain(error)),
-        };
-        if object.info.size > MAX_MODEL {
-            return Err(FleetError::Server(format!("{sha256}: {} bytes are more than a model may have", object.info.size)));
+        let subject = format!("$O.{MODELS_BUCKET}.M.{}", URL_SAFE.encode(sha256));
+        let Some(info) = self.found(self.stream.direct_get_last_for_subject(subject).await)? else { return Ok(None) };
+        let info = serde_json::from_slice::<object_store::ObjectInfo>(&info.payload).ok();
+        let Some(info) = info.filter(|info| !info.deleted && is_token(&info.nuid)) else { return Ok(None) };
+        let size = info.size.min(MAX_MODEL);
+        let subject = format!("$O.{MODELS_BUCKET}.C.{}", info.nuid);
+        let (mut bytes, mut next) = (Vec::new(), 1);
+        while bytes.len() < size {
+            let chunk = self.stream.direct_get_next_for_subject(subject.as_str(), Some(next)).await;
+            let Some(chunk) = self.found(chunk)? else { return Ok(None) };
+            bytes.extend_from_slice(&chunk.payload);
+            next = chunk.sequence + 1;
         }
-        let mut bytes = Vec::with_capacity(object.info.size);
-        tokio::select! {
-            read = object.read_to_end(&mut bytes) => read.map_err(|error| self.connection.explain(error))?,
-            violation = self.connection.errors.violation() => return Err(violation),
-        };
         Ok(Some(bytes))
     }
 
+    fn found(&self, answer: Result<StreamMessage, DirectGetError>) -> Result<Option<StreamMessage>, FleetError> {
+        match answer {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if matches!(error.kind(), DirectGetErrorKind::NotFound) => Ok(None),
+            Err(error) => Err(self.connection.explain(error)),
+        }
+    }
+
     /// Publishes a model file to `percent` of the sensors of a group; returns the number of the version. What the group ran on all sensors
-    /// becomes the version before; a version that was only on a part of them is replaced.
+    /// becomes the version before; a version that was only on a part of them is replaced, and so is a record that is not valid.
     ///
     /// # Errors
     /// The server can't be reached or does not allow it, or another client publishes at the same time.
@@ -184,10 +209,11 @@ impl Buckets {
             }
             Err(error) => return Err(self.connection.explain(error)),
         }
-        let present = self.record(group, name).await?;
-        let revision = present.as_ref().map_or(0, |(_, revision)| *revision);
-        let version = present.as_ref().map_or(0, |(record, _)| record.highest) + 1;
-        let previous = present.and_then(|(record, _)| if record.percent == 100 { Some(record.current) } else { record.previous });
+        let (stored, revision) = self.stored(group, name).await?;
+        let present = stored.and_then(Result::ok);
+        // Each version has changed the record, so no number is larger than the revision of one that was removed or is not valid.
+        let version = present.as_ref().map_or(revision, |record| record.highest) + 1;
+        let previous = present.and_then(|record| if record.percent == 100 { Some(record.current) } else { record.previous });
         let current = ModelVersion { version, sha256, signature };
         self.write(group, name, &ModelRecord { current, percent, previous, highest: version }, revision).await?;
         Ok(version)
@@ -228,8 +254,11 @@ fn key(group: &str, name: &str) -> String {
     format!("model.{group}.{name}")
 }
 
-/// The entries of a bucket by key, in order of the keys.
-async fn entries<T: DeserializeOwned>(connection: &Connection, bucket: &str) -> Result<Vec<(String, T)>, FleetError> {
+/// The entries of a bucket by key, in order of the keys, and a line on each that is not valid.
+async fn entries<T: DeserializeOwned>(
+    connection: &Connection,
+    bucket: &str,
+) -> Result<(Vec<(String, T)>, Vec<String>), FleetError> {
     let context = jetstream::new(connection.client.clone());
     let store = context.get_key_value(bucket).await.map_err(|error| connection.explain(error))?;
     let keys = async {
@@ -241,15 +270,17 @@ async fn entries<T: DeserializeOwned>(connection: &Connection, bucket: &str) -> 
         violation = connection.errors.violation() => return Err(violation),
     };
     keys.sort();
-    let mut entries = Vec::new();
+    let (mut entries, mut invalid) = (Vec::new(), Vec::new());
     for key in keys {
         let value = store.get(&key).await.map_err(|error| connection.explain(error))?;
         // A report may have ended since the keys were listed.
         let Some(value) = value else { continue };
-        let parsed = serde_json::from_slice(&value);
-        entries.push((key.clone(), parsed.map_err(|error| FleetError::Server(format!("{key}: not a valid entry: {error}")))?));
+        match serde_json::from_slice(&value) {
+            Ok(value) => entries.push((key, value)),
+            Err(error) => invalid.push(format!("{bucket}, {key}: not a valid entry: {error}")),
+        }
     }
-    Ok(entries)
+    Ok((entries, invalid))
 }
 
 /// What was published, and what the sensors report.
@@ -259,6 +290,8 @@ pub struct FleetOverview {
     pub models: std::collections::BTreeMap<String, ModelRecord>,
     /// Reports of the last minute, by sensor.
     pub sensors: std::collections::BTreeMap<String, SensorReport>,
+    /// A line on each entry that is not valid.
+    pub invalid: Vec<String>,
 }
 
 /// Reads the records and the reports.
@@ -266,11 +299,14 @@ pub struct FleetOverview {
 /// # Errors
 /// The server can't be reached, or does not allow it.
 pub async fn overview(connection: &Connection) -> Result<FleetOverview, FleetError> {
-    let models = entries(connection, FLEET_BUCKET).await?;
+    let (models, mut invalid) = entries(connection, FLEET_BUCKET).await?;
+    let (sensors, more) = entries(connection, STATUS_BUCKET).await?;
+    invalid.extend(more);
     let name = |key: String| key.strip_prefix("model.").map(String::from).unwrap_or(key);
     Ok(FleetOverview {
         models: models.into_iter().map(|(key, record)| (name(key), record)).collect(),
-        sensors: entries(connection, STATUS_BUCKET).await?.into_iter().collect(),
+        sensors: sensors.into_iter().collect(),
+        invalid,
     })
 }
 

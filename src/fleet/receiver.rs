@@ -9,14 +9,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use futures_util::StreamExt as _;
-use minisign_verify::{PublicKey, Signature};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -27,7 +25,8 @@ use crate::export::status::{FleetModelStatus, FleetStatus};
 use crate::model::Model;
 
 use super::connection::{Connection, FleetError, runtime};
-use super::models::{Buckets, FLEET_BUCKET, ModelReport, ModelVersion, STATUS_BUCKET, SensorReport, sha256};
+use super::models::{Buckets, FLEET_BUCKET, ModelReport, ModelVersion, STATUS_BUCKET, SensorReport};
+use super::verify::{Refusal, TrustedKeys, copy_path, good_copy};
 
 /// Interval at which the records are read again and the report is repeated. The servers remove a report after a minute.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -51,24 +50,6 @@ pub struct SensorHooks {
     pub report: Box<dyn Fn() -> SensorReport + Send>,
 }
 
-/// Why a version was refused: the reason, for the metric, and the details.
-#[derive(Debug)]
-struct Refusal {
-    reason: &'static str,
-    details: String,
-}
-
-impl Refusal {
-    fn new(reason: &'static str, details: impl Into<String>) -> Self {
-        Self { reason, details: details.into() }
-    }
-
-    /// Whether the same version may be accepted later.
-    fn is_temporary(&self) -> bool {
-        matches!(self.reason, "missing" | "reload" | "folder")
-    }
-}
-
 /// The receiver's thread; it ends when this is dropped.
 pub struct Receiver {
     stop: Arc<Notify>,
@@ -81,8 +62,7 @@ impl Receiver {
     /// # Errors
     /// A key of the settings is not a valid one, or the system has no more threads.
     pub fn start(config: &FleetConfig, hooks: SensorHooks, status: Arc<Mutex<FleetStatus>>) -> io::Result<Self> {
-        let keys: Result<Vec<PublicKey>, _> = config.trusted_keys.iter().map(|key| PublicKey::from_base64(key)).collect();
-        let keys = keys.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+        let keys = TrustedKeys::new(config)?;
         let stop = Arc::new(Notify::new());
         let mut session = Session { config: config.clone(), keys, hooks, status, refused: HashMap::new() };
         session.restore();
@@ -110,7 +90,7 @@ impl Drop for Receiver {
 
 struct Session {
     config: FleetConfig,
-    keys: Vec<PublicKey>,
+    keys: TrustedKeys,
     hooks: SensorHooks,
     status: Arc<Mutex<FleetStatus>>,
     /// Versions that were refused for good, by model: they are not fetched again.
@@ -122,10 +102,8 @@ impl Session {
     fn restore(&mut self) {
         let mut models = Vec::new();
         for name in &self.config.models {
-            let version = fs::read(self.path(name, "json")).ok().and_then(|b| serde_json::from_slice::<ModelVersion>(&b).ok());
-            // A crash between the two files leaves a record that is not the file's.
-            let file = fs::read(self.path(name, "safetensors")).ok();
-            let version = version.filter(|version| file.is_some_and(|file| sha256(&file) == version.sha256));
+            // One that does not pass the checks does not run either: the start has reported it.
+            let version = good_copy(&self.config, name).ok().flatten().map(|(version, _)| version);
             let state = if version.is_some() { "installed" } else { "waiting" };
             let (version, sha256) = version.map_or((0, String::new()), |version| (version.version, version.sha256));
             models.push(FleetModelStatus { name: name.clone(), version, sha256, state, ..FleetModelStatus::default() });
@@ -133,10 +111,6 @@ impl Session {
         let mut status = self.status.lock();
         status.group.clone_from(&self.config.group);
         status.models = models;
-    }
-
-    fn path(&self, name: &str, extension: &str) -> PathBuf {
-        self.config.model_folder.clone().unwrap_or_default().join(format!("{name}.{extension}"))
     }
 
     async fn run(&mut self) {
@@ -188,7 +162,15 @@ impl Session {
 
     /// Installs the version of a model that this sensor is to run, if it is another than the one that it has.
     async fn update(&mut self, buckets: &Buckets, name: &str) -> Result<(), FleetError> {
-        let Some((record, _)) = buckets.record(&self.config.group, name).await? else { return Ok(()) };
+        let record = match buckets.record(&self.config.group, name).await {
+            Ok(Some((record, _))) => record,
+            Ok(None) => return Ok(()),
+            Err(FleetError::Record(error)) => {
+                self.refuse(name, "record", error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let Some(wanted) = record.for_sensor(&self.config.sensor).cloned() else { return Ok(()) };
         let installed = self.status.lock().models.iter().find(|m| m.name == name).map(|m| m.sha256.clone()).unwrap_or_default();
         if self.refused.get(name) == Some(&wanted) {
@@ -199,9 +181,7 @@ impl Session {
         } else {
             match buckets.file(&wanted.sha256).await {
                 Ok(Some(bytes)) => self.accept(name, &wanted, &bytes),
-                Ok(None) => Err(Refusal::new("missing", format!("no file has the SHA-256 {}", wanted.sha256))),
-                // The store compares its own checksum while a file is read.
-                Err(FleetError::Server(error)) if error.contains("digest") => Err(Refusal::new("checksum", error)),
+                Ok(None) => Err(Refusal::new("missing", format!("no complete file has the SHA-256 {}", wanted.sha256))),
                 Err(error) => return Err(error),
             }
         };
@@ -218,50 +198,37 @@ impl Session {
     fn write_record(&self, name: &str, version: &ModelVersion) -> Result<(), Refusal> {
         let folder = |error: io::Error| Refusal::new("folder", error.to_string());
         let text = serde_json::to_vec_pretty(version).map_err(|error| folder(error.into()))?;
-        replace(&self.path(name, "json"), 0o644, &text).map_err(folder)
+        replace(&copy_path(&self.config, name, "json"), 0o644, &text).map_err(folder)
     }
 
     /// Checks a file and installs it.
     fn accept(&self, name: &str, version: &ModelVersion, bytes: &[u8]) -> Result<(), Refusal> {
-        self.verify(version, bytes)?;
-        let path = self.path(name, "safetensors");
+        self.keys.verify(name, version, bytes)?;
+        let path = copy_path(&self.config, name, "safetensors");
         let model = Model::from_bytes(bytes, &path).map_err(|error| Refusal::new("unreadable", error.to_string()))?;
         let layout = |model: &Model| serde_json::to_value(&model.layout).ok();
         if (self.hooks.running)(name).is_some_and(|running| layout(&running) != layout(&model)) {
             return Err(Refusal::new("layout", "its inputs are not those of the running model"));
         }
-        let before = fs::read(&path).ok();
+        let files = [path.clone(), copy_path(&self.config, name, "json")];
+        let before = files.each_ref().map(|file| fs::read(file).ok());
         let folder = |error: io::Error| Refusal::new("folder", error.to_string());
+        // The reload checks the file by its record.
+        self.write_record(name, version)?;
         replace(&path, 0o644, bytes).map_err(folder)?;
-        if let Err(error) = (self.hooks.reload)() {
-            let restored = match before {
-                Some(before) => replace(&path, 0o644, &before),
-                None => fs::remove_file(&path),
-            };
+        let Err(error) = (self.hooks.reload)() else { return Ok(()) };
+        for (file, before) in files.iter().zip(before) {
+            let restored = before.map_or_else(|| fs::remove_file(file), |before| replace(file, 0o644, &before));
             restored.map_err(folder)?;
-            return Err(Refusal::new("reload", error));
         }
-        self.write_record(name, version)
-    }
-
-    fn verify(&self, version: &ModelVersion, bytes: &[u8]) -> Result<(), Refusal> {
-        let sum = sha256(bytes);
-        if sum != version.sha256 {
-            return Err(Refusal::new("checksum", format!("SHA-256 is {sum}, not {}", version.sha256)));
-        }
-        let Some(text) = &version.signature else { return Err(Refusal::new("unsigned", "it has no signature")) };
-        let signature = Signature::decode(text).map_err(|error| Refusal::new("signature", error.to_string()))?;
-        if !self.keys.iter().any(|key| key.verify(bytes, &signature, false).is_ok()) {
-            return Err(Refusal::new("signature", "no key of fleet.trusted_keys made its signature"));
-        }
-        Ok(())
+        Err(Refusal::new("reload", error))
     }
 
     fn record_result(&mut self, name: &str, version: &ModelVersion, result: Result<(), Refusal>) {
-        let mut status = self.status.lock();
-        let Some(model) = status.models.iter_mut().find(|m| m.name == name) else { return };
         match result {
             Ok(()) => {
+                let mut status = self.status.lock();
+                let Some(model) = status.models.iter_mut().find(|m| m.name == name) else { return };
                 if model.version != version.version {
                     info!(model = name, version = version.version, "model of the fleet installed");
                 }
@@ -273,17 +240,24 @@ impl Session {
             }
             Err(refusal) => {
                 let error = format!("version {} refused ({}): {}", version.version, refusal.reason, refusal.details);
-                if model.last_error.as_ref() != Some(&error) {
-                    warn!(model = name, %error, "model of the fleet refused");
-                    *model.refused.entry(refusal.reason).or_default() += 1;
-                }
-                model.state = "refused";
-                model.last_error = Some(error);
+                self.refuse(name, refusal.reason, error);
                 if !refusal.is_temporary() {
                     self.refused.insert(name.into(), version.clone());
                 }
             }
         }
+    }
+
+    /// Records why a model is not the one that it should be; a repetition is neither logged nor counted.
+    fn refuse(&self, name: &str, reason: &'static str, error: String) {
+        let mut status = self.status.lock();
+        let Some(model) = status.models.iter_mut().find(|m| m.name == name) else { return };
+        if model.last_error.as_ref() != Some(&error) {
+            warn!(model = name, %error, "model of the fleet refused");
+            *model.refused.entry(reason).or_default() += 1;
+        }
+        model.state = "refused";
+        model.last_error = Some(error);
     }
 
     async fn report(&self, connection: &Connection) -> Result<(), FleetError> {

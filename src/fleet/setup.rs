@@ -140,7 +140,8 @@ async fn create_bucket(
         bucket: STATUS_BUCKET.into(),
         history: 1,
         max_age: REPORT_AGE,
-        storage: StorageType::Memory,
+        // On the disk: the server forgets a stream in memory, not only its content, when it restarts.
+        storage: StorageType::File,
         num_replicas: replicas,
         ..kv::Config::default()
     };
@@ -208,9 +209,8 @@ impl Role {
                 "$JS.API.STREAM.INFO.OBJ_spiked-models".into(),
                 format!("$JS.API.DIRECT.GET.KV_spiked-fleet.$KV.{FLEET_BUCKET}.model.>"),
                 format!("$JS.API.DIRECT.GET.OBJ_spiked-models.$O.{MODELS_BUCKET}.M.*"),
-                // A file is read by an ordered consumer of its chunks.
-                format!("$JS.API.CONSUMER.CREATE.OBJ_spiked-models.*.$O.{MODELS_BUCKET}.C.*"),
-                "$JS.FC.OBJ_spiked-models.>".into(),
+                // A file is read chunk by chunk. A sensor must not create consumers: they deliver to any subject.
+                "$JS.API.DIRECT.GET.OBJ_spiked-models".into(),
             ],
             Self::Curator => [
                 vec![

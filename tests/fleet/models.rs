@@ -126,8 +126,6 @@ fn models_are_staged_promoted_and_rolled_back() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no version before"), "{refused:?}");
     publish("three", &[]);
     daemons.iter().for_each(|daemon| drop(wait_version(daemon, 3, "installed")));
-    let dropped = |daemon: &Running| daemon.status().expect("a status")["queue"].clone();
-    println!("{:?}", daemons.each_ref().map(dropped));
 }
 
 /// Puts bytes in the object store under a SHA-256 that is not theirs, and a record that names it.
@@ -195,6 +193,90 @@ fn wrong_files_are_refused_and_the_last_good_copy_serves_without_servers() {
     assert_eq!((&status["fleet"]["models"][0]["version"], running(&daemon)), (&Value::from(1), checksum("one")), "{status}");
     server.restart();
     daemon.wait("the servers are back", |status| status["fleet"]["connected"] == true);
+}
+
+/// Signs bytes as the file of another model.
+fn signed_as(bytes: &[u8], key: &KeyPair, file: &str) -> String {
+    let comment = format!("timestamp:1700000000\tfile:{file}\thashed");
+    minisign::sign(None, &key.sk, Cursor::new(bytes), Some(&comment), None).expect("signed").to_string()
+}
+
+/// Publishes a model, removes the first chunk of its file, and stores other bytes in its place if `replaced` is set.
+fn publish_altered(url: &str, key: &KeyPair, remark: &str, replaced: bool) {
+    let config = FleetConfig { servers: vec![url.into()], ..FleetConfig::default() };
+    runtime().expect("a runtime").block_on(async {
+        let connection = Connection::open(&config, "test").await.expect("connected");
+        let context = async_nats::jetstream::new(connection.client.clone());
+        let store = context.get_object_store("spiked-models").await.expect("a store");
+        let bytes = model(remark);
+        let info = store.put(sha256(&bytes).as_str(), &mut &bytes[..]).await.expect("stored");
+        let subject = format!("$O.spiked-models.C.{}", info.nuid);
+        let stream = context.get_stream("OBJ_spiked-models").await.expect("a stream");
+        let chunk = stream.direct_get_next_for_subject(subject.as_str(), Some(1)).await.expect("a chunk");
+        assert!(stream.delete_message(chunk.sequence).await.expect("deleted"));
+        if replaced {
+            let other = vec![0; chunk.payload.len()];
+            context.publish(subject, other.into()).await.expect("sent").await.expect("stored");
+        }
+        let buckets = Buckets::open(&connection).await.expect("buckets");
+        buckets.publish("edge", &name(), &bytes, Some(signature(&bytes, key)), 100).await.expect("published");
+    });
+}
+
+/// Stores what is not a record as the record of the model.
+fn spoil_record(url: &str) {
+    let config = FleetConfig { servers: vec![url.into()], ..FleetConfig::default() };
+    runtime().expect("a runtime").block_on(async {
+        let connection = Connection::open(&config, "test").await.expect("connected");
+        let context = async_nats::jetstream::new(connection.client.clone());
+        let store = context.get_key_value("spiked-fleet").await.expect("a bucket");
+        store.put(format!("model.edge.{}", name()), "not a record".into()).await.expect("stored");
+    });
+}
+
+#[test]
+fn altered_objects_records_and_copies_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut server) = Server::alone(folder.path(), "") else { return };
+    let (url, key) = (server.url(), key());
+    assert!(init(&url, &[]).status.success());
+    let file = settings(folder.path(), "north", &url, &key);
+    let mut daemon = Running::start(&file, |_| {});
+    let publish = |remark: &str| edge("publish", &signed(folder.path(), remark, &key).display().to_string(), &url, &[]);
+    publish("one");
+    wait_version(&daemon, 1, "installed");
+    let refused = |text: &str| {
+        let trouble = |status: &Value| status["fleet"]["models"][0]["trouble"].as_str().unwrap_or_default().to_string();
+        let status = daemon.wait(text, |status| trouble(status).contains(text));
+        assert_eq!((&status["fleet"]["connected"], running(&daemon)), (&Value::from(true), checksum("one")), "{status}");
+    };
+    publish_altered(&url, &key, "lacks-a-chunk", false);
+    refused("version 2 refused (missing)");
+    publish_altered(&url, &key, "altered", true);
+    refused("version 3 refused (checksum)");
+    let other = model("of-another-name");
+    publish_bytes(&url, &other, Some(signed_as(&other, &key, "other.safetensors")));
+    refused("version 4 refused (signature): the signature is for the file other.safetensors");
+    spoil_record(&url);
+    refused("not a valid record");
+    let output = fleet(&["status", "--server", &url]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("not a valid entry"), "{output:?}");
+    publish("two");
+    let version = daemon.wait("the next version runs", |status| status["fleet"]["models"][0]["state"] == "installed");
+    assert!(version["fleet"]["models"][0]["version"].as_u64() > Some(4), "{version}");
+    assert_eq!(running(&daemon), checksum("two"));
+
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    server.kill();
+    // A valid model, but not the one that was signed.
+    let copy = folder.path().join("north/models").join(format!("{}.safetensors", name()));
+    fs::write(&copy, model("put-there")).expect("written");
+    let daemon = Running::start(&file, |_| {});
+    let status = daemon.wait("the servers are away", |status| status["fleet"]["trouble"].is_string());
+    assert_eq!(status["fleet"]["models"][0]["version"], 0, "{status}");
+    assert_ne!(running(&daemon), checksum("put-there"));
+    assert!(daemon.log().contains("last good copy is not used"), "{}", daemon.log());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::servers::{Server, init};
 use super::setup::password;
 
 /// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
-const SUBJECTS: [&str; 24] = [
+const SUBJECTS: [&str; 29] = [
     "spiked.events.north.detection",
     "spiked.events.south.detection",
     "$KV.spiked-status.north",
@@ -35,11 +35,17 @@ const SUBJECTS: [&str; 24] = [
     "$JS.API.CONSUMER.DURABLE.CREATE.SPIKED_EVENTS.mine",
     "$JS.API.DIRECT.GET.KV_spiked-fleet.$KV.spiked-fleet.model.edge.web",
     "$JS.API.DIRECT.GET.KV_spiked-status.$KV.spiked-status.south",
+    "$JS.API.DIRECT.GET.OBJ_spiked-models",
+    // Consumers deliver to any subject that their settings name.
+    "$JS.API.CONSUMER.CREATE.OBJ_spiked-models",
+    "$JS.API.CONSUMER.CREATE.OBJ_spiked-models.mine",
+    "$JS.API.CONSUMER.DURABLE.CREATE.OBJ_spiked-models.mine",
+    "$JS.API.CONSUMER.MSG.NEXT.OBJ_spiked-models.mine",
 ];
 
 /// Those of [`SUBJECTS`] that each role may publish to.
 const ALLOWED: [(&str, &[usize]); 3] =
-    [("north", &[0, 2, 17, 20, 22]), ("soc", &[17, 18, 19, 22, 23]), ("models", &[4, 6, 7, 19, 22, 23])];
+    [("north", &[0, 2, 17, 22, 24]), ("soc", &[17, 18, 19, 22, 23]), ("models", &[4, 6, 7, 19, 22, 23])];
 
 /// Subjects that some role may subscribe to.
 const SUBSCRIPTIONS: [&str; 7] = [
