@@ -20,7 +20,7 @@ const SIGNATURE_AT: usize = 18;
 /// A source that counts frames that are copies of one of the few before them, and may leave them out. Copies that differ in VLAN tags
 /// alone are copies too. The memory is bounded by the few frames.
 ///
-/// To only count them, it looks at the first [`EXAMINED`] frames of each [`PERIOD`]: mirror ports copy all the time, and to look at every
+/// To only count them, it looks at the first 16,384 frames of each 262,144: mirror ports copy all the time, and to look at every
 /// frame is a tenth of the cost of classifying it.
 pub struct Duplicates<S> {
     source: S,

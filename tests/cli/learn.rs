@@ -124,7 +124,9 @@ fn a_class_that_claims_other_streams_is_not_written_unless_forced() {
     refused
         .stderr(contains("streams of other classes: redis ").and(contains("--class redis")).and(contains("--force writes it")));
     assert!(!model.exists());
-    learn_into(&lacking, shown, &model, &["--packet", "4", "--force"]).code(0).stdout(contains("streams of other classes: redis "));
+    learn_into(&lacking, shown, &model, &["--packet", "4", "--force"])
+        .code(0)
+        .stdout(contains("streams of other classes: redis "));
     // A SYN, and what it claims.
     std::fs::remove_file(&model).unwrap();
     learn(shown, &model, &["--packet", "1", "--force"]).code(0).stdout(contains("streams of other classes: "));

@@ -39,23 +39,25 @@ every_secs = 0.2
     file
 }
 
-/// A teacher of Redis by its port.
-const REDIS: &str = "[[teachers]]\nclass = \"redis\"\nfilter = \"tcp port 6379\"\nrate = 1e6\n";
+/// A teacher of Gearman by its port.
+const GEARMAN: &str = "[[teachers]]\nclass = \"gearman\"\nfilter = \"tcp port 4730\"\nrate = 1e6\n";
 
 #[test]
 fn a_class_learned_on_one_port_is_found_on_another_and_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // The model of the test lacks Redis; the port on which it is found later is not in the filter.
-    let captures = ["redis-1.pcap", "http-1.pcap", "ssh-1.pcap", "dns-1.pcap", "tls-1.pcap", "redis-oddport.pcap"];
-    let daemon = Running::start(&settings(folder, &captures, "speed = 10\nrepeat = 0", REDIS), |_| {});
+    // The model of the test lacks Gearman; the port on which it is found later is not in the filter.
+    let captures = ["gearman-1.pcap", "http-1.pcap", "ssh-1.pcap", "dns-1.pcap", "tls-1.pcap", "gearman-oddport.pcap"];
+    let daemon = Running::start(&settings(folder, &captures, "speed = 10\nrepeat = 0", GEARMAN), |_| {});
     let found = |port: u64| {
         let lines = fs::read(folder.join("events.json")).unwrap_or_default();
         // The last line may be incomplete.
         let whole = lines.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-        json_lines(&lines[..whole]).iter().any(|e| e["spiked"]["class"] == "redis" && (e["dest_port"] == port) == (port == 6379))
+        json_lines(&lines[..whole])
+            .iter()
+            .any(|e| e["spiked"]["class"] == "gearman" && (e["dest_port"] == port) == (port == 4730))
     };
-    wait_until("Redis on another port among the events", || found(0));
+    wait_until("Gearman on another port among the events", || found(0));
     let part = folder.join("learned/protocols.safetensors");
     wait_until("a file of what was learned", || part.exists());
     // SIGKILL.
@@ -63,9 +65,9 @@ fn a_class_learned_on_one_port_is_found_on_another_and_survives_a_kill() {
 
     // The file is a complete model of the learned class after kill -9; another daemon uses it from its first packet.
     let shown = spiked().arg("model").arg("show").arg(&part).output().unwrap();
-    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("redis"));
+    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("gearman"));
     fs::remove_file(folder.join("events.json")).unwrap();
-    let frozen = settings(folder, &["redis-oddport.pcap"], "speed = 10\nrepeat = 1", &format!("{REDIS}freeze = true\n"));
+    let frozen = settings(folder, &["gearman-oddport.pcap"], "speed = 10\nrepeat = 1", &format!("{GEARMAN}freeze = true\n"));
     spiked().args(["run", "--set", "metrics.enabled=false", "--config"]).arg(frozen).assert().success();
     assert!(found(0), "the class learned before the start is missing");
 }
@@ -78,16 +80,16 @@ fn task<'a>(status: &'a Value, class: &str) -> Option<&'a Value> {
 #[test]
 fn a_reload_freezes_and_resumes_a_task_and_removes_the_teacher() {
     let folder = tempfile::tempdir().unwrap();
-    let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap"];
+    let captures = ["gearman-1.pcap", "http-1.pcap", "dns-1.pcap"];
     let with = |more: &str| settings(folder.path(), &captures, "speed = 20\nrepeat = 0", more);
-    let mut daemon = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
-    let streams = |s: &Value, what: &str| task(s, "redis").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
+    let mut daemon = Running::start(&with(&format!("{GEARMAN}freeze = true\n")), |_| {});
+    let streams = |s: &Value, what: &str| task(s, "gearman").map_or(0, |l| l["streams"][what].as_u64().unwrap_or(0));
     let frozen = daemon.wait("streams are observed and not learned", |s| streams(s, "frozen") >= 20);
     assert_eq!((streams(&frozen, "shown"), streams(&frozen, "held_back")), (0, 0));
-    assert!(task(&frozen, "redis").unwrap()["accuracy"] == 0.0, "no class is Redis: {frozen}");
-    with(REDIS);
+    assert!(task(&frozen, "gearman").unwrap()["accuracy"] == 0.0, "no class is Gearman: {frozen}");
+    with(GEARMAN);
     daemon.signal(libc::SIGHUP);
-    let taught = daemon.wait("it is learned", |s| task(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    let taught = daemon.wait("it is learned", |s| task(s, "gearman").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     // On a busy machine fewer streams are sampled.
     assert!(streams(&taught, "shown") > 0 && taught["learning"]["one_in"].as_u64() >= Some(1));
     with("");
@@ -97,8 +99,8 @@ fn a_reload_freezes_and_resumes_a_task_and_removes_the_teacher() {
     assert_eq!(class(&alone), class(&frozen) + 1, "what was learned stays");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 
-    let shown = |s: &Value| task(s, "redis").map_or(0, |l| l["shown"].as_u64().unwrap());
-    let mut again = Running::start(&with(&format!("{REDIS}freeze = true\n")), |_| {});
+    let shown = |s: &Value| task(s, "gearman").map_or(0, |l| l["shown"].as_u64().unwrap());
+    let mut again = Running::start(&with(&format!("{GEARMAN}freeze = true\n")), |_| {});
     let remembered = again.wait("the replay buffer is loaded", |s| shown(s) > 0);
     assert!(shown(&remembered) >= shown(&taught), "{remembered}");
     assert_eq!(again.stop(), Some(0), "{}", again.log());
@@ -125,10 +127,10 @@ fn a_host_is_learned_by_its_address() {
 #[test]
 fn streams_that_arrive_faster_than_they_are_processed_are_sampled_more_rarely() {
     let folder = tempfile::tempdir().unwrap();
-    let captures = ["redis-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
-    let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrepeat = 0", REDIS), |_| {});
+    let captures = ["gearman-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
+    let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrepeat = 0", GEARMAN), |_| {});
     daemon.wait("one stream in some is sampled", |s| s["learning"]["one_in"].as_u64() > Some(1));
-    daemon.wait("it is learned nevertheless", |s| task(s, "redis").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    daemon.wait("it is learned nevertheless", |s| task(s, "gearman").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
@@ -149,26 +151,26 @@ fn named(model: &Model, capture: &str, class: &str) -> f64 {
 
 const FOREIGN: [&str; 5] = ["http", "ssh", "dns", "tls", "snmp"];
 
-/// A learner of Redis without any stream.
+/// A learner of Gearman without any stream.
 fn novice(model: &Model, learned: LearnedNeurons) -> Learner {
-    let task = LearningTask { class: "redis".into(), mask: vec!["ports".into()], eta: 0.5, freeze: false };
+    let task = LearningTask { class: "gearman".into(), mask: vec!["ports".into()], eta: 0.5, freeze: false };
     let settings = LearnerSettings { volleys: 4096, min_accuracy: 0.8, seed: 1, threads: 1 };
     Learner::new(model, vec![task], settings, learned)
 }
 
-/// A learner of Redis that has observed streams of other classes.
+/// A learner of Gearman that has observed streams of other classes.
 fn beginner(model: &Model, learned: LearnedNeurons) -> Learner {
     let mut learner = novice(model, learned);
     FOREIGN.iter().flat_map(|c| streams(model, &format!("{c}-1.pcap"))).for_each(|s| _ = learner.observe(model, s, None));
     learner
 }
 
-/// A learner that has learned Redis, and the model with its neuron.
+/// A learner that has learned Gearman, and the model with its neuron.
 fn trained_learner() -> (Learner, Model) {
     let model = Model::built_in().unwrap();
     let mut learner = beginner(&model, LearnedNeurons::default());
-    streams(&model, "redis-1.pcap").into_iter().for_each(|s| _ = learner.observe(&model, s, Some(0)));
-    assert_eq!(learner.prequential("redis"), Some(0.0), "nothing knew Redis before");
+    streams(&model, "gearman-1.pcap").into_iter().for_each(|s| _ = learner.observe(&model, s, Some(0)));
+    assert_eq!(learner.prequential("gearman"), Some(0.0), "nothing knew Gearman before");
     let (with, attempts) = learner.learn(&model);
     assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [AttemptOutcome::TakenOver]);
     (learner, with.unwrap())
@@ -177,8 +179,8 @@ fn trained_learner() -> (Learner, Model) {
 #[test]
 fn junk_on_the_teachers_port_does_not_make_the_model_worse() {
     let (_, good) = trained_learner();
-    for capture in ["redis-2.pcap", "redis-oddport.pcap"] {
-        assert!(named(&good, capture, "redis") > 0.9, "{capture} is found");
+    for capture in ["gearman-2.pcap", "gearman-oddport.pcap"] {
+        assert!(named(&good, capture, "gearman") > 0.9, "{capture} is found");
     }
     let foreign = |model: &Model| FOREIGN.map(|class| named(model, &format!("{class}-2.pcap"), class));
     let before = foreign(&good);
@@ -189,7 +191,7 @@ fn junk_on_the_teachers_port_does_not_make_the_model_worse() {
     };
     let noise: Vec<Vec<u16>> = (0..2000)
         .map(|n| {
-            let mut like = streams(&good, "redis-1.pcap").swap_remove(n % 20);
+            let mut like = streams(&good, "gearman-1.pcap").swap_remove(n % 20);
             like.iter_mut().filter(|value| **value != spiked::encode::SILENT).for_each(|value| *value = byte());
             like
         })
@@ -207,13 +209,13 @@ fn junk_on_the_teachers_port_does_not_make_the_model_worse() {
             }
             model = with.unwrap_or(model);
         }
-        let at = model.classes.iter().position(|c| c == "redis").unwrap();
+        let at = model.classes.iter().position(|c| c == "gearman").unwrap();
         assert_eq!((model.decision.theta[at], model.classes.len()), (1.0, good.classes.len()));
-        for capture in ["redis-2.pcap", "redis-oddport.pcap"] {
-            assert!(named(&model, capture, "redis") > 0.9, "{what} for Redis: {capture} is lost");
+        for capture in ["gearman-2.pcap", "gearman-oddport.pcap"] {
+            assert!(named(&model, capture, "gearman") > 0.9, "{what} for Gearman: {capture} is lost");
         }
         let after = foreign(&model);
-        assert!(after.iter().zip(&before).all(|(a, b)| *a >= b - 0.05), "{what} for Redis: {before:?} became {after:?}");
+        assert!(after.iter().zip(&before).all(|(a, b)| *a >= b - 0.05), "{what} for Gearman: {before:?} became {after:?}");
     }
 }
 
@@ -225,21 +227,21 @@ fn the_replay_buffer_survives_a_restart() {
     let mut restarted = novice(&model, LearnedNeurons::default());
     assert!(!restarted.load_replay(folder.path(), "another").unwrap(), "nothing was saved under that name");
     assert!(restarted.load_replay(folder.path(), "site").unwrap());
-    assert_eq!(restarted.stored("redis"), learner.stored("redis"));
-    assert!(restarted.stored("redis").0 > 0);
+    assert_eq!(restarted.stored("gearman"), learner.stored("gearman"));
+    assert!(restarted.stored("gearman").0 > 0);
     assert_eq!(
-        (restarted.prequential("redis"), restarted.prequential_mean()),
-        (learner.prequential("redis"), learner.prequential_mean())
+        (restarted.prequential("gearman"), restarted.prequential_mean()),
+        (learner.prequential("gearman"), learner.prequential_mean())
     );
     restarted.save_replay(folder.path(), "again").unwrap();
     let [first, second] =
         ["site", "again"].map(|name| fs::read(folder.path().join(format!("{name}.replay.safetensors"))).unwrap());
     assert_eq!(first, second);
     // It learns without observing any further stream.
-    let bare = model.without_classes(&["redis".into()]).unwrap();
+    let bare = model.without_classes(&["gearman".into()]).unwrap();
     assert!(restarted.is_ready());
     let attempt = restarted.learn(&bare).1.pop().expect("a try");
-    assert_eq!((attempt.class.as_str(), attempt.outcome), ("redis", AttemptOutcome::TakenOver));
+    assert_eq!((attempt.class.as_str(), attempt.outcome), ("gearman", AttemptOutcome::TakenOver));
 
     // A file that is cut at any place, or has any byte changed, is rejected or read as other data: loading never panics, and the buffer never
     // exceeds its capacity.
@@ -251,7 +253,7 @@ fn the_replay_buffer_survives_a_restart() {
         fs::write(folder.path().join("cut.replay.safetensors"), changed).unwrap();
         let mut learner = novice(&model, LearnedNeurons::default());
         let _ = learner.load_replay(folder.path(), "cut");
-        assert!(learner.stored("redis").0 <= 4096);
+        assert!(learner.stored("gearman").0 <= 4096);
     }
     // Volleys of another layout do not fit.
     let devices = Model::load(Path::new("config/models/devices.safetensors")).unwrap();
@@ -263,7 +265,7 @@ fn the_anchors_of_a_class_survive_a_restart() {
     let (learner, good) = trained_learner();
     let folder = tempfile::tempdir().unwrap();
     learner.learned().save(folder.path(), "protocols").unwrap();
-    // Another unknown protocol on the port of Redis: consistent traffic that claims no other streams.
+    // Another unknown protocol on the port of Gearman: consistent traffic that claims no other streams.
     let good = good.without_classes(&["mqtt".into()]).unwrap();
     let outcome_of_other_traffic = |learned: LearnedNeurons| {
         let mut learner = beginner(&good, learned);

@@ -34,7 +34,8 @@ fn mixed() -> Reader {
 }
 
 fn drawn(state: &State, ui: &Ui, (width, height): (u16, u16), theme: Theme) -> Buffer {
-    let header = Header { source: "mixed.pcapng", model: "protocols", classes: 124, elapsed: Duration::from_secs(61), dropped: 0 };
+    let header =
+        Header { source: "mixed.pcapng", model: "protocols", classes: 124, elapsed: Duration::from_secs(61), dropped: 0 };
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, state, ui, &header, theme)).unwrap();
     terminal.backend().buffer().clone()
