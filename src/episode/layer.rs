@@ -35,12 +35,14 @@ pub struct NamedFlow {
     pub port: u16,
     /// Time of the packet at which the confidence was reached.
     pub time: Nanos,
-    /// Packets of the flow so far.
+    /// Packets of the flow so far; if it was named before, since then.
     pub packets: u64,
-    /// Bytes of the flow so far, on the wire.
+    /// Bytes of the flow on the wire, of the same packets.
     pub bytes: u64,
     /// Confidence in the class, 0 to 1.
     pub confidence: f32,
+    /// Whether the flow was named before: its packets go on.
+    pub again: bool,
 }
 
 /// What happened to an episode.
@@ -94,7 +96,7 @@ pub struct Episode {
     pub packets: u64,
     /// Bytes of the flows when they were assigned the class.
     pub bytes: u64,
-    /// Mean confidence of the flows, 0 to 1.
+    /// Mean confidence of the spikes, 0 to 1.
     pub confidence: f32,
 }
 
@@ -118,6 +120,7 @@ struct EpisodeNeuron {
     potential: f32,
     start: Nanos,
     last: Nanos,
+    spikes: u64,
     flows: u64,
     packets: u64,
     bytes: u64,
@@ -143,6 +146,7 @@ impl EpisodeNeuron {
             potential: 0.0,
             start: flow.time,
             last: flow.time,
+            spikes: 0,
             flows: 0,
             packets: 0,
             bytes: 0,
@@ -170,7 +174,7 @@ impl EpisodeNeuron {
             ports: self.ports.0.len(),
             packets: self.packets,
             bytes: self.bytes,
-            confidence: (self.confidence / self.flows.max(1) as f64) as f32,
+            confidence: (self.confidence / self.spikes.max(1) as f64) as f32,
         }
     }
 }
@@ -224,7 +228,9 @@ impl EpisodeLayer {
         }
         neuron.potential += flow.confidence;
         neuron.last = neuron.last.max(flow.time);
-        neuron.flows += 1;
+        neuron.spikes += 1;
+        // The flow may have excited the neuron of another class before.
+        neuron.flows += u64::from(!flow.again || neuron.flows == 0);
         neuron.packets += flow.packets;
         neuron.bytes += flow.bytes;
         neuron.confidence += f64::from(flow.confidence);
@@ -293,6 +299,7 @@ mod tests {
             packets: 2,
             bytes: 100,
             confidence: 1.0,
+            again: false,
         }
     }
 
