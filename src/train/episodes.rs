@@ -4,7 +4,7 @@
 //! constant follows from the gaps between the flows of a host. The threshold is homeostatic: on the streams of the other classes,
 //! classified by networks that were not trained on them, no neuron fires.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::capture::Nanos;
 use crate::episode::{EpisodeRule, MIN_CONFIDENCE, Role};
@@ -15,8 +15,8 @@ use crate::stream::{Decision, Leader};
 use super::Corpus;
 use super::corpus::FlowStart;
 
-/// Sources for each target from which a class is about its target.
-const MANY: usize = 5;
+/// Spikes of one host within a capture from which its neuron can fire.
+const ENOUGH: usize = 5;
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 3.0;
 /// The largest.
@@ -68,17 +68,20 @@ fn rule(corpus: &Corpus, class: ClassId) -> Option<EpisodeRule> {
     Some(EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST })
 }
 
-/// The target if in most captures the flows come from many more hosts than they go to, else the source.
-fn role<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)>) -> Role {
-    let mut hosts: HashMap<u32, [HashSet<Address>; 2]> = HashMap::new();
-    for (capture, start) in starts {
-        let [sources, targets] = hosts.entry(capture).or_default();
-        sources.insert(start.source);
-        targets.insert(start.target);
-    }
-    let mut ratios: Vec<usize> = hosts.values().map(|[sources, targets]| sources.len() / targets.len().max(1)).collect();
-    ratios.sort_unstable();
-    if ratios.get(ratios.len() / 2).is_some_and(|&ratio| ratio >= MANY) { Role::Target } else { Role::Source }
+/// The source, unless there are more captures in which some target has enough spikes: attackers with forged addresses have one flow each.
+fn role<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)> + Clone) -> Role {
+    let captures = |role: Role| {
+        let mut busiest: HashMap<u32, usize> = HashMap::new();
+        let mut counts: HashMap<(u32, Address), usize> = HashMap::new();
+        for (capture, start) in starts.clone() {
+            let count = counts.entry((capture, start.host(role))).or_default();
+            *count += 1;
+            let most = busiest.entry(capture).or_default();
+            *most = (*most).max(*count);
+        }
+        busiest.into_values().filter(|&most| most >= ENOUGH).count()
+    };
+    if captures(Role::Target) > captures(Role::Source) { Role::Target } else { Role::Source }
 }
 
 /// The rule with a threshold that streams of other classes, taken for the class, do not reach.
