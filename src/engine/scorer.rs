@@ -114,7 +114,7 @@ pub(super) struct Scorer {
     /// Inputs of the pending packet.
     active: ActiveInputs,
     pending: Option<PendingPacket>,
-    /// Inputs of a deferred packet while it is scored.
+    /// Inputs of a deferred or later packet while it is scored.
     late: ActiveInputs,
     /// What the streams are wrapped in.
     tunnels: TunnelTable,
@@ -305,12 +305,12 @@ impl Scorer {
         out: &mut BatchOutput,
     ) {
         self.score_pending(table, out);
-        self.prepare(packet, context);
+        self.encode(packet, context);
         let model = &self.model;
-        model.network.potentials(self.prepared.as_slice(), &mut self.potentials);
+        self.late.fill(model, &self.volley);
         self.sums.clear();
         self.sums.resize(model.classes.len(), 0.0);
-        let leader = model.decision.accumulate(&model.network, &self.potentials, &mut self.sums, None, self.prepared.content);
+        let leader = add_packet(model, &self.late, self.spikes.as_mut(), &mut self.potentials, &mut self.sums, None);
         let Some(leader) = leader else { return };
         let confidence = model.decision.confidence(&leader);
         if !excites(model, leader.class, confidence) {

@@ -36,8 +36,10 @@ const BUSY: u32 = 32;
 const BUSY_GAP: u64 = 1_000_000_000;
 /// A flow without a packet for this long has ended: 60 s.
 const FLOW_IDLE: u64 = 60_000_000_000;
-/// Flows and services remembered for each host that the table has room for.
+/// Flows and services remembered for each host that the table has room for, in tables of the usual size.
 const PER_HOST: usize = 4;
+/// Larger tables remember this many of each, since few of many hosts are active at once, or one for each eight hosts if that is more.
+const USUAL_FLOWS: usize = 1 << 18;
 
 /// Hosts that a table has room for, unless set otherwise.
 pub const DEFAULT_HOSTS: usize = 1 << 16;
@@ -154,14 +156,15 @@ impl TraceTable {
     /// An empty table for at most `hosts` hosts.
     pub fn new(hosts: usize) -> Self {
         let hosts = hosts.max(16);
+        let flows = (hosts * PER_HOST).min(USUAL_FLOWS.max(hosts / 8));
         Self {
             stretch: 1.0,
             first: None,
             hasher: RandomState::default(),
             by_vlan: true,
             hosts: BoundedTable::new(hosts),
-            flows: BoundedTable::new(hosts * PER_HOST),
-            services: BoundedTable::new(hosts * PER_HOST),
+            flows: BoundedTable::new(flows),
+            services: BoundedTable::new(flows),
         }
     }
 

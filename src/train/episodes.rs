@@ -19,7 +19,7 @@ use super::corpus::FlowStart;
 const ENOUGH: usize = 5;
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 3.0;
-/// The largest.
+/// The largest. A host whose potential is beyond it behaves like the class, and no threshold cures that: it does not raise the threshold.
 const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
 const MARGIN: f32 = 1.25;
@@ -105,13 +105,15 @@ fn raise(
         }
     }
     spikes.sort_by_key(|spike| spike.2);
-    let mut potentials: HashMap<(u32, Address), (Nanos, f32)> = HashMap::new();
-    let mut highest = 0f32;
+    // Time of the last spike, the potential after it, and the highest potential of each host.
+    let mut potentials: HashMap<(u32, Address), (Nanos, f32, f32)> = HashMap::new();
     for (capture, host, time, confidence) in spikes {
-        let (last, potential) = potentials.entry((capture, host)).or_insert((time, 0.0));
+        let (last, potential, highest) = potentials.entry((capture, host)).or_insert((time, 0.0, 0.0));
         *potential = *potential * rule.decay(*last, time) + confidence;
         *last = time;
-        highest = highest.max(*potential);
+        *highest = highest.max(*potential);
     }
+    let curable = potentials.into_values().map(|(.., highest)| highest).filter(|highest| highest * MARGIN <= MOST);
+    let highest = curable.fold(0.0, f32::max);
     EpisodeRule { threshold: (highest * MARGIN).clamp(LEAST, MOST), ..rule }
 }
