@@ -332,6 +332,14 @@ mod tests {
     }
 
     #[test]
+    fn one_flow_whose_packets_go_on_is_an_episode_of_one_flow() {
+        let spikes = (0..8).map(|i| NamedFlow { again: i > 0, packets: 32, ..flow(5, 1, 80, f64::from(i)) });
+        let found = episodes(&mut layer(Role::Target), spikes);
+        let end = found.last().expect("it ends");
+        assert_eq!((found.len(), end.flows, end.packets, end.confidence), (2, 1, 256, 1.0));
+    }
+
+    #[test]
     fn flows_too_far_apart_are_no_episode() {
         assert_eq!(episodes(&mut layer(Role::Source), (0..50).map(|i| flow(5, 1, 80, f64::from(i) * 40.0))), []);
     }

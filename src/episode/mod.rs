@@ -4,7 +4,8 @@
 //! once a minute while they last, and when they end.
 //!
 //! The second layer of the network: for each host and class one leaky integrate-and-fire neuron. Every flow whose leading class it is adds a spike of
-//! the weight of its confidence to the potential, which decays with the time constant of the class, `v <- v exp(-dt / tau) + w`. The
+//! the weight of its confidence to the potential, and another whenever it is scored again because its packets go on. The potential decays with
+//! the time constant of the class, `v <- v exp(-dt / tau) + w`. The
 //! episode begins when the potential reaches the threshold, lasts while flows follow each other within the time constant, and ends
 //! after it. Training sets threshold and time constant of each class ([`EpisodeRule`]).
 
