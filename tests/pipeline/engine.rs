@@ -389,6 +389,17 @@ proptest::proptest! {
     }
 }
 
+/// A scan of one probe in 2 s, by a tool that the model was not trained on.
+#[test]
+fn a_slow_scan_is_found_within_ten_probes() {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let mut source = CaptureFile::open(&fixture("behaviours/test/scan.port-14.pcap.zst")).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let scan = recorder.episodes.iter().find(|e| model.classes[e.class.index()] == "scan.port").expect("an episode");
+    assert!(scan.state == EpisodeState::Begin && scan.flows <= 10, "{} flows", scan.flows);
+}
+
 /// Two models, where the second lacks a class.
 static SIDE_BY_SIDE: LazyLock<Models> = LazyLock::new(|| {
     let whole = built_in();
