@@ -1,4 +1,4 @@
-//! The layer of leaky neurons, one for each host and class, and the episodes of those that have fired.
+//! The layer of leaky neurons, one for each host, class and role, and the episodes of those that have fired.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -21,6 +21,8 @@ const MAX_DISTINCT: usize = 4096;
 const UPDATE: u64 = 60_000_000_000;
 /// Time between two searches for episodes that have ended: 1 s.
 const SWEEP: u64 = 1_000_000_000;
+/// Sources from which the neuron of a target fires if the class has a rule for sources too: with fewer, those of the sources do.
+pub(crate) const MANY_SOURCES: usize = 3;
 /// A potential below this is forgotten: the host begins again.
 const RESTING: f32 = 0.25;
 
@@ -112,7 +114,7 @@ impl Distinct {
     }
 }
 
-/// The neuron of one host and class.
+/// The neuron of one host, class and role.
 #[derive(Debug)]
 struct EpisodeNeuron {
     rule: usize,
@@ -190,7 +192,7 @@ pub struct EpisodeLayer {
 }
 
 impl EpisodeLayer {
-    /// A layer without potentials. Classes without a rule have no episodes.
+    /// A layer without potentials. Classes without a rule have no episodes; a class has at most one rule for each role.
     pub fn new(rules: &[EpisodeRule]) -> Self {
         Self {
             rules: rules.to_vec(),
@@ -212,15 +214,41 @@ impl EpisodeLayer {
     }
 
     /// Adds the spike of a flow of `class`. Appends the episodes that it begins or updates to `out`, after those that ended before.
+    ///
+    /// The flow excites the neurons of its source and of its target, as far as the class has rules for them. If one of the two has an
+    /// episode, the flow belongs to that and does not excite the other, so that one attack is one episode.
     pub fn observe(&mut self, class: ClassId, flow: &NamedFlow, out: &mut Vec<Episode>) {
         self.advance(flow.time, out);
-        let Some(number) = self.rules.iter().position(|rule| rule.class == class) else { return };
+        let mut of_class = (0..self.rules.len()).filter(|&rule| self.rules[rule].class == class);
+        let rules = [of_class.next(), of_class.next()];
+        if let Some(rule) = rules.into_iter().flatten().find(|&rule| self.has_episode(rule, flow)) {
+            self.excite(rule, 1, flow, out);
+            return;
+        }
+        let both = rules[1].is_some();
+        for rule in rules.into_iter().flatten() {
+            let least = if both && self.rules[rule].role == Role::Target { MANY_SOURCES } else { 1 };
+            if self.excite(rule, least, flow, out) {
+                break;
+            }
+        }
+    }
+
+    /// The key of the neuron that a flow excites by a rule.
+    fn key(&self, rule: usize, flow: &NamedFlow) -> u64 {
+        self.hasher.hash_one((rule, self.rules[rule].role.of(flow.source, flow.target)))
+    }
+
+    fn has_episode(&mut self, rule: usize, flow: &NamedFlow) -> bool {
+        let key = self.key(rule, flow);
+        self.neurons.get_mut(key).is_some_and(|neuron| neuron.reported.is_some())
+    }
+
+    /// Adds the spike of a flow to the neuron of one rule, which fires if `least` peers or more have excited it. Returns whether it fires.
+    fn excite(&mut self, number: usize, least: usize, flow: &NamedFlow, out: &mut Vec<Episode>) -> bool {
         let rule = &self.rules[number];
-        let (host, peer) = match rule.role {
-            Role::Source => (flow.source, flow.target),
-            Role::Target => (flow.target, flow.source),
-        };
-        let (key, peer_hash) = (self.hasher.hash_one((number, host)), self.hasher.hash_one(peer));
+        let (host, peer) = (rule.role.of(flow.source, flow.target), rule.role.of(flow.target, flow.source));
+        let (key, peer_hash) = (self.key(number, flow), self.hasher.hash_one(peer));
         let neuron = self.neurons.entry(key, || EpisodeNeuron::new(number, host, flow));
         neuron.potential *= rule.decay(neuron.last, flow.time);
         if neuron.reported.is_none() && neuron.potential < RESTING {
@@ -237,16 +265,18 @@ impl EpisodeLayer {
         neuron.peer = peer;
         neuron.peers.insert(peer_hash);
         neuron.ports.insert(u64::from(flow.port));
+        let fires = neuron.potential >= rule.threshold && neuron.peers.0.len() >= least;
         let state = match neuron.reported {
-            None if neuron.potential >= rule.threshold && self.lasting.len() < MAX_EPISODES => EpisodeState::Begin,
+            None if fires && self.lasting.len() < MAX_EPISODES => EpisodeState::Begin,
             Some(reported) if flow.time.0.saturating_sub(reported.0) >= UPDATE => EpisodeState::Update,
-            _ => return,
+            _ => return false,
         };
         neuron.reported = Some(flow.time);
         out.push(neuron.episode(rule, state, flow.time));
         if state == EpisodeState::Begin {
             self.lasting.push(key);
         }
+        state == EpisodeState::Begin
     }
 
     /// Ends the episodes without a flow for their time constant before `now`.

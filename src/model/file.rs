@@ -200,6 +200,10 @@ impl Description {
         if let Some(rule) = self.episodes.iter().find(|rule| !rule.is_valid(classes)) {
             return Err(format!("the rule of episodes of class {} is not valid", rule.class));
         }
+        let alike = |a: &EpisodeRule, b: &EpisodeRule| (a.class, a.role) == (b.class, b.role);
+        if let Some(rule) = self.episodes.iter().enumerate().find(|(i, rule)| self.episodes[..*i].iter().any(|r| alike(r, rule))) {
+            return Err(format!("it has two rules of episodes of class {} as {}", rule.1.class, rule.1.role.name()));
+        }
         Ok(())
     }
 }

@@ -1,13 +1,14 @@
 //! Rules of episodes from a corpus: who is excited, for how long, and when the neuron fires.
 //!
-//! The role follows from the labelled flows: a class whose flows come from many more hosts than they go to is about its target. The time
-//! constant follows from the gaps between the flows of a host. The threshold is homeostatic: on the streams of the other classes,
-//! classified by networks that were not trained on them, no neuron fires.
+//! The roles follow from the labelled flows: a class has a rule for sources if in some capture one source has enough of its flows, and one
+//! for targets if in some capture only a target has, as when sources are forged. The time constant of each follows from the gaps between the
+//! flows of a host in that role. The threshold is homeostatic: on the streams of the other classes, classified by networks that were not
+//! trained on them, no neuron fires.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::capture::Nanos;
-use crate::episode::{EpisodeRule, MIN_CONFIDENCE, Role};
+use crate::episode::{EpisodeRule, MANY_SOURCES, MIN_CONFIDENCE, Role};
 use crate::packet::Address;
 use crate::snn::ClassId;
 use crate::stream::{Decision, Leader};
@@ -27,10 +28,25 @@ const MARGIN: f32 = 1.25;
 const GAPS: f32 = 10.0;
 const TAU: (f32, f32) = (30.0, 600.0);
 
+/// A host that streams of other classes excited.
+struct Excited {
+    /// Time of the last spike, and the potential after it.
+    last: Nanos,
+    potential: f32,
+    highest: f32,
+    sources: HashSet<Address>,
+}
+
+impl Excited {
+    fn new(time: Nanos) -> Self {
+        Self { last: time, potential: 0.0, highest: 0.0, sources: HashSet::new() }
+    }
+}
+
 impl FlowStart {
     /// The host that the flow excites.
     fn host(&self, role: Role) -> Address {
-        if role == Role::Source { self.source } else { self.target }
+        role.of(self.source, self.target)
     }
 }
 
@@ -53,46 +69,53 @@ pub(super) fn rules(
     without: &dyn Fn(&str) -> bool,
 ) -> Vec<EpisodeRule> {
     let classes = ClassId::first(corpus.classes.len()).filter(|class| !without(&corpus.classes[class.index()]));
-    classes.filter_map(|class| rule(corpus, class)).map(|rule| raise(corpus, decision, calibration, without, rule)).collect()
+    let rules = classes.flat_map(|class| {
+        let roles = roles(corpus, class);
+        let both = roles.len() > 1;
+        roles.into_iter().map(move |role| (rule(corpus, class, role), both))
+    });
+    rules.map(|(rule, both)| raise(corpus, decision, calibration, without, rule, both)).collect()
 }
 
-/// The rule of a class with the smallest threshold; `None` without flows.
-fn rule(corpus: &Corpus, class: ClassId) -> Option<EpisodeRule> {
-    let of_class = || corpus.streams.iter().filter(|s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)));
-    let role = role(of_class());
-    let mut gaps: Vec<f64> =
-        by_host(of_class(), role).iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
+/// The capture of each flow of a class, and where it began.
+fn flows_of(corpus: &Corpus, class: ClassId) -> impl Iterator<Item = (u32, &FlowStart)> {
+    corpus.streams.iter().filter(move |s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)))
+}
+
+/// The rule of a class and role with the smallest threshold.
+fn rule(corpus: &Corpus, class: ClassId, role: Role) -> EpisodeRule {
+    let hosts = by_host(flows_of(corpus, class), role);
+    let mut gaps: Vec<f64> = hosts.iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
     gaps.sort_by(f64::total_cmp);
     let long = gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(0.0) as f32;
-    of_class().next()?;
-    Some(EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST })
+    EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST }
 }
 
-/// The source, unless there are more captures in which some target has enough spikes: attackers with forged addresses have one flow each.
-fn role<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)> + Clone) -> Role {
-    let captures = |role: Role| {
-        let mut busiest: HashMap<u32, usize> = HashMap::new();
+/// The roles for which a class has rules; none without flows. Attackers with forged addresses have one flow each, so that only their target
+/// has enough spikes.
+fn roles(corpus: &Corpus, class: ClassId) -> Vec<Role> {
+    let captures = |role: Role| -> HashSet<u32> {
         let mut counts: HashMap<(u32, Address), usize> = HashMap::new();
-        for (capture, start) in starts.clone() {
-            let count = counts.entry((capture, start.host(role))).or_default();
-            *count += 1;
-            let most = busiest.entry(capture).or_default();
-            *most = (*most).max(*count);
-        }
-        busiest.into_values().filter(|&most| most >= ENOUGH).count()
+        flows_of(corpus, class).for_each(|(capture, start)| *counts.entry((capture, start.host(role))).or_default() += 1);
+        counts.into_iter().filter(|&(_, count)| count >= ENOUGH).map(|((capture, _), _)| capture).collect()
     };
-    if captures(Role::Target) > captures(Role::Source) { Role::Target } else { Role::Source }
+    let (sources, targets) = (captures(Role::Source), captures(Role::Target));
+    let for_target = !targets.is_subset(&sources);
+    let for_source = !sources.is_empty() || (!for_target && flows_of(corpus, class).next().is_some());
+    [(for_source, Role::Source), (for_target, Role::Target)].into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect()
 }
 
-/// The rule with a threshold that streams of other classes, taken for the class, do not reach.
+/// The rule with a threshold that streams of other classes, taken for the class, do not reach. `both`: whether the class has rules for both
+/// roles, so that only targets of many sources fire.
 fn raise(
     corpus: &Corpus,
     decision: &Decision,
     calibration: &[(usize, bool, Leader)],
     without: &dyn Fn(&str) -> bool,
     rule: EpisodeRule,
+    both: bool,
 ) -> EpisodeRule {
-    let mut spikes: Vec<(u32, Address, Nanos, f32)> = Vec::new();
+    let mut spikes: Vec<(u32, &FlowStart, f32)> = Vec::new();
     for (stream, _, leader) in calibration {
         let stream = &corpus.streams[*stream];
         let confidence = decision.confidence(leader);
@@ -101,19 +124,21 @@ fn raise(
             && confidence >= MIN_CONFIDENCE
             && let Some(start) = &stream.start
         {
-            spikes.push((stream.capture, start.host(rule.role), start.time, confidence));
+            spikes.push((stream.capture, start, confidence));
         }
     }
-    spikes.sort_by_key(|spike| spike.2);
-    // Time of the last spike, the potential after it, and the highest potential of each host.
-    let mut potentials: HashMap<(u32, Address), (Nanos, f32, f32)> = HashMap::new();
-    for (capture, host, time, confidence) in spikes {
-        let (last, potential, highest) = potentials.entry((capture, host)).or_insert((time, 0.0, 0.0));
-        *potential = *potential * rule.decay(*last, time) + confidence;
-        *last = time;
-        *highest = highest.max(*potential);
+    spikes.sort_by_key(|(_, start, _)| start.time);
+    let mut hosts: HashMap<(u32, Address), Excited> = HashMap::new();
+    for (capture, start, confidence) in spikes {
+        let host = hosts.entry((capture, start.host(rule.role))).or_insert_with(|| Excited::new(start.time));
+        host.potential = host.potential * rule.decay(host.last, start.time) + confidence;
+        host.last = start.time;
+        host.highest = host.highest.max(host.potential);
+        host.sources.insert(start.source);
     }
-    let curable = potentials.into_values().map(|(.., highest)| highest).filter(|highest| highest * MARGIN <= MOST);
+    let least = if both && rule.role == Role::Target { MANY_SOURCES } else { 1 };
+    let can_fire = hosts.into_values().filter(|host| host.sources.len() >= least);
+    let curable = can_fire.map(|host| host.highest).filter(|highest| highest * MARGIN <= MOST);
     let highest = curable.fold(0.0, f32::max);
     EpisodeRule { threshold: (highest * MARGIN).clamp(LEAST, MOST), ..rule }
 }
