@@ -15,6 +15,9 @@ use super::labels::{Labels, StreamName};
 
 /// Factors on the time between packets of the traces that training sees besides those of the capture: ten times slower and faster.
 const STRETCHES: [f64; 2] = [10.0, 0.1];
+/// Besides the later packets that are scored again, training sees every 32nd packet of a flow, up to its 2,048th: a flood that is one flow
+/// has few others.
+const EXTRA: (u64, u64) = (32, 2048);
 
 /// Where and when a flow began.
 #[derive(Clone, Debug)]
@@ -54,7 +57,7 @@ pub struct LabelledStream {
     pub first: usize,
     /// Number of volleys stored.
     pub kept: usize,
-    /// Where and when the flow began; `None` if that is not known.
+    /// Where and when the flow began; `None` if that is not known, and for later packets that only training sees.
     pub start: Option<FlowStart>,
     /// Volleys behind those that show the same packets with traces as at another pace. Only training uses them.
     pub stretched: usize,
@@ -154,8 +157,8 @@ struct OpenStream {
     class: Option<ClassId>,
     name: StreamName,
     first: Volleys,
-    /// Later packets that are scored again, with their times.
-    later: Vec<(Nanos, Volleys)>,
+    /// Later packets, with the times of those that are scored again.
+    later: Vec<(Option<Nanos>, Volleys)>,
     content: bool,
 }
 
@@ -306,23 +309,28 @@ impl Corpus {
         let by_content = self.by_content();
         let mut stretched: Vec<TraceTable> =
             STRETCHES.iter().filter_map(|&stretch| Some(layout.traces()?.stretched(stretch))).collect();
+        let mut extra_traces = layout.traces().filter(|_| layout.has_packet_rates());
         tracker.visit(source, OpenStream::new, |packet| {
             if packet.stream.packets == 1 {
                 packet.stream.state.class = class_of(&packet.stream.state.name, packet.stream.first);
             }
             let (headers, bytes, time) = (packet.headers, packet.frame.bytes, packet.frame.timestamp);
-            let due = packet.traces != TraceValues::NONE;
+            let (every, most) = EXTRA;
+            let extra = extra_traces.is_some() && packet.stream.packets.is_multiple_of(every) && packet.stream.packets <= most;
+            let (again, due) = (packet.traces.later().is_some(), packet.traces != TraceValues::NONE || extra);
+            let extra_values = extra_traces.as_mut().map(|table| table.follow(headers, bytes, time, due));
             let paces: Vec<TraceValues> = stretched.iter_mut().map(|table| table.follow(headers, bytes, time, due)).collect();
             if packet.stream.state.class.is_none() {
                 return ControlFlow::Continue(());
             }
             let first = packet.stream.state.first.slots.len() < packets_per_stream * width;
-            let later = packet.traces.later().is_some() && layout.has_packet_rates();
+            let later = (again || extra) && layout.has_packet_rates();
             if !first && !later {
                 return ControlFlow::Continue(());
             }
             let mut volleys = Volleys::default();
-            packet.encode(layout, &mut volley);
+            let traces = if packet.traces == TraceValues::NONE { extra_values.unwrap_or(packet.traces) } else { packet.traces };
+            layout.encode(headers, bytes, packet.context, &traces, &mut volley);
             volleys.slots.extend_from_slice(&volley.slots[..width]);
             let content = volley.content;
             for traces in &paces {
@@ -336,7 +344,7 @@ impl Corpus {
                 stream.content |= content;
             }
             if later {
-                stream.later.push((time, volleys));
+                stream.later.push((again.then_some(time), volleys));
             }
             ControlFlow::Continue(())
         })?;
@@ -359,7 +367,7 @@ impl Corpus {
             };
             self.push_volleys(of.clone(), &first);
             for (time, volleys) in &later {
-                let start = start.clone().map(|start| FlowStart { time: *time, ..start });
+                let start = start.clone().zip(*time).map(|(start, time)| FlowStart { time, ..start });
                 self.push_volleys(LabelledStream { start, later: true, ..of.clone() }, volleys);
             }
         }
