@@ -369,6 +369,30 @@ mod tests {
         assert_eq!((found.len(), end.flows, end.packets, end.confidence), (2, 1, 256, 1.0));
     }
 
+    /// A layer with rules for both roles.
+    fn layer_of_both() -> EpisodeLayer {
+        let rule = |role| EpisodeRule { class: ClassId::new(1), role, tau: 30.0, threshold: 3.5 };
+        EpisodeLayer::new(&[rule(Role::Source), rule(Role::Target)])
+    }
+
+    #[test]
+    fn with_rules_for_both_roles_an_attack_is_one_episode() {
+        let time = |i: u8| f64::from(i) / 100.0;
+        let about = |flows: Vec<NamedFlow>| {
+            let found = episodes(&mut layer_of_both(), flows);
+            assert_eq!(found.len(), 2, "begin and end of one");
+            (found[1].role, found[1].host.to_string(), found[1].flows, found[1].peers)
+        };
+        let one = (0..200).map(|i| flow(5, 1, 80, time(i))).collect();
+        assert_eq!(about(one), (Role::Source, "10.0.0.5".into(), 200, 1), "one source");
+        let forged = (0..200).map(|i| flow(i, 1, 80, time(i))).collect();
+        assert_eq!(about(forged), (Role::Target, "10.0.1.1".into(), 200, 200), "forged sources");
+        let four = (0..200).map(|i| flow(i % 4, 1, 80, time(i))).collect();
+        assert_eq!(about(four), (Role::Target, "10.0.1.1".into(), 200, 4), "four sources");
+        let sweep = (0..200).map(|i| flow(5, i, 80, time(i))).collect();
+        assert_eq!(about(sweep), (Role::Source, "10.0.0.5".into(), 200, 200), "one source and many targets");
+    }
+
     #[test]
     fn flows_too_far_apart_are_no_episode() {
         assert_eq!(episodes(&mut layer(Role::Source), (0..50).map(|i| flow(5, 1, 80, f64::from(i) * 40.0))), []);

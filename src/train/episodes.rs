@@ -1,7 +1,7 @@
 //! Rules of episodes from a corpus: who is excited, for how long, and when the neuron fires.
 //!
 //! The roles follow from the labelled flows: a class has a rule for sources if in some capture one source has enough of its flows, and one
-//! for targets if in some capture only a target has, as when sources are forged. The time constant of each follows from the gaps between the
+//! for targets if in many captures only a target has, as when sources are forged. The time constant of each follows from the gaps between the
 //! flows of a host in that role. The threshold is homeostatic: on the streams of the other classes, classified by networks that were not
 //! trained on them, no neuron fires.
 
@@ -18,6 +18,8 @@ use super::corpus::FlowStart;
 
 /// Spikes of one host within a capture from which its neuron can fire.
 const ENOUGH: usize = 5;
+/// A class has a rule for targets if it is needed in at least one of so many captures.
+const NEED_TARGET: usize = 4;
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 3.0;
 /// The largest. A host whose potential is beyond it behaves like the class, and no threshold cures that: it does not raise the threshold.
@@ -100,7 +102,8 @@ fn roles(corpus: &Corpus, class: ClassId) -> Vec<Role> {
         counts.into_iter().filter(|&(_, count)| count >= ENOUGH).map(|((capture, _), _)| capture).collect()
     };
     let (sources, targets) = (captures(Role::Source), captures(Role::Target));
-    let for_target = !targets.is_subset(&sources);
+    let need_target = targets.difference(&sources).count();
+    let for_target = need_target > 0 && need_target * NEED_TARGET >= targets.union(&sources).count();
     let for_source = !sources.is_empty() || (!for_target && flows_of(corpus, class).next().is_some());
     [(for_source, Role::Source), (for_target, Role::Target)].into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect()
 }
@@ -141,4 +144,39 @@ fn raise(
     let curable = can_fire.map(|host| host.highest).filter(|highest| highest * MARGIN <= MOST);
     let highest = curable.fold(0.0, f32::max);
     EpisodeRule { threshold: (highest * MARGIN).clamp(LEAST, MOST), ..rule }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{Layout, LayoutOptions};
+    use crate::packet::KeyKind;
+
+    /// The roles for which a class has rules whose flows begin like this: capture, source, target.
+    fn roles_of(flows: &[(u32, u8, u8)]) -> Vec<Role> {
+        let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, traces: true, ..LayoutOptions::default() });
+        let mut corpus = Corpus::new(KeyKind::Flow, layout, vec!["flood".into()]);
+        let slots = vec![0; corpus.layout.slots().len()];
+        let address = |last: u8| Address::from(std::net::IpAddr::from([10, 0, 0, last]));
+        for (i, &(capture, source, target)) in flows.iter().enumerate() {
+            corpus.push(ClassId::new(0), &slots);
+            let stream = corpus.streams.last_mut().unwrap();
+            stream.capture = capture;
+            stream.start = Some(FlowStart { source: address(source), target: address(target), time: Nanos(i as u64) });
+        }
+        roles(&corpus, ClassId::new(0))
+    }
+
+    #[test]
+    fn a_class_has_rules_for_the_roles_that_its_captures_need() {
+        let scan: Vec<_> = (0..20).map(|i| (0, 1, i)).collect();
+        let forged: Vec<_> = (0..20).map(|i| (1, i, 1)).collect();
+        assert_eq!(roles_of(&scan), [Role::Source]);
+        assert_eq!(roles_of(&forged), [Role::Target]);
+        assert_eq!(roles_of(&[scan.clone(), forged.clone()].concat()), [Role::Source, Role::Target]);
+        let scans = (2..6).flat_map(|capture| scan.iter().map(move |&(_, source, target)| (capture, source, target)));
+        assert_eq!(roles_of(&scans.chain(forged).collect::<Vec<_>>()), [Role::Source], "one capture in five");
+        assert_eq!(roles_of(&[(0, 1, 2)]), [Role::Source], "too few flows for either");
+        assert_eq!(roles_of(&[]), []);
+    }
 }
