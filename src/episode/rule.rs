@@ -10,7 +10,7 @@ use crate::snn::ClassId;
 pub const MIN_CONFIDENCE: f32 = 0.5;
 
 /// Whom an episode is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The host that begins the flows, such as a scanner.
