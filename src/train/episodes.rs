@@ -21,7 +21,7 @@ const ENOUGH: usize = 5;
 /// A class has a rule for targets if it is needed in at least one of so many captures.
 const NEED_TARGET: usize = 4;
 /// The smallest threshold, in flows of full confidence.
-const LEAST: f32 = 3.0;
+const LEAST: f32 = 4.0;
 /// The largest. A host whose potential is beyond it behaves like the class, and no threshold cures that: it does not raise the threshold.
 const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
