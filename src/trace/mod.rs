@@ -66,7 +66,7 @@ impl Endpoints {
     }
 
     /// Whether the sender is the smaller of the two endpoints.
-    fn from_smaller(&self) -> bool {
+    fn is_from_smaller(&self) -> bool {
         let (source, destination) = self.pair();
         source <= destination
     }
@@ -211,7 +211,7 @@ impl TraceTable {
         let flow = self.flows.at(place);
         flow.last = flow.last.max(now);
         flow.packets = flow.packets.saturating_add(1);
-        let forward = flow.begun_by_smaller == ends.from_smaller();
+        let forward = flow.begun_by_smaller == ends.is_from_smaller();
         flow.rates.add(usize::from(!forward));
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
@@ -270,7 +270,7 @@ impl TraceTable {
         let flow = Flow {
             last: now,
             rates: PacketRates::new(now),
-            begun_by_smaller: ends.from_smaller(),
+            begun_by_smaller: ends.is_from_smaller(),
             source,
             destination,
             service,
