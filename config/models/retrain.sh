@@ -26,11 +26,13 @@ train --captures "$data" --labels "$data"/tasks/{device-train,device-test}.csv -
 # Behaviours: the recordings of this project, the attack task, and streams of ordinary protocols as normal ones.
 ln -s "$fixtures/behaviours/train" "$work/captures"
 gzip -dc "$fixtures/behaviours/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
-for task in ndpi protocol-train; do
-  awk -F, -v OFS=, 'FNR > 1 { $7 = "normal" } 1' "$data/tasks/$task.csv" > "$work/$task.csv"
+# Captures of scans and tunnels among them are left out.
+for task in ndpi protocol-train wild-licensed; do
+  awk -F, -v OFS=, '$1 ~ /dns-tunnel-iodine|dns2tcp_tunnel|icmp-tunnel|tcp_scan/ { next } FNR > 1 { $7 = "normal" } 1' \
+    "$data/tasks/$task.csv" > "$work/normal-$task.csv"
 done
 train --traces --packets 4 --captures "$work/captures" --rename "$models/behaviours.names.csv" --seed 1 --out "$out/behaviours.safetensors" \
-  --labels "$work"/{recordings,ndpi,protocol-train}.csv "$data"/tasks/attack-{train,test}.csv
+  --labels "$work"/{recordings,normal-ndpi,normal-protocol-train,normal-wild-licensed}.csv "$data"/tasks/attack-{train,test}.csv
 # The reference of the harm check: up to four streams of each class and fold, of the training streams and of the fixtures (scans, floods).
 features() { "$spiked" features --quiet "$@" || { status=$?; [ "$status" = 1 ]; }; }
 features "${protocols[@]}" > "$work/task.csv"

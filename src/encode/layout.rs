@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::vector::Pairs;
 use super::{SILENT, Shape};
 use crate::packet::{Network, Transport};
-use crate::trace::{DEFAULT_HOSTS, TraceTable};
+use crate::trace::{DEFAULT_HOSTS, FIRST_RATE, TraceTable};
 use crate::typed_index::typed_index;
 
 /// Largest number of slots of a layout, so that one volley stays within four cache lines.
@@ -343,6 +343,11 @@ impl Layout {
     /// Whether some slots hold traces.
     pub fn has_traces(&self) -> bool {
         !self.places(Place::Trace).is_empty()
+    }
+
+    /// Whether some slots hold packet rates, so that a flow whose packets go on is scored again.
+    pub fn has_packet_rates(&self) -> bool {
+        self.places(Place::Trace).iter().any(|&(_, number)| usize::from(number) >= FIRST_RATE)
     }
 
     /// An empty table of traces, if some slots hold traces.

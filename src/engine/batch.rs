@@ -39,6 +39,8 @@ pub(super) struct RoutedBatch {
     headers: Vec<Headers>,
     /// Traces of each frame's hosts; empty if no model uses them.
     traces: Vec<TraceValues>,
+    /// Bit of each frame with trace values after the first packets of its flow.
+    later: Vec<u64>,
     /// Packets by shard and kind of key. A frame has one packet for each stream that it belongs to.
     packets: Vec<[Vec<RoutedPacket>; KeyKind::COUNT]>,
     /// The worker that fills the batch.
@@ -49,7 +51,7 @@ impl RoutedBatch {
     /// An empty batch that the worker `owner` fills, for `shards` shards.
     pub fn new(shards: usize, owner: usize) -> Self {
         let packets = (0..shards).map(|_| Default::default()).collect();
-        Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), traces: Vec::new(), packets, owner }
+        Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), traces: Vec::new(), later: Vec::new(), packets, owner }
     }
 
     /// Reads the next frames from a source that has delivered `after` packets so far. Returns `false` at its end. A panic of the
@@ -66,7 +68,7 @@ impl RoutedBatch {
     /// Removes all routed packets; the frames stay.
     pub fn clear_packets(&mut self) {
         self.headers.clear();
-        self.traces.clear();
+        self.clear_traces();
         self.packets.iter_mut().flatten().for_each(Vec::clear);
     }
 
@@ -120,16 +122,21 @@ impl RoutedBatch {
 
     /// Counts all frames in the traces of their hosts and notes the values. Batches must be traced in their order.
     pub fn trace(&mut self, table: &mut TraceTable) {
-        let Self { batch, headers, traces, .. } = self;
-        let values =
-            batch.iter().zip(headers.iter()).map(|(frame, headers)| table.observe(headers, frame.bytes, frame.timestamp));
+        let Self { batch, headers, traces, later, .. } = self;
         traces.clear();
-        traces.extend(values);
+        later.clear();
+        later.resize(batch.len().div_ceil(64), 0);
+        for (number, (frame, headers)) in batch.iter().zip(headers.iter()).enumerate() {
+            let values = table.observe(headers, frame.bytes, frame.timestamp);
+            later[number / 64] |= u64::from(values.later().is_some()) << (number % 64);
+            traces.push(values);
+        }
     }
 
     /// Removes all traces.
     pub fn clear_traces(&mut self) {
         self.traces.clear();
+        self.later.clear();
     }
 
     /// One shard's packets by one kind of key, in the order of the frames.
@@ -181,6 +188,13 @@ impl<'a> ShardPacket<'a> {
     /// Traces of the packet's hosts.
     pub fn traces(&self) -> &'a TraceValues {
         self.routed.traces.get(self.index).unwrap_or(&TraceValues::NONE)
+    }
+
+    /// The packets of the flow since its last trace values, if the packet has some and is not one of the flow's first.
+    #[inline]
+    pub fn later(&self) -> Option<u32> {
+        let bits = self.routed.later.get(self.index / 64)?;
+        if bits >> (self.index % 64) & 1 == 0 { None } else { self.traces().later() }
     }
 
     /// Whether the packet shows what its stream carries.

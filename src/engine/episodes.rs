@@ -8,6 +8,7 @@ use crate::model::Model;
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
 
+use super::output::Spike;
 use super::{EpisodeOutput, Observer, Output, Verdict};
 
 /// Whether a flow with this leading class and confidence excites a neuron of the model's episodes.
@@ -37,7 +38,8 @@ impl<'a> EpisodeObserver<'a> {
     }
 
     /// Excites the neuron of a flow whose leading class has episodes.
-    pub fn spike(&mut self, verdict: &Verdict) {
+    pub fn spike(&mut self, spike: &Spike) {
+        let Spike { verdict, again } = spike;
         let Some(class) = verdict.leader.map(|leader| leader.class) else { return };
         let number = verdict.model_index;
         if self.layers.len() <= number {
@@ -47,7 +49,7 @@ impl<'a> EpisodeObserver<'a> {
             self.emit(number, verdict.packet, EpisodeLayer::finish);
             self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
         }
-        let flow = named_flow(verdict);
+        let flow = named_flow(verdict, *again);
         self.emit(number, verdict.packet, |layer, found| layer.observe(class, &flow, found));
     }
 
@@ -73,7 +75,7 @@ impl<'a> EpisodeObserver<'a> {
 }
 
 /// The flow of a verdict.
-fn named_flow(verdict: &Verdict) -> NamedFlow {
+fn named_flow(verdict: &Verdict, again: bool) -> NamedFlow {
     let [(source, _), (target, port)] = verdict.key.ends(verdict.first_direction);
     NamedFlow {
         source,
@@ -83,6 +85,7 @@ fn named_flow(verdict: &Verdict) -> NamedFlow {
         packets: verdict.packets,
         bytes: verdict.bytes,
         confidence: verdict.confidence,
+        again,
     }
 }
 

@@ -133,6 +133,10 @@ impl ModelShard {
         if stream.state.is_scored() {
             counters.scored += u64::from(self.scorer.accept(at, packet, &mut self.table));
         }
+        if let Some(since) = packet.later().filter(|_| self.scorer.scores_again()) {
+            counters.scored += 1;
+            self.scorer.score_again(packet, context, since, at, &mut self.table, out);
+        }
     }
 
     /// Files a packet under its stream, and ends the stream that had to make room for it. Returns the stream's record and the

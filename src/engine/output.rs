@@ -5,6 +5,13 @@ use crossbeam_channel::Receiver;
 use super::episodes::EpisodeObserver;
 use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
+/// A flow whose leading class has episodes.
+pub(super) struct Spike {
+    pub verdict: Verdict,
+    /// Whether the flow has spiked before: the packets and bytes of the verdict are those since then.
+    pub again: bool,
+}
+
 /// What one shard found: in one batch, or among the streams that ended with the source.
 #[derive(Default)]
 pub(super) struct BatchOutput {
@@ -15,7 +22,7 @@ pub(super) struct BatchOutput {
     text_ends: Vec<usize>,
     pub packets: Vec<EvidencePacket>,
     /// Flows whose leading class has episodes.
-    pub spikes: Vec<Verdict>,
+    pub spikes: Vec<Spike>,
     /// Verdicts that the observer has received.
     observed: usize,
 }
@@ -77,9 +84,9 @@ impl BatchOutput {
     }
 }
 
-fn emit_spikes(mut spikes: Vec<Verdict>, observer: &mut EpisodeObserver<'_>) {
-    spikes.sort_by(|a, b| a.order().cmp(&b.order()));
-    spikes.iter().for_each(|verdict| observer.spike(verdict));
+fn emit_spikes(mut spikes: Vec<Spike>, observer: &mut EpisodeObserver<'_>) {
+    spikes.sort_by(|a, b| a.verdict.order().cmp(&b.verdict.order()));
+    spikes.iter().for_each(|spike| observer.spike(spike));
 }
 
 fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut EpisodeObserver<'_>) {

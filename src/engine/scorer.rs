@@ -18,7 +18,7 @@ use super::deferred::DeferredPackets;
 use super::episodes::excites;
 use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
-use super::output::BatchOutput;
+use super::output::{BatchOutput, Spike};
 use super::stream_state::{StreamSnapshot, StreamState};
 use super::tunnels::TunnelTable;
 use super::{Event, OuterHeaders, SpikeCounts, TapSample, Verdict};
@@ -114,11 +114,13 @@ pub(super) struct Scorer {
     /// Inputs of the pending packet.
     active: ActiveInputs,
     pending: Option<PendingPacket>,
-    /// Inputs of a deferred packet while it is scored.
+    /// Inputs of a deferred or later packet while it is scored.
     late: ActiveInputs,
     /// What the streams are wrapped in.
     tunnels: TunnelTable,
     potentials: Potentials,
+    /// Evidence of a packet that is scored on its own, `[class]`.
+    sums: Vec<f32>,
 }
 
 impl Scorer {
@@ -139,6 +141,7 @@ impl Scorer {
             late: ActiveInputs::new(),
             tunnels: TunnelTable::new(streams),
             potentials: model.network.buffer(),
+            sums: Vec::new(),
             model,
         }
     }
@@ -285,6 +288,48 @@ impl Scorer {
         }
     }
 
+    /// Whether later packets of a stream are scored again.
+    pub fn scores_again(&self) -> bool {
+        self.model.layout.has_packet_rates()
+    }
+
+    /// Scores a later packet of a stream on its own. It does not change the class of the stream; it excites the neuron of the stream's
+    /// host again. `since`: packets of the flow since the last that was scored.
+    pub fn score_again(
+        &mut self,
+        packet: ShardPacket<'_>,
+        context: Context,
+        since: u32,
+        at: StreamIndex,
+        table: &mut StreamTable<StreamState>,
+        out: &mut BatchOutput,
+    ) {
+        self.score_pending(table, out);
+        self.encode(packet, context);
+        let model = &self.model;
+        self.late.fill(model, &self.volley);
+        self.sums.clear();
+        self.sums.resize(model.classes.len(), 0.0);
+        let leader = add_packet(model, &self.late, self.spikes.as_mut(), &mut self.potentials, &mut self.sums, None);
+        let Some(leader) = leader else { return };
+        let confidence = model.decision.confidence(&leader);
+        if !excites(model, leader.class, confidence) {
+            return;
+        }
+        let stream = table.get_mut(at);
+        let again = stream.state.has_spiked();
+        stream.state.set_spiked();
+        let mut snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
+        if again {
+            // Bytes of a stream are known in total only: those of the packets since are taken as of its mean length.
+            let packets = u64::from(since).min(snapshot.packets);
+            snapshot.bytes = snapshot.bytes * packets / snapshot.packets.max(1);
+            snapshot.packets = packets;
+        }
+        let verdict = Verdict { leader: Some(leader), ..self.verdict(Event::Detection, stream, &snapshot, confidence) };
+        out.spikes.push(Spike { verdict, again });
+    }
+
     /// Ends a stream whose record `at` the table has given to another stream, after scoring the pending packet.
     pub fn retire(
         &mut self,
@@ -319,7 +364,8 @@ impl Scorer {
         let confidence = model.decision.confidence(&leader);
         if !stream.state.has_spiked() && excites(model, leader.class, confidence) {
             stream.state.set_spiked();
-            out.spikes.push(self.verdict(Event::Detection, stream, snapshot, confidence));
+            let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
+            out.spikes.push(Spike { verdict, again: false });
         }
         if !model.decision.settled_at(&leader, confidence) {
             return;

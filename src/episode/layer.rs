@@ -1,4 +1,4 @@
-//! The layer of leaky neurons, one for each host and class, and the episodes of those that have fired.
+//! The layer of leaky neurons, one for each host, class and role, and the episodes of those that have fired.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -21,6 +21,8 @@ const MAX_DISTINCT: usize = 4096;
 const UPDATE: u64 = 60_000_000_000;
 /// Time between two searches for episodes that have ended: 1 s.
 const SWEEP: u64 = 1_000_000_000;
+/// Sources from which the neuron of a target fires if the class has a rule for sources too: with fewer, those of the sources do.
+pub(crate) const MANY_SOURCES: usize = 3;
 /// A potential below this is forgotten: the host begins again.
 const RESTING: f32 = 0.25;
 
@@ -35,12 +37,14 @@ pub struct NamedFlow {
     pub port: u16,
     /// Time of the packet at which the confidence was reached.
     pub time: Nanos,
-    /// Packets of the flow so far.
+    /// Packets of the flow so far; if it was named before, since then.
     pub packets: u64,
-    /// Bytes of the flow so far, on the wire.
+    /// Bytes of the flow on the wire, of the same packets.
     pub bytes: u64,
     /// Confidence in the class, 0 to 1.
     pub confidence: f32,
+    /// Whether the flow was named before: its packets go on.
+    pub again: bool,
 }
 
 /// What happened to an episode.
@@ -94,7 +98,7 @@ pub struct Episode {
     pub packets: u64,
     /// Bytes of the flows when they were assigned the class.
     pub bytes: u64,
-    /// Mean confidence of the flows, 0 to 1.
+    /// Mean confidence of the spikes, 0 to 1.
     pub confidence: f32,
 }
 
@@ -110,7 +114,7 @@ impl Distinct {
     }
 }
 
-/// The neuron of one host and class.
+/// The neuron of one host, class and role.
 #[derive(Debug)]
 struct EpisodeNeuron {
     rule: usize,
@@ -118,6 +122,7 @@ struct EpisodeNeuron {
     potential: f32,
     start: Nanos,
     last: Nanos,
+    spikes: u64,
     flows: u64,
     packets: u64,
     bytes: u64,
@@ -143,6 +148,7 @@ impl EpisodeNeuron {
             potential: 0.0,
             start: flow.time,
             last: flow.time,
+            spikes: 0,
             flows: 0,
             packets: 0,
             bytes: 0,
@@ -170,7 +176,7 @@ impl EpisodeNeuron {
             ports: self.ports.0.len(),
             packets: self.packets,
             bytes: self.bytes,
-            confidence: (self.confidence / self.flows.max(1) as f64) as f32,
+            confidence: (self.confidence / self.spikes.max(1) as f64) as f32,
         }
     }
 }
@@ -186,7 +192,7 @@ pub struct EpisodeLayer {
 }
 
 impl EpisodeLayer {
-    /// A layer without potentials. Classes without a rule have no episodes.
+    /// A layer without potentials. Classes without a rule have no episodes; a class has at most one rule for each role.
     pub fn new(rules: &[EpisodeRule]) -> Self {
         Self {
             rules: rules.to_vec(),
@@ -208,15 +214,41 @@ impl EpisodeLayer {
     }
 
     /// Adds the spike of a flow of `class`. Appends the episodes that it begins or updates to `out`, after those that ended before.
+    ///
+    /// The flow excites the neurons of its source and of its target, as far as the class has rules for them. If one of the two has an
+    /// episode, the flow belongs to that and does not excite the other, so that one attack is one episode.
     pub fn observe(&mut self, class: ClassId, flow: &NamedFlow, out: &mut Vec<Episode>) {
         self.advance(flow.time, out);
-        let Some(number) = self.rules.iter().position(|rule| rule.class == class) else { return };
+        let mut of_class = (0..self.rules.len()).filter(|&rule| self.rules[rule].class == class);
+        let rules = [of_class.next(), of_class.next()];
+        if let Some(rule) = rules.into_iter().flatten().find(|&rule| self.has_episode(rule, flow)) {
+            self.excite(rule, 1, flow, out);
+            return;
+        }
+        let both = rules[1].is_some();
+        for rule in rules.into_iter().flatten() {
+            let least = if both && self.rules[rule].role == Role::Target { MANY_SOURCES } else { 1 };
+            if self.excite(rule, least, flow, out) {
+                break;
+            }
+        }
+    }
+
+    /// The key of the neuron that a flow excites by a rule.
+    fn key(&self, rule: usize, flow: &NamedFlow) -> u64 {
+        self.hasher.hash_one((rule, self.rules[rule].role.of(flow.source, flow.target)))
+    }
+
+    fn has_episode(&mut self, rule: usize, flow: &NamedFlow) -> bool {
+        let key = self.key(rule, flow);
+        self.neurons.get_mut(key).is_some_and(|neuron| neuron.reported.is_some())
+    }
+
+    /// Adds the spike of a flow to the neuron of one rule, which fires if `least` peers or more have excited it. Returns whether it fires.
+    fn excite(&mut self, number: usize, least: usize, flow: &NamedFlow, out: &mut Vec<Episode>) -> bool {
         let rule = &self.rules[number];
-        let (host, peer) = match rule.role {
-            Role::Source => (flow.source, flow.target),
-            Role::Target => (flow.target, flow.source),
-        };
-        let (key, peer_hash) = (self.hasher.hash_one((number, host)), self.hasher.hash_one(peer));
+        let (host, peer) = (rule.role.of(flow.source, flow.target), rule.role.of(flow.target, flow.source));
+        let (key, peer_hash) = (self.key(number, flow), self.hasher.hash_one(peer));
         let neuron = self.neurons.entry(key, || EpisodeNeuron::new(number, host, flow));
         neuron.potential *= rule.decay(neuron.last, flow.time);
         if neuron.reported.is_none() && neuron.potential < RESTING {
@@ -224,23 +256,27 @@ impl EpisodeLayer {
         }
         neuron.potential += flow.confidence;
         neuron.last = neuron.last.max(flow.time);
-        neuron.flows += 1;
+        neuron.spikes += 1;
+        // The flow may have excited the neuron of another class before.
+        neuron.flows += u64::from(!flow.again || neuron.flows == 0);
         neuron.packets += flow.packets;
         neuron.bytes += flow.bytes;
         neuron.confidence += f64::from(flow.confidence);
         neuron.peer = peer;
         neuron.peers.insert(peer_hash);
         neuron.ports.insert(u64::from(flow.port));
+        let fires = neuron.potential >= rule.threshold && neuron.peers.0.len() >= least;
         let state = match neuron.reported {
-            None if neuron.potential >= rule.threshold && self.lasting.len() < MAX_EPISODES => EpisodeState::Begin,
+            None if fires && self.lasting.len() < MAX_EPISODES => EpisodeState::Begin,
             Some(reported) if flow.time.0.saturating_sub(reported.0) >= UPDATE => EpisodeState::Update,
-            _ => return,
+            _ => return false,
         };
         neuron.reported = Some(flow.time);
         out.push(neuron.episode(rule, state, flow.time));
         if state == EpisodeState::Begin {
             self.lasting.push(key);
         }
+        state == EpisodeState::Begin
     }
 
     /// Ends the episodes without a flow for their time constant before `now`.
@@ -293,6 +329,7 @@ mod tests {
             packets: 2,
             bytes: 100,
             confidence: 1.0,
+            again: false,
         }
     }
 
@@ -322,6 +359,38 @@ mod tests {
         let found = episodes(&mut layer(Role::Target), (0..200).map(|i| flow(i, 1, 80, f64::from(i) / 100.0)));
         assert_eq!(found.len(), 2);
         assert_eq!((found[1].host.to_string().as_str(), found[1].peers, found[1].peer), ("10.0.1.1", 200, None));
+    }
+
+    #[test]
+    fn one_flow_whose_packets_go_on_is_an_episode_of_one_flow() {
+        let spikes = (0..8).map(|i| NamedFlow { again: i > 0, packets: 32, ..flow(5, 1, 80, f64::from(i)) });
+        let found = episodes(&mut layer(Role::Target), spikes);
+        let end = found.last().expect("it ends");
+        assert_eq!((found.len(), end.flows, end.packets, end.confidence), (2, 1, 256, 1.0));
+    }
+
+    /// A layer with rules for both roles.
+    fn layer_of_both() -> EpisodeLayer {
+        let rule = |role| EpisodeRule { class: ClassId::new(1), role, tau: 30.0, threshold: 3.5 };
+        EpisodeLayer::new(&[rule(Role::Source), rule(Role::Target)])
+    }
+
+    #[test]
+    fn with_rules_for_both_roles_an_attack_is_one_episode() {
+        let time = |i: u8| f64::from(i) / 100.0;
+        let about = |flows: Vec<NamedFlow>| {
+            let found = episodes(&mut layer_of_both(), flows);
+            assert_eq!(found.len(), 2, "begin and end of one");
+            (found[1].role, found[1].host.to_string(), found[1].flows, found[1].peers)
+        };
+        let one = (0..200).map(|i| flow(5, 1, 80, time(i))).collect();
+        assert_eq!(about(one), (Role::Source, "10.0.0.5".into(), 200, 1), "one source");
+        let forged = (0..200).map(|i| flow(i, 1, 80, time(i))).collect();
+        assert_eq!(about(forged), (Role::Target, "10.0.1.1".into(), 200, 200), "forged sources");
+        let four = (0..200).map(|i| flow(i % 4, 1, 80, time(i))).collect();
+        assert_eq!(about(four), (Role::Target, "10.0.1.1".into(), 200, 4), "four sources");
+        let sweep = (0..200).map(|i| flow(5, i, 80, time(i))).collect();
+        assert_eq!(about(sweep), (Role::Source, "10.0.0.5".into(), 200, 200), "one source and many targets");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::snn::ClassId;
 pub const MIN_CONFIDENCE: f32 = 0.5;
 
 /// Whom an episode is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The host that begins the flows, such as a scanner.
@@ -20,6 +20,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// Of two values, one of the source and one of the target of a flow, that of the host in this role.
+    pub fn of<T>(self, source: T, target: T) -> T {
+        match self {
+            Role::Source => source,
+            Role::Target => target,
+        }
+    }
+
     /// The word for the role in events.
     pub fn name(self) -> &'static str {
         match self {
@@ -29,7 +37,7 @@ impl Role {
     }
 }
 
-/// The leaky neuron of one class, the same for every host.
+/// The leaky neuron of one class and role, the same for every host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpisodeRule {

@@ -88,10 +88,12 @@ impl EvaluatedNetwork<'_> {
 
     /// Classifies the streams `which` as captured, and in every view if there are `variants`.
     pub fn evaluate(&self, which: &[usize], variants: Option<&PortVariants>) -> Evaluation {
+        // Later packets of a stream are no streams of their own.
+        let which: Vec<usize> = which.iter().copied().filter(|&i| !self.corpus.streams[i].later).collect();
         let mut evaluation = Evaluation { outcomes: self.outcomes(which.iter().copied()), on_ports: Vec::new() };
         if let Some(variants) = variants {
             let views = PortView::ALL.into_iter();
-            evaluation.on_ports = views.filter_map(|view| Some((view, self.view(view, which, variants)?))).collect();
+            evaluation.on_ports = views.filter_map(|view| Some((view, self.view(view, &which, variants)?))).collect();
         }
         evaluation
     }

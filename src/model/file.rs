@@ -10,7 +10,7 @@
 //! and `model`, in this order).
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
@@ -200,6 +200,10 @@ impl Description {
         if let Some(rule) = self.episodes.iter().find(|rule| !rule.is_valid(classes)) {
             return Err(format!("the rule of episodes of class {} is not valid", rule.class));
         }
+        let mut roles = HashSet::new();
+        if let Some(rule) = self.episodes.iter().find(|rule| !roles.insert((rule.class, rule.role))) {
+            return Err(format!("it has two rules of episodes for the {} of class {}", rule.role.name(), rule.class));
+        }
         Ok(())
     }
 }
@@ -386,6 +390,7 @@ fn sort_header(bytes: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::episode::Role;
 
     #[test]
     fn shipped_models_are_written_as_they_were_read() {
@@ -396,5 +401,21 @@ mod tests {
             let built_in = Model::open(Path::new(name)).unwrap();
             assert!(built_in.name == name && built_in.to_bytes() == file, "{name}");
         }
+    }
+
+    #[test]
+    fn a_class_has_one_rule_of_episodes_for_each_role_at_most() {
+        let path = Path::new("behaviours");
+        let mut model = Model::open(path).unwrap();
+        let first = model.episodes[0].clone();
+        model.episodes.retain(|rule| rule.class != first.class);
+        let with = |model: &Model, roles: &[Role]| {
+            let rules = roles.iter().map(|&role| EpisodeRule { role, ..first.clone() });
+            let model = Model { episodes: model.episodes.iter().cloned().chain(rules).collect(), ..model.clone() };
+            Model::from_bytes(&model.to_bytes(), path)
+        };
+        assert!(with(&model, &[Role::Source]).is_ok() && with(&model, &[Role::Target, Role::Source]).is_ok());
+        let error = with(&model, &[Role::Target, Role::Target]).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("two rules of episodes for the target of class {}", first.class)), "{error}");
     }
 }

@@ -32,9 +32,13 @@ pub(super) enum Count {
     Sources,
     /// Flows that others began and that the host answered.
     Answered,
+    /// Packets that it sent in flows that it began. Those of flows that are not due are counted later.
+    Sent,
+    /// Packets that it received in flows that others began; the same holds.
+    Arrived,
 }
 
-pub(super) const COUNTS: usize = 9;
+pub(super) const COUNTS: usize = 11;
 
 /// Coded leaky counts, `[count][tau]`.
 pub(super) type Levels = [[u8; TAUS.len()]; COUNTS];
@@ -123,8 +127,13 @@ impl Host {
 
     /// Adds `weight` to a count.
     pub fn add(&mut self, count: Count, now: Nanos, weight: f32) {
+        self.add_weights(count, now, [weight; TAUS.len()]);
+    }
+
+    /// Adds to a count, `[tau]`.
+    pub fn add_weights(&mut self, count: Count, now: Nanos, weights: [f32; TAUS.len()]) {
         self.at(now);
-        self.counts[count as usize].iter_mut().for_each(|v| *v += weight);
+        self.counts[count as usize].iter_mut().zip(weights).for_each(|(v, weight)| *v += weight);
     }
 
     /// Adds to a count of distinct items if the item is new. `count`: [`Count::Ports`], [`Count::Peers`] or
@@ -153,9 +162,12 @@ impl Host {
 
 impl Activity for Host {
     fn activity(&self) -> (u32, Nanos) {
-        let slowest = self.counts[Count::Begun as usize][2] + self.counts[Count::Received as usize][2];
+        let slowest = |count: Count| self.counts[count as usize][2];
+        let flows = slowest(Count::Begun) + slowest(Count::Received);
+        // The first packets of a flow are no more than the flow; a flow that is busy weighs as one flow in 16 packets.
+        let packets = slowest(Count::Sent) + slowest(Count::Arrived);
         // Hosts of a flow or two are alike.
-        (slowest as u32 / 4, self.decay.last())
+        (flows.max(packets / 16.0) as u32 / 4, self.decay.last())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Traces: leaky counts of what each host did recently, which become slot values of the packets of its flows.
 //!
-//! Input: packets in the order of their source, each with its time. Output: [`TraceValues`] for the first packets of each flow.
+//! Input: packets in the order of their source, each with its time. Output: [`TraceValues`] for the first packets of each flow, and for
+//! some later ones: at every doubling of its packets, and once a second while it is busy. So a flood that is one flow is seen by its packets' rate.
 //!
 //! A trace is the membrane potential of a leaky integrator that receives one spike per event: `v <- v exp(-dt / tau) + w`, the
 //! damped statistics of Kitsune (Mirsky et al. 2018, section IV-C). Time is the time of the packets, so that a capture gives the same
@@ -8,10 +9,11 @@
 
 mod bounded;
 mod host;
+mod rates;
 mod service;
 mod values;
 
-pub use values::{TRACES, TraceValues, trace_names};
+pub use values::{FIRST_RATE, TRACES, TraceValues, trace_names};
 
 use std::hash::BuildHasher;
 
@@ -22,14 +24,22 @@ use crate::packet::{Headers, Network, Transport, VlanTags};
 
 pub(crate) use bounded::{Activity, BoundedTable};
 use host::{Count, Host};
+use rates::PacketRates;
 use service::Service;
 
 /// Packets of a flow, from its first, that receive trace values.
-const PACKETS: u8 = 16;
+const PACKETS: u32 = 16;
+/// A later packet receives trace values if it is the 32nd, 64th, ... of its flow, or if so many packets came since the last that received
+/// some, a second or more ago. So at most one later packet in this many has values, besides one per doubling.
+const BUSY: u32 = 32;
+/// Time between two such packets of a busy flow: 1 s.
+const BUSY_GAP: u64 = 1_000_000_000;
 /// A flow without a packet for this long has ended: 60 s.
 const FLOW_IDLE: u64 = 60_000_000_000;
-/// Flows and services remembered for each host that the table has room for.
+/// Flows and services remembered for each host that the table has room for, in tables of the usual size.
 const PER_HOST: usize = 4;
+/// Larger tables remember this many of each, since few of many hosts are active at once, or one for each eight hosts if that is more.
+const USUAL_FLOWS: usize = 1 << 18;
 
 /// Hosts that a table has room for, unless set otherwise.
 pub const DEFAULT_HOSTS: usize = 1 << 16;
@@ -51,6 +61,16 @@ struct Endpoints {
 }
 
 impl Endpoints {
+    fn pair(&self) -> ((u128, u16), (u128, u16)) {
+        ((self.source, self.source_port), (self.destination, self.destination_port))
+    }
+
+    /// Whether the sender is the smaller of the two endpoints.
+    fn is_from_smaller(&self) -> bool {
+        let (source, destination) = self.pair();
+        source <= destination
+    }
+
     /// Endpoints of an IP packet; of an ARP packet the sender's and the target's protocol address (RFC 826). `None` for other frames, and
     /// for fragments after the first: they have no ports, and are of a flow that was counted.
     fn of(headers: &Headers, frame: &[u8]) -> Option<Self> {
@@ -83,20 +103,27 @@ const ARP_TARGET: usize = 24;
 /// What is known of a flow.
 struct Flow {
     last: Nanos,
-    /// Address of the host that began it.
-    sender: u128,
+    rates: PacketRates,
     /// Keys of the host that began it, of the other, and of the service.
     source: u64,
     destination: u64,
     service: u64,
     /// Saturating.
-    packets: u8,
+    packets: u32,
+    /// Whether the smaller of its two endpoints began it.
+    begun_by_smaller: bool,
     answered: bool,
     reset: bool,
     closed: bool,
 }
 
 impl Flow {
+    /// Whether a packet after the first ones receives trace values.
+    fn is_due(&self, now: Nanos) -> bool {
+        let doubled = self.packets >= BUSY && self.packets.is_power_of_two();
+        doubled || (self.rates.pending() >= BUSY && self.rates.age(now) >= BUSY_GAP)
+    }
+
     /// Whether a packet with these TCP flags at `now` begins another flow of the same addresses and ports.
     fn is_over(&self, now: Nanos, flags: u8) -> bool {
         let opens = flags & (SYN | ACK) == SYN;
@@ -106,7 +133,8 @@ impl Flow {
 
 impl Activity for Flow {
     fn activity(&self) -> (u32, Nanos) {
-        (u32::from(self.packets > 1), self.last)
+        // Flows of many packets may be floods; those of a packet are alike.
+        (self.packets.max(1).ilog2(), self.last)
     }
 }
 
@@ -128,14 +156,15 @@ impl TraceTable {
     /// An empty table for at most `hosts` hosts.
     pub fn new(hosts: usize) -> Self {
         let hosts = hosts.max(16);
+        let flows = (hosts * PER_HOST).min(USUAL_FLOWS.max(hosts / 8));
         Self {
             stretch: 1.0,
             first: None,
             hasher: RandomState::default(),
             by_vlan: true,
             hosts: BoundedTable::new(hosts),
-            flows: BoundedTable::new(hosts * PER_HOST),
-            services: BoundedTable::new(hosts * PER_HOST),
+            flows: BoundedTable::new(flows),
+            services: BoundedTable::new(flows),
         }
     }
 
@@ -162,8 +191,17 @@ impl TraceTable {
     }
 
     /// Counts a packet. Returns the trace values of the hosts of its flow: [`TraceValues::NONE`] for frames without addresses and for
-    /// all but the first packets of a flow.
+    /// packets whose flow is not due.
     pub fn observe(&mut self, headers: &Headers, frame: &[u8], now: Nanos) -> TraceValues {
+        self.count(headers, frame, now, None)
+    }
+
+    /// [`TraceTable::observe`] with values if and only if `due`: for a table that follows another at another pace.
+    pub fn follow(&mut self, headers: &Headers, frame: &[u8], now: Nanos, due: bool) -> TraceValues {
+        self.count(headers, frame, now, Some(due))
+    }
+
+    fn count(&mut self, headers: &Headers, frame: &[u8], now: Nanos, due: Option<bool>) -> TraceValues {
         let Some(ends) = Endpoints::of(headers, frame) else { return TraceValues::NONE };
         let now = self.stretch_time(now);
         let flags = if headers.transport == Transport::Tcp { headers.tcp_flags } else { 0 };
@@ -173,14 +211,17 @@ impl TraceTable {
         let flow = self.flows.at(place);
         flow.last = flow.last.max(now);
         flow.packets = flow.packets.saturating_add(1);
-        let (packets, forward) = (flow.packets, flow.sender == ends.source);
+        let forward = flow.begun_by_smaller == ends.is_from_smaller();
+        flow.rates.add(usize::from(!forward));
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
         flow.closed |= flags & (RST | FIN) != 0;
-        if packets > PACKETS && !answers && !resets {
+        let later = flow.packets > PACKETS;
+        let due = due.unwrap_or(!later || flow.is_due(now));
+        if !due && !answers && !resets {
             return TraceValues::NONE;
         }
-        let (source, destination, service) = (flow.source, flow.destination, flow.service);
+        let (source, destination) = (flow.source, flow.destination);
         if answers {
             self.hosts.entry(source, Host::default).add(Count::Answers, now, 1.0);
             self.hosts.entry(destination, Host::default).add(Count::Answered, now, 1.0);
@@ -188,10 +229,11 @@ impl TraceTable {
         if resets {
             self.hosts.entry(source, Host::default).add(Count::Resets, now, 1.0);
         }
-        if packets > PACKETS {
+        if !due {
             return TraceValues::NONE;
         }
-        self.values(source, destination, service, now)
+        let (since, values) = self.values(place, !forward, now);
+        if later { values.of_later_packet(since) } else { values }
     }
 
     fn stretch_time(&mut self, now: Nanos) -> Nanos {
@@ -204,7 +246,7 @@ impl TraceTable {
 
     /// A flow's key, the same for both directions.
     fn flow_key(&self, ends: &Endpoints) -> u64 {
-        let (a, b) = ((ends.source, ends.source_port), (ends.destination, ends.destination_port));
+        let (a, b) = ends.pair();
         let vlans = if self.by_vlan { ends.vlans } else { VlanTags::NONE };
         self.hasher.hash_one((a.min(b), a.max(b), ends.protocol, vlans))
     }
@@ -227,7 +269,8 @@ impl TraceTable {
         host.add_new(Count::Sources, now, ends.source);
         let flow = Flow {
             last: now,
-            sender: ends.source,
+            rates: PacketRates::new(now),
+            begun_by_smaller: ends.is_from_smaller(),
             source,
             destination,
             service,
@@ -239,11 +282,19 @@ impl TraceTable {
         self.flows.insert(key, flow)
     }
 
-    fn values(&mut self, source: u64, destination: u64, service: u64, now: Nanos) -> TraceValues {
-        let source = self.hosts.entry(source, Host::default).at(now).levels();
-        let destination = self.hosts.entry(destination, Host::default).at(now).levels();
+    /// Trace values of the flow that lies at `place`, at a packet of it, and the packets of the flow since its last values.
+    fn values(&mut self, place: usize, backward: bool, now: Nanos) -> (u32, TraceValues) {
+        let flow = self.flows.at(place);
+        let (since, weights) = flow.rates.update(usize::from(backward), now);
+        let (source, destination, service, rates) = (flow.source, flow.destination, flow.service, flow.rates.levels());
+        let host = self.hosts.entry(source, Host::default);
+        host.add_weights(Count::Sent, now, weights);
+        let source = host.levels();
+        let host = self.hosts.entry(destination, Host::default);
+        host.add_weights(Count::Arrived, now, weights);
+        let destination = host.levels();
         let service = self.services.entry(service, Service::default).levels(now);
-        TraceValues::new(&source, &destination, &service)
+        (since, TraceValues::new(&source, &destination, &service, &rates))
     }
 }
 

@@ -7,16 +7,25 @@ use crate::packet::Decoder;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// What the table says of a TCP segment with these flags.
-fn segment(table: &mut TraceTable, from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8, time: u64) -> TraceValues {
+fn frame(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 1000);
     let builder = if flags & SYN != 0 { builder.syn() } else { builder };
     let builder = if flags & ACK != 0 { builder.ack(1) } else { builder };
     let builder = if flags & RST != 0 { builder.rst() } else { builder };
     let mut frame = Vec::new();
     builder.write(&mut frame, &[]).unwrap();
+    frame
+}
+
+/// The values of a TCP segment with these flags.
+fn segment(table: &mut TraceTable, from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8, time: u64) -> TraceValues {
+    let frame = frame(from, to, flags);
     let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
     table.observe(&headers, &frame, Nanos(time))
+}
+
+fn segment_level(values: &TraceValues, name: &str) -> u8 {
+    value(values, name).unwrap_or_else(|| panic!("{name} has no value"))
 }
 
 fn value(values: &TraceValues, name: &str) -> Option<u8> {
@@ -87,11 +96,60 @@ fn a_beacon_is_regular_and_people_are_not() {
 }
 
 #[test]
-fn only_the_first_packets_of_a_flow_have_values() {
+fn later_packets_have_values_at_each_doubling_and_once_a_second() {
     let mut table = TraceTable::new(1000);
-    let all: Vec<_> = (0..20).map(|i| segment(&mut table, (CLIENT, 4000), (SERVER, 80), ACK, i)).collect();
-    assert!(all[..16].iter().all(|v| *v != TraceValues::NONE) && all[16..].iter().all(|v| *v == TraceValues::NONE));
-    assert_eq!(value(&all[15], "trace.source.begun.60s"), Some(level(1.0)), "it is one flow");
+    let mut run = |packets: std::ops::Range<u64>, gap: u64| -> Vec<u64> {
+        let later = |&i: &u64| segment(&mut table, (CLIENT, 4000), (SERVER, 80), ACK, i * gap).later().is_some();
+        packets.filter(later).map(|i| i + 1).collect()
+    };
+    assert_eq!(run(0..200, 1), [32, 64, 128]);
+    // 100 packets a second from then on: the 100th after the last with values is the first that is due.
+    assert_eq!(run(200..600, 10 * MILLISECOND), [201, 256, 356, 456, 512]);
+}
+
+#[test]
+fn packets_since_the_last_values_add_up() {
+    let mut table = TraceTable::new(1000);
+    let since = |i: u64| segment(&mut table, (CLIENT, 4000), (SERVER, 80), ACK, i * MILLISECOND).later().unwrap_or(0);
+    assert_eq!((0..1024).map(since).sum::<u32>(), 1024 - 16);
+}
+
+#[test]
+fn the_packets_of_one_flow_are_a_rate() {
+    let mut table = TraceTable::new(1000);
+    // 1,000 packets a second for 4.096 s; every fourth is answered. The last values are those of the 4,096th packet, after 3.3 s.
+    let mut last = TraceValues::NONE;
+    for i in 0..4096u64 {
+        let values = segment(&mut table, (CLIENT, 4000), (SERVER, 80), ACK, i * MILLISECOND);
+        if values != TraceValues::NONE {
+            last = values;
+        }
+        if i % 4 == 3 {
+            segment(&mut table, (SERVER, 80), (CLIENT, 4000), ACK, i * MILLISECOND);
+        }
+    }
+    let near = |name: &str, expected: f32| {
+        let level_of = segment_level(&last, name);
+        assert!(level_of.abs_diff(level(expected)) <= 1, "{name}: {level_of}, expected {}", level(expected));
+    };
+    near("trace.flow.forward.1s", 1000.0);
+    near("trace.flow.forward.10s", 10_000.0 * (1.0 - (-0.33f32).exp()));
+    near("trace.flow.backward.1s", 250.0);
+    near("trace.source.packets.1s", 1000.0);
+    near("trace.destination.packets.10s", 10_000.0 * (1.0 - (-0.33f32).exp()));
+    assert_eq!(value(&last, "trace.source.begun.60s"), Some(level(0.95)), "it is one flow");
+}
+
+#[test]
+fn a_table_that_follows_has_values_where_the_other_has() {
+    let (mut first, mut slower) = (TraceTable::new(1000), TraceTable::new(1000).stretched(10.0));
+    for i in 0..5000u64 {
+        let values = segment(&mut first, (CLIENT, 4000), (SERVER, 80), ACK, i * MILLISECOND);
+        let due = values != TraceValues::NONE;
+        let frame = frame((CLIENT, 4000), (SERVER, 80), ACK);
+        let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
+        assert_eq!(slower.follow(&headers, &frame, Nanos(i * MILLISECOND), due) != TraceValues::NONE, due);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Trace values of one packet, and their names.
 
 use super::host::{self, COUNTS, Count, TAUS};
+use super::rates::{self, RATE_TAUS};
 use super::service;
 
 /// Counts of the flow's source that are values.
@@ -9,32 +10,56 @@ const SOURCE: [Count; 7] =
 /// Counts of its destination that are values.
 const DESTINATION: [Count; 4] = [Count::Received, Count::Sources, Count::Answered, Count::Begun];
 
-/// Number of trace values of a packet.
-pub const TRACES: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + TAUS.len() + 2;
+/// Number of the first value that is a packet rate. Models without a slot for any score the first packets of a flow only.
+pub const FIRST_RATE: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + TAUS.len() + 2;
+
+/// Number of trace values of a packet: those of the two directions of the flow, of the source and of the destination are packet rates.
+pub const TRACES: usize = FIRST_RATE + 4 * RATE_TAUS;
 
 /// No value.
 const NONE: u8 = 255;
 
 /// The coded traces of the hosts of a packet's flow: levels of leaky counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceValues([u8; TRACES]);
+pub struct TraceValues {
+    levels: [u8; TRACES],
+    /// Packets since the last values, of a packet after the first ones of its flow; else 0.
+    since: u32,
+}
 
 impl TraceValues {
     /// A packet without traces.
-    pub const NONE: Self = Self([NONE; TRACES]);
+    pub const NONE: Self = Self { levels: [NONE; TRACES], since: 0 };
 
-    pub(super) fn new(source: &host::Levels, destination: &host::Levels, service: &service::Levels) -> Self {
+    pub(super) fn new(
+        source: &host::Levels,
+        destination: &host::Levels,
+        service: &service::Levels,
+        rates: &rates::Levels,
+    ) -> Self {
+        let fast = |levels: &host::Levels, count: Count| levels[count as usize].into_iter().take(RATE_TAUS);
+        let (sent, arrived) = (fast(source, Count::Sent), fast(destination, Count::Arrived));
         let source = SOURCE.into_iter().flat_map(|count| source[count as usize]);
         let destination = DESTINATION.into_iter().flat_map(|count| destination[count as usize]);
         let mut values = Self::NONE;
-        let all = source.chain(destination).chain(*service);
-        values.0.iter_mut().zip(all).for_each(|(value, level)| *value = level);
+        let all = source.chain(destination).chain(*service).chain(rates.iter().flatten().copied()).chain(sent).chain(arrived);
+        values.levels.iter_mut().zip(all).for_each(|(value, level)| *value = level);
         values
+    }
+
+    /// The values as those of a packet after the first ones of its flow.
+    pub(super) fn of_later_packet(self, since: u32) -> Self {
+        Self { since, ..self }
+    }
+
+    /// The packets of the flow since its last values, if this is a packet with values after the first ones of its flow.
+    pub fn later(&self) -> Option<u32> {
+        (self.since > 0).then_some(self.since)
     }
 
     /// The value with this number; `None` for a packet without traces.
     pub fn get(&self, number: usize) -> Option<u8> {
-        self.0.get(number).copied().filter(|&value| value != NONE)
+        self.levels.get(number).copied().filter(|&value| value != NONE)
     }
 }
 
@@ -50,12 +75,16 @@ pub fn trace_names() -> impl Iterator<Item = String> {
         Count::Received => "received",
         Count::Sources => "sources",
         Count::Answered => "answered",
+        Count::Sent | Count::Arrived => "packets",
     };
     let timed = |prefix: String| TAUS.map(move |tau| format!("trace.{prefix}.{tau}s"));
     let source = SOURCE.into_iter().flat_map(move |count| timed(format!("source.{}", name(count))));
     let destination = DESTINATION.into_iter().flat_map(move |count| timed(format!("destination.{}", name(count))));
     let service = timed("service.flows".into()).into_iter().chain(["trace.service.regular".into(), "trace.service.gap".into()]);
-    source.chain(destination).chain(service)
+    let rates = ["flow.forward", "flow.backward", "source.packets", "destination.packets"];
+    let rates =
+        rates.into_iter().flat_map(|rate| TAUS.into_iter().take(RATE_TAUS).map(move |tau| format!("trace.{rate}.{tau}s")));
+    source.chain(destination).chain(service).chain(rates)
 }
 
 const _: () = assert!(SOURCE.len() <= COUNTS && DESTINATION.len() <= COUNTS);

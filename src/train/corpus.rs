@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{CaptureError, CaptureFile, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Address, Decoder, KeyKind};
+use crate::packet::{Address, Decoder, KeyKind, StreamKey};
 use crate::snn::ClassId;
 use crate::stream::{Stream, StreamLimits, StreamTracker};
 use crate::trace::{TraceTable, TraceValues};
@@ -15,6 +15,9 @@ use super::labels::{Labels, StreamName};
 
 /// Factors on the time between packets of the traces that training sees besides those of the capture: ten times slower and faster.
 const STRETCHES: [f64; 2] = [10.0, 0.1];
+/// Besides the later packets that are scored again, training sees every 32nd packet of a flow, up to its 2,048th: a flood that is one flow
+/// has few others.
+const EXTRA: (u64, u64) = (32, 2048);
 
 /// Where and when a flow began.
 #[derive(Clone, Debug)]
@@ -54,10 +57,12 @@ pub struct LabelledStream {
     pub first: usize,
     /// Number of volleys stored.
     pub kept: usize,
-    /// Where and when the flow began; `None` if that is not known.
+    /// Where and when the flow began; `None` if that is not known, and for later packets that only training sees.
     pub start: Option<FlowStart>,
     /// Volleys behind those that show the same packets with traces as at another pace. Only training uses them.
     pub stretched: usize,
+    /// Whether this is a later packet of a flow whose first packets are another stream of the corpus. Such a packet is scored on its own.
+    pub later: bool,
 }
 
 /// Volleys of labelled streams, `[volley][slot]` in one allocation.
@@ -131,6 +136,36 @@ pub enum CorpusError {
     /// A capture cannot be read.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+}
+
+/// Slot values of packets, `[packet][slot]`, and of the same with traces as at other paces, `[packet][pace][slot]`.
+#[derive(Default)]
+struct Volleys {
+    slots: Vec<u16>,
+    stretched: Vec<u16>,
+}
+
+impl Volleys {
+    fn append(&mut self, other: &Self) {
+        self.slots.extend_from_slice(&other.slots);
+        self.stretched.extend_from_slice(&other.stretched);
+    }
+}
+
+/// A stream of a capture that is being read.
+struct OpenStream {
+    class: Option<ClassId>,
+    name: StreamName,
+    first: Volleys,
+    /// Later packets, with the times of those that are scored again.
+    later: Vec<(Option<Nanos>, Volleys)>,
+    content: bool,
+}
+
+impl OpenStream {
+    fn new(key: &StreamKey) -> Self {
+        Self { class: None, name: StreamName::of(key), first: Volleys::default(), later: Vec::new(), content: false }
+    }
 }
 
 impl Corpus {
@@ -251,6 +286,7 @@ impl Corpus {
             kept,
             start: None,
             stretched: 0,
+            later: false,
         });
         self.slots.extend_from_slice(slots);
     }
@@ -267,63 +303,83 @@ impl Corpus {
         decoder: &Decoder,
         class_of: &mut dyn FnMut(&StreamName, Nanos) -> Option<ClassId>,
     ) -> Result<(), CaptureError> {
-        struct Open {
-            class: Option<ClassId>,
-            name: StreamName,
-            slots: Vec<u16>,
-            stretched: Vec<u16>,
-            content: bool,
-        }
         let width = self.layout.slots().len();
         let mut tracker = StreamTracker::new(self.key, decoder, self.limits).with_traces(self.layout.traces());
         let (layout, mut volley) = (&self.layout, Volley::default());
         let by_content = self.by_content();
         let mut stretched: Vec<TraceTable> =
             STRETCHES.iter().filter_map(|&stretch| Some(layout.traces()?.stretched(stretch))).collect();
-        let open =
-            |key: &_| Open { class: None, name: StreamName::of(key), slots: Vec::new(), stretched: Vec::new(), content: false };
-        tracker.visit(source, open, |packet| {
+        let mut extra_traces = layout.traces().filter(|_| layout.has_packet_rates());
+        tracker.visit(source, OpenStream::new, |packet| {
             if packet.stream.packets == 1 {
                 packet.stream.state.class = class_of(&packet.stream.state.name, packet.stream.first);
             }
-            let (headers, bytes, context) = (packet.headers, packet.frame.bytes, packet.context);
-            let paces = stretched.iter_mut().map(|table| table.observe(headers, bytes, packet.frame.timestamp));
-            let paces: Vec<TraceValues> = paces.collect();
-            if packet.stream.state.class.is_some() && packet.stream.state.slots.len() < packets_per_stream * width {
-                packet.encode(layout, &mut volley);
-                let stream = &mut packet.stream.state;
-                // Packets without payload add nothing to a flow that has content already.
-                if !by_content || volley.content || !stream.content {
-                    stream.slots.extend_from_slice(&volley.slots[..width]);
-                    stream.content |= volley.content;
-                    for traces in &paces {
-                        layout.encode(headers, bytes, context, traces, &mut volley);
-                        stream.stretched.extend_from_slice(&volley.slots[..width]);
-                    }
-                }
+            let (headers, bytes, time) = (packet.headers, packet.frame.bytes, packet.frame.timestamp);
+            let (every, most) = EXTRA;
+            let extra = extra_traces.is_some() && packet.stream.packets.is_multiple_of(every) && packet.stream.packets <= most;
+            let (again, due) = (packet.traces.later().is_some(), packet.traces != TraceValues::NONE || extra);
+            let extra_values = extra_traces.as_mut().map(|table| table.follow(headers, bytes, time, due));
+            let paces: Vec<TraceValues> = stretched.iter_mut().map(|table| table.follow(headers, bytes, time, due)).collect();
+            if packet.stream.state.class.is_none() {
+                return ControlFlow::Continue(());
+            }
+            let first = packet.stream.state.first.slots.len() < packets_per_stream * width;
+            let later = (again || extra) && layout.has_packet_rates();
+            if !first && !later {
+                return ControlFlow::Continue(());
+            }
+            let mut volleys = Volleys::default();
+            let traces = if packet.traces == TraceValues::NONE { extra_values.unwrap_or(packet.traces) } else { packet.traces };
+            layout.encode(headers, bytes, packet.context, &traces, &mut volley);
+            volleys.slots.extend_from_slice(&volley.slots[..width]);
+            let content = volley.content;
+            for traces in &paces {
+                layout.encode(headers, bytes, packet.context, traces, &mut volley);
+                volleys.stretched.extend_from_slice(&volley.slots[..width]);
+            }
+            let stream = &mut packet.stream.state;
+            // Packets without payload add nothing to a flow that has content already.
+            if first && (!by_content || content || !stream.content) {
+                stream.first.append(&volleys);
+                stream.content |= content;
+            }
+            if later {
+                stream.later.push((again.then_some(time), volleys));
             }
             ControlFlow::Continue(())
         })?;
         for stream in tracker.finish() {
             let start = FlowStart::of(&stream);
-            if let Some(class) = stream.state.class {
-                self.streams.push(LabelledStream {
-                    capture,
-                    class,
-                    name: stream.state.name,
-                    packets: stream.packets,
-                    bytes: stream.bytes,
-                    reference: false,
-                    first: self.slots.len() / width,
-                    kept: stream.state.slots.len() / width,
-                    start,
-                    stretched: stream.state.stretched.len() / width,
-                });
-                self.slots.extend_from_slice(&stream.state.slots);
-                self.slots.extend_from_slice(&stream.state.stretched);
+            let Some(class) = stream.state.class else { continue };
+            let OpenStream { name, first, later, .. } = stream.state;
+            let of = LabelledStream {
+                capture,
+                class,
+                name,
+                packets: stream.packets,
+                bytes: stream.bytes,
+                reference: false,
+                first: 0,
+                kept: 0,
+                start: start.clone(),
+                stretched: 0,
+                later: false,
+            };
+            self.push_volleys(of.clone(), &first);
+            for (time, volleys) in &later {
+                let start = start.clone().zip(*time).map(|(start, time)| FlowStart { time, ..start });
+                self.push_volleys(LabelledStream { start, later: true, ..of.clone() }, volleys);
             }
         }
         Ok(())
+    }
+
+    fn push_volleys(&mut self, stream: LabelledStream, volleys: &Volleys) {
+        let width = self.layout.slots().len();
+        let (first, kept, stretched) = (self.slots.len() / width, volleys.slots.len() / width, volleys.stretched.len() / width);
+        self.streams.push(LabelledStream { first, kept, stretched, ..stream });
+        self.slots.extend_from_slice(&volleys.slots);
+        self.slots.extend_from_slice(&volleys.stretched);
     }
 
     /// Removes the classes with fewer than `streams` streams; returns their names.
@@ -387,7 +443,7 @@ impl Corpus {
         self.streams
             .iter()
             .filter(|s| s.class == class && !s.reference)
-            .fold((0, 0), |(streams, volleys), s| (streams + 1, volleys + s.kept as u64))
+            .fold((0, 0), |(streams, volleys), s| (streams + u64::from(!s.later), volleys + s.kept as u64))
     }
 
     /// The indices of a stream's volleys for training, each with the stream's class.

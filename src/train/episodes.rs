@@ -1,13 +1,14 @@
 //! Rules of episodes from a corpus: who is excited, for how long, and when the neuron fires.
 //!
-//! The role follows from the labelled flows: a class whose flows come from many more hosts than they go to is about its target. The time
-//! constant follows from the gaps between the flows of a host. The threshold is homeostatic: on the streams of the other classes,
-//! classified by networks that were not trained on them, no neuron fires.
+//! The roles follow from the labelled flows: a class has a rule for sources if in some capture one source has enough of its flows, and one
+//! for targets if in many captures only a target has, as when sources are forged. The time constant of each follows from the gaps between the
+//! flows of a host in that role. The threshold is homeostatic: on the streams of the other classes, classified by networks that were not
+//! trained on them, no neuron fires.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::capture::Nanos;
-use crate::episode::{EpisodeRule, MIN_CONFIDENCE, Role};
+use crate::episode::{EpisodeRule, MANY_SOURCES, MIN_CONFIDENCE, Role};
 use crate::packet::Address;
 use crate::snn::ClassId;
 use crate::stream::{Decision, Leader};
@@ -15,11 +16,13 @@ use crate::stream::{Decision, Leader};
 use super::Corpus;
 use super::corpus::FlowStart;
 
-/// Sources for each target from which a class is about its target.
-const MANY: usize = 5;
+/// Spikes of one host within a capture from which its neuron can fire.
+const ENOUGH: usize = 5;
+/// A class has a rule for targets if it is needed in at least one of so many captures.
+const NEED_TARGET: usize = 4;
 /// The smallest threshold, in flows of full confidence.
-const LEAST: f32 = 3.0;
-/// The largest.
+const LEAST: f32 = 4.0;
+/// The largest. A host whose potential is beyond it behaves like the class, and no threshold cures that: it does not raise the threshold.
 const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
 const MARGIN: f32 = 1.25;
@@ -27,10 +30,25 @@ const MARGIN: f32 = 1.25;
 const GAPS: f32 = 10.0;
 const TAU: (f32, f32) = (30.0, 600.0);
 
+/// A host that streams of other classes excited.
+struct Excited {
+    /// Time of the last spike, and the potential after it.
+    last: Nanos,
+    potential: f32,
+    highest: f32,
+    sources: HashSet<Address>,
+}
+
+impl Excited {
+    fn new(time: Nanos) -> Self {
+        Self { last: time, potential: 0.0, highest: 0.0, sources: HashSet::new() }
+    }
+}
+
 impl FlowStart {
     /// The host that the flow excites.
     fn host(&self, role: Role) -> Address {
-        if role == Role::Source { self.source } else { self.target }
+        role.of(self.source, self.target)
     }
 }
 
@@ -53,43 +71,54 @@ pub(super) fn rules(
     without: &dyn Fn(&str) -> bool,
 ) -> Vec<EpisodeRule> {
     let classes = ClassId::first(corpus.classes.len()).filter(|class| !without(&corpus.classes[class.index()]));
-    classes.filter_map(|class| rule(corpus, class)).map(|rule| raise(corpus, decision, calibration, without, rule)).collect()
+    let rules = classes.flat_map(|class| {
+        let roles = roles(corpus, class);
+        let both = roles.len() > 1;
+        roles.into_iter().map(move |role| (rule(corpus, class, role), both))
+    });
+    rules.map(|(rule, both)| raise(corpus, decision, calibration, without, rule, both)).collect()
 }
 
-/// The rule of a class with the smallest threshold; `None` without flows.
-fn rule(corpus: &Corpus, class: ClassId) -> Option<EpisodeRule> {
-    let of_class = || corpus.streams.iter().filter(|s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)));
-    let role = role(of_class());
-    let mut gaps: Vec<f64> =
-        by_host(of_class(), role).iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
+/// The capture of each flow of a class, and where it began.
+fn flows_of(corpus: &Corpus, class: ClassId) -> impl Iterator<Item = (u32, &FlowStart)> {
+    corpus.streams.iter().filter(move |s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)))
+}
+
+/// The rule of a class and role with the smallest threshold.
+fn rule(corpus: &Corpus, class: ClassId, role: Role) -> EpisodeRule {
+    let hosts = by_host(flows_of(corpus, class), role);
+    let mut gaps: Vec<f64> = hosts.iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
     gaps.sort_by(f64::total_cmp);
     let long = gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(0.0) as f32;
-    of_class().next()?;
-    Some(EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST })
+    EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST }
 }
 
-/// The target if in most captures the flows come from many more hosts than they go to, else the source.
-fn role<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)>) -> Role {
-    let mut hosts: HashMap<u32, [HashSet<Address>; 2]> = HashMap::new();
-    for (capture, start) in starts {
-        let [sources, targets] = hosts.entry(capture).or_default();
-        sources.insert(start.source);
-        targets.insert(start.target);
-    }
-    let mut ratios: Vec<usize> = hosts.values().map(|[sources, targets]| sources.len() / targets.len().max(1)).collect();
-    ratios.sort_unstable();
-    if ratios.get(ratios.len() / 2).is_some_and(|&ratio| ratio >= MANY) { Role::Target } else { Role::Source }
+/// The roles for which a class has rules; none without flows. Attackers with forged addresses have one flow each, so that only their target
+/// has enough spikes.
+fn roles(corpus: &Corpus, class: ClassId) -> Vec<Role> {
+    let captures = |role: Role| -> HashSet<u32> {
+        let mut counts: HashMap<(u32, Address), usize> = HashMap::new();
+        flows_of(corpus, class).for_each(|(capture, start)| *counts.entry((capture, start.host(role))).or_default() += 1);
+        counts.into_iter().filter(|&(_, count)| count >= ENOUGH).map(|((capture, _), _)| capture).collect()
+    };
+    let (sources, targets) = (captures(Role::Source), captures(Role::Target));
+    let need_target = targets.difference(&sources).count();
+    let for_target = need_target > 0 && need_target * NEED_TARGET >= targets.union(&sources).count();
+    let for_source = !sources.is_empty() || (!for_target && flows_of(corpus, class).next().is_some());
+    [(for_source, Role::Source), (for_target, Role::Target)].into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect()
 }
 
-/// The rule with a threshold that streams of other classes, taken for the class, do not reach.
+/// The rule with a threshold that streams of other classes, taken for the class, do not reach. `both`: whether the class has rules for both
+/// roles, so that only targets of many sources fire.
 fn raise(
     corpus: &Corpus,
     decision: &Decision,
     calibration: &[(usize, bool, Leader)],
     without: &dyn Fn(&str) -> bool,
     rule: EpisodeRule,
+    both: bool,
 ) -> EpisodeRule {
-    let mut spikes: Vec<(u32, Address, Nanos, f32)> = Vec::new();
+    let mut spikes: Vec<(u32, &FlowStart, f32)> = Vec::new();
     for (stream, _, leader) in calibration {
         let stream = &corpus.streams[*stream];
         let confidence = decision.confidence(leader);
@@ -98,17 +127,56 @@ fn raise(
             && confidence >= MIN_CONFIDENCE
             && let Some(start) = &stream.start
         {
-            spikes.push((stream.capture, start.host(rule.role), start.time, confidence));
+            spikes.push((stream.capture, start, confidence));
         }
     }
-    spikes.sort_by_key(|spike| spike.2);
-    let mut potentials: HashMap<(u32, Address), (Nanos, f32)> = HashMap::new();
-    let mut highest = 0f32;
-    for (capture, host, time, confidence) in spikes {
-        let (last, potential) = potentials.entry((capture, host)).or_insert((time, 0.0));
-        *potential = *potential * rule.decay(*last, time) + confidence;
-        *last = time;
-        highest = highest.max(*potential);
+    spikes.sort_by_key(|(_, start, _)| start.time);
+    let mut hosts: HashMap<(u32, Address), Excited> = HashMap::new();
+    for (capture, start, confidence) in spikes {
+        let host = hosts.entry((capture, start.host(rule.role))).or_insert_with(|| Excited::new(start.time));
+        host.potential = host.potential * rule.decay(host.last, start.time) + confidence;
+        host.last = start.time;
+        host.highest = host.highest.max(host.potential);
+        host.sources.insert(start.source);
     }
+    let least = if both && rule.role == Role::Target { MANY_SOURCES } else { 1 };
+    let can_fire = hosts.into_values().filter(|host| host.sources.len() >= least);
+    let curable = can_fire.map(|host| host.highest).filter(|highest| highest * MARGIN <= MOST);
+    let highest = curable.fold(0.0, f32::max);
     EpisodeRule { threshold: (highest * MARGIN).clamp(LEAST, MOST), ..rule }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{Layout, LayoutOptions};
+    use crate::packet::KeyKind;
+
+    /// The roles for which a class has rules whose flows begin like this: capture, source, target.
+    fn roles_of(flows: &[(u32, u8, u8)]) -> Vec<Role> {
+        let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, traces: true, ..LayoutOptions::default() });
+        let mut corpus = Corpus::new(KeyKind::Flow, layout, vec!["flood".into()]);
+        let slots = vec![0; corpus.layout.slots().len()];
+        let address = |last: u8| Address::from(std::net::IpAddr::from([10, 0, 0, last]));
+        for (i, &(capture, source, target)) in flows.iter().enumerate() {
+            corpus.push(ClassId::new(0), &slots);
+            let stream = corpus.streams.last_mut().unwrap();
+            stream.capture = capture;
+            stream.start = Some(FlowStart { source: address(source), target: address(target), time: Nanos(i as u64) });
+        }
+        roles(&corpus, ClassId::new(0))
+    }
+
+    #[test]
+    fn a_class_has_rules_for_the_roles_that_its_captures_need() {
+        let scan: Vec<_> = (0..20).map(|i| (0, 1, i)).collect();
+        let forged: Vec<_> = (0..20).map(|i| (1, i, 1)).collect();
+        assert_eq!(roles_of(&scan), [Role::Source]);
+        assert_eq!(roles_of(&forged), [Role::Target]);
+        assert_eq!(roles_of(&[scan.clone(), forged.clone()].concat()), [Role::Source, Role::Target]);
+        let scans = (2..6).flat_map(|capture| scan.iter().map(move |&(_, source, target)| (capture, source, target)));
+        assert_eq!(roles_of(&scans.chain(forged).collect::<Vec<_>>()), [Role::Source], "one capture in five");
+        assert_eq!(roles_of(&[(0, 1, 2)]), [Role::Source], "too few flows for either");
+        assert_eq!(roles_of(&[]), []);
+    }
 }

@@ -196,9 +196,9 @@ impl<'a> Fitting<'a> {
 /// Largest number of streams of one class and capture, for models with traces: a flood is thousands of streams that are alike.
 const MOST_ALIKE: usize = 250;
 
-/// Keeps at most [`MOST_ALIKE`] streams of each class and capture, evenly spread.
+/// Keeps at most [`MOST_ALIKE`] streams of each class and capture, evenly spread, and as many later packets.
 fn thin(corpus: &Corpus, streams: &mut Vec<usize>) {
-    let group = |i: usize| (corpus.streams[i].capture, corpus.streams[i].class);
+    let group = |i: usize| (corpus.streams[i].capture, corpus.streams[i].class, corpus.streams[i].later);
     let mut counts: HashMap<_, (usize, usize)> = HashMap::new();
     streams.iter().for_each(|&i| counts.entry(group(i)).or_default().0 += 1);
     streams.retain(|&i| {

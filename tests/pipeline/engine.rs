@@ -361,7 +361,7 @@ proptest::proptest! {
     /// Hosts' flows lie in many shards, and their traces are the same in all of them.
     #[test]
     fn traces_and_episodes_do_not_depend_on_workers_or_batches(
-        capture in proptest::sample::select(vec!["train/scan.port-1", "train/flood.syn-2", "train/beacon-1", "test/scan.host-8"]),
+        capture in proptest::sample::select(vec!["train/scan.port-1", "train/flood.syn-2", "train/flood.icmp-1", "train/beacon-1", "test/scan.host-8"]),
         lengths in proptest::collection::vec(1usize..=FrameBatch::CAPACITY, 1..6),
     ) {
         let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
@@ -387,6 +387,17 @@ proptest::proptest! {
             proptest::prop_assert_eq!(&episodes, &alone.1, "{} workers", workers);
         }
     }
+}
+
+/// A scan of one probe in 2 s, by a tool that the model was not trained on.
+#[test]
+fn a_slow_scan_is_found_within_ten_probes() {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let mut source = CaptureFile::open(&fixture("behaviours/test/scan.port-14.pcap.zst")).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let scan = recorder.episodes.iter().find(|e| model.classes[e.class.index()] == "scan.port").expect("an episode");
+    assert!(scan.state == EpisodeState::Begin && scan.flows <= 10, "{} flows", scan.flows);
 }
 
 /// Two models, where the second lacks a class.
