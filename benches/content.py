@@ -107,7 +107,7 @@ class Spiked:
         files = [c for c in captures if c.exists()]
         if not files:
             return []
-        lines = self.run("read", "--quiet", "--model", model, "--events", "streams", "--format", "jsonl", *files).splitlines()
+        lines = self.run("read", "--quiet", "--each-file", "--model", model, "--events", "streams", "--format", "jsonl", *files).splitlines()
         return [e for e in map(json.loads, lines) if e.get("event_type") == "stream"]
 
 
