@@ -15,7 +15,7 @@ fn peak_of_children() -> u64 {
         assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()), 0);
         usage.assume_init()
     };
-    usage.ru_maxrss as u64 * 1024 / 1_000_000
+    usage.ru_maxrss as u64 / 1024
 }
 
 #[test]
@@ -55,6 +55,6 @@ fn a_million_live_streams_fit_into_200_mebibytes() {
     assert!(child.wait().expect("the program ends").success());
     assert_eq!(lines, STREAMS as usize, "each stream lived until the end and was reported once");
     let peak = peak_of_children();
-    println!("{peak} MB at the peak with {STREAMS} live streams");
-    assert!(peak <= MOST, "{peak} MB for {STREAMS} streams; at most {MOST} are promised");
+    println!("{peak} MiB at the peak with {STREAMS} live streams");
+    assert!(peak <= MOST, "{peak} MiB for {STREAMS} streams; at most {MOST} are promised");
 }
