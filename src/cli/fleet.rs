@@ -10,7 +10,6 @@ use clap::{Args as ClapArgs, Subcommand};
 use minisign_verify::Signature;
 
 use crate::config::{FleetConfig, is_token};
-use crate::fleet::EVENTS_STREAM;
 use crate::fleet::connection::{Connection, runtime};
 use crate::fleet::models::{self, Buckets, MAX_MODEL, ModelReport, SensorReport};
 use crate::fleet::setup::{self, Change, Identity, Role};
@@ -227,7 +226,7 @@ async fn init(args: &InitArgs) -> Result<Exit> {
     let events = setup::ensure(&connection, &wanted, args.update).await.with_context(|| wanted.name.clone())?;
     let buckets = setup::ensure_buckets(&connection, args.replicas.into(), args.update).await?;
     let mut exit = Exit::Ok;
-    for (name, change) in [(EVENTS_STREAM, events)].into_iter().chain(buckets) {
+    for (name, change) in [(wanted.name, events)].into_iter().chain(buckets) {
         match change {
             Change::Created => say!("{name}: created"),
             Change::Unchanged => say!("{name}: ok"),
@@ -242,7 +241,7 @@ async fn init(args: &InitArgs) -> Result<Exit> {
 }
 
 async fn publish(args: &PublishArgs) -> Result<Exit> {
-    group_name(&args.group)?;
+    check_name(&args.group)?;
     let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
     let bytes = read(&args.file)?;
     if bytes.len() > MAX_MODEL {
@@ -267,8 +266,8 @@ async fn publish(args: &PublishArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Checks the name of a group.
-fn group_name(name: &str) -> Result<()> {
+/// Checks the name of a group or a model.
+fn check_name(name: &str) -> Result<()> {
     if is_token(name) {
         return Ok(());
     }
@@ -276,8 +275,8 @@ fn group_name(name: &str) -> Result<()> {
 }
 
 async fn published(args: &PublishedArgs) -> Result<Buckets> {
-    group_name(&args.group)?;
-    group_name(&args.model)?;
+    check_name(&args.group)?;
+    check_name(&args.model)?;
     Ok(Buckets::open(&args.servers.connect().await?).await?)
 }
 

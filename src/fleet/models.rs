@@ -126,7 +126,7 @@ impl Buckets {
         };
         let models = context.get_object_store(MODELS_BUCKET).await.map_err(|error| lacking(&error))?;
         let fleet = context.get_key_value(FLEET_BUCKET).await.map_err(|error| lacking(&error))?;
-        let stream = context.get_stream(format!("OBJ_{MODELS_BUCKET}")).await.map_err(|error| lacking(&error))?;
+        let stream = context.get_stream(super::setup::object_stream(MODELS_BUCKET)).await.map_err(|error| lacking(&error))?;
         Ok(Self { connection: connection.clone(), models, stream, fleet })
     }
 

@@ -61,12 +61,6 @@ pub async fn ensure(connection: &Connection, wanted: &Config, update: bool) -> R
         Err(error) => return Err(connection.explain(error)),
     };
     let differences = differences(&present, wanted);
-    if differences.is_empty() {
-        return Ok(Change::Unchanged);
-    }
-    if !update {
-        return Ok(Change::Different(differences));
-    }
     // Only what is compared is changed: the rest is the operator's.
     let changed = Config {
         subjects: wanted.subjects.clone(),
@@ -79,8 +73,7 @@ pub async fn ensure(connection: &Connection, wanted: &Config, update: bool) -> R
         duplicate_window: wanted.duplicate_window,
         ..present
     };
-    context.update_stream(&changed).await.map_err(|error| connection.explain(error))?;
-    Ok(Change::Updated(differences))
+    apply(connection, &context, differences, &changed, update).await
 }
 
 /// Time after which the servers remove a sensor's report.
@@ -88,38 +81,88 @@ const REPORT_AGE: Duration = Duration::from_secs(60);
 /// Records of a model that are kept.
 const RECORDS: i64 = 16;
 
-/// Names of the streams of the buckets.
-const BUCKETS: [&str; 3] = ["OBJ_spiked-models", "KV_spiked-fleet", "KV_spiked-status"];
+/// A bucket and its settings.
+enum Bucket {
+    Objects(object_store::Config),
+    KeyValue(Box<kv::Config>),
+}
+
+impl Bucket {
+    /// The buckets of the models.
+    fn all(replicas: usize) -> [Self; 3] {
+        [
+            Self::Objects(object_store::Config {
+                bucket: MODELS_BUCKET.into(),
+                num_replicas: replicas,
+                ..object_store::Config::default()
+            }),
+            Self::KeyValue(Box::new(kv::Config {
+                bucket: FLEET_BUCKET.into(),
+                history: RECORDS,
+                num_replicas: replicas,
+                ..kv::Config::default()
+            })),
+            Self::KeyValue(Box::new(kv::Config {
+                bucket: STATUS_BUCKET.into(),
+                history: 1,
+                max_age: REPORT_AGE,
+                // On the disk: the server forgets a stream in memory, not only its content, when it restarts.
+                storage: StorageType::File,
+                num_replicas: replicas,
+                ..kv::Config::default()
+            })),
+        ]
+    }
+
+    /// Name of the stream in which the server keeps it.
+    fn stream(&self) -> String {
+        match self {
+            Self::Objects(config) => object_stream(&config.bucket),
+            Self::KeyValue(config) => key_value_stream(&config.bucket),
+        }
+    }
+
+    async fn create(self, connection: &Connection, context: &jetstream::Context) -> Result<(), FleetError> {
+        match self {
+            Self::Objects(config) => {
+                context.create_object_store(config).await.map(drop).map_err(|error| connection.explain(error))
+            }
+            Self::KeyValue(config) => {
+                context.create_key_value(*config).await.map(drop).map_err(|error| connection.explain(error))
+            }
+        }
+    }
+}
+
+/// Name of the stream of an object store.
+pub(super) fn object_stream(bucket: &str) -> String {
+    format!("OBJ_{bucket}")
+}
+
+fn key_value_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
 
 /// Makes the buckets of the models, or compares the copies of those that exist and changes them if `update` is set. Returns the names of their
 /// streams and what was done.
 ///
 /// # Errors
 /// The server can't be reached, or does not allow it.
-pub async fn ensure_buckets(
-    connection: &Connection,
-    replicas: usize,
-    update: bool,
-) -> Result<Vec<(&'static str, Change)>, FleetError> {
+pub async fn ensure_buckets(connection: &Connection, replicas: usize, update: bool) -> Result<Vec<(String, Change)>, FleetError> {
     let context = jetstream::new(connection.client.clone());
     let mut changes = Vec::new();
-    for name in BUCKETS {
-        let change = match context.get_stream(name).await {
+    for bucket in Bucket::all(replicas) {
+        let name = bucket.stream();
+        let change = match context.get_stream(&name).await {
             Ok(stream) => {
                 let present = stream.cached_info().config.clone();
-                let line = format!("copies is {}, not {replicas}", present.num_replicas);
-                if present.num_replicas == replicas {
-                    Change::Unchanged
-                } else if update {
-                    let changed = Config { num_replicas: replicas, ..present };
-                    context.update_stream(&changed).await.map_err(|error| connection.explain(error))?;
-                    Change::Updated(vec![line])
-                } else {
-                    Change::Different(vec![line])
-                }
+                let copies = present.num_replicas;
+                let differences: Vec<String> =
+                    (copies != replicas).then(|| format!("copies is {copies}, not {replicas}")).into_iter().collect();
+                apply(connection, &context, differences, &Config { num_replicas: replicas, ..present }, update).await?
             }
             Err(error) if is_missing(&error) => {
-                create_bucket(connection, &context, name, replicas).await?;
+                bucket.create(connection, &context).await?;
                 Change::Created
             }
             Err(error) => return Err(connection.explain(error)),
@@ -129,31 +172,22 @@ pub async fn ensure_buckets(
     Ok(changes)
 }
 
-async fn create_bucket(
+/// Changes a stream that exists to `changed` if there are differences and `update` is set.
+async fn apply(
     connection: &Connection,
     context: &jetstream::Context,
-    name: &str,
-    replicas: usize,
-) -> Result<(), FleetError> {
-    let fleet = kv::Config { bucket: FLEET_BUCKET.into(), history: RECORDS, num_replicas: replicas, ..kv::Config::default() };
-    let status = kv::Config {
-        bucket: STATUS_BUCKET.into(),
-        history: 1,
-        max_age: REPORT_AGE,
-        // On the disk: the server forgets a stream in memory, not only its content, when it restarts.
-        storage: StorageType::File,
-        num_replicas: replicas,
-        ..kv::Config::default()
-    };
-    match name {
-        "OBJ_spiked-models" => {
-            let config =
-                object_store::Config { bucket: MODELS_BUCKET.into(), num_replicas: replicas, ..object_store::Config::default() };
-            context.create_object_store(config).await.map(|_| ()).map_err(|error| connection.explain(error))
-        }
-        "KV_spiked-fleet" => context.create_key_value(fleet).await.map(|_| ()).map_err(|error| connection.explain(error)),
-        _ => context.create_key_value(status).await.map(|_| ()).map_err(|error| connection.explain(error)),
+    differences: Vec<String>,
+    changed: &Config,
+    update: bool,
+) -> Result<Change, FleetError> {
+    if differences.is_empty() {
+        return Ok(Change::Unchanged);
     }
+    if !update {
+        return Ok(Change::Different(differences));
+    }
+    context.update_stream(changed).await.map_err(|error| connection.explain(error))?;
+    Ok(Change::Updated(differences))
 }
 
 fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
@@ -199,25 +233,26 @@ pub enum Role {
 impl Role {
     /// Subjects that the role's client `name` may publish to, requests to JetStream included.
     pub fn publishes(self, name: &str) -> Vec<String> {
+        let (files, records) = (object_stream(MODELS_BUCKET), key_value_stream(FLEET_BUCKET));
         match self {
             Self::Sensor => vec![
                 format!("{EVENTS_SUBJECT}.{name}.*"),
                 format!("$KV.{STATUS_BUCKET}.{name}"),
                 // By which `spiked check` learns whether the stream exists.
                 format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
-                "$JS.API.STREAM.INFO.KV_spiked-fleet".into(),
-                "$JS.API.STREAM.INFO.OBJ_spiked-models".into(),
-                format!("$JS.API.DIRECT.GET.KV_spiked-fleet.$KV.{FLEET_BUCKET}.model.>"),
-                format!("$JS.API.DIRECT.GET.OBJ_spiked-models.$O.{MODELS_BUCKET}.M.*"),
+                format!("$JS.API.STREAM.INFO.{records}"),
+                format!("$JS.API.STREAM.INFO.{files}"),
+                format!("$JS.API.DIRECT.GET.{records}.$KV.{FLEET_BUCKET}.model.>"),
+                format!("$JS.API.DIRECT.GET.{files}.$O.{MODELS_BUCKET}.M.*"),
                 // A file is read chunk by chunk. A sensor must not create consumers: they deliver to any subject.
-                "$JS.API.DIRECT.GET.OBJ_spiked-models".into(),
+                format!("$JS.API.DIRECT.GET.{files}"),
             ],
             Self::Curator => [
                 vec![
                     format!("$KV.{FLEET_BUCKET}.model.*.*"),
                     format!("$O.{MODELS_BUCKET}.>"),
-                    "$JS.API.STREAM.INFO.OBJ_spiked-models".into(),
-                    format!("$JS.API.DIRECT.GET.OBJ_spiked-models.$O.{MODELS_BUCKET}.M.*"),
+                    format!("$JS.API.STREAM.INFO.{files}"),
+                    format!("$JS.API.DIRECT.GET.{files}.$O.{MODELS_BUCKET}.M.*"),
                 ],
                 reads_buckets(),
             ]
@@ -253,11 +288,12 @@ impl Role {
 /// Subjects by which the records of models and the reports of sensors are read.
 fn reads_buckets() -> Vec<String> {
     let of = |bucket: &str| {
+        let stream = key_value_stream(bucket);
         [
-            format!("$JS.API.STREAM.INFO.KV_{bucket}"),
-            format!("$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.>"),
-            format!("$JS.API.CONSUMER.CREATE.KV_{bucket}.*.$KV.{bucket}.>"),
-            format!("$JS.FC.KV_{bucket}.>"),
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.DIRECT.GET.{stream}.$KV.{bucket}.>"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.>"),
+            format!("$JS.FC.{stream}.>"),
         ]
     };
     [of(FLEET_BUCKET), of(STATUS_BUCKET)].concat()

@@ -5,9 +5,8 @@ use std::time::Duration;
 use spiked::config::FleetConfig;
 use spiked::fleet::connection::{Connection, FleetError, runtime};
 
-use super::common::spiked;
-use super::servers::{Server, init};
-use super::setup::password;
+use super::servers::init;
+use super::setup::{server_with_users, url_of};
 
 /// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
 const SUBJECTS: [&str; 29] = [
@@ -77,14 +76,9 @@ async fn is_refused(connection: &Connection, what: &str) -> bool {
 #[test]
 fn each_role_may_use_its_subjects_and_no_others() {
     let folder = tempfile::tempdir().expect("a folder");
-    let written = folder.path().join("users.conf");
-    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc", "--curator", "models", "--out"];
-    let output = spiked().args(["fleet", "server-config"]).args(roles).arg(&written).output().expect("it runs");
-    assert!(output.status.success(), "{output:?}");
-    let settings = std::fs::read_to_string(&written).expect("written");
-    let users = settings.split_once("authorization").map(|(_, users)| format!("authorization{users}")).expect("users");
-    let Some(server) = Server::alone(folder.path(), &users) else { return };
-    let url = |name: &str| format!("nats://{name}:{}@127.0.0.1:{}", password(&settings, name), server.port);
+    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc", "--curator", "models"];
+    let Some((server, settings)) = server_with_users(folder.path(), &roles) else { return };
+    let url = |name: &str| url_of(&server, &settings, name);
     assert!(init(&url("operator"), &[]).status.success());
     runtime().expect("a runtime").block_on(async {
         for (name, allowed) in ALLOWED {

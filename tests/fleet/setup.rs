@@ -35,22 +35,32 @@ fn a_server_that_does_not_answer_is_an_error() {
 }
 
 /// Passwords of the clients, from the settings that the program wrote.
-pub fn password<'a>(settings: &'a str, name: &str) -> &'a str {
+fn password<'a>(settings: &'a str, name: &str) -> &'a str {
     let (_, rest) = settings.split_once(&format!("user: {name:?}, password: \"")).expect("a user");
     rest.split('"').next().expect("a password")
+}
+
+/// A server with the users that `spiked fleet server-config` writes for these roles, and the settings that it wrote.
+pub fn server_with_users(folder: &Path, roles: &[&str]) -> Option<(Server, String)> {
+    let written = folder.join("users.conf");
+    let output = spiked().args(["fleet", "server-config"]).args(roles).arg("--out").arg(&written).output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let settings = std::fs::read_to_string(&written).expect("written");
+    let users = settings.split_once("authorization").map(|(_, users)| format!("authorization{users}")).expect("users");
+    Some((Server::alone(folder, &users)?, settings))
+}
+
+/// Address of a server with the name and password of a user.
+pub fn url_of(server: &Server, settings: &str, name: &str) -> String {
+    format!("nats://{name}:{}@127.0.0.1:{}", password(settings, name), server.port)
 }
 
 #[test]
 fn a_forbidden_publish_is_reported_as_a_permission() {
     let folder = tempfile::tempdir().expect("a folder");
-    let written = folder.path().join("users.conf");
-    let arguments = ["server-config", "--sensor", "north", "--sensor", "south", "--reader", "soc", "--out"];
-    let output = spiked().arg("fleet").args(arguments).arg(&written).output().expect("it runs");
-    assert!(output.status.success(), "{output:?}");
-    let settings = std::fs::read_to_string(&written).expect("written");
-    let users = settings.split_once("authorization").map(|(_, users)| format!("authorization{users}")).expect("users");
-    let Some(server) = Server::alone(folder.path(), &users) else { return };
-    let url = |name: &str| format!("nats://{name}:{}@127.0.0.1:{}", password(&settings, name), server.port);
+    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc"];
+    let Some((server, settings)) = server_with_users(folder.path(), &roles) else { return };
+    let url = |name: &str| url_of(&server, &settings, name);
     assert!(init(&url("operator"), &[]).status.success());
 
     let publish = |config| {
