@@ -24,6 +24,7 @@ pub type ChosenPackets = Duplicates<InTimeRange<Filtered<CaptureFile>>>;
 pub type OpenFile<'a> = Box<dyn Fn(&Path) -> Result<ChosenPackets, CaptureError> + Send + 'a>;
 
 /// A capture to read, with the time of its first packet; `None` for pipes, and files without packets.
+#[derive(Clone)]
 pub struct DatedPath {
     pub path: PathBuf,
     first: Option<Nanos>,
@@ -31,13 +32,15 @@ pub struct DatedPath {
 
 impl DatedPath {
     /// Looks up the time of the first packet of each file, and puts the files in its order. Pipes and files without a time keep their place.
+    /// A single path is not opened.
     pub fn in_order(paths: &[PathBuf]) -> Vec<Self> {
+        if paths.len() < 2 {
+            return Self::each(paths);
+        }
         let mut paths: Vec<Self> = paths.iter().map(|path| Self { path: path.clone(), first: first_time(path) }).collect();
-        let places: Vec<usize> = (0..paths.len()).filter(|&at| paths[at].first.is_some()).collect();
-        let mut sorted = places.clone();
-        sorted.sort_by_key(|&at| paths[at].first);
-        let sorted: Vec<Self> = sorted.iter().map(|&at| Self { path: paths[at].path.clone(), first: paths[at].first }).collect();
-        places.into_iter().zip(sorted).for_each(|(at, path)| paths[at] = path);
+        let mut sorted: Vec<Self> = paths.iter().filter(|path| path.first.is_some()).cloned().collect();
+        sorted.sort_by_key(|path| path.first);
+        paths.iter_mut().filter(|path| path.first.is_some()).zip(sorted).for_each(|(place, path)| *place = path);
         paths
     }
 
@@ -128,7 +131,7 @@ pub struct FileChain<'a> {
 }
 
 impl<'a> FileChain<'a> {
-    /// The files `paths`, of which those that follow each other within `pause` nanoseconds are one source.
+    /// The files `paths`. Files that follow each other within `pause` nanoseconds are one source.
     pub fn new(paths: Vec<DatedPath>, pause: u64, progress: ReadProgress, open: OpenFile<'a>) -> Self {
         Self {
             open,
