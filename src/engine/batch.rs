@@ -39,7 +39,8 @@ pub(super) struct RoutedBatch {
     headers: Vec<Headers>,
     /// Traces of each frame's hosts; empty if no model uses them.
     traces: Vec<TraceValues>,
-    /// Bit of each frame with trace values after the first packets of its flow.
+    /// Bit of each frame with trace values after the first packets of its flow. Few frames have some, so the values of the others are not
+    /// fetched into the cache to find out.
     later: Vec<u64>,
     /// Packets by shard and kind of key. A frame has one packet for each stream that it belongs to.
     packets: Vec<[Vec<RoutedPacket>; KeyKind::COUNT]>,

@@ -111,7 +111,6 @@ impl ModelShard {
         let (at, context) = self.look_up(packet, counters, out);
         self.sample(packet, at, context, counters);
         let stream = self.table.get(at);
-        let flow = stream.key.kind() == KeyKind::Flow;
         let opened = context.position == 0 && stream.number == packet.number;
         let reopened = stream.state.is_dropped_before_content() && packet.has_content();
         if opened || reopened || stream.state.is_scored() {
@@ -120,8 +119,10 @@ impl ModelShard {
             self.scorer.score_pending(&mut self.table, out);
         }
         counters.opened += u64::from(opened);
-        if opened && packet.headers().tunnel_depth > 0 && flow {
-            counters.dropped_tunnels += u64::from(!self.scorer.keep_tunnels(&self.decoder, packet, self.table.get(at)));
+        if opened && packet.headers().tunnel_depth > 0 {
+            let stream = self.table.get(at);
+            let kept = stream.key.kind() != KeyKind::Flow || self.scorer.keep_tunnels(&self.decoder, packet, stream);
+            counters.dropped_tunnels += u64::from(!kept);
         }
         if opened || reopened {
             counters.dropped_undecided += u64::from(self.scorer.open(at, &mut self.table));

@@ -53,10 +53,11 @@ pub(super) struct SharedTables {
 
 impl SharedTables {
     pub fn new(settings: &EngineSettings) -> Self {
-        Self {
-            fragments: InOrder::default(),
-            traces: InOrder::new(TraceTable::new(settings.hosts).by_vlan(settings.vlan_in_key)),
-        }
+        Self { fragments: InOrder::default(), traces: InOrder::new(Self::empty_traces(settings)) }
+    }
+
+    fn empty_traces(settings: &EngineSettings) -> TraceTable {
+        TraceTable::new(settings.hosts).by_vlan(settings.vlan_in_key)
     }
 }
 
@@ -160,7 +161,7 @@ impl<'a> Shard<'a> {
         let table = turn.value();
         if catch_unwind(AssertUnwindSafe(|| routed.trace(table))).is_err() {
             routed.clear_traces();
-            *table = TraceTable::new(self.settings.hosts).by_vlan(self.settings.vlan_in_key);
+            *table = SharedTables::empty_traces(self.settings);
         }
         self.counters.evicted_hosts += table.take_evicted();
     }

@@ -21,8 +21,6 @@ const MAX_DISTINCT: usize = 4096;
 const UPDATE: u64 = 60_000_000_000;
 /// Time between two searches for episodes that have ended: 1 s.
 const SWEEP: u64 = 1_000_000_000;
-/// Sources from which the neuron of a target fires if the class has a rule for sources too: with fewer, those of the sources do.
-pub(crate) const MANY_SOURCES: usize = 3;
 /// A potential below this is forgotten: the host begins again.
 const RESTING: f32 = 0.25;
 
@@ -227,8 +225,7 @@ impl EpisodeLayer {
         }
         let both = rules[1].is_some();
         for rule in rules.into_iter().flatten() {
-            let least = if both && self.rules[rule].role == Role::Target { MANY_SOURCES } else { 1 };
-            if self.excite(rule, least, flow, out) {
+            if self.excite(rule, self.rules[rule].role.least_sources(both), flow, out) {
                 break;
             }
         }

@@ -14,6 +14,5 @@
 mod layer;
 mod rule;
 
-pub(crate) use layer::MANY_SOURCES;
 pub use layer::{Episode, EpisodeLayer, EpisodeState, NamedFlow};
 pub use rule::{EpisodeRule, MIN_CONFIDENCE, Role};

@@ -19,7 +19,15 @@ pub enum Role {
     Target,
 }
 
+/// Sources from which the neuron of a target fires if the class has a rule for sources too: with fewer, those of the sources do.
+const MANY_SOURCES: usize = 3;
+
 impl Role {
+    /// The smallest number of sources for which a neuron of this role fires. `both`: the class has rules for both roles.
+    pub fn least_sources(self, both: bool) -> usize {
+        if both && self == Self::Target { MANY_SOURCES } else { 1 }
+    }
+
     /// Of two values, one of the source and one of the target of a flow, that of the host in this role.
     pub fn of<T>(self, source: T, target: T) -> T {
         match self {

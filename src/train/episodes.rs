@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::capture::Nanos;
-use crate::episode::{EpisodeRule, MANY_SOURCES, MIN_CONFIDENCE, Role};
+use crate::episode::{EpisodeRule, MIN_CONFIDENCE, Role};
 use crate::packet::Address;
 use crate::snn::ClassId;
 use crate::stream::{Decision, Leader};
@@ -139,7 +139,7 @@ fn raise(
         host.highest = host.highest.max(host.potential);
         host.sources.insert(start.source);
     }
-    let least = if both && rule.role == Role::Target { MANY_SOURCES } else { 1 };
+    let least = rule.role.least_sources(both);
     let can_fire = hosts.into_values().filter(|host| host.sources.len() >= least);
     let curable = can_fire.map(|host| host.highest).filter(|highest| highest * MARGIN <= MOST);
     let highest = curable.fold(0.0, f32::max);
