@@ -205,7 +205,7 @@ pub struct FleetConfig {
     pub models: Vec<String>,
     /// Folder of the last good copies of those models; set if there are any.
     pub model_folder: Option<PathBuf>,
-    /// Public keys of minisign, in base64, one of which must have signed a model.
+    /// Public keys of minisign, in base64. One of them must have signed a model.
     pub trusted_keys: Vec<String>,
 }
 

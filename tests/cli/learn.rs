@@ -117,7 +117,7 @@ fn every_way_of_teaching_finds_the_class_elsewhere_or_is_refused_with_the_reason
 fn a_class_that_claims_other_streams_is_not_written_unless_forced() {
     let folder = tempfile::tempdir().unwrap();
     let (shown, model) = (Path::new("fixtures/captures/redis-1.pcap"), folder.path().join("m.safetensors"));
-    // A model without Redis, of which the reference has streams.
+    // The model lacks Redis; the reference has streams of it.
     let lacking = folder.path().join("lacking.safetensors");
     Model::built_in().unwrap().without_classes(&["redis".into()]).unwrap().save(&lacking).unwrap();
     let refused = learn_into(&lacking, shown, &model, &["--packet", "4"]).code(2);
