@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::capture::Nanos;
+use crate::prefetch::prefetch_whole;
 
 /// Entries that are compared to find one to evict.
 const SAMPLE: usize = 16;
@@ -29,6 +30,20 @@ impl Hasher for Identity {
 
     fn write_u64(&mut self, key: u64) {
         self.0 = key;
+    }
+}
+
+/// The key of an entry and where the entry was last, so that it is found again without a search unless it was evicted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handle {
+    key: u64,
+    place: u32,
+}
+
+impl Handle {
+    /// The handle of an entry that was not looked up yet.
+    pub fn new(key: u64) -> Self {
+        Self { key, place: u32::MAX }
     }
 }
 
@@ -72,8 +87,21 @@ impl<V: Activity> BoundedTable<V> {
 
     /// The entry of `key`, made by `new` if there is none.
     pub fn entry(&mut self, key: u64, new: impl FnOnce() -> V) -> &mut V {
-        let place = self.place(key).unwrap_or_else(|| self.add(key, new()));
-        self.at(place)
+        self.entry_of(&mut Handle::new(key), new)
+    }
+
+    /// The entry of a handle, made by `new` if there is none.
+    pub fn entry_of(&mut self, handle: &mut Handle, new: impl FnOnce() -> V) -> &mut V {
+        let Handle { key, ref mut place } = *handle;
+        if self.entries.get(*place as usize).is_none_or(|&(known, _)| known != key) {
+            *place = self.place(key).unwrap_or_else(|| self.add(key, new())) as u32;
+        }
+        self.at(*place as usize)
+    }
+
+    /// Prefetches the entry of a handle.
+    pub fn prefetch(&self, handle: Handle) {
+        self.entries.get(handle.place as usize).into_iter().for_each(prefetch_whole);
     }
 
     /// Sets the entry of `key`. Returns where it lies.

@@ -156,7 +156,10 @@ impl Host {
 
     /// The counts, coded.
     pub fn levels(&self) -> Levels {
-        self.counts.map(|counts| counts.map(level))
+        let mut levels = [[0; TAUS.len()]; COUNTS];
+        // Flat, so that the compiler codes several at once.
+        levels.as_flattened_mut().iter_mut().zip(self.counts.as_flattened()).for_each(|(coded, &count)| *coded = level(count));
+        levels
     }
 }
 
@@ -172,10 +175,8 @@ impl Activity for Host {
 }
 
 /// Two levels per octave: 0 below 0.75, 1 from 0.75, 2 from 1, 3 from 1.5, 4 from 2 ...; at most 47.
+#[inline]
 pub(super) fn level(count: f32) -> u8 {
-    if count < 0.75 {
-        return 0;
-    }
-    // Exponent and the first bit of the mantissa.
-    ((count.to_bits() >> 22) - (0.5f32.to_bits() >> 22)).min(47) as u8
+    // Exponent and the first bit of the mantissa; at most 0 for what is below 0.75.
+    ((count.to_bits() >> 22) as u16).saturating_sub((0.5f32.to_bits() >> 22) as u16).min(47) as u8
 }

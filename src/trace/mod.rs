@@ -22,6 +22,7 @@ use foldhash::fast::RandomState;
 use crate::capture::Nanos;
 use crate::packet::{Headers, Network, Transport, VlanTags};
 
+use bounded::Handle;
 pub(crate) use bounded::{Activity, BoundedTable};
 use host::{Count, Host};
 use rates::PacketRates;
@@ -104,10 +105,10 @@ const ARP_TARGET: usize = 24;
 struct Flow {
     last: Nanos,
     rates: PacketRates,
-    /// Keys of the host that began it, of the other, and of the service.
-    source: u64,
-    destination: u64,
-    service: u64,
+    /// The host that began it, the other, and the service.
+    source: Handle,
+    destination: Handle,
+    service: Handle,
     /// Saturating.
     packets: u32,
     /// Whether the smaller of its two endpoints began it.
@@ -221,13 +222,16 @@ impl TraceTable {
         if !due && !answers && !resets {
             return TraceValues::NONE;
         }
-        let (source, destination) = (flow.source, flow.destination);
+        // Their cache misses overlap.
+        self.hosts.prefetch(flow.source);
+        self.hosts.prefetch(flow.destination);
+        self.services.prefetch(flow.service);
         if answers {
-            self.hosts.entry(source, Host::default).add(Count::Answers, now, 1.0);
-            self.hosts.entry(destination, Host::default).add(Count::Answered, now, 1.0);
+            self.hosts.entry_of(&mut flow.source, Host::default).add(Count::Answers, now, 1.0);
+            self.hosts.entry_of(&mut flow.destination, Host::default).add(Count::Answered, now, 1.0);
         }
         if resets {
-            self.hosts.entry(source, Host::default).add(Count::Resets, now, 1.0);
+            self.hosts.entry_of(&mut flow.source, Host::default).add(Count::Resets, now, 1.0);
         }
         if !due {
             return TraceValues::NONE;
@@ -253,18 +257,20 @@ impl TraceTable {
 
     /// Counts the begin of a flow. `empty`: its first packet has no payload. Returns where the flow lies.
     fn begin(&mut self, key: u64, ends: &Endpoints, now: Nanos, empty: bool) -> usize {
-        let (source, destination) = (self.hasher.hash_one(ends.source), self.hasher.hash_one(ends.destination));
-        let service = self.hasher.hash_one((ends.source, ends.destination, ends.destination_port, ends.protocol));
-        self.services.entry(service, Service::default).begin(now);
+        let mut source = Handle::new(self.hasher.hash_one(ends.source));
+        let mut destination = Handle::new(self.hasher.hash_one(ends.destination));
+        let mut service =
+            Handle::new(self.hasher.hash_one((ends.source, ends.destination, ends.destination_port, ends.protocol)));
+        self.services.entry_of(&mut service, Service::default).begin(now);
         let port = u128::from(ends.destination_port) << 16 | u128::from(ends.protocol);
-        let host = self.hosts.entry(source, Host::default);
+        let host = self.hosts.entry_of(&mut source, Host::default);
         host.add(Count::Begun, now, 1.0);
         host.add_new(Count::Ports, now, port);
         host.add_new(Count::Peers, now, ends.destination);
         if empty {
             host.add(Count::Empty, now, 1.0);
         }
-        let host = self.hosts.entry(destination, Host::default);
+        let host = self.hosts.entry_of(&mut destination, Host::default);
         host.add(Count::Received, now, 1.0);
         host.add_new(Count::Sources, now, ends.source);
         let flow = Flow {
@@ -286,14 +292,14 @@ impl TraceTable {
     fn values(&mut self, place: usize, backward: bool, now: Nanos) -> (u32, TraceValues) {
         let flow = self.flows.at(place);
         let (since, weights) = flow.rates.update(usize::from(backward), now);
-        let (source, destination, service, rates) = (flow.source, flow.destination, flow.service, flow.rates.levels());
-        let host = self.hosts.entry(source, Host::default);
+        let rates = flow.rates.levels();
+        let host = self.hosts.entry_of(&mut flow.source, Host::default);
         host.add_weights(Count::Sent, now, weights);
         let source = host.levels();
-        let host = self.hosts.entry(destination, Host::default);
+        let host = self.hosts.entry_of(&mut flow.destination, Host::default);
         host.add_weights(Count::Arrived, now, weights);
         let destination = host.levels();
-        let service = self.services.entry(service, Service::default).levels(now);
+        let service = self.services.entry_of(&mut flow.service, Service::default).levels(now);
         (since, TraceValues::new(&source, &destination, &service, &rates))
     }
 }

@@ -31,20 +31,25 @@ impl TraceValues {
     /// A packet without traces.
     pub const NONE: Self = Self { levels: [NONE; TRACES], since: 0 };
 
+    #[inline]
     pub(super) fn new(
         source: &host::Levels,
         destination: &host::Levels,
         service: &service::Levels,
         rates: &rates::Levels,
     ) -> Self {
-        let fast = |levels: &host::Levels, count: Count| levels[count as usize].into_iter().take(RATE_TAUS);
-        let (sent, arrived) = (fast(source, Count::Sent), fast(destination, Count::Arrived));
-        let source = SOURCE.into_iter().flat_map(|count| source[count as usize]);
-        let destination = DESTINATION.into_iter().flat_map(|count| destination[count as usize]);
-        let mut values = Self::NONE;
-        let all = source.chain(destination).chain(*service).chain(rates.iter().flatten().copied()).chain(sent).chain(arrived);
-        values.levels.iter_mut().zip(all).for_each(|(value, level)| *value = level);
-        values
+        let (mut levels, mut count) = ([NONE; TRACES], 0);
+        let mut add = |values: &[u8]| {
+            levels[count..][..values.len()].copy_from_slice(values);
+            count += values.len();
+        };
+        SOURCE.iter().for_each(|&count| add(&source[count as usize]));
+        DESTINATION.iter().for_each(|&count| add(&destination[count as usize]));
+        add(service);
+        add(rates.as_flattened());
+        add(&source[Count::Sent as usize][..RATE_TAUS]);
+        add(&destination[Count::Arrived as usize][..RATE_TAUS]);
+        Self { levels, since: 0 }
     }
 
     /// The values as those of a packet after the first ones of its flow.
