@@ -29,6 +29,10 @@ pub struct InputCounters {
     pub lost: AtomicU64,
     /// How often the interface was reopened after it was lost.
     pub reopened: AtomicU64,
+    /// Copies of frames before them that were found ([`Duplicates`](super::Duplicates)).
+    pub copies: AtomicU64,
+    /// Frames among which copies were looked for.
+    pub compared: AtomicU64,
     /// Captures read to their end, or to where they are truncated.
     pub captures_read: AtomicU64,
     /// Captures that could not be read.

@@ -1,8 +1,12 @@
 //! Copies of frames in front of any source: mirror ports that see a frame where it enters and where it leaves hand it on twice.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::{CaptureError, Frame, FrameBatch, InterfaceId, LinkType, Nanos, Source};
+use tracing::warn;
+
+use super::{CaptureError, Frame, FrameBatch, InputCounters, InterfaceId, LinkType, Nanos, Source};
 
 /// Frames before a frame that it may be a copy of, as editcap -d.
 const WINDOW: usize = 5;
@@ -14,6 +18,8 @@ const TAG_LEN: usize = 4;
 /// Frames that are looked at to count copies, and of how many.
 const EXAMINED: u64 = 1 << 14;
 const PERIOD: u64 = 1 << 18;
+/// Copies of which the log warns: a quarter of the frames that are examined of one period.
+const MANY: u64 = EXAMINED / 4;
 /// Offset in an untagged Ethernet frame of the bytes that a [`signature`] holds.
 const SIGNATURE_AT: usize = 18;
 
@@ -34,6 +40,10 @@ pub struct Duplicates<S> {
     signatures: Vec<u64>,
     /// Numbers of the frames of a batch that are copies, in order.
     copies: Vec<usize>,
+    /// Where copies are counted too, by the index of the interface that a batch is from.
+    inputs: Vec<Arc<InputCounters>>,
+    /// Whether a warning was logged.
+    warned: bool,
     /// Frames so far; those that were looked at; the copies among these.
     frames: u64,
     examined: u64,
@@ -65,10 +75,19 @@ impl<S> Duplicates<S> {
             interface: None,
             signatures,
             copies: Vec::new(),
+            inputs: Vec::new(),
+            warned: false,
             frames: 0,
             examined: 0,
             found: 0,
         }
+    }
+
+    /// The same source, which adds what it finds to the counters of the inputs, one for each interface or the only one, and logs a warning if there
+    /// are many copies.
+    #[must_use]
+    pub fn counted_in(self, inputs: &[Arc<InputCounters>]) -> Self {
+        Self { inputs: inputs.to_vec(), ..self }
     }
 
     /// Number of copies so far, and of frames among which they were found: all frames if copies are left out.
@@ -106,6 +125,20 @@ impl<S> Duplicates<S> {
             }
         }
         self.found += self.copies.len() as u64;
+        if let Some(input) = self.inputs.get(batch.interface.map_or(0, InterfaceId::index)) {
+            input.compared.fetch_add(batch.len() as u64, Relaxed);
+            let copies = input.copies.fetch_add(self.copies.len() as u64, Relaxed) + self.copies.len() as u64;
+            if !self.drop && !self.warned && copies >= MANY {
+                self.warned = true;
+                let compared = input.compared.load(Relaxed);
+                warn!(
+                    interface = input.name,
+                    copies,
+                    compared,
+                    "frames are copies of one before (mirror port); engine.drop_duplicates = true leaves them out"
+                );
+            }
+        }
         for number in batch.len().saturating_sub(WINDOW)..batch.len() {
             // The oldest frame's allocation is used again.
             let oldest = if self.recent.len() < WINDOW { None } else { self.recent.pop_front() };
@@ -249,12 +282,14 @@ mod tests {
         let batch: Vec<_> = (0..64).map(|n| (n / 2 * 100, frame(&[], (n / 2) as u8))).collect();
         for (batches, examined) in [(16, 16), (10_000, 768)] {
             let source = Batches(vec![batch.clone(); batches].into());
-            let mut source = Duplicates::new(source, false);
+            let input = Arc::new(InputCounters::default());
+            let mut source = Duplicates::new(source, false).counted_in(&[Arc::clone(&input)]);
             let (mut filled, mut left) = (FrameBatch::new(), 0);
             while source.fill(&mut filled).unwrap() {
                 left += filled.len();
             }
             assert_eq!((source.found(), left), ((examined * 32, examined * 64), batches * 64));
+            assert_eq!((input.copies.load(Relaxed), input.compared.load(Relaxed)), source.found());
         }
     }
 }

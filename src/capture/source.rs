@@ -22,3 +22,17 @@ pub trait Source: Send {
         self.clock().is_some()
     }
 }
+
+impl<S: Source + ?Sized> Source for &mut S {
+    fn fill(&mut self, batch: &mut FrameBatch) -> Result<bool, CaptureError> {
+        (**self).fill(batch)
+    }
+
+    fn clock(&self) -> Option<Nanos> {
+        (**self).clock()
+    }
+
+    fn is_live(&self) -> bool {
+        (**self).is_live()
+    }
+}

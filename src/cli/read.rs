@@ -128,6 +128,9 @@ pub struct Args {
     /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
     #[arg(long)]
     ignore_vlan: bool,
+    /// Makes packets of different interfaces different streams, whatever their addresses and ports
+    #[arg(long, requires = "interface")]
+    interface_in_key: bool,
     /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart (mirror ports)
     #[arg(long)]
     drop_duplicates: bool,
@@ -202,6 +205,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     settings.decoder = Decoder::with_tunnels(args.tunnels()?);
     settings.limits.streams = args.streams.max(1);
     settings.vlan_in_key = !args.ignore_vlan;
+    settings.interface_in_key = args.interface_in_key;
     settings.pin = args.pin;
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };

@@ -128,6 +128,8 @@ pub struct EngineConfig {
     pub vlan_in_key: bool,
     /// Packets of different interfaces are of different flows.
     pub interface_in_key: bool,
+    /// Copies of frames, as mirror ports make them, are left out; else they are counted in a sample of the frames.
+    pub drop_duplicates: bool,
     /// Scores every packet, also of streams that are already decided.
     pub every_packet: bool,
 }
@@ -144,6 +146,7 @@ impl Default for EngineConfig {
             closed: Duration::from_secs(60),
             vlan_in_key: true,
             interface_in_key: false,
+            drop_duplicates: false,
             every_packet: false,
         }
     }

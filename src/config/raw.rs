@@ -96,6 +96,7 @@ pub struct RawEngine {
     pub closed_secs: Maybe<i64>,
     pub vlan_in_key: Maybe<bool>,
     pub interface_in_key: Maybe<bool>,
+    pub drop_duplicates: Maybe<bool>,
     pub every_packet: Maybe<bool>,
 }
 

@@ -15,7 +15,7 @@ use crate::capture::InputCounters;
 use crate::capture::live::{LiveSource, QueueDepth};
 use crate::capture::replay::ReplaySource;
 use crate::capture::watch::WatchSource;
-use crate::capture::{CaptureError, Source};
+use crate::capture::{CaptureError, Duplicates, Source};
 use crate::config::{self, Config, Input, SinkKind};
 use crate::engine::{self, Counters};
 use crate::export::evidence::{self, Evidence};
@@ -310,7 +310,9 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     let ready = on_ready(&state, server.as_ref().map(Server::address));
     let policies = (preflight.policies, config.alerts.clone());
     let mut observer = EventObserver::new(Arc::clone(&state), Some(metrics), new_policies, policies, &config.sinks, ready);
-    let counters = engine::run(&settings, frames.source(), &mut observer);
+    let inputs = frames.counters();
+    let mut source = Duplicates::new(frames.source(), config.engine.drop_duplicates).counted_in(&inputs);
+    let counters = engine::run(&settings, &mut source, &mut observer);
 
     // Dropping the settings drops the tap, which ends the learning thread.
     drop(settings);

@@ -126,6 +126,8 @@ impl DaemonState {
                 ("queue", c.queue_drops.load(Relaxed)),
             ]
             .into(),
+            copies: c.copies.load(Relaxed),
+            compared: c.compared.load(Relaxed),
             reopened: c.reopened.load(Relaxed),
             captures_read: c.captures_read.load(Relaxed),
             captures_refused: c.captures_refused.load(Relaxed),

@@ -83,8 +83,21 @@ fn interfaces(status: &Status) -> Vec<Family> {
         labels,
         "Total number of times the interface was reopened after it had disappeared.",
     );
+    let mut copies = Family::counter(
+        "spiked_interface_duplicate_frames_total",
+        labels,
+        "Total number of compared frames that are copies of one of the few before them, as mirror ports make them. They are left out if \
+         engine.drop_duplicates is set.",
+    );
+    let mut compared = Family::counter(
+        "spiked_interface_compared_frames_total",
+        labels,
+        "Total number of frames that were compared with those before them to find copies: a sample, or all if copies are left out.",
+    );
     for interface in &status.interfaces {
         let name = interface.name.as_str();
+        copies.set(&[name], value(interface.copies));
+        compared.set(&[name], value(interface.compared));
         up.set(&[name], flag(interface.up));
         received.set(&[name], value(interface.received));
         reopened.set(&[name], value(interface.reopened));
@@ -92,7 +105,7 @@ fn interfaces(status: &Status) -> Vec<Family> {
             dropped.set(&[name, reason], value(count));
         }
     }
-    vec![up, received, dropped, reopened]
+    vec![up, received, dropped, copies, compared, reopened]
 }
 
 fn queue(status: &Status) -> Vec<Family> {

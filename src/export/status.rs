@@ -117,6 +117,10 @@ pub struct InterfaceStatus {
     /// Frames dropped, by reason: "kernel" (the capture buffer was full), "interface" (by the network card or its driver), "queue" (no
     /// worker was free).
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Frames that were found to be copies of one before, as mirror ports make them.
+    pub copies: u64,
+    /// Frames among which copies were looked for: all if copies are left out, else a sample.
+    pub compared: u64,
     /// Number of times that it was reopened after it had disappeared.
     pub reopened: u64,
     /// Captures of a replay or a watched folder that were read.

@@ -207,6 +207,44 @@ fn a_watched_folder_counts_its_captures_and_names_them_in_events() {
     assert_eq!(named, wanted.iter().map(String::as_str).collect());
 }
 
+/// A pcap file with each record twice, as a mirror port would capture it.
+fn doubled(file: &[u8]) -> Vec<u8> {
+    let (header, mut rest) = file.split_at(24);
+    let mut out = header.to_vec();
+    while !rest.is_empty() {
+        let length = u32::from_le_bytes(rest[8..12].try_into().unwrap()) as usize;
+        let (record, after) = rest.split_at(16 + length);
+        out.extend([record, record].concat());
+        rest = after;
+    }
+    out
+}
+
+#[test]
+fn copies_of_a_mirror_port_are_counted_and_left_out_if_so_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let capture = folder.path().join("mirrored.pcap");
+    fs::write(&capture, doubled(&fs::read(fixture("captures/dns-1.pcap")).unwrap())).unwrap();
+    let replay =
+        |repeat: u32, engine: &str| format!("[replay]\ncaptures = [{capture:?}]\nrepeat = {repeat}\n[engine]\n{engine}\n");
+    let packets = [false, true].map(|drop| {
+        let file = settings(folder.path(), &replay(1, &format!("drop_duplicates = {drop}")));
+        spiked().args(["run", "--set", "replay.speed=0", "--config"]).arg(&file).assert().success();
+        let events = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
+        fs::remove_file(folder.path().join("events.json")).unwrap();
+        let of_flow =
+            |e: &serde_json::Value| e["flow"]["pkts_toserver"].as_u64().unwrap() + e["flow"]["pkts_toclient"].as_u64().unwrap();
+        events.iter().filter(|e| e["event_type"] == "stream").map(of_flow).sum::<u64>()
+    });
+    assert!(packets[1] > 0 && packets[0] == 2 * packets[1], "{packets:?}");
+
+    let daemon = Running::start(&settings(folder.path(), &replay(0, "")), |_| {});
+    let status = daemon.wait("frames were compared", |s| s["interfaces"][0]["compared"].as_u64() > Some(8));
+    let [copies, compared] = ["copies", "compared"].map(|name| status["interfaces"][0][name].as_u64().unwrap());
+    // A frame may be counted before its copy.
+    assert!((compared / 2).abs_diff(copies) <= 1, "{status}");
+}
+
 /// A thread of a child process, stopped until this is dropped: a child with a traced thread can't be waited for.
 struct Stopped(i32);
 

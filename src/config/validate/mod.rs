@@ -160,6 +160,7 @@ impl Check {
             closed: self.seconds("engine.closed_secs", &typed.closed_secs, default.closed, 1),
             vlan_in_key: or(&typed.vlan_in_key, default.vlan_in_key),
             interface_in_key: or(&typed.interface_in_key, default.interface_in_key),
+            drop_duplicates: or(&typed.drop_duplicates, default.drop_duplicates),
             every_packet: or(&typed.every_packet, default.every_packet),
         }
     }
