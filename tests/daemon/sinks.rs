@@ -323,8 +323,10 @@ fn child(test: &str) -> Command {
     command
 }
 
+/// Linux ends a killed process between two pages of a write, so a line may be cut; the next start completes it
+/// (`an_incomplete_line_at_the_end_is_completed_when_the_file_is_opened`).
 #[test]
-fn after_a_kill_the_file_holds_whole_lines_and_all_that_was_written() {
+fn after_a_kill_the_file_holds_all_that_was_written_and_only_its_last_line_may_be_cut() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..12 {
         let path = folder.path().join(format!("{round}.json"));
@@ -341,10 +343,12 @@ fn after_a_kill_the_file_holds_whole_lines_and_all_that_was_written() {
         process.kill().unwrap();
         process.wait().unwrap();
         let text = fs::read(&path).unwrap();
-        let written = numbers(&text);
+        let whole = text.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+        let written = numbers(&text[..whole]);
         if pace == "slow" {
             assert_eq!(written, (0..written.len() as u64).collect::<Vec<_>>());
         }
+        assert!(text[whole..].is_empty() || text[whole..].starts_with(b"{"), "{}", String::from_utf8_lossy(&text[whole..]));
         assert!(text.starts_with(&before), "what was written before the kill is gone ({pace})");
         fs::remove_file(&path).unwrap();
     }
