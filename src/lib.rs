@@ -25,6 +25,7 @@ pub mod evaluate;
 pub mod export;
 #[cfg(feature = "fleet")]
 pub mod fleet;
+mod map_as_pairs;
 pub mod model;
 pub mod packet;
 mod prefetch;

@@ -1,7 +1,9 @@
 //! Link types: the numbers that say how a frame begins.
 
+use serde::{Deserialize, Serialize};
+
 /// A `LINKTYPE_` value, as capture files store it (<https://www.tcpdump.org/linktypes.html>).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
 pub struct LinkType(pub u16);
 
 impl LinkType {

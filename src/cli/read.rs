@@ -1,7 +1,7 @@
 //! `spiked read`: classifies the streams of captures.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -198,6 +198,11 @@ pub fn run(args: &Args) -> Result<Exit> {
     if models.is_empty() {
         models.push(Model::built_in()?);
     }
+    read(args, &engine_settings(args, models)?)
+}
+
+/// The engine's settings for reading with `models`.
+fn engine_settings(args: &Args, mut models: Vec<Model>) -> Result<EngineSettings> {
     for model in &mut models {
         mask(&mut model.layout, &args.mask)?;
     }
@@ -215,7 +220,20 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
         settings.workers = workers;
     }
-    read(args, &settings)
+    Ok(settings)
+}
+
+/// What is written of each stream with `format`.
+fn lines(args: &Args, format: Option<EventFormat>) -> Result<Lines> {
+    if args.events == Events::Episodes && args.format == Format::Csv {
+        bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
+    }
+    Ok(match (format, args.events) {
+        (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
+        (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),
+        (None, _) if args.unknown => Lines::Unknown,
+        (None, _) | (Some(_), Events::Episodes) => Lines::None,
+    })
 }
 
 fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
@@ -229,15 +247,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     let models = settings.models.load_full();
     // The table is printed from the summary.
     let format = args.format.of_events();
-    let lines = match (format, args.events) {
-        (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
-        (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),
-        (None, _) if args.unknown => Lines::Unknown,
-        (None, _) | (Some(_), Events::Episodes) => Lines::None,
-    };
-    if args.events == Events::Episodes && args.format == Format::Csv {
-        bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
-    }
+    let lines = lines(args, format)?;
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
@@ -250,19 +260,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         None => None,
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
-    let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut observer = ReadObserver {
-        out,
-        live: false,
-        packets_to,
-        episodes: None,
-        captures: None,
-        summary: Arc::clone(&summary),
-        written: Ok(()),
-    };
-    if args.events == Events::Episodes {
-        observer.episodes = format.map(export::EventWriter::new);
-    }
+    let mut observer = ReadObserver::new(args, Box::new(io::stdout().lock()), &summary);
+    observer.packets_to = packets_to;
     if args.format == Format::Csv {
         writeln!(observer.out, "{}", export::CSV_HEADER)?;
     }
@@ -275,11 +274,13 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         settings,
         models: &models,
         lines,
+        counted: matches!(lines, Lines::None),
         summary: &summary,
         observer,
         limits,
         progress_hidden: args.quiet || (format.is_some() || args.unknown) && io::stdout().is_terminal(),
         ends: Vec::new(),
+        failures: Vec::new(),
         read: 0,
         packets: 0,
     };
@@ -313,18 +314,140 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     Ok(exit)
 }
 
+/// The command line of `spiked read` in a job of a fleet.
+#[cfg(feature = "fleet")]
+#[derive(clap::Parser)]
+#[command(name = "spiked read", no_binary_name = true)]
+struct JobCommand {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// Options of `spiked read` in a job of a fleet: those that change what is read from a capture and which events are written.
+#[cfg(feature = "fleet")]
+pub struct JobOptions(Args);
+
+/// One capture that was read for a job.
+#[cfg(feature = "fleet")]
+pub struct JobReading {
+    /// The outcome, as the exit code of `spiked read`.
+    pub exit: Exit,
+    /// Why the capture could not be read; what was read before is not to be used.
+    pub failure: Option<CaptureError>,
+    /// Whether it was stopped before its end.
+    pub stopped: bool,
+    /// The summary of the capture.
+    pub summary: Summary,
+}
+
+#[cfg(feature = "fleet")]
+impl JobOptions {
+    /// Parses options and checks that each belongs to a job.
+    ///
+    /// # Errors
+    /// One is not valid, or is the worker's or the reader's to choose.
+    pub fn parse(options: &[String]) -> Result<Self> {
+        Ok(Self(Self::with(options, Path::new("capture"))?))
+    }
+
+    fn with(options: &[String], capture: &Path) -> Result<Args> {
+        let words = options.iter().map(Into::into).chain(["--".into(), capture.as_os_str().to_owned()]);
+        let JobCommand { args } = clap::Parser::try_parse_from(words).map_err(|error| {
+            let text = error.to_string();
+            let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            anyhow::anyhow!("options of `spiked read`: {text}")
+        })?;
+        let foreign = [
+            (!args.interface.is_empty(), "--interface"),
+            (args.count.is_some(), "--count"),
+            (args.duration.is_some(), "--duration"),
+            (!args.model.is_empty(), "--model"),
+            (args.unknown, "--unknown"),
+            (args.each_file, "--each-file"),
+            (args.workers.is_some(), "--workers"),
+            (args.pin, "--pin"),
+            (args.write.is_some(), "--write"),
+            (args.quiet, "--quiet"),
+        ];
+        if let Some((_, name)) = foreign.iter().find(|(given, _)| *given) {
+            bail!("{name} is not an option of a job");
+        }
+        if args.captures.len() != 1 {
+            bail!("the options of a job name a capture: {}", args.captures[0].display());
+        }
+        if let Some(expression) = &args.filter {
+            Filter::new(expression)?;
+        }
+        engine_settings(&args, vec![Model::built_in()?])?;
+        lines(&args, args.format.of_events())?;
+        Ok(args)
+    }
+
+    /// The format of events; `None`: the job has a table only.
+    pub fn format(&self) -> Option<EventFormat> {
+        self.0.format.of_events()
+    }
+
+    /// Reads a capture as `spiked read` does, with `workers` threads; writes the events to `out` and counts the streams.
+    ///
+    /// # Errors
+    /// The events can't be written, or an option does not fit the models.
+    pub fn read(
+        options: &[String],
+        capture: &Path,
+        models: Vec<Model>,
+        workers: usize,
+        out: Box<dyn Write + '_>,
+        stop: Arc<AtomicBool>,
+    ) -> Result<JobReading> {
+        let args = Args { each_file: true, quiet: true, workers: Some(workers), ..Self::with(options, capture)? };
+        let settings = engine_settings(&args, models)?;
+        let models = settings.models.load_full();
+        let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
+        let mut reading = Reading {
+            args: &args,
+            settings: &settings,
+            models: &models,
+            lines: lines(&args, args.format.of_events())?,
+            counted: true,
+            summary: &summary,
+            observer: ReadObserver::new(&args, out, &summary),
+            limits: Limits::new(stop, None, None),
+            progress_hidden: true,
+            ends: Vec::new(),
+            failures: Vec::new(),
+            read: 0,
+            packets: 0,
+        };
+        reading.captures(&[capture.into()])?;
+        reading.observer.out.flush()?;
+        let Reading { limits, ends, failures, packets, .. } = reading;
+        let summary = std::mem::take(&mut *summary.lock());
+        Ok(JobReading {
+            exit: end(&ends, packets),
+            failure: failures.into_iter().next(),
+            stopped: limits.are_reached(),
+            summary,
+        })
+    }
+}
+
 /// One run of the command, source by source.
 struct Reading<'a> {
     args: &'a Args,
     settings: &'a EngineSettings,
     models: &'a Arc<Models>,
     lines: Lines,
+    /// Whether the streams are counted for the table.
+    counted: bool,
     summary: &'a Arc<Mutex<Summary>>,
     observer: ReadObserver<'a>,
     limits: Limits,
     progress_hidden: bool,
     /// Outcomes of sources that could not be read completely.
     ends: Vec<Exit>,
+    /// Why captures could not be opened, or not be read to their end.
+    failures: Vec<CaptureError>,
     /// Number of sources that were read.
     read: usize,
     packets: u64,
@@ -366,6 +489,7 @@ impl Reading<'_> {
             if !(stopped && matches!(error, CaptureError::Empty { .. })) {
                 self.ends.push(Exit::of_capture(&error));
                 chain.progress.message(&format!("spiked: {error}"));
+                self.failures.push(error);
             }
         }
         self.summary.lock().files(chain.ends.len() as u64);
@@ -453,7 +577,7 @@ impl Reading<'_> {
     /// Reads a source to its end or a limit; returns its counters, or `None` after an error. `stop` stops a live source.
     fn source(&mut self, source: &mut dyn Source, origin: Origin, stop: Option<Arc<AtomicBool>>) -> Result<Option<Counters>> {
         self.observer.captures.clone_from(&origin.captures);
-        let writer = Some(line_writers(self.lines, origin, self.summary, self.models));
+        let writer = Some(line_writers(self.lines, self.counted, origin, self.summary, self.models));
         let settings = EngineSettings { writer, ..self.settings.clone() };
         self.observer.live = source.is_live();
         let mut source = Limited { source, limits: &mut self.limits, stop };
@@ -472,6 +596,7 @@ impl Reading<'_> {
             Err(error) => {
                 self.ends.push(Exit::of_capture(&error));
                 eprintln!("spiked: {error}");
+                self.failures.push(error);
                 Ok(None)
             }
         }
@@ -500,9 +625,9 @@ impl Source for CountedLinks<'_> {
     }
 }
 
-/// Writes events to standard output and packets to the `--write` file.
+/// Writes events, and packets to the `--write` file.
 struct ReadObserver<'a> {
-    out: BufWriter<StdoutLock<'a>>,
+    out: BufWriter<Box<dyn Write + 'a>>,
     /// Whether packets arrive as they are captured, so that events are written at once.
     live: bool,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
@@ -534,7 +659,20 @@ impl Observer for ReadObserver<'_> {
     }
 }
 
-impl ReadObserver<'_> {
+impl<'a> ReadObserver<'a> {
+    fn new(args: &Args, out: Box<dyn Write + 'a>, summary: &Arc<Mutex<Summary>>) -> Self {
+        let episodes = args.format.of_events().filter(|_| args.events == Events::Episodes).map(export::EventWriter::new);
+        Self {
+            out: BufWriter::with_capacity(1 << 16, out),
+            live: false,
+            packets_to: None,
+            episodes,
+            captures: None,
+            summary: Arc::clone(summary),
+            written: Ok(()),
+        }
+    }
+
     fn episode(&mut self, episode: &EpisodeOutput) -> io::Result<()> {
         self.summary.lock().episode(episode);
         let Some(writer) = &self.episodes else { return Ok(()) };
@@ -589,6 +727,8 @@ enum Lines {
 /// Writes one worker's lines of a source, or counts its streams for the table.
 struct LineWriter {
     lines: Lines,
+    /// Whether the streams are counted for the table.
+    counted: bool,
     origin: Origin,
     writer: export::EventWriter,
     summary: Summary,
@@ -598,8 +738,10 @@ struct LineWriter {
 
 impl VerdictWriter for LineWriter {
     fn write(&mut self, verdict: &Verdict, out: &mut Vec<u8>) {
+        if self.counted {
+            self.summary.count(verdict);
+        }
         match self.lines {
-            Lines::None => self.summary.count(verdict),
             Lines::Events(_, wanted) if verdict.event == wanted => {
                 let capture = self.origin.capture(verdict);
                 let context = export::EventContext {
@@ -618,7 +760,7 @@ impl VerdictWriter for LineWriter {
                     out.extend_from_slice(export::unknown_line(verdict, reason, &source).as_bytes());
                 }
             }
-            Lines::Events(..) | Lines::Unknown => {}
+            Lines::None | Lines::Events(..) | Lines::Unknown => {}
         }
     }
 }
@@ -630,11 +772,12 @@ impl Drop for LineWriter {
 }
 
 /// Creates the writers of a capture's events.
-fn line_writers(lines: Lines, origin: Origin, total: &Arc<Mutex<Summary>>, models: &Arc<Models>) -> NewVerdictWriter {
+fn line_writers(lines: Lines, counted: bool, origin: Origin, total: &Arc<Mutex<Summary>>, models: &Arc<Models>) -> NewVerdictWriter {
     let (total, models) = (Arc::clone(total), Arc::clone(models));
     Arc::new(move || {
         Box::new(LineWriter {
             lines,
+            counted,
             origin: origin.clone(),
             writer: export::EventWriter::new(if let Lines::Events(format, _) = lines { format } else { EventFormat::default() }),
             summary: Summary::new(models.iter().map(Arc::as_ref)),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Model;
 use crate::packet::Undecodable;
 
@@ -16,13 +18,14 @@ pub struct SpikeCounts {
 }
 
 /// Counters of one run, or of one worker since its last [`super::Progress`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
     /// Frames read, whether they could be decoded or not.
     pub frames: u64,
     /// Bytes on the wire.
     pub bytes: u64,
     /// Frames that could not be decoded, by reason.
+    #[serde(with = "crate::map_as_pairs")]
     pub undecodable: BTreeMap<Undecodable, u64>,
     /// Later fragments of IP packets whose first fragment was not seen before them: a stream of their own, without ports.
     pub lone_fragments: u64,
@@ -49,6 +52,7 @@ pub struct Counters {
     /// Packets lost because their worker panicked.
     pub panic_lost_packets: u64,
     /// Spikes of the output neurons, counted for live sources; one entry for each batch and model.
+    #[serde(skip)]
     pub spikes: Vec<SpikeCounts>,
 }
 

@@ -19,5 +19,5 @@ mod unknown;
 pub use event::{CSV_HEADER, EventContext, EventFormat, EventWriter, event};
 pub use families::StatusProvider;
 pub use metrics::Metrics;
-pub use table::{Summary, describe_episode, grouped};
+pub use table::{Summary, SummaryTotals, describe_episode, grouped};
 pub use unknown::{UNKNOWN_HEADER, ends, unknown_line, unknown_server};

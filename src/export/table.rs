@@ -1,6 +1,9 @@
 //! The summary table of `spiked read`: a row per class, then unknown streams by reason and group, and notes on skipped or truncated input.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::engine::{Counters, EpisodeOutput, Event, Verdict};
 use crate::episode::{Episode, EpisodeState, Role};
@@ -11,7 +14,7 @@ use crate::stream::UnknownReason;
 use super::unknown::UnknownGroups;
 
 /// Totals of one row: streams, packets and bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct TableTotal {
     pub streams: u64,
     packets: u64,
@@ -32,7 +35,7 @@ impl TableTotal {
 }
 
 /// The table of one model.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct ModelTable {
     model: String,
     classes: Vec<String>,
@@ -42,8 +45,25 @@ struct ModelTable {
     unknown: [UnknownGroups; UnknownReason::ALL.len()],
 }
 
+/// Numbers of a [`Summary`] for programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SummaryTotals {
+    /// Packets that were read.
+    pub packets: u64,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Streams over all models, named or not.
+    pub streams: u64,
+    /// Streams without a class.
+    pub unknown: u64,
+    /// Streams of each class that has any, by model.
+    pub named: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What was skipped or lost, by reason: packets, streams or hosts.
+    pub drops: BTreeMap<String, u64>,
+}
+
 /// Totals by class over one or more captures.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     models: Vec<ModelTable>,
     captures: u64,
@@ -97,6 +117,65 @@ impl Summary {
             table.sums.iter_mut().zip(&more.sums).for_each(|(sum, more)| sum.add(more));
             table.unknown.iter_mut().zip(&more.unknown).for_each(|(groups, more)| groups.add(more));
         }
+    }
+
+    /// Adds everything that another summary has, of other captures and the same models. Returns false, and adds nothing, if the models differ.
+    pub fn merge(&mut self, other: Self) -> bool {
+        let same = |(table, more): (&ModelTable, &ModelTable)| table.model == more.model && table.classes == more.classes;
+        if self.models.len() != other.models.len() || !self.models.iter().zip(&other.models).all(same) {
+            return false;
+        }
+        self.add(&other);
+        self.counters.add(&other.counters);
+        self.captures += other.captures;
+        self.notes.extend(other.notes);
+        self.episodes.extend(other.episodes);
+        self.episodes.truncate(MAX_EPISODES);
+        self.ended_episodes += other.ended_episodes;
+        true
+    }
+
+    /// Whether a summary that was read can be shown: its rows are those of its classes.
+    pub fn is_valid(&self) -> bool {
+        let fits = |table: &ModelTable| {
+            table.sums.len() == table.classes.len() + UnknownReason::ALL.len()
+                && table.unknown.iter().all(|groups| groups.fits(table.classes.len()))
+        };
+        self.models.iter().all(fits) && self.ended_episodes >= self.episodes.len() as u64
+    }
+
+    /// Numbers of the summary for programs.
+    pub fn totals(&self) -> SummaryTotals {
+        let mut totals = SummaryTotals { packets: self.counters.frames, bytes: self.counters.bytes, ..SummaryTotals::default() };
+        for table in &self.models {
+            let (named, unknown) = table.sums.split_at(table.classes.len());
+            let classes = table.classes.iter().zip(named).filter(|(_, sum)| sum.streams > 0);
+            totals.named.insert(table.model.clone(), classes.map(|(class, sum)| (class.clone(), sum.streams)).collect());
+            totals.streams += table.sums.iter().map(|sum| sum.streams).sum::<u64>();
+            totals.unknown += unknown.iter().map(|sum| sum.streams).sum::<u64>();
+        }
+        for (&reason, &count) in &self.counters.undecodable {
+            let reason = match reason {
+                Undecodable::UnsupportedLink(_) => "unsupported_link",
+                Undecodable::Truncated => "truncated",
+                Undecodable::NoPacket(_) => "no_packet",
+            };
+            *totals.drops.entry(reason.into()).or_default() += count;
+        }
+        let counters = &self.counters;
+        for (reason, count) in [
+            ("evicted", counters.evicted),
+            ("undecided", counters.dropped_undecided),
+            ("tunnels", counters.dropped_tunnels),
+            ("hosts", counters.evicted_hosts),
+            ("panic_streams", counters.panic_lost_streams),
+            ("panic_packets", counters.panic_lost_packets),
+        ] {
+            if count > 0 {
+                totals.drops.insert(reason.into(), count);
+            }
+        }
+        totals
     }
 
     /// Adds the counters of one capture.

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Verdict;
 use crate::packet::{Address, KeyKind};
@@ -27,7 +28,7 @@ pub(super) const ROWS: usize = 10;
 const FIRST_USER_PORT: u16 = 1024;
 
 /// What the streams of a group have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct GroupKey {
     /// The nearest class of unsure streams.
     nearest: Option<ClassId>,
@@ -89,8 +90,9 @@ fn server_text(key: &GroupKey, classes: &[String]) -> String {
 }
 
 /// Groups of the streams of one reason.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct UnknownGroups {
+    #[serde(with = "crate::map_as_pairs")]
     groups: HashMap<GroupKey, TableTotal, foldhash::fast::RandomState>,
     /// Streams of groups beyond [`GROUPS`].
     others: TableTotal,
@@ -114,6 +116,11 @@ impl UnknownGroups {
     pub fn add(&mut self, other: &Self) {
         other.groups.iter().for_each(|(key, total)| self.insert(key.clone(), total));
         self.others.add(&other.others);
+    }
+
+    /// Whether the nearest classes of all groups are among the first `classes`.
+    pub fn fits(&self, classes: usize) -> bool {
+        self.groups.keys().all(|key| key.nearest.is_none_or(|class| class.index() < classes))
     }
 
     /// The rows of the table, largest first, at most [`ROWS`] and one for all others.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 /// The kind of a key's addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Family {
     Ipv4,
     Ipv6,
@@ -14,7 +16,7 @@ pub(super) enum Family {
 }
 
 /// An endpoint's address, displayed in the usual notation; empty if there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address {
     /// In the first 4 (IPv4), 6 (MAC) or 16 (IPv6) bytes, in network byte order.
     pub(super) bytes: [u8; 16],

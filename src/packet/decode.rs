@@ -7,6 +7,7 @@ use etherparse::{
     EtherType, Ethernet2Header, IpAuthHeaderSlice, IpNumber, Ipv4Header, Ipv6FragmentHeaderSlice, Ipv6Header,
     Ipv6RawExtHeaderSlice, TcpHeader, UdpHeader,
 };
+use serde::{Deserialize, Serialize};
 
 use super::headers::{Headers, Link, Network, Transport, Tunnel};
 use super::inner::{Inner, Opened, Unopened, be16};
@@ -40,7 +41,7 @@ const TCP_DATA_OFFSET_AT: usize = 12;
 const TCP_FLAGS_AT: usize = 13;
 
 /// Why a frame could not be decoded at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Undecodable {
     /// The link type is not supported.
     UnsupportedLink(LinkType),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::{Event, Verdict};
 use crate::export::sink::Severity;
 use crate::packet::{Address, KeyKind};
@@ -9,7 +11,7 @@ use crate::packet::{Address, KeyKind};
 use super::EventContext;
 
 /// One end of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(in crate::export) struct Endpoint {
     /// `None` if the frames show no address of this end.
     pub address: Option<Address>,
