@@ -1,4 +1,5 @@
-//! `spiked fleet`: prepares NATS servers for many sensors, reads what the sensors publish, and sends them models.
+//! `spiked fleet`: prepares NATS servers for many sensors, reads what the sensors publish, and sends them models; archives are in
+//! [`super::fleet_jobs`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -19,8 +20,9 @@ use crate::model::Model;
 
 use super::Exit;
 use super::exit::OutputError;
+use super::fleet_jobs::{self, EnqueueArgs, JobsArgs, ResultsArgs, WorkArgs};
 
-/// Many sensors that share NATS servers: prepares the servers, reads the events of all, sends them models
+/// Many sensors that share NATS servers: prepares the servers, reads the events of all, sends them models, reads archives on many machines
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(subcommand)]
@@ -36,11 +38,15 @@ enum FleetCommand {
     Promote(PromoteArgs),
     Rollback(RollbackArgs),
     Status(StatusArgs),
+    Enqueue(EnqueueArgs),
+    Work(WorkArgs),
+    Jobs(JobsArgs),
+    Results(ResultsArgs),
 }
 
 /// Which servers, and as whom.
 #[derive(ClapArgs)]
-struct ServerArgs {
+pub(super) struct ServerArgs {
     /// URL of a server, nats://HOST:PORT or tls://HOST:PORT; may be repeated
     #[arg(long = "server", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
     servers: Vec<String>,
@@ -62,7 +68,12 @@ struct ServerArgs {
 }
 
 impl ServerArgs {
-    async fn connect(&self) -> Result<Connection> {
+    /// Name of this client.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connection> {
         let config = FleetConfig {
             servers: self.servers.clone(),
             sensor: self.name.clone(),
@@ -75,19 +86,22 @@ impl ServerArgs {
     }
 }
 
-/// Makes the stream of events and the buckets of models; lists what differs in those that exist
+/// Makes the streams of events, jobs and results and the buckets of models; lists what differs in those that exist
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked fleet init --server tls://nats.example.org:4222 --replicas 3\n\n\
     Exit code 1 if something differs and --update is not given.")]
 struct InitArgs {
     #[command(flatten)]
     servers: ServerArgs,
-    /// Copies of the stream, on as many servers
+    /// Copies of each stream, on as many servers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: u8,
     /// Size of the stream of events at which the oldest are removed, in MiB
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
     events_mib: u32,
+    /// Size of the stream of results at which workers wait, in MiB
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
+    results_mib: u32,
     /// Change what differs
     #[arg(long)]
     update: bool,
@@ -105,12 +119,15 @@ struct ServerConfigArgs {
     /// Name of a sensor, as fleet.sensor; may be repeated
     #[arg(long = "sensor", value_name = "NAME")]
     sensors: Vec<String>,
-    /// Name of a client that reads events; may be repeated
+    /// Name of a client that reads events and results; may be repeated
     #[arg(long = "reader", value_name = "NAME")]
     readers: Vec<String>,
-    /// Name of a client that publishes models; may be repeated
+    /// Name of a client that publishes models and queues captures; may be repeated
     #[arg(long = "curator", value_name = "NAME")]
     curators: Vec<String>,
+    /// Name of a client that reads captures of the queue; may be repeated
+    #[arg(long = "worker", value_name = "NAME")]
+    workers: Vec<String>,
     /// Name of a client that may do everything, for `spiked fleet init`
     #[arg(long, value_name = "NAME", default_value = "operator")]
     admin: String,
@@ -217,16 +234,29 @@ pub fn run(args: &Args) -> Result<Exit> {
         FleetCommand::Promote(args) => runtime()?.block_on(promote(args)),
         FleetCommand::Rollback(args) => runtime()?.block_on(rollback(&args.published)),
         FleetCommand::Status(args) => runtime()?.block_on(status(args)),
+        FleetCommand::Enqueue(args) => runtime()?.block_on(fleet_jobs::enqueue(args)),
+        FleetCommand::Work(args) => runtime()?.block_on(fleet_jobs::work(args)),
+        FleetCommand::Jobs(args) => runtime()?.block_on(fleet_jobs::jobs(args)),
+        FleetCommand::Results(args) => runtime()?.block_on(fleet_jobs::results(args)),
     }
 }
 
 async fn init(args: &InitArgs) -> Result<Exit> {
     let connection = args.servers.connect().await?;
-    let wanted = setup::event_stream(args.replicas.into(), i64::from(args.events_mib) << 20);
-    let events = setup::ensure(&connection, &wanted, args.update).await.with_context(|| wanted.name.clone())?;
-    let buckets = setup::ensure_buckets(&connection, args.replicas.into(), args.update).await?;
+    let replicas = args.replicas.into();
+    let mut changes = Vec::new();
+    for wanted in [
+        setup::event_stream(replicas, i64::from(args.events_mib) << 20),
+        setup::job_stream(replicas),
+        setup::result_stream(replicas, i64::from(args.results_mib) << 20),
+    ] {
+        let change = setup::ensure(&connection, &wanted, args.update).await.with_context(|| wanted.name.clone())?;
+        changes.push((wanted.name, change));
+    }
+    setup::ensure_workers(&connection).await?;
+    changes.extend(setup::ensure_buckets(&connection, replicas, args.update).await?);
     let mut exit = Exit::Ok;
-    for (name, change) in [(wanted.name, events)].into_iter().chain(buckets) {
+    for (name, change) in changes {
         match change {
             Change::Created => say!("{name}: created"),
             Change::Unchanged => say!("{name}: ok"),
@@ -324,7 +354,12 @@ async fn status(args: &StatusArgs) -> Result<Exit> {
 
 fn server_config(args: &ServerConfigArgs) -> Result<Exit> {
     let mut clients = vec![(Role::Admin, args.admin.clone())];
-    for (role, names) in [(Role::Sensor, &args.sensors), (Role::Reader, &args.readers), (Role::Curator, &args.curators)] {
+    for (role, names) in [
+        (Role::Sensor, &args.sensors),
+        (Role::Reader, &args.readers),
+        (Role::Curator, &args.curators),
+        (Role::Worker, &args.workers),
+    ] {
         clients.extend(names.iter().map(|name| (role, name.clone())));
     }
     for (index, (_, name)) in clients.iter().enumerate() {

@@ -8,6 +8,8 @@ mod eval;
 mod features;
 #[cfg(feature = "fleet")]
 mod fleet;
+#[cfg(feature = "fleet")]
+mod fleet_jobs;
 mod generate;
 mod harm;
 mod learn;

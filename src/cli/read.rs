@@ -198,15 +198,15 @@ pub fn run(args: &Args) -> Result<Exit> {
     if models.is_empty() {
         models.push(Model::built_in()?);
     }
-    read(args, &engine_settings(args, models)?)
+    read(args, &engine_settings(args, models.into_iter().map(Arc::new).collect())?)
 }
 
 /// The engine's settings for reading with `models`.
-fn engine_settings(args: &Args, mut models: Vec<Model>) -> Result<EngineSettings> {
-    for model in &mut models {
-        mask(&mut model.layout, &args.mask)?;
+fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSettings> {
+    if !args.mask.is_empty() {
+        models.iter_mut().try_for_each(|model| mask(&mut Arc::make_mut(model).layout, &args.mask))?;
     }
-    let mut settings = EngineSettings::new(models.into_iter().map(Arc::new).collect());
+    let mut settings = EngineSettings::new(models);
     settings.decoder = Decoder::with_tunnels(args.tunnels()?);
     settings.limits.streams = args.streams.max(1);
     settings.vlan_in_key = !args.ignore_vlan;
@@ -347,7 +347,13 @@ impl JobOptions {
     /// # Errors
     /// One is not valid, or is the worker's or the reader's to choose.
     pub fn parse(options: &[String]) -> Result<Self> {
-        Ok(Self(Self::with(options, Path::new("capture"))?))
+        let args = Self::with(options, Path::new("capture"))?;
+        if let Some(expression) = &args.filter {
+            Filter::new(expression)?;
+        }
+        engine_settings(&args, vec![Arc::new(Model::built_in()?)])?;
+        lines(&args, args.format.of_events())?;
+        Ok(Self(args))
     }
 
     fn with(options: &[String], capture: &Path) -> Result<Args> {
@@ -375,11 +381,6 @@ impl JobOptions {
         if args.captures.len() != 1 {
             bail!("the options of a job name a capture: {}", args.captures[0].display());
         }
-        if let Some(expression) = &args.filter {
-            Filter::new(expression)?;
-        }
-        engine_settings(&args, vec![Model::built_in()?])?;
-        lines(&args, args.format.of_events())?;
         Ok(args)
     }
 
@@ -395,7 +396,7 @@ impl JobOptions {
     pub fn read(
         options: &[String],
         capture: &Path,
-        models: Vec<Model>,
+        models: Vec<Arc<Model>>,
         workers: usize,
         out: Box<dyn Write + '_>,
         stop: Arc<AtomicBool>,

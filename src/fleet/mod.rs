@@ -3,6 +3,8 @@
 //! | name | kind | content |
 //! | --- | --- | --- |
 //! | `SPIKED_EVENTS`, subjects `spiked.events.SENSOR.TYPE` | stream | events, with the header `Nats-Msg-Id: SENSOR-START-NUMBER` |
+//! | `SPIKED_JOBS`, subjects `spiked.jobs.read.JOB` | work queue | captures to read |
+//! | `SPIKED_RESULTS`, subjects `spiked.results.JOB.PART` | stream | what workers read: events, table and end of each job |
 //! | `spiked-models` | object store | model files by SHA-256 |
 //! | `spiked-fleet`, keys `model.GROUP.NAME` | key-value bucket | version, SHA-256, signature and percentage of each published model |
 //! | `spiked-status`, keys `SENSOR` | key-value bucket | what each sensor reported in the last minute |
@@ -14,12 +16,15 @@
 pub mod check;
 pub mod connection;
 pub mod ids;
+pub mod jobs;
 pub mod models;
 pub mod receiver;
+pub mod results;
 pub mod setup;
 pub mod spool;
 pub mod tail;
 pub mod verify;
+pub mod work;
 
 /// Stream of the events of all sensors.
 pub const EVENTS_STREAM: &str = "SPIKED_EVENTS";

@@ -187,6 +187,23 @@ impl Buckets {
         }
     }
 
+    /// Stores a model file unless it is there; returns its SHA-256.
+    ///
+    /// # Errors
+    /// The server can't be reached or does not allow it.
+    pub async fn store(&self, bytes: &[u8]) -> Result<String, FleetError> {
+        let sha256 = sha256(bytes);
+        match self.models.info(&sha256).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == object_store::InfoErrorKind::NotFound => {
+                let mut reader = bytes;
+                self.models.put(sha256.as_str(), &mut reader).await.map_err(|error| self.connection.explain(error))?;
+            }
+            Err(error) => return Err(self.connection.explain(error)),
+        }
+        Ok(sha256)
+    }
+
     /// Publishes a model file to `percent` of the sensors of a group; returns the number of the version. What the group ran on all sensors
     /// becomes the version before; a version that was only on a part of them is replaced, and so is a record that is not valid.
     ///
@@ -200,15 +217,7 @@ impl Buckets {
         signature: Option<String>,
         percent: u8,
     ) -> Result<u64, FleetError> {
-        let sha256 = sha256(bytes);
-        match self.models.info(&sha256).await {
-            Ok(_) => {}
-            Err(error) if error.kind() == object_store::InfoErrorKind::NotFound => {
-                let mut reader = bytes;
-                self.models.put(sha256.as_str(), &mut reader).await.map_err(|error| self.connection.explain(error))?;
-            }
-            Err(error) => return Err(self.connection.explain(error)),
-        }
+        let sha256 = self.store(bytes).await?;
         let (stored, revision) = self.stored(group, name).await?;
         let present = stored.and_then(Result::ok);
         // Each version has changed the record, so no number is larger than the revision of one that was removed or is not valid.

@@ -1,17 +1,23 @@
-//! What `spiked fleet init` makes on the servers: the stream of events, the buckets of the models, and permissions for each role.
+//! What `spiked fleet init` makes on the servers: the streams of events, jobs and results, the buckets of the models, and permissions for
+//! each role.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Compression, Config, RetentionPolicy, StorageType};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind, kv, object_store};
 
 use super::connection::{Connection, FleetError};
+use super::jobs::{END, EVENTS, JOBS_STREAM, JOBS_SUBJECT, RESULTS_STREAM, RESULTS_SUBJECT, TABLE, WORKERS};
 use super::models::{FLEET_BUCKET, MODELS_BUCKET, STATUS_BUCKET};
+use super::work::ACK_WAIT;
 use super::{EVENTS_STREAM, EVENTS_SUBJECT};
 
 /// Days for which events are kept.
 const EVENT_DAYS: u64 = 7;
+/// Days for which results are kept.
+const RESULT_DAYS: u64 = 30;
 /// Window in which the servers drop doubles by id.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
@@ -46,6 +52,63 @@ pub fn event_stream(replicas: usize, max_bytes: i64) -> Config {
     }
 }
 
+/// The queue of captures to read. A job that waits or is in work is not stored a second time: each has a subject of its own.
+pub fn job_stream(replicas: usize) -> Config {
+    Config {
+        name: JOBS_STREAM.into(),
+        subjects: vec![format!("{JOBS_SUBJECT}.*")],
+        retention: RetentionPolicy::WorkQueue,
+        num_replicas: replicas,
+        max_messages: -1,
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_bytes: -1,
+        max_consumers: -1,
+        duplicate_window: DUPLICATE_WINDOW,
+        compression: Some(Compression::S2),
+        ..Config::default()
+    }
+}
+
+/// The stream of results. When it has `max_bytes` bytes, workers wait: no result is removed before its time.
+pub fn result_stream(replicas: usize, max_bytes: i64) -> Config {
+    Config {
+        name: RESULTS_STREAM.into(),
+        subjects: vec![format!("{RESULTS_SUBJECT}.*.*")],
+        num_replicas: replicas,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        discard: DiscardPolicy::New,
+        max_bytes,
+        max_consumers: -1,
+        max_age: Duration::from_secs(RESULT_DAYS * 86_400),
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        compression: Some(Compression::S2),
+        ..Config::default()
+    }
+}
+
+/// Makes the consumer that the workers share, unless it exists.
+///
+/// # Errors
+/// The server can't be reached, or does not allow it.
+pub async fn ensure_workers(connection: &Connection) -> Result<(), FleetError> {
+    let context = jetstream::new(connection.client.clone());
+    let stream = context.get_stream(JOBS_STREAM).await.map_err(|error| connection.explain(error))?;
+    let wanted = pull::Config {
+        durable_name: Some(WORKERS.into()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        // Workers set a job aside, with its reason: the servers would leave it in the queue.
+        max_deliver: -1,
+        max_ack_pending: -1,
+        ..pull::Config::default()
+    };
+    stream.create_consumer(wanted).await.map(drop).map_err(|error| connection.explain(error))
+}
+
 /// Makes a stream, or compares it with the one that exists and changes that if `update` is set.
 ///
 /// # Errors
@@ -69,6 +132,8 @@ pub async fn ensure(connection: &Connection, wanted: &Config, update: bool) -> R
         max_bytes: wanted.max_bytes,
         max_age: wanted.max_age,
         discard: wanted.discard,
+        discard_new_per_subject: wanted.discard_new_per_subject,
+        allow_direct: wanted.allow_direct,
         compression: wanted.compression.clone(),
         duplicate_window: wanted.duplicate_window,
         ..present
@@ -210,7 +275,9 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
     compare("size in bytes", &present.max_bytes, &wanted.max_bytes);
     compare("age", &present.max_age, &wanted.max_age);
     compare("discard", &present.discard, &wanted.discard);
-    compare("retention", &RetentionPolicy::Limits, &present.retention);
+    compare("one message per subject", &present.discard_new_per_subject, &wanted.discard_new_per_subject);
+    compare("direct reads", &present.allow_direct, &wanted.allow_direct);
+    compare("retention", &present.retention, &wanted.retention);
     compare("storage", &present.storage, &wanted.storage);
     compare("compression", &plain(present), &plain(wanted));
     compare("window for doubles", &present.duplicate_window, &wanted.duplicate_window);
@@ -222,10 +289,12 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
 pub enum Role {
     /// Publishes its own events and report, reads models.
     Sensor,
-    /// Reads the events and the reports of all sensors.
+    /// Reads the events and the reports of all sensors, and the results of all jobs.
     Reader,
-    /// Publishes models and reads the reports of all sensors.
+    /// Publishes models, queues captures to read, and reads the reports of all sensors.
     Curator,
+    /// Reads the captures of the queue and publishes what it has read.
+    Worker,
     /// May do everything: `spiked fleet init`.
     Admin,
 }
@@ -253,23 +322,33 @@ impl Role {
                     format!("$O.{MODELS_BUCKET}.>"),
                     format!("$JS.API.STREAM.INFO.{files}"),
                     format!("$JS.API.DIRECT.GET.{files}.$O.{MODELS_BUCKET}.M.*"),
+                    format!("{JOBS_SUBJECT}.*"),
+                    format!("$JS.API.DIRECT.GET.{RESULTS_STREAM}.{RESULTS_SUBJECT}.*.{END}"),
+                    format!("$JS.API.CONSUMER.INFO.{JOBS_STREAM}.{WORKERS}"),
                 ],
                 reads_buckets(),
             ]
             .concat(),
             Self::Reader => [
-                vec![
-                    format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
-                    format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}"),
-                    format!("$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}.>"),
-                    format!("$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.>"),
-                    format!("$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>"),
-                    format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>"),
-                    format!("$JS.FC.{EVENTS_STREAM}.>"),
-                ],
+                reads_stream(EVENTS_STREAM),
+                reads_stream(RESULTS_STREAM),
+                vec![format!("$JS.API.CONSUMER.INFO.{JOBS_STREAM}.{WORKERS}")],
                 reads_buckets(),
             ]
             .concat(),
+            Self::Worker => vec![
+                format!("$JS.API.CONSUMER.INFO.{JOBS_STREAM}.{WORKERS}"),
+                format!("$JS.API.CONSUMER.MSG.NEXT.{JOBS_STREAM}.{WORKERS}"),
+                format!("$JS.ACK.{JOBS_STREAM}.{WORKERS}.>"),
+                format!("{RESULTS_SUBJECT}.*.{EVENTS}"),
+                format!("{RESULTS_SUBJECT}.*.{TABLE}"),
+                format!("{RESULTS_SUBJECT}.*.{END}"),
+                format!("$JS.API.DIRECT.GET.{RESULTS_STREAM}.{RESULTS_SUBJECT}.*.{END}"),
+                format!("$JS.API.STREAM.INFO.{records}"),
+                format!("$JS.API.STREAM.INFO.{files}"),
+                format!("$JS.API.DIRECT.GET.{files}.$O.{MODELS_BUCKET}.M.*"),
+                format!("$JS.API.DIRECT.GET.{files}"),
+            ],
             Self::Admin => vec![">".into()],
         }
     }
@@ -280,9 +359,22 @@ impl Role {
             Self::Admin => vec![">".into()],
             // The records of models are also notices of their changes.
             Self::Sensor => vec![format!("_INBOX.{name}.>"), format!("$KV.{FLEET_BUCKET}.model.*.*")],
-            Self::Reader | Self::Curator => vec![format!("_INBOX.{name}.>")],
+            Self::Reader | Self::Curator | Self::Worker => vec![format!("_INBOX.{name}.>")],
         }
     }
+}
+
+/// Subjects by which all messages of a stream are read.
+fn reads_stream(stream: &str) -> Vec<String> {
+    vec![
+        format!("$JS.API.STREAM.INFO.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+        format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.>"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.>"),
+        format!("$JS.FC.{stream}.>"),
+    ]
 }
 
 /// Subjects by which the records of models and the reports of sensors are read.

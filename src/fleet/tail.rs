@@ -1,7 +1,6 @@
 //! The events of the fleet, each once, in the order of the stream.
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull};
+use async_nats::jetstream::{self, Message, consumer::DeliverPolicy, consumer::pull};
 use futures_util::StreamExt as _;
 
 use super::connection::{Connection, FleetError};
@@ -26,23 +25,52 @@ pub struct Selection {
 /// # Errors
 /// The stream can't be read, or the connection was lost for longer than the client waits.
 pub async fn tail(connection: &Connection, selection: &Selection, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), FleetError> {
-    let context = jetstream::new(connection.client.clone());
-    let stream = context.get_stream(EVENTS_STREAM).await.map_err(|error| connection.explain(error))?;
     let part = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".into());
+    let stream = StreamPart {
+        stream: EVENTS_STREAM,
+        subject: format!("{EVENTS_SUBJECT}.{}.{}", part(&selection.sensor), part(&selection.event)),
+        from_start: selection.from_start,
+        until_now: selection.until_now,
+    };
+    let mut seen = SeenIds::default();
+    read(connection, &stream, |message| !seen.insert(message_id(message)) || each(&message.payload)).await
+}
+
+/// The messages of a stream with some subjects.
+pub(super) struct StreamPart {
+    pub stream: &'static str,
+    /// Subjects, with wildcards.
+    pub subject: String,
+    /// Begins with the oldest message that the stream has, not with the next that arrives.
+    pub from_start: bool,
+    /// Ends with the last message that the stream has now.
+    pub until_now: bool,
+}
+
+/// Calls `each` with every message, in the order of the stream; ends when it returns false.
+///
+/// # Errors
+/// The stream can't be read, or the connection was lost for longer than the client waits.
+pub(super) async fn read(
+    connection: &Connection,
+    part: &StreamPart,
+    mut each: impl FnMut(&Message) -> bool,
+) -> Result<(), FleetError> {
+    let context = jetstream::new(connection.client.clone());
+    let stream = context.get_stream(part.stream).await.map_err(|error| connection.explain(error))?;
     let consumer = stream
         .create_consumer(pull::OrderedConfig {
-            filter_subject: format!("{EVENTS_SUBJECT}.{}.{}", part(&selection.sensor), part(&selection.event)),
-            deliver_policy: if selection.from_start { DeliverPolicy::All } else { DeliverPolicy::New },
+            filter_subject: part.subject.clone(),
+            deliver_policy: if part.from_start { DeliverPolicy::All } else { DeliverPolicy::New },
             ..Default::default()
         })
         .await
         .map_err(|error| connection.explain(error))?;
     let mut left = consumer.cached_info().num_pending;
-    if selection.until_now && left == 0 {
+    if part.until_now && left == 0 {
         return Ok(());
     }
     let mut messages = consumer.messages().await.map_err(|error| connection.explain(error))?;
-    let mut seen = SeenIds::default();
     loop {
         let message = tokio::select! {
             message = messages.next() => message,
@@ -50,17 +78,18 @@ pub async fn tail(connection: &Connection, selection: &Selection, mut each: impl
         };
         let Some(message) = message else { return Ok(()) };
         let message = message.map_err(|error| connection.explain(error))?;
-        if seen.insert(id(message.headers.as_ref())) && !each(&message.payload) {
+        if !each(&message) {
             return Ok(());
         }
         left = left.saturating_sub(1);
-        if selection.until_now && left == 0 {
+        if part.until_now && left == 0 {
             return Ok(());
         }
     }
 }
 
 /// The id of a message; empty without one.
-fn id(headers: Option<&HeaderMap>) -> &str {
-    headers.and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID)).map_or("", |id| id.as_str())
+pub(super) fn message_id(message: &Message) -> &str {
+    let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
+    id.map_or("", |id| id.as_str())
 }
