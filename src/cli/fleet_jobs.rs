@@ -239,6 +239,7 @@ pub async fn jobs(args: &JobsArgs) -> Result<Exit> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
     let rate = results::rate(&ends, now, RATE_WINDOW);
     let left = rate.filter(|_| waiting + in_work > 0).map(|rate| ((waiting + in_work) as f64 / rate).ceil() as u64);
+    let retried = ends.iter().filter(|(end, _)| end.deliveries > 1).count();
     let exit = if failed.is_empty() { Exit::Ok } else { Exit::Partly };
     let reasons: Vec<&str> = failed.iter().filter_map(|(end, _)| end.reason.as_deref()).collect();
     let batches = results::batches(ends.clone());
@@ -248,7 +249,7 @@ pub async fn jobs(args: &JobsArgs) -> Result<Exit> {
             json!({ "batch": id, "ended": ends.len(), "models": end.job.models, "options": end.job.options })
         };
         let value = json!({
-            "waiting": waiting, "in_work": in_work, "done": done.len(),
+            "waiting": waiting, "in_work": in_work, "done": done.len(), "retried": retried,
             "failed": failed.iter().map(|(end, _)| json!({ "capture": end.job.capture, "reason": end.reason })).collect::<Vec<_>>(),
             "captures_per_second": rate, "seconds_left": left,
             "batches": batches.iter().map(batch).collect::<Vec<_>>(),
@@ -272,7 +273,7 @@ fn describe(id: &str, ends: &[StoredEnd]) -> String {
     let job = &ends[0].0.job;
     let models = job.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
     let line = format!("batch {id}: {} captures, model {models}, {}", grouped(ends.len() as u64), job.options.join(" "));
-    super::escaped(&line).into()
+    super::escaped(&line)
 }
 
 /// The results of the batch that was chosen, or of the only one.
@@ -303,7 +304,8 @@ pub async fn results(args: &ResultsArgs) -> Result<Exit> {
     wrong += done.iter().filter(|end| end.exit != Exit::Ok as u8 && end.exit != Exit::Nothing as u8).count() as u64;
     let mut output = io::BufWriter::new(io::stdout().lock());
     if args.events {
-        if done.first().is_some_and(|end| JobOptions::parse(&end.job.options).is_ok_and(|o| o.format() == Some(EventFormat::Csv))) {
+        if done.first().is_some_and(|end| JobOptions::parse(&end.job.options).is_ok_and(|o| o.format() == Some(EventFormat::Csv)))
+        {
             writeln!(output, "{}", export::CSV_HEADER)?;
         }
         let mut written = Ok(());

@@ -424,12 +424,7 @@ impl JobOptions {
         reading.observer.out.flush()?;
         let Reading { limits, ends, failures, packets, .. } = reading;
         let summary = std::mem::take(&mut *summary.lock());
-        Ok(JobReading {
-            exit: end(&ends, packets),
-            failure: failures.into_iter().next(),
-            stopped: limits.are_reached(),
-            summary,
-        })
+        Ok(JobReading { exit: end(&ends, packets), failure: failures.into_iter().next(), stopped: limits.are_reached(), summary })
     }
 }
 
@@ -773,7 +768,13 @@ impl Drop for LineWriter {
 }
 
 /// Creates the writers of a capture's events.
-fn line_writers(lines: Lines, counted: bool, origin: Origin, total: &Arc<Mutex<Summary>>, models: &Arc<Models>) -> NewVerdictWriter {
+fn line_writers(
+    lines: Lines,
+    counted: bool,
+    origin: Origin,
+    total: &Arc<Mutex<Summary>>,
+    models: &Arc<Models>,
+) -> NewVerdictWriter {
     let (total, models) = (Arc::clone(total), Arc::clone(models));
     Arc::new(move || {
         Box::new(LineWriter {

@@ -28,9 +28,7 @@ use crate::export::Summary;
 use crate::model::Model;
 
 use super::connection::{Connection, FleetError, TIMEOUT};
-use super::jobs::{
-    END, EVENTS, JOBS_SUBJECT, Job, JobEnd, JobModel, JobQueue, JobState, TABLE, result_subject, workers,
-};
+use super::jobs::{END, EVENTS, JOBS_SUBJECT, Job, JobEnd, JobModel, JobQueue, JobState, TABLE, result_subject, workers};
 use super::models::{Buckets, sha256};
 
 /// Time without a sign of life after which the servers give a job to another worker.
@@ -171,7 +169,11 @@ impl Worker {
                 Ok(Some(message)) => self.job(&message).await,
                 Ok(None) if self.settings.until_empty => match self.queue.backlog().await {
                     Ok((0, 0)) => return Ok(totals),
-                    other => other.map(|_| None),
+                    Ok(_) => {
+                        tokio::time::sleep(TICK).await;
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
                 },
                 Ok(None) => Ok(None),
                 Err(error) => Err(error),
@@ -207,10 +209,15 @@ impl Worker {
         }
     }
 
-    /// The next job, if one comes within a second.
+    /// The next job, if there is one; a worker that does not end with the queue waits a second for it.
     async fn next(&self) -> Result<Option<Message>, FleetError> {
-        let request = self.consumer.batch().max_messages(1).expires(Duration::from_secs(1)).messages();
-        let mut messages = request.await.map_err(|error| self.connection.explain(error))?;
+        let wait = Duration::from_secs(1);
+        let request = if self.settings.until_empty {
+            self.consumer.fetch().max_messages(1).expires(wait).messages().await
+        } else {
+            self.consumer.batch().max_messages(1).expires(wait).messages().await
+        };
+        let mut messages = request.map_err(|error| self.connection.explain(error))?;
         let message = tokio::select! {
             message = messages.next() => message,
             violation = self.connection.errors.violation() => return Err(violation),

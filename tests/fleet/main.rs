@@ -1,5 +1,6 @@
 //! Tests of the fleet with real nats-server processes on loopback ports.
 
+mod archives;
 #[path = "../common/mod.rs"]
 mod common;
 mod events;

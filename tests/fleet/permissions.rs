@@ -9,7 +9,7 @@ use super::servers::init;
 use super::setup::{server_with_users, url_of};
 
 /// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
-const SUBJECTS: [&str; 29] = [
+const SUBJECTS: [&str; 43] = [
     "spiked.events.north.detection",
     "spiked.events.south.detection",
     "$KV.spiked-status.north",
@@ -40,14 +40,33 @@ const SUBJECTS: [&str; 29] = [
     "$JS.API.CONSUMER.CREATE.OBJ_spiked-models.mine",
     "$JS.API.CONSUMER.DURABLE.CREATE.OBJ_spiked-models.mine",
     "$JS.API.CONSUMER.MSG.NEXT.OBJ_spiked-models.mine",
+    // Jobs and results.
+    "spiked.jobs.read.one",
+    "spiked.jobs.other",
+    "spiked.results.one.events",
+    "spiked.results.one.table",
+    "spiked.results.one.end",
+    "spiked.results.one.other",
+    "$JS.API.CONSUMER.INFO.SPIKED_JOBS.workers",
+    "$JS.API.CONSUMER.MSG.NEXT.SPIKED_JOBS.workers",
+    "$JS.ACK.SPIKED_JOBS.workers.1.1.1.1.0",
+    "$JS.API.CONSUMER.CREATE.SPIKED_JOBS.mine",
+    "$JS.API.CONSUMER.CREATE.SPIKED_RESULTS.mine.spiked.results.>",
+    "$JS.API.STREAM.PURGE.SPIKED_JOBS",
+    "$JS.API.STREAM.MSG.DELETE.SPIKED_RESULTS",
+    "$JS.API.DIRECT.GET.SPIKED_RESULTS.spiked.results.one.end",
 ];
 
 /// Those of [`SUBJECTS`] that each role may publish to.
-const ALLOWED: [(&str, &[usize]); 3] =
-    [("north", &[0, 2, 17, 22, 24]), ("soc", &[17, 18, 19, 22, 23]), ("models", &[4, 6, 7, 19, 22, 23])];
+const ALLOWED: [(&str, &[usize]); 4] = [
+    ("north", &[0, 2, 17, 22, 24]),
+    ("soc", &[17, 18, 19, 22, 23, 35, 39]),
+    ("models", &[4, 6, 7, 19, 22, 23, 29, 35, 42]),
+    ("reading", &[24, 31, 32, 33, 35, 36, 37, 42]),
+];
 
 /// Subjects that some role may subscribe to.
-const SUBSCRIPTIONS: [&str; 7] = [
+const SUBSCRIPTIONS: [&str; 10] = [
     "_INBOX.north.>",
     "_INBOX.soc.>",
     "_INBOX.models.>",
@@ -55,10 +74,13 @@ const SUBSCRIPTIONS: [&str; 7] = [
     "spiked.events.>",
     "$KV.spiked-status.>",
     "$KV.spiked-fleet.model.*.*",
+    "_INBOX.reading.>",
+    "spiked.jobs.>",
+    "spiked.results.>",
 ];
 
 /// Those of [`SUBSCRIPTIONS`] that each role may subscribe to.
-const SUBSCRIBED: [(&str, &[usize]); 3] = [("north", &[0, 6]), ("soc", &[1]), ("models", &[2])];
+const SUBSCRIBED: [(&str, &[usize]); 4] = [("north", &[0, 6]), ("soc", &[1]), ("models", &[2]), ("reading", &[7])];
 
 /// Whether the server refuses what has just been sent on a connection.
 async fn is_refused(connection: &Connection, what: &str) -> bool {
@@ -76,7 +98,7 @@ async fn is_refused(connection: &Connection, what: &str) -> bool {
 #[test]
 fn each_role_may_use_its_subjects_and_no_others() {
     let folder = tempfile::tempdir().expect("a folder");
-    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc", "--curator", "models"];
+    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc", "--curator", "models", "--worker", "reading"];
     let Some((server, settings)) = server_with_users(folder.path(), &roles) else { return };
     let url = |name: &str| url_of(&server, &settings, name);
     assert!(init(&url("operator"), &[]).status.success());

@@ -129,7 +129,7 @@ pub fn fleet(arguments: &[&str]) -> Output {
 
 /// Runs `spiked fleet init` until the servers have agreed on a leader, then returns its output.
 pub fn init(url: &str, more: &[&str]) -> Output {
-    let arguments = [&["init", "--server", url, "--events-mib", "512"], more].concat();
+    let arguments = [&["init", "--server", url, "--events-mib", "512", "--results-mib", "512"], more].concat();
     common::wait_for("spiked fleet init succeeds", || Some(fleet(&arguments)).filter(|output| output.status.code() != Some(4)))
 }
 

@@ -15,10 +15,10 @@ fn init_is_idempotent_and_lists_what_differs() {
     let Some(server) = Server::alone(folder.path(), "") else { return };
     let text = |output: std::process::Output| (output.status.code(), String::from_utf8(output.stdout).expect("text"));
     let (code, made) = text(init(&server.url(), &[]));
-    assert_eq!((code, made.matches(": created").count()), (Some(0), 4), "{made}");
+    assert_eq!((code, made.matches(": created").count()), (Some(0), 6), "{made}");
     let (code, again) = text(init(&server.url(), &[]));
-    assert_eq!((code, again.matches(": ok").count()), (Some(0), 4), "{again}");
-    let other = ["init", "--server", &server.url(), "--events-mib", "256"];
+    assert_eq!((code, again.matches(": ok").count()), (Some(0), 6), "{again}");
+    let other = ["init", "--server", &server.url(), "--events-mib", "256", "--results-mib", "512"];
     let (code, different) = text(fleet(&other));
     assert_eq!(code, Some(1));
     assert!(different.contains("SPIKED_EVENTS: size in bytes is 536870912, not 268435456"), "{different}");
