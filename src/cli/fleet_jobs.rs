@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
 use crate::capture::{self, printable};
@@ -149,6 +150,9 @@ fn job(path: &Path, models: &[JobModel], options: &[String]) -> Result<Job> {
     })
 }
 
+/// Requests to the servers that are on their way at once.
+const ENQUEUED_AT_ONCE: usize = 64;
+
 /// Numbers of captures by what became of them.
 #[derive(Default)]
 struct EnqueuedCounts {
@@ -173,31 +177,33 @@ pub async fn enqueue(args: &EnqueueArgs) -> Result<Exit> {
     }
     let models: Vec<JobModel> = files.into_iter().map(|(model, _)| model).collect();
     let queue = JobQueue::open(&connection).await?;
-    let (mut counts, mut exit, mut batch) = (EnqueuedCounts::default(), Exit::Ok, None);
+    let (mut counts, mut exit) = (EnqueuedCounts::default(), Exit::Ok);
     for path in &inputs.skipped {
         eprintln!("spiked: {}: skipped: not a capture", printable(path));
         exit = Exit::Partly;
     }
+    let mut jobs = Vec::new();
     for path in &inputs.captures {
-        let job = match job(path, &models, &options) {
-            Ok(job) => job,
+        match job(path, &models, &options) {
+            Ok(job) => jobs.push(job),
             Err(error) if inputs.captures.len() > 1 => {
                 eprintln!("spiked: {}", super::escaped(&format!("{error:#}")));
                 exit = Exit::Partly;
-                continue;
             }
             Err(error) => return Err(error),
-        };
-        batch.get_or_insert_with(|| job.batch());
-        match queue.enqueue(&job, args.again).await? {
+        }
+    }
+    let batch = jobs.first().map(Job::batch);
+    let mut results = stream::iter(&jobs).map(|job| queue.enqueue(job, args.again)).buffered(ENQUEUED_AT_ONCE);
+    while let Some(result) = results.next().await {
+        match result? {
             Enqueued::New => counts.new += 1,
             Enqueued::Waiting => counts.waiting += 1,
             Enqueued::Ended(JobState::Done) => counts.done += 1,
             Enqueued::Ended(JobState::Failed) => counts.failed += 1,
         }
     }
-    let Some(batch) = batch else { bail!("no capture was queued") };
-    say!("batch {batch}: {} captures queued", grouped(counts.new));
+    say!("batch {}: {} captures queued", batch.unwrap_or_default(), grouped(counts.new));
     for (count, what) in [
         (counts.waiting, "wait or are in work already"),
         (counts.done, "were read before; --again reads them again"),
