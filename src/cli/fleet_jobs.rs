@@ -23,7 +23,7 @@ use crate::model::Model;
 use super::Exit;
 use super::fleet::ServerArgs;
 use super::live::stop_on_signals;
-use super::read::JobOptions;
+use super::read::job::JobOptions;
 
 /// Queues captures, which `spiked fleet work` reads on any number of machines
 #[derive(ClapArgs)]

@@ -53,6 +53,8 @@ const WINDOW: usize = 32;
 const QUEUE: usize = 8;
 /// Times that a block is sent.
 const TRIES: u32 = 5;
+/// Exit code of a job that failed: the capture is unreadable.
+const FAILED_EXIT: u8 = 4;
 /// Level of compression of tables.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -164,9 +166,23 @@ impl Worker {
     async fn slot(&self) -> Result<WorkTotals, FleetError> {
         let mut totals = WorkTotals::default();
         let mut failing: Option<Instant> = None;
+        // A job whose result could not be stored is kept: given back, it would be set aside after some attempts.
+        let mut kept: Option<Message> = None;
         while !self.is_stopped() {
-            let result = match self.next().await {
-                Ok(Some(message)) => self.job(&message).await,
+            let next = match kept.take() {
+                Some(message) => Ok(Some(message)),
+                None => self.next().await,
+            };
+            let result = match next {
+                Ok(Some(message)) => {
+                    let result = self.job(&message).await;
+                    if result.is_err() {
+                        // If this fails too, another worker gets the job.
+                        let _ = message.ack_with(AckKind::Progress).await;
+                        kept = Some(message);
+                    }
+                    result
+                }
                 Ok(None) if self.settings.until_empty => match self.queue.backlog().await {
                     Ok((0, 0)) => return Ok(totals),
                     Ok(_) => {
@@ -235,16 +251,11 @@ impl Worker {
             self.acknowledge(message, AckKind::Term).await?;
             return Ok(None);
         };
-        if info.delivered > 1
-            && let Some((_, stored)) = self.queue.end(id).await?
-            && stored > info.published.unix_timestamp_nanos()
-        {
-            // A worker has done it and then died, or its acknowledgement was lost.
+        if info.delivered > 1 && self.has_ended(id, info.published.unix_timestamp_nanos()).await? {
             self.acknowledge(message, AckKind::Ack).await?;
             return Ok(None);
         }
-        let mut outbox = Outbox::new(self, id);
-        let begin = Instant::now();
+        let (mut outbox, begin) = (Outbox::new(self, id), Instant::now());
         let outcome = if info.delivered > MAX_ATTEMPTS {
             let capture = &job.capture;
             Outcome::Failed(format!("{capture}: given up: {MAX_ATTEMPTS} workers began to read it and did not end"))
@@ -275,19 +286,21 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").into(),
             attempt: outbox.attempt.clone(),
             deliveries: u64::try_from(info.delivered).unwrap_or(0),
-            exit: result.as_ref().map_or(4, |result| result.exit),
+            exit: result.as_ref().map_or(FAILED_EXIT, |result| result.exit),
             event_blocks: outbox.blocks(EVENTS),
             table_blocks: outbox.blocks(TABLE),
             events: outbox.events,
             seconds: begin.elapsed().as_secs_f64(),
             totals: result.map(|result| result.summary.totals()).unwrap_or_default(),
         };
-        outbox.settle_all().await?;
-        let text = serde_json::to_vec(&end).map_err(|error| FleetError::Server(error.to_string()))?;
-        outbox.send(END, text.into()).await?;
-        outbox.settle_all().await?;
+        outbox.end(&end).await?;
         self.acknowledge(message, AckKind::Ack).await?;
         Ok(Some(end))
+    }
+
+    /// Whether a worker has done a job since it was queued, and then died or could not acknowledge it.
+    async fn has_ended(&self, id: &str, queued: i128) -> Result<bool, FleetError> {
+        Ok(self.queue.end(id).await?.is_some_and(|(_, stored)| stored > queued))
     }
 
     async fn acknowledge(&self, message: &Message, kind: AckKind) -> Result<(), FleetError> {
@@ -504,6 +517,14 @@ impl<'a> Outbox<'a> {
         let acknowledgement = self.publish(&subject, &id, &payload).await?;
         self.window.push_back(InFlight { acknowledgement, subject, id, payload });
         Ok(())
+    }
+
+    /// Sends the end, after everything else is stored, and waits until it is stored too.
+    async fn end(&mut self, end: &JobEnd) -> Result<(), FleetError> {
+        self.settle_all().await?;
+        let text = serde_json::to_vec(end).map_err(|error| FleetError::Server(error.to_string()))?;
+        self.send(END, text.into()).await?;
+        self.settle_all().await
     }
 
     async fn publish(&self, subject: &str, id: &str, payload: &Bytes) -> Result<PublishAckFuture, FleetError> {
