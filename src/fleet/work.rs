@@ -109,7 +109,7 @@ pub struct WorkTotals {
 /// Works until the queue is empty or a stop.
 ///
 /// # Errors
-/// The server can't be reached for [`PATIENCE`], or does not allow it.
+/// The server can't be reached for two minutes, or does not allow it.
 pub async fn work(
     connection: &Connection,
     settings: &WorkSettings,
