@@ -77,7 +77,7 @@ def archive(args, folder):
     server = Server(args.nats_server, f"{folder}/store")
     try:
         fleet = lambda *words: [args.spiked, "fleet", words[0], "--server", server.url, *words[1:]]
-        subprocess.run(fleet("init", "--events-mib", "256", "--results-mib", "8192"), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(fleet("init", "--events-mib", "256", "--results-mib", "2048"), check=True, stdout=subprocess.DEVNULL)
         work = fleet("work", "--until-empty")
         ways = {
             "spiked read --workers 2": [[args.spiked, "read", "--each-file", "--workers", "2", "--format", "jsonl", "--quiet", captures]],
