@@ -1,7 +1,7 @@
 //! Rules of episodes from a corpus: who is excited, for how long, and when the neuron fires.
 //!
 //! The roles follow from the labelled flows: a class has a rule for sources if in some capture one source has enough of its flows, and one
-//! for targets if in many captures only a target has, as when sources are forged. The time constant of each follows from the gaps between the
+//! for targets if of many flows only the target has, as when sources are forged. The time constant of each follows from the gaps between the
 //! flows of a host in that role. The threshold is homeostatic: on the streams of the other classes, classified by networks that were not
 //! trained on them, no neuron fires.
 
@@ -18,7 +18,8 @@ use super::corpus::FlowStart;
 
 /// Spikes of one host within a capture from which its neuron can fire.
 const ENOUGH: usize = 5;
-/// A class has a rule for targets if it is needed in at least one of so many captures.
+/// A class has a rule for targets if at least one of so many of its flows needs it. Flows are counted and not captures, since answers need a
+/// rule for targets in each capture of an ARP scan, but are few, and floods with forged sources are many flows, but a few of the captures.
 const NEED_TARGET: usize = 4;
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 4.0;
@@ -96,14 +97,21 @@ fn rule(corpus: &Corpus, class: ClassId, role: Role) -> EpisodeRule {
 /// The roles for which a class has rules; none without flows. Attackers with forged addresses have one flow each, so that only their target
 /// has enough spikes.
 fn roles(corpus: &Corpus, class: ClassId) -> Vec<Role> {
-    let captures = |role: Role| -> HashSet<u32> {
+    let hosts = |role: Role| -> HashSet<(u32, Address)> {
         let mut counts: HashMap<(u32, Address), usize> = HashMap::new();
         flows_of(corpus, class).for_each(|(capture, start)| *counts.entry((capture, start.host(role))).or_default() += 1);
-        counts.into_iter().filter(|&(_, count)| count >= ENOUGH).map(|((capture, _), _)| capture).collect()
+        counts.into_iter().filter(|&(_, count)| count >= ENOUGH).map(|(host, _)| host).collect()
     };
-    let (sources, targets) = (captures(Role::Source), captures(Role::Target));
-    let need_target = targets.difference(&sources).count();
-    let for_target = need_target > 0 && need_target * NEED_TARGET >= targets.union(&sources).count();
+    let (sources, targets) = (hosts(Role::Source), hosts(Role::Target));
+    let (mut by_source, mut need_target) = (0, 0);
+    for (capture, start) in flows_of(corpus, class) {
+        if sources.contains(&(capture, start.source)) {
+            by_source += 1;
+        } else if targets.contains(&(capture, start.target)) {
+            need_target += 1;
+        }
+    }
+    let for_target = need_target > 0 && need_target * NEED_TARGET >= by_source + need_target;
     let for_source = !sources.is_empty() || (!for_target && flows_of(corpus, class).next().is_some());
     [(for_source, Role::Source), (for_target, Role::Target)].into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect()
 }
@@ -175,7 +183,10 @@ mod tests {
         assert_eq!(roles_of(&forged), [Role::Target]);
         assert_eq!(roles_of(&[scan.clone(), forged.clone()].concat()), [Role::Source, Role::Target]);
         let scans = (2..6).flat_map(|capture| scan.iter().map(move |&(_, source, target)| (capture, source, target)));
-        assert_eq!(roles_of(&scans.chain(forged).collect::<Vec<_>>()), [Role::Source], "one capture in five");
+        assert_eq!(roles_of(&scans.chain(forged).collect::<Vec<_>>()), [Role::Source], "one flow in six");
+        let one_each = (1..9).flat_map(|capture| (0..7).map(move |i| (capture, 1, i)));
+        let floods = one_each.chain((0..40).map(|i| (9, i, 1)));
+        assert_eq!(roles_of(&floods.collect::<Vec<_>>()), [Role::Source, Role::Target], "many flows of one capture in nine");
         assert_eq!(roles_of(&[(0, 1, 2)]), [Role::Source], "too few flows for either");
         assert_eq!(roles_of(&[]), []);
     }
