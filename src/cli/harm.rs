@@ -10,13 +10,18 @@ use crate::model::Model;
 /// Name of the built-in reference in messages.
 pub const REFERENCE: &str = "built-in reference";
 
+/// Why a change is refused, which `--force` makes nevertheless.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
 /// The harm found on `streams`, as a line.
 ///
 /// # Errors
 /// If it is too much, unless `force`.
 pub fn accept(harm: &Harm, streams: &str, force: bool) -> Result<String> {
     if harm.is_harmful() && !force {
-        bail!("{streams}: {harm}; not written, --force writes it");
+        bail!(Refusal(format!("{streams}: {harm}; not written, --force writes it")));
     }
     Ok(format!("{streams}: {harm}"))
 }

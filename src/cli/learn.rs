@@ -20,7 +20,7 @@ use crate::train::labels::StreamName;
 use crate::train::one_packet::{self, DEFAULT_MASK, MAX_PATTERNS, PacketSelection, Pattern, SelectedPackets, TOLERANCE};
 use crate::train::{self, Corpus, FLOW_PACKETS, TrainSettings};
 
-use super::harm::{REFERENCE, accept, write_checked};
+use super::harm::{REFERENCE, Refusal, accept, write_checked};
 use super::train::{Source, same_kind};
 use super::{Exit, mask, progress};
 
@@ -271,10 +271,10 @@ fn check_selection(found: &SelectedPackets, selection: &PacketSelection, from: &
         format!("take --packet {}", instead.join(" or "))
     };
     if !empty.is_empty() {
-        bail!(
+        bail!(Refusal(format!(
             "{from}: packet {} carries no payload, and looks like the beginning of other protocols' streams: {instead}; --force uses it",
             empty.join(", ")
-        );
+        )));
     }
     if !found.patterns.is_empty() {
         return Ok(());
@@ -283,14 +283,14 @@ fn check_selection(found: &SelectedPackets, selection: &PacketSelection, from: &
     match selection {
         PacketSelection::Packets(_) => bail!("{from}: no packet with that number can be decoded"),
         PacketSelection::Stream(_) | PacketSelection::Key(_) if found.empty > 0 => {
-            bail!("{from}: the stream carries no payload ({without})")
+            bail!(Refusal(format!("{from}: the stream carries no payload ({without})")))
         }
         PacketSelection::Key(_) => bail!("{from}: the stream's packets are no longer there"),
         PacketSelection::Stream(text) => {
             bail!("{from}: no stream contains '{text}'; `spiked read --format jsonl --events streams {from}` lists them")
         }
         PacketSelection::Matching(_) if found.empty > 0 => {
-            bail!("{from}: no packet that matches the filter carries payload ({without})")
+            bail!(Refusal(format!("{from}: no packet that matches the filter carries payload ({without})")))
         }
         PacketSelection::Matching(_) => bail!("{from}: no packet that can be decoded matches the filter"),
     }
@@ -361,7 +361,8 @@ impl Learner<'_> {
             neurons.push(neuron);
         }
         if neurons.is_empty() || (by_number && !refused.is_empty()) {
-            bail!("{}; not written, --force writes it", refused.first().map_or("no packet fires a neuron", String::as_str));
+            let reason = refused.first().map_or("no packet fires a neuron", String::as_str);
+            bail!(Refusal(format!("{reason}; not written, --force writes it")));
         }
         report.append(&mut refused);
         Ok((used, neurons))

@@ -82,7 +82,7 @@ impl Decision {
         }
     }
 
-    /// Confidence in the leader: the probability that its class is right, 0 to 1.
+    /// Confidence in the leader: the probability that its class is right, 0 to 1, for a stream of one of the classes.
     pub fn confidence(&self, leader: &Leader) -> f32 {
         let z: f32 = self.confidence.iter().zip(leader.features()).map(|(w, x)| w * x).sum();
         1.0 / (1.0 + (-z).exp())

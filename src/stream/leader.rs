@@ -20,6 +20,9 @@ pub const FEATURES: usize = 21;
 /// Features of streams with content and of those without, each; the others are of streams with payload bytes alone.
 const SHARED_FEATURES: usize = 9;
 
+/// The features that are constant: of streams with content, and of streams without.
+pub const CONSTANT_FEATURES: [usize; 2] = [0, SHARED_FEATURES];
+
 /// The class with the largest evidence in a stream so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Leader {

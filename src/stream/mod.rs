@@ -17,7 +17,7 @@ pub use basis::{Basis, UnknownReason};
 pub use decision::Decision;
 pub use evidence::{Contributions, PartInputs};
 pub use fragments::{FragmentTable, is_fragment};
-pub use leader::{FEATURES, Leader};
+pub use leader::{CONSTANT_FEATURES, FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};
 pub use tracker::{StreamTracker, TrackedPacket};
 

@@ -3,12 +3,13 @@
 //! 1. Confidence: logistic regression of "the leader is right" on the leader's features.
 //! 2. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
 //! 3. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
+//! 4. Scale: confidence becomes the share of right leaders among streams of known classes; the thresholds follow.
 
 use std::collections::BTreeMap;
 
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
-use crate::stream::{Decision, FEATURES, Leader};
+use crate::stream::{CONSTANT_FEATURES, Decision, FEATURES, Leader};
 
 use super::held_out::HeldOutPotentials;
 use super::variant::Variant;
@@ -52,21 +53,56 @@ pub(super) fn calibrate(
     weigh(&mut trails);
     decision.confidence = confidence(&trails);
     let calibration = set_acceptance(key, settings, &trails, &mut decision);
+    if decision.content_first {
+        scale_to_known(&mut decision, &trails);
+    }
     (decision, calibration)
 }
 
 /// The weights of the logistic regression that turns the features of a leader into confidence.
 pub(super) fn confidence(trails: &[LeaderHistory]) -> Vec<f32> {
-    // Each stream counts once, divided among the packets after which its confidence may be read.
+    let features = |leader: &Leader| leader.features();
+    // Features that are always zero have no weight, for example those of streams without content in a model of hosts.
+    let weights = logistic(&examples(trails, features), [0.0; FEATURES]);
+    let used = weights.iter().rposition(|&w| w != 0.0).map_or(0, |last| last + 1);
+    weights[..used].iter().map(|&w| w as f32).collect()
+}
+
+/// The leaders after which the confidence of a stream may be read, as examples of a regression: features, whether the class is right, and
+/// weight. Each stream counts once, divided among its leaders.
+fn examples<const N: usize>(trails: &[LeaderHistory], features: impl Fn(&Leader) -> [f32; N]) -> Vec<([f32; N], bool, f32)> {
     let mut examples = Vec::new();
     for trail in trails {
         let asked = trail.leaders.len().min(FLOW_PACKETS);
         for leader in trail.leaders.iter().take(asked).chain(trail.leaders.last()) {
             let right = trail.known && leader.class == trail.truth;
-            examples.push((leader.features(), right, trail.weight / (asked + 1) as f32));
+            examples.push((features(leader), right, trail.weight / (asked + 1) as f32));
         }
     }
-    logistic(&examples)
+    examples
+}
+
+/// Scales and shifts the confidence of a decision, so that it is the share of right leaders among streams of known classes with content (Platt
+/// scaling), and its thresholds with it: what is named stays the same, and when scoring stops. Streams of unseen classes and of none take part in
+/// the regression, because confidence has to tell them from others. But how many of them there are is an assumption, which lowers the confidence
+/// of all.
+fn scale_to_known(decision: &mut Decision, trails: &[LeaderHistory]) {
+    let is_known = |t: &&LeaderHistory| t.known && t.variant.shows_class();
+    let known: Vec<LeaderHistory> = (trails.iter().filter(is_known))
+        .map(|t| LeaderHistory { leaders: t.leaders.iter().filter(|l| l.content()).copied().collect(), ..*t })
+        .collect();
+    let logit = |p: f32| (p / (1.0 - p)).ln();
+    let features = |leader: &Leader| [1.0, logit(decision.confidence(leader).clamp(f32::EPSILON, 1.0 - f32::EPSILON))];
+    let [shift, scale] = logistic(&examples(&known, features), [0.0, 1.0]).map(|w| w as f32);
+    if scale <= 0.0 {
+        return;
+    }
+    decision.confidence.iter_mut().for_each(|w| *w *= scale);
+    for constant in CONSTANT_FEATURES {
+        decision.confidence.get_mut(constant).into_iter().for_each(|w| *w += shift);
+    }
+    let stops = Some(&mut decision.stop_confidence).filter(|stop| **stop < 1.0);
+    decision.accept.iter_mut().chain(stops).for_each(|level| *level = 1.0 / (1.0 + (-scale * logit(*level) - shift).exp()));
 }
 
 /// Sets acceptance and the stop rule; the weights of confidence must be set before. Returns for each stream what [`calibrate`] returns.
@@ -210,56 +246,113 @@ fn stop_rule(settings: &TrainSettings, decision: &Decision, trails: &[LeaderHist
     candidates.into_iter().find(|&stop| accuracy(stop) >= whole - settings.stop_loss).unwrap_or(0.9995)
 }
 
-/// Weighted logistic regression of `(features, target, weight)` by Newton's method with a ridge of 1. Returns the weights without
-/// trailing zeros.
-fn logistic(examples: &[([f32; FEATURES], bool, f32)]) -> Vec<f32> {
-    let mut w = [0f64; FEATURES];
+/// Weighted logistic regression of `(features, target, weight)` by Newton's method with a ridge of 1 around `prior`. Returns the weights.
+fn logistic<const N: usize>(examples: &[([f32; N], bool, f32)], prior: [f64; N]) -> [f64; N] {
+    let mut w = prior;
     for _ in 0..25 {
-        let mut gradient = [0f64; FEATURES];
-        let mut hessian = [[0f64; FEATURES]; FEATURES];
+        let mut gradient = [0f64; N];
+        let mut hessian = [[0f64; N]; N];
         for (x, right, weight) in examples {
             let z: f64 = w.iter().zip(x).map(|(w, &x)| w * f64::from(x)).sum();
             let p = 1.0 / (1.0 + (-z).exp());
             let (residual, curvature) = (f64::from(u8::from(*right)) - p, p * (1.0 - p));
-            for i in 0..FEATURES {
+            for i in 0..N {
                 gradient[i] += f64::from(*weight) * residual * f64::from(x[i]);
-                for j in 0..FEATURES {
+                for j in 0..N {
                     hessian[i][j] += f64::from(*weight) * curvature * f64::from(x[i]) * f64::from(x[j]);
                 }
             }
         }
-        for i in 0..FEATURES {
+        for i in 0..N {
             hessian[i][i] += 1.0;
-            gradient[i] -= w[i];
+            gradient[i] -= w[i] - prior[i];
         }
         let step = solve(hessian, gradient);
         for (w, s) in w.iter_mut().zip(step) {
             *w += s.clamp(-2.0, 2.0);
         }
     }
-    // Features that are always zero have no weight, for example those of streams without content in a model of hosts.
-    let used = w.iter().rposition(|&w| w != 0.0).map_or(0, |last| last + 1);
-    w[..used].iter().map(|&w| w as f32).collect()
+    w
 }
 
 /// Solves `a x = b` by Gaussian elimination with partial pivoting; the ridge keeps the matrix regular.
-fn solve(mut a: [[f64; FEATURES]; FEATURES], mut b: [f64; FEATURES]) -> [f64; FEATURES] {
-    for column in 0..FEATURES {
-        let pivot = (column..FEATURES).max_by(|&i, &j| a[i][column].abs().total_cmp(&a[j][column].abs())).unwrap_or(column);
+fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [f64; N]) -> [f64; N] {
+    for column in 0..N {
+        let pivot = (column..N).max_by(|&i, &j| a[i][column].abs().total_cmp(&a[j][column].abs())).unwrap_or(column);
         a.swap(column, pivot);
         b.swap(column, pivot);
-        for row in column + 1..FEATURES {
+        for row in column + 1..N {
             let factor = a[row][column] / a[column][column];
             let pivot = a[column];
             a[row].iter_mut().zip(pivot).skip(column).for_each(|(to, from)| *to -= factor * from);
             b[row] -= factor * b[column];
         }
     }
-    for row in (0..FEATURES).rev() {
-        for k in row + 1..FEATURES {
+    for row in (0..N).rev() {
+        for k in row + 1..N {
             b[row] -= a[row][k] * b[k];
         }
         b[row] /= a[row][row];
     }
     b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Streams with these leads: 7 of 8 of known classes are right from a lead of 1 on, half below; `unseen` more are of unseen classes.
+    fn trails(unseen: usize) -> Vec<LeaderHistory> {
+        let stream = |lead: f32, right: bool, known: bool| LeaderHistory {
+            stream: 0,
+            truth: ClassId::from_index(usize::from(!right)),
+            known,
+            variant: Variant::AsIs,
+            weight: 1.0,
+            leaders: vec![Leader::new(ClassId::from_index(0), 1.0, lead, 1)],
+        };
+        let known = (0..800).map(|i| {
+            let lead = (i % 8) as f32 / 2.0;
+            stream(lead, if lead < 1.0 { i % 16 < 8 } else { i / 8 % 8 != 0 }, true)
+        });
+        known.chain((0..unseen).map(|i| stream((i % 8) as f32 / 2.0, false, false))).collect()
+    }
+
+    fn decision(confidence: Vec<f32>) -> Decision {
+        Decision {
+            confidence,
+            ..serde_json::from_str(r#"{"theta":[1],"clip":[-1,1],"confidence":[],"accept":[0.6],"stop":0.7,"give_up":9}"#)
+                .unwrap()
+        }
+    }
+
+    #[test]
+    fn scaled_confidence_is_the_share_of_right_streams_whatever_the_number_of_unseen_ones() {
+        for unseen in [0, 200, 800] {
+            let trails = trails(unseen);
+            let mut plain = decision(confidence(&trails));
+            let between = |leads: [usize; 2]| leads.iter().map(|&i| plain.confidence(&trails[i].leaders[0])).sum::<f32>() / 2.0;
+            (plain.accept, plain.stop_confidence) = (vec![between([1, 2])], between([5, 6]));
+            let mut scaled = plain.clone();
+            scale_to_known(&mut scaled, &trails);
+            let known: Vec<_> = trails.iter().filter(|t| t.known).collect();
+            let mean =
+                |decision: &Decision| known.iter().map(|t| decision.confidence(&t.leaders[0])).sum::<f32>() / known.len() as f32;
+            let right = known.iter().filter(|t| t.truth.index() == 0).count() as f32 / known.len() as f32;
+            assert!((mean(&scaled) - right).abs() < 0.01, "{unseen}: {} and {right}", mean(&scaled));
+            assert!(unseen == 0 || mean(&plain) < right - 0.05, "{unseen}: {}", mean(&plain));
+            let named = |decision: &Decision| trails.iter().map(|t| decision.class(&t.leaders[0]).is_some()).collect::<Vec<_>>();
+            let settled = |decision: &Decision| trails.iter().map(|t| decision.settled(&t.leaders[0])).collect::<Vec<_>>();
+            assert_eq!((named(&plain), settled(&plain)), (named(&scaled), settled(&scaled)));
+            assert!(named(&plain).contains(&true) && named(&plain).contains(&false) && settled(&plain).contains(&true));
+        }
+    }
+
+    #[test]
+    fn without_streams_confidence_stays() {
+        let plain = decision(vec![0.5, 1.0, 0.2]);
+        let mut scaled = plain.clone();
+        scale_to_known(&mut scaled, &[]);
+        assert_eq!(scaled.confidence, plain.confidence);
+    }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 
 use crate::capture::CaptureFile;
+use crate::cli::harm::Refusal;
 use crate::cli::{Exit, describe, learn, model};
 use crate::evaluate::trace_streams;
 use crate::model::Model;
@@ -74,7 +75,7 @@ impl Finder {
             Ok(_) => Finished { screen: TextScreen { title, lines, ..TextScreen::default() }, learned: Some(lesson.out) },
             Err(error) => {
                 lines.push(describe(&error));
-                let refused = lines.iter().any(|line| line.contains("--force")).then_some(lesson);
+                let refused = error.is::<Refusal>().then_some(lesson);
                 Finished { screen: TextScreen { title, lines, refused, ..TextScreen::default() }, learned: None }
             }
         }
