@@ -86,7 +86,7 @@ impl ServerArgs {
     }
 }
 
-/// Makes the streams of events, jobs and results and the buckets of models; lists what differs in those that exist
+/// Makes the streams of events, jobs, results and parts and the buckets of models; lists what differs in those that exist
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked fleet init --server tls://nats.example.org:4222 --replicas 3\n\n\
     Exit code 1 if something differs and --update is not given.")]
@@ -249,6 +249,7 @@ async fn init(args: &InitArgs) -> Result<Exit> {
         setup::event_stream(replicas, i64::from(args.events_mib) << 20),
         setup::job_stream(replicas),
         setup::result_stream(replicas, i64::from(args.results_mib) << 20),
+        setup::part_stream(replicas),
     ] {
         let change = setup::ensure(&connection, &wanted, args.update).await.with_context(|| wanted.name.clone())?;
         changes.push((wanted.name, change));

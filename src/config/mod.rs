@@ -210,6 +210,8 @@ pub struct FleetConfig {
     pub model_folder: Option<PathBuf>,
     /// Public keys of minisign, in base64. One of them must have signed a model.
     pub trusted_keys: Vec<String>,
+    /// Classes whose neurons this sensor publishes when live learning takes them over; empty: none.
+    pub teaches: Vec<String>,
 }
 
 /// Action for the streams of a class, optionally restricted to some addresses and ports.

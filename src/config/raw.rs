@@ -191,6 +191,7 @@ pub struct RawFleet {
     pub models: Maybe<Vec<Spanned<String>>>,
     pub model_folder: Maybe<String>,
     pub trusted_keys: Maybe<Vec<Spanned<String>>>,
+    pub teaches: Maybe<Vec<Spanned<String>>>,
 }
 
 /// `[metrics]`.

@@ -5,8 +5,10 @@
 //! | `SPIKED_EVENTS`, subjects `spiked.events.SENSOR.TYPE` | stream | events, with the header `Nats-Msg-Id: SENSOR-START-NUMBER` |
 //! | `SPIKED_JOBS`, subjects `spiked.jobs.read.JOB` | work queue | captures to read |
 //! | `SPIKED_RESULTS`, subjects `spiked.results.JOB.PART` | stream | what workers read: events, table and end of each job |
+//! | `SPIKED_PARTS`, subjects `spiked.parts.SENSOR.MODEL.CLASS` | stream | the last neurons that each sensor learned of each class |
 //! | `spiked-models` | object store | model files by SHA-256 |
 //! | `spiked-fleet`, keys `model.GROUP.NAME` | key-value bucket | version, SHA-256, signature and percentage of each published model |
+//! | `spiked-curation`, keys `part.SENSOR.MODEL.CLASS`, `lease.GROUP` | key-value bucket | what became of each part; who curates a group |
 //! | `spiked-status`, keys `SENSOR` | key-value bucket | what each sensor reported in the last minute |
 //!
 //! Streams, deduplication, retention and permissions are the servers'. An event that was acknowledged is kept by a quorum of the stream's
@@ -18,6 +20,7 @@ pub mod connection;
 pub mod ids;
 pub mod jobs;
 pub mod models;
+pub mod parts;
 pub mod receiver;
 pub mod results;
 pub mod setup;

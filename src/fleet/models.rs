@@ -263,10 +263,11 @@ fn key(group: &str, name: &str) -> String {
     format!("model.{group}.{name}")
 }
 
-/// The entries of a bucket by key, in order of the keys, and a line on each that is not valid.
-async fn entries<T: DeserializeOwned>(
+/// The entries of a bucket whose keys begin with `prefix`, by key, in order of the keys, and a line on each that is not valid.
+pub(super) async fn entries<T: DeserializeOwned>(
     connection: &Connection,
     bucket: &str,
+    prefix: &str,
 ) -> Result<(Vec<(String, T)>, Vec<String>), FleetError> {
     let context = jetstream::new(connection.client.clone());
     let store = context.get_key_value(bucket).await.map_err(|error| connection.explain(error))?;
@@ -278,6 +279,7 @@ async fn entries<T: DeserializeOwned>(
         keys = keys => keys?,
         violation = connection.errors.violation() => return Err(violation),
     };
+    keys.retain(|key| key.starts_with(prefix));
     keys.sort();
     let (mut entries, mut invalid) = (Vec::new(), Vec::new());
     for key in keys {
@@ -308,8 +310,8 @@ pub struct FleetOverview {
 /// # Errors
 /// The server can't be reached, or does not allow it.
 pub async fn overview(connection: &Connection) -> Result<FleetOverview, FleetError> {
-    let (models, mut invalid) = entries(connection, FLEET_BUCKET).await?;
-    let (sensors, more) = entries(connection, STATUS_BUCKET).await?;
+    let (models, mut invalid) = entries(connection, FLEET_BUCKET, "").await?;
+    let (sensors, more) = entries(connection, STATUS_BUCKET, "").await?;
     invalid.extend(more);
     let name = |key: String| key.strip_prefix("model.").map(String::from).unwrap_or(key);
     Ok(FleetOverview {

@@ -11,6 +11,7 @@ use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind, kv, ob
 use super::connection::{Connection, FleetError};
 use super::jobs::{END, EVENTS, JOBS_STREAM, JOBS_SUBJECT, RESULTS_STREAM, RESULTS_SUBJECT, TABLE, WORKERS};
 use super::models::{FLEET_BUCKET, MODELS_BUCKET, STATUS_BUCKET};
+use super::parts::{CURATION_BUCKET, PARTS_STREAM, PARTS_SUBJECT};
 use super::work::ACK_WAIT;
 use super::{EVENTS_STREAM, EVENTS_SUBJECT};
 
@@ -90,6 +91,22 @@ pub fn result_stream(replicas: usize, max_bytes: i64) -> Config {
     }
 }
 
+/// The stream of parts: the last one of each sensor, model and class.
+pub fn part_stream(replicas: usize) -> Config {
+    Config {
+        name: PARTS_STREAM.into(),
+        subjects: vec![format!("{PARTS_SUBJECT}.*.*.*")],
+        num_replicas: replicas,
+        max_messages: -1,
+        max_messages_per_subject: 1,
+        max_bytes: -1,
+        max_consumers: -1,
+        duplicate_window: DUPLICATE_WINDOW,
+        compression: Some(Compression::S2),
+        ..Config::default()
+    }
+}
+
 /// Makes the consumer that the workers share, unless it exists.
 ///
 /// # Errors
@@ -154,7 +171,7 @@ enum Bucket {
 
 impl Bucket {
     /// The buckets of the models.
-    fn all(replicas: usize) -> [Self; 3] {
+    fn all(replicas: usize) -> [Self; 4] {
         [
             Self::Objects(object_store::Config {
                 bucket: MODELS_BUCKET.into(),
@@ -164,6 +181,12 @@ impl Bucket {
             Self::KeyValue(Box::new(kv::Config {
                 bucket: FLEET_BUCKET.into(),
                 history: RECORDS,
+                num_replicas: replicas,
+                ..kv::Config::default()
+            })),
+            Self::KeyValue(Box::new(kv::Config {
+                bucket: CURATION_BUCKET.into(),
+                history: 1,
                 num_replicas: replicas,
                 ..kv::Config::default()
             })),
@@ -287,11 +310,11 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
 /// Part of a client in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Publishes its own events and report, reads models.
+    /// Publishes its own events, parts and report, reads models.
     Sensor,
-    /// Reads the events and the reports of all sensors, and the results of all jobs.
+    /// Reads the events and the reports of all sensors, the results of all jobs, and what became of parts.
     Reader,
-    /// Publishes models, queues captures to read, and reads the reports of all sensors.
+    /// Publishes models, curates parts, queues captures to read, and reads the reports of all sensors.
     Curator,
     /// Reads the captures of the queue and publishes what it has read.
     Worker,
@@ -306,6 +329,7 @@ impl Role {
         match self {
             Self::Sensor => vec![
                 format!("{EVENTS_SUBJECT}.{name}.*"),
+                format!("{PARTS_SUBJECT}.{name}.*.*"),
                 format!("$KV.{STATUS_BUCKET}.{name}"),
                 // By which `spiked check` learns whether the stream exists.
                 format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
@@ -319,13 +343,17 @@ impl Role {
             Self::Curator => [
                 vec![
                     format!("$KV.{FLEET_BUCKET}.model.*.*"),
+                    format!("$KV.{CURATION_BUCKET}.part.*.*.*"),
+                    format!("$KV.{CURATION_BUCKET}.lease.*"),
                     format!("$O.{MODELS_BUCKET}.>"),
                     format!("$JS.API.STREAM.INFO.{files}"),
                     format!("$JS.API.DIRECT.GET.{files}.$O.{MODELS_BUCKET}.M.*"),
+                    format!("$JS.API.DIRECT.GET.{files}"),
                     format!("{JOBS_SUBJECT}.*"),
                     format!("$JS.API.DIRECT.GET.{RESULTS_STREAM}.{RESULTS_SUBJECT}.*.{END}"),
                     format!("$JS.API.CONSUMER.INFO.{JOBS_STREAM}.{WORKERS}"),
                 ],
+                reads_stream(PARTS_STREAM),
                 reads_buckets(),
             ]
             .concat(),
@@ -377,7 +405,7 @@ fn reads_stream(stream: &str) -> Vec<String> {
     ]
 }
 
-/// Subjects by which the records of models and the reports of sensors are read.
+/// Subjects by which the records of models, the reports of sensors and what became of parts are read.
 fn reads_buckets() -> Vec<String> {
     let of = |bucket: &str| {
         let stream = key_value_stream(bucket);
@@ -388,7 +416,7 @@ fn reads_buckets() -> Vec<String> {
             format!("$JS.FC.{stream}.>"),
         ]
     };
-    [of(FLEET_BUCKET), of(STATUS_BUCKET)].concat()
+    [of(FLEET_BUCKET), of(STATUS_BUCKET), of(CURATION_BUCKET)].concat()
 }
 
 /// How the server identifies clients.

@@ -9,7 +9,7 @@ use super::servers::init;
 use super::setup::{server_with_users, url_of};
 
 /// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
-const SUBJECTS: [&str; 43] = [
+const SUBJECTS: [&str; 54] = [
     "spiked.events.north.detection",
     "spiked.events.south.detection",
     "$KV.spiked-status.north",
@@ -55,18 +55,30 @@ const SUBJECTS: [&str; 43] = [
     "$JS.API.STREAM.PURGE.SPIKED_JOBS",
     "$JS.API.STREAM.MSG.DELETE.SPIKED_RESULTS",
     "$JS.API.DIRECT.GET.SPIKED_RESULTS.spiked.results.one.end",
+    // Parts and what becomes of them.
+    "spiked.parts.north.protocols.gearman",
+    "spiked.parts.south.protocols.gearman",
+    "spiked.parts.north.other",
+    "$KV.spiked-curation.part.north.protocols.gearman",
+    "$KV.spiked-curation.lease.edge",
+    "$KV.spiked-curation.other",
+    "$JS.API.CONSUMER.CREATE.SPIKED_PARTS.mine.spiked.parts.>",
+    "$JS.API.CONSUMER.CREATE.KV_spiked-curation.mine.$KV.spiked-curation.>",
+    "$JS.API.STREAM.PURGE.SPIKED_PARTS",
+    "$JS.API.STREAM.MSG.GET.SPIKED_PARTS",
+    "$JS.API.STREAM.UPDATE.SPIKED_PARTS",
 ];
 
 /// Those of [`SUBJECTS`] that each role may publish to.
 const ALLOWED: [(&str, &[usize]); 4] = [
-    ("north", &[0, 2, 17, 22, 24]),
-    ("soc", &[17, 18, 19, 22, 23, 35, 39]),
-    ("models", &[4, 6, 7, 19, 22, 23, 29, 35, 42]),
+    ("north", &[0, 2, 17, 22, 24, 43]),
+    ("soc", &[17, 18, 19, 22, 23, 35, 39, 50]),
+    ("models", &[4, 6, 7, 19, 22, 23, 24, 29, 35, 42, 46, 47, 49, 50]),
     ("reading", &[24, 31, 32, 33, 35, 36, 37, 42]),
 ];
 
 /// Subjects that some role may subscribe to.
-const SUBSCRIPTIONS: [&str; 10] = [
+const SUBSCRIPTIONS: [&str; 12] = [
     "_INBOX.north.>",
     "_INBOX.soc.>",
     "_INBOX.models.>",
@@ -77,6 +89,8 @@ const SUBSCRIPTIONS: [&str; 10] = [
     "_INBOX.reading.>",
     "spiked.jobs.>",
     "spiked.results.>",
+    "spiked.parts.>",
+    "$KV.spiked-curation.>",
 ];
 
 /// Those of [`SUBSCRIPTIONS`] that each role may subscribe to.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use toml::Spanned;
 
-use super::super::raw::{RawFleet, RawSink, SinkType};
+use super::super::raw::{RawFleet, RawSink, RawTeacher, SinkType};
 use super::super::{FleetConfig, is_token};
 use super::{Check, host_name, path};
 
@@ -16,7 +16,12 @@ const LACKING: &str = "this program was built without the fleet; the Debian pack
 
 impl Check {
     /// The settings of the fleet, which the sinks of type "nats" need.
-    pub(super) fn fleet(&mut self, typed: RawFleet, sinks: &[Spanned<RawSink>]) -> Option<FleetConfig> {
+    pub(super) fn fleet(
+        &mut self,
+        typed: RawFleet,
+        sinks: &[Spanned<RawSink>],
+        teachers: &[Spanned<RawTeacher>],
+    ) -> Option<FleetConfig> {
         let nats: Vec<usize> = sinks.iter().filter_map(nats_sink).collect();
         let first = nats.first().copied().or(typed.servers.as_ref().map(|s| s.span().start));
         if let (Some(at), false) = (first, cfg!(feature = "fleet")) {
@@ -56,6 +61,7 @@ impl Check {
             models,
             model_folder: path(typed.model_folder),
             trusted_keys: self.trusted_keys(typed.trusted_keys),
+            teaches: self.teaches(typed.teaches, teachers),
         })
     }
 
@@ -132,6 +138,25 @@ impl Check {
         keys.into_iter().map(Spanned::into_inner).collect()
     }
 
+    /// Classes whose neurons are published: each is a part of a subject, and has a teacher.
+    fn teaches(&mut self, typed: Option<Spanned<Vec<Spanned<String>>>>, teachers: &[Spanned<RawTeacher>]) -> Vec<String> {
+        let classes = typed.map_or_else(Vec::new, Spanned::into_inner);
+        let has_teacher = |class: &str| {
+            teachers.iter().filter_map(|teacher| teacher.get_ref().class.as_ref()).any(|taught| taught.get_ref() == class)
+        };
+        for class in &classes {
+            if !is_token(class.get_ref()) {
+                let wrong = format!("'{class}' can't be part of a subject; give up to 64 letters, digits, - and _");
+                self.wrong(class.span().start, wrong);
+            } else if !has_teacher(class.get_ref()) {
+                let wrong =
+                    format!("no [[teachers]] entry has the class '{class}' of fleet.teaches; add one or remove the class");
+                self.wrong(class.span().start, wrong);
+            }
+        }
+        classes.into_iter().map(Spanned::into_inner).collect()
+    }
+
     fn client_certificate(
         &mut self,
         certificate: Option<Spanned<String>>,
@@ -165,7 +190,7 @@ fn any_key(typed: &RawFleet) -> Option<usize> {
         &typed.group,
         &typed.model_folder,
     ];
-    let lists = [&typed.models, &typed.trusted_keys].into_iter().flatten().map(|list| list.span().start);
+    let lists = [&typed.models, &typed.trusted_keys, &typed.teaches].into_iter().flatten().map(|list| list.span().start);
     let texts = texts.into_iter().flatten().map(|key| key.span().start);
     texts.chain(lists).chain(typed.spool_mib.as_ref().map(|key| key.span().start)).min()
 }

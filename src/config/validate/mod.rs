@@ -110,7 +110,7 @@ impl Check {
             capture: self.capture(&typed.capture),
             engine: self.engine(&typed.engine),
             tunnels: self.tunnels(&typed.tunnels),
-            fleet: self.fleet(typed.fleet, &typed.sinks),
+            fleet: self.fleet(typed.fleet, &typed.sinks, &typed.teachers),
             sinks: self.sinks(typed.sinks),
             metrics: self.metrics(typed.metrics),
             policies: typed.policies.into_iter().filter_map(|p| self.policy(p)).collect(),
