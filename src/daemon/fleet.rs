@@ -1,4 +1,4 @@
-//! Connects the receiver of the fleet's models to the daemon: its reload, its models and its counters.
+//! Connects the fleet's models to the daemon: the receiver to its reload, its models and its counters, the publisher of parts to live learning.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tracing::warn;
 
-use crate::config::{Config, FleetConfig};
+use crate::config::{Config, FleetConfig, is_token};
 use crate::engine::Models;
 use crate::export::status::{FleetStatus, Status};
 use crate::fleet::models::SensorReport;
+use crate::fleet::part_publisher::PartPublisher;
+use crate::fleet::parts::{PartFigures, PartName};
 use crate::fleet::receiver::{Receiver, SensorHooks};
 use crate::fleet::verify::{copy_path, good_copy};
 use crate::model::Model;
+use crate::train::live::Attempt;
 
 use super::state::DaemonState;
+use super::teaching::OnTakenOver;
 
 /// Time within which a reload must end.
 const RELOAD: Duration = Duration::from_secs(30);
@@ -36,6 +41,31 @@ pub(super) fn start(config: &Config, state: &Arc<DaemonState>, models: &Arc<ArcS
         report: Box::new(move || report(&reports.status(), metrics.clone())),
     };
     Receiver::start(fleet, hooks, status).map(Some)
+}
+
+/// Starts the publisher of learned neurons if the settings name classes; also returns what the learning thread calls.
+pub(super) fn start_parts(config: &Config) -> io::Result<Option<(PartPublisher, OnTakenOver)>> {
+    let Some(fleet) = config.fleet.clone().filter(|fleet| !fleet.teaches.is_empty()) else { return Ok(None) };
+    let (publisher, queue) = PartPublisher::start(&fleet)?;
+    let on_taken_over = move |model: &Model, attempt: &Attempt, neuron: &Model| {
+        if !fleet.teaches.contains(&attempt.class) {
+            return;
+        }
+        if !is_token(&model.name) {
+            warn!(model = model.name, "the name of the model can't be part of a subject; its neurons are not published");
+            return;
+        }
+        let name = PartName { sensor: fleet.sensor.clone(), model: model.name.clone(), class: attempt.class.clone() };
+        let figures = PartFigures {
+            group: fleet.group.clone(),
+            model_checksum: model.checksum(),
+            streams: neuron.provenance.streams.iter().sum(),
+            held_back: attempt.with.streams.into(),
+            accuracy: attempt.with.mean(),
+        };
+        queue.offer(name, figures, neuron.to_bytes());
+    };
+    Ok(Some((publisher, Box::new(on_taken_over))))
 }
 
 /// Requests a reload and waits for its end. One that had begun before does not answer, since it may not have read the new file.

@@ -294,6 +294,10 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
         level,
     };
     reloader.write_status_file();
+    #[cfg(feature = "fleet")]
+    let (parts, on_taken_over) = super::fleet::start_parts(&config)?.unzip();
+    #[cfg(not(feature = "fleet"))]
+    let on_taken_over = None;
     let (tap, learning) = teaching::start(LearningContext {
         config: config.learning.clone(),
         teachers: config.teachers.clone(),
@@ -301,6 +305,7 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
         teaching: learning,
         state: Arc::clone(&state),
         metrics: Some(Arc::clone(&metrics)),
+        on_taken_over,
     })?;
     settings.tap = Some(tap);
     let supervisor = supervisor::start(signals, reloader, confined)?;
@@ -319,6 +324,8 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     #[cfg(feature = "fleet")]
     drop(receiver);
     wait_for(&learning, &state);
+    #[cfg(feature = "fleet")]
+    drop(parts);
     let (summary, dropped) = (state.summary(), frames.dropped());
     drop(frames);
     close_outputs(&state);

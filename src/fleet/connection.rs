@@ -193,7 +193,7 @@ pub fn answer(error: &PublishError) -> Option<&jetstream::Error> {
 /// Why a message was not stored.
 pub fn publish_error(error: &PublishError) -> FleetError {
     FleetError::Server(match error.kind() {
-        PublishErrorKind::StreamNotFound => "no stream takes the events; run `spiked fleet init`".into(),
+        PublishErrorKind::StreamNotFound => "no stream takes the message; run `spiked fleet init`".into(),
         _ => chain(error),
     })
 }

@@ -20,6 +20,7 @@ pub mod connection;
 pub mod ids;
 pub mod jobs;
 pub mod models;
+pub mod part_publisher;
 pub mod parts;
 pub mod receiver;
 pub mod results;

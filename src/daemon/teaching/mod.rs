@@ -21,7 +21,8 @@ use crate::train::live::LearnedNeurons;
 
 use super::PendingUpdate;
 
-pub(super) use thread::{LearningContext, start};
+#[cfg_attr(not(feature = "fleet"), expect(unused_imports, reason = "parts are published to a fleet only"))]
+pub(super) use thread::{LearningContext, OnTakenOver, start};
 
 /// State shared by the learning thread and the rest of the daemon.
 #[derive(Default)]

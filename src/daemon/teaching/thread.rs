@@ -15,8 +15,9 @@ use crate::capture::CaptureError;
 use crate::config;
 use crate::engine::{Models, Tap, TapSample};
 use crate::export::{Metrics, status};
+use crate::model::Model;
 use crate::packet::KeyKind;
-use crate::train::live::{AttemptOutcome, Learner, LearnerSettings, LearningTask, SampleOutcome};
+use crate::train::live::{Attempt, AttemptOutcome, Learner, LearnerSettings, LearningTask, SampleOutcome};
 
 use super::super::policy::StreamFilter;
 use super::super::state::DaemonState;
@@ -50,7 +51,12 @@ pub(in crate::daemon) struct LearningContext {
     pub teaching: Arc<SharedLearning>,
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
+    /// Called for each neuron that is taken over; `None`: nothing is published.
+    pub on_taken_over: Option<OnTakenOver>,
 }
+
+/// Takes the model in which a neuron was learned, the attempt that it passed, and the neuron as a model of its class alone.
+pub(in crate::daemon) type OnTakenOver = Box<dyn Fn(&Model, &Attempt, &Model) + Send>;
 
 /// A teacher with its compiled filter and token bucket.
 struct ActiveTeacher {
@@ -282,6 +288,11 @@ impl TeachingThread {
                     before = attempt.before.map(|a| a.mean()),
                     "new neuron trained"
                 );
+                if let (Some(on_taken_over), AttemptOutcome::TakenOver) = (&self.context.on_taken_over, attempt.outcome)
+                    && let Some(neuron) = learner.learned().neuron(&attempt.class)
+                {
+                    on_taken_over(model, &attempt, neuron);
+                }
                 let task = classes.entry(attempt.class).or_default();
                 *task.attempts.entry(outcome).or_default() += 1;
                 let running = if attempt.outcome == AttemptOutcome::TakenOver { Some(attempt.with) } else { attempt.before };

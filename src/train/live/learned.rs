@@ -128,6 +128,11 @@ impl LearnedNeurons {
         self.0.contains_key(class)
     }
 
+    /// The neuron of a class, as a model of that class alone: no stream from which it was learned is in it.
+    pub fn neuron(&self, class: &str) -> Option<&Model> {
+        self.0.get(class).map(|learned| &learned.neuron)
+    }
+
     /// The classes, sorted by name.
     pub fn classes(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
