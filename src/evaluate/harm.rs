@@ -72,6 +72,16 @@ impl<'a> Before<'a> {
         now.iter().enumerate().filter(new).count()
     }
 
+    /// Number of streams labelled `class` that the changed model gives that class, and of all streams with that label.
+    pub fn recognised(&self, after: &Model, class: &str) -> (usize, usize) {
+        if self.labels.iter().flatten().all(|label| label != class) {
+            return (0, 0);
+        }
+        let now = names(after, self.corpus);
+        let own = self.labels.iter().zip(&now).filter(|(label, _)| label.as_deref() == Some(class));
+        own.fold((0, 0), |(named, all), (_, now)| (named + usize::from(now.as_deref() == Some(class)), all + 1))
+    }
+
     /// The harm of a changed model.
     pub fn harm(&self, after: &Model) -> Harm {
         let (mut harm, mut by_class) = (Harm::default(), BTreeMap::<&str, (usize, usize)>::new());

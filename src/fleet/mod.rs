@@ -17,14 +17,18 @@
 
 pub mod check;
 pub mod connection;
+pub mod curator;
+pub mod gate;
 pub mod ids;
 pub mod jobs;
+pub mod lease;
 pub mod models;
 pub mod part_publisher;
 pub mod parts;
 pub mod receiver;
 pub mod results;
 pub mod setup;
+pub mod sign;
 pub mod spool;
 pub mod tail;
 pub mod verify;

@@ -217,9 +217,23 @@ impl Buckets {
         signature: Option<String>,
         percent: u8,
     ) -> Result<u64, FleetError> {
-        let sha256 = self.store(bytes).await?;
         let (stored, revision) = self.stored(group, name).await?;
-        let present = stored.and_then(Result::ok);
+        self.publish_onto((group, name), (stored.and_then(Result::ok), revision), bytes, signature, percent).await
+    }
+
+    /// Publishes a model file as [`Buckets::publish`] does, in place of the record `present` with its revision.
+    ///
+    /// # Errors
+    /// As [`Buckets::publish`]; also if the record has changed since that revision.
+    pub async fn publish_onto(
+        &self,
+        (group, name): (&str, &str),
+        (present, revision): (Option<ModelRecord>, u64),
+        bytes: &[u8],
+        signature: Option<String>,
+        percent: u8,
+    ) -> Result<u64, FleetError> {
+        let sha256 = self.store(bytes).await?;
         // Each version has changed the record, so no number is larger than the revision of one that was removed or is not valid.
         let version = present.as_ref().map_or(revision, |record| record.highest) + 1;
         let previous = present.and_then(|record| if record.percent == 100 { Some(record.current) } else { record.previous });

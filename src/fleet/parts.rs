@@ -74,17 +74,17 @@ pub struct PartFigures {
 }
 
 /// What became of a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PartState {
+    /// It failed the gate.
+    Refused,
     /// It passed the gate and waits for approval.
     Candidate,
     /// It is approved and will be published.
     Approved,
     /// It is in a version of the group's model.
     Published,
-    /// It failed the gate.
-    Refused,
 }
 
 /// Figures of a part on the curator's reference.
@@ -107,6 +107,8 @@ pub struct PartEntry {
     pub state: PartState,
     /// SHA-256 of its file in hexadecimal digits.
     pub sha256: String,
+    /// SHA-256 of the last part of this name that was tried, and of the group's model on which.
+    pub tried: String,
     /// What the sensor states.
     pub figures: PartFigures,
     /// What the curator measured; `None`: it could not be tried.
