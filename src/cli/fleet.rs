@@ -1,5 +1,5 @@
 //! `spiked fleet`: prepares NATS servers for many sensors, reads what the sensors publish, and sends them models; archives are in
-//! [`super::fleet_jobs`].
+//! [`super::fleet_jobs`], what sensors learn is in [`super::fleet_parts`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -21,6 +21,7 @@ use crate::model::Model;
 use super::Exit;
 use super::exit::OutputError;
 use super::fleet_jobs::{self, EnqueueArgs, JobsArgs, ResultsArgs, WorkArgs};
+use super::fleet_parts::{self, ApproveArgs, CurateArgs, PartsArgs};
 
 /// Many sensors that share NATS servers: prepares the servers, reads the events of all, sends them models, reads archives on many machines
 #[derive(ClapArgs)]
@@ -38,6 +39,9 @@ enum FleetCommand {
     Promote(PromoteArgs),
     Rollback(RollbackArgs),
     Status(StatusArgs),
+    Curate(CurateArgs),
+    Parts(PartsArgs),
+    Approve(ApproveArgs),
     Enqueue(EnqueueArgs),
     Work(WorkArgs),
     Jobs(JobsArgs),
@@ -122,7 +126,7 @@ struct ServerConfigArgs {
     /// Name of a client that reads events and results; may be repeated
     #[arg(long = "reader", value_name = "NAME")]
     readers: Vec<String>,
-    /// Name of a client that publishes models and queues captures; may be repeated
+    /// Name of a client that publishes models, curates what sensors learn, and queues captures; may be repeated
     #[arg(long = "curator", value_name = "NAME")]
     curators: Vec<String>,
     /// Name of a client that reads captures of the queue; may be repeated
@@ -234,6 +238,9 @@ pub fn run(args: &Args) -> Result<Exit> {
         FleetCommand::Promote(args) => runtime()?.block_on(promote(args)),
         FleetCommand::Rollback(args) => runtime()?.block_on(rollback(&args.published)),
         FleetCommand::Status(args) => runtime()?.block_on(status(args)),
+        FleetCommand::Curate(args) => runtime()?.block_on(fleet_parts::curate(args)),
+        FleetCommand::Parts(args) => runtime()?.block_on(fleet_parts::parts(args)),
+        FleetCommand::Approve(args) => runtime()?.block_on(fleet_parts::approve(args)),
         FleetCommand::Enqueue(args) => runtime()?.block_on(fleet_jobs::enqueue(args)),
         FleetCommand::Work(args) => runtime()?.block_on(fleet_jobs::work(args)),
         FleetCommand::Jobs(args) => runtime()?.block_on(fleet_jobs::jobs(args)),

@@ -10,6 +10,8 @@ mod features;
 mod fleet;
 #[cfg(feature = "fleet")]
 mod fleet_jobs;
+#[cfg(feature = "fleet")]
+mod fleet_parts;
 mod generate;
 mod harm;
 mod learn;
