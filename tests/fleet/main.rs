@@ -5,6 +5,7 @@ mod archives;
 mod common;
 mod events;
 mod models;
+mod parts;
 mod permissions;
 mod servers;
 mod setup;

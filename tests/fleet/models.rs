@@ -27,16 +27,16 @@ fn model(remark: &str) -> Vec<u8> {
     model.to_bytes()
 }
 
-fn name() -> String {
+pub fn name() -> String {
     Model::built_in().expect("a model").name
 }
 
-fn key() -> KeyPair {
+pub fn key() -> KeyPair {
     KeyPair::generate_unencrypted_keypair().expect("a key")
 }
 
 /// Writes a model file and its signature.
-fn signed(folder: &Path, remark: &str, key: &KeyPair) -> PathBuf {
+pub fn signed(folder: &Path, remark: &str, key: &KeyPair) -> PathBuf {
     let folder = folder.join(remark);
     fs::create_dir_all(&folder).expect("a folder");
     let (path, bytes) = (folder.join(format!("{}.safetensors", name())), model(remark));
