@@ -112,9 +112,7 @@ pub async fn curate(args: &CurateArgs) -> Result<Exit> {
     };
     // A reader that has gone does not end the curator.
     let log = |line: &str| drop(writeln!(std::io::stdout(), "{line}"));
-    let error = match curator::curate(&connection, &settings, PartGate::new(gather), &log).await {
-        Err(error) => error,
-    };
+    let Err(error) = curator::curate(&connection, &settings, PartGate::new(gather), &log).await;
     Err(error.into())
 }
 

@@ -412,6 +412,8 @@ fn reads_buckets() -> Vec<String> {
         [
             format!("$JS.API.STREAM.INFO.{stream}"),
             format!("$JS.API.DIRECT.GET.{stream}.$KV.{bucket}.>"),
+            // The client lists keys with a consumer that has no name.
+            format!("$JS.API.CONSUMER.CREATE.{stream}"),
             format!("$JS.API.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.>"),
             format!("$JS.FC.{stream}.>"),
         ]

@@ -9,7 +9,7 @@ use super::servers::init;
 use super::setup::{server_with_users, url_of};
 
 /// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
-const SUBJECTS: [&str; 54] = [
+const SUBJECTS: [&str; 55] = [
     "spiked.events.north.detection",
     "spiked.events.south.detection",
     "$KV.spiked-status.north",
@@ -67,13 +67,14 @@ const SUBJECTS: [&str; 54] = [
     "$JS.API.STREAM.PURGE.SPIKED_PARTS",
     "$JS.API.STREAM.MSG.GET.SPIKED_PARTS",
     "$JS.API.STREAM.UPDATE.SPIKED_PARTS",
+    "$JS.API.CONSUMER.CREATE.KV_spiked-curation",
 ];
 
 /// Those of [`SUBJECTS`] that each role may publish to.
 const ALLOWED: [(&str, &[usize]); 4] = [
     ("north", &[0, 2, 17, 22, 24, 43]),
-    ("soc", &[17, 18, 19, 22, 23, 35, 39, 50]),
-    ("models", &[4, 6, 7, 19, 22, 23, 24, 29, 35, 42, 46, 47, 49, 50]),
+    ("soc", &[17, 18, 19, 22, 23, 35, 39, 50, 54]),
+    ("models", &[4, 6, 7, 19, 22, 23, 24, 29, 35, 42, 46, 47, 49, 50, 54]),
     ("reading", &[24, 31, 32, 33, 35, 36, 37, 42]),
 ];
 
