@@ -142,7 +142,7 @@ impl Group {
             for name in names {
                 let mut stream = context.get_stream(name).await.expect("a stream");
                 let state = stream.info().await.expect("its state").state.clone();
-                for sequence in state.first_sequence..=state.last_sequence {
+                for sequence in state.first_sequence.max(1)..=state.last_sequence {
                     match stream.get_raw_message(sequence).await {
                         Ok(message) => {
                             messages.push((format!("{} {:?}", message.subject, message.headers), message.payload.to_vec()));
