@@ -140,7 +140,7 @@ pub async fn parts(args: &PartsArgs) -> Result<Exit> {
             let mut object = json!(entry);
             if let (Some(fields), serde_json::Value::Object(name)) = (object.as_object_mut(), json!(name)) {
                 fields.extend(name);
-                fields.remove("file");
+                fields.remove("message");
                 fields.remove("tried");
             }
             object

@@ -14,7 +14,7 @@ use crate::engine::Models;
 use crate::export::status::{FleetStatus, Status};
 use crate::fleet::models::SensorReport;
 use crate::fleet::part_publisher::PartPublisher;
-use crate::fleet::parts::{PartFigures, PartName};
+use crate::fleet::parts::{PartFigures, PartName, pack};
 use crate::fleet::receiver::{Receiver, SensorHooks};
 use crate::fleet::verify::{copy_path, good_copy};
 use crate::model::Model;
@@ -63,7 +63,10 @@ pub(super) fn start_parts(config: &Config) -> io::Result<Option<(PartPublisher, 
             held_back: attempt.with.streams.into(),
             accuracy: attempt.with.mean(),
         };
-        queue.offer(name, figures, neuron.to_bytes());
+        match pack(&neuron.to_bytes()) {
+            Ok(message) => queue.offer(name, figures, message),
+            Err(error) => warn!(class = attempt.class, %error, "the neurons can't be published"),
+        }
     };
     Ok(Some((publisher, Box::new(on_taken_over))))
 }

@@ -195,7 +195,7 @@ impl Curator<'_> {
             reference: None,
             reason: None,
             version: None,
-            file: Some(STANDARD.encode(&message.payload)),
+            message: Some(STANDARD.encode(&message.payload)),
         };
         let result = match base {
             Ok(base) => self.try_part(base.model, &name, message.payload.to_vec()).await.map(|passed| passed.figures),
@@ -279,7 +279,7 @@ impl Curator<'_> {
         let what = format!("{} of {} from {}", name.class, name.model, name.sensor);
         let result = match (self.base(&name.model).await?, entry.bytes().filter(|bytes| sha256(bytes) == entry.sha256)) {
             (Err(reason), _) => Err(reason),
-            (_, None) => Err("its entry has no complete file".into()),
+            (_, None) => Err("its entry has no complete message".into()),
             (Ok(base), Some(_)) if base.record.percent < 100 => {
                 let (version, percent) = (base.record.current.version, base.record.percent);
                 (self.log)(&format!("{what}: waits, version {version} is only for {percent} % of the sensors; promote it first"));
@@ -293,7 +293,7 @@ impl Curator<'_> {
         match result {
             Ok(version) => {
                 (self.log)(&format!("{what}: published in version {version} for {} % of the sensors", self.settings.percent));
-                (entry.state, entry.version, entry.reason, entry.file) = (PartState::Published, Some(version), None, None);
+                (entry.state, entry.version, entry.reason, entry.message) = (PartState::Published, Some(version), None, None);
                 self.replace_others(name, version).await?;
             }
             Err(reason) => {
@@ -356,7 +356,7 @@ impl Curator<'_> {
 }
 
 fn refuse(entry: &mut PartEntry, reason: String) {
-    (entry.state, entry.reason, entry.file) = (PartState::Refused, Some(reason), None);
+    (entry.state, entry.reason, entry.message) = (PartState::Refused, Some(reason), None);
 }
 
 /// The figures of a part in words.

@@ -10,7 +10,7 @@ use crate::model::{Model, ModelError};
 use crate::packet::KeyKind;
 use crate::train::Corpus;
 
-use super::parts::{PartEntry, PartName, ReferenceFigures};
+use super::parts::{PartEntry, PartName, ReferenceFigures, unpack};
 
 /// Reads the labelled streams of the curator's captures for a model; `None`: there are none for its kind of stream.
 pub type GatherReference = Box<dyn Fn(&Model) -> Result<Option<Corpus>, String> + Send + Sync>;
@@ -40,8 +40,9 @@ impl PartGate {
     ///
     /// # Errors
     /// Why it is refused: the file is not a part like this, does not fit the model, or does harm.
-    pub fn try_part(&self, base: &Model, name: &PartName, bytes: &[u8]) -> Result<PassedPart, String> {
-        let part = read_part(name, bytes)?;
+    pub fn try_part(&self, base: &Model, name: &PartName, message: &[u8]) -> Result<PassedPart, String> {
+        let file = unpack(message).map_err(|error| format!("unreadable: {error}"))?;
+        let part = read_part(name, &file)?;
         let model = base.with_part(&part).map_err(|error| error.to_string())?;
         // The figures are those of the part, also where the group's model already has the class.
         let bare =
@@ -109,7 +110,7 @@ pub fn is_better(part: &PartEntry, other: &PartEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parts::{PartFigures, PartState};
+    use super::super::parts::{PartFigures, PartState, pack};
     use super::*;
 
     fn entry(named: usize, claimed: usize, accuracy: f64) -> PartEntry {
@@ -121,7 +122,7 @@ mod tests {
             reference: Some(ReferenceFigures { claimed, others: 100, named, streams: 10 }),
             reason: None,
             version: None,
-            file: None,
+            message: None,
         }
     }
 
@@ -141,9 +142,11 @@ mod tests {
         let base = base.without_classes(&["dns".into()]).unwrap();
         let mut part = Model::built_in().unwrap().without_classes(&others).unwrap();
         let name = |class: &str| PartName { sensor: "a".into(), model: base.name.clone(), class: class.into() };
-        let passed = gate.try_part(&base, &name("dns"), &part.to_bytes()).map_err(|error| panic!("{error}")).unwrap();
+        let passed =
+            gate.try_part(&base, &name("dns"), &pack(&part.to_bytes()).unwrap()).map_err(|error| panic!("{error}")).unwrap();
         assert!(passed.figures.named > 0 && passed.figures.streams >= passed.figures.named, "{:?}", passed.figures);
-        let reason = |part: &Model, class: &str| gate.try_part(&base, &name(class), &part.to_bytes()).err().unwrap();
+        let reason =
+            |part: &Model, class: &str| gate.try_part(&base, &name(class), &pack(&part.to_bytes()).unwrap()).err().unwrap();
         assert!(reason(&part, "ntp").contains("its class is 'dns'"));
         part.classes = vec!["greedy".into()];
         part.decision.theta = vec![-100.0];
@@ -151,6 +154,8 @@ mod tests {
         let mut bytes = part.to_bytes();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        assert!(gate.try_part(&base, &name("greedy"), &bytes).err().unwrap().starts_with("unreadable: "));
+        for message in [pack(&bytes).unwrap(), bytes, pack(b"not a model").unwrap()] {
+            assert!(gate.try_part(&base, &name("greedy"), &message).err().unwrap().starts_with("unreadable: "));
+        }
     }
 }

@@ -33,20 +33,20 @@ pub struct PartQueue {
 
 impl PartQueue {
     /// Replaces the waiting part of that name; never waits for a server.
-    pub fn offer(&self, name: PartName, figures: PartFigures, file: Vec<u8>) {
-        self.waiting.lock().insert(name, (figures, file));
+    pub fn offer(&self, name: PartName, figures: PartFigures, message: Vec<u8>) {
+        self.waiting.lock().insert(name, (figures, message));
         self.changed.notify_one();
     }
 
     fn first(&self) -> Option<(PartName, PartFigures, Vec<u8>)> {
         let waiting = self.waiting.lock();
-        waiting.iter().next().map(|(name, (figures, file))| (name.clone(), figures.clone(), file.clone()))
+        waiting.iter().next().map(|(name, (figures, message))| (name.clone(), figures.clone(), message.clone()))
     }
 
     /// Removes a part that was sent, unless a newer one has come.
-    fn sent(&self, name: &PartName, file: &[u8]) {
+    fn sent(&self, name: &PartName, message: &[u8]) {
         let mut waiting = self.waiting.lock();
-        if waiting.get(name).is_some_and(|(_, newest)| newest == file) {
+        if waiting.get(name).is_some_and(|(_, newest)| newest == message) {
             waiting.remove(name);
         }
     }
@@ -109,29 +109,29 @@ async fn run(config: &FleetConfig, queue: &PartQueue) {
 /// Sends the waiting parts over a connection of its own: hours may pass between two.
 async fn send_all(config: &FleetConfig, queue: &PartQueue) -> Result<(), FleetError> {
     let mut connection = None;
-    while let Some((name, figures, file)) = queue.first() {
+    while let Some((name, figures, message)) = queue.first() {
         let connection = match &mut connection {
             Some(connection) => connection,
             none => none.insert(Connection::open(config, &config.sensor).await?),
         };
         let most = connection.client.server_info().max_payload;
-        if file.len() + 1024 > most {
-            warn!(class = name.class, bytes = file.len(), most, "learned neurons are larger than the server's messages");
+        if message.len() + 1024 > most {
+            warn!(class = name.class, bytes = message.len(), most, "learned neurons are larger than the server's messages");
         } else {
-            send(connection, &name, &figures, &file).await?;
-            info!(model = name.model, class = name.class, bytes = file.len(), "learned neurons published");
+            send(connection, &name, &figures, &message).await?;
+            info!(model = name.model, class = name.class, bytes = message.len(), "learned neurons published");
         }
-        queue.sent(&name, &file);
+        queue.sent(&name, &message);
     }
     Ok(())
 }
 
-async fn send(connection: &Connection, name: &PartName, figures: &PartFigures, file: &[u8]) -> Result<(), FleetError> {
+async fn send(connection: &Connection, name: &PartName, figures: &PartFigures, message: &[u8]) -> Result<(), FleetError> {
     let mut headers = HeaderMap::new();
     let figures = serde_json::to_string(figures).map_err(|error| FleetError::Server(error.to_string()))?;
     headers.insert(FIGURES_HEADER, figures);
     let context = jetstream::new(connection.client.clone());
-    let sent = context.publish_with_headers(name.subject(), headers, file.to_vec().into()).await;
+    let sent = context.publish_with_headers(name.subject(), headers, message.to_vec().into()).await;
     let stored = std::future::IntoFuture::into_future(sent.map_err(|error| publish_error(&error))?);
     tokio::select! {
         stored = stored => stored.map(drop).map_err(|error| publish_error(&error)),

@@ -1,12 +1,17 @@
 //! Parts: the neurons of one class that a sensor learned, and what became of them.
 //!
-//! A part is a model file of one class alone: weights, thresholds and acceptance, as `spiked model` makes them. The streams from which it was
+//! A part is a model file of one class alone, compressed with gzip: weights, thresholds and acceptance, as `spiked model` makes them. The streams from which it was
 //! learned, the held-back ones and the anchors stay on the sensor. The message's header has [`PartFigures`]. The stream [`PARTS_STREAM`] has the
 //! last part of each sensor, model and class; the bucket [`CURATION_BUCKET`] has a [`PartEntry`] for each that the curator has tried.
+
+use std::io::{self, Read as _, Write as _};
 
 use async_nats::jetstream::{self, kv};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, FleetError, chain};
@@ -20,6 +25,8 @@ pub const PARTS_SUBJECT: &str = "spiked.parts";
 pub const CURATION_BUCKET: &str = "spiked-curation";
 /// Header of a part's message with its [`PartFigures`] as JSON.
 pub const FIGURES_HEADER: &str = "Spiked-Figures";
+/// Maximum size of the model file in a part, in bytes.
+const MAX_PART: u64 = 64 << 20;
 /// Keys of the entries of parts begin with it.
 const ENTRIES: &str = "part.";
 
@@ -56,6 +63,29 @@ impl PartName {
     fn key(&self) -> String {
         format!("{ENTRIES}{}.{}.{}", self.sensor, self.model, self.class)
     }
+}
+
+/// The message of a model file: most of the file is the starts of rows that are empty, so gzip makes it some twenty times smaller.
+///
+/// # Errors
+/// Never in practice: it writes to memory.
+pub fn pack(file: &[u8]) -> io::Result<Vec<u8>> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(file)?;
+    packed.finish()
+}
+
+/// The model file of a message.
+///
+/// # Errors
+/// It is not complete gzip, or the file is larger than 64 MiB.
+pub fn unpack(message: &[u8]) -> io::Result<Vec<u8>> {
+    let mut file = Vec::new();
+    GzDecoder::new(message).take(MAX_PART + 1).read_to_end(&mut file)?;
+    if file.len() as u64 > MAX_PART {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {} MiB", MAX_PART >> 20)));
+    }
+    Ok(file)
 }
 
 /// What a sensor states about a part: numbers only.
@@ -105,7 +135,7 @@ pub struct ReferenceFigures {
 pub struct PartEntry {
     /// What became of it.
     pub state: PartState,
-    /// SHA-256 of its file in hexadecimal digits.
+    /// SHA-256 of its message in hexadecimal digits.
     pub sha256: String,
     /// SHA-256 of the last part of this name that was tried, and of the group's model on which.
     pub tried: String,
@@ -117,14 +147,14 @@ pub struct PartEntry {
     pub reason: Option<String>,
     /// Version of the group's model in which it was published.
     pub version: Option<u64>,
-    /// The file in base64 until it is published or refused, since the stream may have a newer one when it is approved.
-    pub file: Option<String>,
+    /// The message in base64 until it is published or refused, since the stream may have a newer one when it is approved.
+    pub message: Option<String>,
 }
 
 impl PartEntry {
-    /// Bytes of the file; `None` if there are none.
+    /// Bytes of the message; `None` if there are none.
     pub fn bytes(&self) -> Option<Vec<u8>> {
-        self.file.as_ref().and_then(|file| STANDARD.decode(file).ok())
+        self.message.as_ref().and_then(|message| STANDARD.decode(message).ok())
     }
 }
 

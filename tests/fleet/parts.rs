@@ -15,6 +15,7 @@ use minisign::KeyPair;
 use serde_json::{Value, json};
 use spiked::config::FleetConfig;
 use spiked::fleet::connection::{Connection, runtime};
+use spiked::fleet::parts::{pack, unpack};
 use spiked::model::Model;
 
 use super::common::running::Running;
@@ -116,7 +117,7 @@ impl Group {
         fleet(&["approve", sensor, class, "--server", &self.url("models"), "--name", "models"])
     }
 
-    /// Publishes bytes as a part of a sensor.
+    /// Publishes the bytes of a model file as a part of a sensor.
     fn publish_part(&self, sensor: &str, class: &str, bytes: &[u8], accuracy: f64) {
         let figures = json!({"group": "edge", "model_checksum": "", "streams": 10, "held_back": 3, "accuracy": accuracy});
         let config = FleetConfig { servers: vec![self.url(sensor)], ..FleetConfig::default() };
@@ -126,7 +127,12 @@ impl Group {
             headers.insert("Spiked-Figures", figures.to_string());
             let context = jetstream::new(connection.client.clone());
             let subject = format!("spiked.parts.{sensor}.{}.{class}", name());
-            context.publish_with_headers(subject, headers, bytes.to_vec().into()).await.expect("sent").await.expect("stored");
+            context
+                .publish_with_headers(subject, headers, pack(bytes).expect("packed").into())
+                .await
+                .expect("sent")
+                .await
+                .expect("stored");
         });
     }
 
@@ -257,6 +263,7 @@ fn a_class_taught_on_one_sensor_is_named_on_another_after_its_approval() {
     let part = group.wait_part("north", "gearman", "candidate");
     assert!(part["figures"]["streams"].as_u64() > Some(0) && part["figures"]["accuracy"].as_f64() >= Some(0.8), "{part}");
     assert!(part["reference"]["others"].as_u64() > Some(1000), "{part}");
+    assert_eq!(no_captured_bytes(&group), 1);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(named(&group.path("south"), "gearman"), 0, "before its approval");
     let version = |daemon: &Running| daemon.status().expect("a status")["fleet"]["models"][0]["version"].clone();
@@ -277,26 +284,31 @@ fn a_class_taught_on_one_sensor_is_named_on_another_after_its_approval() {
     assert!(version(&south).as_u64() > Some(1));
     curator.wait("published in version 2");
 
+    assert_eq!(no_captured_bytes(&group), 1);
+}
+
+/// Looks into every message for what the sensor has captured; returns the number of parts.
+fn no_captured_bytes(group: &Group) -> usize {
     let captured = Captured::of(&fixture("captures/gearman-1.pcap"));
     let anchors = fs::read(group.path("north/learned/protocols.anchors.json")).expect("anchors");
     assert!(captured.found(&anchors).is_some(), "the search would find nothing");
-    let messages = group.messages();
     let mut parts = 0;
-    for (head, payload) in &messages {
-        assert_eq!(captured.found(payload), None, "{head}");
+    for (head, payload) in group.messages() {
+        assert_eq!(captured.found(&payload), None, "{head}");
         assert_eq!(captured.found(head.as_bytes()), None, "{head}");
-        if head.starts_with("spiked.parts.") {
-            assert!(!captured.found_address(payload), "{head}");
-            println!("a part has {} bytes", payload.len());
-            parts += 1;
-        }
-        let entry = serde_json::from_slice::<Value>(payload).unwrap_or_default();
-        if let Some(file) = entry["file"].as_str() {
-            let file = base64::engine::general_purpose::STANDARD.decode(file).expect("base64");
-            assert_eq!(captured.found(&file), None, "{head}");
+        let entry = serde_json::from_slice::<Value>(&payload).unwrap_or_default();
+        let in_entry = entry["message"].as_str();
+        let in_entry = in_entry.map(|text| base64::engine::general_purpose::STANDARD.decode(text).expect("base64"));
+        let is_part = head.starts_with("spiked.parts.");
+        parts += usize::from(is_part);
+        if let Some(message) = in_entry.or_else(|| is_part.then(|| payload.clone())) {
+            let file = unpack(&message).expect("gzip");
+            assert!(captured.found(&file).is_none() && !captured.found_address(&file), "{head}");
+            assert!(Model::from_bytes(&file, Path::new("part")).is_ok_and(|part| part.classes == ["gearman"]));
+            println!("a part has {} bytes, its message {}", file.len(), message.len());
         }
     }
-    assert_eq!(parts, 1, "{:?}", messages.iter().map(|(head, _)| head).collect::<Vec<_>>());
+    parts
 }
 
 /// The neurons of a class of the built-in model as a part of another name.
