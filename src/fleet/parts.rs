@@ -65,7 +65,7 @@ impl PartName {
     }
 }
 
-/// The message of a model file: most of the file is the starts of rows that are empty, so gzip makes it some twenty times smaller.
+/// The message of a model file: most of the file is the starts of rows that are empty, so gzip makes it fifty times smaller (357 kB become 7 kB).
 ///
 /// # Errors
 /// Never in practice: it writes to memory.
