@@ -3,15 +3,20 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use minisign_verify::Signature;
 
 use crate::config::{FleetConfig, is_token};
+use crate::daemon::DaemonError;
+use crate::export::http::{self, Server};
 use crate::fleet::connection::{Connection, runtime};
+use crate::fleet::exporter::Exporter;
 use crate::fleet::models::{self, Buckets, MAX_MODEL, ModelReport, SensorReport};
 use crate::fleet::setup::{self, Change, Identity, Role};
 use crate::fleet::tail::{self, Selection};
@@ -22,6 +27,7 @@ use super::Exit;
 use super::exit::OutputError;
 use super::fleet_jobs::{self, EnqueueArgs, JobsArgs, ResultsArgs, WorkArgs};
 use super::fleet_parts::{self, ApproveArgs, CurateArgs, PartsArgs};
+use super::live::stop_on_signals;
 
 /// Many sensors that share NATS servers: prepares the servers, reads the events of all, sends them models, reads archives on many machines
 #[derive(ClapArgs)]
@@ -42,6 +48,7 @@ enum FleetCommand {
     Curate(CurateArgs),
     Parts(PartsArgs),
     Approve(ApproveArgs),
+    Exporter(ExporterArgs),
     Enqueue(EnqueueArgs),
     Work(WorkArgs),
     Jobs(JobsArgs),
@@ -77,16 +84,19 @@ impl ServerArgs {
         &self.name
     }
 
-    pub(super) async fn connect(&self) -> Result<Connection> {
-        let config = FleetConfig {
+    fn config(&self) -> FleetConfig {
+        FleetConfig {
             servers: self.servers.clone(),
             sensor: self.name.clone(),
             credentials: self.credentials.clone(),
             ca_certificate: self.ca_certificate.clone(),
             client_certificate: self.certificate.clone().zip(self.key.clone()),
             ..FleetConfig::default()
-        };
-        Ok(Connection::open(&config, &self.name).await?)
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connection> {
+        Ok(Connection::open(&self.config(), &self.name).await?)
     }
 }
 
@@ -123,6 +133,9 @@ struct ServerConfigArgs {
     /// Name of a sensor, as fleet.sensor; may be repeated
     #[arg(long = "sensor", value_name = "NAME")]
     sensors: Vec<String>,
+    /// Name of a client that may be any sensor: the sensors of a cluster, which share a password; may be repeated
+    #[arg(long = "any-sensor", value_name = "NAME")]
+    any_sensors: Vec<String>,
     /// Name of a client that reads events and results; may be repeated
     #[arg(long = "reader", value_name = "NAME")]
     readers: Vec<String>,
@@ -138,6 +151,9 @@ struct ServerConfigArgs {
     /// PEM files on the server: its certificate, its key, and the authority that signed the clients' certificates
     #[arg(long, num_args = 3, value_names = ["CERTIFICATE", "KEY", "CA"])]
     tls: Option<Vec<String>>,
+    /// Have nats-server take each password from the environment variable NAME_PASSWORD
+    #[arg(long, conflicts_with = "tls")]
+    password_variables: bool,
     /// File to write; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -209,6 +225,26 @@ struct StatusArgs {
     json: bool,
 }
 
+/// Serves metrics of the fleet and the list of its sensors for Prometheus, until a signal
+#[derive(ClapArgs)]
+#[command(
+    after_help = "Example:\n  spiked fleet exporter --listen 0.0.0.0:9185 --server tls://nats.example.org:4222 --name soc\n\n\
+    /metrics  metrics of sensors, models, streams and jobs\n\
+    /sd       HTTP service discovery: the metrics addresses that the sensors report, with the labels sensor and group\n\
+    /readyz   200, or 503 with the reason while the servers do not answer\n\n\
+    The permissions of a reader suffice."
+)]
+struct ExporterArgs {
+    #[command(flatten)]
+    servers: ServerArgs,
+    /// Address and port to listen on; there is no authentication
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9185")]
+    listen: SocketAddr,
+    /// Hours without a report after which a sensor is left out
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    forget_hours: u32,
+}
+
 /// Prints the events of all sensors as JSON lines, each once
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  spiked fleet tail --server tls://nats.example.org:4222 --type alert")]
@@ -241,6 +277,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         FleetCommand::Curate(args) => runtime()?.block_on(fleet_parts::curate(args)),
         FleetCommand::Parts(args) => runtime()?.block_on(fleet_parts::parts(args)),
         FleetCommand::Approve(args) => runtime()?.block_on(fleet_parts::approve(args)),
+        FleetCommand::Exporter(args) => exporter(args),
         FleetCommand::Enqueue(args) => runtime()?.block_on(fleet_jobs::enqueue(args)),
         FleetCommand::Work(args) => runtime()?.block_on(fleet_jobs::work(args)),
         FleetCommand::Jobs(args) => runtime()?.block_on(fleet_jobs::jobs(args)),
@@ -334,8 +371,7 @@ async fn rollback(args: &PublishedArgs) -> Result<Exit> {
 async fn status(args: &StatusArgs) -> Result<Exit> {
     let overview = models::overview(&args.servers.connect().await?).await?;
     let behind = |name: &str, sensor: &SensorReport, model: &ModelReport| {
-        let record = overview.models.get(&format!("{}.{}", sensor.group, model.name));
-        record.and_then(|record| record.for_sensor(name)).is_some_and(|wanted| wanted.version != model.version)
+        overview.wanted(name, sensor, &model.name).is_some_and(|wanted| wanted.version != model.version)
     };
     let late = overview.sensors.iter().any(|(name, sensor)| sensor.models.iter().any(|model| behind(name, sensor, model)));
     let exit = if late || !overview.invalid.is_empty() { Exit::Partly } else { Exit::Ok };
@@ -360,10 +396,21 @@ async fn status(args: &StatusArgs) -> Result<Exit> {
     Ok(exit)
 }
 
+fn exporter(args: &ExporterArgs) -> Result<Exit> {
+    let exporter = Exporter::new(Duration::from_secs(u64::from(args.forget_hours) * 3600));
+    let listener = http::bind(args.listen).map_err(DaemonError::Http)?;
+    let server = Server::serve_routes(listener, exporter.routes()).map_err(DaemonError::Http)?;
+    eprintln!("spiked: http://{}/metrics and /sd", server.address());
+    let stop = stop_on_signals();
+    runtime()?.block_on(exporter.run(&args.servers.config(), &stop, |error| eprintln!("spiked: {}", super::escaped(error))));
+    Ok(Exit::Ok)
+}
+
 fn server_config(args: &ServerConfigArgs) -> Result<Exit> {
     let mut clients = vec![(Role::Admin, args.admin.clone())];
     for (role, names) in [
         (Role::Sensor, &args.sensors),
+        (Role::AnySensor, &args.any_sensors),
         (Role::Reader, &args.readers),
         (Role::Curator, &args.curators),
         (Role::Worker, &args.workers),
@@ -382,6 +429,7 @@ fn server_config(args: &ServerConfigArgs) -> Result<Exit> {
         Some([certificate, key, ca_certificate]) => {
             Identity::Certificates { certificate: certificate.clone(), key: key.clone(), ca_certificate: ca_certificate.clone() }
         }
+        _ if args.password_variables => Identity::Variables,
         _ => Identity::Passwords(clients.iter().map(|_| password()).collect::<io::Result<_>>()?),
     };
     let failed = || OutputError::to(&args.out, "the settings of nats-server");

@@ -212,6 +212,8 @@ pub struct FleetConfig {
     pub trusted_keys: Vec<String>,
     /// Classes whose neurons this sensor publishes when live learning takes them over; empty: none.
     pub teaches: Vec<String>,
+    /// Host and port at which Prometheus reaches the metrics of this sensor, as it reports them; `None`: they are for its own machine only.
+    pub metrics_address: Option<String>,
 }
 
 /// Action for the streams of a class, optionally restricted to some addresses and ports.

@@ -192,6 +192,7 @@ pub struct RawFleet {
     pub model_folder: Maybe<String>,
     pub trusted_keys: Maybe<Vec<Spanned<String>>>,
     pub teaches: Maybe<Vec<Spanned<String>>>,
+    pub metrics_address: Maybe<String>,
 }
 
 /// `[metrics]`.

@@ -1,6 +1,8 @@
-//! Connects the fleet's models to the daemon: the receiver to its reload, its models and its counters, the publisher of parts to live learning.
+//! Connects the thread that takes the fleet's models and reports to it to the daemon (its reload, its models and its counters), and the publisher of
+//! parts to live learning.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -9,10 +11,11 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::config::{Config, FleetConfig, is_token};
+use crate::config::{Config, FleetConfig, SinkKind, is_token};
 use crate::engine::Models;
 use crate::export::status::{FleetStatus, Status};
-use crate::fleet::models::SensorReport;
+use crate::fleet::connection::PERMISSION_DENIED;
+use crate::fleet::models::{SensorReport, SpoolReport};
 use crate::fleet::part_publisher::PartPublisher;
 use crate::fleet::parts::{PartFigures, PartName, pack};
 use crate::fleet::receiver::{Receiver, SensorHooks};
@@ -28,17 +31,18 @@ const RELOAD: Duration = Duration::from_secs(30);
 /// Interval at which the wait for a reload looks whether the daemon stops.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
-/// Starts the receiver if the settings name models of the fleet.
+/// Starts the receiver if the settings name servers of a fleet. Without models of the fleet it only reports.
 pub(super) fn start(config: &Config, state: &Arc<DaemonState>, models: &Arc<ArcSwap<Models>>) -> io::Result<Option<Receiver>> {
-    let Some(fleet) = config.fleet.as_ref().filter(|fleet| !fleet.models.is_empty()) else { return Ok(None) };
+    let Some(fleet) = config.fleet.as_ref() else { return Ok(None) };
     let status = Arc::new(Mutex::new(FleetStatus::default()));
     *state.fleet.lock() = Some(Arc::clone(&status));
     let (reloads, reports, models) = (Arc::clone(state), Arc::clone(state), Arc::clone(models));
-    let metrics = config.metrics.as_ref().map(|metrics| metrics.address.to_string());
+    let sink = config.sinks.iter().find(|sink| sink.kind == SinkKind::Nats).map(|sink| sink.name.clone());
+    let settings = fleet.clone();
     let hooks = SensorHooks {
         reload: Box::new(move || reload(&reloads)),
         running: Box::new(move |name| models.load().iter().find(|model| model.name == name).cloned()),
-        report: Box::new(move || report(&reports.status(), metrics.clone())),
+        report: Box::new(move || report(&reports.status(), &settings, sink.as_deref())),
     };
     Receiver::start(fleet, hooks, status).map(Some)
 }
@@ -106,13 +110,29 @@ pub(super) fn with_good_copies(fleet: &FleetConfig, mut models: Models, warnings
     models
 }
 
-fn report(status: &Status, metrics: Option<String>) -> SensorReport {
+/// The daemon's part of its report; `sink` is the name of the sink that sends events to the fleet.
+fn report(status: &Status, config: &FleetConfig, sink: Option<&str>) -> SensorReport {
     let input_errors = status.interfaces.iter().map(|interface| &interface.last_error);
     let errors = input_errors.chain(status.sinks.iter().map(|sink| &sink.last_error)).chain([&status.reloads.last_error]);
+    let sink = status.sinks.iter().find(|candidate| Some(candidate.name.as_str()) == sink);
     SensorReport {
         drops: status.interfaces.iter().flat_map(|interface| interface.dropped.values()).sum(),
         last_error: errors.flatten().next().cloned(),
-        metrics,
+        metrics: config.metrics_address.clone(),
+        permission_denied: sink.and_then(|sink| sink.last_error.as_ref()).is_some_and(|error| error.contains(PERMISSION_DENIED)),
+        spool: sink.map(|sink| SpoolReport {
+            events: sink.queued,
+            bytes: config.spool.as_deref().map_or(0, size),
+            limit: config.spool_mib << 20,
+            written: sink.written,
+            dropped: sink.dropped.values().sum(),
+        }),
         ..SensorReport::default()
     }
+}
+
+/// Size of the files in a folder in bytes; 0 if it can't be read.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }

@@ -5,7 +5,7 @@
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::family::Family;
+use super::family::{Family, flag, value};
 use super::status::{Status, unix};
 use crate::packet::KeyKind;
 
@@ -36,17 +36,6 @@ impl Collector for StatusCollector {
         ];
         groups.into_iter().flatten().map(Family::into_proto).collect()
     }
-}
-
-/// A condition as the value of a gauge.
-fn flag(condition: bool) -> f64 {
-    f64::from(u8::from(condition))
-}
-
-/// A count as a value. Prometheus has only floating-point numbers; counts above 2^53 lose their last digits.
-#[expect(clippy::cast_precision_loss, reason = "Prometheus has only f64")]
-fn value(count: u64) -> f64 {
-    count as f64
 }
 
 fn daemon(status: &Status) -> Vec<Family> {

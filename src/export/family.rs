@@ -4,8 +4,19 @@ use std::collections::BTreeMap;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+/// A condition as the value of a gauge.
+pub(crate) fn flag(condition: bool) -> f64 {
+    f64::from(u8::from(condition))
+}
+
+/// A count as a value. Prometheus has only floating-point numbers; counts above 2^53 lose their last digits.
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has only f64")]
+pub(crate) fn value(count: u64) -> f64 {
+    count as f64
+}
+
 /// A metric family and its series.
-pub(super) struct Family {
+pub(crate) struct Family {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
@@ -15,34 +26,40 @@ pub(super) struct Family {
 }
 
 impl Family {
-    pub(super) fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
+    pub(crate) fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
         Self { name, help, kind: MetricType::COUNTER, labels, series: BTreeMap::new() }
     }
 
-    pub(super) fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
+    pub(crate) fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
         Self { kind: MetricType::GAUGE, ..Self::counter(name, labels, help) }
     }
 
     /// The family with `value` as its only series, without labels.
-    pub(super) fn with(mut self, value: f64) -> Self {
+    pub(crate) fn with(mut self, value: f64) -> Self {
         self.set(&[], value);
         self
     }
 
     /// Sets a gauge's series to `value`, or adds `value` to a counter's series. `labels` are the values of the family's labels.
-    pub(super) fn set(&mut self, labels: &[&str], value: f64) {
+    pub(crate) fn set(&mut self, labels: &[&str], value: f64) {
         debug_assert_eq!(labels.len(), self.labels.len());
         let series = self.series.entry(labels.iter().map(ToString::to_string).collect()).or_default();
         *series = if self.kind == MetricType::COUNTER { *series + value } else { value };
     }
 
     /// Whether there is a series with these label values.
-    pub(super) fn contains(&self, labels: &[String]) -> bool {
+    pub(crate) fn contains(&self, labels: &[String]) -> bool {
         self.series.contains_key(labels)
     }
 
+    /// Whether there is no series, which the encoder does not accept.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
     /// Converts the family to what the encoder reads.
-    pub(super) fn into_proto(self) -> MetricFamily {
+    pub(crate) fn into_proto(self) -> MetricFamily {
         let mut family = MetricFamily::default();
         family.set_name(self.name.into());
         family.set_help(self.help.into());

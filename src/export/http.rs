@@ -40,7 +40,7 @@ const HEADER_LINES: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Content type of Prometheus' text format; Prometheus 3 rejects a scrape without it.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Content security policy: the page loads scripts, styles and data from this server only, and nothing from elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
@@ -88,6 +88,14 @@ impl Server {
     /// # Errors
     /// If the thread can't be started.
     pub fn serve(listener: TcpListener, metrics: Arc<Metrics>, names: Vec<String>) -> Result<Self, HttpError> {
+        Self::serve_routes(listener, routes(metrics, names.into()))
+    }
+
+    /// Serves routes on a listener that [`bind`] returned, with the security headers.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
+    pub fn serve_routes(listener: TcpListener, routes: Router) -> Result<Self, HttpError> {
         let address = listener.local_addr().map_err(HttpError::Thread)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Thread)?;
         let listener = {
@@ -98,7 +106,7 @@ impl Server {
         let serve = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener, routes(metrics, names.into())) => {}
+                    () = accept(listener, routes.layer(middleware::from_fn(security_headers))) => {}
                     _ = stopped => {}
                 }
             });
@@ -171,7 +179,6 @@ fn routes(metrics: Arc<Metrics>, names: Arc<[String]>) -> Router {
         .route("/healthz", get(async |State(m): State<Arc<Metrics>>| health(m.status().unhealthy)))
         .route("/readyz", get(async |State(m): State<Arc<Metrics>>| health(m.status().not_ready)))
         .fallback(async || (StatusCode::NOT_FOUND, "not found; available paths: /, /metrics, /status, /healthz, /readyz\n"))
-        .layer(middleware::from_fn(security_headers))
         .with_state(metrics)
 }
 

@@ -3,7 +3,7 @@
 mod event;
 pub mod evidence;
 mod families;
-mod family;
+pub(crate) mod family;
 pub mod http;
 mod instruments;
 mod json;

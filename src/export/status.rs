@@ -247,7 +247,7 @@ pub struct ReloadStatus {
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn unix(time: SystemTime) -> f64 {
+pub(crate) fn unix(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 

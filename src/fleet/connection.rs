@@ -16,7 +16,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::config::FleetConfig;
+use crate::config::{FleetConfig, is_token};
 
 /// Time within which a connection must be established, and a request answered.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +24,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Oldest version of the servers that is supported.
 pub const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 0);
+
+/// Begin of the text of [`FleetError::Permission`].
+pub const PERMISSION_DENIED: &str = "permission denied by the server";
 
 /// Error of the fleet.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +43,7 @@ pub enum FleetError {
         source: io::Error,
     },
     /// The server's permissions do not allow it.
-    #[error("permission denied by the server: {0}")]
+    #[error("{denied}: {0}", denied = PERMISSION_DENIED)]
     Permission(String),
     /// The server is older than [`OLDEST_SERVER`].
     #[error("the server has version {0}; version 2.10 or later is needed")]
@@ -100,7 +103,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to one of the servers as `name`, which is also part of the subjects that replies are sent to.
+    /// Connects to one of the servers as `name`. Replies are sent to subjects that begin with `_INBOX.` and the user of a URL, or `name`.
     ///
     /// # Errors
     /// A file can't be read, no server can be reached within [`TIMEOUT`], none accepts the client, or the server is too old.
@@ -130,7 +133,12 @@ async fn options(config: &FleetConfig, name: &str, errors: &Arc<ServerErrors>) -
     let mut options = ConnectOptions::new();
     // The client ignores the user of a URL.
     let addresses = config.servers.iter().filter_map(|server| server.parse::<ServerAddr>().ok());
+    // Clients that share a user have the subjects of their replies in common too.
+    let mut inbox = name.to_string();
     if let Some((user, password)) = addresses.filter(ServerAddr::has_user_pass).find_map(user_and_password) {
+        if is_token(&user) {
+            inbox.clone_from(&user);
+        }
         options = options.user_and_password(user, password);
     }
     if let Some(path) = &config.credentials {
@@ -145,7 +153,7 @@ async fn options(config: &FleetConfig, name: &str, errors: &Arc<ServerErrors>) -
     let errors = Arc::clone(errors);
     Ok(options
         .name(format!("spiked {name}"))
-        .custom_inbox_prefix(format!("_INBOX.{name}"))
+        .custom_inbox_prefix(format!("_INBOX.{inbox}"))
         .connection_timeout(TIMEOUT)
         .request_timeout(Some(TIMEOUT))
         .ping_interval(PING_INTERVAL)

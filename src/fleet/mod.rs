@@ -18,6 +18,7 @@
 pub mod check;
 pub mod connection;
 pub mod curator;
+pub mod exporter;
 pub mod gate;
 pub mod ids;
 pub mod jobs;

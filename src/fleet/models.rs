@@ -4,6 +4,8 @@
 //! group of sensors and name of a model, at the key `model.GROUP.NAME`. The key-value bucket [`STATUS_BUCKET`] has one [`SensorReport`] for each
 //! sensor, which the servers remove after a minute.
 
+use std::collections::BTreeMap;
+
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, Stream};
 use async_nats::jetstream::{self, kv, object_store};
@@ -85,8 +87,29 @@ pub struct SensorReport {
     pub drops: u64,
     /// The last error of its sinks, inputs or reloads.
     pub last_error: Option<String>,
-    /// Address of its metrics.
+    /// Host and port of its metrics; `None`: they are for its own machine only.
     pub metrics: Option<String>,
+    /// Whether the servers' permissions do not allow what it must do.
+    #[serde(default)]
+    pub permission_denied: bool,
+    /// Its events that no server has acknowledged; `None`: it sends none.
+    #[serde(default)]
+    pub spool: Option<SpoolReport>,
+}
+
+/// What a sensor reports about its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolReport {
+    /// Events that no server has acknowledged.
+    pub events: u64,
+    /// Size of the spool in bytes; segments count whole until all of their events are acknowledged.
+    pub bytes: u64,
+    /// Maximum size in bytes.
+    pub limit: u64,
+    /// Events that were acknowledged since its start.
+    pub written: u64,
+    /// Events that were dropped since its start.
+    pub dropped: u64,
 }
 
 /// What a sensor reports about a model.
@@ -102,6 +125,9 @@ pub struct ModelReport {
     pub state: String,
     /// Why the version that it should run was refused.
     pub last_error: Option<String>,
+    /// Versions that were refused since its start, by reason.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// The buckets of the fleet.
@@ -277,46 +303,71 @@ fn key(group: &str, name: &str) -> String {
     format!("model.{group}.{name}")
 }
 
-/// The entries of a bucket whose keys begin with `prefix`, by key, in order of the keys, and a line on each that is not valid.
+/// A valid entry of a bucket.
+pub(super) struct BucketEntry<T> {
+    pub key: String,
+    /// When it was stored, in seconds since 1970.
+    pub stored: f64,
+    pub value: T,
+}
+
+/// The entries of a bucket whose keys begin with `prefix`, in order of the keys, and a line on each that is not valid.
 pub(super) async fn entries<T: DeserializeOwned>(
     connection: &Connection,
     bucket: &str,
     prefix: &str,
-) -> Result<(Vec<(String, T)>, Vec<String>), FleetError> {
+) -> Result<(Vec<BucketEntry<T>>, Vec<String>), FleetError> {
     let context = jetstream::new(connection.client.clone());
     let store = context.get_key_value(bucket).await.map_err(|error| connection.explain(error))?;
-    let keys = async {
-        let keys = store.keys().await.map_err(|error| connection.explain(error))?;
-        keys.try_collect::<Vec<String>>().await.map_err(|error| connection.explain(error))
+    // From the subjects of the stream: to list keys by a consumer takes a permission that readers do not have.
+    let subjects = async {
+        let subjects = store.stream.info_with_subjects(format!("$KV.{bucket}.>")).await;
+        let subjects = subjects.map_err(|error| connection.explain(error))?;
+        subjects.try_collect::<Vec<(String, usize)>>().await.map_err(|error| connection.explain(error))
     };
-    let mut keys = tokio::select! {
-        keys = keys => keys?,
+    let subjects = tokio::select! {
+        subjects = subjects => subjects?,
         violation = connection.errors.violation() => return Err(violation),
     };
-    keys.retain(|key| key.starts_with(prefix));
+    let key = |(subject, _): (String, usize)| subject.strip_prefix(&format!("$KV.{bucket}.")).map(String::from);
+    let mut keys: Vec<String> = subjects.into_iter().filter_map(key).filter(|key| key.starts_with(prefix)).collect();
     keys.sort();
     let (mut entries, mut invalid) = (Vec::new(), Vec::new());
     for key in keys {
-        let value = store.get(&key).await.map_err(|error| connection.explain(error))?;
+        let entry = store.entry(&key).await.map_err(|error| connection.explain(error))?;
         // A report may have ended since the keys were listed.
-        let Some(value) = value else { continue };
-        match serde_json::from_slice(&value) {
-            Ok(value) => entries.push((key, value)),
+        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else { continue };
+        match serde_json::from_slice(&entry.value) {
+            Ok(value) => entries.push(BucketEntry { key, stored: seconds(entry.created.unix_timestamp_nanos()), value }),
             Err(error) => invalid.push(format!("{bucket}, {key}: not a valid entry: {error}")),
         }
     }
     Ok((entries, invalid))
 }
 
+/// Nanoseconds as seconds.
+pub(super) fn seconds(nanoseconds: i128) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
 /// What was published, and what the sensors report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct FleetOverview {
     /// Records of models, by `GROUP.NAME`.
-    pub models: std::collections::BTreeMap<String, ModelRecord>,
+    pub models: BTreeMap<String, ModelRecord>,
     /// Reports of the last minute, by sensor.
-    pub sensors: std::collections::BTreeMap<String, SensorReport>,
+    pub sensors: BTreeMap<String, SensorReport>,
+    /// Times at which the servers stored the reports, in seconds since 1970, by sensor.
+    pub reported: BTreeMap<String, f64>,
     /// A line on each entry that is not valid.
     pub invalid: Vec<String>,
+}
+
+impl FleetOverview {
+    /// The version of a model that a sensor is to run; `None`: the one that it has.
+    pub fn wanted(&self, name: &str, sensor: &SensorReport, model: &str) -> Option<&ModelVersion> {
+        self.models.get(&format!("{}.{model}", sensor.group))?.for_sensor(name)
+    }
 }
 
 /// Reads the records and the reports.
@@ -325,12 +376,13 @@ pub struct FleetOverview {
 /// The server can't be reached, or does not allow it.
 pub async fn overview(connection: &Connection) -> Result<FleetOverview, FleetError> {
     let (models, mut invalid) = entries(connection, FLEET_BUCKET, "").await?;
-    let (sensors, more) = entries(connection, STATUS_BUCKET, "").await?;
+    let (reports, more) = entries::<SensorReport>(connection, STATUS_BUCKET, "").await?;
     invalid.extend(more);
     let name = |key: String| key.strip_prefix("model.").map(String::from).unwrap_or(key);
     Ok(FleetOverview {
-        models: models.into_iter().map(|(key, record)| (name(key), record)).collect(),
-        sensors: sensors.into_iter().collect(),
+        models: models.into_iter().map(|entry| (name(entry.key), entry.value)).collect(),
+        reported: reports.iter().map(|entry| (entry.key.clone(), entry.stored)).collect(),
+        sensors: reports.into_iter().map(|entry| (entry.key, entry.value)).collect(),
         invalid,
     })
 }

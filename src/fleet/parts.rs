@@ -15,7 +15,7 @@ use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, FleetError, chain};
-use super::models::entries;
+use super::models::{BucketEntry, entries};
 
 /// Stream of the parts.
 pub const PARTS_STREAM: &str = "SPIKED_PARTS";
@@ -184,7 +184,7 @@ impl PartEntries {
     /// The server can't be reached or does not allow it.
     pub async fn all(&self) -> Result<(Vec<(PartName, PartEntry)>, Vec<String>), FleetError> {
         let (entries, invalid) = entries::<PartEntry>(&self.connection, CURATION_BUCKET, ENTRIES).await?;
-        let named = |(key, entry): (String, PartEntry)| Some((PartName::parse(&key, ENTRIES)?, entry));
+        let named = |BucketEntry { key, value, .. }| Some((PartName::parse(&key, ENTRIES)?, value));
         Ok((entries.into_iter().filter_map(named).collect(), invalid))
     }
 

@@ -123,7 +123,7 @@ impl Session {
                 status.last_error.replace(error.clone()).is_none_or(|last| last != error)
             };
             if new {
-                warn!(%error, "models of the fleet: no connection; the last good copies serve");
+                warn!(%error, "no connection to the fleet: it gets no report; the last good copies of its models serve");
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -134,11 +134,14 @@ impl Session {
         let connection = Connection::open(&self.config, &self.config.sensor).await?;
         let subject = format!("$KV.{FLEET_BUCKET}.model.{}.*", self.config.group);
         let mut changes = connection.client.subscribe(subject).await.map_err(|error| connection.explain(error))?;
-        let buckets = Buckets::open(&connection).await?;
+        // A sensor that takes no models reports only.
+        let buckets = if self.config.models.is_empty() { None } else { Some(Buckets::open(&connection).await?) };
         let mut again = INTERVAL;
         loop {
-            for name in self.config.models.clone() {
-                self.update(&buckets, &name).await?;
+            if let Some(buckets) = &buckets {
+                for name in self.config.models.clone() {
+                    self.update(buckets, &name).await?;
+                }
             }
             {
                 let mut status = self.status.lock();
@@ -270,6 +273,7 @@ impl Session {
             sha256: m.sha256.clone(),
             state: m.state.into(),
             last_error: m.last_error.clone(),
+            refused: m.refused.iter().map(|(reason, &count)| (reason.to_string(), count)).collect(),
         };
         report.models = self.status.lock().models.iter().map(model).collect();
         let text = serde_json::to_vec(&report).map_err(|error| FleetError::Server(error.to_string()))?;

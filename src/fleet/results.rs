@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::message::Message;
 
 use crate::export::Summary;
@@ -18,7 +19,12 @@ const MAX_TABLE: usize = 256 << 20;
 pub type StoredEnd = (JobEnd, i128);
 
 fn part(name: &str) -> StreamPart {
-    StreamPart { stream: RESULTS_STREAM, subject: format!("{RESULTS_SUBJECT}.*.{name}"), from_start: true, until_now: true }
+    StreamPart {
+        stream: RESULTS_STREAM,
+        subject: format!("{RESULTS_SUBJECT}.*.{name}"),
+        deliver: DeliverPolicy::All,
+        until_now: true,
+    }
 }
 
 /// The last end of each job that has one, in the order of their captures. Those that are not valid are left out.

@@ -312,6 +312,8 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
 pub enum Role {
     /// Publishes its own events, parts and report, reads models.
     Sensor,
+    /// As [`Role::Sensor`], of any name: the sensors of a cluster, which share a user.
+    AnySensor,
     /// Reads the events and the reports of all sensors, the results of all jobs, and what became of parts.
     Reader,
     /// Publishes models, curates parts, queues captures to read, and reads the reports of all sensors.
@@ -327,6 +329,7 @@ impl Role {
     pub fn publishes(self, name: &str) -> Vec<String> {
         let (files, records) = (object_stream(MODELS_BUCKET), key_value_stream(FLEET_BUCKET));
         match self {
+            Self::AnySensor => Self::Sensor.publishes("*"),
             Self::Sensor => vec![
                 format!("{EVENTS_SUBJECT}.{name}.*"),
                 format!("{PARTS_SUBJECT}.{name}.*.*"),
@@ -386,7 +389,7 @@ impl Role {
         match self {
             Self::Admin => vec![">".into()],
             // The records of models are also notices of their changes.
-            Self::Sensor => vec![format!("_INBOX.{name}.>"), format!("$KV.{FLEET_BUCKET}.model.*.*")],
+            Self::Sensor | Self::AnySensor => vec![format!("_INBOX.{name}.>"), format!("$KV.{FLEET_BUCKET}.model.*.*")],
             Self::Reader | Self::Curator | Self::Worker => vec![format!("_INBOX.{name}.>")],
         }
     }
@@ -435,6 +438,8 @@ pub enum Identity {
     },
     /// By a password, in the URL of the server: `nats://NAME:PASSWORD@HOST`; one for each client.
     Passwords(Vec<String>),
+    /// By a password that nats-server takes from an environment variable, `NAME_PASSWORD` in capitals.
+    Variables,
 }
 
 /// A settings file of nats-server with the permissions of all clients.
@@ -453,6 +458,7 @@ pub fn server_settings(clients: &[(Role, String)], identity: &Identity) -> Strin
     for (index, (role, name)) in clients.iter().enumerate() {
         let password = match identity {
             Identity::Passwords(passwords) => passwords.get(index).map_or_else(String::new, |p| format!(", password: {p:?}")),
+            Identity::Variables => format!(", password: ${}_PASSWORD", name.replace('-', "_").to_ascii_uppercase()),
             Identity::Certificates { .. } => String::new(),
         };
         let list = |subjects: Vec<String>| subjects.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");

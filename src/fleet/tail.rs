@@ -29,7 +29,7 @@ pub async fn tail(connection: &Connection, selection: &Selection, mut each: impl
     let stream = StreamPart {
         stream: EVENTS_STREAM,
         subject: format!("{EVENTS_SUBJECT}.{}.{}", part(&selection.sensor), part(&selection.event)),
-        from_start: selection.from_start,
+        deliver: if selection.from_start { DeliverPolicy::All } else { DeliverPolicy::New },
         until_now: selection.until_now,
     };
     let mut seen = SeenIds::default();
@@ -41,8 +41,8 @@ pub(super) struct StreamPart {
     pub stream: &'static str,
     /// Subjects, with wildcards.
     pub subject: String,
-    /// Begins with the oldest message that the stream has, not with the next that arrives.
-    pub from_start: bool,
+    /// The messages to begin with.
+    pub deliver: DeliverPolicy,
     /// Ends with the last message that the stream has now.
     pub until_now: bool,
 }
@@ -61,7 +61,7 @@ pub(super) async fn read(
     let consumer = stream
         .create_consumer(pull::OrderedConfig {
             filter_subject: part.subject.clone(),
-            deliver_policy: if part.from_start { DeliverPolicy::All } else { DeliverPolicy::New },
+            deliver_policy: part.deliver,
             ..Default::default()
         })
         .await

@@ -85,6 +85,20 @@ for file, kinds in (arg.split("=") for arg in sys.argv[1:]):
         ("kubernetes/daemonset.yaml", "DaemonSet"),
         ("kubernetes/servicemonitor.yaml", "Service,ServiceMonitor"),
         ("prometheus/prometheus.yml", ""),
+        ("prometheus/fleet.prometheus.yml", ""),
+        ("compose/compose.yaml", ""),
+        ("compose/prometheus.yml", ""),
+        ("compose/grafana/datasource.yml", ""),
+        ("compose/grafana/dashboards.yml", ""),
+        ("kubernetes/fleet/kustomization.yaml", "Kustomization"),
+        ("kubernetes/fleet/nats.yaml", "Service,NetworkPolicy,PodDisruptionBudget,StatefulSet"),
+        ("kubernetes/fleet/init.yaml", "Job"),
+        ("kubernetes/fleet/exporter.yaml", "Service,Deployment"),
+        ("kubernetes/sensors/kustomization.yaml", "Kustomization"),
+        ("kubernetes/sensors/daemonset.yaml", "DaemonSet"),
+        ("kubernetes/sensors-eth1/kustomization.yaml", "Kustomization"),
+        ("kubernetes/workers/kustomization.yaml", "Kustomization"),
+        ("kubernetes/workers/job.yaml", "Job"),
     ]
     .map(|(file, kinds)| format!("{}={kinds}", deploy(file).display()));
     let arguments: Vec<&str> = ["-c", script].into_iter().chain(wanted.iter().map(String::as_str)).collect();
@@ -94,6 +108,24 @@ for file, kinds in (arg.split("=") for arg in sys.argv[1:]):
         return;
     }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Continuous integration has no kubectl: without it, only the test above checks these files.
+#[test]
+fn kustomize_accepts_the_folders_of_the_fleet() {
+    for folder in ["fleet", "sensors", "sensors-eth1", "workers"] {
+        let path = deploy(&format!("kubernetes/{folder}"));
+        match Command::new("kubectl").arg("kustomize").arg(&path).output() {
+            Ok(output) => assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "kubectl: {error}"),
+        }
+    }
+}
+
+#[test]
+fn compose_scrapes_what_the_shipped_example_does() {
+    let shipped = text("prometheus/fleet.prometheus.yml").replace("127.0.0.1:9185", "exporter:9185");
+    assert_eq!(text("compose/prometheus.yml"), shipped);
 }
 
 #[test]

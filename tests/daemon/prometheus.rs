@@ -37,16 +37,23 @@ fn configuration_and_rules_are_valid_and_every_alert_fires_when_it_should() {
     promtool(&["check", "config", "prometheus.yml"]);
     promtool(&["check", "rules", "recording.rules.yml", "alerting.rules.yml"]);
     promtool(&["test", "rules", "rules.test.yml"]);
+    promtool(&["check", "config", "fleet.prometheus.yml"]);
+    promtool(&["check", "rules", "fleet.rules.yml"]);
+    promtool(&["test", "rules", "fleet.rules.test.yml"]);
 }
 
 #[test]
 fn every_alert_is_tested_and_explained() {
-    let (rules, tests, document) = (read("prometheus/alerting.rules.yml"), read("prometheus/rules.test.yml"), read("README.md"));
-    let alerts: Vec<&str> = rules.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
-    assert!(alerts.len() > 10);
-    for alert in alerts {
-        assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} never fires in rules.test.yml");
-        assert!(document.contains(&format!("\n#### {alert}\n")), "deploy/README.md does not describe what to do about {alert}");
+    let document = read("README.md");
+    for (rules, tests) in [("alerting.rules.yml", "rules.test.yml"), ("fleet.rules.yml", "fleet.rules.test.yml")] {
+        let (text, fired) = (read(&format!("prometheus/{rules}")), read(&format!("prometheus/{tests}")));
+        let alerts: Vec<&str> = text.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
+        assert!(alerts.len() >= 10, "{rules}");
+        for alert in alerts {
+            assert!(fired.contains(&format!("alertname: {alert}\n")), "{alert} never fires in {tests}");
+            let heading = format!("\n#### {alert}\n");
+            assert!(document.contains(&heading), "deploy/README.md does not describe what to do about {alert}");
+        }
     }
 }
 

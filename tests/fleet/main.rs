@@ -3,7 +3,9 @@
 mod archives;
 #[path = "../common/mod.rs"]
 mod common;
+mod deploy;
 mod events;
+mod exporter;
 mod models;
 mod parts;
 mod permissions;

@@ -63,13 +63,13 @@ fn settings(folder: &Path, sensor: &str, url: &str, key: &KeyPair) -> PathBuf {
 }
 
 /// Runs a command of `spiked fleet` on the group "edge".
-fn edge(command: &str, what: &str, url: &str, more: &[&str]) {
+pub fn edge(command: &str, what: &str, url: &str, more: &[&str]) {
     let output = fleet(&[&[command, what, "--group", "edge", "--server", url], more].concat());
     assert!(output.status.success(), "{output:?}");
 }
 
 /// Waits until a daemon has a version of the model in a state.
-fn wait_version(daemon: &Running, version: u64, state: &str) -> Value {
+pub fn wait_version(daemon: &Running, version: u64, state: &str) -> Value {
     daemon.wait(&format!("version {version} is {state}"), |status| {
         let model = &status["fleet"]["models"][0];
         model["version"] == version && model["state"] == state

@@ -71,15 +71,16 @@ const SUBJECTS: [&str; 55] = [
 ];
 
 /// Those of [`SUBJECTS`] that each role may publish to.
-const ALLOWED: [(&str, &[usize]); 4] = [
+const ALLOWED: [(&str, &[usize]); 5] = [
     ("north", &[0, 2, 17, 22, 24, 43]),
     ("soc", &[17, 18, 19, 22, 23, 35, 39, 50, 54]),
     ("models", &[4, 6, 7, 19, 22, 23, 24, 29, 35, 42, 46, 47, 49, 50, 54]),
+    ("cluster", &[0, 1, 2, 3, 17, 22, 24, 43, 44]),
     ("reading", &[24, 31, 32, 33, 35, 36, 37, 42]),
 ];
 
 /// Subjects that some role may subscribe to.
-const SUBSCRIPTIONS: [&str; 12] = [
+const SUBSCRIPTIONS: [&str; 13] = [
     "_INBOX.north.>",
     "_INBOX.soc.>",
     "_INBOX.models.>",
@@ -92,10 +93,12 @@ const SUBSCRIPTIONS: [&str; 12] = [
     "spiked.results.>",
     "spiked.parts.>",
     "$KV.spiked-curation.>",
+    "_INBOX.cluster.>",
 ];
 
 /// Those of [`SUBSCRIPTIONS`] that each role may subscribe to.
-const SUBSCRIBED: [(&str, &[usize]); 4] = [("north", &[0, 6]), ("soc", &[1]), ("models", &[2]), ("reading", &[7])];
+const SUBSCRIBED: [(&str, &[usize]); 5] =
+    [("north", &[0, 6]), ("soc", &[1]), ("models", &[2]), ("reading", &[7]), ("cluster", &[6, 12])];
 
 /// Whether the server refuses what has just been sent on a connection.
 async fn is_refused(connection: &Connection, what: &str) -> bool {
@@ -113,7 +116,20 @@ async fn is_refused(connection: &Connection, what: &str) -> bool {
 #[test]
 fn each_role_may_use_its_subjects_and_no_others() {
     let folder = tempfile::tempdir().expect("a folder");
-    let roles = ["--sensor", "north", "--sensor", "south", "--reader", "soc", "--curator", "models", "--worker", "reading"];
+    let roles = [
+        "--sensor",
+        "north",
+        "--sensor",
+        "south",
+        "--reader",
+        "soc",
+        "--curator",
+        "models",
+        "--worker",
+        "reading",
+        "--any-sensor",
+        "cluster",
+    ];
     let Some((server, settings)) = server_with_users(folder.path(), &roles) else { return };
     let url = |name: &str| url_of(&server, &settings, name);
     assert!(init(&url("operator"), &[]).status.success());

@@ -27,7 +27,7 @@ pub fn nats_server() -> Option<PathBuf> {
     found
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
@@ -52,6 +52,18 @@ impl Server {
         );
         let settings = home.join("nats-server.conf");
         fs::write(&settings, text).expect("written");
+        let mut server = Self { program, settings, port, child: None };
+        server.restart();
+        Some(server)
+    }
+
+    /// Starts a server with the settings that `text` returns for its port.
+    pub fn with_settings(folder: &Path, name: &str, port: u16, text: impl Fn(u16) -> String) -> Option<Self> {
+        let program = nats_server()?;
+        let home = folder.join(name);
+        fs::create_dir_all(&home).expect("a folder");
+        let settings = home.join("nats-server.conf");
+        fs::write(&settings, text(port)).expect("written");
         let mut server = Self { program, settings, port, child: None };
         server.restart();
         Some(server)

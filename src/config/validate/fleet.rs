@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use toml::Spanned;
 
 use super::super::raw::{RawFleet, RawSink, RawTeacher, SinkType};
-use super::super::{FleetConfig, is_token};
+use super::super::{FleetConfig, MetricsConfig, is_token};
 use super::{Check, host_name, path};
 
 /// Explains how to get a program that has the feature.
@@ -21,6 +21,7 @@ impl Check {
         typed: RawFleet,
         sinks: &[Spanned<RawSink>],
         teachers: &[Spanned<RawTeacher>],
+        metrics: Option<&MetricsConfig>,
     ) -> Option<FleetConfig> {
         let nats: Vec<usize> = sinks.iter().filter_map(nats_sink).collect();
         let first = nats.first().copied().or(typed.servers.as_ref().map(|s| s.span().start));
@@ -62,7 +63,33 @@ impl Check {
             model_folder: path(typed.model_folder),
             trusted_keys: self.trusted_keys(typed.trusted_keys),
             teaches: self.teaches(typed.teaches, teachers),
+            metrics_address: self.metrics_address(typed.metrics_address, metrics),
         })
+    }
+
+    /// Host and port at which others reach the metrics: as set, or the address of `[metrics]` with the name of the host if that is any
+    /// address. A loopback address is one of its own machine only.
+    fn metrics_address(&mut self, typed: Option<Spanned<String>>, metrics: Option<&MetricsConfig>) -> Option<String> {
+        let Some(typed) = typed else {
+            let address = metrics?.address;
+            return match address.ip() {
+                ip if ip.is_loopback() || address.port() == 0 => None,
+                ip if ip.is_unspecified() => Some(format!("{}:{}", host_name(), address.port())),
+                _ => Some(address.to_string()),
+            };
+        };
+        let parts = typed.get_ref().rsplit_once(':');
+        let is_valid = |(host, port): (&str, &str)| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '[' | ']');
+            !host.is_empty() && host.chars().all(fits) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        };
+        if !parts.is_some_and(is_valid) {
+            let wrong = format!(
+                "fleet.metrics_address = '{typed}' is not a valid host and port; give, for example, sensor-1.example.org:9184"
+            );
+            self.wrong(typed.span().start, wrong);
+        }
+        Some(typed.into_inner())
     }
 
     fn server(&mut self, server: Spanned<String>) -> String {
@@ -189,6 +216,7 @@ fn any_key(typed: &RawFleet) -> Option<usize> {
         &typed.spool,
         &typed.group,
         &typed.model_folder,
+        &typed.metrics_address,
     ];
     let lists = [&typed.models, &typed.trusted_keys, &typed.teaches].into_iter().flatten().map(|list| list.span().start);
     let texts = texts.into_iter().flatten().map(|key| key.span().start);

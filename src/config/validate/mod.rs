@@ -103,6 +103,7 @@ impl Check {
     }
 
     fn config(&mut self, typed: RawConfig) -> Config {
+        let metrics = self.metrics(typed.metrics);
         Config {
             sensor: self.text("sensor", typed.sensor).unwrap_or_else(host_name),
             models: self.models(typed.models),
@@ -110,9 +111,9 @@ impl Check {
             capture: self.capture(&typed.capture),
             engine: self.engine(&typed.engine),
             tunnels: self.tunnels(&typed.tunnels),
-            fleet: self.fleet(typed.fleet, &typed.sinks, &typed.teachers),
+            fleet: self.fleet(typed.fleet, &typed.sinks, &typed.teachers, metrics.as_ref()),
             sinks: self.sinks(typed.sinks),
-            metrics: self.metrics(typed.metrics),
+            metrics,
             policies: typed.policies.into_iter().filter_map(|p| self.policy(p)).collect(),
             alerts: {
                 let default = AlertsConfig::default();
