@@ -1,13 +1,11 @@
-//! Tests of the files in `deploy/` that are about a fleet: their permissions are those that the program writes, their settings pass
-//! `spiked check`, and a sensor works through a leaf server as the files set it up.
+//! Tests of the files in `deploy/` that are about a fleet: their permissions are those that the program writes, and their settings pass
+//! `spiked check`.
 
 use std::fs;
 use std::path::Path;
 
-use super::common::running::{Running, endless};
-use super::common::{fixture, spiked, wait_until};
-use super::servers::{Server, events, fleet, free_port, init};
-use super::setup::{server_with_users, url_of};
+use super::common::{fixture, spiked};
+use super::servers::{Server, init};
 
 /// Clients of the shipped settings of nats-server.
 const CLIENTS: [&str; 10] =
@@ -69,40 +67,4 @@ fn the_shipped_settings_of_sensors_pass_the_check_with_the_shipped_permissions()
         let output = check.output().expect("it runs");
         assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("fleet: ok"), "{output:?}");
     }
-}
-
-#[test]
-fn a_sensor_works_through_a_leaf_server() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let roles = ["--sensor", "north", "--reader", "soc"];
-    let Some((hub, users)) = server_with_users(folder.path(), &roles) else { return };
-    drop(hub);
-    let port = free_port();
-    let (_, list) = users.split_once("authorization").expect("users");
-    let more = format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}\nauthorization{list}");
-    let hub = Server::alone(folder.path(), &more).expect("it was there");
-    assert!(init(&url_of(&hub, &users, "operator"), &[]).status.success());
-
-    let shipped = deploy("leaf/nats-leaf.conf");
-    let remote = url_of(&hub, &users, "north").replace(&hub.port.to_string(), &port.to_string());
-    let settings = shipped.replace("tls://north:PASSWORD@nats.example.org:7422", &remote);
-    assert_ne!(shipped, settings);
-    let leaf = Server::with_settings(folder.path(), "leaf", free_port(), |port| {
-        settings.replace("127.0.0.1:4222", &format!("127.0.0.1:{port}"))
-    })
-    .expect("it was there");
-    let spool = folder.path().join("spool");
-    fs::create_dir_all(&spool).expect("a folder");
-    let more = format!(
-        "[[sinks]]\ntype = \"nats\"\n[fleet]\nservers = [{:?}]\nsensor = \"north\"\nspool = {spool:?}\n",
-        format!("nats://127.0.0.1:{}", leaf.port)
-    );
-    let north = Running::start(&endless(&folder.path().join("north"), &more), |_| {});
-    north.wait("events are acknowledged", |status| status["sinks"][0]["written"].as_u64() > Some(100));
-    let reader = url_of(&hub, &users, "soc");
-    assert!(events(&reader, &["--name", "soc"]).len() > 100);
-    wait_until("its report is there", || {
-        let output = fleet(&["status", "--server", &reader, "--name", "soc"]);
-        String::from_utf8_lossy(&output.stdout).contains("sensor north")
-    });
 }

@@ -182,8 +182,8 @@ fn the_exporter_shows_sensors_models_and_streams_and_remembers_who_is_silent() {
         fleet.wait(&format!("spiked_fleet_sensor_model_refused_total{{{labels},reason=\"signature\",sensor=\"north\"}} 1"));
     for line in [
         "spiked_fleet_up 1".to_string(),
-        r#"spiked_fleet_sensor_up{group="edge",sensor="north"} 1"#.into(),
-        r#"spiked_fleet_sensor_permission_denied{group="edge",sensor="north"} 0"#.into(),
+        r#"spiked_fleet_sensor_up{sensor="north",group="edge"} 1"#.into(),
+        r#"spiked_fleet_sensor_permission_denied{sensor="north",group="edge"} 0"#.into(),
         format!("spiked_fleet_published_version{{{labels}}} 2"),
         format!("spiked_fleet_sensor_model_version{{{labels},sensor=\"north\"}} 1"),
         format!("spiked_fleet_sensor_model_wanted_version{{{labels},sensor=\"north\"}} 2"),
@@ -191,7 +191,7 @@ fn the_exporter_shows_sensors_models_and_streams_and_remembers_who_is_silent() {
         r#"spiked_fleet_stream_limit_bytes{stream="SPIKED_EVENTS"} 536870912"#.into(),
         r#"spiked_fleet_stream_current_replicas{stream="SPIKED_EVENTS"} 1"#.into(),
         r#"spiked_fleet_jobs{state="waiting"} 0"#.into(),
-        r#"spiked_fleet_sensor_spool_limit_bytes{group="edge",sensor="north"} 268435456"#.into(),
+        r#"spiked_fleet_sensor_spool_limit_bytes{sensor="north",group="edge"} 268435456"#.into(),
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
@@ -201,15 +201,15 @@ fn the_exporter_shows_sensors_models_and_streams_and_remembers_who_is_silent() {
 
     assert_eq!(fleet.north.stop(), Some(0), "{}", fleet.north.log());
     remove_report(&fleet.operator, "north");
-    let text = fleet.wait(r#"spiked_fleet_sensor_up{group="edge",sensor="north"} 0"#);
-    assert!(text.contains("spiked_fleet_sensor_last_report_timestamp_seconds{group=\"edge\",sensor=\"north\"}"), "{text}");
+    let text = fleet.wait(r#"spiked_fleet_sensor_up{sensor="north",group="edge"} 0"#);
+    assert!(text.contains("spiked_fleet_sensor_last_report_timestamp_seconds{sensor=\"north\",group=\"edge\"}"), "{text}");
     assert_eq!(get_json(fleet.address, "/sd"), Some(sd));
 
     // One that starts now has not seen its report, but its events.
     let users = fs::read_to_string(folder.path().join("users.conf")).expect("settings");
     let (_other, address) = exporter(&url_of(&fleet.server, &users, "soc"));
     wait_until("another exporter knows the sensor", || {
-        get(address, "/metrics").is_some_and(|text| text.contains(r#"spiked_fleet_sensor_up{group="",sensor="north"} 0"#))
+        get(address, "/metrics").is_some_and(|text| text.contains(r#"spiked_fleet_sensor_up{sensor="north",group=""} 0"#))
     });
 
     fleet.server.kill();
@@ -241,7 +241,7 @@ fn a_sensor_that_may_not_publish_its_events_is_shown() {
     let _north = Running::start(&file, |_| {});
     let (_exporter, address) = exporter(&url_of(&server, &users, "soc"));
     wait_until("the exporter shows it", || {
-        let line = r#"spiked_fleet_sensor_permission_denied{group="edge",sensor="north"} 1"#;
+        let line = r#"spiked_fleet_sensor_permission_denied{sensor="north",group="edge"} 1"#;
         get(address, "/metrics").is_some_and(|text| text.lines().any(|l| l == line))
     });
 }

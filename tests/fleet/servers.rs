@@ -57,18 +57,6 @@ impl Server {
         Some(server)
     }
 
-    /// Starts a server with the settings that `text` returns for its port.
-    pub fn with_settings(folder: &Path, name: &str, port: u16, text: impl Fn(u16) -> String) -> Option<Self> {
-        let program = nats_server()?;
-        let home = folder.join(name);
-        fs::create_dir_all(&home).expect("a folder");
-        let settings = home.join("nats-server.conf");
-        fs::write(&settings, text(port)).expect("written");
-        let mut server = Self { program, settings, port, child: None };
-        server.restart();
-        Some(server)
-    }
-
     /// One server.
     pub fn alone(folder: &Path, more: &str) -> Option<Self> {
         Self::start(folder, "alone", free_port(), more)
