@@ -37,6 +37,8 @@ use super::{EVENTS_STREAM, EVENTS_SUBJECT};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Time until another attempt to connect.
 const RETRY: Duration = Duration::from_secs(2);
+/// Time that one reading may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Interval at which the loop looks whether a signal has ended it.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
@@ -143,9 +145,16 @@ impl Exporter {
             self.view.lock().known = senders.into_iter().map(|(name, seen)| (name, known(seen))).collect();
         }
         loop {
-            let overview = overview(&connection).await?;
-            let streams = [usage(&connection, EVENTS_STREAM).await?, usage(&connection, RESULTS_STREAM).await?].into();
-            let jobs = JobQueue::open(&connection).await?.backlog().await?;
+            let reading = async {
+                let overview = overview(&connection).await?;
+                let streams = [usage(&connection, EVENTS_STREAM).await?, usage(&connection, RESULTS_STREAM).await?].into();
+                Ok::<_, FleetError>((overview, streams, JobQueue::open(&connection).await?.backlog().await?))
+            };
+            // A list of keys waits for ever if the server dies while it sends it.
+            let Ok(read) = tokio::time::timeout(PATIENCE, reading).await else {
+                return Err(FleetError::Connection("no server answers".into()));
+            };
+            let (overview, streams, jobs) = read?;
             self.update(overview, streams, jobs);
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}

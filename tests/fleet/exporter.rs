@@ -162,8 +162,20 @@ impl Fleet {
         Some(Self { operator, north, metrics, exporter, address, server })
     }
 
+    /// The metrics, with the labels of each series in the order of their names.
     fn text(&self) -> String {
-        get(self.address, "/metrics").unwrap_or_default()
+        let sorted = |line: &str| {
+            let Some((name, labels, value)) = line.split_once('{').and_then(|(name, rest)| {
+                let (labels, value) = rest.split_once('}')?;
+                Some((name, labels, value))
+            }) else {
+                return format!("{line}\n");
+            };
+            let mut labels: Vec<&str> = labels.split(',').collect();
+            labels.sort_unstable();
+            format!("{name}{{{}}}{value}\n", labels.join(","))
+        };
+        get(self.address, "/metrics").unwrap_or_default().lines().map(sorted).collect()
     }
 
     /// Waits until the exporter serves a line.
@@ -182,8 +194,8 @@ fn the_exporter_shows_sensors_models_and_streams_and_remembers_who_is_silent() {
         fleet.wait(&format!("spiked_fleet_sensor_model_refused_total{{{labels},reason=\"signature\",sensor=\"north\"}} 1"));
     for line in [
         "spiked_fleet_up 1".to_string(),
-        r#"spiked_fleet_sensor_up{sensor="north",group="edge"} 1"#.into(),
-        r#"spiked_fleet_sensor_permission_denied{sensor="north",group="edge"} 0"#.into(),
+        r#"spiked_fleet_sensor_up{group="edge",sensor="north"} 1"#.into(),
+        r#"spiked_fleet_sensor_permission_denied{group="edge",sensor="north"} 0"#.into(),
         format!("spiked_fleet_published_version{{{labels}}} 2"),
         format!("spiked_fleet_sensor_model_version{{{labels},sensor=\"north\"}} 1"),
         format!("spiked_fleet_sensor_model_wanted_version{{{labels},sensor=\"north\"}} 2"),
@@ -191,7 +203,7 @@ fn the_exporter_shows_sensors_models_and_streams_and_remembers_who_is_silent() {
         r#"spiked_fleet_stream_limit_bytes{stream="SPIKED_EVENTS"} 536870912"#.into(),
         r#"spiked_fleet_stream_current_replicas{stream="SPIKED_EVENTS"} 1"#.into(),
         r#"spiked_fleet_jobs{state="waiting"} 0"#.into(),
-        r#"spiked_fleet_sensor_spool_limit_bytes{sensor="north",group="edge"} 268435456"#.into(),
+        r#"spiked_fleet_sensor_spool_limit_bytes{group="edge",sensor="north"} 268435456"#.into(),
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
@@ -201,8 +213,8 @@ fn the_exporter_shows_sensors_models_and_streams_and_remembers_who_is_silent() {
 
     assert_eq!(fleet.north.stop(), Some(0), "{}", fleet.north.log());
     remove_report(&fleet.operator, "north");
-    let text = fleet.wait(r#"spiked_fleet_sensor_up{sensor="north",group="edge"} 0"#);
-    assert!(text.contains("spiked_fleet_sensor_last_report_timestamp_seconds{sensor=\"north\",group=\"edge\"}"), "{text}");
+    let text = fleet.wait(r#"spiked_fleet_sensor_up{group="edge",sensor="north"} 0"#);
+    assert!(text.contains("spiked_fleet_sensor_last_report_timestamp_seconds{group=\"edge\",sensor=\"north\"}"), "{text}");
     assert_eq!(get_json(fleet.address, "/sd"), Some(sd));
 
     // One that starts now has not seen its report, but its events.
