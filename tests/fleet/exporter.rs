@@ -56,7 +56,10 @@ fn exporter(url: &str) -> (Process, SocketAddr) {
         .spawn()
         .expect("it starts");
     let mut line = String::new();
-    BufReader::new(child.stderr.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    stderr.read_line(&mut line).expect("a line");
+    // The pipe stays open: the exporter writes to it when its server dies.
+    child.stderr = Some(stderr.into_inner());
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
     (Process(child), address.parse().expect("an address"))
 }
