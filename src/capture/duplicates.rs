@@ -18,7 +18,7 @@ const TAG_LEN: usize = 4;
 /// Frames that are looked at to count copies, and of how many.
 const EXAMINED: u64 = 1 << 14;
 const PERIOD: u64 = 1 << 18;
-/// Copies of which the log warns: a quarter of the frames that are examined of one period.
+/// Number of copies from which on the log warns: a quarter of the frames that are examined in one period.
 const MANY: u64 = EXAMINED / 4;
 /// Offset in an untagged Ethernet frame of the bytes that a [`signature`] holds.
 const SIGNATURE_AT: usize = 18;

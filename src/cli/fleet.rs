@@ -342,7 +342,7 @@ async fn publish(args: &PublishArgs) -> Result<Exit> {
 }
 
 /// Checks the name of a group or a model.
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     if is_token(name) {
         return Ok(());
     }

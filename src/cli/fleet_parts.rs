@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use crate::config::{FleetConfig, is_token};
+use crate::config::FleetConfig;
 use crate::fleet::curator::{self, CuratorSettings, describe};
 use crate::fleet::gate::{GatherReference, PartGate};
 use crate::fleet::parts::{PartEntries, PartState, state_word};
@@ -17,7 +17,7 @@ use crate::fleet::verify::TrustedKeys;
 use crate::model::Model;
 
 use super::Exit;
-use super::fleet::ServerArgs;
+use super::fleet::{ServerArgs, check_name};
 use super::train::Source;
 
 /// Puts the classes that sensors have learned into the model of their group, once they are approved
@@ -87,9 +87,7 @@ pub struct ApproveArgs {
 }
 
 pub async fn curate(args: &CurateArgs) -> Result<Exit> {
-    if !is_token(&args.group) {
-        bail!("'{}' is not a valid name; give up to 64 letters, digits, - and _", args.group);
-    }
+    check_name(&args.group)?;
     if !(0.0..=1.0).contains(&args.min_accuracy) {
         bail!("--min-accuracy {} is out of range (0 to 1)", args.min_accuracy);
     }

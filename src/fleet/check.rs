@@ -1,7 +1,5 @@
 //! What `spiked check` asks the servers: their version, and whether this sensor may publish.
 
-use std::future::IntoFuture as _;
-
 use async_nats::jetstream::{self, ErrorCode, message::PublishMessage};
 
 use crate::config::FleetConfig;
@@ -32,10 +30,7 @@ async fn may_publish(connection: &Connection, subject: String) -> Result<(), Fle
     let context = jetstream::new(connection.client.clone());
     let message = PublishMessage::build().expected_stream(NO_STREAM).payload("{}".into());
     let result = match context.send_publish(subject, message).await {
-        Ok(answer) => tokio::select! {
-            answer = answer.into_future() => answer,
-            violation = connection.errors.violation() => return Err(violation),
-        },
+        Ok(answer) => connection.answer(answer).await?,
         Err(error) => Err(error),
     };
     match result {

@@ -123,6 +123,17 @@ impl Connection {
         Ok(Self { client, errors })
     }
 
+    /// Waits for the answer to a request. A server does not answer one that it does not permit, but reports a violation.
+    ///
+    /// # Errors
+    /// The server does not permit it.
+    pub async fn answer<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, FleetError> {
+        tokio::select! {
+            answer = request.into_future() => Ok(answer),
+            violation = self.errors.violation() => Err(violation),
+        }
+    }
+
     /// The violation that explains a failed request, or the error itself.
     pub fn explain(&self, error: impl std::error::Error) -> FleetError {
         self.errors.take().unwrap_or_else(|| FleetError::Server(chain(&error)))

@@ -24,7 +24,9 @@ use super::connection::{Connection, FleetError};
 use super::gate::{PartGate, PassedPart, is_better};
 use super::lease::Lease;
 use super::models::{Buckets, ModelRecord, sha256};
-use super::parts::{FIGURES_HEADER, PARTS_STREAM, PARTS_SUBJECT, PartEntries, PartEntry, PartFigures, PartName, PartState};
+use super::parts::{
+    ENTRIES, FIGURES_HEADER, PARTS_STREAM, PARTS_SUBJECT, PartEntries, PartEntry, PartFigures, PartName, PartState,
+};
 use super::sign::SigningKey;
 use super::verify::TrustedKeys;
 
@@ -127,7 +129,7 @@ impl Curator<'_> {
         };
         let consumer = stream.create_consumer(config).await.map_err(|error| connection.explain(error))?;
         let mut parts = consumer.messages().await.map_err(|error| connection.explain(error))?;
-        let approvals = self.entries.store.watch_with_history("part.>").await;
+        let approvals = self.entries.store.watch_with_history(format!("{ENTRIES}>")).await;
         let mut approvals = approvals.map_err(|error| connection.explain(error))?;
         let end = tokio::time::sleep(AGAIN);
         tokio::pin!(end);
@@ -151,7 +153,7 @@ impl Curator<'_> {
 
     /// Publishes an approved part.
     async fn on_entry(&self, entry: &kv::Entry) -> Result<(), FleetError> {
-        let Some(name) = PartName::parse(&entry.key, "part.") else { return Ok(()) };
+        let Some(name) = PartName::of_key(&entry.key) else { return Ok(()) };
         let read = serde_json::from_slice::<PartEntry>(&entry.value).ok();
         match read.filter(|read| read.state == PartState::Approved && read.figures.group == self.settings.group) {
             Some(_) => self.publish(&name).await,

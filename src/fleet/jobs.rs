@@ -1,7 +1,7 @@
 //! The queue of captures to read: what a job is, how jobs are queued, and how far the queue is.
 //!
-//! Each job has a subject of its own in the work queue [`JOBS_STREAM`], of which the servers keep one message: a job that waits or is in work
-//! is not queued twice, however long ago it was queued. A job that has ended is not queued again either, as long as [`RESULTS_STREAM`] has its
+//! Each job has a subject of its own in the work queue [`JOBS_STREAM`], and the servers keep one message for each subject: a job that waits or
+//! is in work is not queued twice, however long ago it was queued. A job that has ended is not queued again either, as long as [`RESULTS_STREAM`] has its
 //! end. The id of a job is a hash of all that its result depends on.
 
 use std::collections::HashMap;
@@ -167,12 +167,7 @@ impl JobQueue {
     /// # Errors
     /// The server can't be reached or does not allow it.
     pub async fn end(&self, id: &str) -> Result<Option<(JobEnd, i128)>, FleetError> {
-        let found = self.results.direct_get_last_for_subject(result_subject(id, END));
-        let found = tokio::select! {
-            found = found => found,
-            violation = self.connection.errors.violation() => return Err(violation),
-        };
-        match found {
+        match self.connection.answer(self.results.direct_get_last_for_subject(result_subject(id, END))).await? {
             Ok(message) => {
                 let end = serde_json::from_slice(&message.payload).ok();
                 Ok(end.map(|end| (end, message.time.unix_timestamp_nanos())))
@@ -194,11 +189,7 @@ impl JobQueue {
         let payload = serde_json::to_vec(job).map_err(|error| FleetError::Server(error.to_string()))?;
         let message = PublishMessage::build().payload(payload.into());
         let sent = self.context.send_publish(job_subject(&id), message).await.map_err(|error| self.connection.explain(error))?;
-        let stored = tokio::select! {
-            stored = std::future::IntoFuture::into_future(sent) => stored,
-            violation = self.connection.errors.violation() => return Err(violation),
-        };
-        match stored {
+        match self.connection.answer(sent).await? {
             Ok(_) => Ok(Enqueued::New),
             Err(error) if answer(&error).is_some_and(is_present) => Ok(Enqueued::Waiting),
             Err(error) => Err(publish_error(&error)),
@@ -226,11 +217,7 @@ fn is_present(error: &jetstream::Error) -> bool {
 /// # Errors
 /// It does not exist, or the server can't be reached or does not allow it.
 pub async fn workers(connection: &Connection, context: &jetstream::Context) -> Result<PullConsumer, FleetError> {
-    let found = tokio::select! {
-        found = context.get_consumer_from_stream(WORKERS, JOBS_STREAM) => found,
-        violation = connection.errors.violation() => return Err(violation),
-    };
-    found.map_err(|error| {
+    connection.answer(context.get_consumer_from_stream(WORKERS, JOBS_STREAM)).await?.map_err(|error| {
         let text = super::connection::chain(&error);
         connection.errors.take().unwrap_or_else(|| FleetError::Server(format!("{JOBS_STREAM}: {text}; run `spiked fleet init`")))
     })

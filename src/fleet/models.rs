@@ -325,10 +325,7 @@ pub(super) async fn entries<T: DeserializeOwned>(
         let subjects = subjects.map_err(|error| connection.explain(error))?;
         subjects.try_collect::<Vec<(String, usize)>>().await.map_err(|error| connection.explain(error))
     };
-    let subjects = tokio::select! {
-        subjects = subjects => subjects?,
-        violation = connection.errors.violation() => return Err(violation),
-    };
+    let subjects = connection.answer(subjects).await??;
     let key = |(subject, _): (String, usize)| subject.strip_prefix(&format!("$KV.{bucket}.")).map(String::from);
     let mut keys: Vec<String> = subjects.into_iter().filter_map(key).filter(|key| key.starts_with(prefix)).collect();
     keys.sort();

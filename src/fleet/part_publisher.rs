@@ -132,9 +132,6 @@ async fn send(connection: &Connection, name: &PartName, figures: &PartFigures, m
     headers.insert(FIGURES_HEADER, figures);
     let context = jetstream::new(connection.client.clone());
     let sent = context.publish_with_headers(name.subject(), headers, message.to_vec().into()).await;
-    let stored = std::future::IntoFuture::into_future(sent.map_err(|error| publish_error(&error))?);
-    tokio::select! {
-        stored = stored => stored.map(drop).map_err(|error| publish_error(&error)),
-        violation = connection.errors.violation() => Err(violation),
-    }
+    let stored = connection.answer(sent.map_err(|error| publish_error(&error))?).await?;
+    stored.map(drop).map_err(|error| publish_error(&error))
 }

@@ -28,7 +28,7 @@ pub const FIGURES_HEADER: &str = "Spiked-Figures";
 /// Maximum size of the model file in a part, in bytes.
 const MAX_PART: u64 = 64 << 20;
 /// Keys of the entries of parts begin with it.
-const ENTRIES: &str = "part.";
+pub(super) const ENTRIES: &str = "part.";
 
 /// Sensor, model and class of a part.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,7 +43,7 @@ pub struct PartName {
 
 impl PartName {
     /// Reads `SENSOR.MODEL.CLASS` after a prefix; `None` if it has another form.
-    pub fn parse(text: &str, prefix: &str) -> Option<Self> {
+    fn parse(text: &str, prefix: &str) -> Option<Self> {
         let mut tokens = text.strip_prefix(prefix)?.split('.');
         let (sensor, model, class) = (tokens.next()?, tokens.next()?, tokens.next()?);
         let name = Self { sensor: sensor.into(), model: model.into(), class: class.into() };
@@ -58,6 +58,11 @@ impl PartName {
     /// Subject of the messages.
     pub fn subject(&self) -> String {
         format!("{PARTS_SUBJECT}.{}.{}.{}", self.sensor, self.model, self.class)
+    }
+
+    /// Reads the key of an entry.
+    pub(super) fn of_key(key: &str) -> Option<Self> {
+        Self::parse(key, ENTRIES)
     }
 
     fn key(&self) -> String {
@@ -184,7 +189,7 @@ impl PartEntries {
     /// The server can't be reached or does not allow it.
     pub async fn all(&self) -> Result<(Vec<(PartName, PartEntry)>, Vec<String>), FleetError> {
         let (entries, invalid) = entries::<PartEntry>(&self.connection, CURATION_BUCKET, ENTRIES).await?;
-        let named = |BucketEntry { key, value, .. }| Some((PartName::parse(&key, ENTRIES)?, value));
+        let named = |BucketEntry { key, value, .. }| Some((PartName::of_key(&key)?, value));
         Ok((entries.into_iter().filter_map(named).collect(), invalid))
     }
 

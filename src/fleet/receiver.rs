@@ -280,9 +280,6 @@ impl Session {
         let context = jetstream::new(connection.client.clone());
         let subject = format!("$KV.{STATUS_BUCKET}.{}", self.config.sensor);
         let sent = context.publish(subject, text.into()).await.map_err(|error| connection.explain(error))?;
-        tokio::select! {
-            stored = std::future::IntoFuture::into_future(sent) => stored.map(|_| ()).map_err(|error| connection.explain(error)),
-            violation = connection.errors.violation() => Err(violation),
-        }
+        connection.answer(sent).await?.map(drop).map_err(|error| connection.explain(error))
     }
 }

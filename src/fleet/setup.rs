@@ -357,6 +357,8 @@ impl Role {
                     format!("$JS.API.CONSUMER.INFO.{JOBS_STREAM}.{WORKERS}"),
                 ],
                 reads_stream(PARTS_STREAM),
+                // The client watches approvals with a consumer that has no name.
+                vec![format!("$JS.API.CONSUMER.CREATE.{}", key_value_stream(CURATION_BUCKET))],
                 reads_buckets(),
             ]
             .concat(),
@@ -415,8 +417,6 @@ fn reads_buckets() -> Vec<String> {
         [
             format!("$JS.API.STREAM.INFO.{stream}"),
             format!("$JS.API.DIRECT.GET.{stream}.$KV.{bucket}.>"),
-            // The client lists keys with a consumer that has no name.
-            format!("$JS.API.CONSUMER.CREATE.{stream}"),
             format!("$JS.API.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.>"),
             format!("$JS.FC.{stream}.>"),
         ]

@@ -72,11 +72,7 @@ pub(super) async fn read(
     }
     let mut messages = consumer.messages().await.map_err(|error| connection.explain(error))?;
     loop {
-        let message = tokio::select! {
-            message = messages.next() => message,
-            violation = connection.errors.violation() => return Err(violation),
-        };
-        let Some(message) = message else { return Ok(()) };
+        let Some(message) = connection.answer(messages.next()).await? else { return Ok(()) };
         let message = message.map_err(|error| connection.explain(error))?;
         if !each(&message) {
             return Ok(());

@@ -6,7 +6,6 @@
 //! the version of the program needs to be the same in two attempts.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::IntoFuture as _;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -234,10 +233,7 @@ impl Worker {
             self.consumer.batch().max_messages(1).expires(wait).messages().await
         };
         let mut messages = request.map_err(|error| self.connection.explain(error))?;
-        let message = tokio::select! {
-            message = messages.next() => message,
-            violation = self.connection.errors.violation() => return Err(violation),
-        };
+        let message = self.connection.answer(messages.next()).await?;
         message.transpose().map_err(|error| FleetError::Server(error.to_string()))
     }
 
@@ -542,11 +538,7 @@ impl<'a> Outbox<'a> {
         let connection = &self.worker.connection;
         let mut tries = 1;
         loop {
-            let stored = tokio::select! {
-                stored = acknowledgement.into_future() => stored,
-                violation = connection.errors.violation() => return Err(violation),
-            };
-            let Err(error) = stored else { return Ok(()) };
+            let Err(error) = connection.answer(acknowledgement).await? else { return Ok(()) };
             if tries >= TRIES {
                 return Err(connection.explain(error));
             }

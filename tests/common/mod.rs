@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod net;
+pub mod prometheus;
 pub mod running;
 pub mod skip;
 pub mod telemetry;
@@ -19,6 +20,11 @@ pub fn spiked() -> Command {
     let mut command = Command::cargo_bin("spiked").expect("the program is built with the tests");
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove(skip::REQUIRE_ALL).env_remove(skip::NATS_SERVER);
     command
+}
+
+/// The text of a file of `deploy/`.
+pub fn deploy(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)).expect("a file of deploy/")
 }
 
 /// The longest that a test waits for anything. It only ends tests that hang: a busy machine may take far longer than an idle one.

@@ -24,6 +24,31 @@ pub fn endless(folder: &Path, more: &str) -> PathBuf {
     file
 }
 
+/// The body of the response to a path, requested by HTTP/1.0 to prevent a chunked response.
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut client = TcpStream::connect(address).ok()?;
+    client.set_read_timeout(Some(super::PATIENCE)).ok()?;
+    client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).ok()?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string())
+}
+
+/// The JSON of [`get`].
+pub fn get_json(address: SocketAddr, path: &str) -> Option<Value> {
+    serde_json::from_str(&get(address, path)?).ok()
+}
+
+/// A program; killed when dropped.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The daemon; killed when dropped.
 pub struct Running {
     pub child: Child,
@@ -63,12 +88,7 @@ impl Running {
 
     /// The body of the response to a path; `None` without a response.
     pub fn get(&self, path: &str) -> Option<String> {
-        let mut client = TcpStream::connect(self.address).ok()?;
-        client.set_read_timeout(Some(super::PATIENCE)).ok()?;
-        client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).ok()?;
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string())
+        get(self.address, path)
     }
 
     pub fn status(&self) -> Option<Value> {

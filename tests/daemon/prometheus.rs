@@ -2,25 +2,22 @@
 //! the rules, and every query of the dashboard returns data.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common;
+use crate::common::prometheus::{queries, start};
+use crate::common::running::{Process, get_json};
 use crate::common::telemetry::Telemetry;
-use crate::common::{wait_for, wait_until};
+use crate::common::{deploy, wait_until};
 use serde_json::Value;
 use spiked::export::http::Server;
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(format!("{DEPLOY}/{path}")).unwrap()
-}
 
 fn promtool(arguments: &[&str]) -> String {
     let output = Command::new("promtool").args(arguments).current_dir(format!("{DEPLOY}/prometheus")).output().unwrap();
@@ -44,9 +41,9 @@ fn configuration_and_rules_are_valid_and_every_alert_fires_when_it_should() {
 
 #[test]
 fn every_alert_is_tested_and_explained() {
-    let document = read("README.md");
+    let document = deploy("README.md");
     for (rules, tests) in [("alerting.rules.yml", "rules.test.yml"), ("fleet.rules.yml", "fleet.rules.test.yml")] {
-        let (text, fired) = (read(&format!("prometheus/{rules}")), read(&format!("prometheus/{tests}")));
+        let (text, fired) = (deploy(&format!("prometheus/{rules}")), deploy(&format!("prometheus/{tests}")));
         let alerts: Vec<&str> = text.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
         assert!(alerts.len() >= 10, "{rules}");
         for alert in alerts {
@@ -54,16 +51,6 @@ fn every_alert_is_tested_and_explained() {
             let heading = format!("\n#### {alert}\n");
             assert!(document.contains(&heading), "deploy/README.md does not describe what to do about {alert}");
         }
-    }
-}
-
-/// A program that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -76,56 +63,10 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Prometheus' JSON response to a path, requested by HTTP/1.0 to prevent a chunked response.
-fn ask(prometheus: SocketAddr, path: &str) -> Option<Value> {
-    let mut client = TcpStream::connect(prometheus).ok()?;
-    client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-}
-
-/// Starts Prometheus with the shipped configuration, except for the target's port, the interval (1 s) and the data folder.
-fn prometheus(folder: &Path, target: SocketAddr) -> (Running, SocketAddr) {
-    let shipped = read("prometheus/prometheus.yml");
-    assert!(shipped.contains("127.0.0.1:9184") && shipped.contains("_interval: 15s"));
-    let config = shipped.replace("127.0.0.1:9184", &target.to_string()).replace("_interval: 15s", "_interval: 1s");
-    std::fs::write(folder.join("prometheus.yml"), config).unwrap();
-    for rules in ["recording.rules.yml", "alerting.rules.yml"] {
-        std::fs::write(folder.join(rules), read(&format!("prometheus/{rules}"))).unwrap();
-    }
-    let log = folder.join("log");
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
-        .arg("--web.listen-address=127.0.0.1:0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
-    let running = Running(child);
-    // Its log names the port that the system chose.
-    let address = wait_for("Prometheus listens", || {
-        let text = std::fs::read_to_string(&log).unwrap();
-        let line = text.lines().find(|line| line.contains("Listening on"))?;
-        line.split("address=").nth(1)?.split_whitespace().next()?.trim_matches('"').parse().ok()
-    });
-    (running, address)
-}
-
-/// Every query of the dashboard with its panel's title, as Grafana would send it.
-fn queries() -> Vec<(String, String)> {
-    let dashboard: Value = serde_json::from_str(&read("grafana/spiked.json")).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let of = |panel: &Value| {
-        let title = panel["title"].as_str().unwrap().to_string();
-        let expr = |t: &Value| {
-            t["expr"].as_str().unwrap().replace("$instance", ".*").replace("$__rate_interval", "1m").replace("$__range", "6h")
-        };
-        panel["targets"].as_array().into_iter().flatten().map(|t| (title.clone(), expr(t))).collect::<Vec<_>>()
-    };
-    panels.iter().flat_map(of).collect()
+/// Starts Prometheus with the shipped configuration for one sensor.
+fn prometheus(folder: &Path, target: SocketAddr) -> (Process, SocketAddr) {
+    let rules = ["recording.rules.yml", "alerting.rules.yml"];
+    start(folder, "prometheus/prometheus.yml", ("127.0.0.1:9184", target), &rules)
 }
 
 /// The names of metrics in a query, without those of recording rules.
@@ -147,7 +88,7 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
     let url = format!("http://{address}");
     let query =
         |expr: &str| -> Vec<Value> { serde_json::from_str(&promtool(&["query", "-o", "json", "instant", &url, expr])).unwrap() };
-    wait_until("Prometheus is up", || ask(address, "/api/v1/status/buildinfo").is_some());
+    wait_until("Prometheus is up", || get_json(address, "/api/v1/status/buildinfo").is_some());
 
     // Replay traffic until every recording rule has a value.
     let stop = AtomicBool::new(false);
@@ -162,7 +103,7 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
         let ready = || query(r#"count({__name__=~"instance.*"}) > 0 and on () count_over_time(up{job="spiked"}[1m]) >= 6"#);
         wait_until("it has scraped six times", || !ready().is_empty());
         let mut empty = Vec::new();
-        for (panel, expr) in queries() {
+        for (panel, expr) in queries("grafana/spiked.json", "$instance") {
             if query(&expr).is_empty() {
                 empty.push(format!("{panel}: {expr}"));
             }
@@ -170,9 +111,9 @@ fn a_real_prometheus_scrapes_it_and_answers_every_query_of_the_dashboard() {
         assert!(empty.is_empty(), "queries of the dashboard that return nothing:\n{}", empty.join("\n"));
     });
 
-    let health = ask(address, "/api/v1/targets").unwrap();
+    let health = get_json(address, "/api/v1/targets").unwrap();
     assert_eq!(health["data"]["activeTargets"][0]["health"], "up", "{health}");
-    let groups = ask(address, "/api/v1/rules").unwrap();
+    let groups = get_json(address, "/api/v1/rules").unwrap();
     let rules: Vec<&Value> =
         groups["data"]["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
     assert!(rules.len() >= 20);
@@ -221,7 +162,7 @@ fn a_prometheus_that_is_killed_and_comes_back_finds_the_daemon_as_it_was() {
         std::fs::create_dir(&data).unwrap();
         let (running, address) = prometheus(&data, daemon.address);
         wait_until("it is scraped", || {
-            ask(address, "/api/v1/targets").is_some_and(|t| t["data"]["activeTargets"][0]["health"] == "up")
+            get_json(address, "/api/v1/targets").is_some_and(|t| t["data"]["activeTargets"][0]["health"] == "up")
         });
         let (frames, _) = common::net::counted(&daemon.status().unwrap()["interfaces"][0]);
         // SIGKILL, its connection to the daemon open.

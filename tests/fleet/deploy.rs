@@ -4,16 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::common::{fixture, spiked};
+use super::common::{deploy, fixture, spiked};
 use super::servers::{Server, init};
 
 /// Clients of the shipped settings of nats-server.
 const CLIENTS: [&str; 10] =
     ["--any-sensor", "sensors", "--reader", "viewer", "--curator", "curator", "--worker", "workers", "--admin", "operator"];
-
-fn deploy(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)).expect("a file of deploy/")
-}
 
 /// The settings that the program writes for [`CLIENTS`].
 fn written(folder: &Path) -> String {

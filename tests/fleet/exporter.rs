@@ -2,49 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use spiked::config::FleetConfig;
 use spiked::fleet::connection::{Connection, runtime};
 
-use super::common::running::{Running, endless};
-use super::common::{self, wait_for, wait_until};
+use super::common::prometheus::{queries, start};
+use super::common::running::{Process, Running, endless, get, get_json};
+use super::common::{self, deploy, wait_for, wait_until};
 use super::models::{self, edge, key, signed};
 use super::servers::{Server, free_port, init};
 use super::setup::{server_with_users, url_of};
-
-const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
-
-fn deploy(path: &str) -> String {
-    fs::read_to_string(format!("{DEPLOY}/{path}")).expect("a file of deploy/")
-}
-
-/// A program that ends with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The body of the response to a path, by HTTP/1.0 to prevent a chunked response.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let mut client = TcpStream::connect(address).ok()?;
-    client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).ok()?;
-    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string())
-}
-
-fn get_json(address: SocketAddr, path: &str) -> Option<Value> {
-    serde_json::from_str(&get(address, path)?).ok()
-}
 
 /// Starts an exporter with the permissions of the reader `soc`.
 fn exporter(url: &str) -> (Process, SocketAddr) {
@@ -77,32 +49,12 @@ fn settings(folder: &Path, url: &str, key: &str, port: u16) -> std::path::PathBu
     endless(&folder.join("north"), &more)
 }
 
-/// Starts Prometheus with the shipped configuration, but the exporter's address, the intervals (1 s) and the folder of its data.
+/// Starts Prometheus with the shipped configuration for a fleet.
 fn prometheus(folder: &Path, exporter: SocketAddr) -> (Process, SocketAddr) {
-    let shipped = deploy("prometheus/fleet.prometheus.yml");
-    assert!(shipped.contains("127.0.0.1:9185/sd") && shipped.contains("_interval: 15s"));
-    let config = shipped.replace("127.0.0.1:9185", &exporter.to_string()).replace("_interval: 15s", "_interval: 1s");
-    fs::write(folder.join("prometheus.yml"), config).expect("written");
-    for rules in ["recording.rules.yml", "alerting.rules.yml", "fleet.rules.yml"] {
-        fs::write(folder.join(rules), deploy(&format!("prometheus/{rules}"))).expect("written");
-    }
-    let log = folder.join("prometheus.log");
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()))
-        .arg("--web.listen-address=127.0.0.1:0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&log).expect("a file"))
-        .spawn()
-        .expect("it starts");
-    let running = Process(child);
-    let address = wait_for("Prometheus listens", || {
-        let text = fs::read_to_string(&log).expect("a log");
-        let line = text.lines().find(|line| line.contains("Listening on"))?;
-        line.split("address=").nth(1)?.split_whitespace().next()?.trim_matches('"').parse().ok()
-    });
-    (running, address)
+    let config = "prometheus/fleet.prometheus.yml";
+    assert!(deploy(config).contains("127.0.0.1:9185/sd"));
+    let rules = ["recording.rules.yml", "alerting.rules.yml", "fleet.rules.yml"];
+    start(folder, config, ("127.0.0.1:9185", exporter), &rules)
 }
 
 /// The series that a query returns.
@@ -110,18 +62,6 @@ fn query(prometheus: SocketAddr, expr: &str) -> Vec<Value> {
     let url = format!("http://{prometheus}");
     let output = Command::new("promtool").args(["query", "-o", "json", "instant", &url, expr]).output().expect("it runs");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{expr}: {error}; {output:?}"))
-}
-
-/// Every query of the dashboard with its panel's title, as Grafana would send it.
-fn queries() -> Vec<(String, String)> {
-    let dashboard: Value = serde_json::from_str(&deploy("grafana/fleet.json")).expect("JSON");
-    let of = |panel: &Value| {
-        let title = panel["title"].as_str().expect("a title").to_string();
-        let expr = |t: &Value| t["expr"].as_str().expect("a query").to_string();
-        let sent = |t: &Value| expr(t).replace("$group", ".*").replace("$__rate_interval", "1m").replace("$__range", "6h");
-        panel["targets"].as_array().into_iter().flatten().map(|t| (title.clone(), sent(t))).collect::<Vec<_>>()
-    };
-    dashboard["panels"].as_array().expect("panels").iter().flat_map(of).collect()
 }
 
 /// Removes the report of a sensor, as the servers do after a minute.
@@ -284,8 +224,11 @@ fn a_real_prometheus_finds_the_sensor_and_answers_every_query_of_the_dashboard()
         let read = "count_over_time(spiked_fleet_sensor_model_refused_total[1m]) >= 12";
         !query(address, read).is_empty()
     });
-    let empty: Vec<String> =
-        queries().into_iter().filter(|(_, e)| query(address, e).is_empty()).map(|(panel, e)| format!("{panel}: {e}")).collect();
+    let empty: Vec<String> = queries("grafana/fleet.json", "$group")
+        .into_iter()
+        .filter(|(_, e)| query(address, e).is_empty())
+        .map(|(panel, e)| format!("{panel}: {e}"))
+        .collect();
     assert!(empty.is_empty(), "queries of the dashboard that return nothing:\n{}", empty.join("\n"));
 
     // A query that is normally empty would also be empty if it named a metric that does not exist.
