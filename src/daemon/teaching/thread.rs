@@ -327,7 +327,8 @@ impl TeachingThread {
 }
 
 impl LearningContext {
-    /// Replaces the running model with one that contains all learned neurons, and saves them.
+    /// Saves the learned neurons and replaces the running model with one that contains them. They are saved first, so that what
+    /// runs or is published to other sensors outlives the process.
     fn publish(&self, name: &str, learner: &Learner) {
         let mut all = self.teaching.learned.lock();
         let mut models = Models::clone(&self.models.load());
@@ -339,6 +340,11 @@ impl LearningContext {
                 return;
             }
         }
+        let error = self.config.folder.as_ref().and_then(|folder| learner.learned().save(folder, name).err());
+        if let Some(error) = &error {
+            warn!("can't save the learned neurons: {error}");
+        }
+        self.teaching.status.lock().last_error = error.map(|error| error.to_string());
         for loaded in self.state.loaded.lock().iter_mut().filter(|l| l.model.name == name) {
             loaded.model = Arc::clone(model);
         }
@@ -347,12 +353,6 @@ impl LearningContext {
         }
         self.models.store(Arc::new(models));
         all.insert(name.into(), learner.learned().clone());
-        drop(all);
-        let error = self.config.folder.as_ref().and_then(|folder| learner.learned().save(folder, name).err());
-        if let Some(error) = &error {
-            warn!("can't save the learned neurons: {error}");
-        }
-        self.teaching.status.lock().last_error = error.map(|error| error.to_string());
     }
 }
 
