@@ -382,13 +382,12 @@ impl Learner<'_> {
 /// What was learned, one line for each neuron.
 fn summary(args: &Args, neurons: &[OneShot]) -> Vec<String> {
     let line = |neuron: &OneShot| {
-        let (factor, lowest) = (neuron.factor().unwrap_or(0.0), neuron.lowest(args.tolerance).unwrap_or(0));
         format!(
-            "{}: one packet shown once; homeostatic factor {:.4} ({} times the smallest); threshold {lowest}, the packet shown scores {}",
+            "{}: learned from one packet, which scores {}; packets are recognised from {} (--tolerance {})",
             args.class,
-            factor * f64::from(args.tolerance),
-            args.tolerance,
             neuron.theta().unwrap_or(0),
+            neuron.lowest(args.tolerance).unwrap_or(0),
+            args.tolerance,
         )
     };
     neurons.iter().map(line).collect()
@@ -403,7 +402,7 @@ fn describe(model: &Model, pattern: &Pattern) -> String {
     let (name, confidence) = (&model.classes[class.index()], model.decision.confidence(&leader));
     match model.decision.class(&leader) {
         Some(_) => format!("{name}, confidence {confidence:.3}"),
-        None => format!("unknown (nearest {name}, {confidence:.3})"),
+        None => format!("unknown (nearest {name} at {confidence:.3}, named from {:.3})", model.decision.accept[class.index()]),
     }
 }
 

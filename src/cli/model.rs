@@ -120,7 +120,10 @@ enum Command {
         #[arg(long, value_name = "H5")]
         nir: PathBuf,
     },
-    /// Shows which header bytes drive the nearest class's neuron, stream by stream
+    /// Shows which header and payload bytes drive the nearest class's neuron, stream by stream
+    ///
+    /// Potential: what a field adds to the potential of that neuron, the mean of the packets that the evidence comes from. Lead: the same
+    /// minus what the field adds to the potential of the next class's neuron. Fields joined by & have an input for their values together.
     Explain {
         /// Model file, or the name of a built-in model
         file: PathBuf,
@@ -368,7 +371,7 @@ const WIDTHS: [usize; 2] = [34, 26];
 pub fn explanation(model: &Model, stream: &StreamTrace, leader: &Leader, fields: usize, widths: [usize; 2]) -> Vec<String> {
     let class = &model.classes[leader.class.index()];
     let verdict = if model.decision.class(leader).is_some() { class.as_str() } else { "unknown" };
-    let rival = rival(&stream.evidence, leader.class);
+    let rival = rival(model, stream, leader.class);
     let mut lines = vec![
         stream.name.to_string(),
         format!(
@@ -380,15 +383,25 @@ pub fn explanation(model: &Model, stream: &StreamTrace, leader: &Leader, fields:
             rival.map_or("none", |r| model.classes[r.index()].as_str()),
         ),
     ];
-    let rows = contributions(model, stream.scored.iter().map(|packet| &packet.volley), leader.class, rival);
+    let rows = contributions(model, stream.counted().iter().map(|packet| &packet.volley), leader.class, rival);
     lines.extend(table_of_fields(&rows, fields, widths));
     lines
 }
 
-/// The class with the most evidence except the leader.
-fn rival(evidence: &[f32], leader: ClassId) -> Option<ClassId> {
-    let others = ClassId::first(evidence.len()).filter(|&c| c != leader);
-    others.max_by(|a, b| evidence[a.index()].total_cmp(&evidence[b.index()]))
+/// The class with the most evidence except the leader. The evidence of classes that are far away is at its lower bound: of equals, the one
+/// with the largest margin at the last packet.
+fn rival(model: &Model, stream: &StreamTrace, leader: ClassId) -> Option<ClassId> {
+    let last = stream.counted().last()?;
+    let mut classifier = model.classifier();
+    let forward = classifier.forward(&last.volley.slots[..model.layout.slots().len()]);
+    let margin = |class: ClassId| {
+        let margins =
+            model.decision.assignments.neurons_of(class).map(|n| forward.potential(n) - model.decision.theta[n.index()]);
+        margins.fold(f32::NEG_INFINITY, f32::max)
+    };
+    let evidence = |class: ClassId| stream.evidence[class.index()];
+    let others = ClassId::first(stream.evidence.len()).filter(|&c| c != leader);
+    others.max_by(|&a, &b| evidence(a).total_cmp(&evidence(b)).then_with(|| margin(a).total_cmp(&margin(b))))
 }
 
 /// Each slot's contribution to the leader's potential and to its lead over the rival, with the values seen.

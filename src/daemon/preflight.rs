@@ -41,7 +41,7 @@ pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
     });
     if complete {
         wrong.extend(unknown_targets(&config.policies, &config.teachers, &models));
-        check_teachers(config, &models, &mut wrong);
+        check_teachers(config, &models, &mut wrong, &mut warnings);
     }
     check_input(&config.input, &mut wrong, &mut warnings);
     for sink in &config.sinks {
@@ -82,9 +82,15 @@ fn load_models(config: &Config, wrong: &mut Vec<String>) -> Models {
     models
 }
 
-fn check_teachers(config: &Config, models: &Models, wrong: &mut Vec<String>) {
-    for teacher in &config.teachers {
+fn check_teachers(config: &Config, models: &Models, wrong: &mut Vec<String>, warnings: &mut Vec<String>) {
+    for (number, teacher) in config.teachers.iter().enumerate() {
         let class = &teacher.class;
+        let first = config.teachers[..number].iter().find(|t| t.class == *class && t.model == teacher.model);
+        if first.is_some_and(|first| {
+            (&first.mask, first.learning_rate, first.freeze) != (&teacher.mask, teacher.learning_rate, teacher.freeze)
+        }) {
+            warnings.push(format!("the teachers of '{class}' differ in mask, learning_rate or freeze; those of the first apply"));
+        }
         let Some(model) = models.iter().find(|m| teacher.model.as_ref().is_none_or(|name| m.name == *name)) else {
             let name = teacher.model.as_deref().unwrap_or_default();
             wrong.push(format!("the teacher of '{class}' names model '{name}', which is not among `models`"));

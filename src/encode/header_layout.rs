@@ -1,7 +1,11 @@
 //! The built-in layout: which header fields have slots, and which pairs of them have coincidence inputs.
 //!
+//! A slot is one byte of a packet, or one value derived from it. With one-hot coding each value of a slot is an input of the network, and a
+//! coincidence is an input for the values of two slots together.
+//!
 //! Fields without slots, because they identify a host or a flow and not what a stream carries: addresses (except multicast groups, which
-//! identify a protocol), IP identification, checksums, TCP sequence and acknowledgement numbers, TCP timestamp values.
+//! identify a protocol), IP identification, checksums, TCP sequence and acknowledgement numbers, TCP timestamp values. Ports have slots, since
+//! many services are on fixed ports; the low byte of an ephemeral port is silent (`encode::frame`).
 
 use super::layout::{ALL_BITS, LayoutData, derived};
 use super::{Coding, Group, Layout, Place, Slot, SlotId};
@@ -17,9 +21,11 @@ pub struct LayoutOptions {
     pub coding: Coding,
     /// Number of payload bytes with a slot, 0 to [`MAX_PAYLOAD`].
     pub payload: u16,
-    /// Number of coincidence inputs, as a power of two; 0 for none. Ignored with dual-rail coding, which has none.
+    /// Base-2 logarithm of the number of coincidence inputs, onto which pairs of values are hashed; 0 for none. Ignored with dual-rail coding,
+    /// which has none.
     pub coincidence_bits: u32,
-    /// Whether the traces of a flow's hosts have slots.
+    /// Whether the traces of a flow's hosts (counts of recent events that decay, see [`crate::trace`]) have slots. Then the fields that show a
+    /// host's system have none.
     pub traces: bool,
 }
 
@@ -50,7 +56,8 @@ impl Layout {
     }
 }
 
-/// The slots of the built-in layout. Names are those of Wireshark's fields where it has the field.
+/// The slots of the built-in layout. Names are Wireshark's or close to them. The last argument of each line has the offsets of the bytes within
+/// the header or option list, or the numbers of derived values.
 fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     let mut b = SlotList::default();
     b.add(Place::Derived, Group::Link, "eth.type", &[derived::ETHER_TYPE_HIGH, derived::ETHER_TYPE_LOW]);
@@ -74,6 +81,7 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     b.add(Place::Tcp, Group::Transport, "tcp.flags", &[13]);
     b.add(Place::Tcp, Group::Transport, "tcp.window", &[14, 15]);
     b.add(Place::Tcp, Group::Transport, "tcp.urgent", &[19]);
+    // Offsets 12 to 15 are the echoed timestamp of a SYN. Values of timestamps elsewhere are silent too (`encode::frame`).
     b.add(Place::TcpOption, Group::Options, "tcp.options", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19]);
     b.add(Place::Udp, Group::Ports, "udp.srcport", &[0, 1]);
     b.add(Place::Udp, Group::Ports, "udp.dstport", &[2, 3]);
@@ -102,8 +110,8 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     b.slots
 }
 
-/// Whether a slot shows the host's system or its program rather than what it does. What hosts do is learned from few of them, and these
-/// values would be all that is learned.
+/// Whether a slot shows the host's system or its program rather than what the host does. Training captures of behaviours come from few hosts,
+/// which these values would tell apart.
 fn shows_host(slot: &Slot) -> bool {
     const FIELDS: [&str; 7] = ["ip.ihl", "ip.tos", "ip.flags", "ipv6.class", "tcp.hdr_len", "tcp.window", "tcp.urgent"];
     let field = slot.name.split('[').next().unwrap_or_default();
@@ -114,7 +122,7 @@ fn shows_host(slot: &Slot) -> bool {
     }
 }
 
-/// Neighbouring bytes of one header, then the pairs of [`PAIRS`] and of traces of which both slots exist.
+/// Neighbouring slots of one header, then the pairs of [`PAIRS`] and of traces of which both slots exist: which do depends on the options.
 fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
     let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
     let mut coincidences = Vec::new();
@@ -132,7 +140,7 @@ fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
     coincidences
 }
 
-/// Pairs of slots of different fields that have a coincidence input.
+/// Pairs of slots that have a coincidence input besides neighbours.
 const PAIRS: [(&str, &str); 30] = [
     ("ip.ttl", "tcp.window[0]"),
     ("ip.proto", "ip.ttl"),
@@ -202,7 +210,7 @@ struct SlotList {
 }
 
 impl SlotList {
-    /// Adds one slot for each offset; the bytes of a field with several are numbered.
+    /// Adds one slot for each offset. The slots of a field with several are numbered from 0, whatever their offsets.
     fn add(&mut self, place: Place, group: Group, name: &str, offsets: &[u16]) {
         let many = offsets.len() > 1 || place == Place::Payload;
         for (i, &offset) in offsets.iter().enumerate() {

@@ -1,4 +1,6 @@
 //! Streams of one model in one shard: files packets under their streams and has those of undecided streams scored.
+//!
+//! A shard is the part of the traffic that one worker handles; all packets of a stream are in one shard.
 
 use std::sync::Arc;
 
@@ -15,23 +17,26 @@ use super::scorer::Scorer;
 use super::stream_state::StreamState;
 use super::{Counters, EngineSettings, SpikeCounts, Tap};
 
-/// Records that one sweep examines in vain before it stops, and streams that it ends: at least this many.
+/// A sweep ends at most this many streams, or 1 in [`SWEEP_SHARE`] of all if that is more. It stops early when as many records in a row are of
+/// streams that go on.
 const MIN_SWEEP: usize = 512;
-/// The same as a share of all streams: 1 in this many.
+/// See [`MIN_SWEEP`].
 const SWEEP_SHARE: usize = 256;
 
 /// One model within one shard.
 pub(super) struct ModelShard {
     table: StreamTable<StreamState>,
     scorer: Scorer,
-    /// Packets of each stream that are kept as evidence, from its first.
+    /// Number of packets of each stream, from its first, that are kept to be written with its detection.
     keep_packets: u64,
     decoder: Decoder,
+    /// Queue of samples for live teaching.
     tap: Option<Tap>,
 }
 
 impl ModelShard {
-    /// A shard without streams. `number`: index of the model; `limits`: of this shard's table; `live`: count spikes.
+    /// A shard without streams. `number`: index of the model in the settings; `limits`: of this shard's table; `live`: whether the source is
+    /// live, so that spikes are counted for the metrics.
     pub fn new(
         model: Arc<Model>,
         number: usize,
@@ -59,8 +64,9 @@ impl ModelShard {
         self.scorer.take_spikes()
     }
 
-    /// Replaces the model and keeps the streams. Returns `false`, without a change, if the new model has another kind of key. If
-    /// the classes differ, decided streams keep their class if the new model has it, and the evidence of undecided streams is reset.
+    /// Replaces the model and keeps the streams; no packet may be pending, as between batches. Returns `false`, without a change, if the new
+    /// model has another kind of key (flow or host). Decided streams keep their class if the new model has it. The evidence of undecided
+    /// streams is kept if the list of classes is the same, in the same order, and is reset if not.
     pub fn replace_model(&mut self, model: &Arc<Model>) -> bool {
         let old = self.scorer.model();
         if model.key != old.key {
@@ -77,7 +83,7 @@ impl ModelShard {
         true
     }
 
-    /// Ends streams that have timed out at `now`, a few at a time. `packet`: number of the next packet.
+    /// Ends streams that have timed out at `now`, at most a small share of all. `packet`: number of the next packet.
     pub fn sweep(&mut self, now: Nanos, packet: u64, counters: &mut Counters, out: &mut BatchOutput) {
         let steps = MIN_SWEEP.max(self.table.live() / SWEEP_SHARE);
         for _ in 0..steps {
@@ -105,17 +111,21 @@ impl ModelShard {
         self.scorer.score_pending(&mut self.table, out);
     }
 
-    /// The way of one packet: to its stream, to the tap, to the evidence, and to the scorer while its stream is undecided.
+    /// The way of one packet: to its stream, to the tap, to the packets kept of its stream, and to the scorer while its stream is undecided.
+    ///
+    /// The scorer is one packet behind: this packet's inputs are prepared, which fetches their weights into the cache, then the packet before
+    /// is scored, then this one becomes pending if its stream is still undecided.
     #[inline]
     fn handle_packet(&mut self, packet: ShardPacket<'_>, counters: &mut Counters, out: &mut BatchOutput) {
         let (at, context) = self.look_up(packet, counters, out);
         self.sample(packet, at, context, counters);
         let stream = self.table.get(at);
         let opened = context.position == 0 && stream.number == packet.number;
+        // A stream that lost its row of evidence to another before it had content gets a row when content arrives.
         let reopened = stream.state.is_dropped_before_content() && packet.has_content();
         if opened || reopened || stream.state.is_scored() {
             self.scorer.prepare(packet, context, &stream.state);
-            // The pending packet comes first: it may decide this packet's stream, or free its row of evidence.
+            // The pending packet is scored before this one is accepted: it may decide this packet's stream, or free its row of evidence.
             self.scorer.score_pending(&mut self.table, out);
         }
         counters.opened += u64::from(opened);
@@ -134,6 +144,7 @@ impl ModelShard {
         if stream.state.is_scored() {
             counters.scored += u64::from(self.scorer.accept(at, packet, &mut self.table));
         }
+        // Models whose layout has packet rates score some later packets of a stream too, whether it is decided or not.
         if let Some(since) = packet.later().filter(|_| self.scorer.scores_again()) {
             counters.scored += 1;
             self.scorer.score_again(packet, context, since, at, &mut self.table, out);
@@ -148,6 +159,7 @@ impl ModelShard {
             // The choice of the stream to evict depends on what is decided by now.
             self.scorer.score_pending(&mut self.table, out);
         }
+        // Of streams that could be evicted, those are preferred that are neither named nor can be any more.
         let worth_keeping = |state: &StreamState| state.is_named() || state.is_scored();
         let place = self.table.packet(packet.arrival, packet.number, worth_keeping, || StreamState::NEW);
         let PacketPlace { at, context, ended } = place;
@@ -161,7 +173,8 @@ impl ModelShard {
         (at, context)
     }
 
-    /// Sends the packet's slot values to the tap if it is one of the sample; counts it if the tap's queue is full.
+    /// Sends the packet's slot values to the tap if it is one of the sample; counts it if the tap's queue is full, which is looked up first
+    /// because encoding costs more.
     #[inline]
     fn sample(&mut self, packet: ShardPacket<'_>, at: StreamIndex, context: Context, counters: &mut Counters) {
         let Some(tap) = &self.tap else { return };
@@ -185,7 +198,7 @@ impl ModelShard {
         streams
     }
 
-    /// Ends all streams.
+    /// Ends all streams, after the last packet.
     pub fn end_all(&mut self, out: &mut BatchOutput) {
         self.take_streams().into_iter().for_each(|stream| self.end(stream, u64::MAX, out));
     }

@@ -34,6 +34,14 @@ pub struct StreamTrace {
     pub leader: Option<Leader>,
 }
 
+impl StreamTrace {
+    /// The packets that the evidence comes from: those before the first packet with content are left out, as the evidence leaves them out.
+    pub fn counted(&self) -> &[TracePacket] {
+        let counted = self.leader.map_or(0, |leader| leader.packets() as usize);
+        &self.scored[self.scored.len().saturating_sub(counted)..]
+    }
+}
+
 /// The packets and the evidence of a stream that is being read.
 struct OpenTrace {
     scored: Vec<TracePacket>,

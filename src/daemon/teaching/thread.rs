@@ -32,9 +32,10 @@ const TICK: Duration = Duration::from_millis(100);
 const RELAX: Duration = Duration::from_secs(5);
 /// Lowest sampling rate: one stream in this many.
 const RAREST: u32 = 1 << 10;
-/// Packets sampled of a stream, by kind of key: as many as `spiked train` uses, up to what the tap can count.
+/// Packets sampled of a stream, by [`KeyKind`] (flows, hosts): as many as `spiked train` uses, up to what the tap can count.
 const PACKETS: [u8; KeyKind::COUNT] = [crate::train::FLOW_PACKETS as u8, u8::MAX];
-/// Training may use this fraction (1/n) of the time of one CPU.
+/// Training may use this fraction (1/n) of the time of one CPU. While it trains, the thread takes no samples: those that the queue has no
+/// room for are dropped and counted.
 const SHARE: u32 = 10;
 /// Interval of saving the replay buffer, a file of some megabytes.
 const SAVE: Duration = Duration::from_secs(600);
@@ -51,7 +52,7 @@ pub(in crate::daemon) struct LearningContext {
     pub teaching: Arc<SharedLearning>,
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
-    /// Called for each neuron that is taken over; `None`: nothing is published.
+    /// Called for each neuron that was taken over, once it is saved and runs; `None` if no fleet is told of it.
     pub on_taken_over: Option<OnTakenOver>,
 }
 
@@ -75,7 +76,7 @@ impl ActiveTeacher {
 
     fn take_tokens(&mut self, packets: usize) -> bool {
         let (now, most) = (Instant::now(), self.config.rate * BURST);
-        // At least one stream, even at a low rate: the wait for the next is then longer.
+        // A bucket that is smaller than this stream would never let it pass.
         let most = most.max(packets as f64);
         self.tokens = (self.tokens + self.config.rate * now.duration_since(self.filled).as_secs_f64()).min(most);
         self.filled = now;
@@ -93,11 +94,15 @@ struct TeachingThread {
     /// Learner by model name, with the status of each class: numbers of streams and of training attempts by outcome.
     learners: BTreeMap<String, (Learner, BTreeMap<String, status::LearningTaskStatus>)>,
     streams: SampledStreams,
+    /// Buffer of the synthetic frame that teachers' filters are applied to.
     frame: Vec<u8>,
+    /// Of how many streams one is sampled; 0 without teachers.
     one_in: Arc<AtomicU32>,
-    crowded_since: Instant,
+    /// When the queue was last crowded or the sampling rate last raised.
+    rate_changed: Instant,
+    /// When to train next.
     next: Instant,
-    /// When to save the replay buffers next; `None`: nothing was added since they were saved.
+    /// When to save the replay buffers next; `None` if no stream was offered to a learner since they were saved.
     save_at: Option<Instant>,
 }
 
@@ -116,7 +121,7 @@ pub(in crate::daemon) fn start(context: LearningContext) -> io::Result<(Tap, Joi
         streams: SampledStreams::default(),
         frame: Vec::new(),
         one_in,
-        crowded_since: now,
+        rate_changed: now,
         next: now,
         save_at: None,
         context,
@@ -165,7 +170,7 @@ impl TeachingThread {
         for stream in self.streams.timed_out(true) {
             self.add_stream(stream);
         }
-        // A signal to stop does not wait for a last training run; the end of a replay does.
+        // A signal to stop does not wait for a last training run; the end of a capture file does.
         if !self.context.state.stop.load(Relaxed) {
             self.learn();
         }
@@ -175,7 +180,8 @@ impl TeachingThread {
 
     /// Saves the replay buffers if there is something new in them.
     fn save(&mut self) {
-        let Some(folder) = self.context.config.folder.as_ref().filter(|_| self.save_at.take().is_some()) else { return };
+        let something_new = self.save_at.take().is_some();
+        let Some(folder) = self.context.config.folder.as_ref().filter(|_| something_new) else { return };
         for (name, (learner, _)) in &self.learners {
             if let Err(error) = learner.save_replay(folder, name) {
                 warn!("can't save the replay buffer: {error}");
@@ -205,15 +211,16 @@ impl TeachingThread {
             return;
         }
         if waiting > WAITING / 2 {
-            self.crowded_since = now;
+            self.rate_changed = now;
             self.one_in.store((one_in * 2).min(RAREST), Relaxed);
-        } else if one_in > 1 && now.duration_since(self.crowded_since) > RELAX {
-            self.crowded_since = now;
+        } else if one_in > 1 && now.duration_since(self.rate_changed) > RELAX {
+            self.rate_changed = now;
             self.one_in.store(one_in / 2, Relaxed);
         }
     }
 
-    /// Adds a sampled stream, complete or not, to the learner of its model.
+    /// Adds a sampled stream, complete or not, to the learner of its model: as an example of the class of the first teacher whose filter
+    /// admits it, if that teacher's rate allows; without a teacher as a counterexample.
     fn add_stream(&mut self, stream: SampledStream) {
         let models = self.context.models.load_full();
         let Some(model) = models.get(stream.model_index).filter(|m| m.layout == stream.model.layout && m.key == stream.model.key)
@@ -266,13 +273,14 @@ impl TeachingThread {
         }
     }
 
-    /// Trains neurons on the learners that have enough new streams, and publishes the better ones.
+    /// Trains neurons on the learners that have enough new streams, and installs those that are good enough.
     fn learn(&mut self) {
         let begun = Instant::now();
         let models = self.context.models.load_full();
         for (name, (learner, classes)) in &mut self.learners {
             let Some(model) = models.iter().find(|m| m.name == *name).filter(|_| learner.is_ready()) else { continue };
             let (with, attempts) = learner.learn(model);
+            let installed = with.is_some() && self.context.save_and_install(name, learner);
             for attempt in attempts {
                 let outcome = match attempt.outcome {
                     AttemptOutcome::TakenOver => "taken_over",
@@ -286,10 +294,10 @@ impl TeachingThread {
                     positive = attempt.with.positive,
                     negative = attempt.with.negative,
                     before = attempt.before.map(|a| a.mean()),
-                    "new neuron trained"
+                    "neuron trained"
                 );
                 if let (Some(on_taken_over), AttemptOutcome::TakenOver) = (&self.context.on_taken_over, attempt.outcome)
-                    && let Some(neuron) = learner.learned().neuron(&attempt.class)
+                    && let Some(neuron) = learner.learned().neuron(&attempt.class).filter(|_| installed)
                 {
                     on_taken_over(model, &attempt, neuron);
                 }
@@ -297,9 +305,6 @@ impl TeachingThread {
                 *task.attempts.entry(outcome).or_default() += 1;
                 let running = if attempt.outcome == AttemptOutcome::TakenOver { Some(attempt.with) } else { attempt.before };
                 task.held_back = running.map(|a| a.mean());
-            }
-            if with.is_some() {
-                self.context.publish(name, learner);
             }
         }
         self.next = Instant::now() + self.context.config.every.max(begun.elapsed() * (SHARE - 1));
@@ -327,17 +332,18 @@ impl TeachingThread {
 }
 
 impl LearningContext {
-    /// Saves the learned neurons and replaces the running model with one that contains them. They are saved first, so that what
-    /// runs or is published to other sensors outlives the process.
-    fn publish(&self, name: &str, learner: &Learner) {
+    /// Saves the learned neurons and replaces the running model with one that contains them. They are saved first, so that what runs, and what
+    /// a fleet then gets, outlives the process; if that fails, they run all the same, and the status has the error. Returns whether they run.
+    fn save_and_install(&self, name: &str, learner: &Learner) -> bool {
+        // A reload holds this lock too while it replaces models.
         let mut all = self.teaching.learned.lock();
         let mut models = Models::clone(&self.models.load());
-        let Some(model) = models.iter_mut().find(|m| m.name == name) else { return };
+        let Some(model) = models.iter_mut().find(|m| m.name == name) else { return false };
         match learner.learned().applied(model) {
             Ok(with) => *model = Arc::new(with),
             Err(error) => {
                 warn!("the learned neurons do not fit the model: {error}");
-                return;
+                return false;
             }
         }
         let error = self.config.folder.as_ref().and_then(|folder| learner.learned().save(folder, name).err());
@@ -353,6 +359,7 @@ impl LearningContext {
         }
         self.models.store(Arc::new(models));
         all.insert(name.into(), learner.learned().clone());
+        true
     }
 }
 
@@ -364,7 +371,8 @@ fn learns(teacher: &config::TeacherConfig, models: &Models, name: &str) -> bool 
     }
 }
 
-/// Learning tasks for a model: one per class, with the settings of its first teacher.
+/// Learning tasks for a model: one per class, with the settings of the class's first teacher. A class has one neuron, so it has one mask and one
+/// learning rate; `spiked check` warns of teachers of one class that differ in them.
 fn tasks(teachers: &[ActiveTeacher], models: &Models, name: &str) -> Vec<LearningTask> {
     let mut tasks: Vec<LearningTask> = Vec::new();
     for teacher in teachers.iter().map(|t| &t.config).filter(|t| learns(t, models, name)) {

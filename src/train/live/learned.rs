@@ -1,4 +1,5 @@
-//! Learned neurons and their files: one neuron per class, with the streams on which later neurons may not be worse (anchors).
+//! Learned neurons and their files: one neuron per class, with its anchors, streams by which later neurons of the class
+//! are judged.
 //!
 //! Each model has two files in one folder, beside the replay buffer (`super::replay_buffer`). Each file is replaced atomically:
 //! `MODEL.safetensors` is a model of the learned classes, `MODEL.anchors.json` has the anchors (slot values by class). The anchors of a class
@@ -13,7 +14,8 @@ use crate::model::{Model, ModelError, PartsError};
 
 use super::{StreamSlots, gate};
 
-/// Largest number of anchors of a class. Later neurons may be worse on one in ten of them.
+/// Largest number of anchors of a class. A later neuron is refused if it names fewer than nine in ten of them and fewer than the neuron
+/// before.
 const ANCHORS: usize = 32;
 
 /// The learned neuron of one class.
@@ -21,10 +23,11 @@ const ANCHORS: usize = 32;
 struct LearnedNeuron {
     /// The neuron, as a model of one class, trained on the whole replay buffer.
     neuron: Model,
-    /// Its twin, trained without the held-back streams. Later neurons, trained likewise, are compared with this one.
+    /// Its twin, trained without the held-back streams. Later neurons, trained likewise, are compared with this one. It is not saved: a neuron
+    /// that was loaded is its own twin, which looks better on held-back streams than it is, so that it is replaced later rather than sooner.
     judged: Model,
-    /// Held-back streams that a neuron of the class named correctly when it was taken over; later neurons must name them as well. Junk
-    /// traffic that matches a teacher's filter can add anchors but not remove any.
+    /// Held-back streams that a neuron of the class named correctly when it was taken over, the earliest [`ANCHORS`] of them. Junk traffic
+    /// that matches a teacher's filter can add anchors while there is room, but not remove any. Removing the two files removes them all.
     anchors: Vec<StreamSlots>,
 }
 
@@ -53,7 +56,8 @@ pub enum LearnedError {
 }
 
 impl LearnedNeurons {
-    /// Reads what [`LearnedNeurons::save`] wrote for the model of that name; `None` if there are no files.
+    /// Reads what [`LearnedNeurons::save`] wrote for the model of that name; `None` if there is no file of neurons. Without a file of anchors
+    /// the neurons have none.
     ///
     /// # Errors
     /// A file can't be read or is damaged.
@@ -72,8 +76,8 @@ impl LearnedNeurons {
         Ok(Some(Self::of(&part, anchors.map_err(|source| LearnedError::File { path, source })?)))
     }
 
-    /// Writes both files; does nothing without neurons. The anchors contain header bytes of streams, so that file is readable by its owner
-    /// only.
+    /// Writes both files; does nothing without neurons. The anchors contain header and payload bytes of streams (of addresses those of multicast
+    /// groups alone), so that file is readable by its owner only.
     ///
     /// # Errors
     /// The folder can't be written. Each file is then complete, in its old or its new state.
@@ -86,7 +90,7 @@ impl LearnedNeurons {
         Ok(part.save(&model_file(folder, model))?)
     }
 
-    /// The neurons of a part, with their anchors by class. Anchors that do not fit the layout are dropped.
+    /// The neurons of a part, with their anchors by class. Anchors that cannot be packets of the part's layout are dropped.
     pub fn of(part: &Model, mut anchors: BTreeMap<String, Vec<StreamSlots>>) -> Self {
         let others = |class: &String| part.classes.iter().filter(|c| *c != class).cloned().collect::<Vec<_>>();
         let width = part.layout.slots().len();
@@ -111,7 +115,7 @@ impl LearnedNeurons {
         self.0.iter().map(|(class, learned)| (class.as_str(), learned.anchors.as_slice())).collect()
     }
 
-    /// The model with the learned neurons added.
+    /// The model with the learned neurons, in place of its own neurons of the same classes.
     ///
     /// # Errors
     /// The model has another key or layout than the neurons.
@@ -128,7 +132,7 @@ impl LearnedNeurons {
         self.0.contains_key(class)
     }
 
-    /// The neuron of a class, as a model of that class alone: no stream from which it was learned is in it.
+    /// The neuron of a class, as a model of that class alone: weights and thresholds, without anchors.
     pub fn neuron(&self, class: &str) -> Option<&Model> {
         self.0.get(class).map(|learned| &learned.neuron)
     }
