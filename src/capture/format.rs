@@ -301,7 +301,7 @@ fn pcapng_block(window: &[u8], big: &mut bool, section: &mut Section) -> Step {
     if !(BLOCK_OVERHEAD..=MAX_RECORD).contains(&length) {
         return Step::Damaged(format!("the next block claims {length} bytes"));
     }
-    // Blocks are padded to 32 bits.
+    // The length of a block is a multiple of four; some writers leave the padding out of it.
     let consumed = length.next_multiple_of(4);
     if window.len() < consumed {
         return Step::NeedMore(consumed);
@@ -348,10 +348,7 @@ fn packet_block(window: &[u8], section: &mut Section, block: PacketBlock<'_>) ->
     if len as usize > body.len() - PACKET_FIELDS {
         return Step::Damaged(format!("the next packet claims {len} bytes in a block of {}", body.len() + BLOCK_OVERHEAD));
     }
-    let mut timestamp = interface.time(ticks(body, big));
-    if section.interfaces.len() > 1 {
-        timestamp = section.synchronized(number as usize, timestamp, &window[consumed..], big);
-    }
+    let timestamp = section.synchronize(number as usize, interface.time(ticks(body, big)), &window[consumed..], big);
     Step::Frame {
         consumed,
         timestamp,
@@ -368,27 +365,28 @@ fn ticks(body: &[u8], big: bool) -> u64 {
 }
 
 impl Section {
-    /// The time of a packet by the clock of the section's first packet. `rest`: the blocks after it.
+    /// The time of a packet by the clock of the section's first packet. `rest`: the blocks after it, as far as they are in the window.
     ///
     /// Where computers of different clocks capture into one file, the time jumps to and fro between its packets. If the first packet of an
     /// interface is more than [`MAX_CLOCK_DIFFERENCE`] from the packet before it, and another interface soon goes on where it was, then
     /// the interface has another clock, and is taken to have begun at the time of the packet before. If nothing goes on, time has passed.
-    fn synchronized(&mut self, number: usize, time: Nanos, rest: &[u8], big: bool) -> Nanos {
+    fn synchronize(&mut self, number: usize, time: Nanos, rest: &[u8], big: bool) -> Nanos {
         let jump = time.0.abs_diff(self.latest.0);
         let first = self.interfaces[number].is_some_and(|interface| interface.last.is_none());
         let others = self.interfaces.iter().flatten().any(|interface| interface.last.is_some());
         let differs = first && others && jump > MAX_CLOCK_DIFFERENCE && self.goes_on(number, jump / 2, rest, big);
         let Some(interface) = &mut self.interfaces[number] else { return time };
         if differs {
-            interface.correction = self.latest.0 as i64 - time.0 as i64;
+            interface.correction = self.latest.0.wrapping_sub(time.0).cast_signed();
         }
         interface.last = Some(time);
         self.latest = Nanos(time.0.saturating_add_signed(interface.correction));
         self.latest
     }
 
-    /// Whether one of the next packets is of another interface than `number`, and within `nanos` of that interface's last packet.
-    fn goes_on(&self, number: usize, nanos: u64, mut rest: &[u8], big: bool) -> bool {
+    /// Whether one of the next packets is of another interface than `number`, and within `tolerance` nanoseconds of that interface's last
+    /// packet.
+    fn goes_on(&self, number: usize, tolerance: u64, mut rest: &[u8], big: bool) -> bool {
         for _ in 0..LOOK_AHEAD {
             if rest.len() < BLOCK_START + PACKET_FIELDS {
                 return false;
@@ -401,7 +399,7 @@ impl Section {
             };
             let interface = self.interfaces.get(next).copied().flatten().filter(|_| next != number);
             if let Some((interface, last)) = interface.and_then(|interface| Some((interface, interface.last?)))
-                && interface.time(ticks(body, big)).0.abs_diff(last.0) < nanos
+                && interface.time(ticks(body, big)).0.abs_diff(last.0) < tolerance
             {
                 return true;
             }

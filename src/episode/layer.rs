@@ -1,4 +1,7 @@
 //! The layer of leaky neurons, one for each host, class and role, and the episodes of those that have fired.
+//!
+//! Each flow that is named a class is an input spike, weighted by its confidence. A neuron that reaches its threshold fires once: its episode
+//! begins. Its potential is not reset then, and the episode lasts until no flow has come for the time constant.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -11,20 +14,20 @@ use crate::packet::Address;
 use crate::snn::ClassId;
 use crate::trace::{Activity, BoundedTable};
 
-/// Hosts and classes with a potential at once.
+/// Neurons with a potential at once.
 const MAX_NEURONS: usize = 1 << 16;
 /// Episodes at once; further ones begin when others have ended.
 const MAX_EPISODES: usize = 1024;
-/// Peers and ports of an episode that are counted at most.
+/// Peers of an episode that are counted at most, and ports.
 const MAX_DISTINCT: usize = 4096;
 /// Time between two updates of an episode: 60 s.
 const UPDATE: u64 = 60_000_000_000;
 /// Time between two searches for episodes that have ended: 1 s.
 const SWEEP: u64 = 1_000_000_000;
-/// A potential below this is forgotten: the host begins again.
+/// A neuron without an episode whose potential has decayed below this begins again, with its next flow as the first.
 const RESTING: f32 = 0.25;
 
-/// A flow whose leading class has episodes.
+/// A flow that was named a class with a rule for episodes.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedFlow {
     /// The host that began the flow.
@@ -33,9 +36,9 @@ pub struct NamedFlow {
     pub target: Address,
     /// Destination port; 0 if the protocol has none.
     pub port: u16,
-    /// Time of the packet at which the confidence was reached.
+    /// Time of the packet at which it was named.
     pub time: Nanos,
-    /// Packets of the flow so far; if it was named before, since then.
+    /// Packets of the flow so far; if it was named before, those since the last spike.
     pub packets: u64,
     /// Bytes of the flow on the wire, of the same packets.
     pub bytes: u64,
@@ -50,7 +53,7 @@ pub struct NamedFlow {
 pub enum EpisodeState {
     /// It has begun: the neuron has fired.
     Begin,
-    /// It lasts; at most once a minute.
+    /// It lasts: a flow has come, and the last event was a minute ago or more.
     Update,
     /// It has ended.
     End,
@@ -84,7 +87,7 @@ pub struct Episode {
     pub start: Nanos,
     /// Time of the last flow so far.
     pub end: Nanos,
-    /// Time of the event.
+    /// Time of the event; at its end that of the last flow.
     pub time: Nanos,
     /// Flows so far.
     pub flows: u64,
@@ -92,9 +95,9 @@ pub struct Episode {
     pub peers: usize,
     /// Distinct destination ports so far, up to 4,096.
     pub ports: usize,
-    /// Packets of the flows when they were assigned the class.
+    /// Packets of the flows as far as they were scored.
     pub packets: u64,
-    /// Bytes of the flows when they were assigned the class.
+    /// Bytes on the wire of the same packets.
     pub bytes: u64,
     /// Mean confidence of the spikes, 0 to 1.
     pub confidence: f32,
@@ -128,13 +131,17 @@ struct EpisodeNeuron {
     peer: Address,
     peers: Distinct,
     ports: Distinct,
-    /// Time of the last event of its episode; `None` until it fires.
+    /// Time of the last event of its episode; `None` without an episode.
     reported: Option<Nanos>,
 }
 
 impl Activity for EpisodeNeuron {
     fn activity(&self) -> (u32, Nanos) {
-        (u32::from(self.reported.is_some()) * 1000 + self.potential as u32, self.last)
+        (self.potential as u32, self.last)
+    }
+
+    fn is_evictable(&self) -> bool {
+        self.reported.is_none()
     }
 }
 
@@ -241,7 +248,8 @@ impl EpisodeLayer {
         self.neurons.get_mut(key).is_some_and(|neuron| neuron.reported.is_some())
     }
 
-    /// Adds the spike of a flow to the neuron of one rule, which fires if `least` peers or more have excited it. Returns whether it fires.
+    /// Adds the spike of a flow to the neuron of one rule, which can fire if `least` peers or more have excited it. Returns whether an episode
+    /// begins.
     fn excite(&mut self, number: usize, least: usize, flow: &NamedFlow, out: &mut Vec<Episode>) -> bool {
         let rule = &self.rules[number];
         let (host, peer) = (rule.role.of(flow.source, flow.target), rule.role.of(flow.target, flow.source));
@@ -276,7 +284,7 @@ impl EpisodeLayer {
         state == EpisodeState::Begin
     }
 
-    /// Ends the episodes without a flow for their time constant before `now`.
+    /// Ends the episodes whose last flow is more than their time constant before `now`; at most once a second.
     pub fn advance(&mut self, now: Nanos, out: &mut Vec<Episode>) {
         if now.0.saturating_sub(self.swept.0) < SWEEP {
             return;
@@ -293,7 +301,7 @@ impl EpisodeLayer {
     fn end(&mut self, out: &mut Vec<Episode>, over: impl Fn(&EpisodeNeuron, &EpisodeRule) -> bool) {
         let (neurons, rules) = (&mut self.neurons, &self.rules);
         self.lasting.retain(|&key| {
-            // An evicted neuron has no episode any more; there are far more neurons than episodes, so that none is.
+            // Never `None`: there are more neurons than episodes, and those with an episode are not evicted.
             let Some(neuron) = neurons.get_mut(key) else { return false };
             let rule = &rules[neuron.rule];
             let ends = over(neuron, rule);
@@ -356,6 +364,19 @@ mod tests {
         let found = episodes(&mut layer(Role::Target), (0..200).map(|i| flow(i, 1, 80, f64::from(i) / 100.0)));
         assert_eq!(found.len(), 2);
         assert_eq!((found[1].host.to_string().as_str(), found[1].peers, found[1].peer), ("10.0.1.1", 200, None));
+    }
+
+    #[test]
+    fn episodes_outlast_any_number_of_other_hosts() {
+        let mut layer = layer(Role::Source);
+        let attackers = (0..32).flat_map(|source| (0..4).map(move |port| flow(source, 1, port, 0.0)));
+        let others = (0..MAX_NEURONS as u32 + 1000).map(|number| {
+            let source = Address::from(std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes()));
+            NamedFlow { source, ..flow(0, 1, 80, 1.0) }
+        });
+        let found = episodes(&mut layer, attackers.chain(others));
+        let count = |state| found.iter().filter(|episode| episode.state == state).count();
+        assert_eq!((count(EpisodeState::Begin), count(EpisodeState::End)), (32, 32));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Evidence captures: the first packets of streams of alerting classes, in rotating pcapng files.
 //!
-//! Input: packets and their comments, over a bounded queue that never blocks the sender. Output: files named
-//! `evidence-NUMBER-TIME.pcapng` in a folder. Their number and size are limited, and the oldest is deleted first. A packet is written whole
-//! or not at all.
+//! Input: packets and their comments, over a bounded queue that never blocks the sender; the engine chooses them. Output: files named
+//! `evidence-NUMBER-TIME.pcapng` in a folder, TIME that of capture of the first packet in UTC. Their number and size are limited, and that with the
+//! lowest number is deleted first. A packet is written whole or not at all: after an error the file is cut to its whole blocks.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 
 use super::pcapng::{PcapngPacket, PcapngWriter};
 use super::{sink, status};
@@ -30,9 +31,9 @@ const QUEUE_PACKETS: usize = 4096;
 pub struct Options {
     /// Folder of the files; it must exist.
     pub folder: PathBuf,
-    /// Maximum size of a file, in bytes.
+    /// Maximum size of a file, in bytes. A file holds at least one packet, even a larger one.
     pub file_bytes: u64,
-    /// Maximum number of files.
+    /// Maximum number of files in the folder, those of earlier runs included; 0 counts as 1.
     pub files: usize,
 }
 
@@ -74,9 +75,9 @@ impl From<&EvidencePacket> for CommentedPacket {
 pub struct EvidenceCounts {
     /// Written.
     pub written: u64,
-    /// Dropped since the queue was full.
+    /// Dropped because the queue was full.
     pub dropped: u64,
-    /// Dropped since the write failed.
+    /// Dropped because the write failed.
     pub failed: u64,
 }
 
@@ -85,6 +86,8 @@ struct AtomicCounts {
     written: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    /// Why the last packet could not be written; `None` if it was.
+    last_error: Mutex<Option<String>>,
 }
 
 impl AtomicCounts {
@@ -106,7 +109,7 @@ impl Evidence {
     /// Starts the thread that writes.
     ///
     /// # Errors
-    /// If the folder can't be read or the thread can't be started.
+    /// If the folder can't be read or the thread can't be started. Whether the folder can be written to shows with the first packet.
     pub fn start(options: Options) -> io::Result<Self> {
         let (queue, packets) = crossbeam_channel::bounded(QUEUE_PACKETS);
         let shared = Arc::new(AtomicCounts::default());
@@ -135,7 +138,8 @@ impl Evidence {
         let mut by_reason: BTreeMap<&'static str, u64> = sink::DropReason::ALL.iter().map(|r| (r.name(), 0)).collect();
         by_reason.insert(sink::DropReason::QueueFull.name(), dropped);
         by_reason.insert(sink::DropReason::Other.name(), failed);
-        status::SinkStatus { name: NAME.into(), written, dropped: by_reason, queued: self.queue.len() as u64, last_error: None }
+        let (queued, last_error) = (self.queue.len() as u64, self.shared.last_error.lock().clone());
+        status::SinkStatus { name: NAME.into(), written, dropped: by_reason, queued, last_error }
     }
 
     /// Writes the queued packets and stops the thread. Returns the final counts.
@@ -148,19 +152,19 @@ impl Evidence {
 }
 
 fn write(packets: &Receiver<CommentedPacket>, files: &mut EvidenceFiles, shared: &AtomicCounts) {
-    let mut failing = false;
     for packet in packets {
         match files.packet(&packet) {
             Ok(()) => {
                 shared.written.fetch_add(1, Relaxed);
-                failing = false;
+                *shared.last_error.lock() = None;
             }
             Err(error) => {
                 shared.failed.fetch_add(1, Relaxed);
-                if !failing {
-                    tracing::warn!("can't write evidence into {}: {error}", files.options.folder.display());
+                let error = format!("can't write evidence into {}: {error}", files.options.folder.display());
+                let before = shared.last_error.lock().replace(error.clone());
+                if before.as_ref() != Some(&error) {
+                    tracing::warn!("{error}");
                 }
-                failing = true;
             }
         }
     }
@@ -169,7 +173,7 @@ fn write(packets: &Receiver<CommentedPacket>, files: &mut EvidenceFiles, shared:
 /// The evidence captures of a folder.
 struct EvidenceFiles {
     options: Options,
-    /// Paths, oldest first.
+    /// Paths of the files, that with the lowest number first.
     names: Vec<PathBuf>,
     /// Number of the next file.
     next: u64,
@@ -178,7 +182,7 @@ struct EvidenceFiles {
 
 impl EvidenceFiles {
     fn packet(&mut self, commented: &CommentedPacket) -> io::Result<()> {
-        // Upper limit of what a packet adds, including an interface block for its link type.
+        // Upper limit of what a packet adds: 128 bytes hold the fixed parts of its block and of an interface block for its link type.
         let size = (commented.bytes.len() + commented.comment.len() + 128) as u64;
         if self.open.as_ref().is_none_or(|w| w.written() + size > self.options.file_bytes) {
             self.open = None;

@@ -13,6 +13,11 @@ const SAMPLE: usize = 16;
 pub(crate) trait Activity {
     /// How active the entry was: of two entries the smaller one is evicted.
     fn activity(&self) -> (u32, Nanos);
+
+    /// Whether the entry may be evicted while there are others that may.
+    fn is_evictable(&self) -> bool {
+        true
+    }
 }
 
 /// Keys are hashes already.
@@ -132,9 +137,15 @@ impl<V: Activity> BoundedTable<V> {
 
     fn quietest(&mut self) -> usize {
         let count = self.entries.len();
-        let sample = (0..SAMPLE.min(count)).map(|step| (self.hand + step) % count);
-        let quietest = sample.min_by_key(|&place| self.entries[place].1.activity()).unwrap_or(0);
-        self.hand = (self.hand + SAMPLE) % count;
-        quietest
+        for _ in 0..count.div_ceil(SAMPLE) {
+            let sample = (0..SAMPLE.min(count)).map(|step| (self.hand + step) % count);
+            let evictable = sample.filter(|&place| self.entries[place].1.is_evictable());
+            let quietest = evictable.min_by_key(|&place| self.entries[place].1.activity());
+            self.hand = (self.hand + SAMPLE) % count;
+            if let Some(quietest) = quietest {
+                return quietest;
+            }
+        }
+        self.hand
     }
 }

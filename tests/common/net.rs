@@ -2,6 +2,7 @@
 //! removes it. Needs root, `ip` and `tcpreplay`; without them the test reports a skip.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,6 +36,13 @@ impl Net {
         net.shell("sysctl -qw net.ipv6.conf.default.disable_ipv6=1 net.ipv6.conf.all.disable_ipv6=1; ip link set lo up");
         net.pair("a", "b");
         Some(net)
+    }
+
+    /// Moves the calling thread, with the threads and programs that it starts from now on, into the namespace.
+    pub fn enter(&self) {
+        let file = fs::File::open(Path::new("/run/netns").join(&self.name)).expect("the namespace");
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("root may enter it");
     }
 
     pub fn pair(&self, a: &str, b: &str) {

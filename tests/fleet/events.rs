@@ -13,7 +13,8 @@ use spiked::export::sink::{Line, Severity, SinkHandle, Target};
 use spiked::export::status::SinkStatus;
 use spiked::fleet::connection::{Connection, runtime};
 
-use super::common::{wait_for, wait_until};
+use super::common::net::{Daemon, Net, counted};
+use super::common::{self, wait_for, wait_until};
 use super::servers::{Server, events, init, sensor};
 
 pub fn line(number: usize) -> Arc<Line> {
@@ -204,4 +205,59 @@ fn a_full_spool_drops_and_counts() {
     let error = status.last_error.clone().expect("an error");
     assert!(error.contains("spool") && error.contains("127.0.0.1:1"), "{error}");
     assert_eq!(status.queued + dropped(&status), next as u64);
+}
+
+#[test]
+#[ignore = "takes two minutes"]
+fn a_server_stopped_for_a_minute_costs_no_frame_and_no_event() {
+    const SPOOL_MIB: u64 = 512;
+    let Some(net) = Net::new() else { return };
+    // The server, the daemon and the commands then have the namespace's loopback interface.
+    net.enter();
+    let Some(server) = Server::alone(net.folder.path(), "") else { return };
+    assert!(init(&server.url(), &[]).status.success());
+    let spool = net.path("spool");
+    fs::create_dir(&spool).expect("a folder");
+    let settings = net.settings(
+        &["b"],
+        &format!(
+            "[[sinks]]\ntype = \"nats\"\nevents = [\"detection\"]\n\
+             [fleet]\nservers = [{:?}]\nsensor = \"north\"\nspool = {spool:?}\nspool_mib = {SPOOL_MIB}\n",
+            server.url()
+        ),
+    );
+    let mut daemon = Daemon::start(&net, &settings);
+    // Each turn has other addresses, so its streams are new and are named anew.
+    let replay = ["--loop", "1000000", "--unique-ip", "--preload-pcap", "--pps", "20000", "--duration", "65"];
+    let (sent, largest) = thread::scope(|scope| {
+        let sender = scope.spawn(|| net.replay("a", &common::fixture("captures/mixed.pcapng"), &replay));
+        thread::sleep(Duration::from_secs(2));
+        server.signal(libc::SIGSTOP);
+        let begin = Instant::now();
+        let mut largest = 0;
+        while begin.elapsed() < Duration::from_secs(60) {
+            thread::sleep(Duration::from_secs(1));
+            let files = fs::read_dir(&spool).expect("a folder").flatten();
+            largest = largest.max(files.filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum::<u64>());
+        }
+        server.signal(libc::SIGCONT);
+        (sender.join().expect("it ends"), largest)
+    });
+    let queued = |status: &serde_json::Value| status["sinks"][1]["queued"] == 0;
+    let status = daemon.wait("the spool is empty", |s| counted(&s["interfaces"][0]).0 >= sent && queued(s));
+    let (received, lost) = counted(&status["interfaces"][0]);
+    assert_eq!(daemon.stop(), Some(0));
+    let (mut fleet, mut file) = (events(&server.url(), &[]), net.events("detection"));
+    println!(
+        "{sent} frames sent, {received} received, {lost} dropped while the server was stopped for 60 s; at most {:.1} MiB in the spool; {} events",
+        largest as f64 / f64::from(1 << 20),
+        fleet.len()
+    );
+    assert_eq!((received, lost), (sent, 0));
+    assert!(largest > 0 && largest < SPOOL_MIB << 20);
+    assert!(file.len() > 10_000, "{}", file.len());
+    fleet.sort();
+    file.sort_by_key(ToString::to_string);
+    assert_eq!(fleet.len(), file.len());
+    assert!(fleet.iter().zip(&file).all(|(fleet, file)| *fleet == file.to_string()), "{} {}", fleet[0], file[0]);
 }

@@ -122,6 +122,13 @@ fn theme(colour: Colour) -> Theme {
     }
 }
 
+/// An explanation or a lesson in progress.
+struct Work {
+    thread: JoinHandle<Finished>,
+    /// Whether it is a lesson.
+    teaches: bool,
+}
+
 /// The running program.
 struct Top {
     reader: Reader,
@@ -131,8 +138,7 @@ struct Top {
     no_tunnels: bool,
     theme: Theme,
     start: Instant,
-    /// An explanation or a lesson in progress.
-    work: Option<JoinHandle<Finished>>,
+    work: Option<Work>,
 }
 
 impl Top {
@@ -176,22 +182,29 @@ impl Top {
         Ok(())
     }
 
-    /// Starts what a key asked for.
+    /// Starts what a key asked for. It takes the place of an explanation that nobody waits for any more, but not of a lesson.
     fn act(&mut self, action: Action) {
         let finder = Finder { tape: Arc::clone(&self.reader.tape), decoder: self.reader.settings.decoder };
         let model = Arc::clone(&self.reader.settings.models.load()[0]);
         let (file, no_tunnels) = (self.model.clone(), self.no_tunnels);
-        self.work = match action {
-            Action::Explain(stream) => Some(std::thread::spawn(move || finder.explain(&model, stream))),
-            Action::Teach(lesson) => Some(std::thread::spawn(move || finder.teach(&file, lesson, no_tunnels))),
+        let teaches = matches!(action, Action::Teach(_));
+        if !matches!(action, Action::Nothing | Action::Quit) && self.work.as_ref().is_some_and(|work| work.teaches) {
+            let lines = vec!["its result is shown when it has ended".into()];
+            self.ui.show(TextScreen { title: "a class is being learned".into(), lines, ..TextScreen::default() });
+            return;
+        }
+        let thread = match action {
+            Action::Explain(stream) => std::thread::spawn(move || finder.explain(&model, stream)),
+            Action::Teach(lesson) => std::thread::spawn(move || finder.teach(&file, lesson, no_tunnels)),
             Action::Nothing | Action::Quit => return,
         };
+        self.work = Some(Work { thread, teaches });
     }
 
     /// Shows the result of an explanation or a lesson that has ended, and goes on with a new model.
     fn finish_work(&mut self) {
-        let Some(work) = self.work.take_if(|work| work.is_finished()) else { return };
-        let Finished { mut screen, learned } = work.join().unwrap_or_else(|_| Finished {
+        let Some(work) = self.work.take_if(|work| work.thread.is_finished()) else { return };
+        let Finished { mut screen, learned } = work.thread.join().unwrap_or_else(|_| Finished {
             screen: TextScreen { title: "a mistake in the program".into(), ..TextScreen::default() },
             learned: None,
         });
@@ -205,7 +218,7 @@ impl Top {
                 Err(error) => screen.lines.push(error.to_string()),
             }
             self.ui.show(screen);
-        } else if matches!(self.ui.cover, Cover::Busy(_)) {
+        } else if work.teaches || matches!(self.ui.cover, Cover::Busy(_)) {
             self.ui.show(screen);
         }
     }

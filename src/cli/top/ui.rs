@@ -71,12 +71,12 @@ pub enum Action {
 /// The state of the screen.
 pub struct Ui {
     pub list: List,
-    /// The selected detection by its number; `None` for the newest.
+    /// The selected detection by its number; `None` for the newest, which is the first of the list.
     detection: Option<u64>,
     /// The selected group of unknown streams by its server and reason; `None` for the first.
     group: Option<(String, UnknownReason)>,
     pub cover: Cover,
-    /// Where taught models are written unless another file is typed.
+    /// The file that a taught model is written to, unless another is typed; after a lesson the file of that lesson, which the next extends.
     pub out: PathBuf,
 }
 
@@ -98,7 +98,7 @@ impl Ui {
         self.group.as_ref().and_then(|group| rows.iter().position(|row| is(row, group))).unwrap_or(0)
     }
 
-    /// The selected stream.
+    /// The selected stream; of a group of unknown streams the most recent one.
     fn stream(&self, state: &State) -> Option<StreamRef> {
         match self.list {
             List::Detections => state.detections.get(self.detection(state)).map(|row| row.stream.clone()),
@@ -118,7 +118,7 @@ impl Ui {
         }
         match &mut self.cover {
             Cover::Overview => self.overview_key(key.code, state),
-            // The work can't be interrupted; its result is not shown after Esc.
+            // The work can't be interrupted. After Esc the result of an explanation is not shown, that of a lesson is.
             Cover::Busy(_) => {
                 if matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) {
                     self.cover = Cover::Overview;
