@@ -1,5 +1,5 @@
-//! Capture files as a source: plain files are memory-mapped; compressed files, standard input and the daemon's captures are read
-//! through a growing window.
+//! Capture files as a source: plain files are memory-mapped; compressed files, objects of S3 buckets, standard input and the daemon's
+//! captures are read through a growing window.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek as _};
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use memmap2::Mmap;
 
@@ -16,7 +16,7 @@ use super::decompress::decompress;
 use super::format::{Format, HEADER_LEN, NO_TIME, Step};
 use super::paths::printable;
 use super::pipe::PipeReader;
-use super::{CaptureError, FrameBatch, Nanos, Source};
+use super::{CaptureError, FrameBatch, Nanos, Source, s3};
 use crate::prefetch::prefetch_span;
 
 /// Bytes that the window of a stream grows by.
@@ -89,10 +89,12 @@ pub struct CaptureFile {
     done: bool,
     /// The file of a compressed capture: its offset is that of the compressed bytes read.
     file: Option<File>,
+    /// Set when the server of an object fails.
+    failure: s3::ReadFailure,
 }
 
 impl CaptureFile {
-    /// Opens a capture; `-` is standard input.
+    /// Opens a capture; `-` is standard input, `s3://BUCKET/KEY` an object.
     ///
     /// A plain file is memory-mapped. If another process truncates it while it is read, this process ends with SIGBUS; use
     /// [`CaptureFile::open_unmapped`] where that must not happen.
@@ -104,6 +106,9 @@ impl CaptureFile {
         let name = printable(path);
         if name == "-" {
             return Self::from_reader(io::stdin(), name);
+        }
+        if s3::is_s3(path) {
+            return Self::open_object(path, || false);
         }
         let open_error = |source| CaptureError::Open { path: name.clone(), source };
         let (file, metadata) = open(path).map_err(open_error)?;
@@ -122,11 +127,14 @@ impl CaptureFile {
     }
 
     /// Opens a capture as [`CaptureFile::open`] does; standard input and pipes are live sources, which end early, without a truncation, once
-    /// `stopped` returns `true`. It is called ten times a second while nothing comes.
+    /// `stopped` returns `true`; so do objects, which are not live. It is called ten times a second while nothing comes.
     ///
     /// # Errors
     /// As [`CaptureFile::open`].
     pub fn open_live(path: &Path, stopped: impl Fn() -> bool + Send + 'static) -> Result<Self, CaptureError> {
+        if s3::is_s3(path) {
+            return Self::open_object(path, stopped);
+        }
         let name = printable(path);
         let pipe: OwnedFd = if path.as_os_str() == "-" {
             let open_error = |source| CaptureError::Open { path: name.clone(), source };
@@ -150,11 +158,23 @@ impl CaptureFile {
         Ok(file)
     }
 
+    /// Opens an object of an S3 bucket. Dropped connections go on where they broke; see [`CaptureFile::failure`].
+    fn open_object(path: &Path, stopped: impl Fn() -> bool + Send + 'static) -> Result<Self, CaptureError> {
+        let name = printable(path);
+        let s3::OpenObject { reader, state, failure } =
+            s3::open(path, stopped).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
+        let modified = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(state.modified));
+        Ok(Self { modified, failure, ..Self::from_reader(reader, name)? })
+    }
+
     /// Opens a capture without mapping it: if another process truncates it while it is read, it only ends early.
     ///
     /// # Errors
     /// As [`CaptureFile::open`].
     pub fn open_unmapped(path: &Path) -> Result<Self, CaptureError> {
+        if s3::is_s3(path) {
+            return Self::open_object(path, || false);
+        }
         let name = printable(path);
         let (file, metadata) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         Ok(Self { modified: metadata.modified().ok(), ..Self::from_reader(file, name)? })
@@ -183,7 +203,18 @@ impl CaptureFile {
     }
 
     fn new(name: String, input: Input, format: Format) -> Self {
-        Self { name, input, format, frames: 0, last: NO_TIME, modified: None, truncation: None, done: false, file: None }
+        Self {
+            name,
+            input,
+            format,
+            frames: 0,
+            last: NO_TIME,
+            modified: None,
+            truncation: None,
+            done: false,
+            file: None,
+            failure: s3::ReadFailure::default(),
+        }
     }
 
     /// The path as given, for messages: control characters are escaped.
@@ -207,6 +238,12 @@ impl CaptureFile {
     /// Where the capture ended early; `None` until then.
     pub fn truncation(&self) -> Option<&Truncation> {
         self.truncation.as_ref()
+    }
+
+    /// Why the rest of an object could not be read, although it may be complete: the server, or the way to it, failed.
+    pub fn failure(&self) -> Option<CaptureError> {
+        let source = io::Error::other(self.failure.get()?.clone());
+        Some(CaptureError::Read { path: self.name.clone(), source })
     }
 }
 

@@ -64,6 +64,11 @@ impl Filtered<CaptureFile> {
         self.source.truncation()
     }
 
+    /// As [`CaptureFile::failure`].
+    pub fn failure(&self) -> Option<CaptureError> {
+        self.source.failure()
+    }
+
     /// As [`CaptureFile::position`].
     pub fn position(&self) -> Option<u64> {
         self.source.position()

@@ -1,4 +1,4 @@
-//! Sources of frames: capture files (plain, gzip or zstd), standard input, live interfaces, replays and watched folders.
+//! Sources of frames: capture files (plain or compressed), objects of S3 buckets, standard input, live interfaces, replays and watched folders.
 //!
 //! Output: [`FrameBatch`]es. Every source implements [`Source`], so that files and live interfaces look the same to what follows.
 
@@ -16,6 +16,7 @@ pub mod live;
 mod paths;
 mod pipe;
 pub mod replay;
+pub mod s3;
 mod source;
 mod time_range;
 pub mod watch;

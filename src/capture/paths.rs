@@ -1,11 +1,11 @@
-//! Expansion of paths to captures: a file is itself, a folder is every capture below it.
+//! Expansion of paths to captures: a file is itself, a folder is every capture below it, on disk or in an S3 bucket.
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::CaptureError;
 use super::format::Format;
+use super::{CaptureError, s3};
 
 /// Folders are followed this deep, since symbolic links may form cycles.
 const MAX_DEPTH: usize = 32;
@@ -28,18 +28,22 @@ pub struct ExpandedPaths {
 /// Expands paths: files and `-` (standard input) stay as they are, folders become the captures below them, sorted by name.
 ///
 /// # Errors
-/// If a folder can't be read or holds no capture.
+/// If a folder can't be read or holds no capture, or the server of an `s3://` path can't be asked.
 pub fn expand(paths: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
     let mut expanded = ExpandedPaths::default();
     for path in paths {
-        if path.is_dir() {
-            let before = expanded.captures.len();
+        let before = expanded.captures.len();
+        if s3::is_s3(path) {
+            let objects = s3::expand(path).map_err(|source| CaptureError::Open { path: printable(path), source })?;
+            expanded.captures.extend(objects.captures);
+            expanded.skipped.extend(objects.skipped);
+        } else if path.is_dir() {
             walk(path, MAX_DEPTH, &mut expanded)?;
-            if expanded.captures.len() == before {
-                return Err(CaptureError::EmptyFolder { path: printable(path) });
-            }
         } else {
             expanded.captures.push(path.clone());
+        }
+        if expanded.captures.len() == before {
+            return Err(CaptureError::EmptyFolder { path: printable(path) });
         }
     }
     Ok(expanded)
@@ -71,6 +75,11 @@ fn looks_like_a_capture(path: &Path) -> bool {
     if Format::is_capture(&start[..read]) {
         return true;
     }
+    has_capture_name(path)
+}
+
+/// Whether the name is that of a capture, compressed or not.
+pub(super) fn has_capture_name(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let name = [".gz", ".zst", ".xz", ".lz4"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
     [".pcap", ".pcapng", ".cap", ".ntar", ".dmp", ".erf"].iter().any(|ending| name.ends_with(ending))

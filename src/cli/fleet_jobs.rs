@@ -11,7 +11,7 @@ use clap::Args as ClapArgs;
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
-use crate::capture::{self, printable};
+use crate::capture::{self, printable, s3};
 use crate::export::{self, EventFormat, grouped};
 use crate::fleet::connection::Connection;
 use crate::fleet::jobs::{Enqueued, Job, JobEnd, JobModel, JobQueue, JobState};
@@ -29,13 +29,14 @@ use super::read::job::JobOptions;
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
     spiked fleet enqueue /archive/2026 --server nats://nats.example.org:4222\n  \
-    spiked fleet enqueue --model web.safetensors /archive -- --events streams --format csv\n\n\
-    Workers open the same absolute paths. A capture is read once for the same model, options, size and time of change, however often it\n\
-    is queued.")]
+    spiked fleet enqueue --model web.safetensors /archive -- --events streams --format csv\n  \
+    spiked fleet enqueue s3://captures/2026/ --server nats://nats.example.org:4222\n\n\
+    Workers open the same absolute paths, or objects of S3, for which they need the AWS_ variables of `spiked read --help`. A capture is\n\
+    read once for the same model, options, size and time of change (of objects the entity tag too), however often it is queued.")]
 pub struct EnqueueArgs {
     #[command(flatten)]
     servers: ServerArgs,
-    /// Captures, and folders of them
+    /// Captures, and folders of them, also s3://BUCKET/KEY
     #[arg(required = true, value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
     /// Model file; repeat it to read with several [default: the built-in protocols model]
@@ -132,22 +133,21 @@ fn models(paths: &[PathBuf]) -> Result<Vec<(JobModel, Vec<u8>)>> {
     Ok(models)
 }
 
-/// The job of a file.
+/// The job of a file or object. Waits for the server of an object.
 fn job(path: &Path, models: &[JobModel], options: &[String]) -> Result<Job> {
+    let (models, options) = (models.to_vec(), options.to_vec());
+    let open = |source| capture::CaptureError::Open { path: printable(path), source };
+    if s3::is_s3(path) {
+        let s3::ObjectState { size, modified, etag } = s3::state(path).map_err(open)?;
+        return Ok(Job { capture: path.display().to_string(), size, modified, etag, models, options });
+    }
     let absolute = std::path::absolute(path).with_context(|| printable(path))?;
     let capture = absolute.to_str().with_context(|| format!("{}: the name is not UTF-8; rename the file", printable(path)))?;
-    let open = |source| capture::CaptureError::Open { path: printable(path), source };
     let metadata = std::fs::metadata(path).map_err(open)?;
     if !metadata.is_file() {
         bail!("{}: not a file", printable(path));
     }
-    Ok(Job {
-        capture: capture.into(),
-        size: metadata.len(),
-        modified: work::modified(&metadata),
-        models: models.to_vec(),
-        options: options.to_vec(),
-    })
+    Ok(Job { capture: capture.into(), size: metadata.len(), modified: work::modified(&metadata), etag: None, models, options })
 }
 
 /// Requests to the servers that are on their way at once.
@@ -168,7 +168,8 @@ pub async fn enqueue(args: &EnqueueArgs) -> Result<Exit> {
         options.extend(["--format".into(), "jsonl".into()]);
     }
     JobOptions::parse(&options)?;
-    let inputs = capture::expand(&args.captures)?;
+    let captures = args.captures.clone();
+    let inputs = tokio::task::spawn_blocking(move || capture::expand(&captures)).await??;
     let files = models(&args.model)?;
     let connection = args.servers.connect().await?;
     let buckets = Buckets::open(&connection).await?;
@@ -183,8 +184,14 @@ pub async fn enqueue(args: &EnqueueArgs) -> Result<Exit> {
         exit = Exit::Partly;
     }
     let mut jobs = Vec::new();
-    for path in &inputs.captures {
-        match job(path, &models, &options) {
+    let mut described = stream::iter(inputs.captures.clone())
+        .map(|path| {
+            let (models, options) = (models.clone(), options.clone());
+            tokio::task::spawn_blocking(move || job(&path, &models, &options))
+        })
+        .buffered(ENQUEUED_AT_ONCE);
+    while let Some(job) = described.next().await {
+        match job? {
             Ok(job) => jobs.push(job),
             Err(error) if inputs.captures.len() > 1 => {
                 eprintln!("spiked: {}", super::escaped(&format!("{error:#}")));

@@ -80,9 +80,12 @@ enum Events {
     spiked read -i eth0 --duration 60 --format jsonl  an interface for a minute\n  \
     spiked read --write named.pcapng x.pcap          first packets of classified streams, with comments for Wireshark\n  \
     spiked read --time-range 2026-01-31T12:00:00Z..2026-01-31T12:05:00Z x.pcap  five minutes of a capture\n  \
-    spiked read --mask ports x.pcap                  classify without looking at ports")]
+    spiked read --mask ports x.pcap                  classify without looking at ports\n  \
+    spiked read s3://captures/2026/                  captures below a folder of an S3 bucket, see AWS_ENDPOINT_URL\n\n\
+    S3 takes its settings from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n\
+    AWS_ENDPOINT_URL, and AWS_ALLOW_HTTP=true for an endpoint without TLS. This needs a build with the feature fleet.")]
 pub struct Args {
-    /// Captures (pcap, pcapng; plain, gzip, zstd), folders of them, or - for standard input
+    /// Captures (pcap, pcapng; plain, gzip, zstd, xz, lz4), folders of them, s3://BUCKET/KEY, or - for standard input
     #[arg(required_unless_present = "interface", value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
     /// Reads from this interface until a signal or a limit ends it; may be repeated
@@ -378,12 +381,13 @@ impl Reading<'_> {
             }
         }
         self.summary.lock().files(chain.ends.len() as u64);
-        for FileEnd { name, links, copies, frames, outside, refused, truncation } in chain.ends.drain(..) {
+        for FileEnd { name, links, copies, frames, outside, refused, truncation, failure } in chain.ends.drain(..) {
             if let Some(counters) = counters {
                 self.unsupported(&name, counters, &links, &|line| chain.progress.message(line));
             }
             self.note_copies(copies, frames);
             self.packets += frames;
+            self.failures.extend(failure);
             let mut summary = self.summary.lock();
             if frames == 0 {
                 summary.note(format!("{name}: no packets"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::capture::{
-    CaptureError, CaptureFile, Duplicates, Filtered, FrameBatch, InTimeRange, LinkType, Nanos, Source, Truncation, printable,
+    CaptureError, CaptureFile, Duplicates, Filtered, FrameBatch, InTimeRange, LinkType, Nanos, Source, Truncation, printable, s3,
 };
 
 use super::read_progress::ReadProgress;
@@ -52,7 +52,9 @@ impl DatedPath {
 
 /// Time of a file's first packet.
 fn first_time(path: &Path) -> Option<Nanos> {
-    std::fs::metadata(path).ok().filter(|metadata| metadata.is_file())?;
+    if !s3::is_s3(path) {
+        std::fs::metadata(path).ok().filter(|metadata| metadata.is_file())?;
+    }
     let (mut file, mut batch) = (CaptureFile::open(path).ok()?, FrameBatch::new());
     file.fill(&mut batch).ok()?;
     (!batch.is_empty()).then(|| batch.frame(0).timestamp)
@@ -109,6 +111,8 @@ pub struct FileEnd {
     pub outside: u64,
     pub refused: u64,
     pub truncation: Option<Truncation>,
+    /// Why the server of an object gave no more of it.
+    pub failure: Option<CaptureError>,
 }
 
 /// Capture files one after the other. The source ends with the last file that follows the one before it in time.
@@ -190,6 +194,7 @@ impl<'a> FileChain<'a> {
             outside: in_range.outside(),
             refused: file.refused(),
             truncation: file.truncation().cloned(),
+            failure: file.failure(),
         });
     }
 

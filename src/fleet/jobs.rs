@@ -56,12 +56,15 @@ pub struct JobModel {
 /// A capture to read, and all that the result depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Absolute path, the same on all workers.
+    /// Absolute path, the same on all workers, or `s3://BUCKET/KEY`.
     pub capture: String,
     /// Size in bytes.
     pub size: u64,
     /// Time of the last change, in nanoseconds since 1970.
     pub modified: u64,
+    /// Entity tag of an object; `None` for files. Left out of the id then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
     /// The models.
     pub models: Vec<JobModel>,
     /// Options of `spiked read`.

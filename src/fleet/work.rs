@@ -22,7 +22,7 @@ use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::capture::CaptureError;
+use crate::capture::{CaptureError, s3};
 use crate::export::Summary;
 use crate::model::Model;
 
@@ -306,9 +306,6 @@ impl Worker {
 
     /// Reads the capture of a job on a thread, and sends its events.
     async fn read(&self, job: &Job, message: &Message, outbox: &mut Outbox<'_>) -> Result<Outcome, FleetError> {
-        if let Some(outcome) = changed(job) {
-            return Ok(outcome);
-        }
         let mut models = Vec::new();
         for model in &job.models {
             match self.model(model).await? {
@@ -320,7 +317,10 @@ impl Worker {
         let stop = StopOnDrop::default();
         let thread = {
             let (reader, job, stop) = (Arc::clone(&self.reader), job.clone(), Arc::clone(&stop.0));
-            tokio::task::spawn_blocking(move || reader.read(&job, models, BlockWriter::new(sender), stop))
+            tokio::task::spawn_blocking(move || match changed(&job) {
+                Some(outcome) => Err(outcome),
+                None => Ok(reader.read(&job, models, BlockWriter::new(sender), stop)),
+            })
         };
         let (mut ticks, mut alive) = (tokio::time::interval(TICK), Instant::now());
         loop {
@@ -342,13 +342,14 @@ impl Worker {
             }
         }
         Ok(match thread.await {
-            Ok(Ok(result)) if result.stopped => Outcome::Stopped,
-            Ok(Ok(result)) => match &result.failure {
+            Ok(Err(outcome)) => outcome,
+            Ok(Ok(Ok(result))) if result.stopped => Outcome::Stopped,
+            Ok(Ok(Ok(result))) => match &result.failure {
                 None => Outcome::Done(Box::new(result)),
                 Some(error) if is_of_the_machine(error) => Outcome::Later(error.to_string()),
                 Some(error) => Outcome::Failed(error.to_string()),
             },
-            Ok(Err(error)) => Outcome::Failed(format!("{}: {error}", job.capture)),
+            Ok(Ok(Err(error))) => Outcome::Failed(format!("{}: {error}", job.capture)),
             Err(error) => Outcome::Failed(format!("{}: {error}; this is a bug in spiked: please report it", job.capture)),
         })
     }
@@ -395,15 +396,24 @@ pub fn modified(metadata: &std::fs::Metadata) -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Why a job can't be done: its file is not the one that was queued.
+/// Why a job can't be done: its file or object is not the one that was queued. Waits for the server of an object.
 fn changed(job: &Job) -> Option<Outcome> {
     let Job { capture, size, modified: time, .. } = job;
+    let has_changed = || Some(Outcome::Failed(format!("{capture}: has changed since it was queued; queue it again")));
+    let unreachable = |error| Some(Outcome::Later(format!("{capture}: can't open the capture: {error}")));
+    if s3::is_s3(Path::new(capture)) {
+        return match s3::state(Path::new(capture)) {
+            Err(error) => unreachable(error),
+            // Without a tag, the time tells.
+            Ok(now) if now.etag.is_none() && now.modified != *time => has_changed(),
+            Ok(now) if (now.size, &now.etag) != (*size, &job.etag) => has_changed(),
+            Ok(_) => None,
+        };
+    }
     match std::fs::metadata(capture) {
-        Err(error) => Some(Outcome::Later(format!("{capture}: can't open the capture: {error}"))),
+        Err(error) => unreachable(error),
         Ok(metadata) if !metadata.is_file() => Some(Outcome::Failed(format!("{capture}: not a file"))),
-        Ok(metadata) if (metadata.len(), modified(&metadata)) != (*size, *time) => {
-            Some(Outcome::Failed(format!("{capture}: has changed since it was queued; queue it again")))
-        }
+        Ok(metadata) if (metadata.len(), modified(&metadata)) != (*size, *time) => has_changed(),
         Ok(_) => None,
     }
 }
@@ -411,7 +421,9 @@ fn changed(job: &Job) -> Option<Outcome> {
 /// Whether another machine, or this one later, may be able to read the capture.
 fn is_of_the_machine(error: &CaptureError) -> bool {
     match error {
-        CaptureError::Open { source, .. } | CaptureError::Read { source, .. } => source.raw_os_error().is_some(),
+        CaptureError::Open { path, source } | CaptureError::Read { path, source } => {
+            source.raw_os_error().is_some() || s3::is_s3(Path::new(path))
+        }
         _ => false,
     }
 }

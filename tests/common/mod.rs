@@ -18,7 +18,8 @@ use spiked::capture::{CaptureFile, FrameBatch, Source as _};
 /// The program under test, run in the folder of the project.
 pub fn spiked() -> Command {
     let mut command = Command::cargo_bin("spiked").expect("the program is built with the tests");
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove(skip::REQUIRE_ALL).env_remove(skip::NATS_SERVER);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.env_remove(skip::REQUIRE_ALL).env_remove(skip::NATS_SERVER).env_remove(skip::S3_SERVER);
     command
 }
 

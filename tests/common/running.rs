@@ -66,6 +66,7 @@ impl Running {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env_remove(super::skip::REQUIRE_ALL)
             .env_remove(super::skip::NATS_SERVER)
+            .env_remove(super::skip::S3_SERVER)
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).expect("a file"));
         prepare(&mut command);

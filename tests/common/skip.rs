@@ -11,6 +11,9 @@ pub const REQUIRE_ALL: &str = "SPIKED_REQUIRE_ALL";
 /// Path of nats-server for the tests of the fleet; removed from the environment of programs for the same reason.
 pub const NATS_SERVER: &str = "SPIKED_NATS_SERVER";
 
+/// Path of SeaweedFS' `weed` for the tests of S3; removed from the environment of programs for the same reason.
+pub const S3_SERVER: &str = "SPIKED_S3_SERVER";
+
 /// Reports that a test is skipped and what it lacks; the test returns after it.
 ///
 /// # Panics

@@ -28,7 +28,7 @@ const FIXTURES: [&str; 8] = [
 const ADDRESSES: [usize; 2] = [27, 31];
 
 /// Writes captures of hosts of their own into a folder; each has the frames of a fixture `repeats` times, with other addresses.
-fn archive(folder: &Path, count: usize, repeats: u8) -> PathBuf {
+pub fn archive(folder: &Path, count: usize, repeats: u8) -> PathBuf {
     let archive = folder.join("archive");
     fs::create_dir_all(&archive).expect("a folder");
     let fixtures = FIXTURES.map(frames_of);
@@ -52,7 +52,7 @@ fn archive(folder: &Path, count: usize, repeats: u8) -> PathBuf {
 const POISON: [(&str, &[u8]); 3] =
     [("bad-text.pcap", b"not a capture at all\n"), ("bad-empty.pcap", b""), ("bad-magic.pcapng", &[0xff; 4096])];
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -63,11 +63,11 @@ fn run(url: &str, name: &str, command: &[&str]) -> Output {
 }
 
 /// What `spiked fleet jobs` reports.
-fn jobs(url: &str, name: &str) -> Value {
+pub fn jobs(url: &str, name: &str) -> Value {
     serde_json::from_slice(&run(url, name, &["jobs", "--json"]).stdout).expect("JSON")
 }
 
-fn failed(jobs: &Value) -> Vec<String> {
+pub fn failed(jobs: &Value) -> Vec<String> {
     let failed = jobs["failed"].as_array().expect("a list");
     failed.iter().map(|job| job["reason"].as_str().expect("a reason").to_string()).collect()
 }
@@ -94,7 +94,7 @@ impl Drop for Worker {
     }
 }
 
-fn sorted(text: &[u8]) -> Vec<String> {
+pub fn sorted(text: &[u8]) -> Vec<String> {
     let mut lines: Vec<String> = String::from_utf8_lossy(text).lines().map(String::from).collect();
     lines.sort();
     lines

@@ -24,6 +24,7 @@ fn exporter(url: &str) -> (Process, SocketAddr) {
         .args(["fleet", "exporter", "--listen", "127.0.0.1:0", "--name", "soc", "--server", url])
         .env_remove(common::skip::REQUIRE_ALL)
         .env_remove(common::skip::NATS_SERVER)
+        .env_remove(common::skip::S3_SERVER)
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");

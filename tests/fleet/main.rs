@@ -1,4 +1,4 @@
-//! Tests of the fleet with real nats-server processes on loopback ports.
+//! Tests of the fleet with real nats-server processes, and a real S3 server, on loopback ports.
 
 mod archives;
 #[path = "../common/mod.rs"]
@@ -9,5 +9,6 @@ mod exporter;
 mod models;
 mod parts;
 mod permissions;
+mod s3;
 mod servers;
 mod setup;
