@@ -159,3 +159,12 @@ fn the_help_names_every_code() {
         assert!(help.contains(code), "{code} is not in\n{help}");
     }
 }
+
+#[test]
+#[cfg(not(feature = "fleet"))]
+fn objects_of_s3_name_the_feature_that_reads_them() {
+    for path in ["s3://captures/x.pcap", "s3://captures/2026/"] {
+        let output = spiked().args(["read", path]).assert().code(4);
+        output.stderr(contains(format!("{path}: can't open the capture: this build can't read from S3; build it with")));
+    }
+}

@@ -187,6 +187,8 @@ fn what_fails_is_named_with_what_to_do() {
         (&good, "s3://absent/1.pcap".into(), 4, "there is no bucket 'absent'; check the name"),
         (&good, "s3://".into(), 4, "has no bucket; give s3://BUCKET/KEY"),
         (&with("AWS_SECRET_ACCESS_KEY", "wrong"), object.clone(), 5, "access denied"),
+        (&with("AWS_SECRET_ACCESS_KEY", "wrong"), format!("s3://{BUCKET}/one/"), 5, "access denied"),
+        (&good, "s3://absent/folder/".into(), 4, "there is no bucket 'absent'"),
         (&with("AWS_ACCESS_KEY_ID", "nobody"), object.clone(), 5, "access denied"),
         (&with("AWS_ALLOW_HTTP", ""), object.clone(), 4, "set AWS_ALLOW_HTTP=true"),
         (&with("AWS_ENDPOINT_URL", &nobody), object.clone(), 4, "Connection refused"),
@@ -242,10 +244,11 @@ fn a_connection_that_breaks_goes_on_where_it_broke() {
     let files = spiked().args(["read", "--workers", "1"]).arg(&path).output().expect("it runs");
     let read = |url: String| read(&s3.settings_at(url), &["--workers", "1", &object]);
 
-    let (url, cut) = cutting_proxy(s3.port, size / 5, u64::MAX);
+    let (url, cut) = cutting_proxy(s3.port, size / 12, u64::MAX);
     let resumed = read(url);
     assert_eq!((text(&resumed.stdout), resumed.status.code()), (text(&files.stdout), Some(0)), "{resumed:?}");
-    assert!(cut.load(Relaxed) >= 4, "{cut:?} connections were cut");
+    // More often than one request is tried again.
+    assert!(cut.load(Relaxed) >= 10, "{cut:?} connections were cut");
 
     let (url, _) = cutting_proxy(s3.port, size / 2, 1);
     let partly = read(url);

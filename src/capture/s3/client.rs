@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -81,10 +81,11 @@ pub(super) fn runtime() -> io::Result<&'static Handle> {
     Ok(RUNTIME.get_or_init(|| handle))
 }
 
-/// Waits for a request, on a thread that is not a runtime's own.
-fn wait<T: Send + 'static>(request: impl Future<Output = io::Result<T>> + Send + 'static) -> io::Result<T> {
-    let runtime = runtime()?;
-    runtime.block_on(runtime.spawn(request)).map_err(io::Error::other)?
+/// Waits for a request, on any thread.
+pub(super) fn wait<T: Send + 'static>(request: impl Future<Output = io::Result<T>> + Send + 'static) -> io::Result<T> {
+    let (sender, receiver) = mpsc::channel();
+    runtime()?.spawn(async move { sender.send(request.await) });
+    receiver.recv().map_err(io::Error::other)?
 }
 
 /// The client of a bucket. All objects of a bucket share its connections.
@@ -129,6 +130,16 @@ fn code(answer: &str) -> Option<&str> {
     answer.split_once("<Code>")?.1.split_once("</Code>").map(|(code, _)| code)
 }
 
+/// Codes of answers about credentials whose status is not 403.
+const CREDENTIALS: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
+
+/// Whether the server denied access. Errors of listings have no variant of their own.
+fn is_denied(error: &object_store::Error, text: &str, code: Option<&str>) -> bool {
+    matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
+        || text.contains("status code: 403")
+        || code.is_some_and(|code| CREDENTIALS.contains(&code))
+}
+
 /// What an error of a request to a bucket means, and what to do. `PermissionDenied`, `NotFound` and `InvalidInput` are the server's last
 /// word; others may pass.
 pub(super) fn explain(bucket: &str, error: &object_store::Error) -> io::Error {
@@ -137,11 +148,11 @@ pub(super) fn explain(bucket: &str, error: &object_store::Error) -> io::Error {
     let of_code = code.map_or_else(String::new, |code| format!(" ({code})"));
     let endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL")).or_else(|| variable("AWS_ENDPOINT"));
     let (kind, message) = match error {
-        object_store::Error::NotFound { .. } if code == Some("NoSuchBucket") => {
+        _ if code == Some("NoSuchBucket") => {
             (io::ErrorKind::NotFound, format!("there is no bucket '{bucket}'; check the name, AWS_REGION and AWS_ENDPOINT_URL"))
         }
         object_store::Error::NotFound { .. } => (io::ErrorKind::NotFound, "there is no such object".into()),
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => (
+        _ if is_denied(error, &text, code) => (
             io::ErrorKind::PermissionDenied,
             format!(
                 "access denied{of_code}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and that they allow \
@@ -166,7 +177,7 @@ pub(super) fn explain(bucket: &str, error: &object_store::Error) -> io::Error {
             let what = code.map_or_else(|| root(error).to_string(), Into::into);
             (
                 io::ErrorKind::Other,
-                format!("no answer of use from {to}: {what}; check AWS_ENDPOINT_URL, AWS_REGION and the network"),
+                format!("the request to {to} failed: {what}; check AWS_ENDPOINT_URL, AWS_REGION and the network"),
             )
         }
     };

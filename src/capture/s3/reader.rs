@@ -15,7 +15,7 @@ use object_store::{GetOptions, GetRange, GetResult, ObjectStore as _};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::client::{Location, client, explain, runtime};
+use super::client::{Location, client, explain, runtime, wait};
 use super::{ObjectState, OpenObject, ReadFailure};
 
 /// Blocks that wait for the reader. The connection gives blocks of up to some hundred KiB.
@@ -36,21 +36,21 @@ struct ObjectReader {
 }
 
 /// Opens an object. Reading ends early, without an error, once `stopped` returns `true`; it is called ten times a second while nothing
-/// comes, on the thread that reads, which must not be one of a runtime.
+/// comes. The thread that reads must not be one of a runtime.
 ///
 /// # Errors
 /// There is no such object, or the server can't be reached or does not allow it.
 pub fn open(path: &Path, stopped: impl Fn() -> bool + Send + 'static) -> io::Result<OpenObject> {
     let Location { bucket, key, .. } = Location::parse(path)?;
     let (client, runtime) = (client(&bucket)?, runtime()?);
-    let first = {
-        let (client, key) = (Arc::clone(&client), key.clone());
-        runtime.spawn(async move { client.get_opts(&key, GetOptions::default()).await })
-    };
-    let first = runtime.block_on(first).map_err(io::Error::other)?.map_err(|error| explain(&bucket, &error))?;
+    let mut transfer = Transfer { client, bucket, key, etag: None, rest: 0..0 };
+    let (transfer, first) = wait(async move {
+        let first = transfer.get(GetOptions::default()).await?;
+        (transfer.etag, transfer.rest) = (first.meta.e_tag.clone(), 0..first.meta.size);
+        Ok((transfer, first))
+    })?;
     let state = ObjectState::of(&first.meta);
     let (sender, blocks) = mpsc::channel(QUEUE);
-    let transfer = Transfer { client, bucket, key, etag: state.etag.clone(), rest: 0..state.size };
     runtime.spawn(transfer.run(first, sender));
     let failure = ReadFailure::default();
     let stopped = Box::new(stopped);
@@ -93,6 +93,10 @@ struct Transfer {
 }
 
 impl Transfer {
+    async fn get(&self, options: GetOptions) -> io::Result<GetResult> {
+        self.client.get_opts(&self.key, options).await.map_err(|error| explain(&self.bucket, &error))
+    }
+
     /// Sends the blocks of an object. A connection that breaks is replaced by another one that goes on where it broke, as long as the
     /// object is the same.
     async fn run(mut self, first: GetResult, sender: mpsc::Sender<io::Result<Bytes>>) {
@@ -132,6 +136,6 @@ impl Transfer {
             range: Some(GetRange::Bounded(self.rest.clone())),
             ..GetOptions::default()
         };
-        self.client.get_opts(&self.key, options).await.map_err(|error| explain(&self.bucket, &error))
+        self.get(options).await
     }
 }
