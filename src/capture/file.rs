@@ -172,9 +172,6 @@ impl CaptureFile {
     /// # Errors
     /// As [`CaptureFile::open`].
     pub fn open_unmapped(path: &Path) -> Result<Self, CaptureError> {
-        if s3::is_s3(path) {
-            return Self::open_object(path, || false);
-        }
         let name = printable(path);
         let (file, metadata) = open(path).map_err(|source| CaptureError::Open { path: name.clone(), source })?;
         Ok(Self { modified: metadata.modified().ok(), ..Self::from_reader(file, name)? })

@@ -174,7 +174,7 @@ pub(super) fn explain(bucket: &str, error: &object_store::Error) -> io::Error {
         ),
         _ => {
             let to = endpoint.unwrap_or_else(|| format!("region {}", region()));
-            let what = code.map_or_else(|| root(error).to_string(), Into::into);
+            let what = code.map_or_else(|| root(error).to_string().trim_end_matches([':', ' ']).to_string(), Into::into);
             (
                 io::ErrorKind::Other,
                 format!("the request to {to} failed: {what}; check AWS_ENDPOINT_URL, AWS_REGION and the network"),
