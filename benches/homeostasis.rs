@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
 use spiked::evaluate::{self, Report};
 use spiked::model::Model;
-use spiked::packet::{Decoder, KeyKind};
+use spiked::packet::KeyKind;
+use spiked::stream::Intake;
 use spiked::train::{self, Corpus, TrainSettings, labels};
 
 /// Increase of a threshold per false spike.
@@ -87,7 +88,7 @@ fn corpus(file: &Path, folder: &Path) -> Corpus {
     let host = labels.key == KeyKind::Host;
     let (payload, packets) = if host { (32, HOST_PACKETS) } else { (LayoutOptions::default().payload, train::FLOW_PACKETS) };
     let layout = Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() });
-    Corpus::gather(&labels, folder, layout, packets, &Decoder::default(), &|| ()).expect("captures").0
+    Corpus::gather(&labels, folder, layout, packets, &Intake::default(), &|| ()).expect("captures").0
 }
 
 /// Names the streams one by one; thresholds follow each after it was named.

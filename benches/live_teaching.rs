@@ -12,9 +12,9 @@ use std::time::Instant;
 use spiked::encode::{Layout, LayoutOptions};
 use spiked::evaluate::{self, Report};
 use spiked::model::{Model, Provenance};
-use spiked::packet::Decoder;
 use spiked::snn::{self, Network};
 use spiked::stream::Assignments;
+use spiked::stream::Intake;
 use spiked::train::live::{AttemptOutcome, LearnedNeurons, Learner, LearnerSettings, LearningTask};
 use spiked::train::{self, Corpus, TeachingSchedule, labels};
 
@@ -79,7 +79,7 @@ fn main() {
 fn corpus(file: &Path, folder: &Path) -> Corpus {
     let labels = labels::read(&[file.to_path_buf()]).expect("labels");
     let layout = Layout::headers(&LayoutOptions::default());
-    Corpus::gather(&labels, folder, layout, train::FLOW_PACKETS, &Decoder::default(), &|| ()).expect("captures").0
+    Corpus::gather(&labels, folder, layout, train::FLOW_PACKETS, &Intake::default(), &|| ()).expect("captures").0
 }
 
 fn slots_of(corpus: &Corpus, stream: usize) -> Vec<u16> {

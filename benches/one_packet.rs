@@ -14,8 +14,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
 use spiked::evaluate;
 use spiked::model::Model;
-use spiked::packet::Decoder;
 use spiked::snn::{ClassId, OneShot};
+use spiked::stream::Intake;
 use spiked::train::{self, Corpus, TrainSettings, labels, one_packet};
 
 const TOLERANCES: [f32; 8] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0];
@@ -74,7 +74,7 @@ enum Shown {
 
 fn corpus(labels: &labels::Labels, data: &Path) -> Corpus {
     let layout = Layout::headers(&LayoutOptions::default());
-    Corpus::gather(labels, data, layout, train::FLOW_PACKETS, &Decoder::default(), &|| ()).expect("captures").0
+    Corpus::gather(labels, data, layout, train::FLOW_PACKETS, &Intake::default(), &|| ()).expect("captures").0
 }
 
 fn patterns(corpus: &Corpus, layout: &Layout, stream: usize, shown: Shown) -> Vec<Vec<u32>> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use spiked::encode::{Layout, LayoutOptions, MAX_ACTIVE};
-use spiked::packet::Decoder;
 use spiked::snn::{self, ClassId, NeuronSpec, Presentations};
+use spiked::stream::Intake;
 use spiked::train::{Corpus, TeachingSchedule, TrainSettings, labels};
 
 const CLASSES: [&str; 3] = ["dns", "mqtt", "snmp"];
@@ -21,7 +21,7 @@ fn main() {
     let labels = labels::read(&[fixtures.join("labels.csv")]).expect("the fixtures' labels");
     let layout = Layout::headers(&LayoutOptions::default());
     let (mut corpus, _) =
-        Corpus::gather(&labels, &fixtures, layout, PACKETS, &Decoder::default(), &|| ()).expect("the fixtures' captures");
+        Corpus::gather(&labels, &fixtures, layout, PACKETS, &Intake::default(), &|| ()).expect("the fixtures' captures");
     let mut left = BTreeMap::from(CLASSES.map(|class| (class, STREAMS)));
     let names = corpus.classes.clone();
     corpus.streams.retain(|s| match left.get_mut(names[s.class.index()].as_str()) {

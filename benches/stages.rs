@@ -105,7 +105,7 @@ fn stages(c: &mut Criterion) {
         let keyed: Vec<_> = frames.iter().zip(&headers).map(|((_, f), h)| StreamKey::flow(h, f)).collect();
         b.iter(|| {
             for ((key, direction), ((link, bytes), headers)) in keyed.iter().zip(frames.iter().zip(&headers)) {
-                let frame = Frame { timestamp: Nanos(0), link: *link, wire_len: bytes.len() as u32, bytes };
+                let frame = Frame { timestamp: Nanos(0), link: *link, interface: None, wire_len: bytes.len() as u32, bytes };
                 let packet = table.arrival(*black_box(key), *direction, headers, &frame);
                 black_box(table.packet(&packet, 0, |()| true, || ()).at);
             }

@@ -1,6 +1,6 @@
 //! Batches of frames, which are recycled. The bytes are in the batch's own buffer or in a shared memory map.
 
-use std::num::NonZeroU16;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -18,6 +18,8 @@ pub struct Frame<'a> {
     pub timestamp: Nanos,
     /// Link type of the frame.
     pub link: LinkType,
+    /// The interface that it came in by; `None` if that is not known.
+    pub interface: Option<InterfaceId>,
     /// Length on the wire, in bytes; `bytes` may be shorter (snap length).
     pub wire_len: u32,
     /// The captured bytes.
@@ -32,27 +34,32 @@ struct Record {
     len: u32,
     wire_len: u32,
     link: LinkType,
+    /// The interface, if a file has packets of several.
+    interface: Option<InterfaceId>,
 }
 
 impl Record {
+    /// The frame; `interface` is that of the batch.
     #[inline]
-    fn frame<'a>(&self, bytes: &'a [u8]) -> Frame<'a> {
+    fn frame<'a>(&self, bytes: &'a [u8], interface: Option<InterfaceId>) -> Frame<'a> {
         let bytes = &bytes[self.at..self.at + self.len as usize];
-        Frame { timestamp: self.timestamp, link: self.link, wire_len: self.wire_len, bytes }
+        let interface = self.interface.or(interface);
+        Frame { timestamp: self.timestamp, link: self.link, interface, wire_len: self.wire_len, bytes }
     }
 }
 
-/// Index of a live interface in the settings. One more is stored, so that an `Option` of it takes two bytes.
+/// Index of an interface in the settings, or among those of capture files. One more is stored, so that an `Option` of it takes one byte:
+/// every stream has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InterfaceId(NonZeroU16);
+pub struct InterfaceId(NonZeroU8);
 
 impl InterfaceId {
-    /// The interface of this index; `None` if there can't be so many.
+    /// The interface of this index; `None` from the 256th on.
     pub fn from_index(index: usize) -> Option<Self> {
-        u16::try_from(index + 1).ok().and_then(NonZeroU16::new).map(Self)
+        u8::try_from(index + 1).ok().and_then(NonZeroU8::new).map(Self)
     }
 
-    /// Index of the interface in the settings.
+    /// Index of the interface.
     pub fn index(self) -> usize {
         usize::from(self.0.get()) - 1
     }
@@ -61,7 +68,7 @@ impl InterfaceId {
 /// A batch of frames.
 #[derive(Debug, Default)]
 pub struct FrameBatch {
-    /// The interface that all frames of the batch come from; `None` for captures.
+    /// The live interface that all frames of the batch come from; `None` for captures.
     pub interface: Option<InterfaceId>,
     records: Vec<Record>,
     bytes: Vec<u8>,
@@ -106,7 +113,7 @@ impl FrameBatch {
         self.map = None;
         let at = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
-        self.records.push(Record { timestamp, at, len: bytes.len() as u32, wire_len, link });
+        self.records.push(Record { timestamp, at, len: bytes.len() as u32, wire_len, link, interface: None });
     }
 
     /// From now on, frames are pushed by their place in `map`.
@@ -116,7 +123,15 @@ impl FrameBatch {
 
     /// Appends the frame at `at..at + len` of the map.
     pub(super) fn push_mapped(&mut self, timestamp: Nanos, link: LinkType, wire_len: u32, at: usize, len: u32) {
-        self.records.push(Record { timestamp, at, len, wire_len, link });
+        self.records.push(Record { timestamp, at, len, wire_len, link, interface: None });
+    }
+
+    /// Sets the interface of the last frame.
+    #[inline]
+    pub(crate) fn set_interface(&mut self, interface: Option<InterfaceId>) {
+        if let Some(last) = self.records.last_mut() {
+            last.interface = interface;
+        }
     }
 
     /// Adds `nanos` to the timestamp of every frame.
@@ -140,7 +155,7 @@ impl FrameBatch {
     pub(super) fn retain(&mut self, mut admit: impl FnMut(Frame<'_>) -> bool) -> u64 {
         let before = self.len();
         let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);
-        self.records.retain(|r| admit(r.frame(bytes)));
+        self.records.retain(|r| admit(r.frame(bytes, self.interface)));
         (before - self.len()) as u64
     }
 
@@ -151,7 +166,7 @@ impl FrameBatch {
     #[inline]
     pub fn frame(&self, number: usize) -> Frame<'_> {
         let bytes: &[u8] = self.map.as_ref().map_or(&self.bytes, |map| map);
-        self.records[number].frame(bytes)
+        self.records[number].frame(bytes, self.interface)
     }
 
     /// The frames, in order.

@@ -60,7 +60,7 @@ struct RecentFrame {
 
 impl RecentFrame {
     fn frame(&self) -> Frame<'_> {
-        Frame { timestamp: self.timestamp, link: self.link, wire_len: self.wire_len, bytes: &self.bytes }
+        Frame { timestamp: self.timestamp, link: self.link, interface: None, wire_len: self.wire_len, bytes: &self.bytes }
     }
 }
 
@@ -143,7 +143,7 @@ impl<S> Duplicates<S> {
             // The oldest frame's allocation is used again.
             let oldest = if self.recent.len() < WINDOW { None } else { self.recent.pop_front() };
             let mut copied = oldest.map(|oldest| oldest.bytes).unwrap_or_default();
-            let Frame { timestamp, link, wire_len, bytes } = batch.frame(number);
+            let Frame { timestamp, link, wire_len, bytes, .. } = batch.frame(number);
             copied.clear();
             copied.extend_from_slice(bytes);
             self.recent.push_back(RecentFrame { timestamp, link, wire_len, bytes: copied });

@@ -16,7 +16,7 @@ use super::decompress::decompress;
 use super::format::{Format, HEADER_LEN, NO_TIME, Step};
 use super::paths::printable;
 use super::pipe::PipeReader;
-use super::{CaptureError, FrameBatch, Nanos, Source, s3};
+use super::{CaptureError, FrameBatch, InterfaceNames, Nanos, Source, s3};
 use crate::prefetch::prefetch_span;
 
 /// Bytes that the window of a stream grows by.
@@ -214,6 +214,20 @@ impl CaptureFile {
         }
     }
 
+    /// The file with the interfaces of its packets, which are numbered in `names`. Only pcapng names interfaces.
+    #[must_use]
+    pub fn with_interfaces(mut self, names: &Arc<InterfaceNames>) -> Self {
+        if let Format::PcapNg { section, .. } = &mut self.format {
+            section.table = Some(Arc::clone(names));
+        }
+        self
+    }
+
+    /// Whether the format says which interface a packet came in by.
+    pub fn has_interfaces(&self) -> bool {
+        matches!(self.format, Format::PcapNg { .. })
+    }
+
     /// The path as given, for messages: control characters are escaped.
     pub fn name(&self) -> &str {
         &self.name
@@ -297,8 +311,9 @@ impl MappedInput {
                 return ControlFlow::Break(None);
             }
             match format.next(window) {
-                Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
+                Step::Frame { consumed, timestamp, link, interface, wire_len, at, len } => {
                     batch.push_mapped(dated(timestamp, last), link, wire_len, self.at + at, len);
+                    batch.set_interface(interface);
                     self.at += consumed;
                     let ahead = (self.at + PREFETCH).min(self.map.len());
                     if ahead > self.prefetched {
@@ -323,8 +338,9 @@ impl StreamInput {
                 1
             } else {
                 match format.next(window) {
-                    Step::Frame { consumed, timestamp, link, wire_len, at, len } => {
+                    Step::Frame { consumed, timestamp, link, interface, wire_len, at, len } => {
                         batch.push(dated(timestamp, last), link, wire_len, &window[at..at + len as usize]);
+                        batch.set_interface(interface);
                         self.at += consumed;
                         continue;
                     }

@@ -69,6 +69,11 @@ impl Filtered<CaptureFile> {
         self.source.failure()
     }
 
+    /// As [`CaptureFile::has_interfaces`].
+    pub fn has_interfaces(&self) -> bool {
+        self.source.has_interfaces()
+    }
+
     /// As [`CaptureFile::position`].
     pub fn position(&self) -> Option<u64> {
         self.source.position()

@@ -7,7 +7,10 @@
 //!   simple and obsolete packet blocks;
 //! - snoop (RFC 1761), and ERF records of Endace's capture cards.
 
-use super::{LinkType, Nanos};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{InterfaceId, InterfaceNames, LinkType, Nanos};
 
 /// Longest record accepted, in bytes: captures with a snap length above 256 KiB exist (USB, loopback); above 64 MiB they are damaged.
 const MAX_RECORD: usize = 64 << 20;
@@ -70,13 +73,22 @@ const PACKET_FIELDS: usize = 20;
 const INTERFACE_FIELDS: usize = 8;
 /// Options of an interface description block.
 const OPT_ENDOFOPT: u16 = 0;
+const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 const IF_TSOFFSET: u16 = 14;
 
 /// One step through the window.
 pub(super) enum Step {
     /// A frame at `at..at + len` of the window. The next record is `consumed` bytes further on.
-    Frame { consumed: usize, timestamp: Nanos, link: LinkType, wire_len: u32, at: usize, len: u32 },
+    Frame {
+        consumed: usize,
+        timestamp: Nanos,
+        link: LinkType,
+        interface: Option<InterfaceId>,
+        wire_len: u32,
+        at: usize,
+        len: u32,
+    },
     /// A record of this many bytes without a frame.
     Skip(usize),
     /// The record needs a window of this many bytes.
@@ -88,6 +100,8 @@ pub(super) enum Step {
 #[derive(Clone, Copy)]
 struct FileInterface {
     link: LinkType,
+    /// Its number in the table of names; `None` without a table.
+    id: Option<InterfaceId>,
     /// Nanoseconds per tick, as the fraction `numerator / denominator`.
     numerator: u64,
     denominator: u128,
@@ -124,6 +138,10 @@ pub(super) struct Section {
     interfaces: Vec<Option<FileInterface>>,
     /// Time of the last packet of any interface.
     latest: Nanos,
+    /// Names of the interfaces of this section, and how many have each.
+    names: HashMap<String, u32>,
+    /// Numbers of interfaces by their names, if they are wanted.
+    pub(super) table: Option<Arc<InterfaceNames>>,
 }
 
 fn u16_at(w: &[u8], at: usize, big: bool) -> u16 {
@@ -221,7 +239,7 @@ fn snoop_record(window: &[u8], link: LinkType) -> Step {
     }
     let [seconds, micros] = [16, 20].map(|at| u64::from(u32_at(window, at, true)));
     let timestamp = Nanos(seconds * NANOS_PER_SECOND + micros * 1000);
-    Step::Frame { consumed, timestamp, link, wire_len, at: SNOOP_RECORD_HEADER, len }
+    Step::Frame { consumed, timestamp, link, interface: None, wire_len, at: SNOOP_RECORD_HEADER, len }
 }
 
 /// Whether the first bytes are those of an ERF record, of [`HEADER_LEN`] bytes and more.
@@ -255,9 +273,10 @@ fn erf_record(window: &[u8]) -> Step {
     let wire_len = u32::from(u16_at(window, 14, true));
     if kind == ERF_ETHERNET && consumed >= ERF_ETHERNET_HEADER {
         let len = wire_len.min((consumed - ERF_ETHERNET_HEADER) as u32);
-        return Step::Frame { consumed, timestamp, link: LinkType::ETHERNET, wire_len, at: ERF_ETHERNET_HEADER, len };
+        let link = LinkType::ETHERNET;
+        return Step::Frame { consumed, timestamp, link, interface: None, wire_len, at: ERF_ETHERNET_HEADER, len };
     }
-    Step::Frame { consumed, timestamp, link: LinkType::ERF, wire_len, at: 0, len: consumed as u32 }
+    Step::Frame { consumed, timestamp, link: LinkType::ERF, interface: None, wire_len, at: 0, len: consumed as u32 }
 }
 
 #[inline]
@@ -281,7 +300,7 @@ fn pcap_record(window: &[u8], big: bool, nanos: bool, header: usize, link: LinkT
     let fraction = u64::from(u32_at(window, 4, big));
     let fraction = if nanos { fraction } else { fraction * 1000 };
     let timestamp = Nanos(u64::from(u32_at(window, 0, big)) * NANOS_PER_SECOND + fraction);
-    Step::Frame { consumed, timestamp, link, wire_len, at: header, len }
+    Step::Frame { consumed, timestamp, link, interface: None, wire_len, at: header, len }
 }
 
 fn pcapng_block(window: &[u8], big: &mut bool, section: &mut Section) -> Step {
@@ -295,7 +314,7 @@ fn pcapng_block(window: &[u8], big: &mut bool, section: &mut Section) -> Step {
             magic if magic.swap_bytes() == BYTE_ORDER_MAGIC => *big = false,
             _ => return Step::Damaged("the next section header has no byte-order magic".into()),
         }
-        *section = Section::default();
+        *section = Section { table: section.table.take(), ..Section::default() };
     }
     let (kind, length) = (u32_at(window, 0, *big), u32_at(window, 4, *big) as usize);
     if !(BLOCK_OVERHEAD..=MAX_RECORD).contains(&length) {
@@ -312,7 +331,8 @@ fn pcapng_block(window: &[u8], big: &mut bool, section: &mut Section) -> Step {
             Step::Damaged(format!("the section has more than {MAX_INTERFACES} interfaces"))
         }
         INTERFACE_DESCRIPTION => {
-            section.interfaces.push(parse_interface(body, *big));
+            let id = section.number(body, *big);
+            section.interfaces.push(parse_interface(body, *big).map(|interface| FileInterface { id, ..interface }));
             Step::Skip(consumed)
         }
         ENHANCED_PACKET if body.len() >= PACKET_FIELDS => {
@@ -353,6 +373,7 @@ fn packet_block(window: &[u8], section: &mut Section, block: PacketBlock<'_>) ->
         consumed,
         timestamp,
         link: interface.link,
+        interface: interface.id,
         wire_len: u32_at(body, 16, big),
         at: BLOCK_START + PACKET_FIELDS,
         len,
@@ -365,6 +386,15 @@ fn ticks(body: &[u8], big: bool) -> u64 {
 }
 
 impl Section {
+    /// The number of the interface that the next description describes, by its name or else its position; `None` without a table.
+    fn number(&mut self, body: &[u8], big: bool) -> Option<InterfaceId> {
+        let table = self.table.as_ref()?;
+        let name = interface_name(body, big).unwrap_or_else(|| self.interfaces.len().to_string());
+        let same = self.names.entry(name.clone()).or_default();
+        *same += 1;
+        table.number(&name, *same - 1)
+    }
+
     /// The time of a packet by the clock of the section's first packet. `rest`: the blocks after it, as far as they are in the window.
     ///
     /// Where computers of different clocks capture into one file, the time jumps to and fro between its packets. If the first packet of an
@@ -420,7 +450,8 @@ fn simple_packet_block(body: &[u8], big: bool, section: &Section, consumed: usiz
     if interface.snaplen > 0 {
         len = len.min(interface.snaplen);
     }
-    Step::Frame { consumed, timestamp: NO_TIME, link: interface.link, wire_len, at: BLOCK_START + 4, len }
+    let (link, interface) = (interface.link, interface.id);
+    Step::Frame { consumed, timestamp: NO_TIME, link, interface, wire_len, at: BLOCK_START + 4, len }
 }
 
 impl FileInterface {
@@ -445,18 +476,33 @@ fn resolution(value: u8) -> (u64, u128) {
     }
 }
 
+/// Options of an interface description block: code and value.
+fn interface_options(body: &[u8], big: bool) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut at = INTERFACE_FIELDS;
+    std::iter::from_fn(move || {
+        let start = body.get(at..at + 4)?;
+        let (code, size) = (u16_at(start, 0, big), usize::from(u16_at(start, 2, big)));
+        let value = body.get(at + 4..at + 4 + size)?;
+        at += 4 + size.next_multiple_of(4);
+        (code != OPT_ENDOFOPT).then_some((code, value))
+    })
+}
+
+/// The name of an interface, if its description has one.
+fn interface_name(body: &[u8], big: bool) -> Option<String> {
+    let (_, name) = interface_options(body, big).find(|(code, _)| *code == IF_NAME)?;
+    let name = String::from_utf8_lossy(name);
+    Some(name.trim_end_matches('\0').to_owned()).filter(|name| !name.is_empty())
+}
+
 fn parse_interface(body: &[u8], big: bool) -> Option<FileInterface> {
     if body.len() < INTERFACE_FIELDS {
         return None;
     }
     // Microseconds, unless an option says otherwise.
     let (mut numerator, mut denominator, mut offset) = (1000, 1, 0);
-    let mut at = INTERFACE_FIELDS;
-    while at + 4 <= body.len() {
-        let (code, size) = (u16_at(body, at, big), usize::from(u16_at(body, at + 2, big)));
-        let Some(value) = body.get(at + 4..at + 4 + size) else { break };
-        match (code, value) {
-            (OPT_ENDOFOPT, _) => break,
+    for option in interface_options(body, big) {
+        match option {
             (IF_TSRESOL, [value]) => (numerator, denominator) = resolution(*value),
             (IF_TSOFFSET, value) if value.len() == 8 => {
                 let bytes: [u8; 8] = value.try_into().ok()?;
@@ -464,10 +510,10 @@ fn parse_interface(body: &[u8], big: bool) -> Option<FileInterface> {
             }
             _ => {}
         }
-        at += 4 + size.next_multiple_of(4);
     }
     Some(FileInterface {
         link: LinkType(u16_at(body, 0, big)),
+        id: None,
         numerator,
         denominator,
         offset,

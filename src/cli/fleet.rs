@@ -45,7 +45,7 @@ enum FleetCommand {
     Promote(PromoteArgs),
     Rollback(RollbackArgs),
     Status(StatusArgs),
-    Curate(CurateArgs),
+    Curate(Box<CurateArgs>),
     Parts(PartsArgs),
     Approve(ApproveArgs),
     Exporter(ExporterArgs),

@@ -9,18 +9,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args as ClapArgs};
 
-use crate::capture::{CaptureFile, Filter, Nanos};
+use crate::capture::{Duplicates, Filter, Nanos};
 use crate::encode::Layout;
 use crate::evaluate::{Before, Harm, reference};
 use crate::model::{ClassSources, Model, PartsError, is_class_name};
-use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::packet::{KeyKind, StreamKey};
 use crate::snn::{ClassId, OneShot};
-use crate::stream::{Leader, StreamLimits};
+use crate::stream::{Intake, Leader, StreamLimits};
 use crate::train::labels::StreamName;
 use crate::train::one_packet::{self, DEFAULT_MASK, MAX_PATTERNS, PacketSelection, Pattern, SelectedPackets, TOLERANCE};
 use crate::train::{self, Corpus, FLOW_PACKETS, TrainSettings};
 
 use super::harm::{REFERENCE, Refusal, accept, write_checked};
+use super::intake::IntakeOptions;
 use super::train::{Source, same_kind};
 use super::{Exit, mask, progress};
 
@@ -69,9 +70,8 @@ pub struct Args {
     /// Name of the new class
     #[arg(long, value_name = "NAME", help_heading = "What to learn")]
     class: String,
-    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
-    #[arg(long, help_heading = "What to learn")]
-    no_tunnels: bool,
+    #[command(flatten)]
+    intake: IntakeOptions,
     /// Factor by which a neuron fires more easily than its packet requires; at least 1
     #[arg(long, value_name = "T", default_value_t = TOLERANCE, conflicts_with = "labels", help_heading = "How to learn")]
     tolerance: f32,
@@ -108,7 +108,7 @@ impl Args {
             labels: Vec::new(),
             captures: PathBuf::from("."),
             class: class.into(),
-            no_tunnels: false,
+            intake: IntakeOptions::default(),
             tolerance: TOLERANCE,
             mask: Vec::new(),
             model: model.into(),
@@ -119,10 +119,10 @@ impl Args {
         }
     }
 
-    /// The same without decapsulating tunnels, if `no_tunnels`, and with the harm check's result ignored, if `force`.
+    /// The same with packets read as by `intake`, and with the harm check's result ignored, if `force`.
     #[must_use]
-    pub fn with(self, no_tunnels: bool, force: bool) -> Self {
-        Self { no_tunnels, force, ..self }
+    pub fn with(self, intake: IntakeOptions, force: bool) -> Self {
+        Self { intake, force, ..self }
     }
 }
 
@@ -212,20 +212,23 @@ impl Checks<'_> {
 
 fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mut Vec<String>) -> Result<Exit> {
     let layout = masked(args, model, &DEFAULT_MASK)?;
-    let decoder = Decoder::new(!args.no_tunnels);
+    let intake = args.intake.intake()?;
+    if intake.drop_duplicates && !args.packet.is_empty() {
+        bail!("--drop-duplicates changes the numbers of packets; leave it out with --packet");
+    }
     let mut selection = match (args.key, &args.stream, &args.filter) {
         (Some(key), ..) => PacketSelection::Key(key),
         (_, Some(text), _) => PacketSelection::Stream(text.clone()),
         (.., Some(expression)) => PacketSelection::Matching(Filter::new(expression)?),
         _ => PacketSelection::Packets(args.packet.clone()),
     };
-    let mut source = CaptureFile::open(from)?;
+    let mut source = Duplicates::new(intake.open(from)?, intake.drop_duplicates);
     let any = args.force || model.key == KeyKind::Host;
-    let found = one_packet::patterns(&mut source, model.key, &layout, &decoder, &mut selection, any)?;
+    let found = one_packet::patterns(&mut source, model.key, &layout, &intake, &mut selection, any)?;
     let name = from.display().to_string();
     check_selection(&found, &selection, &name, any)?;
     let shown: BTreeSet<&StreamName> = found.patterns.iter().map(|p| &p.stream).collect();
-    let (known, capture) = (reference(&model.layout), streams_of(model, from, &decoder)?);
+    let (known, capture) = (reference(&model.layout), streams_of(model, from, &intake)?);
     let checks = Checks {
         reference: (model.key == KeyKind::Flow).then(|| Before::labelled(&known, &[model])),
         capture: capture.as_ref().map(|corpus| Before::unlabelled(corpus, model, |name| shown.contains(name))),
@@ -258,7 +261,7 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
     }
     learned.save(out)?;
     report.push(format!("written: {}, {} classes", out.display(), learned.classes.len()));
-    Ok(if source.truncation().is_some() || found.more > 0 { Exit::Partly } else { Exit::Ok })
+    Ok(if source.source().truncation().is_some() || found.more > 0 { Exit::Partly } else { Exit::Ok })
 }
 
 /// Refuses a selection without packets, or one that names packets without payload.
@@ -297,7 +300,7 @@ fn check_selection(found: &SelectedPackets, selection: &PacketSelection, from: &
 }
 
 /// The first streams of the capture, for the harm check; `None` for standard input, which was read already.
-fn streams_of(model: &Model, from: &Path, decoder: &Decoder) -> Result<Option<Corpus>> {
+fn streams_of(model: &Model, from: &Path, intake: &Intake) -> Result<Option<Corpus>> {
     if from.as_os_str() == "-" {
         eprintln!("spiked: standard input is read once: the harm check uses the built-in reference alone");
         return Ok(None);
@@ -310,7 +313,8 @@ fn streams_of(model: &Model, from: &Path, decoder: &Decoder) -> Result<Option<Co
         count += 1;
         (count <= MAX_STREAMS).then(|| ClassId::new(0))
     };
-    corpus.read_capture(&mut CaptureFile::open(from)?, 0, packets, decoder, &mut first)?;
+    let mut source = Duplicates::new(intake.open(from)?, intake.drop_duplicates);
+    corpus.read_capture(&mut source, 0, packets, intake, &mut first)?;
     Ok(Some(corpus))
 }
 
@@ -407,7 +411,7 @@ fn describe(model: &Model, pattern: &Pattern) -> String {
 }
 
 fn from_labels(args: &Args, model: &Model, out: &Path) -> Result<Exit> {
-    let source = Source::of_files(&args.labels, &args.captures, args.no_tunnels);
+    let source = Source::of_files(&args.labels, &args.captures, args.intake.clone());
     let labels = source.read_labels()?;
     same_kind(model, &labels, &args.model)?;
     if !labels.classes.contains(&args.class) {

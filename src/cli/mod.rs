@@ -14,6 +14,7 @@ mod fleet_jobs;
 mod fleet_parts;
 mod generate;
 mod harm;
+mod intake;
 mod learn;
 mod live;
 mod model;

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
-use crate::capture::CaptureFile;
+use crate::capture::Duplicates;
 use crate::evaluate::{self, Claims, Contribution, StreamTrace, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
-use crate::packet::{Decoder, KeyKind};
+use crate::packet::KeyKind;
 use crate::snn::ClassId;
-use crate::stream::Leader;
+use crate::stream::{Intake, Leader};
 use crate::train::{self, Corpus, GatherReport, LabelledFile, TrainSettings};
 
 use super::harm::write_checked;
+use super::intake::IntakeOptions;
 use super::train::{Source, same_kind};
 use super::{Exit, progress, report_unused};
 
@@ -137,6 +138,8 @@ enum Command {
         /// Number of fields per stream
         #[arg(long, value_name = "N", default_value_t = 12)]
         fields: usize,
+        #[command(flatten)]
+        intake: IntakeOptions,
     },
 }
 
@@ -151,7 +154,7 @@ pub fn run(args: &Args) -> Result<Exit> {
                 return recalibrate(joined, labelled, out, checked);
             }
             if !reference.is_empty() {
-                let (joined, gathered) = agree(joined, [&a, &b], reference, &labelled.decoder())?;
+                let (joined, gathered) = agree(joined, [&a, &b], reference, &labelled.intake.intake()?)?;
                 checked(&joined)?;
                 return Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly });
             }
@@ -172,8 +175,8 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
         Command::Remove { file, classes, out } => write(&Model::open(file)?.without_classes(classes)?, out),
         Command::Export { file, nir } => export(&Model::open(file)?, nir),
-        Command::Explain { file, capture, stream, most, fields } => {
-            explain(&Model::open(file)?, capture, stream.as_deref(), *most, *fields)
+        Command::Explain { file, capture, stream, most, fields, intake } => {
+            explain(&Model::open(file)?, capture, stream.as_deref(), [*most, *fields], &intake.intake()?)
         }
     }
 }
@@ -201,7 +204,7 @@ fn recalibrate(mut model: Model, reference: &Source, out: &Path, write: impl FnO
 }
 
 /// A joined model with its confidence and acceptance calibrated on unlabelled captures, and what could not be used of these.
-fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &Decoder) -> Result<(Model, GatherReport)> {
+fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], intake: &Intake) -> Result<(Model, GatherReport)> {
     let settings = settings_of(&joined, joined.provenance.seed);
     let mut reference = Corpus::new(joined.key, joined.layout.clone(), joined.classes.clone());
     let (names, mut gathered): (Vec<String>, _) =
@@ -209,7 +212,7 @@ fn agree(mut joined: Model, parts: [&Model; 2], captures: &[PathBuf], decoder: &
     for name in &names {
         let file = LabelledFile { folder: Path::new(""), capture: name, filter: None };
         let (packets, every) = (settings.packets_per_stream, &mut |_: &_, _| Some(ClassId::new(0)));
-        if let Err(error) = reference.read_file(&file, packets, decoder, &mut gathered, every) {
+        if let Err(error) = reference.read_file(&file, packets, intake, &mut gathered, every) {
             gathered.unreadable.push(error.to_string());
         }
     }
@@ -341,8 +344,9 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn explain(model: &Model, capture: &Path, wanted: Option<&str>, most: usize, fields: usize) -> Result<Exit> {
-    let streams = trace_streams(model, &mut CaptureFile::open(capture)?, &Decoder::default(), usize::MAX)?;
+fn explain(model: &Model, capture: &Path, wanted: Option<&str>, [most, fields]: [usize; 2], intake: &Intake) -> Result<Exit> {
+    let mut source = Duplicates::new(intake.open(capture)?, intake.drop_duplicates);
+    let streams = trace_streams(model, &mut source, intake, usize::MAX)?;
     let mut shown = 0;
     for stream in &streams {
         let name = stream.name.to_string();

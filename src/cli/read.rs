@@ -12,8 +12,8 @@ use clap::{Args as ClapArgs, ValueEnum};
 use parking_lot::Mutex;
 
 use crate::capture::{
-    self, CaptureError, CaptureFile, Duplicates, ExpandedPaths, Filter, Filtered, FrameBatch, InTimeRange, Nanos, Source,
-    TimeRange, printable,
+    self, CaptureError, CaptureFile, Duplicates, ExpandedPaths, Filter, Filtered, FrameBatch, InTimeRange, InterfaceNames, Nanos,
+    Source, TimeRange, printable,
 };
 use crate::engine::{
     self, Counters, EngineSettings, EpisodeOutput, Event, EvidencePacket, Models, NewVerdictWriter, Observer, Output, Verdict,
@@ -22,8 +22,9 @@ use crate::engine::{
 use crate::export::pcapng::{self, PcapngWriter};
 use crate::export::{self, EventFormat, Summary, evidence};
 use crate::model::Model;
-use crate::packet::{Decoder, MAX_TUNNEL_DEPTH, Tunnel, TunnelSettings, UdpTunnel, Undecodable};
+use crate::packet::Undecodable;
 
+use super::intake::IntakeOptions;
 use super::live::{self, Interfaces, Limited, Limits};
 use super::read_files::{DatedPath, FileChain, FileEnd, FileNames, LinkCounts};
 use super::read_progress::ReadProgress;
@@ -118,28 +119,8 @@ pub struct Args {
     /// Ignores these slots: a group (link, network, ttl, ports, transport, options, length, payload, context) or a field (tcp.window)
     #[arg(long, value_name = "SLOTS", value_delimiter = ',')]
     mask: Vec<String>,
-    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
-    #[arg(long)]
-    no_tunnels: bool,
-    /// Opens at most N tunnels within each other [default: 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=i64::from(MAX_TUNNEL_DEPTH)), conflicts_with = "no_tunnels")]
-    tunnel_depth: Option<u8>,
-    /// Does not open tunnels of these kinds: gre, vxlan, geneve, gtp, teredo, ip-in-ip and others, see tunnels.exclude in spiked.toml
-    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = tunnel_kind)]
-    exclude_tunnel: Vec<Tunnel>,
-    /// Opens tunnels at another UDP port too, such as vxlan=9000; kinds: vxlan, vxlan-gpe, geneve, lisp, mpls, tzsp, gtp, l2tp, capwap,
-    /// teredo
-    #[arg(long, value_name = "KIND=PORT", value_parser = tunnel_port)]
-    tunnel_port: Vec<(UdpTunnel, u16)>,
-    /// Leaves VLANs out of the key of streams: packets with the same addresses and ports are one stream in whichever VLAN they are
-    #[arg(long)]
-    ignore_vlan: bool,
-    /// Makes packets of different interfaces different streams, whatever their addresses and ports
-    #[arg(long, requires = "interface")]
-    interface_in_key: bool,
-    /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart (mirror ports)
-    #[arg(long)]
-    drop_duplicates: bool,
+    #[command(flatten)]
+    intake: IntakeOptions,
     /// Reads each file as a capture of its own, in the order given. Without it, files that follow each other in time are one capture, and
     /// streams go on from file to file
     #[arg(long, conflicts_with = "interface")]
@@ -167,31 +148,6 @@ pub struct Args {
     quiet: bool,
 }
 
-/// The value of `--exclude-tunnel`.
-fn tunnel_kind(name: &str) -> Result<Tunnel, String> {
-    Tunnel::from_name(name).ok_or_else(|| format!("not a valid kind of tunnel; give one of {}", Tunnel::names()))
-}
-
-/// The value of `--tunnel-port`.
-fn tunnel_port(argument: &str) -> Result<(UdpTunnel, u16), String> {
-    let (name, port) = argument.split_once('=').ok_or("has no '='; give KIND=PORT, such as vxlan=9000")?;
-    let names = || UdpTunnel::ALL.map(UdpTunnel::name).join(", ");
-    let kind =
-        UdpTunnel::from_name(name).ok_or_else(|| format!("'{name}' is not a valid kind of tunnel; give one of {}", names()))?;
-    let port = port.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("'{port}' is out of range (1 to 65535)"))?;
-    Ok((kind, port))
-}
-
-impl Args {
-    /// Which tunnels are opened.
-    fn tunnels(&self) -> Result<TunnelSettings> {
-        let depth = if self.no_tunnels { 0 } else { self.tunnel_depth.unwrap_or(MAX_TUNNEL_DEPTH) };
-        let settings = self.exclude_tunnel.iter().fold(TunnelSettings::DEFAULT, |settings, &kind| settings.without(kind));
-        let ports = self.tunnel_port.iter().try_fold(settings, |settings, &(kind, port)| settings.with_port(kind, port));
-        Ok(ports.context("--tunnel-port")?.with_depth(depth))
-    }
-}
-
 pub fn run(args: &Args) -> Result<Exit> {
     let mut models = Vec::new();
     for path in &args.model {
@@ -213,10 +169,8 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
         models.iter_mut().try_for_each(|model| mask(&mut Arc::make_mut(model).layout, &args.mask))?;
     }
     let mut settings = EngineSettings::new(models);
-    settings.decoder = Decoder::with_tunnels(args.tunnels()?);
+    settings.intake = args.intake.intake()?;
     settings.limits.streams = args.streams.max(1);
-    settings.vlan_in_key = !args.ignore_vlan;
-    settings.interface_in_key = args.interface_in_key;
     settings.pin = args.pin;
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
@@ -345,12 +299,15 @@ impl Reading<'_> {
     /// Reads captures and standard input.
     fn captures(&mut self, paths: &[PathBuf]) -> Result<()> {
         let limits = self.limits.clone();
-        let args = self.args;
+        let (args, drop) = (self.args, self.settings.intake.drop_duplicates);
+        let interfaces = Arc::<InterfaceNames>::default();
+        let names = Arc::clone(&interfaces);
         let open = move |path: &Path| {
             let limits = limits.clone();
             let stopped = move || limits.are_reached() || live::output_is_closed();
-            let source = Filtered::new(CaptureFile::open_live(path, stopped)?, args.filter.as_deref())?;
-            Ok(Duplicates::new(InTimeRange::new(source, args.time_range), args.drop_duplicates))
+            let source = CaptureFile::open_live(path, stopped)?.with_interfaces(&names);
+            let source = Filtered::new(source, args.filter.as_deref())?;
+            Ok(Duplicates::new(InTimeRange::new(source, args.time_range), drop))
         };
         let paths = if args.each_file { DatedPath::each(paths) } else { DatedPath::in_order(paths) };
         let in_order: Vec<PathBuf> = paths.iter().map(|dated| dated.path.clone()).collect();
@@ -359,7 +316,7 @@ impl Reading<'_> {
         while !self.limits.are_reached()
             && let Some(names) = chain.begin()
         {
-            let origin = Origin { captures: Some(names), interfaces: Arc::default() };
+            let origin = Origin { captures: Some(names), interfaces: Arc::clone(&interfaces) };
             let counters = self.source(&mut chain, origin, None)?;
             chain.finish();
             self.files(&mut chain, counters.as_ref());
@@ -381,7 +338,7 @@ impl Reading<'_> {
             }
         }
         self.summary.lock().files(chain.ends.len() as u64);
-        for FileEnd { name, links, copies, frames, outside, refused, truncation, failure } in chain.ends.drain(..) {
+        for FileEnd { name, links, copies, frames, outside, refused, has_interfaces, truncation, failure } in chain.ends.drain(..) {
             if let Some(counters) = counters {
                 self.unsupported(&name, counters, &links, &|line| chain.progress.message(line));
             }
@@ -395,6 +352,11 @@ impl Reading<'_> {
             if let Some(truncation) = truncation.filter(|_| !stopped) {
                 self.ends.push(Exit::Partly);
                 summary.note(format!("{name}: {truncation}"));
+            }
+            if self.settings.intake.interface_in_key && !has_interfaces {
+                summary.note(format!(
+                    "{name}: the file does not name interfaces (pcapng does): --interface-in-key has no effect on it"
+                ));
             }
             if refused > 0 {
                 summary.note(format!("{name}: {refused} packets did not match the filter"));
@@ -413,9 +375,9 @@ impl Reading<'_> {
             eprintln!("spiked: {error}");
         }
         let Some(Interfaces { source, stop, names }) = open else { return Ok(()) };
-        let mut source = Duplicates::new(source, self.args.drop_duplicates);
+        let mut source = Duplicates::new(source, self.settings.intake.drop_duplicates);
         let name = names.join(", ");
-        let origin = Origin { captures: None, interfaces: names.into() };
+        let origin = Origin { captures: None, interfaces: Arc::new(InterfaceNames::of(&names)) };
         let mut counted = CountedLinks { source: &mut source, links: LinkCounts::default() };
         let counters = self.source(&mut counted, origin, Some(stop))?;
         let links = counted.links;
@@ -444,7 +406,7 @@ impl Reading<'_> {
     /// Notes the copies that a source held.
     fn note_copies(&self, (copies, examined): (u64, u64), packets: u64) {
         if copies > 0 {
-            let hint = if self.args.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
+            let hint = if self.settings.intake.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
             let of = if examined < packets { format!(" of {examined} that were compared") } else { String::new() };
             self.summary.lock().note(format!("{copies} packets{of} are copies of one before (mirror port); {hint}"));
         }
@@ -457,7 +419,7 @@ impl Reading<'_> {
             let Some((first, count)) = links.of(link) else { continue };
             self.ends.push(Exit::Partly);
             // Packets that a filter, a time range or the option left out before have no number here.
-            let all = self.args.filter.is_none() && self.args.time_range.is_none() && !self.args.drop_duplicates;
+            let all = self.args.filter.is_none() && self.args.time_range.is_none() && !self.settings.intake.drop_duplicates;
             let from = if all { format!(", from packet {first} on") } else { String::new() };
             message(&format!("spiked: {name}: link type {link} is not supported: {count} packets skipped{from}"));
         }
@@ -587,7 +549,7 @@ struct Origin {
     /// Names of the captures.
     captures: Option<Arc<FileNames>>,
     /// Names of the interfaces.
-    interfaces: Arc<[String]>,
+    interfaces: Arc<InterfaceNames>,
 }
 
 impl Origin {
@@ -596,9 +558,9 @@ impl Origin {
         self.captures.as_ref().and_then(|names| names.of(verdict.number))
     }
 
-    /// The live interface of a stream.
-    fn interface(&self, verdict: &Verdict) -> Option<&str> {
-        verdict.interface.and_then(|id| self.interfaces.get(id.index())).map(String::as_str)
+    /// The interface of a stream, live or as the file names it.
+    fn interface(&self, verdict: &Verdict) -> Option<Arc<str>> {
+        verdict.interface.and_then(|id| self.interfaces.name(id))
     }
 }
 
@@ -632,20 +594,16 @@ impl VerdictWriter for LineWriter {
         }
         match self.lines {
             Lines::Events(_, wanted) if verdict.event == wanted => {
-                let capture = self.origin.capture(verdict);
-                let context = export::EventContext {
-                    capture: capture.as_deref(),
-                    interface: self.origin.interface(verdict),
-                    ..Default::default()
-                };
+                let (capture, interface) = (self.origin.capture(verdict), self.origin.interface(verdict));
+                let context =
+                    export::EventContext { capture: capture.as_deref(), interface: interface.as_deref(), ..Default::default() };
                 self.writer.write(verdict, context, out);
                 out.push(b'\n');
             }
             Lines::Unknown if verdict.event == Event::Stream => {
                 if let Some(reason) = verdict.unknown_reason() {
-                    let capture = self.origin.capture(verdict);
-                    let source = capture.as_deref().or_else(|| self.origin.interface(verdict)).unwrap_or("-");
-                    let source = printable(Path::new(source));
+                    let source = self.origin.capture(verdict).or_else(|| self.origin.interface(verdict));
+                    let source = printable(Path::new(source.as_deref().unwrap_or("-")));
                     out.extend_from_slice(export::unknown_line(verdict, reason, &source).as_bytes());
                 }
             }

@@ -110,6 +110,8 @@ pub struct FileEnd {
     /// Packets outside the time range, and those that the filter refused.
     pub outside: u64,
     pub refused: u64,
+    /// Whether its format says which interface a packet came in by.
+    pub has_interfaces: bool,
     pub truncation: Option<Truncation>,
     /// Why the server of an object gave no more of it.
     pub failure: Option<CaptureError>,
@@ -193,6 +195,7 @@ impl<'a> FileChain<'a> {
             frames: file.frames(),
             outside: in_range.outside(),
             refused: file.refused(),
+            has_interfaces: file.has_interfaces(),
             truncation: file.truncation().cloned(),
             failure: file.failure(),
         });

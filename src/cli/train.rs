@@ -9,10 +9,11 @@ use clap::Args as ClapArgs;
 use crate::encode::{Group, Layout, LayoutOptions, MAX_PAYLOAD};
 use crate::evaluate::{self, Report};
 use crate::model::Model;
-use crate::packet::{Decoder, KeyKind};
+use crate::packet::KeyKind;
 use crate::train::labels::{LabelOptions, WholeClass};
 use crate::train::{self, Corpus, FALSE_ALARM_RATE, GatherReport, TrainSettings, labels};
 
+use super::intake::IntakeOptions;
 use super::{Exit, mask, progress, report_unused};
 
 /// Options for labelled streams, shared by training, evaluation and export
@@ -40,9 +41,8 @@ pub struct Source {
     /// Drops classes with fewer streams
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Labelled streams")]
     min_streams: usize,
-    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
-    #[arg(long, help_heading = "Labelled streams")]
-    no_tunnels: bool,
+    #[command(flatten)]
+    pub intake: IntakeOptions,
     /// Prints only errors
     #[arg(long, short)]
     pub quiet: bool,
@@ -147,7 +147,7 @@ impl Choices {
 
 impl Source {
     /// The labelled streams of label files, all of their classes.
-    pub fn of_files(labels: &[PathBuf], captures: &Path, no_tunnels: bool) -> Self {
+    pub fn of_files(labels: &[PathBuf], captures: &Path, intake: IntakeOptions) -> Self {
         Self {
             labels: labels.to_vec(),
             label_column: None,
@@ -155,7 +155,7 @@ impl Source {
             class: Vec::new(),
             rename: None,
             min_streams: 1,
-            no_tunnels,
+            intake,
             quiet: false,
         }
     }
@@ -163,10 +163,6 @@ impl Source {
     /// Whether any labelled streams were given.
     pub fn is_given(&self) -> bool {
         !self.labels.is_empty() || !self.class.is_empty()
-    }
-
-    pub fn decoder(&self) -> Decoder {
-        Decoder::new(!self.no_tunnels)
     }
 
     /// The labels, after `--rename`.
@@ -197,7 +193,8 @@ impl Source {
     /// The corpus of all labelled streams without classes that have too few. Reports on standard error what could not be used.
     pub fn gather(&self, labels: &labels::Labels, layout: Layout, packets: usize) -> Result<(Corpus, GatherReport)> {
         let bar = progress(self.quiet, labels.captures.len() as u64, "captures");
-        let (mut corpus, gathered) = Corpus::gather(labels, &self.captures, layout, packets, &self.decoder(), &|| bar.inc(1))?;
+        let (mut corpus, gathered) =
+            Corpus::gather(labels, &self.captures, layout, packets, &self.intake.intake()?, &|| bar.inc(1))?;
         bar.finish_and_clear();
         report_unused("captures could not be read; their labels are not used", &gathered.unreadable);
         report_unused("captures are cut short; packets before the cut are used", &gathered.cut);

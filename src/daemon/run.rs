@@ -144,7 +144,7 @@ fn engine_settings(config: &Config, preflight: &Preflight) -> engine::EngineSett
     let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
     let mut settings = engine::EngineSettings::new(preflight.models.clone());
     let engine = &config.engine;
-    settings.decoder = Decoder::with_tunnels(config.tunnels);
+    settings.intake.decoder = Decoder::with_tunnels(config.tunnels);
     settings.limits = StreamLimits {
         streams: engine.streams,
         idle: nanos(engine.idle),
@@ -156,8 +156,8 @@ fn engine_settings(config: &Config, preflight: &Preflight) -> engine::EngineSett
         settings.workers = engine.workers;
     }
     settings.pin = engine.pin;
-    settings.vlan_in_key = engine.vlan_in_key;
-    settings.interface_in_key = engine.interface_in_key;
+    settings.intake.vlan_in_key = engine.vlan_in_key;
+    settings.intake.interface_in_key = engine.interface_in_key;
     settings.every_packet = engine.every_packet;
     settings.keep_packets = config.evidence.as_ref().map_or(0, |e| e.packets);
     settings

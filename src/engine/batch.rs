@@ -82,7 +82,7 @@ impl RoutedBatch {
         for (number, frame) in (0u32..).zip(batch.iter()) {
             counters.frames += 1;
             counters.bytes += u64::from(frame.wire_len);
-            let headers = match settings.decoder.decode(frame.link, frame.bytes) {
+            let headers = match settings.intake.decoder.decode(frame.link, frame.bytes) {
                 Ok(headers) => headers,
                 Err(reason) => {
                     all_headers.push(Headers::NONE);
@@ -92,7 +92,7 @@ impl RoutedBatch {
             };
             let mut file = |key: StreamKey, direction: Direction| {
                 let mut arrival = Arrival::new(key, hasher, direction, &headers, &frame);
-                arrival.interface = batch.interface;
+                arrival.interface = frame.interface;
                 // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
                 let shard = ((u64::from(arrival.hash) * shards) >> 32) as usize;
                 packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });
@@ -105,13 +105,7 @@ impl RoutedBatch {
                         None => counters.lone_fragments += 1,
                     }
                 }
-                if !settings.vlan_in_key {
-                    key = key.without_vlan();
-                }
-                if let Some(interface) = batch.interface.filter(|_| settings.interface_in_key) {
-                    key = key.on_interface(interface.index());
-                }
-                file(key, direction);
+                file(settings.intake.key(key, frame.interface), direction);
             }
             if kinds[KeyKind::Host as usize] {
                 let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);

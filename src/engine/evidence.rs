@@ -25,7 +25,7 @@ struct BufferedPacket {
 
 impl BufferedPacket {
     fn copy(packet: u64, frame: &Frame<'_>) -> Self {
-        let Frame { timestamp, link, wire_len, bytes } = *frame;
+        let Frame { timestamp, link, wire_len, bytes, .. } = *frame;
         Self { packet, timestamp, link, wire_len, bytes: bytes.to_vec() }
     }
 

@@ -39,8 +39,7 @@ use parking_lot::Mutex;
 
 use crate::capture::{CaptureError, Source};
 use crate::model::Model;
-use crate::packet::Decoder;
-use crate::stream::StreamLimits;
+use crate::stream::{Intake, StreamLimits};
 
 use batch::RoutedBatch;
 use episodes::EpisodeObserver;
@@ -60,14 +59,10 @@ pub struct EngineSettings {
     /// The models, which may be replaced at any time: each worker checks once a batch. A model that replaces one of the same kind of
     /// key keeps its streams; if the classes differ, the evidence of undecided streams is reset.
     pub models: Arc<ArcSwap<Models>>,
-    /// Decodes the frames.
-    pub decoder: Decoder,
+    /// How packets become streams. Copies of frames are left out in front of the engine.
+    pub intake: Intake,
     /// Limits of each model's streams, over all workers.
     pub limits: StreamLimits,
-    /// Whether packets of different VLANs are of different streams.
-    pub vlan_in_key: bool,
-    /// Whether packets of different live interfaces are of different flows.
-    pub interface_in_key: bool,
     /// Hosts with traces, for models that use them.
     pub hosts: usize,
     /// Number of workers; 0 counts as 1.
@@ -89,10 +84,8 @@ impl EngineSettings {
     pub fn new(models: Models) -> Self {
         Self {
             models: Arc::new(ArcSwap::from_pointee(models)),
-            decoder: Decoder::default(),
+            intake: Intake::default(),
             limits: StreamLimits::default(),
-            vlan_in_key: true,
-            interface_in_key: false,
             hosts: crate::trace::DEFAULT_HOSTS,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             pin: false,

@@ -49,7 +49,7 @@ impl ModelShard {
             scorer: Scorer::new(model, number, limits.streams, settings.every_packet, live),
             table: StreamTable::new(limits, hasher),
             keep_packets: u64::from(settings.keep_packets),
-            decoder: settings.decoder,
+            decoder: settings.intake.decoder,
             tap: settings.tap.clone(),
         }
     }

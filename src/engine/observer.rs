@@ -53,7 +53,7 @@ pub struct Verdict {
     pub own_bytes: u64,
     /// Direction that counts as the stream's own: that of a flow's first packet, or of the packets that a host sends.
     pub first_direction: Direction,
-    /// The live interface that the stream's first packet came in by; `None` for captures.
+    /// The interface that the stream's first packet came in by; `None` if that is not known.
     pub interface: Option<InterfaceId>,
     /// What the stream's packets are wrapped in; `None` if that is nothing, or too many streams are in tunnels.
     pub tunnel: Option<Box<OuterHeaders>>,

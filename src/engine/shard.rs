@@ -57,7 +57,7 @@ impl SharedTables {
     }
 
     fn empty_traces(settings: &EngineSettings) -> TraceTable {
-        TraceTable::new(settings.hosts).by_vlan(settings.vlan_in_key)
+        TraceTable::new(settings.hosts).by_vlan(settings.intake.vlan_in_key)
     }
 }
 

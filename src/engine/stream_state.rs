@@ -127,7 +127,8 @@ impl StreamSnapshot {
     /// The counts of `stream` now, with the packet `packet`.
     #[inline]
     pub fn new(stream: &Stream<StreamState>, packet: u64, timestamp: Nanos) -> Self {
-        let Stream { last, packets, bytes, own_bytes, .. } = *stream;
-        Self { packet, timestamp, last, packets, bytes, own_packets: stream.own_packets(), own_bytes }
+        let Stream { last, packets, bytes, .. } = *stream;
+        let (own_packets, own_bytes) = (stream.own_packets(), stream.own_bytes());
+        Self { packet, timestamp, last, packets, bytes, own_packets, own_bytes }
     }
 }

@@ -5,8 +5,7 @@ use std::ops::ControlFlow;
 use crate::capture::{CaptureError, Nanos, Source};
 use crate::encode::Volley;
 use crate::model::{Model, StreamEvidence};
-use crate::packet::Decoder;
-use crate::stream::{Leader, StreamLimits, StreamTracker};
+use crate::stream::{Intake, Leader, StreamLimits, StreamTracker};
 use crate::train::labels::StreamName;
 
 /// One scored packet.
@@ -56,10 +55,10 @@ struct OpenTrace {
 pub fn trace_streams(
     model: &Model,
     source: &mut dyn Source,
-    decoder: &Decoder,
+    intake: &Intake,
     most: usize,
 ) -> Result<Vec<StreamTrace>, CaptureError> {
-    let mut tracker = StreamTracker::new(model.key, decoder, StreamLimits::default()).with_traces(model.layout.traces());
+    let mut tracker = StreamTracker::new(model.key, intake, StreamLimits::default()).with_traces(model.layout.traces());
     let (mut classifier, width) = (model.classifier(), model.layout.slots().len());
     let undecided = classifier.new_stream();
     let open = |_: &_| OpenTrace { scored: Vec::new(), evidence: undecided.clone() };

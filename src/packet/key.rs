@@ -71,7 +71,7 @@ pub struct StreamKey {
     form: Form,
 }
 
-/// Family, kind, and in the upper five bits the live interface, in one byte, since streams are many.
+/// Family, kind, and in the upper five bits the interface, in one byte, since streams are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Form(u8);
 
@@ -109,7 +109,7 @@ impl Hash for StreamKey {
         state.write_u128(u128::from_ne_bytes(self.a));
         state.write_u128(u128::from_ne_bytes(self.b));
         let ports = u64::from(self.port_a) << 48 | u64::from(self.port_b) << 32;
-        let rest = u64::from(self.vlans.bits()) << 8 | u64::from(self.form.0);
+        let rest = self.vlans.bits() << 8 | u64::from(self.form.0);
         state.write_u128(u128::from(ports | u64::from(self.proto)) << 64 | u128::from(rest));
     }
 }
@@ -173,10 +173,16 @@ impl StreamKey {
         matches!(h.network, Network::Ipv4 | Network::Ipv6).then(|| Self::flow(&bare, frame))
     }
 
-    /// The key of a stream of one live interface; those of number 31 and more are the same as those of 31 less.
+    /// The key of a stream of one interface; those of number 31 and more are the same as those of 31 less.
     #[must_use]
     pub fn on_interface(self, number: usize) -> Self {
         Self { form: Form(self.form.0 & Form::MASK | ((number % 31 + 1) as u8) << Form::BITS), ..self }
+    }
+
+    /// The key of the same stream wherever its packets came in.
+    #[must_use]
+    pub fn without_interface(self) -> Self {
+        Self { form: Form(self.form.0 & Form::MASK), ..self }
     }
 
     /// The key without VLANs, for streams that are the same in every VLAN.
@@ -335,7 +341,7 @@ impl StreamKey {
         // Without a VLAN as if with one that no tag can name.
         let vlan = u64::from(vlans.next().unwrap_or(u16::MAX)) | u64::from(vlans.next().unwrap_or(0)) << 16;
         let rest = vlan << 32 | u64::from(self.proto) << 16 | (self.family() as u64) << 8 | self.kind() as u64;
-        let interface = u64::from(self.form.0 >> Form::BITS);
+        let interface = u64::from(self.form.0 >> Form::BITS) | u64::from(vlans.next().unwrap_or(0)) << 8;
         let words = [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports, rest, first, interface];
         words.into_iter().fold(0x1319_8a2e_0370_7344, fold) >> 11
     }

@@ -1,45 +1,39 @@
 //! VLAN identifiers of a frame's tags, outermost first.
 
-/// The VLAN identifiers of the two outermost tags that name a VLAN (IEEE 802.1Q, IEEE 802.1ad), in 24 bits: 12 for the outer one above
-/// 12 for the inner one, 0 where there is none. Priority tags (identifier 0) name no VLAN.
+/// The VLAN identifiers of the three outermost tags that name a VLAN (IEEE 802.1Q, IEEE 802.1ad), in 36 bits: 12 for each, the outermost
+/// highest, 0 where there is none. Priority tags (identifier 0) name no VLAN. Suricata keeps three too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VlanTags([u8; 3]);
+pub struct VlanTags([u8; 5]);
 
 impl VlanTags {
     /// No VLAN.
-    pub const NONE: Self = Self([0; 3]);
+    pub const NONE: Self = Self([0; 5]);
     /// Bits of an identifier.
-    const ID_MASK: u32 = 0x0fff;
-    const ID_BITS: u32 = 12;
+    const ID_MASK: u64 = 0x0fff;
+    /// Where the identifiers are, outermost first.
+    const SHIFTS: [u32; 3] = [24, 12, 0];
 
-    /// The identifiers as a number of 24 bits.
+    /// The identifiers as a number of 36 bits.
     #[inline]
-    pub(super) const fn bits(self) -> u32 {
-        let [high, middle, low] = self.0;
-        u32::from_be_bytes([0, high, middle, low])
+    pub(super) const fn bits(self) -> u64 {
+        let [a, b, c, d, e] = self.0;
+        u64::from_be_bytes([0, 0, 0, a, b, c, d, e])
     }
 
-    const fn from_bits(bits: u32) -> Self {
-        let [_, high, middle, low] = bits.to_be_bytes();
-        Self([high, middle, low])
-    }
-
-    /// These identifiers with that of the next tag. Tags below the second that names a VLAN are left out.
+    /// These identifiers with that of the next tag. Tags below the third that names a VLAN are left out.
     #[must_use]
     pub fn with(self, id: u16) -> Self {
-        let (outer, inner) = (self.bits() >> Self::ID_BITS, self.bits() & Self::ID_MASK);
-        let id = u32::from(id) & Self::ID_MASK;
-        match (outer, inner) {
-            (0, _) => Self::from_bits(id << Self::ID_BITS),
-            (outer, 0) => Self::from_bits(outer << Self::ID_BITS | id),
-            _ => self,
-        }
+        let bits = self.bits();
+        let free = Self::SHIFTS.into_iter().find(|&shift| bits >> shift & Self::ID_MASK == 0);
+        let Some(shift) = free else { return self };
+        let [.., a, b, c, d, e] = (bits | (u64::from(id) & Self::ID_MASK) << shift).to_be_bytes();
+        Self([a, b, c, d, e])
     }
 
     /// The identifiers, outermost first.
     pub fn ids(self) -> impl Iterator<Item = u16> + Clone {
-        let ids = [self.bits() >> Self::ID_BITS, self.bits() & Self::ID_MASK];
-        ids.into_iter().filter(|&id| id != 0).map(|id| id as u16)
+        let bits = self.bits();
+        Self::SHIFTS.into_iter().map(move |shift| (bits >> shift & Self::ID_MASK) as u16).filter(|&id| id != 0)
     }
 
     /// Whether there is none.
@@ -53,11 +47,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_outermost_identifiers_are_kept_in_order() {
+    fn the_three_outermost_identifiers_are_kept_in_order() {
         let of = |tags: &[u16]| tags.iter().fold(VlanTags::NONE, |vlans, &id| vlans.with(id)).ids().collect::<Vec<_>>();
         assert!(of(&[]).is_empty());
         assert_eq!(of(&[0, 7]), [7], "a priority tag");
         assert_eq!(of(&[0xfff, 0, 1]), [0xfff, 1]);
-        assert_eq!(of(&[500, 11, 12]), [500, 11]);
+        assert_eq!(of(&[500, 11, 12]), [500, 11, 12]);
+        assert_eq!(of(&[500, 0xfff, 12, 13]), [500, 0xfff, 12]);
     }
 }

@@ -244,11 +244,10 @@ mod tests {
     use super::*;
     use crate::capture::CaptureFile;
     use crate::evaluate::trace_streams;
-    use crate::packet::Decoder;
 
     fn traces(model: &Model, most: usize) -> Vec<StreamTrace> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/mixed.pcapng");
-        trace_streams(model, &mut CaptureFile::open(&path).unwrap(), &Decoder::default(), most).unwrap()
+        trace_streams(model, &mut CaptureFile::open(&path).unwrap(), &crate::stream::Intake::default(), most).unwrap()
     }
 
     #[test]

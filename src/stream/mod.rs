@@ -8,6 +8,7 @@ mod basis;
 mod decision;
 mod evidence;
 mod fragments;
+mod intake;
 mod leader;
 mod table;
 mod tracker;
@@ -17,6 +18,7 @@ pub use basis::{Basis, UnknownReason};
 pub use decision::Decision;
 pub use evidence::{Contributions, PartInputs};
 pub use fragments::{FragmentTable, is_fragment};
+pub use intake::Intake;
 pub use leader::{CONSTANT_FEATURES, FEATURES, Leader};
 pub use table::{EndReason, PacketPlace, StreamIndex, StreamLimits, StreamTable, SweptStream};
 pub use tracker::{StreamTracker, TrackedPacket};
@@ -43,7 +45,7 @@ pub struct Arrival {
     pub wire_len: u32,
     /// Direction of the packet within the key.
     pub direction: Direction,
-    /// The live interface that the packet came in by; `None` for captures.
+    /// The interface that the packet came in by; `None` if that is not known.
     pub interface: Option<InterfaceId>,
     /// [`length_bucket`] of its payload.
     size: u8,
@@ -148,23 +150,26 @@ impl Arrival {
 /// closed: the time after which systems send a SYN again (RFC 6298).
 const RECONNECT_PAUSE: u64 = 1_000_000_000;
 
-/// A number of packets in five bytes, as streams are many. It stops at 2^40 - 1, which takes twelve days at a million packets a second.
-#[derive(Clone, Copy, Debug, Default)]
-struct PacketCount([u8; 5]);
+/// A count in `N` bytes, as streams are many. It stops at its largest value: that of packets in five bytes takes twelve days at a million
+/// packets a second, that of bytes in seven takes two months at 100 Gbit/s.
+#[derive(Clone, Copy, Debug)]
+struct Count<const N: usize>([u8; N]);
 
-impl PacketCount {
-    const MAX: u64 = (1 << 40) - 1;
+impl<const N: usize> Count<N> {
+    const ZERO: Self = Self([0; N]);
+    const MAX: u64 = (1 << (8 * N)) - 1;
 
     #[inline]
     fn get(self) -> u64 {
-        let [a, b, c, d, high] = self.0;
-        u64::from(high) << 32 | u64::from(u32::from_le_bytes([a, b, c, d]))
+        let mut bytes = [0; 8];
+        bytes[..N].copy_from_slice(&self.0);
+        u64::from_le_bytes(bytes)
     }
 
     #[inline]
-    fn add(&mut self, packets: u64) {
-        let [a, b, c, d, high, ..] = (self.get() + packets).min(Self::MAX).to_le_bytes();
-        self.0 = [a, b, c, d, high];
+    fn add(&mut self, more: u64) {
+        let bytes = self.get().saturating_add(more).min(Self::MAX).to_le_bytes();
+        self.0.copy_from_slice(&bytes[..N]);
     }
 }
 
@@ -184,10 +189,10 @@ pub struct Stream<T> {
     /// Bytes so far, on the wire and with the link header.
     pub bytes: u64,
     /// Packets so far in [`Stream::first_direction`].
-    own_packets: PacketCount,
+    own_packets: Count<5>,
     /// Bytes so far in [`Stream::first_direction`].
-    pub own_bytes: u64,
-    /// The live interface of the first packet; `None` for captures.
+    own_bytes: Count<7>,
+    /// The interface of the first packet; `None` if that is not known.
     pub interface: Option<InterfaceId>,
     /// [`Context::previous`] of the next packet.
     previous: u8,
@@ -212,8 +217,8 @@ impl<T> Stream<T> {
             last: timestamp,
             packets: 0,
             bytes: 0,
-            own_packets: PacketCount::default(),
-            own_bytes: 0,
+            own_packets: Count::ZERO,
+            own_bytes: Count::ZERO,
             interface: packet.interface,
             previous: NO_PREVIOUS,
             tcp: if own == Direction::Backward { Self::BACKWARD } else { 0 },
@@ -258,6 +263,11 @@ impl<T> Stream<T> {
         self.own_packets.get()
     }
 
+    /// Bytes so far in [`Stream::first_direction`], on the wire and with the link header.
+    pub fn own_bytes(&self) -> u64 {
+        self.own_bytes.get()
+    }
+
     /// Counts a packet; returns what the stream knew before it.
     #[inline]
     fn step(&mut self, packet: &Arrival) -> Context {
@@ -268,7 +278,7 @@ impl<T> Stream<T> {
         self.bytes += u64::from(packet.wire_len);
         let own = u64::from(way ^ 1);
         self.own_packets.add(own);
-        self.own_bytes += own * u64::from(packet.wire_len);
+        self.own_bytes.add(own * u64::from(packet.wire_len));
         self.last = self.last.max(packet.timestamp);
         self.tcp |= (packet.closes() << way) | (packet.resets() * Self::CLOSED);
         if self.tcp & Self::SEQUENCE_KNOWN == 0
@@ -286,14 +296,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_count_adds_over_all_its_bytes_and_stops_at_its_maximum() {
-        let mut count = PacketCount::default();
+    fn a_count_adds_over_all_its_bytes_and_stops_at_its_maximum() {
+        let mut count = Count::<5>::ZERO;
         for (packets, want) in [(0, 0), (1, 1), (255, 256), (1 << 32, (1 << 32) + 256), (1 << 39, (1 << 39) + (1 << 32) + 256)] {
             count.add(packets);
             assert_eq!(count.get(), want);
         }
         count.add(1 << 39);
         count.add(1);
-        assert_eq!(count.get(), PacketCount::MAX);
+        assert_eq!(count.get(), Count::<5>::MAX);
+        let mut bytes = Count::<7>::ZERO;
+        bytes.add(u64::from(u32::MAX) << 24);
+        assert_eq!(bytes.get(), u64::from(u32::MAX) << 24);
+        bytes.add(u64::MAX);
+        assert_eq!(bytes.get(), Count::<7>::MAX);
     }
 }

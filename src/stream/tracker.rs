@@ -1,6 +1,6 @@
 //! Stream tracking of a source that is read in one thread: every packet with its stream, its position and its context.
 //!
-//! Input: a [`Source`], a [`Decoder`] and the kind of key. Output: one [`TrackedPacket`] per packet and stream for a visitor, and the
+//! Input: a [`Source`], an [`Intake`] and the kind of key. Output: one [`TrackedPacket`] per packet and stream for a visitor, and the
 //! streams at the end. Training, one-packet learning, evaluation, `spiked features` and the report read captures through it. The engine
 //! does the same in batches over several workers; the test `engine_and_tracker_see_the_same_packets` compares the two.
 //!
@@ -10,9 +10,9 @@ use std::ops::ControlFlow;
 
 use crate::capture::{CaptureError, Frame, FrameBatch, Source};
 use crate::encode::{Context, Layout, Volley};
-use crate::packet::{Decoder, Headers, KeyKind, StreamKey};
+use crate::packet::{Headers, KeyKind, StreamKey};
 
-use super::{FragmentTable, Stream, StreamLimits, StreamTable, is_fragment};
+use super::{FragmentTable, Intake, Stream, StreamLimits, StreamTable, is_fragment};
 use crate::trace::{TraceTable, TraceValues};
 
 /// One packet of one stream.
@@ -42,7 +42,7 @@ impl<T> TrackedPacket<'_, T> {
 /// Streams of a source, each with a `T` that its user keeps for it.
 pub struct StreamTracker<T> {
     key: KeyKind,
-    decoder: Decoder,
+    intake: Intake,
     table: StreamTable<T>,
     traces: Option<TraceTable>,
     /// Frames read so far.
@@ -53,14 +53,15 @@ pub struct StreamTracker<T> {
 
 impl<T> StreamTracker<T> {
     /// Streams of the kind `key` within `limits`, which apply to that kind as in the engine ([`StreamLimits::for_key`]).
-    pub fn new(key: KeyKind, decoder: &Decoder, limits: StreamLimits) -> Self {
+    pub fn new(key: KeyKind, intake: &Intake, limits: StreamLimits) -> Self {
         let table = StreamTable::new(limits.for_key(key), foldhash::fast::RandomState::default());
-        Self { key, decoder: *decoder, table, traces: None, frames: 0, ended: Vec::new(), fragments: FragmentTable::default() }
+        Self { key, intake: *intake, table, traces: None, frames: 0, ended: Vec::new(), fragments: FragmentTable::default() }
     }
 
     /// The tracker with traces of the hosts.
     #[must_use]
     pub fn with_traces(self, traces: Option<TraceTable>) -> Self {
+        let traces = traces.map(|table| table.by_vlan(self.intake.vlan_in_key));
         Self { traces, ..self }
     }
 
@@ -94,7 +95,7 @@ impl<T> StreamTracker<T> {
     ) -> ControlFlow<()> {
         let number = self.frames;
         self.frames += 1;
-        let Ok(headers) = self.decoder.decode(frame.link, frame.bytes) else { return ControlFlow::Continue(()) };
+        let Ok(headers) = self.intake.decoder.decode(frame.link, frame.bytes) else { return ControlFlow::Continue(()) };
         let traces = self.traces.as_mut().map_or(TraceValues::NONE, |t| t.observe(&headers, frame.bytes, frame.timestamp));
         for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
             let (key, direction) = match self.key {
@@ -103,7 +104,9 @@ impl<T> StreamTracker<T> {
                 }
                 _ => (key, direction),
             };
-            let arrival = self.table.arrival(key, direction, &headers, &frame);
+            let key = self.intake.key(key, frame.interface);
+            let mut arrival = self.table.arrival(key, direction, &headers, &frame);
+            arrival.interface = frame.interface;
             let place = self.table.packet(&arrival, number, |_| true, || open(&key));
             self.ended.extend(place.ended.map(|(stream, _)| stream));
             let stream = self.table.get_mut(place.at);

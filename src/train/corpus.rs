@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::capture::{CaptureError, CaptureFile, Filtered, Nanos, Source};
+use crate::capture::{CaptureError, Duplicates, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Address, Decoder, KeyKind, StreamKey};
+use crate::packet::{Address, KeyKind, StreamKey};
 use crate::snn::ClassId;
-use crate::stream::{Stream, StreamLimits, StreamTracker};
+use crate::stream::{Intake, Stream, StreamLimits, StreamTracker};
 use crate::trace::{TraceTable, TraceValues};
 
 use super::labels::{Labels, StreamName};
@@ -179,7 +179,7 @@ impl Corpus {
         folder: &Path,
         layout: Layout,
         packets_per_stream: usize,
-        decoder: &Decoder,
+        intake: &Intake,
         tick: &dyn Fn(),
     ) -> Result<(Self, GatherReport), CorpusError> {
         let mut corpus = Self::new(labels.key, layout, labels.classes.clone());
@@ -201,7 +201,7 @@ impl Corpus {
                 known.class_of(name, first).or_else(|| labels.anywhere.class_of(name, first))
             };
             let file = LabelledFile { folder, capture, filter: known.filter.as_deref() };
-            if !corpus.read_file(&file, packets_per_stream, decoder, &mut gathered, class_of)? {
+            if !corpus.read_file(&file, packets_per_stream, intake, &mut gathered, class_of)? {
                 continue;
             }
             let mut missing: Vec<_> = known.names().filter(|n| !found.contains(n)).collect();
@@ -226,13 +226,13 @@ impl Corpus {
         &mut self,
         file: &LabelledFile<'_>,
         packets_per_stream: usize,
-        decoder: &Decoder,
+        intake: &Intake,
         gathered: &mut GatherReport,
         class_of: &mut dyn FnMut(&StreamName, Nanos) -> Option<ClassId>,
     ) -> Result<bool, CaptureError> {
         let LabelledFile { folder, capture, filter } = *file;
         let path = if capture == "-" { capture.into() } else { folder.join(capture) };
-        let mut file = match CaptureFile::open(&path).and_then(|file| Filtered::new(file, filter)) {
+        let file = match intake.open(&path).and_then(|file| Filtered::new(file, filter)) {
             Ok(file) => file,
             Err(error) => {
                 gathered.unreadable.push(error.to_string());
@@ -241,8 +241,9 @@ impl Corpus {
         };
         let number = self.captures.len() as u32;
         self.captures.push(capture.into());
-        self.read_capture(&mut file, number, packets_per_stream, decoder, class_of)?;
-        if let Some(cut) = file.truncation() {
+        let mut file = Duplicates::new(file, intake.drop_duplicates);
+        self.read_capture(&mut file, number, packets_per_stream, intake, class_of)?;
+        if let Some(cut) = file.source().truncation() {
             gathered.cut.push(format!("{capture}: {cut}"));
         }
         Ok(true)
@@ -300,16 +301,16 @@ impl Corpus {
         source: &mut dyn Source,
         capture: u32,
         packets_per_stream: usize,
-        decoder: &Decoder,
+        intake: &Intake,
         class_of: &mut dyn FnMut(&StreamName, Nanos) -> Option<ClassId>,
     ) -> Result<(), CaptureError> {
         let width = self.layout.slots().len();
-        let mut tracker = StreamTracker::new(self.key, decoder, self.limits).with_traces(self.layout.traces());
         let (layout, mut volley) = (&self.layout, Volley::default());
+        let traces = || Some(layout.traces()?.by_vlan(intake.vlan_in_key));
+        let mut tracker = StreamTracker::new(self.key, intake, self.limits).with_traces(traces());
         let by_content = self.by_content();
-        let mut stretched: Vec<TraceTable> =
-            STRETCHES.iter().filter_map(|&stretch| Some(layout.traces()?.stretched(stretch))).collect();
-        let mut extra_traces = layout.traces().filter(|_| layout.has_packet_rates());
+        let mut stretched: Vec<TraceTable> = STRETCHES.iter().filter_map(|&stretch| Some(traces()?.stretched(stretch))).collect();
+        let mut extra_traces = traces().filter(|_| layout.has_packet_rates());
         tracker.visit(source, OpenStream::new, |packet| {
             if packet.stream.packets == 1 {
                 packet.stream.state.class = class_of(&packet.stream.state.name, packet.stream.first);

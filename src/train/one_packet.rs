@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use crate::capture::{CaptureError, Filter, Source};
 use crate::encode::{Layout, MAX_ACTIVE, Volley};
-use crate::packet::{Decoder, KeyKind, StreamKey};
-use crate::stream::{StreamLimits, StreamTracker};
+use crate::packet::{KeyKind, StreamKey};
+use crate::stream::{Intake, StreamLimits, StreamTracker};
 
 use super::labels::StreamName;
 
@@ -81,11 +81,11 @@ pub fn patterns(
     source: &mut dyn Source,
     key: KeyKind,
     layout: &Layout,
-    decoder: &Decoder,
+    intake: &Intake,
     selection: &mut PacketSelection,
     any: bool,
 ) -> Result<SelectedPackets, CaptureError> {
-    let mut tracker = StreamTracker::new(key, decoder, StreamLimits::default()).with_traces(layout.traces());
+    let mut tracker = StreamTracker::new(key, intake, StreamLimits::default()).with_traces(layout.traces());
     let (mut volley, mut active) = (Volley::default(), [0; MAX_ACTIVE]);
     let (mut found, mut chosen) = (SelectedPackets::default(), None);
     tracker.visit(

@@ -126,6 +126,118 @@ fn vlans_are_left_out_of_the_key_if_so_set() {
     }
 }
 
+/// An Ethernet frame of one UDP datagram from 192.0.2.10 behind VLAN tags.
+fn tagged(tags: &[u16]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    tags.iter().for_each(|tag| frame.extend([&[0x81, 0], &tag.to_be_bytes()[..]].concat()));
+    frame.extend([8, 0, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 10, 198, 51, 100, 20]);
+    frame.extend([0x9c, 0x40, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
+    frame
+}
+
+#[test]
+fn three_vlan_tags_are_in_the_key_and_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("qinqinq.pcap");
+    let frames = [&[500, 11, 12][..], &[500, 11, 13], &[500, 11, 12], &[500, 11, 12, 14]].map(tagged);
+    std::fs::write(&path, pcap(1, &frames)).unwrap();
+    let expected = vec![format!("{DNS} [500,11,12]: 3"), format!("{DNS} [500,11,13]: 1")];
+    assert_eq!(streams(&path, &[]), (expected, Some(0)));
+    assert_eq!(streams(&path, &["--ignore-vlan"]), (vec![format!("{DNS}: 4")], Some(0)));
+}
+
+/// A pcapng capture: interfaces with their names, and packets with the number of their interface, a second apart.
+fn pcapng(interfaces: &[Option<&str>], packets: &[u32], first: u64) -> Vec<u8> {
+    let block = |kind: u32, body: &[u8]| {
+        let length = (body.len().next_multiple_of(4) + 12) as u32;
+        let padding = vec![0; body.len().next_multiple_of(4) - body.len()];
+        [&kind.to_le_bytes(), &length.to_le_bytes(), body, &padding, &length.to_le_bytes()].concat()
+    };
+    let mut file = block(0x0a0d_0d0a, &[0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
+    for name in interfaces {
+        let mut body = vec![1, 0, 0, 0, 0, 0, 4, 0];
+        if let Some(name) = name {
+            body.extend([&[2, 0], &(name.len() as u16).to_le_bytes()[..], name.as_bytes()].concat());
+            body.resize(body.len().next_multiple_of(4), 0);
+            body.extend([0; 4]);
+        }
+        file.extend(block(1, &body));
+    }
+    for (number, interface) in packets.iter().enumerate() {
+        let (frame, micros) = (tagged(&[]), (first + number as u64) * 1_000_000);
+        let words = [*interface, (micros >> 32) as u32, micros as u32, frame.len() as u32, frame.len() as u32];
+        let body = [words.map(u32::to_le_bytes).concat(), frame].concat();
+        file.extend(block(6, &body));
+    }
+    file
+}
+
+/// Interface and packets of each stream.
+fn by_interface(paths: &[&Path], options: &[&str]) -> Vec<(String, u64)> {
+    let arguments = ["read", "--quiet", "--events", "streams", "--format", "jsonl"];
+    let output = spiked().args(arguments).args(options).args(paths).output().unwrap();
+    let events = json_lines(&output.stdout);
+    let packets = |event: &serde_json::Value| event["flow"]["pkts_toserver"].as_u64().unwrap();
+    let mut found: Vec<_> =
+        events.iter().map(|event| (event["in_iface"].as_str().unwrap_or("-").to_owned(), packets(event))).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn interfaces_of_one_file_are_named_and_may_be_in_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: Vec<u8>| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+        folder.path().join(name)
+    };
+    let one =
+        file("one.pcapng", pcapng(&[Some("eth0"), Some("eth1"), None, Some("eth0")], &[0, 1, 0, 2, 1, 0, 3], 1_700_000_000));
+    let of = |name: &str, packets| (name.to_owned(), packets);
+    assert_eq!(by_interface(&[&one], &[]), [of("eth0", 7)], "not in the key: the interface of the first packet");
+    let apart = [of("2", 1), of("eth0", 1), of("eth0", 3), of("eth1", 2)];
+    assert_eq!(by_interface(&[&one], &["--interface-in-key"]), apart, "two interfaces of one name are two");
+    // The next file of the same capture describes its interfaces in another order.
+    let next = file("two.pcapng", pcapng(&[Some("eth1"), Some("eth0")], &[0, 0, 1], 1_700_000_010));
+    let both = [of("2", 1), of("eth0", 1), of("eth0", 4), of("eth1", 4)];
+    assert_eq!(by_interface(&[&one, &next], &["--interface-in-key"]), both);
+    let each = by_interface(&[&one, &next], &["--interface-in-key", "--each-file"]);
+    assert_eq!(each.len(), 6);
+    // What is learned is what is read.
+    let features = |options: &[&str]| {
+        let class = format!("a={}", one.display());
+        let output = spiked().args(["features", "--class", &class]).args(options).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines()
+            .skip(1)
+            .map(|line| line.split(',').next().unwrap().to_owned())
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
+    };
+    assert_eq!((features(&[]), features(&["--interface-in-key"])), (1, 4));
+    let plain = file("plain.pcap", pcap(1, &[tagged(&[7])]));
+    let note = "plain.pcap: the file does not name interfaces (pcapng does): --interface-in-key has no effect on it";
+    spiked().args(["read", "--interface-in-key"]).arg(&plain).assert().code(0).stdout(contains(note));
+}
+
+#[test]
+fn training_reads_packets_as_reading_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vlans.pcap");
+    let frames = [&[7][..], &[8], &[7], &[7]].map(tagged);
+    std::fs::write(&path, pcap(1, &frames)).unwrap();
+    let class = format!("a={}", path.display());
+    for (options, streams) in [(&[][..], 2), (&["--ignore-vlan"], 1)] {
+        let output = spiked().args(["features", "--class", &class]).args(options).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let found: std::collections::BTreeSet<_> = text.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+        assert_eq!(found.len(), streams, "{options:?}");
+    }
+    let numbered = ["learn", "--packet", "1", "--class", "x", "--drop-duplicates", "--out", "x.safetensors", "--from"];
+    let message = "--drop-duplicates changes the numbers of packets; leave it out with --packet";
+    spiked().current_dir(&folder).args(numbered).arg(&path).assert().failure().stderr(contains(message));
+}
+
 /// Years of the timestamps of a capture whose packets have no time.
 #[test]
 fn packets_without_any_time_are_dated_by_their_file() {

@@ -7,7 +7,7 @@ use crate::common::{fixture, pcap, spiked, udp};
 use predicates::prelude::*;
 use predicates::str::contains;
 use spiked::encode::{Layout, LayoutOptions};
-use spiked::packet::Decoder;
+use spiked::stream::Intake;
 use spiked::train::labels::{LabelError, LabelOptions, Labels, WholeClass, of_classes};
 use spiked::train::{Corpus, GatherReport};
 
@@ -24,7 +24,7 @@ fn captures(folder: &Path) {
 
 fn gather(labels: &Labels, captures: &Path) -> (Corpus, GatherReport) {
     let layout = Layout::headers(&LayoutOptions::default());
-    Corpus::gather(labels, captures, layout, 16, &Decoder::default(), &|| ()).unwrap()
+    Corpus::gather(labels, captures, layout, 16, &Intake::default(), &|| ()).unwrap()
 }
 
 /// Number of packets by class.

@@ -9,8 +9,8 @@ use crate::common::{json_lines, spiked, wait_until};
 use serde_json::Value;
 use spiked::capture::CaptureFile;
 use spiked::model::Model;
-use spiked::packet::Decoder;
 use spiked::snn::ClassId;
+use spiked::stream::Intake;
 use spiked::train::live::{AttemptOutcome, LearnedNeurons, Learner, LearnerSettings, LearningTask, named as given};
 use spiked::train::{Corpus, LabelledStream};
 
@@ -138,7 +138,7 @@ fn streams_that_arrive_faster_than_they_are_processed_are_sampled_more_rarely() 
 fn streams(model: &Model, capture: &str) -> Vec<Vec<u16>> {
     let mut corpus = Corpus::new(model.key, model.layout.clone(), vec!["all".into()]);
     let mut source = CaptureFile::open(&common::fixture("captures").join(capture)).unwrap();
-    corpus.read_capture(&mut source, 0, 16, &Decoder::default(), &mut |_, _| Some(ClassId::new(0))).unwrap();
+    corpus.read_capture(&mut source, 0, 16, &Intake::default(), &mut |_, _| Some(ClassId::new(0))).unwrap();
     let slots = |s: &LabelledStream| corpus.volleys_of(s).flatten().copied().collect();
     corpus.streams.iter().map(slots).collect()
 }

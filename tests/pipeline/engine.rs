@@ -18,9 +18,9 @@ use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
 use spiked::episode::{Episode, EpisodeState};
 use spiked::model::Model;
-use spiked::packet::{Decoder, Direction, KeyKind, StreamKey};
+use spiked::packet::{Direction, KeyKind, StreamKey};
 use spiked::snn::ClassId;
-use spiked::stream::{Leader, StreamLimits, StreamTracker};
+use spiked::stream::{Intake, Leader, StreamLimits, StreamTracker};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -590,7 +590,8 @@ fn fragment(packet: u16, at: u16, vlan: Option<u16>) -> Vec<u8> {
 /// Packets of each stream of the frames, one a second, and the number of fragments without their first.
 fn streams_of_frames(frames: &[Vec<u8>], workers: usize, lengths: Vec<usize>, vlan_in_key: bool) -> (Vec<u64>, u64) {
     let frames = (1_700_000_000..).zip(frames.iter().cloned());
-    let settings = EngineSettings { workers, vlan_in_key, ..EngineSettings::new(vec![built_in()]) };
+    let intake = Intake { vlan_in_key, ..Intake::default() };
+    let settings = EngineSettings { workers, intake, ..EngineSettings::new(vec![built_in()]) };
     let mut source = InBatches::ethernet(frames, lengths);
     let mut recorder = Recorder::default();
     let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
@@ -709,7 +710,7 @@ fn seen_by_engine(models: &[Arc<Model>], path: &Path, seed: u64, workers: usize)
 fn seen_by_tracker(models: &[Arc<Model>], path: &Path, seed: u64) -> Option<Seen> {
     let mut seen = Seen::default();
     for (number, model) in models.iter().enumerate() {
-        let mut tracker = StreamTracker::new(model.key, &Decoder::default(), StreamLimits::default());
+        let mut tracker = StreamTracker::new(model.key, &Intake::default(), StreamLimits::default());
         let (mut classifier, mut volley) = (model.classifier(), Volley::default());
         let new_stream = classifier.new_stream();
         let visited = tracker.visit(
@@ -804,7 +805,7 @@ fn streams_of_the_corpus_that_the_engines_limits_would_split() {
             .collect();
         let count = |limits: StreamLimits| -> usize {
             let streams = |path: &PathBuf| {
-                let mut tracker = StreamTracker::new(key, &Decoder::default(), limits);
+                let mut tracker = StreamTracker::new(key, &Intake::default(), limits);
                 let mut file = CaptureFile::open(path).ok()?;
                 tracker.visit(&mut file, |_| (), |_| ControlFlow::Continue(())).ok()?;
                 Some(tracker.finish().len())
@@ -837,7 +838,7 @@ impl Source for TwoInterfaces {
 fn streams_of_two_interfaces_are_one_unless_set_otherwise() {
     for (interface_in_key, streams) in [(false, vec![4]), (true, vec![2, 2])] {
         let mut settings = EngineSettings::new(vec![Arc::new(Model::built_in().unwrap())]);
-        settings.interface_in_key = interface_in_key;
+        settings.intake.interface_in_key = interface_in_key;
         let mut packets = Vec::new();
         let mut observe = |verdict: &Verdict| packets.extend((verdict.event == Event::Stream).then_some(verdict.packets));
         engine::run(&settings, &mut TwoInterfaces(0), &mut observe).unwrap();

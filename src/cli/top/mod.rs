@@ -25,14 +25,14 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use crate::capture::Filter;
 use crate::engine::EngineSettings;
 use crate::model::Model;
-use crate::packet::Decoder;
 
+use super::intake::IntakeOptions;
 use super::{Exit, live};
 use reader::Reader;
 use terminal::Screen;
 use ui::{Action, Cover, TextScreen, Ui};
 use view::{Header, Theme};
-use work::{Finder, Finished};
+use work::Finished;
 
 /// Longest wait for a key, after which rates are drawn again and signals are noticed.
 const WAIT: Duration = Duration::from_millis(200);
@@ -70,9 +70,8 @@ pub struct Args {
     /// Reads only packets that match this BPF filter (tcpdump syntax)
     #[arg(long, short, value_name = "BPF", help_heading = "Input")]
     filter: Option<String>,
-    /// Does not decapsulate tunnels (GRE, VXLAN, GTP-U, IP-in-IP and others)
-    #[arg(long, help_heading = "Input")]
-    no_tunnels: bool,
+    #[command(flatten)]
+    intake: IntakeOptions,
     /// Model: a file, or the name of a built-in model
     #[arg(long, short, value_name = "MODEL", default_value = "protocols", help_heading = "Model")]
     model: PathBuf,
@@ -90,14 +89,14 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
     let model = Model::open(&args.model)?;
     let mut settings = EngineSettings::new(vec![Arc::new(model)]);
-    settings.decoder = Decoder::new(!args.no_tunnels);
+    settings.intake = args.intake.intake()?;
     let reader = Reader::open(&args.captures, &args.interface, args.filter.as_deref(), settings)?;
     let out = if Model::is_built_in(&args.model) { Path::new("mine.safetensors") } else { &args.model };
     let mut top = Top {
         reader,
         ui: Ui::new(out.into()),
         model: args.model.clone(),
-        no_tunnels: args.no_tunnels,
+        intake: args.intake.clone(),
         theme: theme(args.color),
         start: Instant::now(),
         work: None,
@@ -135,7 +134,8 @@ struct Top {
     ui: Ui,
     /// The model that classifies: a file, or the name of a built-in model.
     model: PathBuf,
-    no_tunnels: bool,
+    /// How packets are read, for lessons.
+    intake: IntakeOptions,
     theme: Theme,
     start: Instant,
     work: Option<Work>,
@@ -184,9 +184,9 @@ impl Top {
 
     /// Starts what a key asked for. It takes the place of an explanation that nobody waits for any more, but not of a lesson.
     fn act(&mut self, action: Action) {
-        let finder = Finder { tape: Arc::clone(&self.reader.tape), decoder: self.reader.settings.decoder };
+        let finder = self.reader.finder();
         let model = Arc::clone(&self.reader.settings.models.load()[0]);
-        let (file, no_tunnels) = (self.model.clone(), self.no_tunnels);
+        let (file, intake) = (self.model.clone(), self.intake.clone());
         let teaches = matches!(action, Action::Teach(_));
         if !matches!(action, Action::Nothing | Action::Quit) && self.work.as_ref().is_some_and(|work| work.teaches) {
             let lines = vec!["its result is shown when it has ended".into()];
@@ -195,7 +195,7 @@ impl Top {
         }
         let thread = match action {
             Action::Explain(stream) => std::thread::spawn(move || finder.explain(&model, stream)),
-            Action::Teach(lesson) => std::thread::spawn(move || finder.teach(&file, lesson, no_tunnels)),
+            Action::Teach(lesson) => std::thread::spawn(move || finder.teach(&file, lesson, intake)),
             Action::Nothing | Action::Quit => return,
         };
         self.work = Some(Work { thread, teaches });

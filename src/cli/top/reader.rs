@@ -9,7 +9,7 @@ use anyhow::Result;
 use parking_lot::Mutex;
 
 use crate::capture::live::LiveSource;
-use crate::capture::{self, CaptureError, CaptureFile, Filtered, InputCounters, Source, printable};
+use crate::capture::{self, CaptureError, CaptureFile, Duplicates, Filtered, InputCounters, InterfaceNames, Source, printable};
 use crate::cli::Exit;
 use crate::cli::live::{Interfaces, Limited, Limits};
 use crate::engine::{self, EngineSettings, Observer, Output};
@@ -18,6 +18,7 @@ use crate::model::Model;
 
 use super::state::State;
 use super::tape::{Recorded, Tape};
+use super::work::Finder;
 
 /// Nanoseconds without a packet after which a stream of a live source ends, and after which a closed one does. They are shorter than the
 /// engine's, because a stream without a class is shown when it ends.
@@ -36,6 +37,8 @@ pub struct Reader {
     pub state: Arc<Mutex<State>>,
     /// First packets of streams that can't be read again.
     pub tape: Arc<Mutex<Tape>>,
+    /// Numbers of the interfaces that captures name.
+    interfaces: Arc<InterfaceNames>,
     /// Interfaces or captures, for the title.
     pub name: String,
     filter: Option<String>,
@@ -57,7 +60,7 @@ impl Reader {
         }
         let mut state = State::new(live);
         let kind = settings.models.load()[0].key;
-        let tape = Arc::new(Mutex::new(Tape::new(kind, settings.decoder)));
+        let tape = Arc::new(Mutex::new(Tape::new(kind, settings.intake)));
         let (input, name, opened);
         if interfaces.is_empty() {
             let expanded = capture::expand(captures)?;
@@ -85,6 +88,7 @@ impl Reader {
             settings,
             state: Arc::new(Mutex::new(state)),
             tape,
+            interfaces: Arc::default(),
             name,
             filter: filter.map(Into::into),
             input,
@@ -100,6 +104,7 @@ impl Reader {
             settings: self.settings.clone(),
             state: Arc::clone(&self.state),
             tape: Arc::clone(&self.tape),
+            interfaces: Arc::clone(&self.interfaces),
             filter: self.filter.clone(),
             stop: Arc::clone(&self.stop),
         };
@@ -110,6 +115,11 @@ impl Reader {
         };
         self.thread = Some(std::thread::Builder::new().name("spiked-reader".into()).spawn(body)?);
         Ok(())
+    }
+
+    /// Finds the packets of its streams.
+    pub fn finder(&self) -> Finder {
+        Finder { tape: Arc::clone(&self.tape), intake: self.settings.intake, interfaces: Arc::clone(&self.interfaces) }
     }
 
     /// Packets that were dropped since they came too fast.
@@ -171,6 +181,7 @@ struct ReadingThread {
     settings: EngineSettings,
     state: Arc<Mutex<State>>,
     tape: Arc<Mutex<Tape>>,
+    interfaces: Arc<InterfaceNames>,
     filter: Option<String>,
     stop: Arc<AtomicBool>,
 }
@@ -190,11 +201,12 @@ impl ReadingThread {
 
     fn capture(&self, path: &Path) -> Result<(), CaptureError> {
         let stop = Arc::clone(&self.stop);
-        let source = CaptureFile::open_live(path, move || stop.load(Relaxed))?;
-        let mut source = Filtered::new(source, self.filter.as_deref())?;
+        let source = CaptureFile::open_live(path, move || stop.load(Relaxed))?.with_interfaces(&self.interfaces);
+        let source = Filtered::new(source, self.filter.as_deref())?;
+        let mut source = Duplicates::new(source, self.settings.intake.drop_duplicates);
         if is_file(path) {
             self.read(&mut source, Some(path.into()), None)?;
-            if let Some(cut) = source.truncation().filter(|_| !self.stop.load(Relaxed)) {
+            if let Some(cut) = source.source().truncation().filter(|_| !self.stop.load(Relaxed)) {
                 self.fail(Exit::Partly, format!("{}: {cut}", printable(path)));
             }
             return Ok(());
@@ -203,6 +215,7 @@ impl ReadingThread {
     }
 
     fn interfaces(&self, source: LiveSource, stop: Arc<AtomicBool>) {
+        let source = Duplicates::new(source, self.settings.intake.drop_duplicates);
         let mut source = Recorded { source, tape: Arc::clone(&self.tape) };
         if let Err(error) = self.read(&mut source, None, Some(stop)) {
             self.fail(Exit::of_capture(&error), error.to_string());

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::capture::{CaptureError, FrameBatch, LinkType, Nanos, Source};
+use crate::capture::{CaptureError, Frame, FrameBatch, InterfaceId, LinkType, Nanos, Source};
 use crate::export::pcapng::{PcapngPacket, PcapngWriter};
-use crate::packet::{Decoder, KeyKind, StreamKey};
+use crate::packet::{KeyKind, StreamKey};
+use crate::stream::Intake;
 
 /// Bytes of all frames that are kept, with [`OVERHEAD`] for each.
 const MAX_BYTES: usize = 64 << 20;
@@ -30,6 +31,7 @@ const RECOUNT: Duration = Duration::from_secs(60);
 struct KeptFrame {
     timestamp: Nanos,
     link: LinkType,
+    interface: Option<InterfaceId>,
     wire_len: u32,
     bytes: Arc<[u8]>,
 }
@@ -39,7 +41,7 @@ pub struct Tape {
     frames: VecDeque<KeptFrame>,
     bytes: usize,
     kind: KeyKind,
-    decoder: Decoder,
+    intake: Intake,
     hasher: foldhash::fast::RandomState,
     counters: Vec<u8>,
     counted_since: Instant,
@@ -47,12 +49,12 @@ pub struct Tape {
 
 impl Tape {
     /// A tape without frames, for streams of `kind`.
-    pub fn new(kind: KeyKind, decoder: Decoder) -> Self {
+    pub fn new(kind: KeyKind, intake: Intake) -> Self {
         Self {
             frames: VecDeque::new(),
             bytes: 0,
             kind,
-            decoder,
+            intake,
             hasher: foldhash::fast::RandomState::default(),
             counters: vec![0; COUNTERS],
             counted_since: Instant::now(),
@@ -66,16 +68,16 @@ impl Tape {
             self.counted_since = Instant::now();
         }
         for frame in batch.iter() {
-            let Ok(headers) = self.decoder.decode(frame.link, frame.bytes) else { continue };
+            let Ok(headers) = self.intake.decoder.decode(frame.link, frame.bytes) else { continue };
             let mut wanted = false;
             for (key, _) in StreamKey::of(self.kind, &headers, frame.bytes).into_iter().flatten() {
-                let count = &mut self.counters[self.hasher.hash_one(key) as usize % COUNTERS];
+                let count = &mut self.counters[self.hasher.hash_one(self.intake.key(key, frame.interface)) as usize % COUNTERS];
                 wanted |= *count < PACKETS;
                 *count = count.saturating_add(1);
             }
             if wanted {
-                let (timestamp, link, wire_len) = (frame.timestamp, frame.link, frame.wire_len);
-                self.frames.push_back(KeptFrame { timestamp, link, wire_len, bytes: frame.bytes.into() });
+                let Frame { timestamp, link, interface, wire_len, .. } = frame;
+                self.frames.push_back(KeptFrame { timestamp, link, interface, wire_len, bytes: frame.bytes.into() });
                 self.bytes += frame.bytes.len() + OVERHEAD;
             }
         }
@@ -105,7 +107,7 @@ impl TapeReader {
     pub fn write(&self, out: impl Write) -> io::Result<()> {
         let mut writer = PcapngWriter::new(out)?;
         for frame in &self.frames {
-            let KeptFrame { timestamp, link, wire_len, ref bytes } = *frame;
+            let KeptFrame { timestamp, link, wire_len, ref bytes, .. } = *frame;
             writer.packet(&PcapngPacket { timestamp, link, wire_len, bytes, comment: "" })?;
         }
         writer.get_mut().flush()
@@ -119,6 +121,7 @@ impl Source for TapeReader {
             && let Some(frame) = self.frames.pop_front()
         {
             batch.push(frame.timestamp, frame.link, frame.wire_len, &frame.bytes);
+            batch.set_interface(frame.interface);
         }
         Ok(!batch.is_empty())
     }
@@ -149,7 +152,7 @@ impl<S: Source> Source for Recorded<S> {
 /// The first packets of one stream in a source. Later fragments of IP packets are left out.
 pub struct OneStream<'a> {
     pub source: &'a mut dyn Source,
-    pub decoder: Decoder,
+    pub intake: Intake,
     pub key: StreamKey,
     /// Time of the stream's first packet: an earlier stream of the same key is not meant.
     pub first: Nanos,
@@ -165,10 +168,11 @@ impl Source for OneStream<'_> {
             return Ok(false);
         }
         for frame in all.iter().filter(|frame| frame.timestamp >= self.first) {
-            let Ok(headers) = self.decoder.decode(frame.link, frame.bytes) else { continue };
+            let Ok(headers) = self.intake.decoder.decode(frame.link, frame.bytes) else { continue };
             let mut keys = StreamKey::of(self.key.kind(), &headers, frame.bytes).into_iter().flatten();
-            if self.left > 0 && keys.any(|(key, _)| key == self.key) {
+            if self.left > 0 && keys.any(|(key, _)| self.intake.key(key, frame.interface) == self.key) {
                 batch.push(frame.timestamp, frame.link, frame.wire_len, frame.bytes);
+                batch.set_interface(frame.interface);
                 self.left -= 1;
             }
         }
@@ -191,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_first_packets_of_each_stream_are_kept() {
-        let mut tape = Tape::new(KeyKind::Flow, Decoder::default());
+        let mut tape = Tape::new(KeyKind::Flow, Intake::default());
         let mut batch = FrameBatch::new();
         for time in 0..100 {
             batch.push(Nanos(time), LinkType::ETHERNET, 46, &datagram(40_000));
@@ -200,9 +204,9 @@ mod tests {
         tape.record(&batch);
         assert_eq!(tape.frames.len(), usize::from(PACKETS) + 1);
         let (mut reader, mut found) = (tape.reader(), FrameBatch::new());
-        let headers = Decoder::default().decode(LinkType::ETHERNET, &datagram(40_001)).unwrap();
+        let headers = Intake::default().decoder.decode(LinkType::ETHERNET, &datagram(40_001)).unwrap();
         let (key, _) = StreamKey::flow(&headers, &datagram(40_001));
-        let mut one = OneStream { source: &mut reader, decoder: Decoder::default(), key, first: Nanos(100), left: 9 };
+        let mut one = OneStream { source: &mut reader, intake: Intake::default(), key, first: Nanos(100), left: 9 };
         assert!(one.fill(&mut found).unwrap());
         assert_eq!((found.len(), found.frame(0).timestamp), (1, Nanos(100)));
         let mut capture = Vec::new();
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_oldest_frames_make_room() {
-        let mut tape = Tape::new(KeyKind::Flow, Decoder::default());
+        let mut tape = Tape::new(KeyKind::Flow, Intake::default());
         let mut batch = FrameBatch::new();
         let mut large = datagram(1);
         large.resize(1 << 20, 0);

@@ -13,8 +13,8 @@ use ratatui::style::Color;
 use super::super::reader::Reader;
 use super::super::state::UnknownRow;
 use super::super::ui::{Action, Lesson};
-use super::super::work::Finder;
 use super::*;
+use crate::cli::intake::IntakeOptions;
 use crate::engine::EngineSettings;
 use crate::model::Model;
 
@@ -142,7 +142,7 @@ fn enter_explains_and_t_teaches() {
     let (state, folder) = (reader.state.lock(), tempfile::tempdir().unwrap());
     let out = folder.path().join("mine.safetensors");
     let mut ui = Ui::new(out.clone());
-    let finder = Finder { tape: Arc::clone(&reader.tape), decoder: reader.settings.decoder };
+    let finder = reader.finder();
     let Action::Explain(stream) = press(&mut ui, &state, KeyCode::Enter) else { panic!("no stream is selected") };
     let found = finder.explain(&Model::built_in().unwrap(), stream.clone());
     ui.show(found.screen);
@@ -161,13 +161,13 @@ fn enter_explains_and_t_teaches() {
     let Action::Teach(lesson) = action else { panic!("{action:?}") };
     assert_eq!((lesson.class.as_str(), &lesson.out, lesson.force), ("gearman", &out, false));
     assert!(lesson.stream.text.contains(":4730"), "{lesson:?}");
-    let taught = finder.teach(std::path::Path::new("protocols"), lesson.clone(), false);
+    let taught = finder.teach(std::path::Path::new("protocols"), lesson.clone(), IntakeOptions::default());
     let lines = taught.screen.lines.join("\n");
     assert_eq!(taught.learned.as_ref(), Some(&out), "{lines}");
     assert!(lines.contains("built-in reference: claims 0 of"), "{lines}");
     assert!(lines.contains("16 streams are named gearman"), "{lines}");
     assert_eq!(Model::open(&out).unwrap().classes.len(), Model::built_in().unwrap().classes.len() + 1);
-    let again = finder.teach(std::path::Path::new("protocols"), lesson, false);
+    let again = finder.teach(std::path::Path::new("protocols"), lesson, IntakeOptions::default());
     assert!(again.learned.is_none() && again.screen.lines[0].contains("exists already"), "{:?}", again.screen);
 }
 
@@ -179,13 +179,13 @@ fn a_lesson_without_payload_is_refused_unless_forced() {
     let silent = rows.iter().find(|row| row.reason == UnknownReason::NoPayload).unwrap();
     let out = folder.path().join("harm.safetensors");
     let lesson = Lesson { stream: silent.last.clone(), class: "knock".into(), out: out.clone(), force: false };
-    let finder = Finder { tape: Arc::clone(&reader.tape), decoder: reader.settings.decoder };
-    let refused = finder.teach(std::path::Path::new("protocols"), lesson, false);
+    let finder = reader.finder();
+    let refused = finder.teach(std::path::Path::new("protocols"), lesson, IntakeOptions::default());
     assert!(refused.learned.is_none() && !out.exists());
     let mut ui = Ui::new(out.clone());
     ui.show(refused.screen);
     assert!(text_of(&drawn(&state, &ui, (80, 24), PLAIN)).contains("f write it nevertheless"));
     let Action::Teach(forced) = press(&mut ui, &state, KeyCode::Char('f')) else { panic!("not repeated") };
     assert!(forced.force);
-    assert_eq!(finder.teach(std::path::Path::new("protocols"), forced, false).learned, Some(out));
+    assert_eq!(finder.teach(std::path::Path::new("protocols"), forced, IntakeOptions::default()).learned, Some(out));
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 
-use crate::capture::CaptureFile;
+use crate::capture::{CaptureFile, InterfaceNames};
 use crate::cli::harm::Refusal;
+use crate::cli::intake::IntakeOptions;
 use crate::cli::{Exit, describe, learn, model};
 use crate::evaluate::trace_streams;
 use crate::model::Model;
-use crate::packet::Decoder;
+use crate::stream::Intake;
 
 use super::state::StreamRef;
 use super::tape::{OneStream, Tape};
@@ -36,7 +37,9 @@ pub struct Finished {
 /// Finds the packets of streams: in their captures, or among those that were recorded.
 pub struct Finder {
     pub tape: Arc<Mutex<Tape>>,
-    pub decoder: Decoder,
+    pub intake: Intake,
+    /// Numbers of the interfaces that captures name, as the reading thread has given them.
+    pub interfaces: Arc<InterfaceNames>,
 }
 
 impl Finder {
@@ -50,15 +53,15 @@ impl Finder {
     fn explanation(&self, model: &Model, stream: &StreamRef) -> Result<Vec<String>> {
         let (mut file, mut tape);
         let source: &mut dyn crate::capture::Source = if let Some(path) = &stream.capture {
-            file = CaptureFile::open(path)?;
+            file = CaptureFile::open(path)?.with_interfaces(&self.interfaces);
             &mut file
         } else {
             tape = self.tape.lock().reader();
             &mut tape
         };
-        let mut one = OneStream { source, decoder: self.decoder, key: stream.key, first: stream.first, left: PACKETS };
+        let mut one = OneStream { source, intake: self.intake, key: stream.key, first: stream.first, left: PACKETS };
         // A packet of hosts belongs to two streams.
-        let traced = trace_streams(model, &mut one, &self.decoder, usize::MAX)?;
+        let traced = trace_streams(model, &mut one, &self.intake, usize::MAX)?;
         let name = crate::train::labels::StreamName::of(&stream.key);
         let Some(trace) = traced.iter().find(|trace| trace.name == name) else {
             bail!("the stream's packets are no longer kept");
@@ -68,10 +71,10 @@ impl Finder {
     }
 
     /// Teaches a class from a stream. `model`: the model it is added to.
-    pub fn teach(&self, model: &Path, lesson: Lesson, no_tunnels: bool) -> Finished {
+    pub fn teach(&self, model: &Path, lesson: Lesson, intake: IntakeOptions) -> Finished {
         let mut lines = Vec::new();
         let title = format!("learn {}", lesson.class);
-        match self.learn(model, &lesson, no_tunnels, &mut lines) {
+        match self.learn(model, &lesson, intake, &mut lines) {
             Ok(_) => Finished { screen: TextScreen { title, lines, ..TextScreen::default() }, learned: Some(lesson.out) },
             Err(error) => {
                 lines.push(describe(&error));
@@ -81,7 +84,7 @@ impl Finder {
         }
     }
 
-    fn learn(&self, model: &Path, lesson: &Lesson, no_tunnels: bool, report: &mut Vec<String>) -> Result<Exit> {
+    fn learn(&self, model: &Path, lesson: &Lesson, intake: IntakeOptions, report: &mut Vec<String>) -> Result<Exit> {
         let Lesson { stream, class, out, force } = lesson;
         if out != model && out.exists() {
             bail!("{}: exists already; type another name", out.display());
@@ -96,7 +99,9 @@ impl Finder {
             reader.write(BufWriter::new(File::create(recorded.path())?)).context("the recorded packets")?;
             recorded.path()
         };
-        let args = learn::Args::of_stream(from, stream.key, class, model, out).with(no_tunnels, *force);
+        // Numbers of interfaces are this program's own: the lesson reads the streams of all interfaces as one.
+        let (key, intake) = (stream.key.without_interface(), intake.without_interface());
+        let args = learn::Args::of_stream(from, key, class, model, out).with(intake, *force);
         learn::learn(&args, report)
     }
 }

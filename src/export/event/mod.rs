@@ -643,7 +643,7 @@ mod tests {
         }
         let link = crate::capture::LinkType::ETHERNET;
         let headers = Decoder::default().decode(link, &frame).unwrap();
-        let frame = crate::capture::Frame { timestamp: Nanos(0), link, wire_len: 0, bytes: &frame };
+        let frame = crate::capture::Frame { timestamp: Nanos(0), link, interface: None, wire_len: 0, bytes: &frame };
         Box::new(OuterHeaders::of(&Decoder::default(), &headers, &frame, vxlan).expect("a tunnel"))
     }
 
