@@ -114,6 +114,19 @@ fn peek(mut reader: Box<dyn Read + Send>, length: usize) -> io::Result<(Vec<u8>,
     Ok((start, Box::new(whole)))
 }
 
+/// Whether a file that begins with `start` is compressed, or begins with a skippable frame: [`decompress`] would not return it as it is.
+pub(super) fn is_compressed(start: &[u8]) -> bool {
+    matches!(
+        start,
+        [0x1f, 0x8b, ..]
+            | [0x28, 0xb5, 0x2f, 0xfd, ..]
+            | [0xfd, b'7', b'z', b'X', b'Z', 0, ..]
+            | [0x04, 0x22, 0x4d, 0x18, ..]
+            | [0x02, 0x21, 0x4c, 0x18, ..]
+            | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]
+    )
+}
+
 /// Returns a reader of the decompressed content of `reader`, whose first bytes are `start`; `reader` itself if these are not the
 /// magic number of gzip (RFC 1952), zstd (RFC 8878), xz or lz4, behind skippable frames.
 ///

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::decompress::is_compressed;
 use super::{InterfaceId, InterfaceNames, LinkType, Nanos};
 
 /// Longest record accepted, in bytes: captures with a snap length above 256 KiB exist (USB, loopback); above 64 MiB they are damaged.
@@ -242,10 +243,12 @@ fn snoop_record(window: &[u8], link: LinkType) -> Step {
     Step::Frame { consumed, timestamp, link, interface: None, wire_len, at: SNOOP_RECORD_HEADER, len }
 }
 
-/// Whether the first bytes are those of an ERF record, of [`HEADER_LEN`] bytes and more.
+/// Whether the first bytes are those of an ERF record, of [`HEADER_LEN`] bytes and more. The time and the file name in the header of a gzip
+/// file can look like one.
 fn looks_like_erf(window: &[u8]) -> bool {
     let (length, wire_len) = (usize::from(u16_at(window, 10, true)), u16_at(window, 14, true));
-    ERF_SECONDS.contains(&u32_at(window, 4, false))
+    !is_compressed(window)
+        && ERF_SECONDS.contains(&u32_at(window, 4, false))
         && ERF_TYPES.contains(&(window[8] & !ERF_EXTENDED))
         && length > ERF_ETHERNET_HEADER
         && length.is_multiple_of(8)

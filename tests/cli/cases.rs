@@ -220,6 +220,21 @@ fn interfaces_of_one_file_are_named_and_may_be_in_the_key() {
     spiked().args(["read", "--interface-in-key"]).arg(&plain).assert().code(0).stdout(contains(note));
 }
 
+/// `gzip -9 spool.pcap` writes a header whose time, compression level and file name look like those of an ERF record.
+#[test]
+fn a_gzip_header_that_looks_like_an_erf_record_is_that_of_a_gzip_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("spool.pcap"), pcap(1, &[tagged(&[])])).unwrap();
+    let zipped = std::process::Command::new("gzip").args(["-9", "spool.pcap"]).current_dir(&folder).status();
+    if !zipped.is_ok_and(|status| status.success()) {
+        return skip("gzip");
+    }
+    let path = folder.path().join("spool.pcap.gz");
+    let header = std::fs::read(&path).unwrap();
+    assert_eq!((&header[..4], header[8], &header[10..12]), (&[0x1f, 0x8b, 8, 8][..], 2, &b"sp"[..]));
+    assert_eq!(streams(&path, &[]), (vec![format!("{DNS}: 1")], Some(0)));
+}
+
 #[test]
 fn training_reads_packets_as_reading_does() {
     let folder = tempfile::tempdir().unwrap();
