@@ -338,7 +338,8 @@ impl Reading<'_> {
             }
         }
         self.summary.lock().files(chain.ends.len() as u64);
-        for FileEnd { name, links, copies, frames, outside, refused, has_interfaces, truncation, failure } in chain.ends.drain(..) {
+        for FileEnd { name, links, copies, frames, outside, refused, has_interfaces, truncation, failure } in chain.ends.drain(..)
+        {
             if let Some(counters) = counters {
                 self.unsupported(&name, counters, &links, &|line| chain.progress.message(line));
             }
