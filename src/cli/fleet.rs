@@ -15,7 +15,7 @@ use minisign_verify::Signature;
 use crate::config::{FleetConfig, is_token};
 use crate::daemon::DaemonError;
 use crate::export::http::{self, Server};
-use crate::fleet::connection::{Connection, runtime};
+use crate::fleet::connection::{Connection, FleetError, runtime};
 use crate::fleet::exporter::Exporter;
 use crate::fleet::models::{self, Buckets, MAX_MODEL, ModelReport, SensorReport};
 use crate::fleet::setup::{self, Change, Identity, Role};
@@ -196,13 +196,17 @@ struct PublishedArgs {
 
 /// Sends a published model to more sensors of its group
 #[derive(ClapArgs)]
-#[command(after_help = "Example:\n  spiked fleet promote web --group edge --percent 50")]
+#[command(after_help = "Example:\n  spiked fleet promote web --group edge --percent 50\n\n\
+    Exit code 4 without --force if a sensor has refused the version: it reports why.")]
 struct PromoteArgs {
     #[command(flatten)]
     published: PublishedArgs,
     /// Share of the sensors of the group that run it
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
     percent: u8,
+    /// Promote it although sensors have refused it
+    #[arg(long)]
+    force: bool,
 }
 
 /// Returns all sensors of a group to the version before
@@ -357,7 +361,23 @@ async fn published(args: &PublishedArgs) -> Result<Buckets> {
 
 async fn promote(args: &PromoteArgs) -> Result<Exit> {
     let PublishedArgs { model, group, .. } = &args.published;
-    let record = published(&args.published).await?.promote(group, model, args.percent).await?;
+    check_name(group)?;
+    check_name(model)?;
+    let connection = args.published.servers.connect().await?;
+    let buckets = Buckets::open(&connection).await?;
+    if let Some((record, _)) = buckets.record(group, model).await?
+        && args.percent > record.percent
+    {
+        let (overview, version) = (models::overview(&connection).await?, record.current.version);
+        let refusals = overview.refusals(group, model, version);
+        refusals.iter().for_each(|(sensor, reason)| eprintln!("spiked: {sensor}: {}", super::escaped(reason)));
+        if !refusals.is_empty() && !args.force {
+            let text =
+                format!("{} sensors have refused version {version}; promote it with --force, or roll it back", refusals.len());
+            return Err(FleetError::Record(text).into());
+        }
+    }
+    let record = buckets.promote(group, model, args.percent).await?;
     say!("{model}, group {group}: version {} for {} % of the sensors", record.current.version, record.percent);
     Ok(Exit::Ok)
 }
@@ -391,6 +411,7 @@ async fn status(args: &StatusArgs) -> Result<Exit> {
             let late = if behind(name, sensor, model) { ", behind" } else { "" };
             let error = model.last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
             say!("  {}: version {}, {}{late}{error}", model.name, model.version, model.state);
+            model.canary.iter().for_each(|canary| say!("    {canary}"));
         }
     }
     Ok(exit)

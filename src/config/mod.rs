@@ -186,7 +186,7 @@ pub enum SinkKind {
 }
 
 /// NATS servers that many sensors share, and the part of this sensor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FleetConfig {
     /// URLs of the servers: `nats://HOST:PORT` or `tls://HOST:PORT`.
     pub servers: Vec<String>,
@@ -214,6 +214,23 @@ pub struct FleetConfig {
     pub teaches: Vec<String>,
     /// Host and port at which Prometheus reaches the metrics of this sensor, as it reports them; `None`: they are for its own machine only.
     pub metrics_address: Option<String>,
+    /// Trial of a model before it runs.
+    pub canary: CanaryConfig,
+}
+
+/// Trial of a fleet's model on recent streams of the sensor before it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CanaryConfig {
+    /// Largest share of the streams named by the running model that a new one may lose, 0 to 1.
+    pub max_loss: f64,
+    /// Fewest streams named by the running model with which a new one can be refused.
+    pub min_streams: u64,
+}
+
+impl Default for CanaryConfig {
+    fn default() -> Self {
+        Self { max_loss: 0.1, min_streams: 20 }
+    }
 }
 
 /// Action for the streams of a class, optionally restricted to some addresses and ports.

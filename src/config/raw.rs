@@ -193,6 +193,8 @@ pub struct RawFleet {
     pub trusted_keys: Maybe<Vec<Spanned<String>>>,
     pub teaches: Maybe<Vec<Spanned<String>>>,
     pub metrics_address: Maybe<String>,
+    pub canary_max_loss: Maybe<f64>,
+    pub canary_min_streams: Maybe<i64>,
 }
 
 /// `[metrics]`.

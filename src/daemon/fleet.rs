@@ -21,7 +21,7 @@ use crate::fleet::parts::{PartFigures, PartName, pack};
 use crate::fleet::receiver::{Receiver, SensorHooks};
 use crate::fleet::verify::{copy_path, good_copy};
 use crate::model::Model;
-use crate::train::live::Attempt;
+use crate::train::live::{Attempt, RecentStreams};
 
 use super::state::DaemonState;
 use super::teaching::OnTakenOver;
@@ -32,16 +32,25 @@ const RELOAD: Duration = Duration::from_secs(30);
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// Starts the receiver if the settings name servers of a fleet. Without models of the fleet it only reports.
-pub(super) fn start(config: &Config, state: &Arc<DaemonState>, models: &Arc<ArcSwap<Models>>) -> io::Result<Option<Receiver>> {
+pub(super) fn start(
+    config: &Config,
+    state: &Arc<DaemonState>,
+    models: &Arc<ArcSwap<Models>>,
+    recent: Option<&Arc<RecentStreams>>,
+) -> io::Result<Option<Receiver>> {
     let Some(fleet) = config.fleet.as_ref() else { return Ok(None) };
     let status = Arc::new(Mutex::new(FleetStatus::default()));
     *state.fleet.lock() = Some(Arc::clone(&status));
     let (reloads, reports, models) = (Arc::clone(state), Arc::clone(state), Arc::clone(models));
     let sink = config.sinks.iter().find(|sink| sink.kind == SinkKind::Nats).map(|sink| sink.name.clone());
     let settings = fleet.clone();
+    *state.recent.lock() = recent.cloned();
+    let (teaching, recent) = (Arc::clone(&state.teaching), recent.cloned());
     let hooks = SensorHooks {
         reload: Box::new(move || reload(&reloads)),
         running: Box::new(move |name| models.load().iter().find(|model| model.name == name).cloned()),
+        with_learned: Box::new(move |model| teaching.with_learned(model)),
+        streams: Box::new(move |model| recent.as_ref().map_or_else(Vec::new, |recent| recent.of(model))),
         report: Box::new(move || report(&reports.status(), &settings, sink.as_deref())),
     };
     Receiver::start(fleet, hooks, status).map(Some)
@@ -73,6 +82,11 @@ pub(super) fn start_parts(config: &Config) -> io::Result<Option<(PartPublisher, 
         }
     };
     Ok(Some((publisher, Box::new(on_taken_over))))
+}
+
+/// The recent streams, if the sensor takes models of a fleet.
+pub(super) fn recent_streams(config: &Config) -> Option<Arc<RecentStreams>> {
+    config.fleet.as_ref().filter(|fleet| !fleet.models.is_empty()).map(|_| Arc::default())
 }
 
 /// Requests a reload and waits for its end. One that had begun before does not answer, since it may not have read the new file.

@@ -296,8 +296,12 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     reloader.write_status_file();
     #[cfg(feature = "fleet")]
     let (parts, on_taken_over) = super::fleet::start_parts(&config)?.unzip();
+    #[cfg(feature = "fleet")]
+    let recent = super::fleet::recent_streams(&config);
     #[cfg(not(feature = "fleet"))]
-    let on_taken_over = None;
+    let (on_taken_over, recent) = (None, None);
+    #[cfg(feature = "fleet")]
+    let trial_streams = recent.clone();
     let (tap, learning) = teaching::start(LearningContext {
         config: config.learning.clone(),
         teachers: config.teachers.clone(),
@@ -306,11 +310,12 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
         state: Arc::clone(&state),
         metrics: Some(Arc::clone(&metrics)),
         on_taken_over,
+        recent,
     })?;
     settings.tap = Some(tap);
     let supervisor = supervisor::start(signals, reloader, confined)?;
     #[cfg(feature = "fleet")]
-    let receiver = super::fleet::start(&config, &state, &settings.models)?;
+    let receiver = super::fleet::start(&config, &state, &settings.models, trial_streams.as_ref())?;
 
     let ready = on_ready(&state, server.as_ref().map(Server::address));
     let policies = (preflight.policies, config.alerts.clone());

@@ -13,6 +13,7 @@ use crate::capture::live::QueueDepth;
 use crate::export::evidence::Evidence;
 use crate::export::sink::SinkHandle;
 use crate::export::status::{FleetStatus, InterfaceStatus, LoadedModel, QueueStatus, ReloadStatus, Status};
+use crate::train::live::RecentStreams;
 
 use super::alerts::AlertCounts;
 use super::teaching::SharedLearning;
@@ -68,6 +69,8 @@ pub(super) struct DaemonState {
     pub detections: AtomicU64,
     /// Models of the fleet; `None`: the sensor takes none.
     pub fleet: Mutex<Option<Arc<Mutex<FleetStatus>>>>,
+    /// Streams on which models of the fleet are tried; `None`: the sensor takes none.
+    pub recent: Mutex<Option<Arc<RecentStreams>>>,
     /// Wakes the supervisor for a reload, as SIGHUP does.
     pub reload_request: Notify,
     /// Where the next reload that begins sends its result.
@@ -101,6 +104,7 @@ impl DaemonState {
             heartbeat: Heartbeat::new(workers),
             detections: AtomicU64::new(0),
             fleet: Mutex::default(),
+            recent: Mutex::default(),
             reload_request: Notify::new(),
             reload_answer: Mutex::default(),
         }
@@ -160,10 +164,19 @@ impl DaemonState {
             alerts: self.alerts.status(),
             reloads: self.reloads.lock().clone(),
             learning: self.teaching.status(),
-            fleet: self.fleet.lock().as_ref().map(|fleet| fleet.lock().clone()),
+            fleet: self.fleet_status(),
             hardening: self.hardening.lock().clone(),
             ..Status::new(&self.sensor)
         }
+    }
+
+    fn fleet_status(&self) -> Option<FleetStatus> {
+        let mut status = self.fleet.lock().as_ref()?.lock().clone();
+        let recent = self.recent.lock().clone();
+        for model in &mut status.models {
+            model.recent_streams = recent.as_ref().map_or(0, |recent| recent.count(&model.name) as u64);
+        }
+        Some(status)
     }
 
     /// One line for the log and for systemd's status.

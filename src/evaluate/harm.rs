@@ -16,7 +16,7 @@ use super::{outcomes, reference};
 
 /// Largest share of the other classes' streams that a changed model may claim: one in two hundred, the false alarms of one packet at the
 /// default tolerance (`benches/one_packet.rs`) and as much again.
-const CLAIMED: f64 = 0.005;
+pub const MAX_CLAIMED: f64 = 0.005;
 /// Largest share of the streams named before that a changed model may leave unnamed. Joined models average their confidence, so they name
 /// fewer than their parts.
 const SILENCED: f64 = 0.5;
@@ -135,7 +135,7 @@ impl Harm {
         let lost = |(class, &(before, after)): (&String, &(usize, usize))| {
             before >= STREAMS && (after == 0 || claimed(class) * 2 > before)
         };
-        self.claimed() as f64 > CLAIMED * self.streams as f64
+        self.claimed() as f64 > MAX_CLAIMED * self.streams as f64
             || (before - after.min(before)) as f64 > SILENCED * before as f64
             || self.silenced.iter().any(lost)
     }

@@ -223,14 +223,28 @@ fn fleet(status: &Status) -> Vec<Family> {
         &["model", "reason"],
         "Total number of versions of the fleet's model that were refused, by reason.",
     );
+    let mut streams = Family::gauge(
+        "spiked_fleet_canary_streams",
+        &["model"],
+        "Number of recent streams, named by the running model, on which the last version of the fleet's model was tried.",
+    );
+    let mut lost = Family::gauge(
+        "spiked_fleet_canary_lost_streams",
+        &["model"],
+        "Number of these streams to which the version gave another class or none.",
+    );
     for model in &fleet.models {
+        if let Some(canary) = &model.canary {
+            streams.set(&[&model.name], value(canary.streams));
+            lost.set(&[&model.name], value(canary.lost));
+        }
         version.set(&[&model.name], value(model.version));
         failing.set(&[&model.name], flag(model.last_error.is_some()));
         for (reason, &count) in &model.refused {
             refused.set(&[&model.name, reason], value(count));
         }
     }
-    vec![connected.with(flag(fleet.connected)), version, failing, refused]
+    vec![connected.with(flag(fleet.connected)), version, failing, refused, streams, lost]
 }
 
 fn sinks(status: &Status) -> Vec<Family> {

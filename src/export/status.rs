@@ -4,10 +4,11 @@
 //! worker needs. The names of the fields in JSON are part of the interface; see deploy/README.md.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::Model;
 
@@ -77,8 +78,25 @@ pub struct FleetStatus {
     /// Why they do not; `None` if they do.
     #[serde(rename = "trouble")]
     pub last_error: Option<String>,
+    /// Hosts and ports of the servers in the settings.
+    pub servers: String,
+    /// Name of the server that answers; `None`: none does.
+    pub server: Option<String>,
     /// The models.
     pub models: Vec<FleetModelStatus>,
+    /// Events that no server has acknowledged; `None`: the sensor sends none.
+    pub spool: Option<SpoolStatus>,
+}
+
+/// The events of a sensor that no server of the fleet has acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SpoolStatus {
+    /// Number of events.
+    pub events: u64,
+    /// Size of the spool in bytes.
+    pub bytes: u64,
+    /// Maximum size in bytes.
+    pub limit: u64,
 }
 
 /// A model that a sensor takes from the fleet.
@@ -96,8 +114,51 @@ pub struct FleetModelStatus {
     /// Why a version was refused; `None` if the one that should run does.
     #[serde(rename = "trouble")]
     pub last_error: Option<String>,
+    /// Version that was refused and that should run; `None`: the one that should run does, or it can't be read.
+    pub refused_version: Option<u64>,
     /// Versions that were refused, by reason.
     pub refused: BTreeMap<&'static str, u64>,
+    /// The last trial of a version on recent streams; `None`: there was none since the start.
+    pub canary: Option<CanaryStatus>,
+    /// Recent streams on which the next version will be tried.
+    pub recent_streams: u64,
+}
+
+/// Trial of a version of a model on recent streams of the sensor before it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// The version.
+    pub version: u64,
+    /// Result of the trial.
+    pub outcome: CanaryOutcome,
+    /// Streams that the running model named.
+    pub streams: u64,
+    /// Of these, those that the version gives another class or none.
+    pub lost: u64,
+}
+
+/// Result of the trial of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryOutcome {
+    /// It runs.
+    Passed,
+    /// It runs: there were too few streams to refuse it.
+    NotEnoughStreams,
+    /// It lost too many streams.
+    Refused,
+}
+
+impl fmt::Display for CanaryStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, outcome, streams, lost } = self;
+        let outcome = match outcome {
+            CanaryOutcome::Passed => "passed",
+            CanaryOutcome::NotEnoughStreams => "not enough streams",
+            CanaryOutcome::Refused => "refused",
+        };
+        write!(f, "canary of version {version}: {outcome}, {lost} of {streams} streams lost")
+    }
 }
 
 /// A source of frames: an interface, a replayed capture or a watched folder.
@@ -196,7 +257,7 @@ pub struct LearningStatus {
     /// The classes that are being learned.
     #[serde(rename = "lessons")]
     pub tasks: Vec<LearningTaskStatus>,
-    /// One stream in `one_in` is sampled; 0 if there is no teacher.
+    /// One stream in `one_in` is sampled; 0 if there is no teacher and no model of the fleet.
     pub one_in: u32,
     /// Sampled streams that were dropped since the buffer for their packets was full.
     #[serde(rename = "crowded")]

@@ -179,7 +179,7 @@ fn user_and_password(address: ServerAddr) -> Option<(String, String)> {
 }
 
 /// The servers without users and passwords, for messages.
-fn hosts(config: &FleetConfig) -> String {
+pub(super) fn hosts(config: &FleetConfig) -> String {
     let host = |server: &String| match server.split_once("://") {
         Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
         None => server.clone(),

@@ -15,6 +15,7 @@
 //! servers; an event that was not is in the sensor's [`spool`] and is sent again with the same id, so readers may see an id twice and drop
 //! the second.
 
+pub mod canary;
 pub mod check;
 pub mod connection;
 pub mod curator;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::is_token;
+use crate::export::status::CanaryStatus;
 
 use super::connection::{Connection, FleetError};
 
@@ -125,9 +126,15 @@ pub struct ModelReport {
     pub state: String,
     /// Why the version that it should run was refused.
     pub last_error: Option<String>,
+    /// Version that was refused and that should run.
+    #[serde(default)]
+    pub refused_version: Option<u64>,
     /// Versions that were refused since its start, by reason.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+    /// The last trial of a version on the sensor's recent streams.
+    #[serde(default)]
+    pub canary: Option<CanaryStatus>,
 }
 
 /// The buckets of the fleet.
@@ -361,6 +368,16 @@ pub struct FleetOverview {
 }
 
 impl FleetOverview {
+    /// The sensors of a group that refused the current version of a model, each with the reason.
+    pub fn refusals(&self, group: &str, name: &str, version: u64) -> Vec<(&str, &str)> {
+        let mut refusals = Vec::new();
+        for (sensor, report) in self.sensors.iter().filter(|(_, report)| report.group == group) {
+            let refused = report.models.iter().filter(|m| m.name == name && m.refused_version == Some(version));
+            refusals.extend(refused.map(|m| (sensor.as_str(), m.last_error.as_deref().unwrap_or_default())));
+        }
+        refusals
+    }
+
     /// The version of a model that a sensor is to run; `None`: the one that it has.
     pub fn wanted(&self, name: &str, sensor: &SensorReport, model: &str) -> Option<&ModelVersion> {
         self.models.get(&format!("{}.{model}", sensor.group))?.for_sensor(name)

@@ -1,9 +1,11 @@
 //! The sensor's part of the fleet's models: fetches the version that it is to run, checks it, installs it, and reports.
 //!
 //! ```text
-//! record (key-value) ──> file (object store) ──> SHA-256, signature, load, layout ──> folder ──> reload ──> report
+//! record (key-value) ──> file (object store) ──> SHA-256, signature, load, layout ──> canary ──> folder ──> reload ──> report
 //! ```
-//! A version that fails a check is refused and the model that runs stays. The file in the folder is the last good copy, which serves
+//! A version that fails a check is refused and the model that runs stays. The canary is a trial on recent streams of the sensor, for versions
+//! that are newer than the one that runs: a rollback must not need the consent of the model that it replaces. What the canary has refused is
+//! recorded in the folder, since the streams are gone after a restart. The file in the folder is the last good copy, which serves
 //! while no server can be reached, also at the start. If the reload fails, the file before is restored.
 
 use std::collections::HashMap;
@@ -21,12 +23,14 @@ use tracing::{info, warn};
 
 use crate::atomic_write::replace;
 use crate::config::FleetConfig;
-use crate::export::status::{FleetModelStatus, FleetStatus};
+use crate::export::status::{FleetModelStatus, FleetStatus, SpoolStatus};
 use crate::model::Model;
+use crate::train::live::StreamSlots;
 
-use super::connection::{Connection, FleetError, runtime};
+use super::canary::canary;
+use super::connection::{Connection, FleetError, hosts, runtime};
 use super::models::{Buckets, FLEET_BUCKET, ModelReport, ModelVersion, STATUS_BUCKET, SensorReport};
-use super::verify::{Refusal, TrustedKeys, copy_path, good_copy};
+use super::verify::{CanaryRefusal, Refusal, TrustedKeys, copy_path, good_copy};
 
 /// Interval at which the records are read again and the report is repeated. The servers remove a report after a minute.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -39,6 +43,8 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Finds a running model by its name.
 pub type FindModel = Box<dyn Fn(&str) -> Option<Arc<Model>> + Send>;
+/// Finds the recent streams of a model.
+pub type FindStreams = Box<dyn Fn(&Model) -> Vec<Arc<StreamSlots>> + Send>;
 
 /// What the receiver needs of the daemon.
 pub struct SensorHooks {
@@ -46,6 +52,10 @@ pub struct SensorHooks {
     pub reload: Box<dyn Fn() -> Result<(), String> + Send>,
     /// The running model of a name.
     pub running: FindModel,
+    /// A model with the neurons that were learned for it, as a reload makes it; `None`: they do not fit it.
+    pub with_learned: Box<dyn Fn(&Model) -> Option<Model> + Send>,
+    /// Recent streams on which a model is tried.
+    pub streams: FindStreams,
     /// The daemon's part of the report: drops and the last error.
     pub report: Box<dyn Fn() -> SensorReport + Send>,
 }
@@ -106,10 +116,19 @@ impl Session {
             let version = good_copy(&self.config, name).ok().flatten().map(|(version, _)| version);
             let state = if version.is_some() { "installed" } else { "waiting" };
             let (version, sha256) = version.map_or((0, String::new()), |version| (version.version, version.sha256));
-            models.push(FleetModelStatus { name: name.clone(), version, sha256, state, ..FleetModelStatus::default() });
+            let mut status = FleetModelStatus { name: name.clone(), version, sha256, state, ..FleetModelStatus::default() };
+            if let Some(refusal) = CanaryRefusal::read(&self.config, name) {
+                status.state = "refused";
+                status.refused_version = Some(refusal.version.version);
+                status.last_error = Some(refusal.error);
+                status.canary = Some(refusal.canary);
+                self.refused.insert(name.clone(), refusal.version);
+            }
+            models.push(status);
         }
         let mut status = self.status.lock();
         status.group.clone_from(&self.config.group);
+        status.servers = hosts(&self.config);
         status.models = models;
     }
 
@@ -117,9 +136,11 @@ impl Session {
         loop {
             let Err(error) = self.session().await;
             let error = error.to_string();
+            let spool = spool_status(&(self.hooks.report)());
             let new = {
                 let mut status = self.status.lock();
-                status.connected = false;
+                status.spool = spool;
+                (status.connected, status.server) = (false, None);
                 status.last_error.replace(error.clone()).is_none_or(|last| last != error)
             };
             if new {
@@ -146,6 +167,7 @@ impl Session {
             {
                 let mut status = self.status.lock();
                 status.connected = true;
+                status.server = Some(connection.client.server_info().server_name);
                 status.last_error = None;
             }
             self.report(&connection).await?;
@@ -213,6 +235,7 @@ impl Session {
         if (self.hooks.running)(name).is_some_and(|running| layout(&running) != layout(&model)) {
             return Err(Refusal::new("layout", "its inputs are not those of the running model"));
         }
+        self.try_newer(name, version, &model)?;
         let files = [path.clone(), copy_path(&self.config, name, "json")];
         let before = files.each_ref().map(|file| fs::read(file).ok());
         let folder = |error: io::Error| Refusal::new("folder", error.to_string());
@@ -227,6 +250,24 @@ impl Session {
         Err(Refusal::new("reload", error))
     }
 
+    /// Tries a model on recent streams of the sensor if its version is newer than the one that runs.
+    fn try_newer(&self, name: &str, version: &ModelVersion, model: &Model) -> Result<(), Refusal> {
+        let is_newer = self.status.lock().models.iter().any(|m| m.name == name && m.version < version.version);
+        let Some(running) = (self.hooks.running)(name).filter(|_| is_newer) else { return Ok(()) };
+        let new = (self.hooks.with_learned)(model);
+        let result = canary(
+            &self.config.canary,
+            version.version,
+            (&running, new.as_ref().unwrap_or(model)),
+            &(self.hooks.streams)(&running),
+        );
+        info!(model = name, result = %result.status, "model of the fleet tried");
+        if let Some(m) = self.status.lock().models.iter_mut().find(|m| m.name == name) {
+            m.canary = Some(result.status);
+        }
+        result.refusal.map_or(Ok(()), |reason| Err(Refusal::new("canary", reason)))
+    }
+
     fn record_result(&mut self, name: &str, version: &ModelVersion, result: Result<(), Refusal>) {
         match result {
             Ok(()) => {
@@ -239,11 +280,23 @@ impl Session {
                 model.sha256.clone_from(&version.sha256);
                 model.state = "installed";
                 model.last_error = None;
+                model.refused_version = None;
                 self.refused.remove(name);
+                drop(status);
+                CanaryRefusal::remove(&self.config, name);
             }
             Err(refusal) => {
                 let error = format!("version {} refused ({}): {}", version.version, refusal.reason, refusal.details);
-                self.refuse(name, refusal.reason, error);
+                self.refuse(name, refusal.reason, error.clone());
+                let mut status = self.status.lock();
+                let Some(model) = status.models.iter_mut().find(|m| m.name == name) else { return };
+                model.refused_version = Some(version.version);
+                if let Some(canary) = model.canary.clone().filter(|_| refusal.reason == "canary") {
+                    let record = CanaryRefusal { version: version.clone(), error, canary };
+                    if let Err(error) = record.write(&self.config, name) {
+                        warn!(model = name, %error, "the refusal is lost at the next start");
+                    }
+                }
                 if !refusal.is_temporary() {
                     self.refused.insert(name.into(), version.clone());
                 }
@@ -261,6 +314,7 @@ impl Session {
         }
         model.state = "refused";
         model.last_error = Some(error);
+        model.refused_version = None;
     }
 
     async fn report(&self, connection: &Connection) -> Result<(), FleetError> {
@@ -273,13 +327,23 @@ impl Session {
             sha256: m.sha256.clone(),
             state: m.state.into(),
             last_error: m.last_error.clone(),
+            refused_version: m.refused_version,
+            canary: m.canary.clone(),
             refused: m.refused.iter().map(|(reason, &count)| (reason.to_string(), count)).collect(),
         };
-        report.models = self.status.lock().models.iter().map(model).collect();
+        {
+            let mut status = self.status.lock();
+            report.models = status.models.iter().map(model).collect();
+            status.spool = spool_status(&report);
+        }
         let text = serde_json::to_vec(&report).map_err(|error| FleetError::Server(error.to_string()))?;
         let context = jetstream::new(connection.client.clone());
         let subject = format!("$KV.{STATUS_BUCKET}.{}", self.config.sensor);
         let sent = context.publish(subject, text.into()).await.map_err(|error| connection.explain(error))?;
         connection.answer(sent).await?.map(drop).map_err(|error| connection.explain(error))
     }
+}
+
+fn spool_status(report: &SensorReport) -> Option<SpoolStatus> {
+    report.spool.as_ref().map(|spool| SpoolStatus { events: spool.events, bytes: spool.bytes, limit: spool.limit })
 }

@@ -5,8 +5,11 @@ use std::io;
 use std::path::PathBuf;
 
 use minisign_verify::{PublicKey, Signature};
+use serde::{Deserialize, Serialize};
 
+use crate::atomic_write::replace;
 use crate::config::FleetConfig;
+use crate::export::status::CanaryStatus;
 
 use super::models::{ModelVersion, sha256};
 
@@ -97,4 +100,46 @@ pub fn good_copy(config: &FleetConfig, name: &str) -> Result<Option<(ModelVersio
     let version: ModelVersion = serde_json::from_slice(&record).map_err(|error| folder(error.into()))?;
     TrustedKeys::new(config).map_err(folder)?.verify(name, &version, &bytes)?;
     Ok(Some((version, bytes)))
+}
+
+/// A version that the canary has refused, in the file `MODEL.refused.json` beside the last good copy.
+#[derive(Serialize, Deserialize)]
+pub(super) struct CanaryRefusal {
+    pub version: ModelVersion,
+    /// Why it was refused.
+    pub error: String,
+    pub canary: CanaryStatus,
+}
+
+/// A refusal and the settings by which it was made: others may not refuse.
+#[derive(Serialize, Deserialize)]
+struct StoredRefusal {
+    #[serde(flatten)]
+    refusal: CanaryRefusal,
+    max_loss: f64,
+    min_streams: u64,
+}
+
+const REFUSED: &str = "refused.json";
+
+impl CanaryRefusal {
+    /// The refusal of a model; `None`: there is none that was made by these settings.
+    pub fn read(config: &FleetConfig, name: &str) -> Option<Self> {
+        let bytes = fs::read(copy_path(config, name, REFUSED)).ok()?;
+        let stored: StoredRefusal = serde_json::from_slice(&bytes).ok()?;
+        let same = stored.max_loss == config.canary.max_loss && stored.min_streams == config.canary.min_streams;
+        same.then_some(stored.refusal)
+    }
+
+    /// Writes the refusal.
+    pub fn write(self, config: &FleetConfig, name: &str) -> io::Result<()> {
+        let (max_loss, min_streams) = (config.canary.max_loss, config.canary.min_streams);
+        let text = serde_json::to_vec_pretty(&StoredRefusal { refusal: self, max_loss, min_streams })?;
+        replace(&copy_path(config, name, REFUSED), 0o644, &text)
+    }
+
+    /// Removes the refusal of a model, if there is one: another version runs.
+    pub fn remove(config: &FleetConfig, name: &str) {
+        let _ = fs::remove_file(copy_path(config, name, REFUSED));
+    }
 }

@@ -27,6 +27,20 @@ fn model(remark: &str) -> Vec<u8> {
     model.to_bytes()
 }
 
+/// A model whose neurons have the names of other classes, as one that was joined in a wrong order.
+fn permuted(remark: &str) -> Vec<u8> {
+    let mut model = Model::from_bytes(&model(remark), Path::new(remark)).expect("a model");
+    model.classes.rotate_left(1);
+    model.to_bytes()
+}
+
+/// A model that gives every stream the same class, as far as it can.
+fn greedy(remark: &str) -> Vec<u8> {
+    let mut model = Model::from_bytes(&model(remark), Path::new(remark)).expect("a model");
+    model.decision.theta[0] = -100.0;
+    model.to_bytes()
+}
+
 pub fn name() -> String {
     Model::built_in().expect("a model").name
 }
@@ -195,6 +209,117 @@ fn wrong_files_are_refused_and_the_last_good_copy_serves_without_servers() {
     daemon.wait("the servers are back", |status| status["fleet"]["connected"] == true);
 }
 
+/// Waits until a daemon has enough streams to try a model.
+fn wait_streams(daemon: &Running) {
+    daemon.wait("it has recent streams", |status| status["fleet"]["models"][0]["recent_streams"].as_u64() >= Some(20));
+}
+
+#[test]
+fn a_harmful_model_is_refused_by_the_canary_of_a_sensor_that_has_seen_traffic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(server) = Server::alone(folder.path(), "") else { return };
+    let (url, key) = (server.url(), key());
+    assert!(init(&url, &[]).status.success());
+    let file = settings(folder.path(), "north", &url, &key);
+    let mut daemon = Running::start(&file, |_| {});
+    wait_streams(&daemon);
+    let publish = |remark: &str| edge("publish", &signed(folder.path(), remark, &key).display().to_string(), &url, &[]);
+    publish("one");
+    let status = wait_version(&daemon, 1, "installed");
+    let canary = |status: &Value| status["fleet"]["models"][0]["canary"].clone();
+    assert_eq!((&canary(&status)["outcome"], &canary(&status)["lost"]), (&"passed".into(), &0.into()), "{status}");
+
+    let refused = |daemon: &Running, version: u64| {
+        let status = daemon.wait(&format!("version {version} is refused"), |status| {
+            let model = &status["fleet"]["models"][0];
+            model["state"] == "refused" && model["refused_version"] == version && model["canary"]["version"] == version
+        });
+        println!("{}", status["fleet"]["models"][0]["trouble"]);
+        let (streams, lost) = (canary(&status)["streams"].as_u64(), canary(&status)["lost"].as_u64());
+        assert!(streams >= Some(20) && lost > streams.map(|all| all / 10), "{status}");
+        assert_eq!((&status["fleet"]["models"][0]["version"], running(daemon)), (&Value::from(1), checksum("one")), "{status}");
+    };
+    let bytes = permuted("permuted");
+    publish_bytes(&url, &bytes, Some(signature(&bytes, &key)));
+    refused(&daemon, 2);
+    let text = "version 2 refused (canary): loses ";
+    assert!(daemon.log().contains(text), "{}", daemon.log());
+    let metrics = daemon.get("/metrics").expect("metrics");
+    let series = format!("spiked_fleet_model_refused_total{{model=\"{}\",reason=\"canary\"}} 1", name());
+    assert!(metrics.contains(&series) && metrics.contains("spiked_fleet_canary_lost_streams"), "{metrics}");
+    let output = wait_for("the refusal is reported", || {
+        let output = fleet(&["status", "--server", &url]);
+        String::from_utf8_lossy(&output.stdout).contains(text).then_some(output)
+    });
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(1) && report.contains("canary of version 2: refused, "), "{report}");
+
+    let bytes = greedy("greedy");
+    publish_bytes(&url, &bytes, Some(signature(&bytes, &key)));
+    refused(&daemon, 3);
+    // The streams are gone after a restart, the refusal is not.
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let daemon = Running::start(&file, |_| {});
+    daemon.wait("the servers answer", |status| status["fleet"]["connected"] == true);
+    refused(&daemon, 3);
+    wait_streams(&daemon);
+    publish("four");
+    let status = wait_version(&daemon, 4, "installed");
+    assert_eq!((&canary(&status)["outcome"], running(&daemon)), (&"passed".into(), checksum("four")), "{status}");
+    assert_eq!(status["fleet"]["models"][0]["refused_version"], Value::Null);
+}
+
+#[test]
+fn a_version_that_a_sensor_refused_is_promoted_by_force_only_and_a_rollback_needs_no_canary() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(server) = Server::alone(folder.path(), "") else { return };
+    let (url, key) = (server.url(), key());
+    assert!(init(&url, &[]).status.success());
+    let daemons = ["north", "south"].map(|sensor| Running::start(&settings(folder.path(), sensor, &url, &key), |_| {}));
+    edge("publish", &signed(folder.path(), "one", &key).display().to_string(), &url, &[]);
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 1, "installed")));
+    daemons.iter().for_each(wait_streams);
+    let stages = ["north", "south"].map(|sensor| stage(sensor, 2));
+    let first = usize::from(stages[1] < stages[0]);
+    let path = signed(folder.path(), "permuted", &key);
+    let bytes = permuted("permuted");
+    fs::write(&path, &bytes).expect("written");
+    fs::write(format!("{}.minisig", path.display()), signature(&bytes, &key)).expect("written");
+    edge("publish", &path.display().to_string(), &url, &["--percent", &(stages[first] + 1).to_string()]);
+    daemons[first].wait("it is refused", |status| status["fleet"]["models"][0]["refused_version"] == 2);
+    let promote = |more: &[&str]| fleet(&[&["promote", &name(), "--group", "edge", "--server", &url], more].concat());
+    wait_until("the refusal is reported", || {
+        String::from_utf8_lossy(&fleet(&["status", "--server", &url]).stdout).contains("canary of version 2: refused")
+    });
+    let output = promote(&["--percent", "99"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let sensor = ["north", "south"][first];
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains(&format!("{sensor}: version 2 refused (canary): loses ")) && text.contains("--force"), "{text}");
+    assert_eq!(running(&daemons[1 - first]), checksum("one"));
+    // To fewer sensors it needs no force.
+    assert!(promote(&["--percent", "0"]).status.success());
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 1, "installed")));
+    assert!(promote(&["--force"]).status.success());
+    daemons.iter().for_each(|daemon| {
+        daemon.wait("it is refused", |status| status["fleet"]["models"][0]["refused_version"] == 2);
+    });
+    edge("rollback", &name(), &url, &[]);
+    daemons.iter().for_each(|daemon| drop(wait_version(daemon, 1, "installed")));
+    // A sensor without traffic takes the harmful version, and the one before again although that loses what the harmful one names.
+    let quiet = settings(folder.path(), "quiet", &url, &key);
+    let text = fs::read_to_string(&quiet).expect("settings");
+    fs::write(&quiet, format!("{text}canary_min_streams = 1000\n")).expect("written");
+    let quiet = Running::start(&quiet, |_| {});
+    wait_version(&quiet, 1, "installed");
+    edge("publish", &path.display().to_string(), &url, &[]);
+    let status = wait_version(&quiet, 3, "installed");
+    assert_eq!(status["fleet"]["models"][0]["canary"]["outcome"], "not_enough_streams", "{status}");
+    edge("rollback", &name(), &url, &[]);
+    wait_version(&quiet, 1, "installed");
+    assert_eq!(running(&quiet), checksum("one"));
+}
+
 /// Signs bytes as the file of another model.
 fn signed_as(bytes: &[u8], key: &KeyPair, file: &str) -> String {
     let comment = format!("timestamp:1700000000\tfile:{file}\thashed");
@@ -299,8 +424,13 @@ fn fifty_sensors_have_a_model_within_seconds() {
             trusted_keys: vec![key.pk.to_base64()],
             ..FleetConfig::default()
         };
-        let hooks =
-            SensorHooks { reload: Box::new(|| Ok(())), running: Box::new(|_| None), report: Box::new(SensorReport::default) };
+        let hooks = SensorHooks {
+            reload: Box::new(|| Ok(())),
+            running: Box::new(|_| None),
+            with_learned: Box::new(|model| Some(model.clone())),
+            streams: Box::new(|_| Vec::new()),
+            report: Box::new(SensorReport::default),
+        };
         Receiver::start(&config, hooks, Arc::clone(status)).expect("started")
     };
     let receivers: Vec<Receiver> = statuses.iter().enumerate().map(start).collect();

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use toml::Spanned;
 
-use super::super::raw::{RawFleet, RawSink, RawTeacher, SinkType};
-use super::super::{FleetConfig, MetricsConfig, is_token};
+use super::super::raw::{Maybe, RawFleet, RawSink, RawTeacher, SinkType};
+use super::super::{CanaryConfig, FleetConfig, MetricsConfig, is_token};
 use super::{Check, host_name, path};
 
 /// Explains how to get a program that has the feature.
@@ -64,7 +64,16 @@ impl Check {
             trusted_keys: self.trusted_keys(typed.trusted_keys),
             teaches: self.teaches(typed.teaches, teachers),
             metrics_address: self.metrics_address(typed.metrics_address, metrics),
+            canary: self.canary(&typed.canary_max_loss, &typed.canary_min_streams),
         })
+    }
+
+    fn canary(&mut self, max_loss: &Maybe<f64>, min_streams: &Maybe<i64>) -> CanaryConfig {
+        let default = CanaryConfig::default();
+        CanaryConfig {
+            max_loss: self.number("fleet.canary_max_loss", max_loss, default.max_loss, 0.0..=1.0, "of the streams"),
+            min_streams: self.number("fleet.canary_min_streams", min_streams, default.min_streams, 1..=1000, "streams"),
+        }
     }
 
     /// Host and port at which others reach the metrics: as set, or the address of `[metrics]` with the name of the host if that is any
@@ -220,5 +229,8 @@ fn any_key(typed: &RawFleet) -> Option<usize> {
     ];
     let lists = [&typed.models, &typed.trusted_keys, &typed.teaches].into_iter().flatten().map(|list| list.span().start);
     let texts = texts.into_iter().flatten().map(|key| key.span().start);
-    texts.chain(lists).chain(typed.spool_mib.as_ref().map(|key| key.span().start)).min()
+    let spool = typed.spool_mib.as_ref().map(|key| key.span().start);
+    let max_loss = typed.canary_max_loss.as_ref().map(|key| key.span().start);
+    let min_streams = typed.canary_min_streams.as_ref().map(|key| key.span().start);
+    texts.chain(lists).chain([spool, max_loss, min_streams].into_iter().flatten()).min()
 }

@@ -57,6 +57,13 @@ impl SharedLearning {
         LearnedGuard(self.learned.lock())
     }
 
+    /// The model with the neurons that were learned for it.
+    #[cfg(feature = "fleet")]
+    pub fn with_learned(&self, model: &Model) -> Option<Model> {
+        let learned = self.learned.lock();
+        learned.get(&model.name).map_or_else(|| Some(model.clone()), |learned| learned.applied(model).ok())
+    }
+
     pub fn status(&self) -> status::LearningStatus {
         self.status.lock().clone()
     }

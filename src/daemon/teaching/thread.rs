@@ -17,7 +17,7 @@ use crate::engine::{Models, Tap, TapSample};
 use crate::export::{Metrics, status};
 use crate::model::Model;
 use crate::packet::KeyKind;
-use crate::train::live::{Attempt, AttemptOutcome, Learner, LearnerSettings, LearningTask, SampleOutcome};
+use crate::train::live::{Attempt, AttemptOutcome, Learner, LearnerSettings, LearningTask, RecentStreams, SampleOutcome};
 
 use super::super::policy::StreamFilter;
 use super::super::state::DaemonState;
@@ -32,6 +32,10 @@ const TICK: Duration = Duration::from_millis(100);
 const RELAX: Duration = Duration::from_secs(5);
 /// Lowest sampling rate: one stream in this many.
 const RAREST: u32 = 1 << 10;
+/// Recent streams that are taken in a second: each costs some hundred microseconds, and without teachers no others are sampled.
+const RECENT: u32 = 32;
+/// Time in which [`RECENT`] streams are taken.
+const RECENT_WINDOW: Duration = Duration::from_secs(1);
 /// Packets sampled of a stream, by [`KeyKind`] (flows, hosts): as many as `spiked train` uses, up to what the tap can count.
 const PACKETS: [u8; KeyKind::COUNT] = [crate::train::FLOW_PACKETS as u8, u8::MAX];
 /// Training may use this fraction (1/n) of the time of one CPU. While it trains, the thread takes no samples: those that the queue has no
@@ -54,6 +58,8 @@ pub(in crate::daemon) struct LearningContext {
     pub metrics: Option<Arc<Metrics>>,
     /// Called for each neuron that was taken over, once it is saved and runs; `None` if no fleet is told of it.
     pub on_taken_over: Option<OnTakenOver>,
+    /// Takes streams on which models of the fleet are tried; `None`: the sensor takes no models.
+    pub recent: Option<Arc<RecentStreams>>,
 }
 
 /// Takes the model in which a neuron was learned, the attempt that it passed, and the neuron as a model of its class alone.
@@ -96,8 +102,11 @@ struct TeachingThread {
     streams: SampledStreams,
     /// Buffer of the synthetic frame that teachers' filters are applied to.
     frame: Vec<u8>,
-    /// Of how many streams one is sampled; 0 without teachers.
+    /// Of how many streams one is sampled; 0 without teachers and models of the fleet.
     one_in: Arc<AtomicU32>,
+    /// Streams that were offered to the recent streams since `recent_since`.
+    recent: u32,
+    recent_since: Instant,
     /// When the queue was last crowded or the sampling rate last raised.
     rate_changed: Instant,
     /// When to train next.
@@ -121,6 +130,8 @@ pub(in crate::daemon) fn start(context: LearningContext) -> io::Result<(Tap, Joi
         streams: SampledStreams::default(),
         frame: Vec::new(),
         one_in,
+        recent: 0,
+        recent_since: now,
         rate_changed: now,
         next: now,
         save_at: None,
@@ -201,16 +212,21 @@ impl TeachingThread {
         for (name, (learner, _)) in learners {
             learner.set_tasks(tasks(&self.teachers, &models, name));
         }
-        self.one_in.store(u32::from(!self.teachers.is_empty()), Relaxed);
+        let sampling = !self.teachers.is_empty() || self.context.recent.is_some();
+        self.one_in.store(u32::from(sampling), Relaxed);
     }
 
-    /// Adapts the sampling rate of streams to the length of the sample queue.
+    /// Adapts the sampling rate of streams to the length of the sample queue, and to [`RECENT`] if there are no teachers.
     fn adapt_sampling(&mut self, waiting: usize) {
         let (one_in, now) = (self.one_in.load(Relaxed), Instant::now());
         if one_in == 0 {
             return;
         }
-        if waiting > WAITING / 2 {
+        let too_many = self.teachers.is_empty() && self.recent > RECENT;
+        if too_many || now.duration_since(self.recent_since) >= RECENT_WINDOW {
+            (self.recent, self.recent_since) = (0, now);
+        }
+        if too_many || waiting > WAITING / 2 {
             self.rate_changed = now;
             self.one_in.store((one_in * 2).min(RAREST), Relaxed);
         } else if one_in > 1 && now.duration_since(self.rate_changed) > RELAX {
@@ -227,6 +243,12 @@ impl TeachingThread {
         else {
             return;
         };
+        if let Some(recent) = &self.context.recent {
+            self.recent = self.recent.saturating_add(1);
+            if self.recent <= RECENT {
+                recent.add(model, &stream.slots);
+            }
+        }
         let tasks = tasks(&self.teachers, &models, &model.name);
         if tasks.is_empty() {
             return;

@@ -8,10 +8,12 @@
 mod gate;
 mod learned;
 mod learner;
+mod recent_streams;
 mod replay_buffer;
 mod reservoir;
 
 pub use gate::{Accuracy, named};
 pub use learned::{LearnedError, LearnedNeurons};
 pub use learner::{Attempt, AttemptOutcome, Learner, LearnerSettings, LearningTask, SampleOutcome};
+pub use recent_streams::RecentStreams;
 pub use reservoir::{Reservoir, StreamSlots};
