@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args as ClapArgs;
@@ -25,7 +26,8 @@ use super::train::Source;
 #[command(after_help = "Examples:\n  \
     spiked fleet curate --group edge --signing-key minisign.key --trusted-key RWQ... --name models\n  \
     spiked fleet curate --group edge --signing-key minisign.key --auto --labels test.csv --captures captures/\n\n\
-    It tries each class on the built-in reference, and on labelled captures if there are any. `spiked fleet parts` lists the classes,\n\
+    It tries each class on the built-in reference, and on labelled captures if there are any; then the sensors of the group try it on\n\
+    their own streams and answer with numbers. `spiked fleet parts` lists the classes and the votes,\n\
     `spiked fleet approve` approves one. One process curates a group; others wait and take over when it ends.")]
 pub struct CurateArgs {
     #[command(flatten)]
@@ -51,6 +53,12 @@ pub struct CurateArgs {
     /// Lowest accuracy for --auto, 0 to 1: what the sensor states, and the share of the class's streams named in labelled captures
     #[arg(long, value_name = "X", default_value_t = 0.9, requires = "auto")]
     min_accuracy: f64,
+    /// Fewest sensors that must have tried a class on 20 streams of their own or more
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    votes: usize,
+    /// Time to wait for the sensors that run the model
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    vote_seconds: u64,
     #[command(flatten)]
     source: Source,
 }
@@ -105,6 +113,8 @@ pub async fn curate(args: &CurateArgs) -> Result<Exit> {
         holder: format!("{}-{}", args.servers.name(), std::process::id()),
         percent: args.percent,
         auto: args.auto.then_some(args.min_accuracy),
+        votes: args.votes,
+        vote_time: Duration::from_secs(args.vote_seconds),
         key,
         trusted,
     };
@@ -154,6 +164,15 @@ pub async fn parts(args: &PartsArgs) -> Result<Exit> {
         let state = state_word(entry.state);
         say!("{} {} of {}, group {group}: {state}{version}, SHA-256 {:.12}", name.sensor, name.class, name.model, entry.sha256);
         say!("  {}", describe(entry));
+        for (sensor, vote) in &entry.votes {
+            let few = if vote.counts() { "" } else { ", too few to count" };
+            say!(
+                "  vote of {sensor}: claims {} of {} streams of other classes, {} keep theirs{few}",
+                vote.claimed,
+                vote.streams,
+                vote.agreed
+            );
+        }
         entry.reason.iter().for_each(|reason| say!("  {reason}"));
     }
     if all.iter().any(|(_, entry)| entry.state == PartState::Candidate) {

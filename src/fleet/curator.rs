@@ -1,7 +1,7 @@
 //! The curator of a group: tries the parts that sensors publish, and puts the approved ones into the group's model.
 //!
 //! ```text
-//! part (stream) ──> gate ──> entry: candidate ──> approval ──> join, gate ──> signed version of the group's model ──> entry: published
+//! part (stream) ──> gate ──> votes ──> entry: candidate ──> approval ──> join, gate ──> signed version of the group's model ──> entry: published
 //! ```
 //! One process curates a group; others wait for its [`Lease`]. Each entry and record is written only if nobody has changed it since it was
 //! read, so a process that has lost the lease without noticing changes nothing.
@@ -29,6 +29,7 @@ use super::parts::{
 };
 use super::sign::SigningKey;
 use super::verify::TrustedKeys;
+use super::votes::{Votes, poll, verdict};
 
 /// Interval at which all parts and entries are looked at again: the group's model may have changed.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -45,6 +46,10 @@ pub struct CuratorSettings {
     pub percent: u8,
     /// Lowest accuracy at which a part that passed the gate is approved without a person; `None`: never.
     pub auto: Option<f64>,
+    /// Fewest votes of sensors that have enough streams with which a part becomes a candidate.
+    pub votes: usize,
+    /// Time for which it waits for votes.
+    pub vote_time: Duration,
     /// Signs the versions.
     pub key: SigningKey,
     /// One of them must have signed the group's model.
@@ -66,6 +71,7 @@ struct Curator<'a> {
     settings: &'a CuratorSettings,
     gate: Arc<PartGate>,
     entries: &'a PartEntries,
+    connection: &'a Connection,
     buckets: Buckets,
     log: &'a Log,
 }
@@ -112,7 +118,7 @@ async fn sessions(
 ) -> Result<Infallible, FleetError> {
     loop {
         let buckets = Buckets::open(connection).await?;
-        let curator = Curator { settings, gate: Arc::clone(gate), entries, buckets, log };
+        let curator = Curator { settings, gate: Arc::clone(gate), entries, connection, buckets, log };
         curator.session(connection).await?;
     }
 }
@@ -198,6 +204,7 @@ impl Curator<'_> {
             reason: None,
             version: None,
             message: Some(STANDARD.encode(&message.payload)),
+            votes: Votes::new(),
         };
         let result = match base {
             Ok(base) => self.try_part(base.model, &name, message.payload.to_vec()).await.map(|passed| passed.figures),
@@ -206,11 +213,27 @@ impl Curator<'_> {
         match result {
             Ok(reference) => {
                 entry.reference = Some(reference);
-                self.compare(&name, &mut entry).await?;
+                self.vote(&name, &mut entry, &message.payload).await?;
+                if entry.state != PartState::Refused {
+                    self.compare(&name, &mut entry).await?;
+                }
             }
             Err(reason) => refuse(&mut entry, reason),
         }
         self.settle(&name, entry, present, revision).await
+    }
+
+    /// Has the sensors of the group try a part that passed the gate.
+    async fn vote(&self, name: &PartName, entry: &mut PartEntry, message: &[u8]) -> Result<(), FleetError> {
+        let CuratorSettings { group, votes, vote_time, .. } = self.settings;
+        entry.votes = poll(self.connection, group, *vote_time, name, message).await?;
+        if let Some(refusal) = verdict(&entry.votes, *votes) {
+            refuse(entry, refusal.reason);
+            if !refusal.is_final {
+                entry.tried.clear();
+            }
+        }
+        Ok(())
     }
 
     /// Writes the entry of a part that was tried. A refused part leaves the entry of an earlier one that was not.

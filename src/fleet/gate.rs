@@ -82,7 +82,7 @@ impl PartGate {
 }
 
 /// Reads the file of a part: one class, one neuron.
-fn read_part(name: &PartName, bytes: &[u8]) -> Result<Model, String> {
+pub(super) fn read_part(name: &PartName, bytes: &[u8]) -> Result<Model, String> {
     let part = Model::from_bytes(bytes, Path::new(&name.class)).map_err(|error| match error {
         ModelError::Damaged { what, .. } => format!("unreadable: {what}"),
         error => format!("unreadable: {error}"),
@@ -123,6 +123,7 @@ mod tests {
             reason: None,
             version: None,
             message: None,
+            votes: BTreeMap::new(),
         }
     }
 

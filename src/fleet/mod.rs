@@ -11,6 +11,8 @@
 //! | `spiked-curation`, keys `part.SENSOR.MODEL.CLASS`, `lease.GROUP` | key-value bucket | what became of each part; who curates a group |
 //! | `spiked-status`, keys `SENSOR` | key-value bucket | what each sensor reported in the last minute |
 //!
+//! Not stored: `spiked.trials.GROUP` and `spiked.votes.SENSOR.BALLOT`, by which sensors try parts (see [`votes`]).
+//!
 //! Streams, deduplication, retention and permissions are the servers'. An event that was acknowledged is kept by a quorum of the stream's
 //! servers; an event that was not is in the sensor's [`spool`] and is sent again with the same id, so readers may see an id twice and drop
 //! the second.
@@ -34,6 +36,7 @@ pub mod sign;
 pub mod spool;
 pub mod tail;
 pub mod verify;
+pub mod votes;
 pub mod work;
 
 /// Stream of the events of all sensors.

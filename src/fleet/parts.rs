@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, FleetError, chain};
 use super::models::{BucketEntry, entries};
+use super::votes::Votes;
 
 /// Stream of the parts.
 pub const PARTS_STREAM: &str = "SPIKED_PARTS";
@@ -31,7 +32,7 @@ const MAX_PART: u64 = 64 << 20;
 pub(super) const ENTRIES: &str = "part.";
 
 /// Sensor, model and class of a part.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartName {
     /// The sensor that learned it.
     pub sensor: String,
@@ -152,6 +153,9 @@ pub struct PartEntry {
     pub reason: Option<String>,
     /// Version of the group's model in which it was published.
     pub version: Option<u64>,
+    /// What sensors of the group have found, by sensor.
+    #[serde(default, skip_serializing_if = "Votes::is_empty")]
+    pub votes: Votes,
     /// The message in base64 until it is published or refused, since the stream may have a newer one when it is approved.
     pub message: Option<String>,
 }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::{Message, jetstream};
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -28,9 +29,10 @@ use crate::model::Model;
 use crate::train::live::StreamSlots;
 
 use super::canary::canary;
-use super::connection::{Connection, FleetError, hosts, runtime};
+use super::connection::{Connection, FleetError, PERMISSION_DENIED, hosts, runtime};
 use super::models::{Buckets, FLEET_BUCKET, ModelReport, ModelVersion, STATUS_BUCKET, SensorReport};
 use super::verify::{CanaryRefusal, Refusal, TrustedKeys, copy_path, good_copy};
+use super::votes::{self, TRIALS_SUBJECT};
 
 /// Interval at which the records are read again and the report is repeated. The servers remove a report after a minute.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -74,7 +76,7 @@ impl Receiver {
     pub fn start(config: &FleetConfig, hooks: SensorHooks, status: Arc<Mutex<FleetStatus>>) -> io::Result<Self> {
         let keys = TrustedKeys::new(config)?;
         let stop = Arc::new(Notify::new());
-        let mut session = Session { config: config.clone(), keys, hooks, status, refused: HashMap::new() };
+        let mut session = Session { config: config.clone(), keys, hooks, status, refused: HashMap::new(), may_vote: true };
         session.restore();
         let (runtime, stopped) = (runtime()?, Arc::clone(&stop));
         let thread = thread::Builder::new().name("fleet-models".into()).spawn(move || {
@@ -98,6 +100,9 @@ impl Drop for Receiver {
     }
 }
 
+/// Messages of curators.
+type Requests = BoxStream<'static, Message>;
+
 struct Session {
     config: FleetConfig,
     keys: TrustedKeys,
@@ -105,6 +110,8 @@ struct Session {
     status: Arc<Mutex<FleetStatus>>,
     /// Versions that were refused for good, by model: they are not fetched again.
     refused: HashMap<String, ModelVersion>,
+    /// Whether the server allows to read requests for votes, as far as known.
+    may_vote: bool,
 }
 
 impl Session {
@@ -136,6 +143,11 @@ impl Session {
         loop {
             let Err(error) = self.session().await;
             let error = error.to_string();
+            if self.may_vote && error.contains(PERMISSION_DENIED) && error.contains(TRIALS_SUBJECT) {
+                self.may_vote = false;
+                warn!(%error, "this sensor does not vote; write the servers' settings again with `spiked fleet server-config`");
+                continue;
+            }
             let spool = spool_status(&(self.hooks.report)());
             let new = {
                 let mut status = self.status.lock();
@@ -157,6 +169,7 @@ impl Session {
         let mut changes = connection.client.subscribe(subject).await.map_err(|error| connection.explain(error))?;
         // A sensor that takes no models reports only.
         let buckets = if self.config.models.is_empty() { None } else { Some(Buckets::open(&connection).await?) };
+        let mut trials = self.trials(&connection).await?;
         let mut again = INTERVAL;
         loop {
             if let Some(buckets) = &buckets {
@@ -180,9 +193,30 @@ impl Session {
                     again = LAG;
                 }
                 () = tokio::time::sleep(again) => again = INTERVAL,
+                // Without a subscription there is nothing to wait for.
+                Some(request) = trials.next() => self.vote(&connection, &request).await?,
                 violation = connection.errors.violation() => return Err(violation),
             }
         }
+    }
+
+    /// Requests for votes.
+    async fn trials(&self, connection: &Connection) -> Result<Requests, FleetError> {
+        if self.config.models.is_empty() || !self.may_vote {
+            return Ok(futures_util::stream::empty().boxed());
+        }
+        let trials = connection.client.subscribe(format!("{TRIALS_SUBJECT}.{}", self.config.group)).await;
+        Ok(trials.map_err(|error| connection.explain(error))?.boxed())
+    }
+
+    /// Tries a part on recent streams and sends what it found.
+    async fn vote(&self, connection: &Connection, request: &Message) -> Result<(), FleetError> {
+        let Some((subject, vote)) = votes::answer(&self.config.sensor, request, &self.hooks.running, &self.hooks.streams) else {
+            warn!("a request for a vote is not valid");
+            return Ok(());
+        };
+        info!(subject, vote = %String::from_utf8_lossy(&vote), "part tried for the curator");
+        connection.client.publish(subject, vote.into()).await.map_err(|error| connection.explain(error))
     }
 
     /// Installs the version of a model that this sensor is to run, if it is another than the one that it has.

@@ -12,6 +12,7 @@ use super::connection::{Connection, FleetError};
 use super::jobs::{END, EVENTS, JOBS_STREAM, JOBS_SUBJECT, RESULTS_STREAM, RESULTS_SUBJECT, TABLE, WORKERS};
 use super::models::{FLEET_BUCKET, MODELS_BUCKET, STATUS_BUCKET};
 use super::parts::{CURATION_BUCKET, PARTS_STREAM, PARTS_SUBJECT};
+use super::votes::{TRIALS_SUBJECT, VOTES_SUBJECT};
 use super::work::ACK_WAIT;
 use super::{EVENTS_STREAM, EVENTS_SUBJECT};
 
@@ -310,7 +311,7 @@ fn differences(present: &Config, wanted: &Config) -> Vec<String> {
 /// Part of a client in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Publishes its own events, parts and report, reads models.
+    /// Publishes its own events, parts, votes and report, reads models.
     Sensor,
     /// As [`Role::Sensor`], of any name: the sensors of a cluster, which share a user.
     AnySensor,
@@ -333,6 +334,7 @@ impl Role {
             Self::Sensor => vec![
                 format!("{EVENTS_SUBJECT}.{name}.*"),
                 format!("{PARTS_SUBJECT}.{name}.*.*"),
+                format!("{VOTES_SUBJECT}.{name}.*"),
                 format!("$KV.{STATUS_BUCKET}.{name}"),
                 // By which `spiked check` learns whether the stream exists.
                 format!("$JS.API.STREAM.INFO.{EVENTS_STREAM}"),
@@ -348,6 +350,7 @@ impl Role {
                     format!("$KV.{FLEET_BUCKET}.model.*.*"),
                     format!("$KV.{CURATION_BUCKET}.part.*.*.*"),
                     format!("$KV.{CURATION_BUCKET}.lease.*"),
+                    format!("{TRIALS_SUBJECT}.*"),
                     format!("$O.{MODELS_BUCKET}.>"),
                     format!("$JS.API.STREAM.INFO.{files}"),
                     format!("$JS.API.DIRECT.GET.{files}.$O.{MODELS_BUCKET}.M.*"),
@@ -391,8 +394,11 @@ impl Role {
         match self {
             Self::Admin => vec![">".into()],
             // The records of models are also notices of their changes.
-            Self::Sensor | Self::AnySensor => vec![format!("_INBOX.{name}.>"), format!("$KV.{FLEET_BUCKET}.model.*.*")],
-            Self::Reader | Self::Curator | Self::Worker => vec![format!("_INBOX.{name}.>")],
+            Self::Sensor | Self::AnySensor => {
+                vec![format!("_INBOX.{name}.>"), format!("$KV.{FLEET_BUCKET}.model.*.*"), format!("{TRIALS_SUBJECT}.*")]
+            }
+            Self::Curator => vec![format!("_INBOX.{name}.>"), format!("{VOTES_SUBJECT}.*.*")],
+            Self::Reader | Self::Worker => vec![format!("_INBOX.{name}.>")],
         }
     }
 }

@@ -5,13 +5,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream::RawMessageErrorKind};
 use base64::Engine as _;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use minisign::KeyPair;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use spiked::config::FleetConfig;
 use spiked::fleet::connection::{Connection, runtime};
@@ -251,6 +253,7 @@ impl Captured {
 #[test]
 fn a_class_taught_on_one_sensor_is_named_on_another_after_its_approval() {
     let Some(group) = Group::start() else { return };
+    let passing = Passing::listen(&group);
     let curator = group.curator("models", &[]);
     let south = group.settings("south", &["gearman-oddport.pcap"], "", "");
     let south = Running::start(&south, |_| {});
@@ -263,7 +266,8 @@ fn a_class_taught_on_one_sensor_is_named_on_another_after_its_approval() {
     let part = group.wait_part("north", "gearman", "candidate");
     assert!(part["figures"]["streams"].as_u64() > Some(0) && part["figures"]["accuracy"].as_f64() >= Some(0.8), "{part}");
     assert!(part["reference"]["others"].as_u64() > Some(1000), "{part}");
-    assert_eq!(no_captured_bytes(&group), 1);
+    assert!(part["votes"]["north"].is_object() && part["votes"]["south"].is_object(), "{part}");
+    assert_eq!(no_captured_bytes(&group, &passing), 1);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(named(&group.path("south"), "gearman"), 0, "before its approval");
     let version = |daemon: &Running| daemon.status().expect("a status")["fleet"]["models"][0]["version"].clone();
@@ -284,16 +288,100 @@ fn a_class_taught_on_one_sensor_is_named_on_another_after_its_approval() {
     assert!(version(&south).as_u64() > Some(1));
     curator.wait("published in version 2");
 
-    assert_eq!(no_captured_bytes(&group), 1);
+    assert_eq!(no_captured_bytes(&group, &passing), 1);
+    steals(&group, &south);
+}
+
+/// A part that claims a class of which the reference has no streams: only the sensors that see them can refuse it.
+fn steals(group: &Group, south: &Running) {
+    let learned = group.messages().into_iter().find(|(head, _)| head.starts_with("spiked.parts.north."));
+    let file = unpack(&learned.expect("a part").1).expect("gzip");
+    let mut part = Model::from_bytes(&file, Path::new("part")).expect("a part");
+    part.classes = vec!["thief".into()];
+    part.decision.theta[0] -= 0.1;
+    south.wait("it has recent streams", |status| status["fleet"]["models"][0]["recent_streams"].as_u64() >= Some(24));
+    group.publish_part("north", "thief", &part.to_bytes(), 1.0);
+    let refused = group.wait_part("north", "thief", "refused");
+    let reason = refused["reason"].as_str().unwrap_or_default();
+    println!("{reason}; {}", refused["votes"]);
+    assert!(reason.starts_with("claims ") && reason.contains("streams of other classes on the sensor "), "{refused}");
+    assert!(refused["reference"]["claimed"].as_u64() <= Some(5), "the reference passes it: {refused}");
+    let vote = &refused["votes"]["south"];
+    assert!(vote["streams"].as_u64() >= Some(20) && vote["claimed"].as_u64() > Some(0), "{refused}");
+    let output = fleet(&["parts", "--server", &group.url("soc"), "--name", "soc"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("vote of south: claims "), "{output:?}");
+    assert_eq!(group.approve("north", "thief").status.code(), Some(4));
+}
+
+#[test]
+fn a_part_that_too_few_sensors_have_tried_is_no_candidate() {
+    let Some(group) = Group::start() else { return };
+    let _curator = group.curator("models", &["--votes", "2", "--vote-seconds", "1"]);
+    let south = group.settings("south", &TAUGHT, "", "");
+    let south = Running::start(&south, |_| {});
+    south.wait("it has recent streams", |status| status["fleet"]["models"][0]["recent_streams"].as_u64() >= Some(24));
+    wait_until("it reports", || {
+        let output = fleet(&["status", "--server", &group.url("soc"), "--name", "soc"]);
+        String::from_utf8_lossy(&output.stdout).contains("sensor south")
+    });
+    group.publish_part("north", "dns", &part("dns", "dns", None), 1.0);
+    let refused = group.wait_part("north", "dns", "refused");
+    assert!(refused["reason"].as_str().is_some_and(|reason| reason.starts_with("1 votes of sensors")), "{refused}");
+    assert_eq!(refused["votes"]["south"]["claimed"], 0, "{refused}");
+}
+
+/// A message: its subject with the headers, and its payload.
+type Text = (String, Vec<u8>);
+
+/// Requests for votes and votes, which the servers do not store.
+struct Passing {
+    messages: Arc<Mutex<Vec<Text>>>,
+}
+
+impl Passing {
+    /// Listens in a thread that ends with the process.
+    fn listen(group: &Group) -> Self {
+        let config = FleetConfig { servers: vec![group.url("operator")], ..FleetConfig::default() };
+        let (messages, (ready, listening)) = (Arc::<Mutex<Vec<Text>>>::default(), mpsc::channel());
+        let written = Arc::clone(&messages);
+        std::thread::spawn(move || {
+            runtime().expect("a runtime").block_on(async {
+                let connection = Connection::open(&config, "operator").await.expect("connected");
+                let trials = connection.client.subscribe("spiked.trials.>").await.expect("subscribed");
+                let votes = connection.client.subscribe("spiked.votes.>").await.expect("subscribed");
+                connection.client.flush().await.expect("sent");
+                ready.send(()).expect("the test waits");
+                let mut all = futures_util::stream::select(trials, votes);
+                while let Some(message) = all.next().await {
+                    written.lock().push((format!("{} {:?}", message.subject, message.headers), message.payload.to_vec()));
+                }
+            });
+        });
+        listening.recv().expect("listening");
+        Self { messages }
+    }
+
+    /// Subjects and figures of the votes.
+    fn votes(&self) -> Vec<(String, Value)> {
+        let messages = self.messages.lock();
+        let votes = messages.iter().filter(|(head, _)| head.starts_with("spiked.votes."));
+        votes.map(|(head, payload)| (head.clone(), serde_json::from_slice(payload).expect("JSON"))).collect()
+    }
 }
 
 /// Looks into every message for what the sensor has captured; returns the number of parts.
-fn no_captured_bytes(group: &Group) -> usize {
+fn no_captured_bytes(group: &Group, passing: &Passing) -> usize {
     let captured = Captured::of(&fixture("captures/gearman-1.pcap"));
     let anchors = fs::read(group.path("north/learned/protocols.anchors.json")).expect("anchors");
     assert!(captured.found(&anchors).is_some(), "the search would find nothing");
     let mut parts = 0;
-    for (head, payload) in group.messages() {
+    for (head, vote) in passing.votes() {
+        let figures = vote.as_object().expect("an object");
+        assert!(figures.keys().eq(["agreed", "claimed", "streams"]) && figures.values().all(Value::is_u64), "{head}: {vote}");
+    }
+    let passing = passing.messages.lock().clone();
+    assert!(passing.iter().any(|(head, _)| head.starts_with("spiked.trials.edge ")));
+    for (head, payload) in group.messages().into_iter().chain(passing) {
         assert_eq!(captured.found(&payload), None, "{head}");
         assert_eq!(captured.found(head.as_bytes()), None, "{head}");
         let entry = serde_json::from_slice::<Value>(&payload).unwrap_or_default();
@@ -301,7 +389,8 @@ fn no_captured_bytes(group: &Group) -> usize {
         let in_entry = in_entry.map(|text| base64::engine::general_purpose::STANDARD.decode(text).expect("base64"));
         let is_part = head.starts_with("spiked.parts.");
         parts += usize::from(is_part);
-        if let Some(message) = in_entry.or_else(|| is_part.then(|| payload.clone())) {
+        let is_message = is_part || head.starts_with("spiked.trials.");
+        if let Some(message) = in_entry.or_else(|| is_message.then(|| payload.clone())) {
             let file = unpack(&message).expect("gzip");
             assert!(captured.found(&file).is_none() && !captured.found_address(&file), "{head}");
             assert!(Model::from_bytes(&file, Path::new("part")).is_ok_and(|part| part.classes == ["gearman"]));

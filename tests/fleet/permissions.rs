@@ -9,7 +9,7 @@ use super::servers::init;
 use super::setup::{server_with_users, url_of};
 
 /// Subjects that some role may publish to: requests to JetStream, events, models, records, reports.
-const SUBJECTS: [&str; 55] = [
+const SUBJECTS: [&str; 59] = [
     "spiked.events.north.detection",
     "spiked.events.south.detection",
     "$KV.spiked-status.north",
@@ -68,19 +68,24 @@ const SUBJECTS: [&str; 55] = [
     "$JS.API.STREAM.MSG.GET.SPIKED_PARTS",
     "$JS.API.STREAM.UPDATE.SPIKED_PARTS",
     "$JS.API.CONSUMER.CREATE.KV_spiked-curation",
+    // Votes on parts.
+    "spiked.trials.edge",
+    "spiked.votes.north.ballot",
+    "spiked.votes.south.ballot",
+    "spiked.votes.north",
 ];
 
 /// Those of [`SUBJECTS`] that each role may publish to.
 const ALLOWED: [(&str, &[usize]); 5] = [
-    ("north", &[0, 2, 17, 22, 24, 43]),
+    ("north", &[0, 2, 17, 22, 24, 43, 56]),
     ("soc", &[17, 18, 19, 22, 23, 35, 39, 50]),
-    ("models", &[4, 6, 7, 19, 22, 23, 24, 29, 35, 42, 46, 47, 49, 50, 54]),
-    ("cluster", &[0, 1, 2, 3, 17, 22, 24, 43, 44]),
+    ("models", &[4, 6, 7, 19, 22, 23, 24, 29, 35, 42, 46, 47, 49, 50, 54, 55]),
+    ("cluster", &[0, 1, 2, 3, 17, 22, 24, 43, 44, 56, 57]),
     ("reading", &[24, 31, 32, 33, 35, 36, 37, 42]),
 ];
 
 /// Subjects that some role may subscribe to.
-const SUBSCRIPTIONS: [&str; 13] = [
+const SUBSCRIPTIONS: [&str; 15] = [
     "_INBOX.north.>",
     "_INBOX.soc.>",
     "_INBOX.models.>",
@@ -94,11 +99,13 @@ const SUBSCRIPTIONS: [&str; 13] = [
     "spiked.parts.>",
     "$KV.spiked-curation.>",
     "_INBOX.cluster.>",
+    "spiked.trials.*",
+    "spiked.votes.*.*",
 ];
 
 /// Those of [`SUBSCRIPTIONS`] that each role may subscribe to.
 const SUBSCRIBED: [(&str, &[usize]); 5] =
-    [("north", &[0, 6]), ("soc", &[1]), ("models", &[2]), ("reading", &[7]), ("cluster", &[6, 12])];
+    [("north", &[0, 6, 13]), ("soc", &[1]), ("models", &[2, 14]), ("reading", &[7]), ("cluster", &[6, 12, 13])];
 
 /// Whether the server refuses what has just been sent on a connection.
 async fn is_refused(connection: &Connection, what: &str) -> bool {

@@ -126,6 +126,7 @@ function show(s) {
     cell("n", count(k.written)),
     cell("n", count(sum(k.dropped)), reasons(k.dropped)),
   ]);
+  showFleet(s.fleet);
   const learning = s.learning;
   $("teaching").hidden = !learning.lessons.length;
   const some = (x) => (x === null ? "–" : share(x));
@@ -154,6 +155,31 @@ function show(s) {
   $("reloads").textContent = "Reloads: " + r.succeeded + " succeeded, " + r.failed + " failed" +
     (r.last_success === null ? "" : "; settings loaded " + clock(r.last_success, s.now));
   $("hardening").textContent = s.hardening.length ? "Hardening: " + s.hardening.join("; ") : "";
+}
+
+// The fleet's servers, the events that they have not acknowledged, and the models that come from them.
+function showFleet(fleet) {
+  $("fleet").hidden = !fleet;
+  if (!fleet) return;
+  const about = element("span", "quiet", " group " + fleet.group + ", " + (fleet.connected ? "server " + fleet.server + " of " : "") + fleet.servers);
+  $("servers").replaceChildren(tag(fleet.connected, "connected", "no connection"), about, why(fleet.trouble) ?? "");
+  const spool = fleet.spool;
+  $("spool").textContent = spool ? "Spool: " + count(spool.events) + " events not acknowledged, " + bytes(spool.bytes) + " of " + bytes(spool.limit) : "";
+  const look = { installed: "good", refused: "bad", waiting: "odd" };
+  const outcome = { passed: ["passed", "good"], not_enough_streams: ["not enough streams", "odd"], refused: ["refused", "bad"] };
+  rows("versions", fleet.models, 5, "takes none", (m) => {
+    const trial = m.canary;
+    const [word, colour] = trial ? outcome[trial.outcome] : [];
+    return [
+      cell("name", m.name, m.sha256 ? why(m.sha256.slice(0, 12)) : null),
+      cell("", element("span", "tag " + look[m.state], m.state), why(m.trouble)),
+      cell("n", m.version ? count(m.version) : "own"),
+      trial
+        ? cell("", element("span", "tag " + colour, word), element("span", "why", "version " + trial.version + ": " + count(trial.lost) + " of " + count(trial.streams) + " streams lost"))
+        : cell("quiet", "none since the start"),
+      cell("n", count(m.recent_streams)),
+    ];
+  });
 }
 
 function showProblems(problems) {
