@@ -19,7 +19,7 @@ use super::{outcomes, reference};
 pub const MAX_CLAIMED: f64 = 0.005;
 /// Largest share of the streams named before that a changed model may leave unnamed. Joined models average their confidence, so they name
 /// fewer than their parts.
-const SILENCED: f64 = 0.5;
+pub const MAX_SILENCED: f64 = 0.5;
 /// A class of at least this many streams named before may not lose all of them, nor more than half to other classes.
 const STREAMS: usize = 4;
 /// Entries of a list that are printed.
@@ -136,7 +136,7 @@ impl Harm {
             before >= STREAMS && (after == 0 || claimed(class) * 2 > before)
         };
         self.claimed() as f64 > MAX_CLAIMED * self.streams as f64
-            || (before - after.min(before)) as f64 > SILENCED * before as f64
+            || (before - after.min(before)) as f64 > MAX_SILENCED * before as f64
             || self.silenced.iter().any(lost)
     }
 

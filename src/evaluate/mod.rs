@@ -15,7 +15,7 @@ mod trace;
 mod validate;
 
 pub use contribution::{Contribution, contributions};
-pub use harm::{Before, Harm, MAX_CLAIMED, harm_on_reference};
+pub use harm::{Before, Harm, MAX_CLAIMED, MAX_SILENCED, harm_on_reference};
 pub use hyperactive::{Claims, HyperactiveNeuron, hyperactive};
 pub use interval::{Interval, ResamplingUnit, macro_f1_interval, wilson};
 pub use learning::{LearningPoint, learning_curve, learning_passes};

@@ -187,7 +187,7 @@ fn learning(status: &Status) -> Vec<Family> {
     let one_in = Family::gauge(
         "spiked_learning_one_in_streams",
         &[],
-        "Sampling interval of live learning: one in this many streams is sampled; 0 without a teacher.",
+        "Sampling interval of live learning: one in this many streams is sampled; 0 without a teacher and without models of a fleet.",
     )
     .with(f64::from(learning.one_in));
     let mut dropped = Family::counter(

@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::config::is_token;
-use crate::evaluate::MAX_CLAIMED;
+use crate::evaluate::{MAX_CLAIMED, MAX_SILENCED};
 use crate::model::Model;
 use crate::train::live::{StreamSlots, named};
 
@@ -84,9 +84,11 @@ impl Vote {
         self.streams >= MIN_STREAMS
     }
 
-    /// Whether the part claims more streams of other classes than the gate's limit.
+    /// Whether the part claims or silences more streams of other classes than the gate's limits.
     pub fn is_harmful(&self) -> bool {
-        self.counts() && self.claimed as f64 > MAX_CLAIMED * self.streams as f64
+        let streams = self.streams as f64;
+        let lost = self.streams.saturating_sub(self.agreed) as f64;
+        self.counts() && (self.claimed as f64 > MAX_CLAIMED * streams || lost > MAX_SILENCED * streams)
     }
 }
 
@@ -140,8 +142,9 @@ pub async fn poll(
 /// Why the votes refuse a part; `None`: they do not. A part that too few sensors have tried may be tried again.
 pub fn verdict(votes: &Votes, least: usize) -> Option<VoteRefusal> {
     if let Some((sensor, vote)) = votes.iter().find(|(_, vote)| vote.is_harmful()) {
-        let Vote { streams, claimed, .. } = vote;
-        let reason = format!("claims {claimed} of {streams} streams of other classes on the sensor {sensor}");
+        let Vote { streams, claimed, agreed } = vote;
+        let reason =
+            format!("claims {claimed} of {streams} streams of other classes on the sensor {sensor}; {agreed} keep their class");
         return Some(VoteRefusal { reason, is_final: true });
     }
     let count = votes.values().filter(|vote| vote.counts()).count();
@@ -193,7 +196,7 @@ mod tests {
         let few = Vote { streams: MIN_STREAMS - 1, claimed: 10, agreed: 0 };
         let votes = |votes: &[(&str, Vote)]| votes.iter().map(|(sensor, vote)| ((*sensor).to_string(), *vote)).collect::<Votes>();
         let refused = verdict(&votes(&[("a", own), ("b", stolen), ("c", few)]), 0).unwrap();
-        assert!(refused.is_final && refused.reason.ends_with(" on the sensor b"), "{}", refused.reason);
+        assert!(refused.is_final && refused.reason.contains(" on the sensor b; "), "{}", refused.reason);
         assert!(verdict(&votes(&[("a", own), ("c", few)]), 1).is_none() && verdict(&Votes::new(), 0).is_none());
         assert!(!verdict(&votes(&[("a", own), ("c", few)]), 2).unwrap().is_final);
     }

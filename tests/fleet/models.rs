@@ -59,7 +59,7 @@ pub fn signed(folder: &Path, remark: &str, key: &KeyPair) -> PathBuf {
     path
 }
 
-fn signature(bytes: &[u8], key: &KeyPair) -> String {
+pub fn signature(bytes: &[u8], key: &KeyPair) -> String {
     minisign::sign(None, &key.sk, Cursor::new(bytes), None, None).expect("signed").to_string()
 }
 

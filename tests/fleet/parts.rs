@@ -22,7 +22,7 @@ use spiked::model::Model;
 
 use super::common::running::Running;
 use super::common::{fixture, json_lines, wait_for, wait_until};
-use super::models::{key, name, signed};
+use super::models::{key, name, signature, signed, wait_version};
 use super::servers::{Server, fleet, init};
 use super::setup::{server_with_users, url_of};
 
@@ -297,8 +297,18 @@ fn steals(group: &Group, south: &Running) {
     let learned = group.messages().into_iter().find(|(head, _)| head.starts_with("spiked.parts.north."));
     let file = unpack(&learned.expect("a part").1).expect("gzip");
     let mut part = Model::from_bytes(&file, Path::new("part")).expect("a part");
+    // With a higher threshold the group's own class is weaker than the same neuron of another name.
+    part.decision.theta[0] = 1.4;
+    let bytes = Model::built_in().expect("a model").with_part(&part).expect("it fits").to_bytes();
+    let path = group.path("one").join(format!("{}.safetensors", name()));
+    fs::write(&path, &bytes).expect("written");
+    fs::write(format!("{}.minisig", path.display()), signature(&bytes, &group.key)).expect("written");
+    let arguments = ["publish", &path.display().to_string(), "--group", "edge", "--server", &group.url("models")];
+    assert!(fleet(&[&arguments[..], &["--name", "models"]].concat()).status.success());
+    let status = wait_version(south, 3, "installed");
+    assert_ne!(status["fleet"]["models"][0]["canary"]["outcome"], "refused", "{status}");
     part.classes = vec!["thief".into()];
-    part.decision.theta[0] -= 0.1;
+    part.decision.theta[0] = 1.0;
     south.wait("it has recent streams", |status| status["fleet"]["models"][0]["recent_streams"].as_u64() >= Some(24));
     group.publish_part("north", "thief", &part.to_bytes(), 1.0);
     let refused = group.wait_part("north", "thief", "refused");
@@ -377,7 +387,7 @@ fn no_captured_bytes(group: &Group, passing: &Passing) -> usize {
     let mut parts = 0;
     for (head, vote) in passing.votes() {
         let figures = vote.as_object().expect("an object");
-        assert!(figures.keys().eq(["agreed", "claimed", "streams"]) && figures.values().all(Value::is_u64), "{head}: {vote}");
+        assert!(figures.keys().eq(["streams", "claimed", "agreed"]) && figures.values().all(Value::is_u64), "{head}: {vote}");
     }
     let passing = passing.messages.lock().clone();
     assert!(passing.iter().any(|(head, _)| head.starts_with("spiked.trials.edge ")));

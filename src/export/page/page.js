@@ -171,15 +171,16 @@ function showFleet(fleet) {
     const trial = m.canary;
     const [word, colour] = trial ? outcome[trial.outcome] : [];
     return [
-      cell("name", m.name, m.sha256 ? why(m.sha256.slice(0, 12)) : null),
-      cell("", element("span", "tag " + look[m.state], m.state), why(m.trouble)),
+      cell("name", m.name, m.sha256 ? why(m.sha256.slice(0, 8)) : null),
+      cell("", element("span", "tag " + look[m.state], m.state)),
       cell("n", m.version ? count(m.version) : "own"),
       trial
-        ? cell("", element("span", "tag " + colour, word), element("span", "why", "version " + trial.version + ": " + count(trial.lost) + " of " + count(trial.streams) + " streams lost"))
+        ? cell("", element("span", "tag " + colour, word), element("span", "why", "version " + trial.version + ": " + count(trial.lost) + " of " + count(trial.streams) + " lost"))
         : cell("quiet", "none since the start"),
       cell("n", count(m.recent_streams)),
     ];
   });
+  $("refusals").replaceChildren(...fleet.models.filter((m) => m.trouble).map((m) => why(m.name + ": " + m.trouble)));
 }
 
 function showProblems(problems) {
