@@ -289,38 +289,38 @@ fn a_class_taught_on_one_sensor_is_named_on_another_after_its_approval() {
     curator.wait("published in version 2");
 
     assert_eq!(no_captured_bytes(&group, &passing), 1);
-    steals(&group, &south);
+    steals(&group, &north);
 }
 
-/// A part that claims a class of which the reference has no streams: only the sensors that see them can refuse it.
-fn steals(group: &Group, south: &Running) {
+/// A part that the reference passes and that steals the streams of a class that only one sensor has: its vote refuses the part.
+fn steals(group: &Group, north: &Running) {
     let learned = group.messages().into_iter().find(|(head, _)| head.starts_with("spiked.parts.north."));
     let file = unpack(&learned.expect("a part").1).expect("gzip");
     let mut part = Model::from_bytes(&file, Path::new("part")).expect("a part");
-    // With a higher threshold the group's own class is weaker than the same neuron of another name.
-    part.decision.theta[0] = 1.4;
-    let bytes = Model::built_in().expect("a model").with_part(&part).expect("it fits").to_bytes();
-    let path = group.path("one").join(format!("{}.safetensors", name()));
+    // The group's model has the class already, so that the reference finds no new claims; on north its own class is stronger.
+    part.classes = vec!["thief".into()];
+    part.decision.theta[0] = 1.8;
+    let mut model = Model::built_in().expect("a model").with_part(&part).expect("it fits");
+    // With the usual bound the margins of both classes would be the same.
+    model.decision.clip.1 = 100.0;
+    let (bytes, path) = (model.to_bytes(), group.path("one").join(format!("{}.safetensors", name())));
     fs::write(&path, &bytes).expect("written");
     fs::write(format!("{}.minisig", path.display()), signature(&bytes, &group.key)).expect("written");
     let arguments = ["publish", &path.display().to_string(), "--group", "edge", "--server", &group.url("models")];
     assert!(fleet(&[&arguments[..], &["--name", "models"]].concat()).status.success());
-    let status = wait_version(south, 3, "installed");
-    assert_ne!(status["fleet"]["models"][0]["canary"]["outcome"], "refused", "{status}");
-    part.classes = vec!["thief".into()];
-    part.decision.theta[0] = 1.0;
-    south.wait("it has recent streams", |status| status["fleet"]["models"][0]["recent_streams"].as_u64() >= Some(24));
-    group.publish_part("north", "thief", &part.to_bytes(), 1.0);
-    let refused = group.wait_part("north", "thief", "refused");
-    let reason = refused["reason"].as_str().unwrap_or_default();
-    println!("{reason}; {}", refused["votes"]);
-    assert!(reason.starts_with("claims ") && reason.contains("streams of other classes on the sensor "), "{refused}");
-    assert!(refused["reference"]["claimed"].as_u64() <= Some(5), "the reference passes it: {refused}");
-    let vote = &refused["votes"]["south"];
-    assert!(vote["streams"].as_u64() >= Some(20) && vote["claimed"].as_u64() > Some(0), "{refused}");
+    wait_version(north, 3, "installed");
+    part.decision.theta[0] = 0.85;
+    group.publish_part("south", "thief", &part.to_bytes(), 1.0);
+    let tried = wait_for("it is tried", || group.parts().into_iter().find(|part| part["class"] == "thief"));
+    let reason = tried["reason"].as_str().unwrap_or_default();
+    println!("{reason}; reference {}, votes {}", tried["reference"], tried["votes"]);
+    assert!(tried["state"] == "refused" && tried["reference"].is_object(), "the reference passes it, the votes do not: {tried}");
+    assert!(reason.starts_with("claims ") && reason.contains("streams of other classes on the sensor north"), "{tried}");
+    let vote = &tried["votes"]["north"];
+    assert!(vote["streams"].as_u64() >= Some(20) && vote["claimed"].as_u64() > Some(0), "{tried}");
     let output = fleet(&["parts", "--server", &group.url("soc"), "--name", "soc"]);
-    assert!(String::from_utf8_lossy(&output.stdout).contains("vote of south: claims "), "{output:?}");
-    assert_eq!(group.approve("north", "thief").status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("vote of north: claims "), "{output:?}");
+    assert_eq!(group.approve("south", "thief").status.code(), Some(4));
 }
 
 #[test]
