@@ -45,6 +45,8 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Finds a running model by its name.
 pub type FindModel = Box<dyn Fn(&str) -> Option<Arc<Model>> + Send>;
+/// Makes another model of one; `None`: it can't be made.
+pub type ChangeModel = Box<dyn Fn(&Model) -> Option<Model> + Send>;
 /// Finds the recent streams of a model.
 pub type FindStreams = Box<dyn Fn(&Model) -> Vec<Arc<StreamSlots>> + Send>;
 
@@ -55,7 +57,7 @@ pub struct SensorHooks {
     /// The running model of a name.
     pub running: FindModel,
     /// A model with the neurons that were learned for it, as a reload makes it; `None`: they do not fit it.
-    pub with_learned: Box<dyn Fn(&Model) -> Option<Model> + Send>,
+    pub with_learned: ChangeModel,
     /// Recent streams on which a model is tried.
     pub streams: FindStreams,
     /// The daemon's part of the report: drops and the last error.
