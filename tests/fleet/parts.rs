@@ -309,7 +309,7 @@ fn steals(group: &Group, north: &Running) {
     let arguments = ["publish", &path.display().to_string(), "--group", "edge", "--server", &group.url("models")];
     assert!(fleet(&[&arguments[..], &["--name", "models"]].concat()).status.success());
     wait_version(north, 3, "installed");
-    part.decision.theta[0] = 0.85;
+    part.decision.theta[0] = 0.95;
     group.publish_part("south", "thief", &part.to_bytes(), 1.0);
     let tried = wait_for("it is tried", || group.parts().into_iter().find(|part| part["class"] == "thief"));
     let reason = tried["reason"].as_str().unwrap_or_default();
