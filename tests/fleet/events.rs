@@ -81,8 +81,22 @@ fn segments(config: &FleetConfig) -> usize {
 fn acknowledged_events_arrive_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(server) = Server::alone(folder.path(), "") else { return };
-    assert!(init(&server.url(), &[]).status.success());
-    let config = sensor("north", &[server.url()], folder.path());
+    all_arrive(&[server.url()], &[], folder.path(), "one server");
+    assert!(events(&server.url(), &["--sensor", "south"]).is_empty());
+}
+
+#[test]
+fn acknowledged_events_arrive_once_in_three_copies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(servers) = Server::three(folder.path()) else { return };
+    let urls: Vec<String> = servers.iter().map(Server::url).collect();
+    all_arrive(&urls, &["--replicas", "3"], folder.path(), "three copies");
+}
+
+/// Offers events as fast as the sink takes them, and asserts that each arrives once.
+fn all_arrive(urls: &[String], more: &[&str], folder: &std::path::Path, what: &str) {
+    assert!(init(&urls[0], more).status.success());
+    let config = sensor("north", urls, folder);
     let sink = start(&config);
     let begin = Instant::now();
     let count = 50_000;
@@ -93,12 +107,11 @@ fn acknowledged_events_arrive_once() {
         sink.offer(&line(number));
     }
     let status = drained(&sink);
-    println!("{:.0} events/s acknowledged, one server", count as f64 / begin.elapsed().as_secs_f64());
+    println!("{:.0} events/s acknowledged, {what}", count as f64 / begin.elapsed().as_secs_f64());
     assert_eq!((status.written, dropped(&status), status.last_error), (count as u64, 0, None));
     assert_eq!(segments(&config), 0);
     sink.close(Instant::now() + Duration::from_secs(2));
-    each_once(&numbers(&server.url()), count);
-    assert!(events(&server.url(), &["--sensor", "south"]).is_empty());
+    each_once(&numbers(&urls[0]), count);
 }
 
 #[test]
@@ -171,8 +184,6 @@ fn the_leader_of_three_servers_is_killed_and_no_event_is_lost() {
     let sink = start(&config);
     let mut next = load(&sink, 0, 20_000, Duration::from_secs(2));
     let leader = leader(&urls);
-    let before = sink.status().written;
-    println!("{:.0} events/s acknowledged, three copies, 20,000 offered", before as f64 / 2.0);
     let at = servers.iter().position(|server| server.name() == leader).expect("one of the three");
     servers[at].kill();
     next = load(&sink, next, 20_000, Duration::from_secs(5));
