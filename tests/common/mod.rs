@@ -19,7 +19,9 @@ use spiked::capture::{CaptureFile, FrameBatch, Source as _};
 pub fn spiked() -> Command {
     let mut command = Command::cargo_bin("spiked").expect("the program is built with the tests");
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.env_remove(skip::REQUIRE_ALL).env_remove(skip::NATS_SERVER).env_remove(skip::S3_SERVER);
+    for variable in skip::VARIABLES {
+        command.env_remove(variable);
+    }
     command
 }
 

@@ -53,7 +53,10 @@ impl Net {
 
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]).env_remove(super::skip::REQUIRE_ALL);
+        command.args(["netns", "exec", &self.name, program]);
+        for variable in super::skip::VARIABLES {
+            command.env_remove(variable);
+        }
         command
     }
 

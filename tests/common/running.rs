@@ -62,13 +62,10 @@ impl Running {
         let log = settings.with_file_name("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_spiked"));
         command.args(["run", "--set", "metrics.address=127.0.0.1:0", "--config"]).arg(settings);
-        command
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env_remove(super::skip::REQUIRE_ALL)
-            .env_remove(super::skip::NATS_SERVER)
-            .env_remove(super::skip::S3_SERVER)
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).expect("a file"));
+        for variable in super::skip::VARIABLES {
+            command.env_remove(variable);
+        }
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a file"));
         prepare(&mut command);
         let mut child = command.spawn().expect("spiked");
         let address = wait_for("it is ready", || {

@@ -4,15 +4,18 @@
 
 use std::io::Write as _;
 
-/// Set to 1 where a skipped test is a failure. The program reads variables of this prefix as settings and rejects it: tests remove it from
-/// the environment of the programs that they start.
+/// Set to 1 where a skipped test is a failure.
 pub const REQUIRE_ALL: &str = "SPIKED_REQUIRE_ALL";
 
-/// Path of nats-server for the tests of the fleet; removed from the environment of programs for the same reason.
+/// Path of nats-server for the tests of the fleet.
 pub const NATS_SERVER: &str = "SPIKED_NATS_SERVER";
 
-/// Path of SeaweedFS' `weed` for the tests of S3; removed from the environment of programs for the same reason.
+/// Path of SeaweedFS' `weed` for the tests of S3.
 pub const S3_SERVER: &str = "SPIKED_S3_SERVER";
+
+/// The variables of the tests, which they remove from the environment of the programs that they start: the program reads variables of this
+/// prefix as settings and rejects unknown ones.
+pub const VARIABLES: [&str; 3] = [REQUIRE_ALL, NATS_SERVER, S3_SERVER];
 
 /// Reports that a test is skipped and what it lacks; the test returns after it.
 ///
