@@ -1,4 +1,7 @@
 //! One shard of the streams: those of one hash range, for each model, with the counters of the work on them.
+//!
+//! A worker routes a batch, which decodes it and files its packets by shard, and handles its own shard's packets of every batch. If a panic
+//! loses packets or streams, they are counted, and the worker goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use super::model_shard::ModelShard;
 use super::output::BatchOutput;
 use super::{Counters, EngineSettings, Models, Observer, Output, Progress, VerdictWriter};
 
-/// The work of one worker since its last report.
+/// The work of one worker since its last report; the fields are those of [`Progress`].
 pub(super) struct WorkerReport {
     worker: usize,
     pub counters: Counters,
@@ -47,7 +50,7 @@ impl WorkerReport {
 pub(super) struct SharedTables {
     /// First fragments of IP packets.
     fragments: InOrder<FragmentTable>,
-    /// What each host did recently.
+    /// Counts of each host's recent events, which decay.
     traces: InOrder<TraceTable>,
 }
 
@@ -87,7 +90,8 @@ fn kinds(models: &Models) -> [bool; KeyKind::COUNT] {
 }
 
 impl<'a> Shard<'a> {
-    /// Shard `number`, without streams. `live`: the source's frames arrive as they are captured; `hasher`: the same for all shards.
+    /// Shard `number`, without streams. `live`: the source's frames arrive as they are captured; `hasher`: the same for all shards, with a seed
+    /// of this run.
     pub fn new(
         number: usize,
         settings: &'a EngineSettings,
@@ -139,7 +143,8 @@ impl<'a> Shard<'a> {
         ModelShard::new(model, number, limits, self.settings, self.live, self.hasher.clone())
     }
 
-    /// Decodes the batch `number` and files its packets by shard. If that panics, the batch is lost and counted.
+    /// Decodes the batch `number` and files its packets by shard. If that panics, the batch is lost and counted. Each batch takes its turn at
+    /// the shared tables, even one that does not need them, because the next one waits for it.
     pub fn route(&mut self, routed: &mut RoutedBatch, number: u64) {
         let kinds = kinds(&self.settings.models.load());
         let routing = Routing { settings: self.settings, kinds, hasher: &self.hasher };
@@ -166,7 +171,8 @@ impl<'a> Shard<'a> {
         self.counters.evicted_hosts += table.take_evicted();
     }
 
-    /// Takes over the models that the settings hold now, if they have changed.
+    /// Switches to the models that the settings hold now, if they have changed. A batch that was routed before has no packets for a kind of key
+    /// that only the new models use, and no traces for the first model that uses them.
     fn update_models(&mut self, out: &mut BatchOutput) {
         let models = self.settings.models.load();
         if Arc::ptr_eq(&models, &self.models) {
@@ -188,7 +194,7 @@ impl<'a> Shard<'a> {
     }
 
     /// Handles this shard's packets of a batch whose first frame has the number `first`. If that panics, the shard's streams and
-    /// its packets of the batch are lost and counted; the worker continues with an empty shard.
+    /// its packets of the batch are lost and counted, for all models; the worker continues with an empty shard.
     pub fn handle(&mut self, routed: &RoutedBatch, first: u64, out: &mut BatchOutput) {
         self.update_models(out);
         let (shard, model_shards, counters) = (self.number, &mut self.model_shards, &mut self.counters);
@@ -208,7 +214,7 @@ impl<'a> Shard<'a> {
         out.complete(self.writer.as_deref_mut());
     }
 
-    /// Ends all streams, in the order in which they began, and passes the output to `send` in parts, so that the end of a capture
+    /// Ends all streams of the shard, in the order in which they began, and passes the output to `send` in parts, so that the end of a capture
     /// takes no more memory than its middle.
     pub fn finish(&mut self, mut send: impl FnMut(&mut BatchOutput)) {
         let mut streams: Vec<_> = self.model_shards.iter_mut().map(|m| m.take_streams().into_iter().peekable()).collect();
@@ -228,7 +234,7 @@ impl<'a> Shard<'a> {
         }
     }
 
-    /// The work since the last report. `queue`: batches that wait for the worker; `clock`: the time by a live source's clock; `lag`: the
+    /// The work since the last report, whose counters begin again. `queue`: batches that wait for the worker; `clock`: the time by a live source's clock; `lag`: the
     /// worker's delay behind it.
     pub fn report(&mut self, queue: usize, clock: Option<Nanos>, lag: Option<Duration>) -> WorkerReport {
         let mut counters = std::mem::take(&mut self.counters);

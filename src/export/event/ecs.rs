@@ -137,20 +137,27 @@ struct LogFile<'a> {
     path: &'a str,
 }
 
+/// Fields that ECS has no name for; docs/USAGE.md describes them. Those of a class are null for unknown streams, others are absent where they do
+/// not apply.
 #[derive(Serialize)]
 struct Spiked<'a> {
     flow_id: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     icmp: Option<Icmp>,
     class: Option<&'a str>,
+    /// The nearest class, also of streams that stay unknown.
     best: Option<&'a str>,
+    /// Confidence in the nearest class, 0 to 1.
     confidence: f64,
+    /// Evidence of the nearest class: the sum of its margins, in units of the threshold.
     evidence: f64,
+    /// Packets that the evidence comes from.
     scored: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     basis: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// What the stream is wrapped in, outermost first; all other fields are of the inner packets.
     #[serde(skip_serializing_if = "Option::is_none")]
     tunnels: Option<Vec<&'static str>>,
     model: &'a str,
