@@ -20,8 +20,8 @@ const MAX_INTERFACES: usize = 65_536;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// The timestamp of packets that have none.
 pub(super) const NO_TIME: Nanos = Nanos(u64::MAX);
-/// Nanoseconds that the clocks of a file's interfaces may differ by before they are synchronized, and the blocks that are looked at to find
-/// out whether they do.
+/// Difference of the clocks of a file's interfaces, in nanoseconds, above which they are synchronized, and the number of blocks that are
+/// searched for it.
 const MAX_CLOCK_DIFFERENCE: u64 = 60 * NANOS_PER_SECOND;
 const LOOK_AHEAD: usize = 256;
 
@@ -35,7 +35,8 @@ const PCAP_MICROS: u32 = 0xa1b2_c3d4;
 const PCAP_NANOS: u32 = 0xa1b2_3c4d;
 const PCAP_MODIFIED: u32 = 0xa1b2_cd34;
 
-/// Versions of pcap whose lengths are in the other order, and those in which they may be.
+/// Major version of pcap; the minor version below which the wire length of a record comes before the captured length; the one in which either
+/// may come first.
 const PCAP_MAJOR: u16 = 2;
 const PCAP_SWAPPED_BEFORE: u16 = 3;
 const PCAP_UNSURE: u16 = 3;
@@ -94,7 +95,7 @@ pub(super) enum Step {
     Skip(usize),
     /// The record needs a window of this many bytes.
     NeedMore(usize),
-    /// The record is invalid, for this reason.
+    /// The record is invalid, for this reason, and where the next one begins is not known.
     Damaged(String),
 }
 
@@ -108,6 +109,7 @@ struct FileInterface {
     denominator: u128,
     /// Seconds that are added to every timestamp.
     offset: i64,
+    /// Largest number of bytes captured of a packet; 0 for no limit.
     snaplen: u32,
     /// Time of the last packet by the interface's own clock; `None` before the first.
     last: Option<Nanos>,
@@ -120,7 +122,7 @@ struct FileInterface {
 pub(super) enum LengthOrder {
     CapturedFirst,
     WireFirst,
-    /// As their values require: a packet is never captured longer than it was.
+    /// By their values: the captured length is the smaller one.
     Unsure,
 }
 
@@ -166,7 +168,7 @@ fn pcap_variant(magic: u32) -> Option<(bool, bool, usize)> {
 }
 
 impl Format {
-    /// Whether a file that begins with `start` is a pcap or pcapng file.
+    /// Whether a file that begins with `start` is a pcap, pcapng or snoop file; four bytes are enough. ERF has no magic number.
     pub(super) fn is_capture(start: &[u8]) -> bool {
         let magic = start.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
         start.starts_with(&SNOOP_MAGIC[..4])
