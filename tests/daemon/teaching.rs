@@ -112,7 +112,7 @@ fn a_host_is_learned_by_its_address() {
     let teacher =
         |(class, address)| format!("[[teachers]]\nclass = \"{class}\"\nfilter = \"ether host {address}\"\nrate = 1e6\n");
     let teacher = [("client", "e2:9e:11:e9:40:65"), ("server", "ae:9b:60:08:c7:27")].map(teacher).concat();
-    let file = settings(folder.path(), &["mixed.pcapng"], "speed = 2000\nrepeat = 0", &teacher);
+    let file = settings(folder.path(), &["mixed.pcapng"], "speed = 200\nrepeat = 0", &teacher);
     let models = format!("models = [\"config/models/devices.safetensors\"]\n{}", fs::read_to_string(&file).unwrap());
     fs::write(&file, models).unwrap();
     let mut daemon = Running::start(&file, |_| {});
