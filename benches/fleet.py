@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Rates of a fleet with one nats-server, all on one machine. One run, one table.
+"""Figures of a fleet with real servers, all on one machine. One run, two tables.
 
-usage: fleet.py SPIKED NATS_SERVER DATA [--captures 16] [--packets 125000] [--rounds 3] [--work DIR]
+usage: fleet.py SPIKED NATS_SERVER DATA [--captures 16] [--packets 125000] [--rounds 3] [--work DIR] [--parts NAME ...]
+
+Part `tests` runs tests of tests/fleet one by one and prints the figures that they measure; it needs cargo and takes some minutes.
+
+Part `archive`:
 
 SPIKED is a release build with `--features fleet`. An archive of captures is made from the nDPI captures in DATA, repeated with changed
-addresses. `spiked read --each-file --workers 2` reads it with events as JSON lines, and so do workers of `spiked fleet work`, two processes or
-one with two jobs, which publish events and tables to the server. Times are wall clock; of workers from their start until the queue is
+addresses. `spiked read --each-file --workers 2` reads it and writes events as JSON lines into a file; workers of `spiked fleet work`, two
+processes or one with two jobs, publish events and tables to the server, which writes them into files. Times are wall clock; of workers from their start until the queue is
 empty and all results are acknowledged. Rounds are interleaved; a ratio is that of one round. CPU seconds of workers are without those of the
 server.
 """
@@ -55,10 +59,37 @@ class Server:
         self.process.wait()
 
 
-def measure(calls):
+# Test, what is measured, goal.
+TESTS = [
+    ("events::the_leader_of_three_servers_is_killed_and_no_event_is_lost", "leader of three killed at 20,000 events/s", "each event once"),
+    ("events::a_server_stopped_for_longer_than_its_window_for_doubles_delays_events_and_loses_none", "server stopped beyond its window for doubles", "each event once"),
+    ("events::a_server_stopped_for_a_minute_costs_no_frame_and_no_event", "server stopped for 60 s", "0 frames dropped, all events"),
+    ("events::acknowledged_events_arrive_once", "events acknowledged a second, one server", ""),
+    ("events::acknowledged_events_arrive_once_in_three_copies", "events acknowledged a second, three copies", "20,000/s"),
+    ("models::fifty_sensors_have_a_model_within_seconds", "a model on 50 sensors", "2 s"),
+    ("models::wrong_files_are_refused_and_the_last_good_copy_serves_without_servers", "corrupt and wrongly signed models", "refused"),
+    ("parts::a_class_taught_on_one_sensor_is_named_on_another_after_its_approval", "a class taught on one sensor is named on another", "5 s"),
+    ("archives::a_thousand_captures_are_counted_once_although_workers_are_killed", "1,000 captures, workers killed", "each once, equal to read"),
+    ("permissions::each_role_may_use_its_subjects_and_no_others", "permission matrix", "each refused"),
+]
+
+
+def tests(args):
+    call = ["cargo", "test", "--locked", "--features", "fleet", "--test", "fleet", "--"]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = {**os.environ, "SPIKED_NATS_SERVER": os.path.abspath(args.nats_server)}
+    print("| measured | goal | result |\n| --- | --- | --- |")
+    for test, what, goal in TESTS:
+        run = subprocess.run(call + ["--exact", test, "--include-ignored", "--nocapture"], cwd=root, env=environment, capture_output=True, text=True)
+        passed = "1 passed" in run.stdout and "skipped" not in run.stderr
+        figures = [line for line in run.stdout.splitlines() if line and not line.startswith(("running", "test "))]
+        print(f"| {what} | {goal} | {'passed' if passed else 'FAILED'}{': ' if figures else ''}{'; '.join(figures)} |", flush=True)
+
+
+def measure(calls, output=subprocess.DEVNULL):
     """Wall seconds until all processes have ended, and their CPU seconds."""
     start = time.monotonic()
-    children = [subprocess.Popen(call, stdout=subprocess.DEVNULL) for call in calls]
+    children = [subprocess.Popen(call, stdout=output) for call in calls]
     cpu = 0
     for child in children:
         _, status, usage = os.wait4(child.pid, 0)
@@ -89,7 +120,8 @@ def archive(args, folder):
             for way in sorted(ways, reverse=turn % 2 == 1):
                 if way.startswith("spiked read"):
                     # Both read from the page cache.
-                    found[way].append(measure(ways[way]))
+                    with open(f"{folder}/events.jsonl", "wb") as events:
+                        found[way].append(measure(ways[way], events))
                     continue
                 subprocess.run(fleet("enqueue", "--again", captures), check=True, stdout=subprocess.DEVNULL)
                 found[way].append(measure(ways[way]))
@@ -112,7 +144,12 @@ def main():
     p.add_argument("--packets", type=int, default=125_000)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--work")
+    p.add_argument("--parts", nargs="*", choices=["tests", "archive"], default=["tests", "archive"])
     args = p.parse_args()
+    if "tests" in args.parts:
+        tests(args)
+    if "archive" not in args.parts:
+        return
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         archive(args, folder)
 

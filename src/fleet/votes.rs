@@ -191,6 +191,7 @@ mod tests {
         let own = Vote::of(&model, &part, "dns", &streams);
         assert!(!own.is_harmful() && own.streams > 100 && own.agreed == own.streams, "{own:?}");
         part.classes = vec!["greedy".into()];
+        part.decision.theta.fill(-100.0);
         let stolen = Vote::of(&model, &part, "greedy", &streams);
         assert!(stolen.is_harmful() && stolen.claimed > 0, "{stolen:?}");
         let few = Vote { streams: MIN_STREAMS - 1, claimed: 10, agreed: 0 };

@@ -114,11 +114,25 @@ fn all_arrive(urls: &[String], more: &[&str], folder: &std::path::Path, what: &s
     each_once(&numbers(&urls[0]), count);
 }
 
+/// Messages of the stream of events, with a given window in which the server drops doubles from now on.
+fn stored(url: &str, window: Duration) -> u64 {
+    let config = FleetConfig { servers: vec![url.into()], ..FleetConfig::default() };
+    runtime().expect("a runtime").block_on(async {
+        let connection = Connection::open(&config, "test").await.expect("connected");
+        let context = async_nats::jetstream::new(connection.client);
+        let mut stream = context.get_stream("SPIKED_EVENTS").await.expect("a stream").cached_info().config.clone();
+        stream.duplicate_window = window;
+        context.update_stream(stream).await.expect("updated").state.messages
+    })
+}
+
 #[test]
-fn a_stopped_server_delays_events_and_loses_none() {
+fn a_server_stopped_for_longer_than_its_window_for_doubles_delays_events_and_loses_none() {
+    const WINDOW: Duration = Duration::from_millis(100);
     let folder = tempfile::tempdir().expect("a folder");
     let Some(server) = Server::alone(folder.path(), "") else { return };
     assert!(init(&server.url(), &[]).status.success());
+    assert_eq!(stored(&server.url(), WINDOW), 0);
     let config = sensor("north", &[server.url()], folder.path());
     let sink = start(&config);
     let mut next = load(&sink, 0, 5000, Duration::from_secs(1));
@@ -130,6 +144,7 @@ fn a_stopped_server_delays_events_and_loses_none() {
     next = load(&sink, next, 5000, Duration::from_secs(1));
     let status = drained(&sink);
     assert_eq!((status.written, dropped(&status), segments(&config)), (next as u64, 0, 0));
+    println!("{} doubles stored, none printed by tail", stored(&server.url(), WINDOW) - next as u64);
     each_once(&numbers(&server.url()), next);
 }
 
