@@ -226,14 +226,15 @@ impl Worker {
 
     /// The next job, if there is one; a worker that does not end with the queue waits a second for it.
     async fn next(&self) -> Result<Option<Message>, FleetError> {
-        let wait = Duration::from_secs(1);
         let request = if self.settings.until_empty {
-            self.consumer.fetch().max_messages(1).expires(wait).messages().await
+            // Without a time to wait the server answers at once, also that there is none.
+            self.consumer.fetch().max_messages(1).messages().await
         } else {
-            self.consumer.batch().max_messages(1).expires(wait).messages().await
+            self.consumer.batch().max_messages(1).expires(Duration::from_secs(1)).messages().await
         };
         let mut messages = request.map_err(|error| self.connection.explain(error))?;
-        let message = self.connection.answer(messages.next()).await?;
+        let answer = tokio::time::timeout(TIMEOUT, self.connection.answer(messages.next())).await;
+        let message = answer.map_err(|_| FleetError::Connection("no server answers".into()))??;
         message.transpose().map_err(|error| FleetError::Server(error.to_string()))
     }
 
