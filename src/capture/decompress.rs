@@ -114,21 +114,41 @@ fn peek(mut reader: Box<dyn Read + Send>, length: usize) -> io::Result<(Vec<u8>,
     Ok((start, Box::new(whole)))
 }
 
+/// What a compressed file begins with.
+#[derive(Clone, Copy)]
+enum Compression {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+    Xz,
+    /// Frames of either version.
+    Lz4,
+    /// A skippable frame, behind which a frame of zstd or lz4 may follow.
+    Skippable,
+}
+
+impl Compression {
+    /// By the magic number.
+    fn of(start: &[u8]) -> Option<Self> {
+        Some(match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x04, 0x22, 0x4d, 0x18, ..] | [0x02, 0x21, 0x4c, 0x18, ..] => Self::Lz4,
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Skippable,
+            _ => return None,
+        })
+    }
+}
+
 /// Whether a file that begins with `start` is compressed, or begins with a skippable frame: [`decompress`] would not return it as it is.
 pub(super) fn is_compressed(start: &[u8]) -> bool {
-    matches!(
-        start,
-        [0x1f, 0x8b, ..]
-            | [0x28, 0xb5, 0x2f, 0xfd, ..]
-            | [0xfd, b'7', b'z', b'X', b'Z', 0, ..]
-            | [0x04, 0x22, 0x4d, 0x18, ..]
-            | [0x02, 0x21, 0x4c, 0x18, ..]
-            | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]
-    )
+    Compression::of(start).is_some()
 }
 
 /// Returns a reader of the decompressed content of `reader`, whose first bytes are `start`; `reader` itself if these are not the
-/// magic number of gzip (RFC 1952), zstd (RFC 8878), xz or lz4, behind skippable frames.
+/// magic number of gzip, zstd, xz or lz4, behind skippable frames.
 ///
 /// # Errors
 /// If the file can't be read, or the zstd decoder can't be created.
@@ -137,25 +157,23 @@ pub(crate) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io
     let mut reader: Box<dyn Read + Send> = Box::new(CountingReader { inner: reader, bytes: Arc::clone(&compressed) });
     let mut start = start.to_vec();
     for _ in 0..MAX_SKIPPABLE {
-        let &[0x50..=0x5f, 0x2a, 0x4d, 0x18, l0, l1, l2, l3, ..] = &start[..] else { break };
+        let (Some(Compression::Skippable), &[_, _, _, _, l0, l1, l2, l3, ..]) = (Compression::of(&start), &start[..]) else {
+            break;
+        };
         let length = SKIPPABLE_LEN + u64::from(u32::from_le_bytes([l0, l1, l2, l3]));
         io::copy(&mut reader.by_ref().take(length), &mut io::sink())?;
         (start, reader) = peek(reader, start.len())?;
     }
-    let decoder: Box<dyn Read + Send> = match start[..] {
-        [0x1f, 0x8b, ..] => Box::new(GzipReader { member: Some(flate2::bufread::GzDecoder::new(BufReader::new(reader))) }),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+    let decoder: Box<dyn Read + Send> = match Compression::of(&start) {
+        Some(Compression::Gzip) => Box::new(GzipReader { member: Some(flate2::bufread::GzDecoder::new(BufReader::new(reader))) }),
+        Some(Compression::Zstd) => {
             let mut decoder = zstd::stream::read::Decoder::new(reader)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
             Box::new(decoder)
         }
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(reader), true, XZ_MEMORY))
-        }
-        [0x04, 0x22, 0x4d, 0x18, ..] | [0x02, 0x21, 0x4c, 0x18, ..] => {
-            Box::new(Lz4Reader { frames: lz4_flex::frame::FrameDecoder::new(BufReader::new(reader)) })
-        }
-        _ => return Ok(reader),
+        Some(Compression::Xz) => Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(reader), true, XZ_MEMORY)),
+        Some(Compression::Lz4) => Box::new(Lz4Reader { frames: lz4_flex::frame::FrameDecoder::new(BufReader::new(reader)) }),
+        Some(Compression::Skippable) | None => return Ok(reader),
     };
     Ok(Box::new(CappedReader { decoder, compressed, decompressed: 0 }))
 }

@@ -408,8 +408,8 @@ impl Section {
     fn synchronize(&mut self, number: usize, time: Nanos, rest: &[u8], big: bool) -> Nanos {
         let jump = time.0.abs_diff(self.latest.0);
         let first = self.interfaces[number].is_some_and(|interface| interface.last.is_none());
-        let others = self.interfaces.iter().flatten().any(|interface| interface.last.is_some());
-        let differs = first && others && jump > MAX_CLOCK_DIFFERENCE && self.goes_on(number, jump / 2, rest, big);
+        // Of the section's first packet nothing goes on: no interface has a last packet.
+        let differs = first && jump > MAX_CLOCK_DIFFERENCE && self.goes_on(number, jump / 2, rest, big);
         let Some(interface) = &mut self.interfaces[number] else { return time };
         if differs {
             interface.correction = self.latest.0.wrapping_sub(time.0).cast_signed();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args as ClapArgs};
 
-use crate::capture::{Duplicates, Filter, Nanos};
+use crate::capture::{Filter, Nanos};
 use crate::encode::Layout;
 use crate::evaluate::{Before, Harm, reference};
 use crate::model::{ClassSources, Model, PartsError, is_class_name};
@@ -222,7 +222,7 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
         (.., Some(expression)) => PacketSelection::Matching(Filter::new(expression)?),
         _ => PacketSelection::Packets(args.packet.clone()),
     };
-    let mut source = Duplicates::new(intake.open(from)?, intake.drop_duplicates);
+    let mut source = intake.source(from)?;
     let any = args.force || model.key == KeyKind::Host;
     let found = one_packet::patterns(&mut source, model.key, &layout, &intake, &mut selection, any)?;
     let name = from.display().to_string();
@@ -313,7 +313,7 @@ fn streams_of(model: &Model, from: &Path, intake: &Intake) -> Result<Option<Corp
         count += 1;
         (count <= MAX_STREAMS).then(|| ClassId::new(0))
     };
-    let mut source = Duplicates::new(intake.open(from)?, intake.drop_duplicates);
+    let mut source = intake.source(from)?;
     corpus.read_capture(&mut source, 0, packets, intake, &mut first)?;
     Ok(Some(corpus))
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
-use crate::capture::Duplicates;
 use crate::evaluate::{self, Claims, Contribution, StreamTrace, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
 use crate::packet::KeyKind;
@@ -345,7 +344,7 @@ fn show(model: &Model, json: bool) -> Result<Exit> {
 }
 
 fn explain(model: &Model, capture: &Path, wanted: Option<&str>, [most, fields]: [usize; 2], intake: &Intake) -> Result<Exit> {
-    let mut source = Duplicates::new(intake.open(capture)?, intake.drop_duplicates);
+    let mut source = intake.source(capture)?;
     let streams = trace_streams(model, &mut source, intake, usize::MAX)?;
     let mut shown = 0;
     for stream in &streams {

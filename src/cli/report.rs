@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
-use crate::capture::Duplicates;
 use crate::evaluate::{self, trace_streams};
 use crate::model::Model;
 use crate::report::{self, Measurements, Raster};
@@ -67,7 +66,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut traces = None;
     if let Some(path) = &args.raster {
         let intake = args.source.intake.intake()?;
-        let mut file = Duplicates::new(intake.open(path)?, intake.drop_duplicates);
+        let mut file = intake.source(path)?;
         traces = Some(trace_streams(&model, &mut file, &intake, RASTER_PACKETS)?);
         if let Some(cut) = file.source().truncation() {
             eprintln!("spiked: {}: {cut}; packets before the cut are drawn", path.display());

@@ -122,7 +122,7 @@ fn shows_host(slot: &Slot) -> bool {
     }
 }
 
-/// Neighbouring slots of one header, then the pairs of [`PAIRS`] and of traces of which both slots exist: which do depends on the options.
+/// Neighbouring slots of one header, then the pairs of [`PAIRS`] and of traces. Pairs with a slot that the options leave out have none.
 fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
     let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
     let mut coincidences = Vec::new();

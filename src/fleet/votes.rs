@@ -111,31 +111,28 @@ pub async fn poll(
         return Ok(votes);
     }
     let ballot: String = sha256(message).chars().take(BALLOT_DIGITS).collect();
-    let explained = |error: &dyn std::error::Error| FleetError::Server(super::connection::chain(error));
     let answers = connection.client.subscribe(format!("{VOTES_SUBJECT}.*.{ballot}")).await;
-    let mut answers = answers.map_err(|error| explained(&error))?;
+    let mut answers = answers.map_err(|error| connection.explain(error))?;
     let trial = Trial { ballot, part: name.clone() };
     let mut headers = HeaderMap::new();
-    headers.insert(TRIAL_HEADER, serde_json::to_string(&trial).map_err(|error| explained(&error))?);
+    headers.insert(TRIAL_HEADER, serde_json::to_string(&trial).map_err(|error| connection.explain(error))?);
     let subject = format!("{TRIALS_SUBJECT}.{group}");
     let sent = connection.client.publish_with_headers(subject, headers, message.to_vec().into()).await;
-    sent.map_err(|error| explained(&error))?;
-    let end = tokio::time::sleep(patience);
-    tokio::pin!(end);
-    while !missing.is_empty() {
-        tokio::select! {
-            answer = answers.next() => {
-                let answer = answer.ok_or_else(|| FleetError::Connection("the connection was closed".into()))?;
-                let sensor = answer.subject.split('.').nth(2).unwrap_or_default().to_string();
-                if let Ok(vote) = serde_json::from_slice::<Vote>(&answer.payload) {
-                    missing.remove(&sensor);
-                    votes.insert(sensor, vote);
-                }
+    sent.map_err(|error| connection.explain(error))?;
+    let all = async {
+        while !missing.is_empty() {
+            let answer = connection.answer(answers.next()).await?;
+            let answer = answer.ok_or_else(|| FleetError::Connection("the connection was closed".into()))?;
+            let sensor = answer.subject.split('.').nth(2).unwrap_or_default().to_string();
+            if let Ok(vote) = serde_json::from_slice::<Vote>(&answer.payload) {
+                missing.remove(&sensor);
+                votes.insert(sensor, vote);
             }
-            violation = connection.errors.violation() => return Err(violation),
-            () = &mut end => break,
         }
-    }
+        Ok(())
+    };
+    // After that time the votes so far count.
+    tokio::time::timeout(patience, all).await.unwrap_or(Ok(()))?;
     Ok(votes)
 }
 

@@ -405,7 +405,7 @@ fn changed(job: &Job) -> Option<Outcome> {
     if s3::is_s3(Path::new(capture)) {
         return match s3::state(Path::new(capture)) {
             Err(error) => unreachable(error),
-            // Without a tag, the time tells.
+            // An object without an entity tag is compared by its time.
             Ok(now) if now.etag.is_none() && now.modified != *time => has_changed(),
             Ok(now) if (now.size, &now.etag) != (*size, &job.etag) => has_changed(),
             Ok(_) => None,

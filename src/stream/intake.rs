@@ -1,9 +1,10 @@
-//! What is read of a source: which tunnels are opened, which copies are left out, and what besides addresses and ports tells streams apart.
+//! What is read of a source: which tunnels are opened, whether copies are left out, and what is in the key of a stream besides addresses and
+//! ports.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::capture::{CaptureError, CaptureFile, InterfaceId};
+use crate::capture::{CaptureError, CaptureFile, Duplicates, InterfaceId};
 use crate::packet::{Decoder, KeyKind, StreamKey};
 
 /// How packets are read and become streams. Training and classification agree if theirs is equal.
@@ -47,5 +48,13 @@ impl Intake {
     pub fn open(&self, path: &Path) -> Result<CaptureFile, CaptureError> {
         let file = CaptureFile::open(path)?;
         Ok(if self.interface_in_key { file.with_interfaces(&Arc::default()) } else { file })
+    }
+
+    /// Opens a capture as a source of all its frames, without copies if these are left out.
+    ///
+    /// # Errors
+    /// As [`CaptureFile::open`].
+    pub fn source(&self, path: &Path) -> Result<Duplicates<CaptureFile>, CaptureError> {
+        Ok(Duplicates::new(self.open(path)?, self.drop_duplicates))
     }
 }

@@ -253,7 +253,7 @@ fn a_server_stopped_for_a_minute_costs_no_frame_and_no_event() {
         ),
     );
     let mut daemon = Daemon::start(&net, &settings);
-    // Each turn has other addresses, so its streams are new and are named anew.
+    // Each turn has other addresses, so that its streams are new ones.
     let replay = ["--loop", "1000000", "--unique-ip", "--preload-pcap", "--pps", "20000", "--duration", "65"];
     let (sent, largest) = thread::scope(|scope| {
         let sender = scope.spawn(|| net.replay("a", &common::fixture("captures/mixed.pcapng"), &replay));

@@ -56,7 +56,7 @@ pub(in crate::daemon) struct LearningContext {
     pub teaching: Arc<SharedLearning>,
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
-    /// Called for each neuron that was taken over, once it is saved and runs; `None` if no fleet is told of it.
+    /// Called for each neuron that was taken over, once it is saved and runs; `None` if neurons are not published to a fleet.
     pub on_taken_over: Option<OnTakenOver>,
     /// Takes streams on which models of the fleet are tried; `None`: the sensor takes no models.
     pub recent: Option<Arc<RecentStreams>>,
