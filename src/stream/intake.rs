@@ -16,7 +16,7 @@ pub struct Intake {
     pub vlan_in_key: bool,
     /// Whether packets of different interfaces are of different flows.
     pub interface_in_key: bool,
-    /// Whether copies of frames are left out, see [`Duplicates`](crate::capture::Duplicates).
+    /// Whether copies of frames are left out, see [`Duplicates`].
     pub drop_duplicates: bool,
 }
 
