@@ -1,6 +1,6 @@
 //! Encoding of a frame: header bytes and context to slot values.
 
-use super::layout::derived;
+use super::layout::{Run, derived};
 use super::{Context, Layout, Place, SILENT, Shape, SlotId, Volley, has_content, length_bucket};
 use crate::packet::{Headers, Network, Transport};
 use crate::trace::TraceValues;
@@ -18,10 +18,13 @@ impl Layout {
         self.encode_transport(headers, frame, slots);
         if headers.network != Network::Arp {
             let end = (headers.payload_end as usize).min(frame.len());
-            copy(&frame[..end], headers.payload_at as usize, self.places(Place::Payload), slots);
+            copy(&frame[..end], headers.payload_at as usize, self.runs(Place::Payload), slots);
         }
-        for &(slot, number) in self.places(Place::Trace) {
-            slots[slot.index()] = traces.get(usize::from(number)).map_or(SILENT, u16::from);
+        for run in self.runs(Place::Trace) {
+            let levels = traces.levels().get(run.offset..).unwrap_or(&[]);
+            for (slot, &level) in slots[run.slot..][..run.len].iter_mut().zip(levels) {
+                *slot = if level == TraceValues::NO_LEVEL { SILENT } else { u16::from(level) };
+            }
         }
         self.apply_mask(slots);
     }
@@ -50,20 +53,20 @@ impl Layout {
         let at = headers.network_at as usize;
         match headers.network {
             Network::Ipv4 => {
-                copy(frame, at, self.places(Place::Ipv4), slots);
+                copy(frame, at, self.runs(Place::Ipv4), slots);
                 // Groups are 224.0.0.0/4 (RFC 5771).
                 if frame.get(at + IPV4_DESTINATION).is_some_and(|b| b >> 4 == 0b1110) {
-                    copy(frame, at + IPV4_DESTINATION, self.places(Place::Ipv4Group), slots);
+                    copy(frame, at + IPV4_DESTINATION, self.runs(Place::Ipv4Group), slots);
                 }
             }
             Network::Ipv6 => {
-                copy(frame, at, self.places(Place::Ipv6), slots);
+                copy(frame, at, self.runs(Place::Ipv6), slots);
                 // Groups are ff00::/8 (RFC 4291 section 2.7).
                 if frame.get(at + IPV6_DESTINATION) == Some(&0xff) {
-                    copy(frame, at + IPV6_DESTINATION, self.places(Place::Ipv6Group), slots);
+                    copy(frame, at + IPV6_DESTINATION, self.runs(Place::Ipv6Group), slots);
                 }
             }
-            Network::Arp => copy(frame, at, self.places(Place::Arp), slots),
+            Network::Arp => copy(frame, at, self.runs(Place::Arp), slots),
             Network::None | Network::Other => {}
         }
     }
@@ -73,23 +76,23 @@ impl Layout {
         let at = headers.transport_at as usize;
         match headers.transport {
             Transport::Tcp => {
-                copy(frame, at, self.places(Place::Tcp), slots);
+                copy(frame, at, self.runs(Place::Tcp), slots);
                 mask_ephemeral(frame, at, self.places(Place::Tcp), slots);
                 let (options, first) = (self.places(Place::TcpOption), at + TCP_OPTIONS);
                 if !options.is_empty() && frame.len() > first {
                     let end = (headers.payload_at as usize).min(frame.len());
-                    copy(&frame[..end], first, options, slots);
+                    copy(&frame[..end], first, self.runs(Place::TcpOption), slots);
                     mask_timestamps(&frame[first..end.max(first)], options, slots);
                 }
             }
             Transport::Udp => {
-                copy(frame, at, self.places(Place::Udp), slots);
+                copy(frame, at, self.runs(Place::Udp), slots);
                 mask_ephemeral(frame, at, self.places(Place::Udp), slots);
             }
-            Transport::Sctp => copy(frame, at, self.places(Place::Sctp), slots),
-            Transport::Icmp => copy(frame, at, self.places(Place::Icmp), slots),
-            Transport::Icmpv6 => copy(frame, at, self.places(Place::Icmpv6), slots),
-            Transport::Igmp => copy(frame, at, self.places(Place::Igmp), slots),
+            Transport::Sctp => copy(frame, at, self.runs(Place::Sctp), slots),
+            Transport::Icmp => copy(frame, at, self.runs(Place::Icmp), slots),
+            Transport::Icmpv6 => copy(frame, at, self.runs(Place::Icmpv6), slots),
+            Transport::Igmp => copy(frame, at, self.runs(Place::Igmp), slots),
             Transport::None | Transport::Other => {}
         }
     }
@@ -104,11 +107,11 @@ const TCP_OPTIONS: usize = 20;
 
 /// Copies the bytes of a header that begins at `start` into their slots, as far as `bytes` reach.
 #[inline(always)]
-fn copy(bytes: &[u8], start: usize, places: &[(SlotId, u16)], slots: &mut [u16]) {
-    for &(slot, offset) in places {
-        let at = start + offset as usize;
-        if at < bytes.len() {
-            slots[slot.index()] = bytes[at] as u16;
+fn copy(bytes: &[u8], start: usize, runs: &[Run], slots: &mut [u16]) {
+    for run in runs {
+        let from = bytes.get(start + run.offset..).unwrap_or(&[]);
+        for (slot, &byte) in slots[run.slot..][..run.len].iter_mut().zip(from) {
+            *slot = u16::from(byte);
         }
     }
 }

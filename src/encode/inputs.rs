@@ -2,17 +2,98 @@
 //!
 //! Inputs are numbered slot by slot, then come the coincidence inputs.
 
-use super::vector::{self, MIX, MULTIPLY};
+use super::vector::{self, MIX, MULTIPLY, PARTS};
 use super::{Coding, Layout, MAX_ACTIVE, SILENT, Volley, layout::ALL_BITS, layout::GroupInputs};
+
+/// A list of inputs.
+#[derive(Clone, Debug)]
+pub(super) struct InputList {
+    pub inputs: [u32; MAX_ACTIVE],
+    pub count: usize,
+}
+
+impl InputList {
+    const EMPTY: Self = Self { inputs: [0; MAX_ACTIVE], count: 0 };
+
+    fn as_slice(&self) -> &[u32] {
+        &self.inputs[..self.count]
+    }
+}
+
+/// The active inputs of one volley, and which of them depend on a part of the packet.
+#[derive(Clone, Debug)]
+pub struct ActiveInputs {
+    all: InputList,
+    /// Those that depend on the ports and on the payload.
+    parts: [InputList; PARTS],
+    content: bool,
+}
+
+impl Default for ActiveInputs {
+    fn default() -> Self {
+        Self { all: InputList::EMPTY, parts: [InputList::EMPTY; PARTS], content: true }
+    }
+}
+
+impl ActiveInputs {
+    /// All of them.
+    pub fn all(&self) -> &[u32] {
+        self.all.as_slice()
+    }
+
+    /// Those that depend on the packet's ports: of the port slots and of the coincidences that involve a port. None with dual-rail coding.
+    pub fn ports(&self) -> &[u32] {
+        self.parts[0].as_slice()
+    }
+
+    /// The same of the payload bytes behind ports. The payload of a transport without ports is none: its header shows what it carries.
+    pub fn payload(&self) -> &[u32] {
+        if self.parts[0].count > 0 { self.parts[1].as_slice() } else { &[] }
+    }
+
+    /// Whether the packet has content: [`Volley::content`].
+    pub fn has_content(&self) -> bool {
+        self.content
+    }
+}
 
 impl Layout {
     /// Writes the active inputs of a volley into `active` and returns their number.
     #[inline]
     pub fn inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
-        let (count, bits) = (self.data.slots.len(), self.data.coincidence_bits);
-        let wide = (self.data.coding == Coding::OneHot)
-            .then(|| vector::inputs(&volley.slots, count, &self.pairs, self.coincidences_at(), bits, active));
-        wide.flatten().unwrap_or_else(|| self.inputs_plain(volley, active))
+        self.inputs_wide(volley, active, None).unwrap_or_else(|| self.inputs_plain(volley, active))
+    }
+
+    /// Finds the active inputs of a volley, and those of its ports and payload.
+    #[inline]
+    pub fn inputs_by_part(&self, volley: &Volley, active: &mut ActiveInputs) {
+        active.content = volley.content;
+        match self.inputs_wide(volley, &mut active.all.inputs, Some(&mut active.parts)) {
+            Some(count) => active.all.count = count,
+            None => self.inputs_by_part_plain(volley, active),
+        }
+    }
+
+    /// [`vector::inputs`]; `None` with dual-rail coding.
+    #[inline]
+    fn inputs_wide(
+        &self,
+        volley: &Volley,
+        active: &mut [u32; MAX_ACTIVE],
+        parts: Option<&mut [InputList; PARTS]>,
+    ) -> Option<usize> {
+        let (base, bits) = (self.coincidences_at(), self.data.coincidence_bits);
+        let one_hot = self.data.coding == Coding::OneHot;
+        one_hot.then(|| vector::inputs(&volley.slots, &self.chunks, base, bits, active, parts)).flatten()
+    }
+
+    /// [`Layout::inputs_by_part`] as plain loops.
+    pub(super) fn inputs_by_part_plain(&self, volley: &Volley, active: &mut ActiveInputs) {
+        active.all.count = self.inputs_plain(volley, &mut active.all.inputs);
+        let shape = &self.shapes[volley.shape.0 as usize];
+        for (list, group) in active.parts.iter_mut().zip([&shape.ports, &shape.payload]) {
+            list.count = self.inputs_of_group(group, volley, &mut list.inputs);
+        }
     }
 
     /// [`Layout::inputs`] as a plain loop.
@@ -59,20 +140,6 @@ impl Layout {
     #[inline]
     pub(super) fn coincidence_input(&self, pair: usize, a: u16, b: u16) -> u32 {
         self.coincidences_at() + (coincidence_hash(pair as u32, a, b) >> (32 - self.data.coincidence_bits))
-    }
-
-    /// Writes the active inputs that depend on the packet's ports into `active` and returns their number: those of the port slots and of
-    /// the coincidences that involve a port. None with dual-rail coding.
-    pub fn port_inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
-        self.inputs_of_group(&self.shapes[volley.shape.0 as usize].ports, volley, active)
-    }
-
-    /// The same as [`Layout::port_inputs`], of the payload bytes behind ports. The payload of a transport without ports is none: its header
-    /// shows what it carries.
-    pub fn payload_inputs(&self, volley: &Volley, active: &mut [u32; MAX_ACTIVE]) -> usize {
-        let shape = &self.shapes[volley.shape.0 as usize];
-        let has_ports = shape.ports.slots.iter().any(|slot| volley.slots[slot.index()] != SILENT);
-        if has_ports { self.inputs_of_group(&shape.payload, volley, active) } else { 0 }
     }
 
     #[inline]

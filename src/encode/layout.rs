@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::vector::Pairs;
+use super::vector::Chunks;
 use super::{SILENT, Shape};
 use crate::packet::{Network, Transport};
 use crate::trace::{DEFAULT_HOSTS, FIRST_RATE, TraceTable};
@@ -212,6 +212,32 @@ pub enum LayoutError {
     Unknown(String, String),
 }
 
+/// Slots side by side whose offsets follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// Number of the first slot.
+    pub slot: usize,
+    /// Its offset.
+    pub offset: usize,
+    /// Number of slots.
+    pub len: usize,
+}
+
+impl Run {
+    /// The runs of a place's slots.
+    fn of(places: &[(SlotId, u16)]) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        for &(slot, offset) in places {
+            let (slot, offset) = (slot.index(), usize::from(offset));
+            match runs.last_mut() {
+                Some(run) if (run.slot + run.len, run.offset + run.len) == (slot, offset) => run.len += 1,
+                _ => runs.push(Self { slot, offset, len: 1 }),
+            }
+        }
+        runs
+    }
+}
+
 /// A checked layout, ready to encode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "LayoutData", into = "LayoutData")]
@@ -219,10 +245,12 @@ pub struct Layout {
     pub(super) data: LayoutData,
     /// Slots and their offsets, `[place]`.
     places: [Vec<(SlotId, u16)>; PLACES],
+    /// The same as runs, `[place]`.
+    runs: [Vec<Run>; PLACES],
     /// What may be active, `[shape]`.
     pub(super) shapes: Vec<ShapeInputs>,
-    /// The coincidences, for vector instructions.
-    pub(super) pairs: Pairs,
+    /// Slots and coincidences, for vector instructions.
+    pub(super) chunks: Chunks,
     /// Slots that [`Layout::mask`] has masked.
     masked: Vec<SlotId>,
     /// The slot of the TCP flags.
@@ -316,15 +344,21 @@ impl TryFrom<LayoutData> for Layout {
         for (i, slot) in SlotId::first(slots).zip(&data.slots) {
             places[slot.place as usize].push((i, slot.offset));
         }
+        let runs = std::array::from_fn(|place| Run::of(&places[place]));
         let mut shapes = vec![ShapeInputs::new(&data, |_| true)];
         for headers in 0..Shape::COUNT - 1 {
             let (network, transport) = (headers / Transport::COUNT, headers % Transport::COUNT);
             shapes.push(ShapeInputs::new(&data, |place| place_in(place, network, transport)));
         }
-        let pairs = Pairs::new(&data.coincidences);
+        let part = |slot: SlotId| match data.slots[slot.index()].group {
+            Group::Ports => Some(0),
+            Group::Payload => Some(1),
+            _ => None,
+        };
+        let chunks = Chunks::new(slots, &data.coincidences, part);
         let find = |name: &str| data.slots.iter().position(|s| s.name == name).map(SlotId::from_index);
         let (tcp_flags, payload_size) = (find("tcp.flags"), find("payload.size"));
-        Ok(Self { data, places, shapes, pairs, masked: Vec::new(), tcp_flags, payload_size })
+        Ok(Self { data, places, runs, shapes, chunks, masked: Vec::new(), tcp_flags, payload_size })
     }
 }
 
@@ -368,6 +402,11 @@ impl Layout {
     /// The slots of a place and their offsets.
     pub(super) fn places(&self, place: Place) -> &[(SlotId, u16)] {
         &self.places[place as usize]
+    }
+
+    /// The slots of a place as runs.
+    pub(super) fn runs(&self, place: Place) -> &[Run] {
+        &self.runs[place as usize]
     }
 
     /// The slots of a group.

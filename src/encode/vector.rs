@@ -3,7 +3,8 @@
 //! Only AVX-512 is faster than the plain loop: it holds the volley in four registers, looks slots up in them and writes only the inputs
 //! that spike. A property test compares it with the plain loop.
 
-use super::{MAX_SLOTS, SlotId};
+use super::inputs::InputList;
+use super::{MAX_ACTIVE, MAX_SLOTS, SlotId};
 
 /// Slots or coincidences handled at once.
 const WIDE: usize = 32;
@@ -12,9 +13,18 @@ pub(super) const MIX: u32 = 0x9e37_79b9;
 /// The two multipliers of the joint value.
 pub(super) const MULTIPLY: [u32; 2] = [0x85eb_ca6b, 0xc2b2_ae35];
 
-/// The coincidences of a layout in chunks of [`WIDE`]; the last chunk is padded with pairs that never spike.
+/// Parts of a packet whose inputs are listed apart: its ports and its payload.
+pub(super) const PARTS: usize = 2;
+
+/// The slots and the coincidences of a layout in chunks of [`WIDE`]; the last chunk of coincidences is padded with pairs that never spike.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pairs {
+pub(super) struct Chunks {
+    /// Number of slots.
+    slots: usize,
+    /// Which slots are of each part, a bit each, `[chunk][part]`.
+    slot_parts: [[u32; PARTS]; MAX_SLOTS / WIDE],
+    /// Which pairs involve each part, `[chunk][part]`.
+    pair_parts: Vec<[u32; PARTS]>,
     /// First slots.
     a: Vec<[u16; WIDE]>,
     /// Second slots.
@@ -25,18 +35,26 @@ pub(super) struct Pairs {
     real: Vec<u32>,
 }
 
-impl Pairs {
-    pub fn new(pairs: &[(SlotId, SlotId)]) -> Self {
-        let mut all = Self::default();
+impl Chunks {
+    /// The chunks of `slots` slots and of these coincidences. `part`: the part that a slot is of.
+    pub fn new(slots: usize, pairs: &[(SlotId, SlotId)], part: impl Fn(SlotId) -> Option<usize>) -> Self {
+        let mut all = Self { slots, ..Self::default() };
+        for slot in SlotId::first(slots) {
+            if let Some(part) = part(slot) {
+                all.slot_parts[slot.index() / WIDE][part] |= 1 << (slot.index() % WIDE);
+            }
+        }
         for (at, chunk) in pairs.chunks(WIDE).enumerate() {
-            let (mut a, mut b, mut mix) = ([0; WIDE], [0; WIDE], [0; WIDE]);
+            let (mut a, mut b, mut mix, mut parts) = ([0; WIDE], [0; WIDE], [0; WIDE], [0; PARTS]);
             for (i, pair) in chunk.iter().enumerate() {
                 (a[i], b[i], mix[i]) = (pair.0.into(), pair.1.into(), (((at * WIDE + i) as u32) << 16) ^ MIX);
+                [pair.0, pair.1].into_iter().filter_map(&part).for_each(|part| parts[part] |= 1 << i);
             }
             all.a.push(a);
             all.b.push(b);
             all.mix.push(mix);
             all.real.push(first(chunk.len()));
+            all.pair_parts.push(parts);
         }
         all
     }
@@ -47,8 +65,8 @@ fn first(n: usize) -> u32 {
     1u32.checked_shl(n as u32).map_or(u32::MAX, |bit| bit - 1)
 }
 
-/// Writes the active inputs of a one-hot volley's first `count` slots and of the coincidences into `active` and returns their number.
-/// Coincidence inputs begin at `base`; `bits` bits number them. `None` if the CPU does not have AVX-512.
+/// Writes the active inputs of a one-hot volley's slots and coincidences to `active` and returns their number, and those that depend on each
+/// part to `parts` if they are wanted. Coincidence inputs begin at `base`; `bits` bits number them. `None` if the CPU does not have AVX-512.
 #[inline]
 #[cfg_attr(
     target_arch = "x86_64",
@@ -56,18 +74,18 @@ fn first(n: usize) -> u32 {
 )]
 pub(super) fn inputs(
     slots: &[u16; MAX_SLOTS],
-    count: usize,
-    pairs: &Pairs,
+    chunks: &Chunks,
     base: u32,
     bits: u32,
-    active: &mut [u32; super::MAX_ACTIVE],
+    active: &mut [u32; MAX_ACTIVE],
+    parts: Option<&mut [InputList; PARTS]>,
 ) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
         // SAFETY: the CPU has both features.
-        return Some(unsafe { avx512::inputs(slots, count, pairs, base, bits, active) });
+        return Some(unsafe { avx512::inputs(slots, chunks, base, bits, active, parts) });
     }
-    let _ = (slots, count, pairs, base, bits, active);
+    let _ = (slots, chunks, base, bits, active, parts);
     None
 }
 
@@ -76,28 +94,30 @@ mod avx512 {
     use std::arch::x86_64::*;
 
     use super::super::{MAX_ACTIVE, MAX_SLOTS, SILENT};
-    use super::{MULTIPLY, Pairs, WIDE, first};
+    use super::{Chunks, InputList, MULTIPLY, PARTS, WIDE, first};
 
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn inputs(
         slots: &[u16; MAX_SLOTS],
-        count: usize,
-        pairs: &Pairs,
+        chunks: &Chunks,
         base: u32,
         bits: u32,
         active: &mut [u32; MAX_ACTIVE],
+        mut parts: Option<&mut [InputList; PARTS]>,
     ) -> usize {
+        let mut count = 0;
+        parts.iter_mut().flat_map(|parts| parts.iter_mut()).for_each(|part| part.count = 0);
         let silent = _mm512_set1_epi16(SILENT as i16);
         let low = _mm512_set1_epi16(0xff);
         let table: [__m512i; MAX_SLOTS / WIDE] = std::array::from_fn(|i| words(&slots[i * WIDE..]));
-        let mut n = 0;
         let numbers = _mm512_slli_epi32::<8>(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-        for (i, &values) in table.iter().enumerate().take(count.div_ceil(WIDE)) {
-            let spikes = _mm512_cmpneq_epi16_mask(values, silent) & first(count - i * WIDE);
+        for (i, &values) in table.iter().enumerate().take(chunks.slots.div_ceil(WIDE)) {
+            let spikes = _mm512_cmpneq_epi16_mask(values, silent) & first(chunks.slots - i * WIDE);
             let (left, right) = halves(_mm512_and_si512(values, low));
             let slot = |half: usize| _mm512_add_epi32(numbers, _mm512_set1_epi32(((i * WIDE + half * 16) << 8) as i32));
-            n = append(active, n, spikes as u16, _mm512_or_si512(left, slot(0)));
-            n = append(active, n, (spikes >> 16) as u16, _mm512_or_si512(right, slot(1)));
+            let (left, right) = (_mm512_or_si512(left, slot(0)), _mm512_or_si512(right, slot(1)));
+            append(active, &mut count, spikes, left, right);
+            append_to_parts(parts.as_deref_mut(), &chunks.slot_parts[i], spikes, left, right);
         }
         let look_up = |places: __m512i| {
             let below = _mm512_permutex2var_epi16(table[0], places, table[1]);
@@ -112,15 +132,17 @@ mod avx512 {
             let top = _mm512_srl_epi32(twice, _mm_cvtsi32_si128(32 - bits as i32));
             _mm512_add_epi32(top, _mm512_set1_epi32(base as i32))
         };
-        for (((a, b), mix), real) in pairs.a.iter().zip(&pairs.b).zip(&pairs.mix).zip(&pairs.real) {
+        let pairs = chunks.a.iter().zip(&chunks.b).zip(&chunks.mix).zip(&chunks.real).zip(&chunks.pair_parts);
+        for ((((a, b), mix), real), of_parts) in pairs {
             let (a, b) = (look_up(words(a)), look_up(words(b)));
             let spikes = _mm512_cmpneq_epi16_mask(a, silent) & _mm512_cmpneq_epi16_mask(b, silent) & real;
             let joint = _mm512_or_si512(_mm512_slli_epi16::<8>(a), _mm512_and_si512(b, low));
             let (left, right) = halves(joint);
-            n = append(active, n, spikes as u16, hash(left, &mix[..16]));
-            n = append(active, n, (spikes >> 16) as u16, hash(right, &mix[16..]));
+            let (left, right) = (hash(left, &mix[..16]), hash(right, &mix[16..]));
+            append(active, &mut count, spikes, left, right);
+            append_to_parts(parts.as_deref_mut(), of_parts, spikes, left, right);
         }
-        n
+        count
     }
 
     /// The two halves of 32 words, widened to double words.
@@ -145,22 +167,40 @@ mod avx512 {
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
 
-    /// Appends the inputs that `chosen` selects to the first `n` of `active` and returns their new number.
+    /// Appends the inputs, in two halves, that spike and are of a part to the list of that part.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn append_to_parts(
+        parts: Option<&mut [InputList; PARTS]>,
+        of_parts: &[u32; PARTS],
+        spikes: u32,
+        left: __m512i,
+        right: __m512i,
+    ) {
+        for (part, of_part) in parts.into_iter().flatten().zip(of_parts).filter(|(_, of_part)| *of_part & spikes != 0) {
+            append(&mut part.inputs, &mut part.count, spikes & of_part, left, right);
+        }
+    }
+
+    /// Appends the inputs, in two halves, that `chosen` selects to the first `n` of a list.
+    #[inline]
     #[target_feature(enable = "avx512f")]
     #[expect(unsafe_code, reason = "stores through a pointer")]
-    fn append(active: &mut [u32; MAX_ACTIVE], n: usize, chosen: u16, inputs: __m512i) -> usize {
-        let count = chosen.count_ones() as usize;
-        let room = &mut active[n..n + count];
-        let dense = _mm512_maskz_compress_epi32(chosen, inputs);
-        // SAFETY: the mask admits `count` elements, which `room` holds.
-        unsafe { _mm512_mask_storeu_epi32(room.as_mut_ptr().cast(), first(count) as u16, dense) };
-        n + count
+    fn append(list: &mut [u32; MAX_ACTIVE], n: &mut usize, chosen: u32, left: __m512i, right: __m512i) {
+        for (chosen, inputs) in [(chosen as u16, left), ((chosen >> 16) as u16, right)] {
+            let count = chosen.count_ones() as usize;
+            let room = &mut list[*n..*n + count];
+            let dense = _mm512_maskz_compress_epi32(chosen, inputs);
+            // SAFETY: the mask admits `count` elements, which `room` holds.
+            unsafe { _mm512_mask_storeu_epi32(room.as_mut_ptr().cast(), first(count) as u16, dense) };
+            *n += count;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Layout, LayoutOptions, MAX_ACTIVE, SILENT, Volley};
+    use super::super::{ActiveInputs, Layout, LayoutOptions, SILENT, Volley};
     use proptest::prelude::*;
 
     proptest! {
@@ -172,10 +212,15 @@ mod tests {
             let layout = Layout::headers(&LayoutOptions { payload, coincidence_bits: bits, ..LayoutOptions::default() });
             let mut volley = Volley::default();
             volley.slots.copy_from_slice(&values);
-            let (mut plain, mut wide) = ([0; MAX_ACTIVE], [0; MAX_ACTIVE]);
-            let want = layout.inputs_plain(&volley, &mut plain);
-            let got = layout.inputs(&volley, &mut wide);
-            prop_assert_eq!(&wide[..got], &plain[..want]);
+            let (mut plain, mut wide) = (ActiveInputs::default(), ActiveInputs::default());
+            layout.inputs_by_part_plain(&volley, &mut plain);
+            layout.inputs_by_part(&volley, &mut wide);
+            prop_assert_eq!(wide.all(), plain.all());
+            prop_assert_eq!(wide.ports(), plain.ports());
+            prop_assert_eq!(wide.payload(), plain.payload());
+            let mut alone = [0; super::super::MAX_ACTIVE];
+            let count = layout.inputs(&volley, &mut alone);
+            prop_assert_eq!(&alone[..count], plain.all());
         }
     }
 }

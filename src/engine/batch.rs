@@ -11,7 +11,10 @@ use crate::stream::{Arrival, FragmentTable, is_fragment};
 
 use super::in_order::Turn;
 use super::{Counters, EngineSettings};
-use crate::trace::{TraceTable, TraceValues};
+use crate::trace::{FlowPacket, TraceTable, TraceValues};
+
+/// Packets whose flows are looked up before the first of them is counted in the traces, so that the CPU waits for memory once.
+const LOOKED_UP: usize = 32;
 
 /// What all frames of a batch are routed by.
 #[derive(Clone, Copy)]
@@ -30,6 +33,9 @@ pub(super) struct RoutedPacket {
     frame: u32,
 }
 
+/// One shard's packets, by the kind of their key.
+type PacketsByKind = [Vec<RoutedPacket>; KeyKind::COUNT];
+
 /// A decoded batch, with the packets of each shard.
 pub(super) struct RoutedBatch {
     batch: FrameBatch,
@@ -43,7 +49,7 @@ pub(super) struct RoutedBatch {
     /// fetched into the cache to find out.
     later: Vec<u64>,
     /// Packets by shard and kind of key. A frame has one packet for each stream that it belongs to.
-    packets: Vec<[Vec<RoutedPacket>; KeyKind::COUNT]>,
+    packets: Vec<PacketsByKind>,
     /// The worker that fills the batch.
     pub owner: usize,
 }
@@ -78,7 +84,6 @@ impl RoutedBatch {
         let Routing { settings, kinds, hasher } = *routing;
         self.clear_packets();
         let Self { batch, headers: all_headers, packets, .. } = self;
-        let shards = packets.len() as u64;
         for (number, frame) in (0u32..).zip(batch.iter()) {
             counters.frames += 1;
             counters.bytes += u64::from(frame.wire_len);
@@ -90,13 +95,6 @@ impl RoutedBatch {
                     continue;
                 }
             };
-            let mut file = |key: StreamKey, direction: Direction| {
-                let mut arrival = Arrival::new(key, hasher, direction, &headers, &frame);
-                arrival.interface = frame.interface;
-                // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
-                let shard = ((u64::from(arrival.hash) * shards) >> 32) as usize;
-                packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });
-            };
             if kinds[KeyKind::Flow as usize] {
                 let (mut key, mut direction) = StreamKey::flow(&headers, frame.bytes);
                 if is_fragment(&headers, frame.bytes) {
@@ -105,11 +103,14 @@ impl RoutedBatch {
                         None => counters.lone_fragments += 1,
                     }
                 }
-                file(settings.intake.key(key, frame.interface), direction);
+                let key = settings.intake.key(key, frame.interface);
+                file(packets, hasher, key, direction, &headers, &frame, number);
             }
             if kinds[KeyKind::Host as usize] {
                 let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);
-                hosts.into_iter().flatten().for_each(|(key, direction)| file(key, direction));
+                for (key, direction) in hosts.into_iter().flatten() {
+                    file(packets, hasher, key, direction, &headers, &frame, number);
+                }
             }
             all_headers.push(headers);
         }
@@ -121,10 +122,18 @@ impl RoutedBatch {
         traces.clear();
         later.clear();
         later.resize(batch.len().div_ceil(64), 0);
-        for (number, (frame, headers)) in batch.iter().zip(headers.iter()).enumerate() {
-            let values = table.observe(headers, frame.bytes, frame.timestamp);
-            later[number / 64] |= u64::from(values.later().is_some()) << (number % 64);
-            traces.push(values);
+        for (chunk, headers) in headers.chunks(LOOKED_UP).enumerate() {
+            let frame = |at: usize| batch.frame(chunk * LOOKED_UP + at);
+            let packets: [Option<FlowPacket>; LOOKED_UP] =
+                std::array::from_fn(|at| headers.get(at).and_then(|headers| table.look_up(headers, frame(at).bytes)));
+            packets.iter().flatten().for_each(|packet| table.prefetch(packet));
+            for (at, (packet, headers)) in packets.iter().zip(headers).enumerate() {
+                let count = |packet| table.count(packet, headers, frame(at).timestamp, None);
+                let values = packet.as_ref().map_or(TraceValues::NONE, count);
+                let number = chunk * LOOKED_UP + at;
+                later[number / 64] |= u64::from(values.later().is_some()) << (number % 64);
+                traces.push(values);
+            }
         }
     }
 
@@ -148,6 +157,24 @@ impl RoutedBatch {
     pub fn last_timestamp(&self) -> Option<Nanos> {
         self.batch.len().checked_sub(1).map(|last| self.batch.frame(last).timestamp)
     }
+}
+
+/// Files a frame under its stream's shard. Inlined, so that the key stays in registers: a processor can't forward several stores to one wider
+/// load, as a copy of the key would be.
+#[inline(always)]
+fn file(
+    packets: &mut [PacketsByKind],
+    hasher: &foldhash::fast::RandomState,
+    key: StreamKey,
+    direction: Direction,
+    headers: &Headers,
+    frame: &Frame<'_>,
+    number: u32,
+) {
+    let arrival = Arrival::new(key, hasher, direction, headers, frame);
+    // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
+    let shard = ((u64::from(arrival.hash) * packets.len() as u64) >> 32) as usize;
+    packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });
 }
 
 /// One packet as a model's shard handles it.

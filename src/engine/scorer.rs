@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use crate::encode::{Context, MAX_ACTIVE, Volley};
+use crate::encode::{ActiveInputs, Context, Volley};
 use crate::model::Model;
 use crate::packet::Decoder;
 use crate::snn::Potentials;
-use crate::stream::{Leader, PartInputs, Stream, StreamIndex, StreamTable};
+use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::deferred::DeferredPackets;
@@ -30,51 +30,6 @@ struct PendingPacket {
     snapshot: StreamSnapshot,
 }
 
-/// Indices of the inputs that are active in one packet.
-struct ActiveInputs {
-    inputs: Box<[u32; MAX_ACTIVE]>,
-    count: usize,
-    /// Those that depend on the packet's ports.
-    ports: Box<[u32; MAX_ACTIVE]>,
-    port_count: usize,
-    /// Those that depend on its payload bytes.
-    payload: Box<[u32; MAX_ACTIVE]>,
-    payload_count: usize,
-    /// Whether the packet has content.
-    content: bool,
-}
-
-impl ActiveInputs {
-    fn new() -> Self {
-        Self {
-            inputs: Box::new([0; MAX_ACTIVE]),
-            count: 0,
-            ports: Box::new([0; MAX_ACTIVE]),
-            port_count: 0,
-            payload: Box::new([0; MAX_ACTIVE]),
-            payload_count: 0,
-            content: true,
-        }
-    }
-
-    /// Finds the active inputs of a volley.
-    fn fill(&mut self, model: &Model, volley: &Volley) {
-        self.count = model.layout.inputs(volley, &mut self.inputs);
-        let by_content = model.decision.content_first;
-        self.port_count = if by_content { model.layout.port_inputs(volley, &mut self.ports) } else { 0 };
-        self.payload_count = if by_content { model.layout.payload_inputs(volley, &mut self.payload) } else { 0 };
-        self.content = volley.content;
-    }
-
-    fn as_slice(&self) -> &[u32] {
-        &self.inputs[..self.count]
-    }
-
-    fn parts(&self) -> PartInputs<'_> {
-        PartInputs { ports: &self.ports[..self.port_count], payload: &self.payload[..self.payload_count] }
-    }
-}
-
 /// Counts the neurons that spike at one packet, if that is wanted, and adds its margins to the evidence of its stream, whose leader so far is
 /// `before`. Returns the new leader.
 fn add_packet(
@@ -85,14 +40,14 @@ fn add_packet(
     evidence: &mut [f32],
     before: Option<Leader>,
 ) -> Option<Leader> {
-    model.network.potentials(active.as_slice(), potentials);
+    model.network.potentials(active.all(), potentials);
     if let Some(spikes) = spikes {
         model.decision.count_spikes(&model.network, potentials, spikes);
     }
-    let leader = model.decision.accumulate(&model.network, potentials, evidence, before.as_ref(), active.content)?;
+    let leader = model.decision.accumulate(&model.network, potentials, evidence, before.as_ref(), active.has_content())?;
     let neuron = model.decision.assignments.first_of(leader.class);
     let potential = f32::from(potentials[neuron.index()]) * model.network.scale()[neuron.index()];
-    Some(model.decision.with_parts(leader, before.as_ref(), &model.network, potential, active.parts()))
+    Some(model.decision.with_parts(leader, before.as_ref(), &model.network, potential, active))
 }
 
 /// A model, with the evidence of the undecided streams of one shard.
@@ -108,14 +63,14 @@ pub(super) struct Scorer {
     spikes: Option<Vec<u64>>,
     volley: Volley,
     /// Inputs of the packet that was prepared last.
-    prepared: ActiveInputs,
+    prepared: Box<ActiveInputs>,
     /// Whether they are found.
     is_ready: bool,
     /// Inputs of the pending packet.
-    active: ActiveInputs,
+    active: Box<ActiveInputs>,
     pending: Option<PendingPacket>,
     /// Inputs of a deferred or later packet while it is scored.
-    late: ActiveInputs,
+    late: Box<ActiveInputs>,
     /// What the streams are wrapped in.
     tunnels: TunnelTable,
     potentials: Potentials,
@@ -134,11 +89,11 @@ impl Scorer {
             buffer: EvidenceBuffer::default(),
             spikes: live.then(|| vec![0; model.network.neurons()]),
             volley: Volley::default(),
-            prepared: ActiveInputs::new(),
+            prepared: Box::default(),
             is_ready: false,
-            active: ActiveInputs::new(),
+            active: Box::default(),
             pending: None,
-            late: ActiveInputs::new(),
+            late: Box::default(),
             tunnels: TunnelTable::new(streams),
             potentials: model.network.buffer(),
             sums: Vec::new(),
@@ -203,8 +158,8 @@ impl Scorer {
         let content = self.volley.content;
         self.is_ready = content || (!self.may_defer() && self.counts(state, content));
         if self.is_ready {
-            self.prepared.fill(&self.model, &self.volley);
-            self.model.network.prefetch(self.prepared.as_slice());
+            self.model.layout.inputs_by_part(&self.volley, &mut self.prepared);
+            self.model.network.prefetch(self.prepared.all());
         }
     }
 
@@ -229,7 +184,7 @@ impl Scorer {
                     return false;
                 }
             }
-            self.prepared.fill(&self.model, &self.volley);
+            self.model.layout.inputs_by_part(&self.volley, &mut self.prepared);
         }
         std::mem::swap(&mut self.active, &mut self.prepared);
         let snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
@@ -241,7 +196,7 @@ impl Scorer {
     pub fn score_deferred(&mut self, stream: &mut Stream<StreamState>) {
         let Some(row) = stream.state.row() else { return };
         for number in 0..self.deferred.count(row) {
-            self.late.fill(&self.model, &self.deferred.volley(row, number));
+            self.model.layout.inputs_by_part(&self.deferred.volley(row, number), &mut self.late);
             let (sums, before) = (self.rows.sums(row), stream.state.leader());
             let leader = add_packet(&self.model, &self.late, self.spikes.as_mut(), &mut self.potentials, sums, before);
             leader.into_iter().for_each(|leader| stream.state.set_leader(leader));
@@ -307,7 +262,7 @@ impl Scorer {
         self.score_pending(table, out);
         self.encode(packet, context);
         let model = &self.model;
-        self.late.fill(model, &self.volley);
+        model.layout.inputs_by_part(&self.volley, &mut self.late);
         self.sums.clear();
         self.sums.resize(model.classes.len(), 0.0);
         let leader = add_packet(model, &self.late, self.spikes.as_mut(), &mut self.potentials, &mut self.sums, None);
@@ -350,7 +305,7 @@ impl Scorer {
     fn score(&mut self, stream: &mut Stream<StreamState>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
         let model = &self.model;
         let row = stream.state.row().expect("the stream of a pending packet has a row");
-        if self.active.content {
+        if self.active.has_content() {
             self.deferred.clear(row);
         }
         let (sums, before) = (self.rows.sums(row), stream.state.leader());

@@ -47,7 +47,7 @@ impl<'a> Classifier<'a> {
         let leader = self.decision.accumulate(self.network, potentials, &mut stream.sums, before, content);
         stream.leader = leader.map(|leader| {
             let potential = self.forward.potential(self.decision.assignments.first_of(leader.class));
-            self.decision.with_parts(leader, before, self.network, potential, self.forward.part_inputs())
+            self.decision.with_parts(leader, before, self.network, potential, self.forward.inputs())
         });
         true
     }
@@ -78,7 +78,7 @@ impl<'a> Classifier<'a> {
 
     /// The active inputs of the last packet.
     pub fn inputs(&self) -> &[u32] {
-        self.forward.inputs()
+        self.forward.inputs().all()
     }
 
     /// The neuron that counts for `class` in the last packet: the one with the largest margin of the class's neurons; the first if several are

@@ -119,30 +119,38 @@ impl StreamKey {
     ///
     /// ICMP messages have their type and that of the answer in place of ports, or type and code if there is no answer, as in the
     /// Community ID specification. Messages without an answer are a flow of their own for each sender, which is the first endpoint.
-    #[inline]
+    #[inline(always)]
     pub fn flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
+        if h.network != Network::Ipv4 || h.transport == Transport::Icmp {
+            return Self::other_flow(h, frame);
+        }
+        // The common case stays in registers. Address and port fit a word, so that endpoints are ordered without a branch, which would be
+        // mispredicted for every other packet.
+        let header = frame.get(usize::from(h.network_at)..).unwrap_or(&[]);
+        let (sport, dport) = h.ports(frame);
+        let end = |address: &[u8], port: u16| {
+            u64::from(u32::from_be_bytes(address.try_into().expect("the slice has four bytes"))) << 16 | u64::from(port)
+        };
+        let (src, dst) = (end(&header[12..16], sport), end(&header[16..20], dport));
+        let [a, b] = [src.min(dst), src.max(dst)];
+        let key = Self {
+            a: (u128::from(a >> 16) << 96).to_be_bytes(),
+            b: (u128::from(b >> 16) << 96).to_be_bytes(),
+            port_a: a as u16,
+            port_b: b as u16,
+            vlans: h.vlans,
+            proto: u16::from(h.ip_protocol),
+            form: const { Form::new(Family::Ipv4, KeyKind::Flow) },
+        };
+        (key, if src <= dst { Direction::Forward } else { Direction::Backward })
+    }
+
+    /// [`StreamKey::flow`] of a packet that is not IPv4, or is ICMP.
+    #[inline(never)]
+    fn other_flow(h: &Headers, frame: &[u8]) -> (Self, Direction) {
         // After a truncated label or tunnel header, the offset is past the end of the frame.
         let header = frame.get(usize::from(h.network_at)..).unwrap_or(&[]);
         let (sport, dport) = h.ports(frame);
-        if h.network == Network::Ipv4 && h.transport != Transport::Icmp {
-            // The common case: address and port fit a word, so that endpoints are ordered without a branch, which would be
-            // mispredicted for every other packet.
-            let end = |address: &[u8], port: u16| {
-                u64::from(u32::from_be_bytes(address.try_into().expect("the slice has four bytes"))) << 16 | u64::from(port)
-            };
-            let (src, dst) = (end(&header[12..16], sport), end(&header[16..20], dport));
-            let [a, b] = [src.min(dst), src.max(dst)];
-            let key = Self {
-                a: (u128::from(a >> 16) << 96).to_be_bytes(),
-                b: (u128::from(b >> 16) << 96).to_be_bytes(),
-                port_a: a as u16,
-                port_b: b as u16,
-                vlans: h.vlans,
-                proto: u16::from(h.ip_protocol),
-                form: const { Form::new(Family::Ipv4, KeyKind::Flow) },
-            };
-            return (key, if src <= dst { Direction::Forward } else { Direction::Backward });
-        }
         let icmp = IcmpEnds::of(h, frame);
         let (sport, dport) = icmp.as_ref().map_or((sport, dport), |ends| (ends.source, ends.destination));
         let (family, src, dst, proto) = match h.network {

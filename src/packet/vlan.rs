@@ -16,8 +16,9 @@ impl VlanTags {
     /// The identifiers as a number of 36 bits.
     #[inline]
     pub(super) const fn bits(self) -> u64 {
-        let [a, b, c, d, e] = self.0;
-        u64::from_be_bytes([0, 0, 0, a, b, c, d, e])
+        // The first four bytes are read as they are copied: a processor can't forward a store to a load of another place.
+        let [a, b, c, d, high] = self.0;
+        (high as u64) << 32 | u32::from_le_bytes([a, b, c, d]) as u64
     }
 
     /// These identifiers with that of the next tag. Tags below the third that names a VLAN are left out.
@@ -26,8 +27,8 @@ impl VlanTags {
         let bits = self.bits();
         let free = Self::SHIFTS.into_iter().find(|&shift| bits >> shift & Self::ID_MASK == 0);
         let Some(shift) = free else { return self };
-        let [.., a, b, c, d, e] = (bits | (u64::from(id) & Self::ID_MASK) << shift).to_be_bytes();
-        Self([a, b, c, d, e])
+        let [a, b, c, d, high, ..] = (bits | (u64::from(id) & Self::ID_MASK) << shift).to_le_bytes();
+        Self([a, b, c, d, high])
     }
 
     /// The identifiers, outermost first.

@@ -84,8 +84,7 @@ impl Decision {
 
     /// Confidence in the leader: the probability that its class is right, 0 to 1, for a stream of one of the classes.
     pub fn confidence(&self, leader: &Leader) -> f32 {
-        let z: f32 = self.confidence.iter().zip(leader.features()).map(|(w, x)| w * x).sum();
-        1.0 / (1.0 + (-z).exp())
+        1.0 / (1.0 + (-leader.weighted_features(&self.confidence)).exp())
     }
 
     /// Whether scoring of the stream stops: the confidence is high enough, or the limit of packets is reached. Never before a packet with

@@ -4,10 +4,11 @@
 //! arXiv 2303.10276, with packets in place of time steps).
 
 use super::{Decision, Leader};
+use crate::encode::ActiveInputs;
 use crate::snn::{ClassId, Network};
 
-/// Columns that are compared side by side; the compiler turns them into vectors.
-const WIDE: usize = 8;
+/// Classes that are compared side by side; the compiler turns them into vectors.
+const WIDE: usize = 16;
 
 /// Margins below this count as this one. Neurons trained on one packet (`spiked learn`) have no bound of their own.
 const MIN_MARGIN: f32 = -4.0;
@@ -18,41 +19,35 @@ fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// The largest evidence; negative infinity without any.
+/// The smaller of two numbers, neither of which is NaN.
 #[inline(always)]
-fn largest(evidence: &[f32]) -> f32 {
-    let (whole, rest) = evidence.as_chunks::<WIDE>();
-    let mut most = [f32::NEG_INFINITY; WIDE];
-    for chunk in whole {
-        for (most, &e) in most.iter_mut().zip(chunk) {
-            *most = larger(e, *most);
-        }
-    }
-    let fours: [f32; 4] = std::array::from_fn(|i| larger(most[i], most[i + 4]));
-    let most = larger(larger(fours[0], fours[1]), larger(fours[2], fours[3]));
-    rest.iter().fold(most, |most, &e| larger(e, most))
+fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
 }
 
 /// The class with the largest evidence (the first if several are equal), that evidence, and the second largest.
 #[inline(always)]
 fn largest_two(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
-    let first = largest(evidence);
-    // Whole chunks are compared side by side; only the chunk that holds the largest is searched one by one.
-    let (whole, _) = evidence.as_chunks::<WIDE>();
-    let holds = |chunk: &[f32; WIDE]| chunk.map(|e| u32::from(e == first)).iter().sum::<u32>() > 0;
-    let start = whole.iter().position(holds).unwrap_or(whole.len()) * WIDE;
-    let class = start + evidence[start..].iter().position(|&e| e == first)?;
-    let second = largest(&evidence[..class]).max(largest(&evidence[class + 1..]));
-    Some((ClassId::from_index(class), evidence[class], second))
-}
-
-/// The active inputs of a packet that depend on a part of it.
-#[derive(Clone, Copy, Debug)]
-pub struct PartInputs<'a> {
-    /// Those that depend on the ports.
-    pub ports: &'a [u32],
-    /// Those that depend on the payload bytes.
-    pub payload: &'a [u32],
+    // Of every sixteenth class: the largest evidence, where it is, and the second largest.
+    let (mut first, mut second) = ([f32::NEG_INFINITY; WIDE], [f32::NEG_INFINITY; WIDE]);
+    let mut chunk_of = [0u32; WIDE];
+    let (whole, rest) = evidence.as_chunks::<WIDE>();
+    let mut last = [f32::NEG_INFINITY; WIDE];
+    last[..rest.len()].copy_from_slice(rest);
+    for (number, chunk) in (0u32..).zip(whole.iter().chain([&last])) {
+        for i in 0..WIDE {
+            let e = chunk[i];
+            second[i] = larger(second[i], smaller(first[i], e));
+            chunk_of[i] = if e > first[i] { number } else { chunk_of[i] };
+            first[i] = larger(e, first[i]);
+        }
+    }
+    let most = first.iter().fold(f32::NEG_INFINITY, |most, &e| larger(e, most));
+    let class_of = |i: usize| chunk_of[i] as usize * WIDE + i;
+    let class = (0..WIDE).filter(|&i| first[i] == most).map(class_of).min().filter(|&class| class < evidence.len())?;
+    first[class % WIDE] = second[class % WIDE];
+    let second = first.iter().fold(f32::NEG_INFINITY, |most, &e| larger(e, most));
+    Some((ClassId::from_index(class), most, second))
 }
 
 /// What parts of a packet contribute to the potential of a neuron, in units of its threshold theta.
@@ -128,7 +123,7 @@ impl Decision {
         leader.with_ports(parts.ports, potential - parts.ports < theta).with_payload(before, parts.payload)
     }
 
-    /// [`Decision::with_contributions`] for the inputs of the last packet that depend on each part.
+    /// [`Decision::with_contributions`] for the inputs of the last packet.
     #[must_use]
     pub fn with_parts(
         &self,
@@ -136,12 +131,12 @@ impl Decision {
         before: Option<&Leader>,
         network: &Network,
         potential: f32,
-        inputs: PartInputs<'_>,
+        inputs: &ActiveInputs,
     ) -> Leader {
         let neuron = self.assignments.first_of(leader.class);
         let contribution = |inputs: &[u32]| network.weight_sum(inputs, neuron);
-        let payload = (!inputs.payload.is_empty()).then(|| contribution(inputs.payload));
-        self.with_contributions(leader, before, potential, Contributions { ports: contribution(inputs.ports), payload })
+        let payload = (!inputs.payload().is_empty()).then(|| contribution(inputs.payload()));
+        self.with_contributions(leader, before, potential, Contributions { ports: contribution(inputs.ports()), payload })
     }
 
     /// Whether a packet, with or without content, adds to the evidence of a stream whose leader so far is `before`.

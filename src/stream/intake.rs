@@ -29,7 +29,7 @@ impl Default for Intake {
 
 impl Intake {
     /// The key under which a packet's stream is known, from that of its addresses and ports, and the interface that it came in by.
-    #[inline]
+    #[inline(always)]
     pub fn key(&self, key: StreamKey, interface: Option<InterfaceId>) -> StreamKey {
         if key.kind() == KeyKind::Host {
             return key;

@@ -48,7 +48,9 @@ impl Contribution {
     const STEPS: f32 = 64.0;
 
     fn new(value: f32) -> Self {
-        Self((value * Self::STEPS).round() as i8)
+        // `f32::round`, without its call: the largest number below one half is added, and the conversion cuts the rest.
+        let steps = value * Self::STEPS;
+        Self((steps + 0.5f32.next_down().copysign(steps)) as i8)
     }
 
     fn get(self) -> f32 {
@@ -123,9 +125,27 @@ impl Leader {
     /// The features of the confidence: constant, lead, mean evidence, packets, evidence, contributions of ports and payload. Streams with
     /// and without content have weights of their own, so the features of the others are zero.
     pub fn features(&self) -> [f32; FEATURES] {
+        let mut all = [0.0; FEATURES];
+        let (at, shared) = self.shared_features();
+        all[at..at + SHARED_FEATURES].copy_from_slice(&shared);
+        all[2 * SHARED_FEATURES..].copy_from_slice(&self.payload_features().unwrap_or_default());
+        all
+    }
+
+    /// The sum of the [features](Leader::features), each multiplied by its weight. Missing weights are zero.
+    pub(super) fn weighted_features(&self, weights: &[f32]) -> f32 {
+        let (at, shared) = self.shared_features();
+        let from = |at: usize| weights.get(at..).unwrap_or(&[]);
+        let shared: f32 = shared.iter().zip(from(at)).map(|(x, w)| w * x).sum();
+        let payload = self.payload_features();
+        payload.iter().flatten().zip(from(2 * SHARED_FEATURES)).fold(shared, |sum, (x, w)| sum + w * x)
+    }
+
+    /// Number of the first of the features that a stream with or without content has, and these features.
+    fn shared_features(&self) -> (usize, [f32; SHARED_FEATURES]) {
         let n = self.packets().max(1) as f32;
         let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
-        let features: [f32; SHARED_FEATURES] = [
+        let features = [
             1.0,
             lead.ln_1p(),
             lead / n,
@@ -136,16 +156,38 @@ impl Leader {
             ports.max(0.0),
             ports.min(0.0),
         ];
-        let mut all = [0.0; FEATURES];
-        if self.content() {
-            all[..SHARED_FEATURES].copy_from_slice(&features);
-            if self.has_payload() {
-                let payload = self.payload.get();
-                all[2 * SHARED_FEATURES..].copy_from_slice(&[1.0, payload.max(0.0), payload.min(0.0)]);
-            }
-        } else {
-            all[SHARED_FEATURES..2 * SHARED_FEATURES].copy_from_slice(&features);
+        (if self.content() { 0 } else { SHARED_FEATURES }, features)
+    }
+
+    /// The features of a stream with payload bytes.
+    fn payload_features(&self) -> Option<[f32; FEATURES - 2 * SHARED_FEATURES]> {
+        let payload = self.payload.get();
+        (self.content() && self.has_payload()).then(|| [1.0, payload.max(0.0), payload.min(0.0)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Contribution, FEATURES, Leader};
+    use crate::snn::ClassId;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_contribution_is_the_nearest_step(value in -3f32..3.0) {
+            prop_assert_eq!(Contribution::new(value).0, (value * Contribution::STEPS).round() as i8);
         }
-        all
+
+        #[test]
+        fn weighted_features_are_the_product_of_weights_and_features(
+            weights in prop::collection::vec(-4f32..4.0, 0..=FEATURES),
+            (evidence, lead, packets, ports, payload) in (-9f32..9.0, 0f32..9.0, 1u32..40, -2f32..2.0, prop::option::of(-2f32..2.0)),
+            content: bool,
+        ) {
+            let leader = Leader::new(ClassId::new(0), evidence, lead, packets).with_ports(ports, false).with_payload(None, payload);
+            let leader = leader.with_content(content);
+            let product: f32 = weights.iter().zip(leader.features()).map(|(w, x)| w * x).sum();
+            prop_assert_eq!(leader.weighted_features(&weights), product);
+        }
     }
 }

@@ -16,7 +16,7 @@ mod tracker;
 pub use assignments::{AssignmentError, Assignments};
 pub use basis::{Basis, UnknownReason};
 pub use decision::Decision;
-pub use evidence::{Contributions, PartInputs};
+pub use evidence::Contributions;
 pub use fragments::{FragmentTable, is_fragment};
 pub use intake::Intake;
 pub use leader::{CONSTANT_FEATURES, FEATURES, Leader};
@@ -65,7 +65,7 @@ impl TcpSignals {
     const RST: u16 = 4;
     const ACK: u16 = 8;
 
-    #[inline]
+    #[inline(always)]
     fn new(headers: &Headers, frame: &[u8]) -> Self {
         let flags = u16::from(headers.tcp_flags);
         let signals = flags & 7 | flags >> 1 & Self::ACK;
@@ -98,7 +98,7 @@ fn hash(hasher: &RandomState, key: &StreamKey) -> u32 {
 
 impl Arrival {
     /// A packet of the stream `key`; `hasher` is the hasher of its table.
-    #[inline]
+    #[inline(always)]
     pub fn new(key: StreamKey, hasher: &RandomState, direction: Direction, headers: &Headers, frame: &Frame<'_>) -> Self {
         let Frame { timestamp, wire_len, .. } = *frame;
         let size = length_bucket(headers.payload_wire_len);
@@ -108,7 +108,7 @@ impl Arrival {
             timestamp,
             wire_len,
             direction,
-            interface: None,
+            interface: frame.interface,
             size,
             tcp: TcpSignals::new(headers, frame.bytes),
         }

@@ -105,8 +105,7 @@ impl<T> StreamTracker<T> {
                 _ => (key, direction),
             };
             let key = self.intake.key(key, frame.interface);
-            let mut arrival = self.table.arrival(key, direction, &headers, &frame);
-            arrival.interface = frame.interface;
+            let arrival = self.table.arrival(key, direction, &headers, &frame);
             let place = self.table.packet(&arrival, number, |_| true, || open(&key));
             self.ended.extend(place.ended.map(|(stream, _)| stream));
             let stream = self.table.get_mut(place.at);

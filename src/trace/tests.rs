@@ -29,7 +29,8 @@ fn segment_level(values: &TraceValues, name: &str) -> u8 {
 }
 
 fn value(values: &TraceValues, name: &str) -> Option<u8> {
-    values.get(trace_names().position(|n| n == name).unwrap())
+    let level = values.levels()[trace_names().position(|n| n == name).unwrap()];
+    (level != TraceValues::NO_LEVEL).then_some(level)
 }
 
 const CLIENT: [u8; 4] = [10, 0, 0, 1];

@@ -16,9 +16,6 @@ pub const FIRST_RATE: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + 
 /// Number of trace values of a packet: those of the two directions of the flow, of the source and of the destination are packet rates.
 pub const TRACES: usize = FIRST_RATE + 4 * RATE_TAUS;
 
-/// No value.
-const NONE: u8 = 255;
-
 /// The coded traces of the hosts of a packet's flow: levels of leaky counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceValues {
@@ -28,8 +25,11 @@ pub struct TraceValues {
 }
 
 impl TraceValues {
+    /// No value, in place of a level.
+    pub(crate) const NO_LEVEL: u8 = 255;
+
     /// A packet without traces.
-    pub const NONE: Self = Self { levels: [NONE; TRACES], since: 0 };
+    pub const NONE: Self = Self { levels: [Self::NO_LEVEL; TRACES], since: 0 };
 
     #[inline]
     pub(super) fn new(
@@ -38,7 +38,7 @@ impl TraceValues {
         service: &service::Levels,
         rates: &rates::Levels,
     ) -> Self {
-        let (mut levels, mut count) = ([NONE; TRACES], 0);
+        let (mut levels, mut count) = ([Self::NO_LEVEL; TRACES], 0);
         let mut add = |values: &[u8]| {
             levels[count..][..values.len()].copy_from_slice(values);
             count += values.len();
@@ -62,9 +62,9 @@ impl TraceValues {
         (self.since > 0).then_some(self.since)
     }
 
-    /// The value with this number; `None` for a packet without traces.
-    pub fn get(&self, number: usize) -> Option<u8> {
-        self.levels.get(number).copied().filter(|&value| value != NONE)
+    /// The values by their number, [`TraceValues::NO_LEVEL`] for a packet without traces.
+    pub(crate) fn levels(&self) -> &[u8; TRACES] {
+        &self.levels
     }
 }
 

@@ -120,9 +120,9 @@ pub(super) fn forward(
         potentials.extend(ClassId::first(known).map(|class| potential(class.index(), class)));
         potentials.extend((known..classes).map(|_| f32::NEG_INFINITY));
         potentials.extend((known..).zip(extra).map(|(neuron, &class)| potential(neuron, class)));
-        let inputs = pass.part_inputs();
-        has_payload.push(!inputs.payload.is_empty());
-        for (part, inputs) in [(&mut ports, inputs.ports), (&mut payload, inputs.payload)] {
+        let inputs = pass.inputs();
+        has_payload.push(!inputs.payload().is_empty());
+        for (part, inputs) in [(&mut ports, inputs.ports()), (&mut payload, inputs.payload())] {
             part.extend(ClassId::first(known).map(|class| by.network.weight_sum(inputs, by.assignments.first_of(class))));
             part.extend((known..classes).map(|_| 0.0));
         }
