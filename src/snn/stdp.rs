@@ -314,17 +314,18 @@ fn train_shard_with(shard: &Shard<'_>, integrate: impl Fn(&[[f32; LANE]], &[u32]
     let total: usize = orders.iter().map(Vec::len).sum();
     let mut time = 0usize;
     // One presentation is prepared, and its weights prefetched, while the one before it is learned.
-    let (mut active, mut next_active) = ([0u32; crate::encode::MAX_ACTIVE], [0u32; crate::encode::MAX_ACTIVE]);
+    let (mut one, mut other) = ([0u32; crate::encode::MAX_ACTIVE], [0u32; crate::encode::MAX_ACTIVE]);
+    let (mut active, mut next_active) = (&mut one, &mut other);
     for (pass, order) in orders.iter().enumerate() {
         let progress = pass as f32 / (rule.passes.max(2) - 1) as f32;
         let eta = rule.eta * (1.0 - 0.9 * progress);
         let Some(&first) = order.first() else { continue };
-        let mut next = presentations.present(first, &mut next_active);
+        let mut next = presentations.present(first, next_active);
         for place in 0..order.len() {
             std::mem::swap(&mut active, &mut next_active);
             let Presentation { active: n, class, part } = next;
             if let Some(&index) = order.get(place + 1) {
-                next = presentations.present(index, &mut next_active);
+                next = presentations.present(index, next_active);
                 shard.prefetch(&next_active[..next.active]);
             }
             time += 1;

@@ -110,7 +110,7 @@ pub(super) fn forward(
     let mut potentials = Vec::with_capacity(packets * width);
     let (mut ports, mut payload) = (Vec::with_capacity(packets * classes), Vec::with_capacity(packets * classes));
     let (mut has_payload, mut content) = (Vec::with_capacity(packets), Vec::with_capacity(packets));
-    let mut pass = ForwardPass::new(&corpus.layout, by.network);
+    let (mut pass, mut of_part) = (ForwardPass::new(&corpus.layout, by.network), by.network.buffer());
     for volley in &volleys {
         content.push(corpus.layout.is_content(volley));
         pass.run(volley);
@@ -123,7 +123,9 @@ pub(super) fn forward(
         let inputs = pass.inputs();
         has_payload.push(!inputs.payload().is_empty());
         for (part, inputs) in [(&mut ports, inputs.ports()), (&mut payload, inputs.payload())] {
-            part.extend(ClassId::first(known).map(|class| by.network.weight_sum(inputs, by.assignments.first_of(class))));
+            by.network.potentials(inputs, &mut of_part);
+            let neurons = ClassId::first(known).map(|class| by.assignments.first_of(class).index());
+            part.extend(neurons.map(|neuron| f32::from(of_part[neuron]) * by.network.scale()[neuron]));
             part.extend((known..classes).map(|_| 0.0));
         }
     }
