@@ -11,10 +11,7 @@ use crate::stream::{Arrival, FragmentTable, is_fragment};
 
 use super::in_order::Turn;
 use super::{Counters, EngineSettings};
-use crate::trace::{FlowPacket, TraceTable, TraceValues};
-
-/// Packets whose flows are looked up before the first of them is counted in the traces, so that the CPU waits for memory once.
-const LOOKED_UP: usize = 32;
+use crate::trace::{TraceTable, TraceValues};
 
 /// What all frames of a batch are routed by.
 #[derive(Clone, Copy)]
@@ -122,18 +119,10 @@ impl RoutedBatch {
         traces.clear();
         later.clear();
         later.resize(batch.len().div_ceil(64), 0);
-        for (chunk, headers) in headers.chunks(LOOKED_UP).enumerate() {
-            let frame = |at: usize| batch.frame(chunk * LOOKED_UP + at);
-            let packets: [Option<FlowPacket>; LOOKED_UP] =
-                std::array::from_fn(|at| headers.get(at).and_then(|headers| table.look_up(headers, frame(at).bytes)));
-            packets.iter().flatten().for_each(|packet| table.prefetch(packet));
-            for (at, (packet, headers)) in packets.iter().zip(headers).enumerate() {
-                let count = |packet| table.count(packet, headers, frame(at).timestamp, None);
-                let values = packet.as_ref().map_or(TraceValues::NONE, count);
-                let number = chunk * LOOKED_UP + at;
-                later[number / 64] |= u64::from(values.later().is_some()) << (number % 64);
-                traces.push(values);
-            }
+        for (number, (frame, headers)) in batch.iter().zip(headers.iter()).enumerate() {
+            let values = table.observe(headers, frame.bytes, frame.timestamp);
+            later[number / 64] |= u64::from(values.later().is_some()) << (number % 64);
+            traces.push(values);
         }
     }
 

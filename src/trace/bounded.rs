@@ -50,11 +50,6 @@ impl Handle {
     pub fn new(key: u64) -> Self {
         Self { key, place: u32::MAX }
     }
-
-    /// The key of the entry.
-    pub fn key(self) -> u64 {
-        self.key
-    }
 }
 
 pub(crate) struct BoundedTable<V> {
@@ -86,25 +81,8 @@ impl<V: Activity> BoundedTable<V> {
     }
 
     /// Where the entry of `key` lies, until another is added.
-    fn place(&self, key: u64) -> Option<usize> {
+    pub fn place(&self, key: u64) -> Option<usize> {
         self.places.get(&key).map(|&place| place as usize)
-    }
-
-    /// Looks up `key` and prefetches its entry.
-    pub fn prefetch_key(&self, key: u64) -> Handle {
-        let handle = Handle { key, place: self.place(key).map_or(u32::MAX, |place| place as u32) };
-        self.prefetch(handle);
-        handle
-    }
-
-    /// The entry of a handle, if there is one.
-    pub fn get(&self, handle: Handle) -> Option<&V> {
-        self.entries.get(handle.place as usize).filter(|(key, _)| *key == handle.key).map(|(_, entry)| entry)
-    }
-
-    /// Where the entry of a handle lies, until another is added.
-    pub fn find(&self, handle: Handle) -> Option<usize> {
-        if self.get(handle).is_some() { Some(handle.place as usize) } else { self.place(handle.key) }
     }
 
     /// The entry that lies there.

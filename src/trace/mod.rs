@@ -139,12 +139,6 @@ impl Activity for Flow {
     }
 }
 
-/// A packet whose flow was looked up.
-pub(crate) struct FlowPacket {
-    ends: Endpoints,
-    flow: Handle,
-}
-
 /// Traces of all hosts, bounded: where there is no room the quietest of a few entries is evicted.
 pub struct TraceTable {
     /// Factor on the time between packets, and the first packet's time.
@@ -197,41 +191,24 @@ impl TraceTable {
         self.hosts.take_evicted()
     }
 
-    /// Looks up the flow of a packet, which fetches it into the cache: while the look-ups of a few packets are under way, others begin.
-    /// `None` for frames without addresses.
-    pub(crate) fn look_up(&self, headers: &Headers, frame: &[u8]) -> Option<FlowPacket> {
-        let ends = Endpoints::of(headers, frame)?;
-        let flow = self.flows.prefetch_key(self.flow_key(&ends));
-        Some(FlowPacket { ends, flow })
-    }
-
-    /// Prefetches what counting a packet will change, if its flow is known.
-    pub(crate) fn prefetch(&self, packet: &FlowPacket) {
-        if let Some(flow) = self.flows.get(packet.flow).filter(|flow| flow.packets < PACKETS) {
-            self.hosts.prefetch(flow.source);
-            self.hosts.prefetch(flow.destination);
-            self.services.prefetch(flow.service);
-        }
-    }
-
     /// Counts a packet. Returns the trace values of the hosts of its flow: [`TraceValues::NONE`] for frames without addresses and for
     /// packets whose flow is not due.
     pub fn observe(&mut self, headers: &Headers, frame: &[u8], now: Nanos) -> TraceValues {
-        self.look_up(headers, frame).map_or(TraceValues::NONE, |packet| self.count(&packet, headers, now, None))
+        self.count(headers, frame, now, None)
     }
 
     /// [`TraceTable::observe`] with values if and only if `due`: for a table that follows another at another pace.
     pub fn follow(&mut self, headers: &Headers, frame: &[u8], now: Nanos, due: bool) -> TraceValues {
-        self.look_up(headers, frame).map_or(TraceValues::NONE, |packet| self.count(&packet, headers, now, Some(due)))
+        self.count(headers, frame, now, Some(due))
     }
 
-    /// [`TraceTable::observe`] for a packet that was looked up. Whether the packet has values is decided by `due`, or else by its flow.
-    pub(crate) fn count(&mut self, packet: &FlowPacket, headers: &Headers, now: Nanos, due: Option<bool>) -> TraceValues {
-        let FlowPacket { ends, flow } = packet;
+    fn count(&mut self, headers: &Headers, frame: &[u8], now: Nanos, due: Option<bool>) -> TraceValues {
+        let Some(ends) = Endpoints::of(headers, frame) else { return TraceValues::NONE };
         let now = self.stretch_time(now);
         let flags = if headers.transport == Transport::Tcp { headers.tcp_flags } else { 0 };
-        let known = self.flows.find(*flow).filter(|&place| !self.flows.at(place).is_over(now, flags));
-        let place = known.unwrap_or_else(|| self.begin(flow.key(), ends, now, headers.payload_wire_len == 0));
+        let key = self.flow_key(&ends);
+        let known = self.flows.place(key).filter(|&place| !self.flows.at(place).is_over(now, flags));
+        let place = known.unwrap_or_else(|| self.begin(key, &ends, now, headers.payload_wire_len == 0));
         let flow = self.flows.at(place);
         flow.last = flow.last.max(now);
         flow.packets = flow.packets.saturating_add(1);
