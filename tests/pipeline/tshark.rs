@@ -44,6 +44,10 @@ fn innermost(line: &str) -> (Ends, String) {
             "udp" | "udplite" => 3,
             "sctp" => 4,
             "icmp" | "icmpv6" => break,
+            "arp" => {
+                addresses = None;
+                break;
+            }
             _ => continue,
         };
         let (source, destination) = (field(2 + 2 * layer, counts[layer]), field(3 + 2 * layer, counts[layer]));
