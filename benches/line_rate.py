@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Cost of classifying every stream of a large capture, compared with other programs. One machine, one run, one table.
 
-usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3] [--against BINARY]
+usage: line_rate.py SPIKED DATA [--packets 2000000] [--work DIR] [--peers all|none] [--rounds 3] [--against BINARY | --vxlan]
 
 Builds one capture from the nDPI captures in DATA, repeated with changed addresses so that streams stay distinct, and the same cut to 96
 bytes. Compares CPU and wall seconds and peak memory (the minimum of each over interleaved rounds) with: a plain scan of the mapped file
 that touches each packet's first 128 bytes, libpcap's bare read loop, tcpdump, softflowd, p0f, ndpiReader, tshark, Suricata. Peers that are not
 installed are skipped and reported. With --against, only compares SPIKED with another of its builds: each runs once a round, in turns, and
-the ratio is that of one round, so that what else the machine does falls on both alike. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
+the ratio is that of one round, so that what else the machine does falls on both alike. With --vxlan, only compares the capture with the same
+wrapped in VXLAN, likewise. On Debian: apt-get install gcc libpcap-dev tcpdump softflowd p0f libndpi-bin tshark suricata
 """
-import argparse, glob, os, shutil, statistics, struct, subprocess, sys, tempfile, time
+import argparse, glob, os, shutil, statistics, struct, subprocess, sys, tempfile, time, zlib
 
 SCAN = r"""
 #include <fcntl.h>
@@ -87,6 +88,22 @@ def make(data, packets, path, cut):
     return written, bytes / written
 
 
+def wrapped(whole, path):
+    """Writes a capture with each frame in VXLAN (RFC 7348), between two tunnel ends, by a source port of the inner addresses and ports."""
+    raw, at = open(whole, "rb").read(), 24
+    with open(path, "wb", 1 << 20) as out:
+        out.write(raw[:at])
+        while at < len(raw):
+            second, micro, length, wire = struct.unpack("<IIII", raw[at:at + 16])
+            frame = raw[at + 16:at + 16 + length]
+            port = 49152 | zlib.crc32(frame[23:24] + frame[26:38]) & 0x3FFF
+            outer = b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x08\0"
+            outer += struct.pack(">BBHIBBH8B", 0x45, 0, (wire + 36) & 0xFFFF, 0, 64, 17, 0, 192, 0, 2, 1, 192, 0, 2, 2)
+            outer += struct.pack(">HHHHII", port, 4789, (wire + 16) & 0xFFFF, 0, 0x08000000, 42 << 8)
+            out.write(struct.pack("<IIII", second, micro, length + len(outer), wire + len(outer)) + outer + frame)
+            at += 16 + length
+
+
 def measure(call):
     """CPU seconds, wall seconds, peak MiB; None where the program failed."""
     start = time.monotonic()
@@ -134,6 +151,19 @@ def compare(spiked, other, whole, cut, rounds):
         print(f"{title:<60} {seconds:>13} {cells[0]:>18} {cells[1]:>18}", flush=True)
 
 
+def compare_vxlan(spiked, whole, path, rounds):
+    """Prints CPU and wall seconds of the capture in VXLAN relative to those of the capture: minimum, median and maximum of the rounds' ratios."""
+    wrapped(whole, path)
+    found = {capture: [] for capture in (path, whole)}
+    for turn in range(rounds):
+        for capture in sorted(found, reverse=turn % 2 == 1):
+            found[capture].append(measure([spiked, "read", *EVENTS, "--workers", "1", capture]))
+    for i, kind in enumerate(("CPU", "wall")):
+        ratios = sorted(a[i] / b[i] for a, b in zip(found[path], found[whole]))
+        least = [min(run[i] for run in runs) for runs in found.values()]
+        print(f"{kind} s in VXLAN / as it is, one worker: {least[0]:.2f} / {least[1]:.2f}; ratio {ratios[0]:.2f} {statistics.median(ratios):.2f} {ratios[-1]:.2f}")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("spiked"), p.add_argument("data")
@@ -142,14 +172,18 @@ def main():
     p.add_argument("--peers", choices=["all", "none"], default="all")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--against", metavar="BINARY", help="another build, to compare SPIKED with it and nothing else")
+    p.add_argument("--vxlan", action="store_true", help="only compares the capture with the same in VXLAN")
     o = p.parse_args()
     work = o.work or tempfile.mkdtemp()
     os.makedirs(work, exist_ok=True)
     whole, cut = f"{work}/whole.pcap", f"{work}/cut.pcap"
     packets, mean = make(o.data, o.packets, whole, cut)
-    if o.against:
+    if o.against or o.vxlan:
         print(f"{packets} packets, {mean:.0f} bytes on average; {o.rounds} interleaved rounds: minimum, median, maximum")
-        compare(os.path.abspath(o.spiked), os.path.abspath(o.against), whole, cut, o.rounds)
+        if o.vxlan:
+            compare_vxlan(os.path.abspath(o.spiked), whole, f"{work}/vxlan.pcap", o.rounds)
+        else:
+            compare(os.path.abspath(o.spiked), os.path.abspath(o.against), whole, cut, o.rounds)
         if not o.work:
             shutil.rmtree(work)
         return 0

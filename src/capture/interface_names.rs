@@ -23,8 +23,8 @@ struct Table {
 
 impl InterfaceNames {
     /// A table of live interfaces, in the order of their numbers.
-    pub fn of(names: &[String]) -> Self {
-        let names = names.iter().map(|name| name.as_str().into()).collect();
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
         Self(RwLock::new(Table { names, numbers: HashMap::new() }))
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{CaptureError, CaptureFile, Filtered, FrameBatch, InputCounters, Nanos, Source, expand};
+use super::{CaptureError, CaptureFile, Filtered, FrameBatch, InputCounters, InterfaceNames, Nanos, Source, expand};
 
 /// Longest wait for a frame, so that the engine can expire streams in between.
 const WAIT: Duration = Duration::from_millis(50);
@@ -58,6 +58,7 @@ pub struct ReplaySource {
     last: Nanos,
     /// When that frame was handed out.
     last_at: Instant,
+    interfaces: Arc<InterfaceNames>,
     counters: Arc<InputCounters>,
     stop: Arc<AtomicBool>,
 }
@@ -83,6 +84,7 @@ impl ReplaySource {
             at: 0,
             last: Nanos(0),
             last_at: Instant::now(),
+            interfaces: Arc::default(),
             counters: Arc::new(counters),
             stop: Arc::clone(stop),
         })
@@ -91,6 +93,11 @@ impl ReplaySource {
     /// Counters of the input.
     pub fn counters(&self) -> &Arc<InputCounters> {
         &self.counters
+    }
+
+    /// Names of the interfaces that the captures name.
+    pub fn interfaces(&self) -> &Arc<InterfaceNames> {
+        &self.interfaces
     }
 
     /// The current time of the replay.
@@ -113,8 +120,8 @@ impl ReplaySource {
             };
             self.next += 1;
             let name = path.display().to_string();
-            let file = CaptureFile::open_unmapped(path).and_then(|f| Filtered::new(f, self.settings.filter.as_deref()));
-            match file {
+            let file = CaptureFile::open_unmapped(path).map(|file| file.with_interfaces(&self.interfaces));
+            match file.and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
                 Ok(file) => {
                     self.counters.set_last_error(None);
                     self.open = Some(Open { file, name, shift: None, began: None });
@@ -217,6 +224,7 @@ impl Source for ReplaySource {
             }
             let frame = self.pending.frame(self.at);
             batch.push(frame.timestamp, frame.link, frame.wire_len, frame.bytes);
+            batch.set_interface(frame.interface);
             self.at += 1;
         }
         self.handed_on(batch);

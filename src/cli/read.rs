@@ -378,7 +378,7 @@ impl Reading<'_> {
         let Some(Interfaces { source, stop, names }) = open else { return Ok(()) };
         let mut source = Duplicates::new(source, self.settings.intake.drop_duplicates);
         let name = names.join(", ");
-        let origin = Origin { captures: None, interfaces: Arc::new(InterfaceNames::of(&names)) };
+        let origin = Origin { captures: None, interfaces: Arc::new(InterfaceNames::of(names.iter().map(String::as_str))) };
         let mut counted = CountedLinks { source: &mut source, links: LinkCounts::default() };
         let counters = self.source(&mut counted, origin, Some(stop))?;
         let links = counted.links;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::capture::InterfaceNames;
 use crate::config::{AlertsConfig, EventFormat, EventType, Severity, SinkConfig};
 use crate::engine::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Progress, Verdict};
 use crate::export::evidence::CommentedPacket;
@@ -51,6 +52,8 @@ pub(super) struct EventObserver {
     alerting: AlertDispatch,
     /// Format and types of events of each sink, in the order of the sinks.
     wanted: Vec<(EventFormat, Vec<EventType>)>,
+    /// Names of the interfaces that packets come in by.
+    interfaces: Arc<InterfaceNames>,
     text: Vec<u8>,
     /// Called after the first batch.
     ready: Option<Box<dyn FnOnce()>>,
@@ -63,6 +66,7 @@ impl EventObserver {
         new_policies: Arc<PendingUpdate<(Policies, AlertsConfig)>>,
         (policies, alerts): (Policies, AlertsConfig),
         sinks: &[SinkConfig],
+        interfaces: Arc<InterfaceNames>,
         ready: Box<dyn FnOnce()>,
     ) -> Self {
         let formats: BTreeSet<EventFormat> = sinks.iter().map(|s| s.format).collect();
@@ -75,6 +79,7 @@ impl EventObserver {
             writers: formats.into_iter().map(|format| (format, EventWriter::new(format))).collect(),
             alerting: AlertDispatch::default(),
             wanted: sinks.iter().map(|s| (s.format, s.events.clone())).collect(),
+            interfaces,
             text: Vec::new(),
             ready: Some(ready),
         }
@@ -109,9 +114,7 @@ impl EventObserver {
     /// Sends an event about a stream.
     fn send(&mut self, verdict: &Verdict, event: EventType, alert: Option<Severity>) {
         let alert = alert.map(sink_severity);
-        let state = Arc::clone(&self.state);
-        let interface = verdict.interface.and_then(|id| state.counters.get(id.index()));
-        let interface = interface.map(|counters| counters.name.as_str());
+        let interface = verdict.interface.and_then(|id| self.interfaces.name(id));
         let line = |text| Line {
             text,
             timestamp: verdict.timestamp,
@@ -119,7 +122,7 @@ impl EventObserver {
             event: event_name(event),
             class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
         };
-        let context = EventContext { interface, alert, ..EventContext::default() };
+        let context = EventContext { interface: interface.as_deref(), alert, ..EventContext::default() };
         self.offer(event, verdict.packet, context, |writer, context, text| writer.write(verdict, context, text), line);
     }
 }

@@ -15,7 +15,7 @@ use crate::capture::InputCounters;
 use crate::capture::live::{LiveSource, QueueDepth};
 use crate::capture::replay::ReplaySource;
 use crate::capture::watch::WatchSource;
-use crate::capture::{CaptureError, Duplicates, Source};
+use crate::capture::{CaptureError, Duplicates, InterfaceNames, Source};
 use crate::config::{self, Config, Input, SinkKind};
 use crate::engine::{self, Counters};
 use crate::export::evidence::{self, Evidence};
@@ -107,6 +107,15 @@ impl Frames {
             Self::Live(live) => live.counters().to_vec(),
             Self::Replay(replay) => vec![Arc::clone(replay.counters())],
             Self::Watch(watch) => vec![Arc::clone(watch.counters())],
+        }
+    }
+
+    /// Names of the interfaces that frames come in by: those of the settings, or those that captures name.
+    fn interfaces(&self) -> Arc<InterfaceNames> {
+        match self {
+            Self::Live(live) => Arc::new(InterfaceNames::of(live.counters().iter().map(|counters| counters.name.as_str()))),
+            Self::Replay(replay) => Arc::clone(replay.interfaces()),
+            Self::Watch(watch) => Arc::clone(watch.interfaces()),
         }
     }
 
@@ -319,7 +328,9 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
 
     let ready = on_ready(&state, server.as_ref().map(Server::address));
     let policies = (preflight.policies, config.alerts.clone());
-    let mut observer = EventObserver::new(Arc::clone(&state), Some(metrics), new_policies, policies, &config.sinks, ready);
+    let interfaces = frames.interfaces();
+    let mut observer =
+        EventObserver::new(Arc::clone(&state), Some(metrics), new_policies, policies, &config.sinks, interfaces, ready);
     let inputs = frames.counters();
     let mut source = Duplicates::new(frames.source(), config.engine.drop_duplicates).counted_in(&inputs);
     let counters = engine::run(&settings, &mut source, &mut observer);

@@ -39,6 +39,8 @@ const IGMP_LEN: usize = 8;
 /// Offsets in a TCP header (RFC 9293) of the header's length, in 32-bit words in the upper 4 bits, and of the flags.
 const TCP_DATA_OFFSET_AT: usize = 12;
 const TCP_FLAGS_AT: usize = 13;
+/// Offset in a UDP header (RFC 768) of the datagram's length.
+const UDP_LENGTH_AT: usize = 4;
 
 /// Why a frame could not be decoded at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -297,7 +299,9 @@ impl Decoder {
                 // Other protocols may happen to have the same port: then the inner packet does not fit.
                 let Some((tunnel, Ok(inner))) = self.udp_tunnel(frame, at) else { return false };
                 let outer = *h;
-                let opened = self.descend(h, frame, tunnel, inner) && fits(h, frame, wire_end);
+                // The first fragment of a datagram ends before the datagram does.
+                let datagram_end = be16(frame, at + UDP_LENGTH_AT).map_or(0, |length| at + usize::from(length));
+                let opened = self.descend(h, frame, tunnel, inner) && fits(h, frame, wire_end.max(datagram_end));
                 if !opened {
                     *h = outer;
                 }
@@ -357,7 +361,7 @@ impl Decoder {
     }
 }
 
-/// Whether the IP packet that was found ends before `wire_end`, where the packet around it ends on the wire.
+/// Whether the IP packet that was found ends before `wire_end`, where the datagram around it ends on the wire.
 fn fits(h: &Headers, frame: &[u8], wire_end: usize) -> bool {
     let at = usize::from(h.network_at);
     let length = match h.network {

@@ -18,8 +18,9 @@ const HEADER_LEN: usize = 24;
 const ADDRESS_LEN: usize = 6;
 const QOS_LEN: usize = 2;
 const HT_LEN: usize = 4;
-/// Offset of sequence control, and the bits of the fragment number in its first byte.
-const SEQUENCE_AT: usize = 22;
+/// Offset of the fragment number, which is in the first byte of sequence control, or in the second where bytes are swapped; and its bits.
+const FRAGMENT_AT: usize = 22;
+const SWAPPED_FRAGMENT_AT: usize = 23;
 const FRAGMENT_MASK: u8 = 0x0f;
 /// The bit of aggregated service data units in quality of service, and bytes before the first one's LLC header.
 const AGGREGATED: u8 = 0x80;
@@ -37,10 +38,10 @@ const PRISM_LEN: usize = 144;
 const AVS_MAGIC: u32 = 0x8021_1000;
 const AVS_VERSION_MASK: u32 = 0xffff_ff00;
 
-/// What a frame at `at` with this frame control carries. `padded` says that the header is padded to 32 bits.
-fn data(frame: &[u8], at: usize, [control, flags]: [u8; 2], padded: bool) -> Opened {
+/// What a frame at `at` with this frame control carries, if it is not a later fragment. `padded` says that the header is padded to 32 bits.
+fn data(frame: &[u8], at: usize, [control, flags]: [u8; 2], fragment_at: usize, padded: bool) -> Opened {
     require(control & VERSION_TYPE_MASK == DATA && control & NO_DATA == 0)?;
-    require(byte(frame, at + SEQUENCE_AT)? & FRAGMENT_MASK == 0)?;
+    require(byte(frame, at + fragment_at)? & FRAGMENT_MASK == 0)?;
     let mut length = HEADER_LEN;
     if flags & (TO_DS | FROM_DS) == TO_DS | FROM_DS {
         length += ADDRESS_LEN;
@@ -65,13 +66,13 @@ fn data(frame: &[u8], at: usize, [control, flags]: [u8; 2], padded: bool) -> Ope
 
 /// An 802.11 frame at `at`.
 pub(super) fn wifi(frame: &[u8], at: usize) -> Opened {
-    Ok(data(frame, at, bytes(frame, at)?, false)?.within(Link::Wifi, at))
+    Ok(data(frame, at, bytes(frame, at)?, FRAGMENT_AT, false)?.within(Link::Wifi, at))
 }
 
-/// A frame whose frame control has its bytes swapped, as Cisco's access points send it to their controller.
+/// A frame whose frame control and sequence control have their bytes swapped, as Cisco's access points send it to their controller.
 pub(super) fn swapped(frame: &[u8], at: usize) -> Opened {
     let [flags, control] = bytes(frame, at)?;
-    data(frame, at, [control, flags], false)
+    data(frame, at, [control, flags], SWAPPED_FRAGMENT_AT, false)
 }
 
 /// A frame with a radiotap header (<https://www.radiotap.org>).
@@ -90,7 +91,7 @@ pub(super) fn radiotap(frame: &[u8], at: usize) -> Opened {
     }
     let padded = present & RADIOTAP_FLAGS != 0 && field < at + length && byte(frame, field)? & RADIOTAP_DATA_PAD != 0;
     let at = at + length;
-    Ok(data(frame, at, bytes(frame, at)?, padded)?.within(Link::Wifi, at))
+    Ok(data(frame, at, bytes(frame, at)?, FRAGMENT_AT, padded)?.within(Link::Wifi, at))
 }
 
 /// A frame with a Prism or an AVS header, which share a link type.

@@ -220,6 +220,41 @@ fn interfaces_of_one_file_are_named_and_may_be_in_the_key() {
     spiked().args(["read", "--interface-in-key"]).arg(&plain).assert().code(0).stdout(contains(note));
 }
 
+#[test]
+fn the_daemon_names_the_interfaces_of_captures_and_may_have_them_in_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("one.pcapng"), pcapng(&[Some("eth0"), Some("eth1")], &[0, 1, 0, 1, 1], 1_700_000_000)).unwrap();
+    let text = format!(
+        "[replay]\ncaptures = [{:?}]\n[[sinks]]\ntype = \"file\"\nevents = [\"stream\"]\npath = {:?}\n[metrics]\nenabled = false\n[process]\nstatus_file = {:?}\n",
+        at("one.pcapng"),
+        at("events.json"),
+        at("status"),
+    );
+    std::fs::write(at("spiked.toml"), text).unwrap();
+    // As fast as possible, and at a pace: frames are then handed on one by one.
+    for speed in ["0", "100"] {
+        for (in_key, wanted) in [(false, vec![("eth0", 5)]), (true, vec![("eth0", 2), ("eth1", 3)])] {
+            let set = [format!("replay.speed={speed}"), format!("engine.interface_in_key={in_key}")];
+            spiked()
+                .args(["run", "--config"])
+                .arg(at("spiked.toml"))
+                .args(["--set", &set[0], "--set", &set[1]])
+                .assert()
+                .success();
+            let events = json_lines(&std::fs::read(at("events.json")).unwrap());
+            std::fs::remove_file(at("events.json")).unwrap();
+            let streams = events.iter().filter(|event| event["event_type"] == "stream");
+            let of =
+                |e: &serde_json::Value| (e["in_iface"].as_str().unwrap_or("-").to_owned(), e["flow"]["pkts_toserver"].as_u64());
+            let mut found: Vec<_> = streams.map(of).collect();
+            found.sort();
+            let wanted: Vec<_> = wanted.into_iter().map(|(name, packets)| (name.to_owned(), Some(packets))).collect();
+            assert_eq!(found, wanted, "speed {speed}, in the key: {in_key}");
+        }
+    }
+}
+
 /// `gzip -9 spool.pcap` writes a header whose time, compression level and file name look like those of an ERF record.
 #[test]
 fn a_gzip_header_that_looks_like_an_erf_record_is_that_of_a_gzip_file() {

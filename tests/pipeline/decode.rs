@@ -222,6 +222,36 @@ fn a_tunnel_is_opened_unless_disabled() {
 }
 
 #[test]
+fn a_tunnel_is_opened_in_the_first_fragment_of_its_datagram() {
+    let vxlan = udp([1, 1, 1, 1], 9999, [2, 2, 2, 2], 4789, &[&[8, 0, 0, 0, 0, 0, 1, 0][..], &plain(), &[7; 40]].concat());
+    let mut fragment = vxlan[..vxlan.len() - 40].to_vec();
+    // The inner packet goes on in the next fragment.
+    let inner_length = 14 + 20 + 8 + 8 + 14 + 2;
+    fragment[inner_length..inner_length + 2].copy_from_slice(&60_u16.to_be_bytes());
+    let total = (fragment.len() - 14) as u16;
+    fragment[16..18].copy_from_slice(&total.to_be_bytes());
+    fragment[20] = 0x20;
+    assert_eq!(flow(LinkType::ETHERNET, &fragment), WANT);
+    // A datagram that is whole has no room for it.
+    let datagram = (fragment.len() - 34) as u16;
+    fragment[38..40].copy_from_slice(&datagram.to_be_bytes());
+    assert!(flow(LinkType::ETHERNET, &fragment).contains("4789"));
+}
+
+/// Cisco's access points swap the bytes of frame control and sequence control: a sequence number of 17 is no fragment number of 1.
+#[test]
+fn swapped_80211_in_capwap_is_opened_whatever_its_sequence_number() {
+    let header = [1, 8, 44, 0, 2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 255, 255, 255, 255, 255, 255, 1, 0x10];
+    let capwap = [0, 2 << 3, 0x43, 0x20, 0, 0, 0, 0];
+    let payload = [&capwap[..], &header, &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &plain()[14..]].concat();
+    let mut frame = udp([1, 1, 1, 1], 9999, [2, 2, 2, 2], 5247, &payload);
+    assert_eq!(flow(LinkType::ETHERNET, &frame), WANT);
+    // A later fragment.
+    frame[42 + 8 + 23] = 0x11;
+    assert!(flow(LinkType::ETHERNET, &frame).contains("5247"));
+}
+
+#[test]
 fn a_later_fragment_has_no_ports_and_extension_headers_are_skipped() {
     let mut frame = plain();
     frame[20] = 0;

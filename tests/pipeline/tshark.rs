@@ -11,8 +11,9 @@ use crate::common::shared_data;
 use spiked::capture::{CaptureFile, FrameBatch, Source};
 use spiked::packet::Decoder;
 
-/// Fields of a packet: the stack of protocols, then source and destination of each layer in order.
-const FIELDS: [&str; 11] = [
+/// Fields of a packet: its encapsulation, which other blocks of a file do not have, the stack of protocols, then source and destination of each layer in order.
+const FIELDS: [&str; 12] = [
+    "frame.encap_type",
     "frame.protocols",
     "ip.src",
     "ip.dst",
@@ -32,7 +33,7 @@ type Ends = Option<(IpAddr, IpAddr, u16, u16)>;
 /// The innermost packet of a line of tshark's. What ICMP errors quote is not a packet.
 fn innermost(line: &str) -> (Ends, String) {
     let fields: Vec<Vec<&str>> = line.split('\t').map(|field| field.split(',').collect()).collect();
-    let protocols = fields[0][0];
+    let protocols = fields[1][0];
     let field = |kind: usize, number: usize| fields.get(kind).and_then(|values| values.get(number)).copied().unwrap_or("");
     let (mut counts, mut addresses, mut ports) = ([0; 5], None, (0, 0));
     for protocol in protocols.split(':') {
@@ -43,9 +44,13 @@ fn innermost(line: &str) -> (Ends, String) {
             "udp" | "udplite" => 3,
             "sctp" => 4,
             "icmp" | "icmpv6" => break,
+            "arp" => {
+                addresses = None;
+                break;
+            }
             _ => continue,
         };
-        let (source, destination) = (field(1 + 2 * layer, counts[layer]), field(2 + 2 * layer, counts[layer]));
+        let (source, destination) = (field(2 + 2 * layer, counts[layer]), field(3 + 2 * layer, counts[layer]));
         counts[layer] += 1;
         if layer < 2 {
             if let (Ok(source), Ok(destination)) = (source.parse::<IpAddr>(), destination.parse::<IpAddr>()) {
@@ -67,7 +72,8 @@ fn tshark(path: &Path) -> Option<Vec<(Ends, String)>> {
     command.args(["-d", "udp.port==8472,vxlan"]);
     command.args(FIELDS.iter().flat_map(|field| ["-e", field]));
     let output = command.output().ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).lines().map(innermost).collect())
+    let lines = String::from_utf8_lossy(&output.stdout);
+    Some(lines.lines().filter(|line| !line.starts_with('\t')).map(innermost).collect())
 }
 
 fn captures(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{CaptureError, CaptureFile, Filter, Filtered, FrameBatch, InputCounters, Nanos, Source};
+use super::{CaptureError, CaptureFile, Filter, Filtered, FrameBatch, InputCounters, InterfaceNames, Nanos, Source};
 use dispose::{move_into, quarantine};
 use read_list::ReadList;
 use scan::FolderScan;
@@ -41,6 +41,7 @@ pub struct WatchSource {
     fresh: bool,
     /// When a batch was last read.
     last_at: Instant,
+    interfaces: Arc<InterfaceNames>,
     counters: Arc<InputCounters>,
     stop: Arc<AtomicBool>,
 }
@@ -68,6 +69,7 @@ impl WatchSource {
             last: Nanos(0),
             fresh: true,
             last_at: Instant::now(),
+            interfaces: Arc::default(),
             counters: Arc::new(counters),
             stop: Arc::clone(stop),
         })
@@ -76,6 +78,11 @@ impl WatchSource {
     /// Counters of the input.
     pub fn counters(&self) -> &Arc<InputCounters> {
         &self.counters
+    }
+
+    /// Names of the interfaces that the captures name.
+    pub fn interfaces(&self) -> &Arc<InterfaceNames> {
+        &self.interfaces
     }
 
     /// The current time: that of the captures, which goes on while there is none to read.
@@ -106,7 +113,8 @@ impl WatchSource {
             self.next_list = now + LIST;
             return false;
         };
-        match CaptureFile::open_unmapped(&path).and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
+        let file = CaptureFile::open_unmapped(&path).map(|file| file.with_interfaces(&self.interfaces));
+        match file.and_then(|file| Filtered::new(file, self.settings.filter.as_deref())) {
             Ok(file) => {
                 self.counters.capture_index.begin(self.counters.frames.load(Relaxed), &path.display().to_string());
                 self.open = Some((file, path));
@@ -299,6 +307,24 @@ mod tests {
         File::options().write(true).open(&path).and_then(|f| f.set_len(1000)).expect("cut");
         let rest = frames(&mut watch);
         assert!(rest > 0 && batch.len() + rest < 101 * count("ssh-1.pcap"), "{rest}");
+    }
+
+    #[test]
+    fn interfaces_that_captures_name_have_one_number() {
+        let Watched { settings, mut watch, _folder } = watched(Disposition::Delete, Duration::from_secs(60));
+        let mut batch = FrameBatch::new();
+        for name in ["a.pcapng", "b.pcapng"] {
+            fs::write(settings.folder.join(name), fixture("mixed.pcapng")).expect("written");
+            batch.clear();
+            while batch.is_empty() {
+                watch.next_list = Instant::now();
+                assert!(watch.fill(&mut batch).expect("never ends"));
+            }
+            let interface = batch.frame(0).interface.expect("pcapng has interfaces");
+            assert_eq!(interface.index(), 0);
+            assert!(watch.interfaces().name(interface).is_some());
+            frames(&mut watch);
+        }
     }
 
     #[test]
