@@ -329,7 +329,7 @@ pub async fn results(args: &ResultsArgs) -> Result<Exit> {
         let missing = missing.await?;
         written?;
         if missing > 0 {
-            eprintln!("spiked: {missing} blocks of events are not on the servers any more");
+            eprintln!("spiked: {missing} blocks of events are not on the servers any more, or not valid");
             wrong += missing;
         }
     } else {

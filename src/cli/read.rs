@@ -220,7 +220,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         None => None,
     };
     let summary = Arc::new(Mutex::new(Summary::new(models.iter().map(Arc::as_ref))));
-    let mut observer = ReadObserver::new(args, Box::new(io::stdout().lock()), &summary);
+    let mut observer = ReadObserver::new(args, Box::new(BufWriter::with_capacity(1 << 16, io::stdout().lock())), &summary);
     observer.packets_to = packets_to;
     if args.format == Format::Csv {
         writeln!(observer.out, "{}", export::CSV_HEADER)?;
@@ -479,7 +479,8 @@ impl Source for CountedLinks<'_> {
 
 /// Writes events, and packets to the `--write` file.
 struct ReadObserver<'a> {
-    out: BufWriter<Box<dyn Write + 'a>>,
+    /// Writes events, and buffers them.
+    out: Box<dyn Write + 'a>,
     /// Whether packets arrive as they are captured, so that events are written at once.
     live: bool,
     packets_to: Option<PcapngWriter<BufWriter<File>>>,
@@ -514,15 +515,7 @@ impl Observer for ReadObserver<'_> {
 impl<'a> ReadObserver<'a> {
     fn new(args: &Args, out: Box<dyn Write + 'a>, summary: &Arc<Mutex<Summary>>) -> Self {
         let episodes = args.format.of_events().filter(|_| args.events == Events::Episodes).map(export::EventWriter::new);
-        Self {
-            out: BufWriter::with_capacity(1 << 16, out),
-            live: false,
-            packets_to: None,
-            episodes,
-            captures: None,
-            summary: Arc::clone(summary),
-            written: Ok(()),
-        }
+        Self { out, live: false, packets_to: None, episodes, captures: None, summary: Arc::clone(summary), written: Ok(()) }
     }
 
     fn episode(&mut self, episode: &EpisodeOutput) -> io::Result<()> {

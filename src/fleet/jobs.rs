@@ -27,7 +27,7 @@ pub const WORKERS: &str = "workers";
 pub const RESULTS_STREAM: &str = "SPIKED_RESULTS";
 /// Subjects of results begin with it; the id of the job and [`EVENTS`], [`TABLE`] or [`END`] follow.
 pub const RESULTS_SUBJECT: &str = "spiked.results";
-/// Blocks of lines, each a number of whole events.
+/// Blocks of lines, each a number of whole events, compressed with zstd.
 pub const EVENTS: &str = "events";
 /// Blocks of the summary of a capture: JSON, compressed with zstd.
 pub const TABLE: &str = "table";
@@ -128,8 +128,6 @@ pub struct JobEnd {
     pub event_blocks: u64,
     /// Number of blocks of the table, numbered from 0.
     pub table_blocks: u64,
-    /// Number of events.
-    pub events: u64,
     /// Seconds that reading took.
     pub seconds: f64,
     /// Streams, packets, classes and drops.

@@ -12,6 +12,8 @@ use super::connection::{Connection, FleetError};
 use super::jobs::{END, EVENTS, JobEnd, RESULTS_STREAM, RESULTS_SUBJECT, TABLE, latest};
 use super::tail::{StreamPart, message_id, read};
 
+/// Largest size of a block of events in bytes, decompressed.
+const MAX_EVENTS: usize = 4 << 20;
 /// Largest size of a table in bytes, decompressed.
 const MAX_TABLE: usize = 256 << 20;
 
@@ -85,17 +87,30 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Calls `each` with every block of events of the attempts `ends`, in the order of the stream; ends when it returns false. Returns the
-/// number of blocks that the stream does not have any more.
+/// Calls `each` with the lines of every block of events of the attempts `ends`, in the order of the stream; ends when it returns false. Returns
+/// the number of blocks that the stream does not have any more, or that are not valid.
 ///
 /// # Errors
 /// The stream can't be read.
 pub async fn events(connection: &Connection, ends: &[JobEnd], mut each: impl FnMut(&[u8]) -> bool) -> Result<u64, FleetError> {
     let mut wanted = Wanted::new(ends, EVENTS, |end| end.event_blocks);
+    let mut invalid = 0;
     if wanted.missing() > 0 {
-        read(connection, &part(EVENTS), |message| wanted.take(message).is_none() || each(&message.payload)).await?;
+        read(connection, &part(EVENTS), |message| {
+            if wanted.take(message).is_none() {
+                return true;
+            }
+            match zstd::bulk::decompress(&message.payload, MAX_EVENTS) {
+                Ok(lines) => each(&lines),
+                Err(_) => {
+                    invalid += 1;
+                    true
+                }
+            }
+        })
+        .await?;
     }
-    Ok(wanted.missing())
+    Ok(wanted.missing() + invalid)
 }
 
 /// The sum of the tables of the attempts `ends`, of the same models, notes in the order of `ends`, and the number of captures without a valid
