@@ -20,6 +20,8 @@ from line_rate import frames_of, turned
 
 def make(data, folder, captures, packets):
     frames = list(frames_of(data))
+    if not frames:
+        sys.exit(f"{data}: no captures in ndpi/pcap")
     head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
     turn = 0
     for number in range(captures):

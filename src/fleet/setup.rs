@@ -73,7 +73,7 @@ pub fn job_stream(replicas: usize) -> Config {
     }
 }
 
-/// The stream of results. When it has `max_bytes` bytes, workers wait: no result is removed before its time.
+/// The stream of results, which workers compress. When it has `max_bytes` bytes, workers wait: no result is removed before its time.
 pub fn result_stream(replicas: usize, max_bytes: i64) -> Config {
     Config {
         name: RESULTS_STREAM.into(),
@@ -87,7 +87,6 @@ pub fn result_stream(replicas: usize, max_bytes: i64) -> Config {
         max_age: Duration::from_secs(RESULT_DAYS * 86_400),
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
-        compression: Some(Compression::S2),
         ..Config::default()
     }
 }

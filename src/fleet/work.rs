@@ -42,10 +42,9 @@ pub const MAX_ATTEMPTS: i64 = 5;
 const RETRY: Duration = Duration::from_secs(2);
 /// Time for which servers may be away before the worker ends.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Size of a block of events in bytes before compression, exceeded by at most one event.
-const BLOCK: usize = 64 << 10;
-/// Size of a block of a table in bytes.
-const TABLE_BLOCK: usize = 512 << 10;
+/// Size of a block in bytes, half of what servers accept by default: of a table after compression, of events before it, exceeded by at most one
+/// event.
+const BLOCK: usize = 512 << 10;
 /// Blocks that are sent and not acknowledged, at most.
 const WINDOW: usize = 32;
 /// Blocks between the thread that reads and the connection.
@@ -435,19 +434,22 @@ pub struct BlockWriter {
     sender: mpsc::Sender<Bytes>,
     compressor: zstd::bulk::Compressor<'static>,
     text: Vec<u8>,
+    compressed: Vec<u8>,
 }
 
 impl BlockWriter {
     fn new(sender: mpsc::Sender<Bytes>) -> io::Result<Self> {
         let compressor = zstd::bulk::Compressor::new(EVENTS_LEVEL)?;
-        Ok(Self { sender, compressor, text: Vec::with_capacity(2 * BLOCK) })
+        Ok(Self { sender, compressor, text: Vec::with_capacity(2 * BLOCK), compressed: Vec::new() })
     }
 
     /// Sends the first `length` bytes.
     fn send(&mut self, length: usize) -> io::Result<()> {
-        let block = self.compressor.compress(&self.text[..length])?;
+        self.compressed.clear();
+        self.compressed.reserve(zstd::zstd_safe::compress_bound(length));
+        self.compressor.compress_to_buffer(&self.text[..length], &mut self.compressed)?;
         self.text.drain(..length);
-        let sent = self.sender.blocking_send(block.into());
+        let sent = self.sender.blocking_send(Bytes::copy_from_slice(&self.compressed));
         sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the result can't be sent"))
     }
 }
@@ -503,8 +505,8 @@ impl<'a> Outbox<'a> {
         let failed = |error: io::Error| FleetError::Server(error.to_string());
         let text = serde_json::to_vec(summary).map_err(|error| failed(error.into()))?;
         let bytes = Bytes::from(zstd::bulk::compress(&text, TABLE_LEVEL).map_err(failed)?);
-        for at in (0..bytes.len()).step_by(TABLE_BLOCK) {
-            self.send(TABLE, bytes.slice(at..bytes.len().min(at + TABLE_BLOCK))).await?;
+        for at in (0..bytes.len()).step_by(BLOCK) {
+            self.send(TABLE, bytes.slice(at..bytes.len().min(at + BLOCK))).await?;
         }
         Ok(())
     }
