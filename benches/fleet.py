@@ -10,8 +10,8 @@ Part `archive`:
 SPIKED is a release build with `--features fleet`. An archive of captures is made from the nDPI captures in DATA, repeated with changed
 addresses. `spiked read --each-file --workers 2` reads it and writes events as JSON lines into a file; workers of `spiked fleet work`, two
 processes or one with two jobs, publish events and tables to the server, which writes them into files. Times are wall clock; of workers from their start until the queue is
-empty and all results are acknowledged. Rounds are interleaved; a ratio is that of one round. CPU seconds of workers are without those of the
-server.
+empty and all results are acknowledged. Rounds are interleaved; a ratio is that of one round. The CPU seconds of the server are a column of
+their own; the last ratio is that of all CPU seconds, which other work on the machine changes less than the time that passes.
 """
 import argparse, os, socket, statistics, struct, subprocess, sys, tempfile, time
 
@@ -55,6 +55,12 @@ class Server:
             except OSError:
                 time.sleep(0.05)
         sys.exit("nats-server does not start")
+
+    def cpu(self):
+        """CPU seconds so far."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
         self.process.terminate()
@@ -123,20 +129,22 @@ def archive(args, folder):
                 if way.startswith("spiked read"):
                     # Both read from the page cache.
                     with open(f"{folder}/events.jsonl", "wb") as events:
-                        found[way].append(measure(ways[way], events))
+                        found[way].append((*measure(ways[way], events), 0))
                     continue
                 subprocess.run(fleet("enqueue", "--again", captures), check=True, stdout=subprocess.DEVNULL)
-                found[way].append(measure(ways[way]))
+                before = server.cpu()
+                found[way].append((*measure(ways[way]), server.cpu() - before))
     finally:
         server.stop()
     base = found["spiked read --workers 2"]
     print(f"archive: {args.captures} captures of {args.packets:,} packets, {args.rounds} rounds, {os.cpu_count()} CPUs")
-    print(f"{'':<34} {'wall s':>8} {'CPU s':>8} {'M packets/s':>12} {'rate relative to read':>24}")
+    print(f"{'':<34} {'wall s':>8} {'CPU s':>8} {'server':>8} {'M packets/s':>12} {'rate relative to read':>24} {'by CPU':>8}")
     for way, rounds in found.items():
         ratios = sorted(b[0] / a[0] for a, b in zip(rounds, base))
-        wall, cpu = (min(r[i] for r in rounds) for i in (0, 1))
+        by_cpu = statistics.median(b[1] / (a[1] + a[2]) for a, b in zip(rounds, base))
+        wall, cpu, served = (min(r[i] for r in rounds) for i in (0, 1, 2))
         shares = f"{ratios[0]:.2f} {statistics.median(ratios):.2f} {ratios[-1]:.2f}"
-        print(f"{way:<34} {wall:>8.2f} {cpu:>8.2f} {total / wall / 1e6:>12.2f} {shares:>24}", flush=True)
+        print(f"{way:<34} {wall:>8.2f} {cpu:>8.2f} {served:>8.2f} {total / wall / 1e6:>12.2f} {shares:>24} {by_cpu:>8.2f}", flush=True)
 
 
 def main():

@@ -565,3 +565,27 @@ impl<'a> Outbox<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hold_whole_events() {
+        let (sender, mut receiver) = mpsc::channel(16);
+        let mut out = BlockWriter::new(sender).expect("memory");
+        let lines: Vec<String> = (0..100_000).map(|number| format!("{{\"flow_id\":{number}}}\n")).collect();
+        lines.iter().for_each(|line| out.write_all(line.as_bytes()).expect("written"));
+        out.flush().expect("written");
+        drop(out);
+        let mut all = Vec::new();
+        let mut blocks = 0;
+        while let Some(block) = receiver.blocking_recv() {
+            let text = zstd::bulk::decompress(&block, BLOCK + lines[99_999].len()).expect("a valid block");
+            assert!(text.ends_with(b"\n"));
+            all.extend(text);
+            blocks += 1;
+        }
+        assert_eq!((String::from_utf8(all).as_deref(), blocks), (Ok(lines.concat().as_str()), lines.concat().len() / BLOCK + 1));
+    }
+}
