@@ -160,6 +160,8 @@ def main():
         tests(args)
     if "archive" not in args.parts:
         return
+    if args.work:
+        os.makedirs(args.work, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         archive(args, folder)
 
