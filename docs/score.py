@@ -98,6 +98,8 @@ class Model:
     def classify(self, packets):
         """The nearest class of a stream, the confidence in it, and whether that is enough to name the stream."""
         evidence, scored, leader, content_so_far, payload = np.zeros(len(self.classes), np.float32), 0, None, False, None
+        # Whether nothing but the ports suggests the class.
+        by_ports = False
         at = {name: i for i, name in enumerate(self.names)}
         flags, size = at.get("tcp.flags"), at.get("payload.size")
         for slots in packets:
@@ -111,7 +113,8 @@ class Model:
                 # A handshake shows how a stream is carried, not what it carries.
                 evidence[:], scored = 0, 0
             inputs, by_port, by_payload = self.inputs(slots)
-            evidence += self.margins(self.potentials(inputs))
+            potentials = self.potentials(inputs)
+            evidence += self.margins(potentials)
             scored, content_so_far = scored + 1, content
             ports, first = 0, int(np.argmax(evidence))
             if leader is None or leader[0] != first:
@@ -119,13 +122,17 @@ class Model:
             if self.content_first:
                 # Each is kept in one byte.
                 byte = lambda x: np.clip(np.trunc(x * 64 + np.copysign(0.5, x)), -128, 127) / 64
-                ports = byte(self.potentials(inputs[by_port])[first])
+                exact = self.potentials(inputs[by_port])[first]
+                ports, by_ports = byte(exact), potentials[first] - exact < self.theta[first]
                 # The largest contribution of the payload behind ports since the class leads.
                 if by_port.any() and by_payload.any():
                     now = byte(self.potentials(inputs[by_payload])[first])
                     payload = now if payload is None else max(payload, now)
             leader = self.confidence(evidence, scored, content, ports, payload)
-        return None if leader is None else (self.classes[leader[0]], leader[1], bool(leader[1] >= self.accept[leader[0]]))
+        if leader is None:
+            return None
+        named = leader[1] >= self.accept[leader[0]] and (content_so_far or not by_ports)
+        return self.classes[leader[0]], leader[1], bool(named)
 
 
 def main():
