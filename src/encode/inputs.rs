@@ -2,7 +2,7 @@
 //!
 //! Inputs are numbered slot by slot, then come the coincidence inputs.
 
-use super::vector::{self, MIX, MULTIPLY, PARTS};
+use super::vector::{self, MIX, MULTIPLY, PARTS, PAYLOAD, PORTS};
 use super::{Coding, Layout, MAX_ACTIVE, SILENT, Volley, layout::ALL_BITS, layout::GroupInputs};
 
 /// A list of inputs.
@@ -24,7 +24,7 @@ impl InputList {
 #[derive(Clone, Debug)]
 pub struct ActiveInputs {
     all: InputList,
-    /// Those that depend on the ports and on the payload.
+    /// Those that depend on each part.
     parts: [InputList; PARTS],
     content: bool,
 }
@@ -43,12 +43,12 @@ impl ActiveInputs {
 
     /// Those that depend on the packet's ports: of the port slots and of the coincidences that involve a port. None with dual-rail coding.
     pub fn ports(&self) -> &[u32] {
-        self.parts[0].as_slice()
+        self.parts[PORTS].as_slice()
     }
 
     /// The same of the payload bytes behind ports. The payload of a transport without ports is none: its header shows what it carries.
     pub fn payload(&self) -> &[u32] {
-        if self.parts[0].count > 0 { self.parts[1].as_slice() } else { &[] }
+        if self.parts[PORTS].count > 0 { self.parts[PAYLOAD].as_slice() } else { &[] }
     }
 
     /// Whether the packet has content: [`Volley::content`].
@@ -91,7 +91,8 @@ impl Layout {
     pub(super) fn inputs_by_part_plain(&self, volley: &Volley, active: &mut ActiveInputs) {
         active.all.count = self.inputs_plain(volley, &mut active.all.inputs);
         let shape = &self.shapes[volley.shape.0 as usize];
-        for (list, group) in active.parts.iter_mut().zip([&shape.ports, &shape.payload]) {
+        for (part, group) in [(PORTS, &shape.ports), (PAYLOAD, &shape.payload)] {
+            let list = &mut active.parts[part];
             list.count = self.inputs_of_group(group, volley, &mut list.inputs);
         }
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::vector::Chunks;
+use super::vector::{Chunks, PAYLOAD, PORTS};
 use super::{SILENT, Shape};
 use crate::packet::{Network, Transport};
 use crate::trace::{DEFAULT_HOSTS, FIRST_RATE, TraceTable};
@@ -351,8 +351,8 @@ impl TryFrom<LayoutData> for Layout {
             shapes.push(ShapeInputs::new(&data, |place| place_in(place, network, transport)));
         }
         let part = |slot: SlotId| match data.slots[slot.index()].group {
-            Group::Ports => Some(0),
-            Group::Payload => Some(1),
+            Group::Ports => Some(PORTS),
+            Group::Payload => Some(PAYLOAD),
             _ => None,
         };
         let chunks = Chunks::new(slots, &data.coincidences, part);

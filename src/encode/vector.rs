@@ -13,8 +13,12 @@ pub(super) const MIX: u32 = 0x9e37_79b9;
 /// The two multipliers of the joint value.
 pub(super) const MULTIPLY: [u32; 2] = [0x85eb_ca6b, 0xc2b2_ae35];
 
-/// Parts of a packet whose inputs are listed apart: its ports and its payload.
+/// Parts of a packet whose inputs are listed apart: [`PORTS`] and [`PAYLOAD`].
 pub(super) const PARTS: usize = 2;
+/// Number of the part that the ports are.
+pub(super) const PORTS: usize = 0;
+/// Number of the part that the payload is.
+pub(super) const PAYLOAD: usize = 1;
 
 /// The slots and the coincidences of a layout in chunks of [`WIDE`]; the last chunk of coincidences is padded with pairs that never spike.
 #[derive(Clone, Debug, Default)]
