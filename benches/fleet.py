@@ -91,6 +91,8 @@ def tests(args):
         run = subprocess.run(call + ["--exact", test, "--include-ignored", "--nocapture"], cwd=root, env=environment, capture_output=True, text=True)
         passed = "1 passed" in run.stdout and "skipped" not in run.stderr
         figures = [line for line in run.stdout.splitlines() if line and not line.startswith(("running", "test "))]
+        if not passed:
+            print(run.stderr, file=sys.stderr)
         print(f"| {what} | {goal} | {'passed' if passed else 'FAILED'}{': ' if figures else ''}{'; '.join(figures)} |", flush=True)
 
 
