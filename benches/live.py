@@ -6,7 +6,7 @@ usage: live.py SPIKED DATA [--packets 500000] [--rate 100000] [--rounds 3]
 In a network namespace of its own, tcpreplay sends a capture (that of line_rate.py, frames of at most 1,500 bytes) through a veth pair at a
 rate that both programs keep up with. In turns, a loop of libpcap that only counts and `spiked read -i` listen at the other end. CPU is user
 and system time of each program's threads while frames are sent, without start and end; the kernel's own work on the sender's side falls on neither.
-Frames that the interface received are compared with those that the program reports. Needs root, `ip`, `tcpreplay` and a C compiler with libpcap.
+A packet is a frame that the interface received; whether a program lost some is not tested (`cargo bench --bench loss` does). Needs root, `ip`, `tcpreplay` and a C compiler with libpcap.
 """
 import argparse, os, pathlib, re, signal, statistics, struct, subprocess, sys, tempfile, time
 
@@ -30,7 +30,6 @@ int main(int c, char **v) {
     printf("%lu packets\n", n);
 }
 """
-
 
 
 def threads(process):
