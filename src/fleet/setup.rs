@@ -406,6 +406,8 @@ impl Role {
 fn reads_stream(stream: &str) -> Vec<String> {
     vec![
         format!("$JS.API.STREAM.INFO.{stream}"),
+        // By which a reader learns where to stop.
+        format!("$JS.API.STREAM.MSG.GET.{stream}"),
         format!("$JS.API.CONSUMER.CREATE.{stream}"),
         format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
         format!("$JS.API.CONSUMER.DELETE.{stream}.>"),

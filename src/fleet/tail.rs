@@ -1,6 +1,7 @@
 //! The events of the fleet, each once, in the order of the stream.
 
-use async_nats::jetstream::{self, Message, consumer::DeliverPolicy, consumer::pull};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, ErrorCode, Message, consumer::DeliverPolicy, consumer::pull};
 use futures_util::StreamExt as _;
 
 use super::connection::{Connection, FleetError};
@@ -58,6 +59,10 @@ pub(super) async fn read(
 ) -> Result<(), FleetError> {
     let context = jetstream::new(connection.client.clone());
     let stream = context.get_stream(part.stream).await.map_err(|error| connection.explain(error))?;
+    let end = if part.until_now { last(connection, &stream, &part.subject).await? } else { None };
+    if part.until_now && end.is_none() {
+        return Ok(());
+    }
     let consumer = stream
         .create_consumer(pull::OrderedConfig {
             filter_subject: part.subject.clone(),
@@ -66,21 +71,27 @@ pub(super) async fn read(
         })
         .await
         .map_err(|error| connection.explain(error))?;
-    let mut left = consumer.cached_info().num_pending;
-    if part.until_now && left == 0 {
-        return Ok(());
-    }
     let mut messages = consumer.messages().await.map_err(|error| connection.explain(error))?;
     loop {
         let Some(message) = connection.answer(messages.next()).await? else { return Ok(()) };
         let message = message.map_err(|error| connection.explain(error))?;
-        if !each(&message) {
+        let sequence = message.info().map_err(|error| FleetError::Record(error.to_string()))?.stream_sequence;
+        if !each(&message) || end.is_some_and(|end| sequence >= end) {
             return Ok(());
         }
-        left = left.saturating_sub(1);
-        if part.until_now && left == 0 {
-            return Ok(());
-        }
+    }
+}
+
+/// Sequence number of the last message with a subject; `None` without any. The stream's leader knows it, whereas a consumer, which runs on any
+/// of the servers that have a copy, may not have received the last messages yet.
+async fn last(connection: &Connection, stream: &Stream, subject: &str) -> Result<Option<u64>, FleetError> {
+    match connection.answer(stream.get_last_raw_message_by_subject(subject)).await? {
+        Ok(message) => Ok(Some(message.sequence)),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            LastRawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            _ => Err(connection.explain(error)),
+        },
     }
 }
 

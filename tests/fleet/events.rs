@@ -203,7 +203,7 @@ fn the_leader_of_three_servers_is_killed_and_no_event_is_lost() {
     servers[at].kill();
     next = load(&sink, next, 20_000, Duration::from_secs(5));
     let status = drained(&sink);
-    assert_eq!((status.written, dropped(&status)), (next as u64, 0));
+    assert_eq!((status.written, dropped(&status)), (next as u64, 0), "{status:?}");
     each_once(&numbers(&urls[(at + 1) % 3]), next);
 }
 

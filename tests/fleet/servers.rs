@@ -4,10 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use spiked::config::FleetConfig;
 
-use super::common::{self, skip, wait_until};
+use super::common::{self, skip, wait_for, wait_until};
 
 /// Version of the server that `.ci/run` installs, in the name of its folder.
 const INSTALLED: &str = "target/tools/nats-2.15.1/bin/nats-server";
@@ -27,8 +28,18 @@ pub fn nats_server() -> Option<PathBuf> {
     found
 }
 
+/// A port that nothing listens on, each time another one. It is below those that the system gives to connections, which could take it
+/// before a server does.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes begin at different ports.
+    let begin = std::process::id().wrapping_mul(101);
+    wait_for("a free port", || {
+        let port = FIRST + (begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT) as u16;
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    })
 }
 
 /// A server; killed when dropped.
@@ -130,7 +141,7 @@ pub fn fleet(arguments: &[&str]) -> Output {
 /// Runs `spiked fleet init` until the servers have agreed on a leader, then returns its output.
 pub fn init(url: &str, more: &[&str]) -> Output {
     let arguments = [&["init", "--server", url, "--events-mib", "512", "--results-mib", "512"], more].concat();
-    common::wait_for("spiked fleet init succeeds", || Some(fleet(&arguments)).filter(|output| output.status.code() != Some(4)))
+    wait_for("spiked fleet init succeeds", || Some(fleet(&arguments)).filter(|output| output.status.code() != Some(4)))
 }
 
 /// The texts of the events that `spiked fleet tail` prints.
