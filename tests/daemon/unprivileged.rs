@@ -156,7 +156,7 @@ fn settings(folder: &Path, input: &str) -> std::path::PathBuf {
     let (events, status) = (at("events.json"), at("status.json"));
     let text = format!(
         "{input}[[sinks]]\ntype = \"file\"\npath = \"{events}\"\nevents = [\"detection\", \"stream\"]\n\
-         [process]\nstatus_file = \"{status}\"\n"
+         [metrics]\naddress = \"127.0.0.1:0\"\n[process]\nstatus_file = \"{status}\"\n"
     );
     fs::write(folder.join("spiked.toml"), text).unwrap();
     folder.join("spiked.toml")
