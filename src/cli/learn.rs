@@ -177,10 +177,11 @@ fn output(args: &Args) -> Result<&Path> {
 /// The model's layout with the slots masked that the new neurons ignore.
 fn masked(args: &Args, model: &Model, by_default: &[&str]) -> Result<Layout> {
     let mut layout = model.layout.clone();
-    let by_default: Vec<String> = by_default.iter().map(ToString::to_string).collect();
-    let names = if args.mask.is_empty() { &by_default } else { &args.mask };
-    if *names != ["none"] {
-        mask(&mut layout, names)?;
+    if args.mask.is_empty() {
+        // A model may lack some of these slots.
+        by_default.iter().for_each(|name| drop(layout.mask(name)));
+    } else if args.mask != ["none"] {
+        mask(&mut layout, &args.mask)?;
     }
     Ok(layout)
 }

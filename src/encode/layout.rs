@@ -449,7 +449,8 @@ impl Layout {
             }
         }
         if self.masked.len() == before {
-            let groups: Vec<_> = Group::ALL.iter().map(|g| g.name()).collect();
+            let present = |group: &&Group| self.data.slots.iter().any(|slot| slot.group == **group);
+            let groups: Vec<_> = Group::ALL.iter().filter(present).map(|group| group.name()).collect();
             return Err(LayoutError::Unknown(name.into(), groups.join(", ")));
         }
         Ok(())

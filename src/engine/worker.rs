@@ -102,6 +102,8 @@ const READ_AHEAD: usize = 2;
 struct Inbox {
     /// By batch number: the number of the first packet, and the batch.
     ready: BTreeMap<u64, (u64, Arc<RoutedBatch>)>,
+    /// Number of batches received, handled or not.
+    received: u64,
     /// Known when the source has ended.
     batches: Option<u64>,
 }
@@ -111,6 +113,7 @@ impl Inbox {
         match message {
             Message::Batch { number, first, routed } => {
                 self.ready.insert(number, (first, routed));
+                self.received += 1;
             }
             Message::End { batches } => self.batches = Some(batches),
         }
@@ -149,7 +152,7 @@ impl<'a> Worker<'a> {
             while let Ok(message) = self.inbox.try_recv() {
                 received.receive(message);
             }
-            if received.batches.is_none() && self.fill(feed, received.ready.len()) {
+            if received.batches.is_none() && self.fill(feed, &received) {
                 continue;
             }
             if let Some((first, routed)) = received.ready.remove(&next) {
@@ -177,15 +180,18 @@ impl<'a> Worker<'a> {
         shard.report(0, None, None)
     }
 
-    /// Fills one batch if fewer than enough are `ready`, a batch is free, and the source is available. Returns whether it did.
-    fn fill(&mut self, feed: &Mutex<Feed<'_>>, ready: usize) -> bool {
+    /// Fills one batch if fewer than enough are ready, a batch is free, and the source is available. Returns whether it did.
+    fn fill(&mut self, feed: &Mutex<Feed<'_>>, inbox: &Inbox) -> bool {
         // Filling from a live source may wait for packets, so batches at hand are handled first.
         let enough = if self.shard.is_live() { 1 } else { READ_AHEAD };
+        let ready = inbox.ready.len();
         if ready >= enough {
             return false;
         }
         let Ok(routed) = self.pool.try_recv() else { return false };
-        match self.lock(feed, ready == 0) {
+        // So are those that another worker has read and is about to send.
+        let is_next = |feed: &MutexGuard<'_, Feed<'_>>| !self.shard.is_live() || feed.next_batch == inbox.received;
+        match self.lock(feed, ready == 0).filter(is_next) {
             Some(feed) => {
                 self.read(feed, routed);
                 true
@@ -241,5 +247,45 @@ impl<'a> Worker<'a> {
         }
         let report = self.shard.report(queue, clock, lag);
         let _ = self.output.send(WorkerOutput { batch: number, out, report });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::{FrameBatch, Nanos};
+    use crate::engine::{EngineSettings, WorkerSet};
+    use crate::model::Model;
+
+    /// A live source that ends at once, and counts how often it is asked.
+    struct Asked(u32);
+
+    impl Source for Asked {
+        fn fill(&mut self, _: &mut FrameBatch) -> Result<bool, CaptureError> {
+            self.0 += 1;
+            Ok(false)
+        }
+
+        fn clock(&self) -> Option<Nanos> {
+            Some(Nanos(0))
+        }
+    }
+
+    #[test]
+    fn no_worker_waits_for_frames_while_it_has_a_batch_to_come() {
+        let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![Arc::new(Model::built_in().unwrap())]) };
+        let mut source = Asked(0);
+        let feed = Mutex::new(Feed::new(&mut source));
+        // Another worker has read a batch and not sent it yet.
+        feed.lock().next_batch = 1;
+        let mut worker = WorkerSet::new(&settings, true).workers.remove(0);
+        let mut inbox = Inbox::default();
+        assert!(!worker.fill(&feed, &inbox));
+        inbox.receive(Message::Batch { number: 0, first: 0, routed: Arc::new(RoutedBatch::new(2, 1)) });
+        assert!(!worker.fill(&feed, &inbox), "it is at hand");
+        inbox.ready.clear();
+        assert!(worker.fill(&feed, &inbox), "it was handled");
+        drop(feed);
+        assert_eq!(source.0, 1);
     }
 }

@@ -205,6 +205,13 @@ fn packets_that_can_not_be_learned_are_reported() {
     learn(&shown, &model, &["--packet", "1", "--tolerance", "0.5"]).code(2).stderr(contains("out of range (1 or more"));
     learn(&shown, &model, &[]).code(2);
     assert!(!model.exists());
+    // A model without some of the slots that are masked by default.
+    let scan = Path::new("fixtures/behaviours/train/scan.port-1.pcap.zst");
+    let behaviours = Path::new("config/models/behaviours.safetensors");
+    learn_into(behaviours, scan, &model, &["--filter", "tcp[13] == 2"]).code(2).stderr(contains("carries payload"));
+    learn_into(behaviours, scan, &model, &["--packet", "1", "--mask", "ttl"])
+        .code(2)
+        .stderr(contains("there are link, network, ports, transport, length"));
     learn(&shown, &model, &["--packet", "1"]).code(0);
     let again = ["learn", "--class", "private", "--packet", "1", "--in-place", "--model"];
     spiked().args(again).arg(&model).arg("--from").arg(&shown).assert().code(2).stderr(contains("already has the class"));

@@ -13,8 +13,9 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStoreExt as _, PutPayload};
 
 use super::archives::{archive, failed, jobs, sorted, text};
-use super::common::{skip, spiked, wait_until};
+use super::common::{installed, skip, spiked, wait_until};
 use super::servers::{Server, free_port, init};
+use super::setup::make_certificates;
 
 /// Where `.ci/run` installs the server.
 const INSTALLED: &str = "target/tools/seaweedfs-4.48/bin/weed";
@@ -47,6 +48,11 @@ impl Drop for S3 {
 
 impl S3 {
     fn start(folder: &Path) -> Option<Self> {
+        Self::start_with(folder, &[])
+    }
+
+    /// A server with more options.
+    fn start_with(folder: &Path, more: &[String]) -> Option<Self> {
         let program = weed()?;
         let (home, settings) = (folder.join("s3"), folder.join("s3.json"));
         fs::create_dir_all(&home).expect("a folder");
@@ -70,7 +76,7 @@ impl S3 {
         ] {
             command.arg(format!("-{name}={}", free_port()));
         }
-        command.arg(format!("-dir={}", home.display())).arg(format!("-s3.config={}", settings.display()));
+        command.arg(format!("-dir={}", home.display())).arg(format!("-s3.config={}", settings.display())).args(more);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the S3 server starts");
         let server = Self { child, port };
         // The bucket is created with its first object.
@@ -170,6 +176,35 @@ fn objects_are_read_as_files_are() {
         assert_eq!(one.status.code(), Some(0), "{name}: {one:?}");
         assert!(one.stdout.len() > 100, "{one:?}");
     }
+}
+
+#[test]
+fn a_certificate_of_a_known_authority_is_accepted_and_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    if weed().is_none() || !installed("openssl", "openssl") {
+        return;
+    }
+    make_certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let port = free_port();
+    let tls = [("port.https", port.to_string()), ("cert.file", path("server.pem")), ("key.file", path("server.key"))];
+    let tls = tls.map(|(name, value)| format!("-s3.{name}={value}"));
+    let Some(s3) = S3::start_with(folder.path(), &tls) else { return };
+    let archive = archive(folder.path(), 1, 1);
+    s3.put_folder(&archive, "one");
+    let object = format!("s3://{BUCKET}/one/00000.pcap");
+    let read = |authority: &str| {
+        let mut settings = s3.settings_at(format!("https://127.0.0.1:{port}"));
+        settings[4].1 = "false".into();
+        let mut command = spiked();
+        command.env("SSL_CERT_FILE", path(authority)).args(["read", &object]).envs(settings).output().expect("it runs")
+    };
+    let good = read("good.pem");
+    let files = spiked().arg("read").arg(archive.join("00000.pcap")).output().expect("it runs");
+    assert_eq!((good.status.code(), text(&good.stdout)), (Some(0), text(&files.stdout)), "{good:?}");
+    let other = read("other.pem");
+    assert_eq!(other.status.code(), Some(4), "{other:?}");
+    assert!(text(&other.stderr).contains("ertificate"), "{other:?}");
 }
 
 #[test]

@@ -110,6 +110,12 @@ for name in server operator north; do
   openssl x509 -req -in $name.csr -CA good.pem -CAkey good.key -CAcreateserial -days 2 -extfile $name.ext -out $name.pem
 done"#;
 
+/// Makes the files of [`CERTIFICATES`] in a folder.
+pub fn make_certificates(folder: &Path) {
+    let made = Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder).output().expect("sh");
+    assert!(made.status.success(), "{made:?}");
+}
+
 /// Settings of a daemon that publishes over TLS and trusts the authority `ca`.
 fn tls_settings(folder: &Path, ca: &str, port: u16) -> PathBuf {
     let root = folder.display();
@@ -128,8 +134,7 @@ fn tls_names_the_client_and_a_bad_certificate_shows_in_status_and_metrics() {
     if nats_server().is_none() || !installed("openssl", "openssl") {
         return;
     }
-    let made = Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder.path()).output().expect("sh");
-    assert!(made.status.success(), "{made:?}");
+    make_certificates(folder.path());
     let path = |name: &str| folder.path().join(name).display().to_string();
     let written = folder.path().join("users.conf");
     let files = [path("server.pem"), path("server.key"), path("good.pem")];
