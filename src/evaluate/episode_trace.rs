@@ -202,3 +202,100 @@ pub fn trace_episodes(model: &Arc<Model>, source: &mut dyn Source, intake: &Inta
     engine::run(&settings, source, &mut tracer)?;
     Ok(tracer.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::episode::{EpisodeLayer, EpisodeRule, NamedFlow, Role};
+    use crate::snn::ClassId;
+
+    const TAU: f32 = 30.0;
+
+    fn tracer() -> Tracer {
+        let (neurons, hasher) = (BoundedTable::new(MAX_NEURONS), RandomState::default());
+        Tracer { neurons, hasher, span: None, episodes: Vec::new(), episodes_left_out: 0 }
+    }
+
+    fn flow(source: u32, millis: u64, confidence: f32) -> NamedFlow {
+        let address = |number: u32| Address::from(std::net::IpAddr::from(number.to_be_bytes()));
+        NamedFlow {
+            source: address(source),
+            target: address(0x0a00_0001),
+            port: 80,
+            time: Nanos(millis * 1_000_000),
+            packets: 1,
+            bytes: 60,
+            confidence,
+            again: false,
+        }
+    }
+
+    /// The trace of flows through a layer with one rule.
+    fn trace(flows: impl IntoIterator<Item = NamedFlow>) -> EpisodeTrace {
+        let class = ClassId::new(1);
+        let mut layer = EpisodeLayer::new(&[EpisodeRule { class, role: Role::Source, tau: TAU, threshold: 3.5 }]);
+        let (mut tracer, mut episodes) = (tracer(), Vec::new());
+        for flow in flows {
+            let spikes = layer.observe(class, &flow, &mut episodes);
+            episodes.drain(..).for_each(|episode| tracer.episode(&episode));
+            spikes.iter().flatten().for_each(|spike| tracer.spike(spike));
+        }
+        layer.finish(&mut episodes);
+        episodes.iter().for_each(|episode| tracer.episode(episode));
+        tracer.finish()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn potentials_equal_a_direct_simulation(
+            flows in proptest::collection::vec((1u64..2000, 0.5f32..1.0), 1..3 * MAX_GROUPS),
+        ) {
+            let mut millis = 0;
+            let spikes: Vec<(u64, f32)> = flows.iter().map(|&(pause, confidence)| { millis += pause; (millis, confidence) }).collect();
+            let traced = trace(spikes.iter().map(|&(millis, confidence)| flow(1, millis, confidence)));
+            let neuron = &traced.neurons[0];
+            let decay = |from: u64, to: u64| (-((to - from) as f64) / 1e3 / f64::from(TAU)).exp();
+            let (mut potential, mut last, mut spikes) = (0.0, 0, spikes.into_iter());
+            for group in &neuron.groups {
+                let mut highest: f64 = 0.0;
+                for (number, (millis, confidence)) in spikes.by_ref().take(group.spikes as usize).enumerate() {
+                    potential *= decay(last, millis);
+                    if number == 0 {
+                        proptest::prop_assert!((potential - f64::from(group.before)).abs() < 1e-3, "{} {:?}", potential, group);
+                        proptest::prop_assert_eq!(group.first, Nanos(millis * 1_000_000));
+                    }
+                    potential += f64::from(confidence);
+                    highest = highest.max(potential);
+                    last = millis;
+                }
+                proptest::prop_assert!((potential - f64::from(group.after)).abs() < 1e-3, "{} {:?}", potential, group);
+                proptest::prop_assert!((highest - f64::from(group.highest)).abs() < 1e-3, "{} {:?}", highest, group);
+                proptest::prop_assert_eq!(group.last, Nanos(last * 1_000_000));
+            }
+            proptest::prop_assert!(spikes.next().is_none() && neuron.spikes == flows.len() as u64);
+            proptest::prop_assert!(neuron.groups.len() <= MAX_GROUPS);
+            proptest::prop_assert!(flows.len() > MAX_GROUPS || neuron.groups.len() == flows.len());
+        }
+    }
+
+    #[test]
+    fn neurons_with_an_episode_stay_among_many_others() {
+        let attack = (0..5).map(|i| flow(7, i, 1.0));
+        let others = (0..4 * MAX_NEURONS as u32).map(|host| flow(0x0b00_0000 + host, 1000, 1.0));
+        let traced = trace(attack.chain(others).chain([flow(7, 2000, 1.0)]));
+        assert_eq!((traced.neurons.len(), traced.neurons_left_out), (MAX_NEURONS, 3 * MAX_NEURONS as u64 + 1));
+        let first = &traced.neurons[0];
+        assert_eq!((first.host.to_string().as_str(), first.fired, first.spikes), ("0.0.0.7", true, 6));
+        assert!(traced.neurons[1..].iter().all(|neuron| !neuron.fired));
+    }
+
+    #[test]
+    fn episodes_have_the_time_at_which_they_fired_and_their_end() {
+        let hosts = MAX_EPISODES as u32 + 3;
+        let traced = trace((0..5).flat_map(|i| (0..hosts).map(move |host| flow(host, i * 100, 1.0))));
+        assert_eq!((traced.episodes.len(), traced.episodes_left_out), (MAX_EPISODES, 3));
+        for TracedEpisode { fired, episode } in &traced.episodes {
+            assert_eq!((episode.state, *fired, episode.end), (EpisodeState::End, Nanos(300_000_000), Nanos(400_000_000)));
+        }
+    }
+}

@@ -23,6 +23,8 @@ const BAR: f64 = 4.0;
 const GAP: f64 = 10.0;
 /// Spikes within one column are drawn as one; a decaying potential has a point in each.
 const COLUMN: f64 = 2.0;
+/// Shortest time shown, in nanoseconds: 1 ms.
+const SHORTEST: u64 = 1_000_000;
 /// Highest potential of a strip, relative to the threshold, unless the neuron's is higher.
 const HEADROOM: f32 = 1.25;
 
@@ -43,33 +45,35 @@ pub fn section(model: &Model, capture: &str, trace: &EpisodeTrace) -> String {
 fn explanation(model: &Model, capture: &str, picture: &Picture<'_>) -> String {
     let trace = picture.trace;
     let both = |rule: &EpisodeRule| model.episodes.iter().any(|other| other.class == rule.class && other.role != rule.role);
-    let sources = Role::Target.least_sources(true);
+    let sources = if model.episodes.iter().any(both) {
+        let least = Role::Target.least_sources(true);
+        format!(" Where a class has neurons of both roles, a target's fires only after spikes from {least} sources.")
+    } else {
+        String::new()
+    };
     let mut out = format!(
-        "<p>The second layer of the model has one leaky neuron for each host, class and role: the source begins the flows, the target receives \
-         them. Each strip is one neuron over the time of the packets. A spike (a tick below the strip) is a flow of the class, with a confidence \
-         of {MIN_CONFIDENCE} or more, or one whose packets go on; it adds its confidence to the potential (the line). Between spikes the potential \
-         decays, to 37 % in the time constant tau. When it reaches the threshold (dashed), the neuron fires (the dot){}: an episode begins. The \
-         bar goes from the first flow of the episode to its last. The episode ends when no flow has come for tau, and the potential returns \
-         to 0. Heights are logarithmic: log(1 + potential / threshold).</p>\n",
-        if model.episodes.iter().any(both) {
-            format!(", a target's only if {sources} sources or more have excited it where the class has neurons of both roles")
-        } else {
-            String::new()
-        },
+        "<p>An attack has many flows. The second layer of the model finds it with leaky neurons, one for each host, class and role: a source \
+         begins flows, a target receives them. Each strip is one neuron over the time of the packets.</p>\n\
+         <ul><li>A spike (tick below the strip) is a flow of the class, with a confidence of {MIN_CONFIDENCE} or more, or such a flow whose \
+         packets go on. It adds its confidence to the potential (line).</li>\n\
+         <li>Between spikes the potential decays, to 37 % within the time constant tau. Heights are logarithmic: log(1 + potential / threshold).</li>\n\
+         <li>When the potential reaches the threshold (dashed), the neuron fires (dot): an episode begins.{sources}</li>\n\
+         <li>The bar goes from the first flow of the episode to its last. The episode has ended when no flow has come for tau; the potential \
+         is 0 then.</li></ul>\n"
     );
-    let _ = write!(
-        out,
-        "<p>{}: {} of its {} neurons with spikes, those with an episode first, then those with the highest potentials.",
-        name(capture),
-        picture.neurons.len(),
-        thousands(trace.neurons.len() as u64)
-    );
-    if trace.neurons_left_out > 0 {
-        let _ = write!(
+    let (shown, all) = (picture.neurons.len(), thousands(trace.neurons.len() as u64));
+    let _ = match trace.neurons.len() {
+        1 => write!(out, "<p>{}: the only neuron with spikes.", name(capture)),
+        many if many == shown => write!(out, "<p>{}: all {shown} neurons with spikes.", name(capture)),
+        _ => write!(
             out,
-            " Neurons with low potentials were left out {} times, because there were too many.",
-            thousands(trace.neurons_left_out)
-        );
+            "<p>{}: {shown} of {all} neurons with spikes, those with an episode first, then those with the highest potentials.",
+            name(capture)
+        ),
+    };
+    if trace.neurons_left_out > 0 {
+        let left_out = thousands(trace.neurons_left_out);
+        let _ = write!(out, " There were too many to trace all: {left_out} with low potentials are not counted.");
     }
     out + "</p>\n"
 }
@@ -85,17 +89,18 @@ struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
-    /// A picture of the first neurons of the trace, from their first spike until the last has decayed or the capture ends.
+    /// A picture of the first neurons of the trace, from just before their first spike. After the last spike the potentials decay for at most
+    /// the time constant and as long as the spikes took, so that these fill at least half of the picture, or until the capture ends.
     fn new(model: &'a Model, trace: &'a EpisodeTrace) -> Self {
         let neurons = &trace.neurons[..trace.neurons.len().min(NEURONS)];
-        let from = neurons.iter().filter_map(|n| n.groups.first()).map(|group| group.first).min().unwrap_or_default();
-        let last = |neuron: &NeuronTrace| {
-            let last = neuron.groups.last()?.last;
-            Some(end_of(last, &model.episodes[neuron.rule]).min(trace.end).max(last))
-        };
+        let first = neurons.iter().filter_map(|neuron| neuron.groups.first()).map(|group| group.first).min().unwrap_or_default();
+        let last = neurons.iter().filter_map(|neuron| neuron.groups.last()).map(|group| group.last).max().unwrap_or_default();
         // Spikes at one time still need a width.
-        let to = neurons.iter().filter_map(last).max().unwrap_or(from).max(Nanos(from.0.saturating_add(1_000_000)));
-        Self { model, trace, neurons, from, to }
+        let span = last.0.saturating_sub(first.0).max(SHORTEST);
+        let end = |neuron: &NeuronTrace| Some(end_of(neuron.groups.last()?.last, &model.episodes[neuron.rule]));
+        let decayed = neurons.iter().filter_map(end).max().unwrap_or(last).min(trace.end).0;
+        let to = Nanos(decayed.clamp(last.0, last.0.saturating_add(span)).max(first.0.saturating_add(SHORTEST)));
+        Self { model, trace, neurons, from: Nanos(first.0.saturating_sub(span / 40)), to }
     }
 
     fn x(&self, time: Nanos) -> f64 {
@@ -128,7 +133,9 @@ impl<'a> Picture<'a> {
         join_groups(&mut groups, |group| (self.x(group.first) / COLUMN) as u64);
         let threshold = y(rule.threshold);
         self.label(out, top, neuron, rule);
-        let ticks = groups.iter().fold(String::new(), |path, group| path + &format!("M{:.1} {:.1}v{TICK}", self.x(group.first), top + STRIP));
+        let ticks = groups
+            .iter()
+            .fold(String::new(), |path, group| path + &format!("M{:.1} {:.1}v{TICK}", self.x(group.first), top + STRIP));
         let _ = write!(
             out,
             "<rect class=\"strip\" x=\"{LABEL}\" y=\"{top:.1}\" width=\"{WIDTH}\" height=\"{STRIP}\"/>\
@@ -157,7 +164,7 @@ impl<'a> Picture<'a> {
         let lines = [
             ("s n", short(&self.model.classes[rule.class.index()], 32)),
             ("s", format!("{} {}", rule.role.name(), neuron.host)),
-            ("s", format!("threshold {}, tau {} s", rule.threshold, rule.tau)),
+            ("s", format!("threshold {:.1}, tau {:.0} s", rule.threshold, rule.tau)),
             ("s", format!("{spikes}, highest potential {:.1}", neuron.highest)),
         ];
         for (line, (class, text)) in (0u32..).zip(lines) {
@@ -230,10 +237,10 @@ fn table(model: &Model, trace: &EpisodeTrace) -> String {
         return "<p>No neuron fired: there is no episode.</p>\n".into();
     }
     let mut out = String::from(
-        "<div class=\"wide\" role=\"region\" aria-label=\"Episodes\" tabindex=\"0\"><table><caption>Its episodes, as the events of \
-         <code>spiked read --events episodes</code> have them at their end; seconds are those of the picture</caption><thead><tr>\
+        "<div class=\"wide\" role=\"region\" aria-label=\"Episodes\" tabindex=\"0\"><table class=\"episodes\"><caption>Its episodes, as the events of \
+         <code>spiked read --events episodes</code> have them at their end</caption><thead><tr>\
          <th scope=\"col\">class</th><th scope=\"col\">role</th><th scope=\"col\">host</th><th scope=\"col\">peer</th>\
-         <th scope=\"col\">start</th><th scope=\"col\" class=\"n\">seconds</th><th scope=\"col\">end</th><th scope=\"col\" class=\"n\">seconds</th>",
+         <th scope=\"col\">start</th><th scope=\"col\">end</th><th scope=\"col\" class=\"n\">seconds in the picture</th>",
     );
     for column in ["flows", "peers", "ports", "packets", "confidence"] {
         let _ = write!(out, "<th scope=\"col\" class=\"n\">{column}</th>");
@@ -243,15 +250,15 @@ fn table(model: &Model, trace: &EpisodeTrace) -> String {
     for TracedEpisode { episode, .. } in &trace.episodes {
         let _ = writeln!(
             out,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{:.1}</td><td>{}</td><td class=\"n\">{:.1}</td>\
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{:.1} – {:.1}</td>\
              <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.3}</td></tr>",
             name(&model.classes[episode.class.index()]),
             episode.role.name(),
             Text(episode.host.to_string()),
             episode.peer.map_or_else(|| "–".into(), |peer| Text(peer.to_string()).to_string()),
             time_text(episode.start),
-            seconds(episode.start),
             time_text(episode.end),
+            seconds(episode.start),
             seconds(episode.end),
             thousands(episode.flows),
             thousands(episode.peers as u64),
@@ -270,4 +277,99 @@ fn table(model: &Model, trace: &EpisodeTrace) -> String {
 /// A time in UTC, to the second.
 fn time_text(time: Nanos) -> String {
     jiff::Timestamp::from_second((time.0 / 1_000_000_000) as i64).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture::CaptureFile;
+    use crate::evaluate::trace_episodes;
+    use crate::stream::Intake;
+
+    fn behaviours() -> Arc<Model> {
+        Arc::new(Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/models/behaviours.safetensors")).unwrap())
+    }
+
+    fn trace(model: &Arc<Model>, capture: &str) -> EpisodeTrace {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/behaviours/train/{capture}.pcap.zst"));
+        trace_episodes(model, &mut CaptureFile::open(&path).unwrap(), &Intake::default()).unwrap()
+    }
+
+    /// The ends of all marks of a picture.
+    fn marks(picture: &str) -> Vec<(f64, f64)> {
+        let mut marks = Vec::new();
+        for path in picture.split(" d=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            let (mut x, mut y) = (0.0, 0.0);
+            for (at, command) in path.char_indices().filter(|(_, c)| c.is_ascii_alphabetic()) {
+                let rest = path[at + 1..].split(|c: char| c.is_ascii_alphabetic()).next().unwrap();
+                let numbers: Vec<f64> = rest.split(' ').map(|number| number.parse().unwrap()).collect();
+                match command {
+                    'M' | 'L' => (x, y) = (numbers[0], numbers[1]),
+                    'H' => x = numbers[0],
+                    'V' => y = numbers[0],
+                    'h' => x += numbers[0],
+                    'v' => y += numbers[0],
+                    other => panic!("{other} in {path}"),
+                }
+                marks.push((x, y));
+            }
+        }
+        let value = |tag: &str, name: &str| -> f64 {
+            tag.split(&format!(" {name}=\"")).nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+        };
+        for rect in picture.split("<rect").skip(1) {
+            let (x, y) = (value(rect, "x"), value(rect, "y"));
+            marks.extend([(x, y), (x + value(rect, "width"), y + value(rect, "height"))]);
+        }
+        marks.extend(picture.split("<circle").skip(1).map(|circle| (value(circle, "cx"), value(circle, "cy"))));
+        marks
+    }
+
+    #[test]
+    fn every_mark_lies_within_the_picture() {
+        let model = behaviours();
+        for capture in ["scan.port-1", "flood.syn-2", "slow.http-1", "beacon-1"] {
+            let trace = trace(&model, capture);
+            let drawn = Picture::new(&model, &trace).draw(capture);
+            let size: Vec<f64> = drawn.split('"').nth(3).unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
+            let marks = marks(&drawn);
+            assert!(marks.len() > 50, "{} marks of {capture}", marks.len());
+            for (x, y) in marks {
+                assert!((LABEL..=size[2]).contains(&x) && (0.0..=size[3]).contains(&y), "{x} {y} of {capture} in {size:?}");
+            }
+            assert_eq!(drawn.matches("class=\"episode\"").count(), trace.episodes.len(), "{capture}");
+            assert!(drawn.matches("class=\"strip\"").count() <= NEURONS);
+        }
+    }
+
+    /// Two hours of spikes, far more than a picture has columns, and an episode that ended among them.
+    #[test]
+    fn long_captures_make_no_larger_pictures() {
+        let model = behaviours();
+        let mut trace = trace(&model, "beacon-1");
+        let group = |seconds: u64| {
+            let time = Nanos(trace.start.0 + seconds * 1_000_000_000);
+            let lasting = seconds < 3600;
+            SpikeGroup { first: time, last: time, spikes: 1, before: 0.0, highest: 1e30, after: 5.0, lasting }
+        };
+        trace.neurons[0].groups = (0..1800).chain(5000..7200).map(group).collect();
+        trace.neurons = vec![trace.neurons[0].clone(); NEURONS + 5];
+        trace.end = Nanos(trace.start.0 + 7_200_000_000_000);
+        let drawn = Picture::new(&model, &trace).draw("long");
+        assert!(drawn.len() < NEURONS * 60_000, "{} bytes", drawn.len());
+        assert_eq!(drawn.matches("class=\"strip\"").count(), NEURONS);
+        for (x, y) in marks(&drawn) {
+            assert!((LABEL..=LABEL + WIDTH + MARGIN).contains(&x) && y >= 0.0, "{x} {y}");
+        }
+    }
+
+    #[test]
+    fn captures_without_a_spike_say_so() {
+        let model = behaviours();
+        let section = section(&model, "<b>", &EpisodeTrace::default());
+        assert!(section.contains("No flow of <bdi>&lt;b&gt;</bdi>"), "{section}");
+    }
 }
