@@ -68,18 +68,11 @@ pub fn run(args: &Args) -> Result<Exit> {
     } else {
         None
     };
-    let mut traces = None;
-    if let Some(path) = &args.raster {
-        let (all, whole) = trace(args, &model, path)?;
-        traces = Some(all);
-        if !whole {
-            exit = Exit::Partly;
-        }
+    let traces = args.raster.as_ref().map(|path| CaptureTraces::new(args, &model, path)).transpose()?;
+    if traces.as_ref().is_some_and(|traces| traces.cut) {
+        exit = Exit::Partly;
     }
-    let raster = args.raster.as_ref().zip(traces.as_ref()).map(|(path, (streams, episodes))| {
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Raster::new(&model, name, streams, episodes.as_ref())
-    });
+    let raster = traces.as_ref().map(|traces| traces.raster(&model));
     let page = report::page(&model, measurements.as_ref(), raster.as_ref());
     std::fs::write(&args.out, &page).with_context(|| OutputError::to(&args.out, "the page"))?;
     if !args.source.quiet {
@@ -88,25 +81,40 @@ pub fn run(args: &Args) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Traces the first packets of a capture and, if the model has episodes, those of the whole capture. The second value is whether the capture
-/// could be read as far as that.
-fn trace(args: &Args, model: &Arc<Model>, path: &Path) -> Result<((Vec<StreamTrace>, Option<EpisodeTrace>), bool)> {
-    let intake = args.source.intake.intake()?;
-    let mut file = intake.source(path)?;
-    let streams = trace_streams(model, &mut file, &intake, RASTER_PACKETS)?;
-    let mut cut = file.source().truncation().map(ToString::to_string);
-    let mut episodes = None;
-    if !model.episodes.is_empty() && is_file(path) {
+/// What a raster is drawn of.
+struct CaptureTraces {
+    name: String,
+    /// Streams of the first packets.
+    streams: Vec<StreamTrace>,
+    /// Episodes of the whole capture, if the model has any.
+    episodes: Option<EpisodeTrace>,
+    /// Whether the capture is cut before the last of these.
+    cut: bool,
+}
+
+impl CaptureTraces {
+    fn new(args: &Args, model: &Arc<Model>, path: &Path) -> Result<Self> {
+        let intake = args.source.intake.intake()?;
         let mut file = intake.source(path)?;
-        episodes = Some(trace_episodes(model, &mut file, &intake)?);
-        cut = file.source().truncation().map(ToString::to_string);
-    } else if !model.episodes.is_empty() {
-        eprintln!("spiked: {}: not a file that can be read twice; its episodes are not drawn", path.display());
+        let streams = trace_streams(model, &mut file, &intake, RASTER_PACKETS)?;
+        let mut episodes = None;
+        if !model.episodes.is_empty() && is_file(path) {
+            file = intake.source(path)?;
+            episodes = Some(trace_episodes(model, &mut file, &intake)?);
+        } else if !model.episodes.is_empty() {
+            eprintln!("spiked: {}: can't be read twice, so its episodes are not drawn", path.display());
+        }
+        let cut = file.source().truncation();
+        if let Some(cut) = cut {
+            eprintln!("spiked: {}: {cut}; packets before the cut are drawn", path.display());
+        }
+        let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { name, streams, episodes, cut: cut.is_some() })
     }
-    if let Some(cut) = &cut {
-        eprintln!("spiked: {}: {cut}; packets before the cut are drawn", path.display());
+
+    fn raster<'a>(&'a self, model: &'a Model) -> Raster<'a> {
+        Raster::new(model, self.name.clone(), &self.streams, self.episodes.as_ref())
     }
-    Ok(((streams, episodes), cut.is_none()))
 }
 
 /// Scores the labelled captures. The second value is whether all labels could be used.

@@ -100,7 +100,8 @@ impl<'a> Picture<'a> {
         let end = |neuron: &NeuronTrace| Some(end_of(neuron.groups.last()?.last, &model.episodes[neuron.rule]));
         let decayed = neurons.iter().filter_map(end).max().unwrap_or(last).min(trace.end).0;
         let to = Nanos(decayed.clamp(last.0, last.0.saturating_add(span)).max(first.0.saturating_add(SHORTEST)));
-        Self { model, trace, neurons, from: Nanos(first.0.saturating_sub(span / 40)), to }
+        let from = Nanos(first.0.saturating_sub(span / 40)).max(trace.start);
+        Self { model, trace, neurons, from, to }
     }
 
     fn x(&self, time: Nanos) -> f64 {
@@ -333,7 +334,9 @@ mod tests {
         let model = behaviours();
         for capture in ["scan.port-1", "flood.syn-2", "slow.http-1", "beacon-1"] {
             let trace = trace(&model, capture);
-            let drawn = Picture::new(&model, &trace).draw(capture);
+            let picture = Picture::new(&model, &trace);
+            assert!(trace.start <= picture.from && picture.to <= trace.end, "seconds are counted from the first packet");
+            let drawn = picture.draw(capture);
             let size: Vec<f64> = drawn.split('"').nth(3).unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
             let marks = marks(&drawn);
             assert!(marks.len() > 50, "{} marks of {capture}", marks.len());
@@ -358,7 +361,9 @@ mod tests {
         trace.neurons[0].groups = (0..1800).chain(5000..7200).map(group).collect();
         trace.neurons = vec![trace.neurons[0].clone(); NEURONS + 5];
         trace.end = Nanos(trace.start.0 + 7_200_000_000_000);
-        let drawn = Picture::new(&model, &trace).draw("long");
+        let picture = Picture::new(&model, &trace);
+        assert_eq!((picture.from, picture.to), (trace.start, trace.end));
+        let drawn = picture.draw("long");
         assert!(drawn.len() < NEURONS * 60_000, "{} bytes", drawn.len());
         assert_eq!(drawn.matches("class=\"strip\"").count(), NEURONS);
         for (x, y) in marks(&drawn) {

@@ -156,7 +156,7 @@ fn episodes_of_the_page_are_those_that_read_finds() {
     let mut piped = spiked();
     piped.args(["report", "--model", "behaviours", "--raster", "-", "--out"]).arg(&out);
     piped.write_stdin(std::fs::read(&capture).unwrap());
-    piped.assert().code(0).stderr(contains("its episodes are not drawn"));
+    piped.assert().code(0).stderr(contains("so its episodes are not drawn"));
     assert!(!std::fs::read_to_string(&out).unwrap().contains("id=\"episodes\""));
 }
 
