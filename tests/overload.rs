@@ -56,7 +56,7 @@ impl Observer for Recorder {
                 let most = self.most.entry(progress.worker).or_default();
                 *most = progress.live.max(*most);
             }
-            Output::Packet(_) | Output::Episode(_) => {}
+            Output::Packet(_) | Output::Episode(_) | Output::Spike { .. } => {}
         }
     }
 }

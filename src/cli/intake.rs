@@ -1,6 +1,8 @@
 //! Options for how packets are read and become streams, the same in all commands that read captures: a model learns what `spiked read`
 //! classifies.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 
@@ -72,6 +74,11 @@ impl IntakeOptions {
     pub fn without_interface(self) -> Self {
         Self { interface_in_key: false, ..self }
     }
+}
+
+/// Whether a path can be read again: a file or folder, not standard input, a pipe or a device.
+pub fn is_file(path: &Path) -> bool {
+    path.as_os_str() != "-" && std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() || metadata.is_dir())
 }
 
 #[cfg(test)]

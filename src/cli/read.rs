@@ -507,7 +507,7 @@ impl Observer for ReadObserver<'_> {
             }
             Output::Packet(packet) => self.written = self.write_packet(packet),
             Output::Episode(episode) => self.written = self.episode(episode),
-            Output::Progress(_) => {}
+            Output::Progress(_) | Output::Spike { .. } => {}
         }
     }
 }

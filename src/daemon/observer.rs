@@ -152,6 +152,7 @@ impl Observer for EventObserver {
             Output::Packet(packet) => self.packet(packet),
             Output::Episode(episode) => self.episode(episode),
             Output::Progress(progress) => self.progress(progress),
+            Output::Spike { .. } => {}
         }
     }
 }

@@ -50,7 +50,11 @@ impl<'a> EpisodeObserver<'a> {
             self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
         }
         let flow = named_flow(verdict, *again);
-        self.emit(number, verdict.packet, |layer, found| layer.observe(class, &flow, found));
+        let mut spikes = [None; 2];
+        self.emit(number, verdict.packet, |layer, found| spikes = layer.observe(class, &flow, found));
+        for spike in spikes.into_iter().flatten() {
+            self.inner.observe(Output::Spike { spike, model_index: number });
+        }
     }
 
     /// Lets `step` work on the neurons of a model, and passes on the episodes that it finds.
@@ -98,7 +102,7 @@ impl Observer for EpisodeObserver<'_> {
                     self.advance(now);
                 }
             }
-            Output::Verdict { .. } | Output::Packet(_) | Output::Episode(_) => self.inner.observe(output),
+            Output::Verdict { .. } | Output::Packet(_) | Output::Episode(_) | Output::Spike { .. } => self.inner.observe(output),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capture::{InterfaceId, LinkType, Nanos};
-use crate::episode::Episode;
+use crate::episode::{Episode, InputSpike};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
 use crate::snn::ClassId;
@@ -154,6 +154,13 @@ pub enum Output<'a> {
     },
     /// An episode has begun, lasts, or has ended. It comes after the verdict that caused it.
     Episode(&'a EpisodeOutput),
+    /// A flow has excited a neuron of episodes. It comes after the episode that begins with it.
+    Spike {
+        /// What the flow added to the neuron.
+        spike: InputSpike,
+        /// Index of the model in [`super::EngineSettings::models`].
+        model_index: usize,
+    },
     /// A packet of a stream with a class; only if [`super::EngineSettings::keep_packets`] is above 0.
     Packet(&'a EvidencePacket),
     /// A worker has handled a batch. Live sources have batches without frames when no packets arrive.

@@ -48,6 +48,23 @@ pub struct NamedFlow {
     pub again: bool,
 }
 
+/// What a flow added to the potential of one neuron.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputSpike {
+    /// Index of the neuron's rule in [`crate::model::Model::episodes`].
+    pub rule: usize,
+    /// The host of the neuron.
+    pub host: Address,
+    /// Time of the spike; that of the last one before if the clock was set back.
+    pub time: Nanos,
+    /// Potential just before the spike.
+    pub before: f32,
+    /// Potential with the spike.
+    pub after: f32,
+    /// Whether the neuron has an episode now.
+    pub lasting: bool,
+}
+
 /// What happened to an episode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpisodeState {
@@ -218,24 +235,28 @@ impl EpisodeLayer {
         self.lasting.len()
     }
 
-    /// Adds the spike of a flow of `class`. Appends the episodes that it begins or updates to `out`, after those that ended before.
+    /// Adds the spike of a flow of `class`. Appends the episodes that it begins or updates to `out`, after those that ended before. Returns
+    /// the spikes of the neurons that it excites.
     ///
     /// The flow excites the neurons of its source and of its target, as far as the class has rules for them. If one of the two has an
     /// episode, the flow belongs to that and does not excite the other, so that one attack is one episode.
-    pub fn observe(&mut self, class: ClassId, flow: &NamedFlow, out: &mut Vec<Episode>) {
+    pub fn observe(&mut self, class: ClassId, flow: &NamedFlow, out: &mut Vec<Episode>) -> [Option<InputSpike>; 2] {
         self.advance(flow.time, out);
         let mut of_class = (0..self.rules.len()).filter(|&rule| self.rules[rule].class == class);
         let rules = [of_class.next(), of_class.next()];
         if let Some(rule) = rules.into_iter().flatten().find(|&rule| self.has_episode(rule, flow)) {
-            self.excite(rule, 1, flow, out);
-            return;
+            return [Some(self.excite(rule, 1, flow, out)), None];
         }
         let both = rules[1].is_some();
-        for rule in rules.into_iter().flatten() {
-            if self.excite(rule, self.rules[rule].role.least_sources(both), flow, out) {
+        let mut spikes = [None; 2];
+        for (spike, rule) in spikes.iter_mut().zip(rules.into_iter().flatten()) {
+            let excited = self.excite(rule, self.rules[rule].role.least_sources(both), flow, out);
+            *spike = Some(excited);
+            if excited.lasting {
                 break;
             }
         }
+        spikes
     }
 
     /// The key of the neuron that a flow excites by a rule.
@@ -248,9 +269,8 @@ impl EpisodeLayer {
         self.neurons.get_mut(key).is_some_and(|neuron| neuron.reported.is_some())
     }
 
-    /// Adds the spike of a flow to the neuron of one rule, which can fire if `least` peers or more have excited it. Returns whether an episode
-    /// begins.
-    fn excite(&mut self, number: usize, least: usize, flow: &NamedFlow, out: &mut Vec<Episode>) -> bool {
+    /// Adds the spike of a flow to the neuron of one rule, which can fire if `least` peers or more have excited it.
+    fn excite(&mut self, number: usize, least: usize, flow: &NamedFlow, out: &mut Vec<Episode>) -> InputSpike {
         let rule = &self.rules[number];
         let (host, peer) = (rule.role.of(flow.source, flow.target), rule.role.of(flow.target, flow.source));
         let (key, peer_hash) = (self.key(number, flow), self.hasher.hash_one(peer));
@@ -259,6 +279,7 @@ impl EpisodeLayer {
         if neuron.reported.is_none() && neuron.potential < RESTING {
             *neuron = EpisodeNeuron::new(number, host, flow);
         }
+        let before = neuron.potential;
         neuron.potential += flow.confidence;
         neuron.last = neuron.last.max(flow.time);
         neuron.spikes += 1;
@@ -272,16 +293,19 @@ impl EpisodeLayer {
         neuron.ports.insert(u64::from(flow.port));
         let fires = neuron.potential >= rule.threshold && neuron.peers.0.len() >= least;
         let state = match neuron.reported {
-            None if fires && self.lasting.len() < MAX_EPISODES => EpisodeState::Begin,
-            Some(reported) if flow.time.0.saturating_sub(reported.0) >= UPDATE => EpisodeState::Update,
-            _ => return false,
+            None if fires && self.lasting.len() < MAX_EPISODES => Some(EpisodeState::Begin),
+            Some(reported) if flow.time.0.saturating_sub(reported.0) >= UPDATE => Some(EpisodeState::Update),
+            _ => None,
         };
-        neuron.reported = Some(flow.time);
-        out.push(neuron.episode(rule, state, flow.time));
-        if state == EpisodeState::Begin {
+        if let Some(state) = state {
+            neuron.reported = Some(flow.time);
+            out.push(neuron.episode(rule, state, flow.time));
+        }
+        if state == Some(EpisodeState::Begin) {
             self.lasting.push(key);
         }
-        state == EpisodeState::Begin
+        let lasting = neuron.reported.is_some();
+        InputSpike { rule: number, host, time: neuron.last, before, after: neuron.potential, lasting }
     }
 
     /// Ends the episodes whose last flow is more than their time constant before `now`; at most once a second.
@@ -341,7 +365,9 @@ mod tests {
     /// The episodes of flows of class 1.
     fn episodes(layer: &mut EpisodeLayer, flows: impl IntoIterator<Item = NamedFlow>) -> Vec<Episode> {
         let mut out = Vec::new();
-        flows.into_iter().for_each(|flow| layer.observe(ClassId::new(1), &flow, &mut out));
+        for flow in flows {
+            layer.observe(ClassId::new(1), &flow, &mut out);
+        }
         layer.finish(&mut out);
         out
     }
@@ -420,22 +446,52 @@ mod tests {
     fn an_episode_ends_after_its_time_constant() {
         let mut layer = layer(Role::Source);
         let mut out = Vec::new();
-        (0..10).for_each(|i| layer.observe(ClassId::new(1), &flow(5, 1, i, f64::from(i)), &mut out));
+        for i in 0..10 {
+            layer.observe(ClassId::new(1), &flow(5, 1, i, f64::from(i)), &mut out);
+        }
         assert_eq!(layer.lasting(), 1);
         layer.advance(Nanos(39 * SECOND), &mut out);
         assert_eq!(layer.lasting(), 1, "30 s after the last flow");
         layer.advance(Nanos(41 * SECOND), &mut out);
         assert_eq!((layer.lasting(), out.len()), (0, 2));
         // The next one begins from rest.
-        (0..3).for_each(|i| layer.observe(ClassId::new(1), &flow(5, 1, i, 50.0 + f64::from(i)), &mut out));
+        for i in 0..3 {
+            layer.observe(ClassId::new(1), &flow(5, 1, i, 50.0 + f64::from(i)), &mut out);
+        }
         assert_eq!(out.len(), 2);
     }
 
     #[test]
     fn classes_without_a_rule_have_no_episodes() {
         let (mut layer, mut out) = (layer(Role::Source), Vec::new());
-        (0..100).for_each(|i| layer.observe(ClassId::new(0), &flow(5, 1, i, 0.0), &mut out));
+        for i in 0..100 {
+            assert_eq!(layer.observe(ClassId::new(0), &flow(5, 1, i, 0.0), &mut out), [None; 2]);
+        }
         assert!(out.is_empty() && !layer.has_rule(ClassId::new(0)));
+    }
+
+    #[test]
+    fn spikes_tell_the_potential_and_whom_they_excite() {
+        let (mut layer, mut out) = (layer_of_both(), Vec::new());
+        let mut spikes = Vec::new();
+        let mut excite = |source, seconds, confidence| {
+            let flow = NamedFlow { confidence, ..flow(source, 1, 80, seconds) };
+            let excited = layer.observe(ClassId::new(1), &flow, &mut out);
+            spikes.extend(excited.into_iter().flatten());
+            excited.map(|spike| spike.map(|spike| (spike.rule, spike.host.to_string(), spike.lasting)))
+        };
+        let source = |lasting| Some((0, "10.0.0.5".to_string(), lasting));
+        let target = |lasting| Some((1, "10.0.1.1".to_string(), lasting));
+        let flows = [(0.0, 1.0), (3.5, 0.6), (3.5, 0.9), (20.0, 1.0), (21.0, 1.0)];
+        for (seconds, confidence) in flows {
+            assert_eq!(excite(5, seconds, confidence), [source(false), target(false)]);
+        }
+        assert_eq!(excite(5, 21.5, 1.0), [source(true), None], "one source fires alone");
+        assert_eq!(excite(5, 22.0, 1.0), [source(true), None], "its further flows are its own");
+        let direct = |at: f64| flows.iter().map(|&(t, w)| f64::from(w) * (-(at - t) / 30.0).exp()).sum::<f64>();
+        let last = spikes.iter().rev().find(|spike| spike.rule == 1).expect("the target was excited");
+        assert!((f64::from(last.after) - direct(21.0)).abs() < 1e-5, "{last:?}");
+        assert!((last.after - last.before - 1.0).abs() < 1e-6, "{last:?}");
     }
 
     #[test]
@@ -443,7 +499,9 @@ mod tests {
         let (mut layer, mut out) = (layer(Role::Target), Vec::new());
         for host in 0..100_000u32 {
             let target = Address::from(std::net::IpAddr::from(host.to_be_bytes()));
-            (0..5).for_each(|_| layer.observe(ClassId::new(1), &NamedFlow { target, ..flow(1, 1, 1, 1.0) }, &mut out));
+            for _ in 0..5 {
+                layer.observe(ClassId::new(1), &NamedFlow { target, ..flow(1, 1, 1, 1.0) }, &mut out);
+            }
         }
         assert_eq!(layer.lasting(), MAX_EPISODES);
         assert!(layer.neurons.len() <= MAX_NEURONS);

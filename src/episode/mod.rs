@@ -14,5 +14,5 @@
 mod layer;
 mod rule;
 
-pub use layer::{Episode, EpisodeLayer, EpisodeState, NamedFlow};
+pub use layer::{Episode, EpisodeLayer, EpisodeState, InputSpike, NamedFlow};
 pub use rule::{EpisodeRule, MIN_CONFIDENCE, Role};

@@ -3,6 +3,7 @@
 //! Input: a model or training settings, and a [`crate::train::Corpus`]. Output: [`StreamOutcome`]s and a [`Report`].
 
 mod contribution;
+mod episode_trace;
 mod harm;
 mod hyperactive;
 mod interval;
@@ -15,6 +16,7 @@ mod trace;
 mod validate;
 
 pub use contribution::{Contribution, contributions};
+pub use episode_trace::{EpisodeTrace, NeuronTrace, SpikeGroup, TracedEpisode, join_groups, trace_episodes};
 pub use harm::{Before, Harm, MAX_CLAIMED, MAX_SILENCED, harm_on_reference};
 pub use hyperactive::{Claims, HyperactiveNeuron, hyperactive};
 pub use interval::{Interval, ResamplingUnit, macro_f1_interval, wilson};

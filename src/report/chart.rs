@@ -20,9 +20,7 @@ impl Axis {
     /// An axis from 0 to a round number that is at least `largest`, in at most five steps; labels are multiplied by `scale`.
     pub fn upto(title: &'static str, largest: f64, scale: f64) -> Self {
         let largest = if largest > 0.0 { largest } else { 1.0 };
-        let power = 10f64.powf((largest / 5.0).log10().floor());
-        let step =
-            [1.0, 2.0, 2.5, 5.0, 10.0].map(|s| s * power).into_iter().find(|s| s * 5.0 >= largest * 0.999).unwrap_or(power);
+        let step = round_step(largest);
         let steps = (largest / step - 0.001).ceil().max(1.0) as usize;
         let places = if step * scale < 0.1 { 2 } else { usize::from((step * scale).fract() > 1e-9) };
         let ticks = (0..=steps).map(|i| i as f64 * step).map(|at| (at, format!("{:.places$}", at * scale))).collect();
@@ -42,6 +40,12 @@ impl Axis {
         }
         ((value - ends.0) / (ends.1 - ends.0)).clamp(0.0, 1.0)
     }
+}
+
+/// The smallest round number of which five steps cover a range; the range is above 0.
+pub fn round_step(range: f64) -> f64 {
+    let power = 10f64.powf((range / 5.0).log10().floor());
+    [1.0, 2.0, 2.5, 5.0, 10.0].map(|s| s * power).into_iter().find(|s| s * 5.0 >= range * 0.999).unwrap_or(power)
 }
 
 /// A plot and its marks.

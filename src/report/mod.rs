@@ -1,4 +1,4 @@
-//! Report of a model as one self-contained page: figures, curves, tables, receptive fields, a spike raster.
+//! Report of a model as one self-contained page: figures, curves, tables, receptive fields, a spike raster, episodes.
 //!
 //! Input: a model, optionally with measurements. Output: HTML with its style and pictures embedded, and without scripts. All untrusted text
 //! is escaped by `markup`.
@@ -6,6 +6,7 @@
 mod card;
 mod chart;
 mod confusable;
+mod episodes;
 mod markup;
 mod raster;
 mod receptive;
@@ -128,6 +129,9 @@ pub fn page(model: &Model, measured: Option<&Measurements>, raster: Option<&Rast
     }
     if let Some(r) = raster {
         add("raster", "Spike raster", sections::raster(r));
+        if let Some(trace) = r.episodes {
+            add("episodes", "Episodes", episodes::section(model, &r.capture, trace));
+        }
     }
     add("fields", "Receptive fields", sections::fields(&cards));
     add("how", "How to read this page", sections::how(measured));

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::encode::SILENT;
-use crate::evaluate::{StreamTrace, TracePacket};
+use crate::evaluate::{EpisodeTrace, StreamTrace, TracePacket};
 use crate::model::Model;
 use crate::snn::{ClassId, NeuronId};
 use crate::stream::Basis;
@@ -35,11 +35,13 @@ pub struct Raster<'a> {
     packets: Vec<(usize, &'a TracePacket)>,
     /// Number of packets of the capture that were scored, shown or not.
     pub scored: usize,
+    /// Trace of the model's episodes; `None` if it has none.
+    pub episodes: Option<&'a EpisodeTrace>,
 }
 
 impl<'a> Raster<'a> {
     /// Chooses the streams and packets of the traces `all` that are shown.
-    pub fn new(model: &'a Model, capture: String, all: &'a [StreamTrace]) -> Self {
+    pub fn new(model: &'a Model, capture: String, all: &'a [StreamTrace], episodes: Option<&'a EpisodeTrace>) -> Self {
         let mut of_class = vec![0usize; model.classes.len()];
         let few = |s: &&StreamTrace| {
             s.leader.is_some_and(|l| {
@@ -53,7 +55,7 @@ impl<'a> Raster<'a> {
         packets.truncate(PACKETS);
         streams.truncate(packets.iter().map(|p| p.0 + 1).max().unwrap_or(0));
         let scored = all.iter().map(|s| s.scored.len()).sum();
-        Self { model, capture, streams, packets, scored }
+        Self { model, capture, streams, packets, scored, episodes }
     }
 
     /// Number of packets shown.
@@ -254,7 +256,7 @@ mod tests {
     fn every_mark_lies_within_the_picture() {
         let model = Model::built_in().unwrap();
         let streams = traces(&model, usize::MAX);
-        let raster = Raster::new(&model, "mixed".into(), &streams);
+        let raster = Raster::new(&model, "mixed".into(), &streams, None);
         assert!(raster.shown() > 50 && raster.shown() <= PACKETS && raster.streams.len() <= STREAMS);
         let picture = raster.draw();
         let size: Vec<f64> = picture.split('"').nth(3).unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
@@ -276,7 +278,7 @@ mod tests {
         let model = Model::built_in().unwrap();
         let streams = traces(&model, usize::MAX);
         let dns = streams.iter().find(|s| s.name.to_string().contains(":53 ")).unwrap();
-        let raster = Raster::new(&model, "mixed".into(), &streams);
+        let raster = Raster::new(&model, "mixed".into(), &streams, None);
         assert_eq!(raster.verdict(dns).0, Some("dns"));
         assert_eq!(traces(&model, 7).iter().map(|s| s.scored.len()).sum::<usize>(), 7);
     }

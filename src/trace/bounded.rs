@@ -71,6 +71,11 @@ impl<V: Activity> BoundedTable<V> {
         self.entries.len()
     }
 
+    /// The entries, in no particular order.
+    pub fn into_values(self) -> impl Iterator<Item = V> {
+        self.entries.into_iter().map(|(_, value)| value)
+    }
+
     pub fn take_evicted(&mut self) -> u64 {
         std::mem::take(&mut self.evicted)
     }

@@ -113,6 +113,53 @@ fn cut_captures_and_unfit_labels_are_reported() {
     spiked().args(["report", "--out"]).arg(&out).assert().failure().stderr(contains("can't write the page"));
 }
 
+/// Text of the cells of each row of a table's body.
+fn rows(table: &str) -> Vec<Vec<String>> {
+    let body = table.split("<tbody>").nth(1).unwrap().split("</tbody>").next().unwrap();
+    let text = |cell: &str| cell.split(['<', '>']).skip(2).step_by(2).collect::<String>();
+    let cells = |row: &str| row.split("<td").skip(1).map(|cell| text(&format!("<td{cell}"))).collect();
+    body.split("<tr>").skip(1).map(cells).collect()
+}
+
+#[test]
+fn episodes_of_the_page_are_those_that_read_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("r.html");
+    for capture in ["train/scan.port-1", "train/flood.syn-2", "train/beacon-1"] {
+        let capture = fixture(&format!("behaviours/{capture}.pcap.zst"));
+        let capture = capture.to_str().unwrap();
+        let page = page(&["--model", "behaviours", "--raster", capture], &out);
+        assert_well_formed(&page);
+        assert_self_contained(&page);
+        let section = page.split("<section id=\"episodes\">").nth(1).expect("a section").split("</section>").next().unwrap();
+        let read =
+            spiked().args(["read", "--model", "behaviours", "--format", "jsonl", "--events", "episodes", capture]).output();
+        let events = String::from_utf8(read.unwrap().stdout).unwrap();
+        let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["spiked"].clone());
+        let word = |event: &serde_json::Value, key: &str| match &event[key] {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Null => "–".into(),
+            number => number.to_string(),
+        };
+        let keys = ["class", "role", "host", "peer", "flows", "peers", "ports", "packets"];
+        let ends: Vec<Vec<String>> =
+            events.filter(|event| event["state"] == "end").map(|event| keys.map(|key| word(&event, key)).to_vec()).collect();
+        let shown = rows(section)
+            .into_iter()
+            .map(|row| [0, 1, 2, 3, 7, 8, 9, 10].map(|column: usize| row[column].replace('\u{202f}', "")).to_vec());
+        assert!(!ends.is_empty(), "no episode in {capture}");
+        assert_eq!(shown.collect::<Vec<_>>(), ends, "{capture}");
+    }
+    let capture = fixture("captures/mixed.pcapng");
+    let without = page(&["--raster", capture.to_str().unwrap()], &out);
+    assert!(without.contains("id=\"raster\"") && !without.contains("id=\"episodes\""));
+    let mut piped = spiked();
+    piped.args(["report", "--model", "behaviours", "--raster", "-", "--out"]).arg(&out);
+    piped.write_stdin(std::fs::read(&capture).unwrap());
+    piped.assert().code(0).stderr(contains("so its episodes are not drawn"));
+    assert!(!std::fs::read_to_string(&out).unwrap().contains("id=\"episodes\""));
+}
+
 #[test]
 fn hostile_names_are_shown_as_text() {
     let folder = tempfile::tempdir().unwrap();

@@ -81,7 +81,7 @@ impl Observer for MetricsObserver<'_> {
             Output::Verdict { verdict, .. } => self.0.verdict(verdict),
             Output::Progress(progress) => self.0.progress(progress),
             Output::Episode(episode) => self.0.episode(episode),
-            Output::Packet(_) => {}
+            Output::Packet(_) | Output::Spike { .. } => {}
         }
     }
 }

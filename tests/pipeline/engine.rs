@@ -16,7 +16,7 @@ use crate::common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, InterfaceId, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
-use spiked::episode::{Episode, EpisodeState};
+use spiked::episode::{Episode, EpisodeState, InputSpike};
 use spiked::model::Model;
 use spiked::packet::{Direction, KeyKind, StreamKey};
 use spiked::snn::ClassId;
@@ -59,6 +59,7 @@ struct Recorder {
     verdicts: Vec<Verdict>,
     kept: Vec<EvidencePacket>,
     episodes: Vec<Episode>,
+    input_spikes: Vec<InputSpike>,
     frames: u64,
     timed_out_before_the_end: u64,
     spikes: u64,
@@ -71,6 +72,7 @@ impl Observer for Recorder {
             Output::Verdict { verdict, .. } => self.verdicts.push(verdict.clone()),
             Output::Packet(packet) => self.kept.push(packet.clone()),
             Output::Episode(output) => self.episodes.push(output.episode.clone()),
+            Output::Spike { spike, .. } => self.input_spikes.push(spike),
             Output::Progress(progress) => {
                 self.frames += progress.counters.frames;
                 self.timed_out_before_the_end += progress.counters.timed_out;
@@ -376,15 +378,16 @@ proptest::proptest! {
             let mut source = InBatches::new(frames.clone(), lengths);
             let mut recorder = Recorder::default();
             engine::run(&settings, &mut source, &mut recorder).unwrap();
-            (recorder.verdicts, recorder.episodes)
+            (recorder.verdicts, recorder.episodes, recorder.input_spikes)
         };
         let alone = run(1, vec![FrameBatch::CAPACITY]);
         proptest::prop_assert!(alone.1.iter().any(|e| e.state == EpisodeState::Begin), "no episode in {capture}");
         for workers in [1, 2, 3, 7] {
-            let (verdicts, episodes) = run(workers, lengths.clone());
+            let (verdicts, episodes, spikes) = run(workers, lengths.clone());
             // Without the verdicts in the message, which hold the model.
             proptest::prop_assert!(verdicts == alone.0, "other verdicts with {workers} workers");
             proptest::prop_assert_eq!(&episodes, &alone.1, "{} workers", workers);
+            proptest::prop_assert!(spikes == alone.2, "other spikes with {workers} workers");
         }
     }
 }

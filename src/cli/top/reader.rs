@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::capture::live::LiveSource;
 use crate::capture::{self, CaptureError, CaptureFile, Duplicates, Filtered, InputCounters, InterfaceNames, Source, printable};
 use crate::cli::Exit;
+use crate::cli::intake::is_file;
 use crate::cli::live::{Interfaces, Limited, Limits};
 use crate::engine::{self, EngineSettings, Observer, Output};
 use crate::export::grouped;
@@ -171,11 +172,6 @@ impl Reader {
     }
 }
 
-/// Whether a path can be read again: a file, not standard input, a pipe or a device.
-fn is_file(path: &Path) -> bool {
-    path.as_os_str() != "-" && std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() || metadata.is_dir())
-}
-
 /// What the reading thread works with.
 struct ReadingThread {
     settings: EngineSettings,
@@ -251,7 +247,7 @@ impl Observer for StateObserver<'_> {
             Output::Verdict { verdict, .. } => self.state.lock().verdict(verdict, self.capture.as_ref()),
             Output::Episode(episode) => self.state.lock().episode(episode),
             Output::Progress(progress) => self.state.lock().progress(progress),
-            Output::Packet(_) => {}
+            Output::Packet(_) | Output::Spike { .. } => {}
         }
     }
 }
