@@ -9,7 +9,7 @@ use crate::packet::KeyKind;
 use crate::snn::ClassId;
 
 use super::output::Spike;
-use super::{EpisodeOutput, Observer, Output, Verdict};
+use super::{EpisodeOutput, Observer, Output};
 
 /// Whether a flow with this leading class and confidence excites a neuron of the model's episodes.
 pub(super) fn excites(model: &Model, class: ClassId, confidence: f32) -> bool {
@@ -39,7 +39,7 @@ impl<'a> EpisodeObserver<'a> {
 
     /// Excites the neuron of a flow whose leading class has episodes.
     pub fn spike(&mut self, spike: &Spike) {
-        let Spike { verdict, again } = spike;
+        let verdict = &spike.verdict;
         let Some(class) = verdict.leader.map(|leader| leader.class) else { return };
         let number = verdict.model_index;
         if self.layers.len() <= number {
@@ -49,7 +49,7 @@ impl<'a> EpisodeObserver<'a> {
             self.emit(number, verdict.packet, EpisodeLayer::finish);
             self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
         }
-        let flow = named_flow(verdict, *again);
+        let flow = named_flow(spike);
         let mut spikes = [None; 2];
         self.emit(number, verdict.packet, |layer, found| spikes = layer.observe(class, &flow, found));
         for spike in spikes.into_iter().flatten() {
@@ -78,9 +78,11 @@ impl<'a> EpisodeObserver<'a> {
     }
 }
 
-/// The flow of a verdict.
-fn named_flow(verdict: &Verdict, again: bool) -> NamedFlow {
+/// The flow of a spike.
+fn named_flow(spike: &Spike) -> NamedFlow {
+    let &Spike { ref verdict, arp_hosts, again } = spike;
     let [(source, _), (target, port)] = verdict.key.ends(verdict.first_direction);
+    let [source, target] = arp_hosts.unwrap_or([source, target]);
     NamedFlow {
         source,
         target,

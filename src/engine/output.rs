@@ -2,12 +2,16 @@
 
 use crossbeam_channel::Receiver;
 
+use crate::packet::Address;
+
 use super::episodes::EpisodeObserver;
 use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
 /// A flow whose leading class has episodes.
 pub(super) struct Spike {
     pub verdict: Verdict,
+    /// The hosts that an ARP packet is about; `None` if they are the ends of the verdict's stream.
+    pub arp_hosts: Option<[Address; 2]>,
     /// Whether the flow has spiked before: the packets and bytes of the verdict are those since then.
     pub again: bool,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::encode::{ActiveInputs, Context, Volley};
 use crate::model::Model;
-use crate::packet::Decoder;
+use crate::packet::{Address, Decoder};
 use crate::snn::Potentials;
 use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
 
@@ -272,17 +272,19 @@ impl Scorer {
             return;
         }
         let stream = table.get_mut(at);
-        let again = stream.state.has_spiked();
+        // Each pair of hosts is a flow of its own in the stream of a host's ARP requests.
+        let arp_hosts = packet.headers().arp_hosts(packet.frame().bytes).map(|hosts| hosts.map(Address::from));
+        let again = stream.state.has_spiked() && arp_hosts.is_none();
         stream.state.set_spiked();
         let mut snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
-        if again {
+        if again || arp_hosts.is_some() {
             // Bytes of a stream are known in total only: those of the packets since are taken as of its mean length.
             let packets = u64::from(since).min(snapshot.packets);
             snapshot.bytes = snapshot.bytes * packets / snapshot.packets.max(1);
             snapshot.packets = packets;
         }
         let verdict = Verdict { leader: Some(leader), ..self.verdict(Event::Detection, stream, &snapshot, confidence) };
-        out.spikes.push(Spike { verdict, again });
+        out.spikes.push(Spike { verdict, arp_hosts, again });
     }
 
     /// Ends a stream whose record `at` the table has given to another stream, after scoring the pending packet.
@@ -320,7 +322,7 @@ impl Scorer {
         if !stream.state.has_spiked() && excites(model, leader.class, confidence) {
             stream.state.set_spiked();
             let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
-            out.spikes.push(Spike { verdict, again: false });
+            out.spikes.push(Spike { verdict, arp_hosts: None, again: false });
         }
         if !model.decision.settled_at(&leader, confidence) {
             return;

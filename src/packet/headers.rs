@@ -216,6 +216,10 @@ fn mac(frame: &[u8], at: usize) -> Option<[u8; 6]> {
     frame.get(at..at + 6)?.try_into().ok()
 }
 
+/// Offsets of the protocol addresses of sender and target in an ARP packet for IPv4.
+const ARP_SENDER: usize = 14;
+const ARP_TARGET: usize = 24;
+
 impl Headers {
     /// Headers of a frame in which nothing was found.
     pub(crate) const NONE: Self = Self {
@@ -286,6 +290,15 @@ impl Headers {
     /// The destination IP address.
     pub fn dst_addr(&self, frame: &[u8]) -> Option<IpAddr> {
         self.addr(frame, 16, 24)
+    }
+
+    /// The protocol addresses of the sender and of the target of an ARP packet for IPv4 (RFC 826).
+    pub fn arp_hosts(&self, frame: &[u8]) -> Option<[IpAddr; 2]> {
+        let address = |offset: usize| {
+            let at = usize::from(self.network_at) + offset;
+            Some(IpAddr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?))
+        };
+        if self.network == Network::Arp { Some([address(ARP_SENDER)?, address(ARP_TARGET)?]) } else { None }
     }
 
     /// Source and destination port; 0 if the packet has none or was truncated before them.

@@ -81,14 +81,7 @@ impl Endpoints {
         };
         let (source, destination) = match headers.network {
             _ if headers.later_fragment => return None,
-            Network::Arp => {
-                let at = usize::from(headers.network_at);
-                let address = |at: usize| {
-                    let octets: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
-                    Some(ip(octets.into()))
-                };
-                (address(at + ARP_SENDER)?, address(at + ARP_TARGET)?)
-            }
+            Network::Arp => headers.arp_hosts(frame)?.map(ip).into(),
             _ => (ip(headers.src_addr(frame)?), ip(headers.dst_addr(frame)?)),
         };
         let (source_port, destination_port) = headers.ports(frame);
@@ -96,10 +89,6 @@ impl Endpoints {
         Some(Self { source, destination, source_port, destination_port, protocol, vlans: headers.vlans })
     }
 }
-
-/// Offsets of the protocol addresses of sender and target in an ARP packet for IPv4.
-const ARP_SENDER: usize = 14;
-const ARP_TARGET: usize = 24;
 
 /// What is known of a flow.
 struct Flow {
@@ -217,8 +206,9 @@ impl TraceTable {
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
         flow.closed |= flags & (RST | FIN) != 0;
-        let later = flow.packets > PACKETS;
-        let due = due.unwrap_or(!later || flow.is_due(now));
+        // To the stream table all ARP requests of a host are one stream.
+        let later = flow.packets > PACKETS || (flow.packets == 1 && headers.network == Network::Arp);
+        let due = due.unwrap_or(flow.packets <= PACKETS || flow.is_due(now));
         if !due && !answers && !resets {
             return TraceValues::NONE;
         }

@@ -109,6 +109,21 @@ fn later_packets_have_values_at_each_doubling_and_once_a_second() {
 }
 
 #[test]
+fn each_pair_of_hosts_in_arp_requests_has_values_of_its_own() {
+    let mut table = TraceTable::new(1000);
+    let mut ask = |target: u8, time: u64| {
+        let arp = [[0, 1, 8, 0, 6, 4, 0, 1].as_slice(), &[2; 6], &CLIENT, &[0; 6], &[10, 0, 0, target]].concat();
+        let frame = [[0xff; 6].as_slice(), &[2; 6], &[8, 6], &arp].concat();
+        let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
+        table.observe(&headers, &frame, Nanos(time))
+    };
+    let values: Vec<_> = (0..50).map(|i| ask(i, u64::from(i) * MILLISECOND)).collect();
+    assert!(values.iter().all(|values| values.later() == Some(1)), "though all are one stream");
+    assert!(value(&values[49], "trace.source.peers.10s").unwrap().abs_diff(level(49.0)) <= 1);
+    assert_eq!(ask(7, 60 * MILLISECOND).later(), None, "known");
+}
+
+#[test]
 fn packets_since_the_last_values_add_up() {
     let mut table = TraceTable::new(1000);
     let since = |i: u64| segment(&mut table, (CLIENT, 4000), (SERVER, 80), ACK, i * MILLISECOND).later().unwrap_or(0);

@@ -403,6 +403,18 @@ fn a_slow_scan_is_found_within_ten_probes() {
     assert!(scan.state == EpisodeState::Begin && scan.flows <= 10, "{} flows", scan.flows);
 }
 
+/// All requests of an ARP scan are one stream, and each is about another host.
+#[test]
+fn an_arp_scan_is_an_episode_of_the_host_that_asks() {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let mut source = CaptureFile::open(&fixture("behaviours/train/scan.host-3.pcap.zst")).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let scan = recorder.episodes.iter().rfind(|e| model.classes[e.class.index()] == "scan.host").expect("an episode");
+    assert_eq!(scan.host.to_string(), "172.17.4.47");
+    assert!(scan.peers > 100, "{} peers", scan.peers);
+}
+
 /// Two models, where the second lacks a class.
 static SIDE_BY_SIDE: LazyLock<Models> = LazyLock::new(|| {
     let whole = built_in();
