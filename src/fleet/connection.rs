@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{
     self,
@@ -22,6 +22,11 @@ use crate::config::{FleetConfig, is_token};
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of pings, by which a dead connection is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for which a request is repeated while the servers elect a leader, and the pause before each repetition.
+const ELECTION: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(250);
+/// Part of the answer of servers that have no leader, as for some seconds after one of them has died.
+const NO_LEADER: &str = "(code 503, error code 10008)";
 /// Oldest version of the servers that is supported.
 pub const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 0);
 
@@ -131,6 +136,26 @@ impl Connection {
         tokio::select! {
             answer = request.into_future() => Ok(answer),
             violation = self.errors.violation() => Err(violation),
+        }
+    }
+
+    /// Sends a request, and again for up to [`ELECTION`] while the servers have no leader.
+    ///
+    /// # Errors
+    /// The server does not permit it, or answers with another error.
+    pub async fn request<T, E, F>(&self, request: impl Fn() -> F) -> Result<T, FleetError>
+    where
+        E: std::error::Error,
+        F: IntoFuture<Output = Result<T, E>>,
+    {
+        let end = Instant::now() + ELECTION;
+        loop {
+            match self.answer(request()).await?.map_err(|error| self.explain(error)) {
+                Err(FleetError::Server(text)) if text.contains(NO_LEADER) && Instant::now() < end => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
         }
     }
 

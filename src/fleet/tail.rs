@@ -1,6 +1,6 @@
 //! The events of the fleet, each once, in the order of the stream.
 
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode, Message, consumer::DeliverPolicy, consumer::pull};
 use futures_util::StreamExt as _;
 
@@ -58,19 +58,19 @@ pub(super) async fn read(
     mut each: impl FnMut(&Message) -> bool,
 ) -> Result<(), FleetError> {
     let context = jetstream::new(connection.client.clone());
-    let stream = context.get_stream(part.stream).await.map_err(|error| connection.explain(error))?;
+    let stream = connection.request(|| context.get_stream(part.stream)).await?;
     let end = if part.until_now { last(connection, &stream, &part.subject).await? } else { None };
     if part.until_now && end.is_none() {
         return Ok(());
     }
-    let consumer = stream
-        .create_consumer(pull::OrderedConfig {
+    let consumer = || {
+        stream.create_consumer(pull::OrderedConfig {
             filter_subject: part.subject.clone(),
             deliver_policy: part.deliver,
             ..Default::default()
         })
-        .await
-        .map_err(|error| connection.explain(error))?;
+    };
+    let consumer = connection.request(consumer).await?;
     let mut messages = consumer.messages().await.map_err(|error| connection.explain(error))?;
     loop {
         let Some(message) = connection.answer(messages.next()).await? else { return Ok(()) };
@@ -85,13 +85,21 @@ pub(super) async fn read(
 /// Sequence number of the last message with a subject; `None` without any. The stream's leader knows it, whereas a consumer, which runs on any
 /// of the servers that have a copy, may not have received the last messages yet.
 async fn last(connection: &Connection, stream: &Stream, subject: &str) -> Result<Option<u64>, FleetError> {
-    match connection.answer(stream.get_last_raw_message_by_subject(subject)).await? {
-        Ok(message) => Ok(Some(message.sequence)),
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            _ => Err(connection.explain(error)),
-        },
+    let request = || async {
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message.sequence)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    connection.request(request).await
+}
+
+fn is_missing(error: &LastRawMessageError) -> bool {
+    match error.kind() {
+        LastRawMessageErrorKind::NoMessageFound => true,
+        LastRawMessageErrorKind::JetStream(error) => error.error_code() == ErrorCode::NO_MESSAGE_FOUND,
+        _ => false,
     }
 }
 
