@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use lz4_flex::frame::FrameDecoder;
+
 /// zstd windows above 128 MiB are refused: a small file must not be able to claim all memory.
 const ZSTD_WINDOW_LOG: u32 = 27;
 /// Memory that an xz decoder may take, in KiB, for the same reason: `xz -9` takes half of it.
@@ -89,20 +91,24 @@ impl<R: Read> Read for GzipReader<R> {
     }
 }
 
-/// The frames of an lz4 file, with zeros behind the last.
+/// The frames of an lz4 file, with zeros behind the last. Each has a decoder of its own, since a decoder expects frames with blocks of one size.
 struct Lz4Reader<R: Read> {
-    frames: lz4_flex::frame::FrameDecoder<BufReader<R>>,
+    frame: Option<FrameDecoder<BufReader<R>>>,
 }
 
 impl<R: Read> Read for Lz4Reader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            // The decoder returns 0 at the end of each frame.
-            let read = self.frames.read(buffer)?;
-            if read > 0 || buffer.is_empty() || only_zeros_follow(self.frames.get_mut())? {
+        while let Some(frame) = &mut self.frame {
+            let read = frame.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
                 return Ok(read);
             }
+            let Some(mut rest) = self.frame.take().map(FrameDecoder::into_inner) else { break };
+            if !only_zeros_follow(&mut rest)? {
+                self.frame = Some(FrameDecoder::new(rest));
+            }
         }
+        Ok(0)
     }
 }
 
@@ -172,7 +178,7 @@ pub(crate) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io
             Box::new(decoder)
         }
         Some(Compression::Xz) => Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(reader), true, XZ_MEMORY)),
-        Some(Compression::Lz4) => Box::new(Lz4Reader { frames: lz4_flex::frame::FrameDecoder::new(BufReader::new(reader)) }),
+        Some(Compression::Lz4) => Box::new(Lz4Reader { frame: Some(FrameDecoder::new(BufReader::new(reader))) }),
         Some(Compression::Skippable) | None => return Ok(reader),
     };
     Ok(Box::new(CappedReader { decoder, compressed, decompressed: 0 }))

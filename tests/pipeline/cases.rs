@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
+
 use crate::common::{pcap, udp};
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Source};
 use spiked::packet::{Decoder, Direction, StreamKey, Tunnel, Undecodable, VlanTags};
@@ -320,11 +322,12 @@ fn compressed_files_are_read_with_skippable_frames_and_trailing_zeros() {
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     };
-    let lz4 = |bytes: &[u8]| {
-        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    let lz4_blocks = |bytes: &[u8], size| {
+        let mut encoder = FrameEncoder::with_frame_info(FrameInfo::new().block_size(size), Vec::new());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     };
+    let lz4 = |bytes: &[u8]| lz4_blocks(bytes, BlockSize::Auto);
     let zstd = zstd::encode_all(&plain[..], 3).unwrap();
     let (first, rest) = plain.split_at(60);
     for (name, packed) in [
@@ -333,6 +336,7 @@ fn compressed_files_are_read_with_skippable_frames_and_trailing_zeros() {
         ("zstd behind skippable frames", [&skippable[..], &[7; 40], &skippable, &[7; 40], &zstd].concat()),
         ("lz4", lz4(&plain)),
         ("lz4 of two frames", [lz4(first), lz4(rest), zeros].concat()),
+        ("lz4 of large and small blocks", [lz4_blocks(first, BlockSize::Max4MB), lz4_blocks(rest, BlockSize::Max64KB)].concat()),
         ("lz4 behind a skippable frame", [&skippable[..], &[7; 40], &lz4(&plain)].concat()),
     ] {
         assert_eq!(read(packed), (4, None), "{name}");
