@@ -122,6 +122,24 @@ fn kustomize_accepts_the_folders_of_the_fleet() {
     }
 }
 
+/// The program's file has the capability as permitted only, so that it starts where the capability is withheld.
+#[test]
+fn only_sensors_have_the_capability_to_capture() {
+    assert!(text("Dockerfile").contains("setcap cap_net_raw+p /usr/bin/spiked"));
+    for (file, sensors) in [
+        ("compose/compose.yaml", 1),
+        ("kubernetes/daemonset.yaml", 1),
+        ("kubernetes/sensors/daemonset.yaml", 1),
+        ("kubernetes/fleet/init.yaml", 0),
+        ("kubernetes/fleet/exporter.yaml", 0),
+        ("kubernetes/workers/job.yaml", 0),
+    ] {
+        let text = text(file).replace('"', "");
+        assert!(text.contains("drop: [ALL]"), "{file}");
+        assert_eq!(text.matches("add: [NET_RAW]").count(), sensors, "{file}");
+    }
+}
+
 #[test]
 fn compose_scrapes_what_the_shipped_example_does() {
     let shipped = text("prometheus/fleet.prometheus.yml").replace("127.0.0.1:9185", "exporter:9185");

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use caps::{CapSet, Capability};
 use pcap::{Active, Capture, Precision};
 
 use super::settings::InterfaceSettings;
@@ -32,6 +33,7 @@ pub(super) fn open(interface: &InterfaceSettings, batch: Duration) -> Result<Soc
     let open_error = |error: pcap::Error| interface_error(&interface.name, &error);
     let millis = i32::try_from(batch.as_millis()).unwrap_or(i32::MAX).max(1);
     let opened = now();
+    raise_net_raw();
     let capture = Capture::from_device(interface.name.as_str())
         .map_err(open_error)?
         // The pseudo-interface of all interfaces has no promiscuous mode; libpcap warns if it is requested.
@@ -53,6 +55,16 @@ pub(super) fn open(interface: &InterfaceSettings, batch: Duration) -> Result<Soc
         joining = opened..now();
     }
     Ok(Socket { capture, link, joining })
+}
+
+/// Makes NET_RAW effective if it is only permitted: by a file capability without the effective flag, with which the program also starts
+/// where nobody may have the capability.
+fn raise_net_raw() {
+    let has = |set| caps::has_cap(None, set, Capability::CAP_NET_RAW).unwrap_or(false);
+    if has(CapSet::Permitted) && !has(CapSet::Effective) {
+        // If it fails, so does the opening, whose error is reported.
+        let _ = caps::raise(None, CapSet::Effective, Capability::CAP_NET_RAW);
+    }
 }
 
 /// Converts an error of libpcap on the interface `name`, without the prefixes that libpcap adds.
@@ -89,4 +101,26 @@ fn fan_out(capture: &Capture<Active>, interface: &InterfaceSettings) -> Result<(
     }
     let why = format!("can't distribute its flows among {} threads: {}", interface.threads, std::io::Error::last_os_error());
     Err(CaptureError::Interface { name: interface.name.clone(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::skip::skip;
+
+    #[test]
+    fn a_capability_that_is_only_permitted_suffices() {
+        // On a thread of its own, as capabilities are those of a thread.
+        let opened = std::thread::spawn(|| {
+            if !caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_RAW).expect("it can be asked") {
+                return None;
+            }
+            caps::drop(None, CapSet::Effective, Capability::CAP_NET_RAW).expect("it can be dropped");
+            Some(open(&InterfaceSettings::named("lo"), Duration::from_millis(10)).map(|_| ()))
+        });
+        match opened.join().expect("it does not panic") {
+            Some(opened) => opened.expect("the capability is raised"),
+            None => skip("root, to have a capability"),
+        }
+    }
 }
