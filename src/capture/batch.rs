@@ -11,6 +11,14 @@ use super::LinkType;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Nanos(pub u64);
 
+impl Nanos {
+    /// The time in UTC, cut to the second.
+    pub fn to_second(self) -> jiff::Timestamp {
+        // A u64 of nanoseconds ends in the year 2554, which the calendar covers.
+        jiff::Timestamp::from_second((self.0 / 1_000_000_000) as i64).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+}
+
 /// One captured frame, borrowed from a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {

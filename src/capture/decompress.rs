@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use flate2::bufread::GzDecoder;
 use lz4_flex::frame::FrameDecoder;
 
 /// zstd windows above 128 MiB are refused: a small file must not be able to claim all memory.
@@ -70,42 +71,31 @@ fn only_zeros_follow(reader: &mut impl BufRead) -> io::Result<bool> {
     }
 }
 
-/// The members of a gzip file, with zeros behind the last.
-struct GzipReader<R> {
-    member: Option<flate2::bufread::GzDecoder<BufReader<R>>>,
+/// The members of a gzip file or the frames of an lz4 file, with zeros behind the last. Each has a decoder of its own.
+struct Members<R, D> {
+    decoder: Option<D>,
+    /// Makes the decoder of a member that the reader is at.
+    begin: fn(BufReader<R>) -> D,
+    /// The reader behind a member that was decoded.
+    end: fn(D) -> BufReader<R>,
 }
 
-impl<R: Read> Read for GzipReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some(member) = &mut self.member {
-            let read = member.read(buffer)?;
-            if read > 0 || buffer.is_empty() {
-                return Ok(read);
-            }
-            let Some(mut rest) = self.member.take().map(flate2::bufread::GzDecoder::into_inner) else { break };
-            if !only_zeros_follow(&mut rest)? {
-                self.member = Some(flate2::bufread::GzDecoder::new(rest));
-            }
-        }
-        Ok(0)
+impl<R: Read, D> Members<R, D> {
+    fn new(reader: R, begin: fn(BufReader<R>) -> D, end: fn(D) -> BufReader<R>) -> Self {
+        Self { decoder: Some(begin(BufReader::new(reader))), begin, end }
     }
 }
 
-/// The frames of an lz4 file, with zeros behind the last. Each has a decoder of its own, since a decoder expects frames with blocks of one size.
-struct Lz4Reader<R: Read> {
-    frame: Option<FrameDecoder<BufReader<R>>>,
-}
-
-impl<R: Read> Read for Lz4Reader<R> {
+impl<R: Read, D: Read> Read for Members<R, D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some(frame) = &mut self.frame {
-            let read = frame.read(buffer)?;
+        while let Some(decoder) = &mut self.decoder {
+            let read = decoder.read(buffer)?;
             if read > 0 || buffer.is_empty() {
                 return Ok(read);
             }
-            let Some(mut rest) = self.frame.take().map(FrameDecoder::into_inner) else { break };
+            let Some(mut rest) = self.decoder.take().map(self.end) else { break };
             if !only_zeros_follow(&mut rest)? {
-                self.frame = Some(FrameDecoder::new(rest));
+                self.decoder = Some((self.begin)(rest));
             }
         }
         Ok(0)
@@ -171,14 +161,14 @@ pub(crate) fn decompress(start: &[u8], reader: impl Read + Send + 'static) -> io
         (start, reader) = peek(reader, start.len())?;
     }
     let decoder: Box<dyn Read + Send> = match Compression::of(&start) {
-        Some(Compression::Gzip) => Box::new(GzipReader { member: Some(flate2::bufread::GzDecoder::new(BufReader::new(reader))) }),
+        Some(Compression::Gzip) => Box::new(Members::new(reader, GzDecoder::new, GzDecoder::into_inner)),
         Some(Compression::Zstd) => {
             let mut decoder = zstd::stream::read::Decoder::new(reader)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
             Box::new(decoder)
         }
         Some(Compression::Xz) => Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(reader), true, XZ_MEMORY)),
-        Some(Compression::Lz4) => Box::new(Lz4Reader { frame: Some(FrameDecoder::new(BufReader::new(reader))) }),
+        Some(Compression::Lz4) => Box::new(Members::new(reader, FrameDecoder::new, FrameDecoder::into_inner)),
         Some(Compression::Skippable) | None => return Ok(reader),
     };
     Ok(Box::new(CappedReader { decoder, compressed, decompressed: 0 }))

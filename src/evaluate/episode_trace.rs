@@ -139,6 +139,11 @@ struct Tracer {
 }
 
 impl Tracer {
+    fn new() -> Self {
+        let (neurons, hasher) = (BoundedTable::new(MAX_NEURONS), RandomState::default());
+        Self { neurons, hasher, span: None, episodes: Vec::new(), episodes_left_out: 0 }
+    }
+
     fn verdict(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
             let (start, end) = self.span.unwrap_or((verdict.first, verdict.last));
@@ -192,13 +197,7 @@ impl Observer for Tracer {
 /// If the source cannot be read.
 pub fn trace_episodes(model: &Arc<Model>, source: &mut dyn Source, intake: &Intake) -> Result<EpisodeTrace, CaptureError> {
     let settings = EngineSettings { intake: *intake, workers: 1, ..EngineSettings::new(vec![Arc::clone(model)]) };
-    let mut tracer = Tracer {
-        neurons: BoundedTable::new(MAX_NEURONS),
-        hasher: RandomState::default(),
-        span: None,
-        episodes: Vec::new(),
-        episodes_left_out: 0,
-    };
+    let mut tracer = Tracer::new();
     engine::run(&settings, source, &mut tracer)?;
     Ok(tracer.finish())
 }
@@ -210,11 +209,6 @@ mod tests {
     use crate::snn::ClassId;
 
     const TAU: f32 = 30.0;
-
-    fn tracer() -> Tracer {
-        let (neurons, hasher) = (BoundedTable::new(MAX_NEURONS), RandomState::default());
-        Tracer { neurons, hasher, span: None, episodes: Vec::new(), episodes_left_out: 0 }
-    }
 
     fn flow(source: u32, millis: u64, confidence: f32) -> NamedFlow {
         let address = |number: u32| Address::from(std::net::IpAddr::from(number.to_be_bytes()));
@@ -234,7 +228,7 @@ mod tests {
     fn trace(flows: impl IntoIterator<Item = NamedFlow>) -> EpisodeTrace {
         let class = ClassId::new(1);
         let mut layer = EpisodeLayer::new(&[EpisodeRule { class, role: Role::Source, tau: TAU, threshold: 3.5 }]);
-        let (mut tracer, mut episodes) = (tracer(), Vec::new());
+        let (mut tracer, mut episodes) = (Tracer::new(), Vec::new());
         for flow in flows {
             let spikes = layer.observe(class, &flow, &mut episodes);
             episodes.drain(..).for_each(|episode| tracer.episode(&episode));

@@ -223,7 +223,7 @@ pub fn describe_episode(episode: &Episode, class: &str) -> String {
     let peers = episode.peer.map_or_else(|| count(episode.peers as u64, "host"), |peer| peer.to_string());
     let ports = count(episode.ports as u64, "port");
     let seconds = episode.end.0.saturating_sub(episode.start.0).div_ceil(1_000_000_000).max(1);
-    let start = jiff::Timestamp::from_second((episode.start.0 / 1_000_000_000) as i64).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let start = episode.start.to_second();
     format!("{}: {class}, {flows} {towards} {peers}, {ports}, in {} s from {start}", episode.host, grouped(seconds))
 }
 

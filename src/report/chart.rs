@@ -42,7 +42,7 @@ impl Axis {
     }
 }
 
-/// The smallest round number of which five steps cover a range; the range is above 0.
+/// The smallest round step with which at most five steps cover `range`, which must be above 0.
 pub fn round_step(range: f64) -> f64 {
     let power = 10f64.powf((range / 5.0).log10().floor());
     [1.0, 2.0, 2.5, 5.0, 10.0].map(|s| s * power).into_iter().find(|s| s * 5.0 >= range * 0.999).unwrap_or(power)

@@ -257,8 +257,8 @@ fn table(model: &Model, trace: &EpisodeTrace) -> String {
             episode.role.name(),
             Text(episode.host.to_string()),
             episode.peer.map_or_else(|| "–".into(), |peer| Text(peer.to_string()).to_string()),
-            time_text(episode.start),
-            time_text(episode.end),
+            episode.start.to_second(),
+            episode.end.to_second(),
             seconds(episode.start),
             seconds(episode.end),
             thousands(episode.flows),
@@ -273,11 +273,6 @@ fn table(model: &Model, trace: &EpisodeTrace) -> String {
         let _ = writeln!(out, "<p>{} later episodes are left out.</p>", thousands(trace.episodes_left_out));
     }
     out
-}
-
-/// A time in UTC, to the second.
-fn time_text(time: Nanos) -> String {
-    jiff::Timestamp::from_second((time.0 / 1_000_000_000) as i64).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
 
 #[cfg(test)]
