@@ -1,7 +1,6 @@
 //! A bounded hash table of entries by 64-bit key. When it is full, the quietest of a few entries makes room for a new one.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use hashbrown::HashTable;
 
 use crate::capture::Nanos;
 use crate::prefetch::prefetch_whole;
@@ -17,24 +16,6 @@ pub(crate) trait Activity {
     /// Whether the entry may be evicted while there are others that may.
     fn is_evictable(&self) -> bool {
         true
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are hashed as u64");
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
     }
 }
 
@@ -54,7 +35,8 @@ impl Handle {
 
 pub(crate) struct BoundedTable<V> {
     capacity: usize,
-    places: HashMap<u64, u32, BuildHasherDefault<Identity>>,
+    /// Where in `entries` each key is. Keys are hashes already.
+    places: HashTable<u32>,
     entries: Vec<(u64, V)>,
     /// Where the next search for an entry to evict begins.
     hand: usize,
@@ -64,7 +46,7 @@ pub(crate) struct BoundedTable<V> {
 impl<V: Activity> BoundedTable<V> {
     /// An empty table for at most `capacity` entries. Memory is allocated as it fills.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), places: HashMap::default(), entries: Vec::new(), hand: 0, evicted: 0 }
+        Self { capacity: capacity.max(1), places: HashTable::new(), entries: Vec::new(), hand: 0, evicted: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -87,7 +69,7 @@ impl<V: Activity> BoundedTable<V> {
 
     /// Where the entry of `key` lies, until another is added.
     pub fn place(&self, key: u64) -> Option<usize> {
-        self.places.get(&key).map(|&place| place as usize)
+        self.places.find(key, |&place| self.entries[place as usize].0 == key).map(|&place| place as usize)
     }
 
     /// The entry that lies there.
@@ -131,12 +113,13 @@ impl<V: Activity> BoundedTable<V> {
             self.entries.len() - 1
         } else {
             let place = self.quietest();
-            let (old, _) = std::mem::replace(&mut self.entries[place], (key, value));
-            self.places.remove(&old);
+            let old = std::mem::replace(&mut self.entries[place], (key, value)).0;
+            let known = self.places.find_entry(old, |&other| other as usize == place);
+            known.expect("every entry has its place").remove();
             self.evicted += 1;
             place
         };
-        self.places.insert(key, place as u32);
+        self.places.insert_unique(key, place as u32, |&place| self.entries[place as usize].0);
         place
     }
 

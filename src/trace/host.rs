@@ -77,7 +77,7 @@ struct RecentSet {
 }
 
 impl RecentSet {
-    fn age(&mut self, generations: u64) {
+    fn age(&mut self, generations: u32) {
         (self.now, self.before) = match generations {
             0 => return,
             1 => (0, self.now),
@@ -109,7 +109,8 @@ pub(super) struct Host {
     decay: Decay,
     /// Ports, peers and sources seen lately.
     recent: [RecentSet; 3],
-    generation: u64,
+    /// The interval of `recent`, counted from the epoch. 64 bits of nanoseconds have less than 2^30 of them.
+    generation: u32,
 }
 
 impl Host {
@@ -139,7 +140,7 @@ impl Host {
     /// Adds to a count of distinct items if the item is new. `count`: [`Count::Ports`], [`Count::Peers`] or
     /// [`Count::Sources`].
     pub fn add_new(&mut self, count: Count, now: Nanos, item: u128) {
-        let generation = now.0 / GENERATION;
+        let generation = (now.0 / GENERATION) as u32;
         let passed = generation.saturating_sub(self.generation);
         self.generation = self.generation.max(generation);
         self.recent.iter_mut().for_each(|set| set.age(passed));

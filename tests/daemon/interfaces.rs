@@ -232,7 +232,7 @@ fn memory_and_descriptors_stay_flat_over_a_long_replay() {
     let after = usage(daemon.pid());
     eprintln!("{frames} frames; bytes resident and descriptors before {before:?}, after {after:?}");
     assert!(after.0 < before.0 + (8 << 20), "memory grows: {before:?} to {after:?} in {frames} frames");
-    // A request that is just answered may hold one more before.
-    assert!(after.1 <= before.1, "descriptors leak: {before:?} to {after:?}");
+    // A capture, the status file and a request are open for a moment each; a leak of one a replay would be hundreds.
+    assert!(after.1 < before.1 + 8, "descriptors leak: {before:?} to {after:?}");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
