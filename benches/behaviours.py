@@ -8,6 +8,8 @@ Parts:
   episodes  test recordings of fixtures/behaviours: attacks found by class and by family, seconds from the first attack packet to
             the episode, false episodes per hour
   paces     the same recordings with all times multiplied by 10 and by 0.1
+  learn     each class in turn: MODEL without it, and the class learned from the attacker's packets in its first training recording;
+            attacks of the class found in its other training recordings, false episodes in those without attacks
   benign    captures without attacks: wild, devices, ndpi; episodes there are false
   task      the attack task of ../shared: cross-validated by capture, with and without traces
   cost      CPU of reading with both shipped models against protocols alone, paired, on a capture of benches/line_rate.py
@@ -33,10 +35,10 @@ RECORDINGS = ROOT / "fixtures" / "behaviours"
 GRACE = 60
 
 
-def episodes_of(args, captures):
+def episodes_of(args, captures, model=None):
     """Episodes that begin in the captures, each read on its own."""
     for capture in captures:
-        command = [args.spiked, "read", "--model", args.model, "--format", "jsonl", "--events", "episodes", "--quiet", str(capture)]
+        command = [args.spiked, "read", "--model", model or args.model, "--format", "jsonl", "--events", "episodes", "--quiet", str(capture)]
         done = subprocess.run(command, capture_output=True, text=True)
         for line in done.stdout.splitlines():
             event = json.loads(line)
@@ -74,9 +76,9 @@ def stretched(capture, factor, folder):
     return out, first / unit
 
 
-def attacks():
+def attacks(kind="test"):
     rows = list(csv.DictReader(open(RECORDINGS / "episodes.csv")))
-    return [row for row in rows if row["capture"].startswith("test/")]
+    return [row for row in rows if row["capture"].startswith(f"{kind}/")]
 
 
 def captures_of(kind):
@@ -153,6 +155,35 @@ def part_paces(args):
             show(*match(attacks(), found, factor, firsts), sum(captures.values()) * factor / 3600)
 
 
+def part_learn(args):
+    benign = [RECORDINGS / c for c in captures_of("train") if c.startswith("train/normal-")]
+    rows = attacks("train")
+    totals = [0, 0, 0]
+    with tempfile.TemporaryDirectory() as folder:
+        without, learned = (pathlib.Path(folder) / f"{name}.safetensors" for name in ("without", "learned"))
+        for kind in sorted({row["class"] for row in rows}):
+            shown, *others = [row for row in rows if row["class"] == kind]
+            others = [row for row in others if row["capture"] != shown["capture"]]
+            # Of many attackers at once, their common victim is known.
+            one = shown["attacker"].replace(".", "").replace(":", "").isalnum()
+            packets = f"src host {shown['attacker']}" if one else f"dst host {shown['victim']}"
+            learned.unlink(missing_ok=True)
+            subprocess.run([args.spiked, "model", "remove", args.model, kind, "--out", without], check=True, capture_output=True)
+            command = [args.spiked, "learn", "--model", without, "--from", RECORDINGS / shown["capture"], "--filter", packets,
+                       "--class", kind, "--out", learned]
+            done = subprocess.run(command, capture_output=True, text=True)
+            found, false = 0, 0
+            if learned.exists():
+                of_class = lambda captures: [(str(c.relative_to(RECORDINGS)), e) for c, e in episodes_of(args, captures, learned)
+                                             if e["spiked"]["class"] == kind]
+                results, _, _ = match(others, of_class(sorted({RECORDINGS / row["capture"] for row in others})))
+                found, false = sum(by_class is not None for _, by_class, _ in results), len(of_class(benign))
+            refused = "" if learned.exists() else f"; refused: {done.stderr.strip()[-160:]}"
+            print(f"    {kind:<16} {found} of {len(others)}, {false} false in {len(benign)} recordings without attacks{refused}")
+            totals = [total + value for total, value in zip(totals, (found, len(others), false))]
+    print(f"  found {totals[0]} of {totals[1]}, {totals[2]} false")
+
+
 def part_benign(args):
     for folder in ("wild", "devices", "ndpi", "protos"):
         captures = [p for p in sorted((args.data / folder).rglob("*")) if p.is_file() and ".pcap" in p.name or p.suffix == ".cap"]
@@ -197,7 +228,7 @@ def main():
     parser.add_argument("spiked")
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--model", default="behaviours")
-    parser.add_argument("--parts", default="episodes,paces,benign,task,cost")
+    parser.add_argument("--parts", default="episodes,paces,benign,learn,task,cost")
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

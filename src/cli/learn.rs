@@ -44,7 +44,8 @@ const LOWER: [f32; 4] = [2.5, 2.0, 1.5, 1.0];
     From packets: the founding paper's one-shot rule, one neuron per packet that no earlier one fires for: one presentation, \
     potentiation, one homeostatic factor (Davies et al. 2025). The tolerance T multiplies the smallest factor that makes the neuron \
     fire for its packet: at 1 only identical packets fire it; at T, packets fire it if the slots that agree, minus those that differ, \
-    make up a share of at least 1/T. --stream and --filter use the first packets with payload, two in each direction of a stream.\n\n\
+    make up a share of at least 1/T. --stream and --filter use the first packets with payload, two in each direction of a stream; \
+    models with traces, such as behaviours, use the first packets with or without, and get episodes of the class.\n\n\
     From labelled streams: one neuron trained against the other labels and the built-in reference.\n\n\
     The model is not written if the class claims streams of other classes, of the built-in reference or of the capture."
 )]
@@ -224,7 +225,8 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
         _ => PacketSelection::Packets(args.packet.clone()),
     };
     let mut source = intake.source(from)?;
-    let any = args.force || model.key == KeyKind::Host;
+    // What a flow without payload does shows in the traces of its hosts.
+    let any = args.force || model.key == KeyKind::Host || model.layout.has_traces();
     let found = one_packet::patterns(&mut source, model.key, &layout, &intake, &mut selection, any)?;
     let name = from.display().to_string();
     check_selection(&found, &selection, &name, any)?;
@@ -253,7 +255,11 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
         eprintln!("spiked: {} of the selected packets are not used: at most {MAX_PATTERNS} are read", found.more);
     }
     report.extend(summary(args, &neurons));
-    let learned = learner.with(&neurons)?;
+    let mut learned = learner.with(&neurons)?;
+    if model.layout.has_traces() {
+        let flows: Vec<_> = found.flows.iter().map(|flow| (0, flow)).collect();
+        learned.episodes.extend(train::rules_of_flows(&flows, ClassId::from_index(learned.classes.len() - 1)));
+    }
     for (streams, harm) in checks.harm(&learned).filter(|(_, harm)| harm.streams > 0) {
         report.push(accept(&harm, streams, args.force)?);
     }

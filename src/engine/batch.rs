@@ -201,7 +201,7 @@ impl<'a> ShardPacket<'a> {
         self.routed.traces.get(self.index).unwrap_or(&TraceValues::NONE)
     }
 
-    /// The packets of the flow since its last trace values, if the packet has some and is not one of the flow's first.
+    /// The packets of the flow since its last trace values, if the packet is scored again ([`TraceValues::later`]).
     #[inline]
     pub fn later(&self) -> Option<u32> {
         let bits = self.routed.later.get(self.index / 64)?;

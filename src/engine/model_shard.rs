@@ -145,7 +145,7 @@ impl ModelShard {
             counters.scored += u64::from(self.scorer.accept(at, packet, &mut self.table));
         }
         // Models whose layout has packet rates score some later packets of a stream too, whether it is decided or not.
-        if let Some(since) = packet.later().filter(|_| self.scorer.scores_again()) {
+        if let Some(since) = packet.later().filter(|_| !opened && self.scorer.scores_again()) {
             counters.scored += 1;
             self.scorer.score_again(packet, context, since, at, &mut self.table, out);
         }

@@ -2,6 +2,7 @@
 //!
 //! Input: packets in the order of their source, each with its time. Output: [`TraceValues`] for the first packets of each flow, and for
 //! some later ones: at every doubling of its packets, and once a second while it is busy. So a flood that is one flow is seen by its packets' rate.
+//! A connection that is closed and opened again with the same ports is another flow.
 //!
 //! A trace is the membrane potential of a leaky integrator that receives one spike per event: `v <- v exp(-dt / tau) + w`, the
 //! damped statistics of Kitsune (Mirsky et al. 2018, section IV-C). Time is the time of the packets, so that a capture gives the same
@@ -114,10 +115,14 @@ impl Flow {
         doubled || (self.rates.pending() >= BUSY && self.rates.age(now) >= BUSY_GAP)
     }
 
+    /// Whether a packet with these TCP flags begins another flow of the same addresses and ports, because this one was closed.
+    fn is_reopened(&self, flags: u8) -> bool {
+        self.closed && flags & (SYN | ACK) == SYN
+    }
+
     /// Whether a packet with these TCP flags at `now` begins another flow of the same addresses and ports.
     fn is_over(&self, now: Nanos, flags: u8) -> bool {
-        let opens = flags & (SYN | ACK) == SYN;
-        now.0.saturating_sub(self.last.0) > FLOW_IDLE || (opens && self.closed)
+        now.0.saturating_sub(self.last.0) > FLOW_IDLE || self.is_reopened(flags)
     }
 }
 
@@ -196,8 +201,10 @@ impl TraceTable {
         let now = self.stretch_time(now);
         let flags = if headers.transport == Transport::Tcp { headers.tcp_flags } else { 0 };
         let key = self.flow_key(&ends);
-        let known = self.flows.place(key).filter(|&place| !self.flows.at(place).is_over(now, flags));
-        let place = known.unwrap_or_else(|| self.begin(key, &ends, now, headers.payload_wire_len == 0));
+        let known = self.flows.place(key);
+        let reopened = known.is_some_and(|place| self.flows.at(place).is_reopened(flags));
+        let going_on = known.filter(|&place| !self.flows.at(place).is_over(now, flags));
+        let place = going_on.unwrap_or_else(|| self.begin(key, &ends, now, headers.payload_wire_len == 0));
         let flow = self.flows.at(place);
         flow.last = flow.last.max(now);
         flow.packets = flow.packets.saturating_add(1);
@@ -206,8 +213,9 @@ impl TraceTable {
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
         flow.closed |= flags & (RST | FIN) != 0;
-        // To the stream table all ARP requests of a host are one stream.
-        let later = flow.packets > PACKETS || (flow.packets == 1 && headers.network == Network::Arp);
+        // To the stream table all ARP requests of a host are one stream, and so are segments with the same ports that are reset and repeated.
+        let within_stream = reopened || headers.network == Network::Arp;
+        let later = flow.packets > PACKETS || (flow.packets == 1 && within_stream);
         let due = due.unwrap_or(flow.packets <= PACKETS || flow.is_due(now));
         if !due && !answers && !resets {
             return TraceValues::NONE;

@@ -12,6 +12,7 @@ fn frame(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
     let builder = if flags & SYN != 0 { builder.syn() } else { builder };
     let builder = if flags & ACK != 0 { builder.ack(1) } else { builder };
     let builder = if flags & RST != 0 { builder.rst() } else { builder };
+    let builder = if flags & FIN != 0 { builder.fin() } else { builder };
     let mut frame = Vec::new();
     builder.write(&mut frame, &[]).unwrap();
     frame
@@ -154,6 +155,16 @@ fn the_packets_of_one_flow_are_a_rate() {
     near("trace.source.packets.1s", 1000.0);
     near("trace.destination.packets.10s", 10_000.0 * (1.0 - (-0.33f32).exp()));
     assert_eq!(value(&last, "trace.source.begun.60s"), Some(level(0.95)), "it is one flow");
+}
+
+#[test]
+fn a_connection_that_is_closed_and_opened_again_is_scored_again() {
+    let mut table = TraceTable::new(1000);
+    let mut later = |flags: u8| segment(&mut table, (CLIENT, 4000), (SERVER, 80), flags, MILLISECOND).later();
+    assert_eq!(
+        [SYN, SYN, RST, SYN, SYN, FIN | ACK, SYN | ACK, SYN].map(&mut later),
+        [None, None, None, Some(1), None, None, None, Some(1)]
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub const TRACES: usize = FIRST_RATE + 4 * RATE_TAUS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceValues {
     levels: [u8; TRACES],
-    /// Packets since the last values, of a packet after the first ones of its flow; else 0.
+    /// Packets since the last values, of a packet that is scored again; else 0.
     since: u32,
 }
 
@@ -52,12 +52,13 @@ impl TraceValues {
         Self { levels, since: 0 }
     }
 
-    /// The values as those of a packet after the first ones of its flow.
+    /// The values as those of a packet that is scored again.
     pub(super) fn of_later_packet(self, since: u32) -> Self {
         Self { since, ..self }
     }
 
-    /// The packets of the flow since its last values, if this is a packet with values after the first ones of its flow.
+    /// The packets of the flow since its last values, if this packet is scored again although its stream may be decided: one after the first
+    /// of its flow, or the first (so that this is 1) of a flow within a stream: an ARP request, or a segment that opens a connection again.
     pub fn later(&self) -> Option<u32> {
         (self.since > 0).then_some(self.since)
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{CaptureError, Duplicates, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Address, KeyKind, StreamKey};
+use crate::packet::{Address, KeyKind, Network, StreamKey};
 use crate::snn::ClassId;
 use crate::stream::{Intake, Stream, StreamLimits, StreamTracker};
 use crate::trace::{TraceTable, TraceValues};
@@ -32,7 +32,7 @@ pub struct FlowStart {
 
 impl FlowStart {
     /// The begin of a flow; `None` for other streams.
-    fn of<T>(stream: &Stream<T>) -> Option<Self> {
+    pub(super) fn of<T>(stream: &Stream<T>) -> Option<Self> {
         let [(source, _), (target, _)] = stream.key.ends(stream.first_direction());
         (stream.key.kind() == KeyKind::Flow).then_some(Self { source, target, time: stream.first })
     }
@@ -318,7 +318,9 @@ impl Corpus {
             let (headers, bytes, time) = (packet.headers, packet.frame.bytes, packet.frame.timestamp);
             let (every, most) = EXTRA;
             let extra = extra_traces.is_some() && packet.stream.packets.is_multiple_of(every) && packet.stream.packets <= most;
-            let (again, due) = (packet.traces.later().is_some(), packet.traces != TraceValues::NONE || extra);
+            // Not the segments that open a connection again: with them floods, scans and guessing are taken for each other more often.
+            let again = packet.traces.later().is_some_and(|since| since > 1 || headers.network == Network::Arp);
+            let due = packet.traces != TraceValues::NONE || extra;
             let extra_values = extra_traces.as_mut().map(|table| table.follow(headers, bytes, time, due));
             let paces: Vec<TraceValues> = stretched.iter_mut().map(|table| table.follow(headers, bytes, time, due)).collect();
             if packet.stream.state.class.is_none() {

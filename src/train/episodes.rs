@@ -54,9 +54,9 @@ impl FlowStart {
 }
 
 /// The flows of a class by capture and host, each in the order of time.
-fn by_host<'a>(starts: impl Iterator<Item = (u32, &'a FlowStart)>, role: Role) -> Vec<Vec<f64>> {
+fn by_host(flows: &[(u32, &FlowStart)], role: Role) -> Vec<Vec<f64>> {
     let mut hosts: HashMap<(u32, Address), Vec<f64>> = HashMap::new();
-    for (capture, start) in starts {
+    for &(capture, start) in flows {
         hosts.entry((capture, start.host(role))).or_default().push(start.time.0 as f64 / 1e9);
     }
     let mut all: Vec<Vec<f64>> = hosts.into_values().collect();
@@ -73,21 +73,26 @@ pub(super) fn rules(
 ) -> Vec<EpisodeRule> {
     let classes = ClassId::first(corpus.classes.len()).filter(|class| !without(&corpus.classes[class.index()]));
     let rules = classes.flat_map(|class| {
-        let roles = roles(corpus, class);
-        let both = roles.len() > 1;
-        roles.into_iter().map(move |role| (rule(corpus, class, role), both))
+        let rules = rules_of_flows(&flows_of(corpus, class), class);
+        let both = rules.len() > 1;
+        rules.into_iter().map(move |rule| (rule, both))
     });
     rules.map(|(rule, both)| raise(corpus, decision, calibration, without, rule, both)).collect()
 }
 
+/// Rules of a class of which these flows are known, each with the number of its capture. Their thresholds are the smallest.
+pub fn rules_of_flows(flows: &[(u32, &FlowStart)], class: ClassId) -> Vec<EpisodeRule> {
+    roles(flows).into_iter().map(|role| rule(flows, class, role)).collect()
+}
+
 /// The capture of each flow of a class, and where it began.
-fn flows_of(corpus: &Corpus, class: ClassId) -> impl Iterator<Item = (u32, &FlowStart)> {
-    corpus.streams.iter().filter(move |s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?)))
+fn flows_of(corpus: &Corpus, class: ClassId) -> Vec<(u32, &FlowStart)> {
+    corpus.streams.iter().filter(|s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?))).collect()
 }
 
 /// The rule of a class and role with the smallest threshold.
-fn rule(corpus: &Corpus, class: ClassId, role: Role) -> EpisodeRule {
-    let hosts = by_host(flows_of(corpus, class), role);
+fn rule(flows: &[(u32, &FlowStart)], class: ClassId, role: Role) -> EpisodeRule {
+    let hosts = by_host(flows, role);
     let mut gaps: Vec<f64> = hosts.iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
     gaps.sort_by(f64::total_cmp);
     let long = gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(0.0) as f32;
@@ -96,15 +101,15 @@ fn rule(corpus: &Corpus, class: ClassId, role: Role) -> EpisodeRule {
 
 /// The roles for which a class has rules; none without flows. Attackers with forged addresses have one flow each, so that only their target
 /// has enough spikes.
-fn roles(corpus: &Corpus, class: ClassId) -> Vec<Role> {
+fn roles(flows: &[(u32, &FlowStart)]) -> Vec<Role> {
     let hosts = |role: Role| -> HashSet<(u32, Address)> {
         let mut counts: HashMap<(u32, Address), usize> = HashMap::new();
-        flows_of(corpus, class).for_each(|(capture, start)| *counts.entry((capture, start.host(role))).or_default() += 1);
+        flows.iter().for_each(|(capture, start)| *counts.entry((*capture, start.host(role))).or_default() += 1);
         counts.into_iter().filter(|&(_, count)| count >= ENOUGH).map(|(host, _)| host).collect()
     };
     let (sources, targets) = (hosts(Role::Source), hosts(Role::Target));
     let (mut by_source, mut need_target) = (0, 0);
-    for (capture, start) in flows_of(corpus, class) {
+    for &(capture, start) in flows {
         if sources.contains(&(capture, start.source)) {
             by_source += 1;
         } else if targets.contains(&(capture, start.target)) {
@@ -112,7 +117,7 @@ fn roles(corpus: &Corpus, class: ClassId) -> Vec<Role> {
         }
     }
     let for_target = need_target > 0 && need_target * NEED_TARGET >= by_source + need_target;
-    let for_source = !sources.is_empty() || (!for_target && flows_of(corpus, class).next().is_some());
+    let for_source = !sources.is_empty() || (!for_target && !flows.is_empty());
     [(for_source, Role::Source), (for_target, Role::Target)].into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect()
 }
 
@@ -172,7 +177,7 @@ mod tests {
             stream.capture = capture;
             stream.start = Some(FlowStart { source: address(source), target: address(target), time: Nanos(i as u64) });
         }
-        roles(&corpus, ClassId::new(0))
+        roles(&flows_of(&corpus, ClassId::new(0)))
     }
 
     #[test]

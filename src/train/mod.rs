@@ -22,7 +22,8 @@ mod teacher;
 mod variant;
 
 pub use add_class::add_class;
-pub use corpus::{Corpus, CorpusError, GatherReport, LabelledFile, LabelledStream};
+pub use corpus::{Corpus, CorpusError, FlowStart, GatherReport, LabelledFile, LabelledStream};
+pub use episodes::rules_of_flows;
 pub use fit::{FitResult, fit, passes};
 pub use folds::{folds, folds_by_stream};
 pub use join_calibration::calibrate_joined;

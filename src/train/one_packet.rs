@@ -10,6 +10,7 @@ use crate::encode::{Layout, MAX_ACTIVE, Volley};
 use crate::packet::{KeyKind, StreamKey};
 use crate::stream::{Intake, StreamLimits, StreamTracker};
 
+use super::corpus::FlowStart;
 use super::labels::StreamName;
 
 /// Slots masked for one-shot neurons by default: their values differ between hosts and between messages, which one packet can't show
@@ -62,15 +63,19 @@ pub struct SelectedPackets {
     pub empty: usize,
     /// Numbers of the first packets with content of the streams of packets without content.
     pub instead: Vec<u64>,
+    /// Begin of the flows of the selected packets.
+    pub flows: Vec<FlowStart>,
 }
 
 /// What is known of a stream while the capture is read.
 #[derive(Default)]
 struct OpenStream {
-    /// Packets with content that were selected, by direction.
+    /// Packets that a stream or a filter selected, by direction.
     selected: [u8; 2],
     /// Whether a packet without content was selected, and none with content has followed.
     wants_content: bool,
+    /// Whether a packet of it was selected.
+    is_counted: bool,
 }
 
 /// The selected packets of a capture. With `any`, packets without content are selected like others.
@@ -123,6 +128,9 @@ pub fn patterns(
                     return ControlFlow::Continue(());
                 }
                 *selected += 1;
+            }
+            if !std::mem::replace(&mut stream.is_counted, true) {
+                found.flows.extend(FlowStart::of(packet.stream));
             }
             if found.patterns.len() == MAX_PATTERNS {
                 found.more += 1;

@@ -1,6 +1,6 @@
 //! Tests of one-shot learning: a private protocol is learned from one packet and found in streams of other hosts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::common::{frames_of, json_lines, pcap, shared_data, spiked, tcp, udp};
 use predicates::prelude::PredicateBooleanExt as _;
@@ -208,13 +208,40 @@ fn packets_that_can_not_be_learned_are_reported() {
     // A model without some of the slots that are masked by default.
     let scan = Path::new("fixtures/behaviours/train/scan.port-1.pcap.zst");
     let behaviours = Path::new("config/models/behaviours.safetensors");
-    learn_into(behaviours, scan, &model, &["--filter", "tcp[13] == 2"]).code(2).stderr(contains("carries payload"));
     learn_into(behaviours, scan, &model, &["--packet", "1", "--mask", "ttl"])
         .code(2)
         .stderr(contains("there are link, network, ports, transport, length"));
     learn(&shown, &model, &["--packet", "1"]).code(0);
     let again = ["learn", "--class", "private", "--packet", "1", "--in-place", "--model"];
     spiked().args(again).arg(&model).arg("--from").arg(&shown).assert().code(2).stderr(contains("already has the class"));
+}
+
+#[test]
+fn an_attack_of_one_capture_is_found_again_as_an_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let (without, learned) = (folder.path().join("without.safetensors"), folder.path().join("learned.safetensors"));
+    let recording = |name: &str| PathBuf::from(format!("fixtures/behaviours/train/{name}.pcap.zst"));
+    spiked()
+        .args(["model", "remove", "config/models/behaviours.safetensors", "slow.http", "--out"])
+        .arg(&without)
+        .assert()
+        .code(0);
+    learn_into(&without, &recording("slow.http-1"), &learned, &["--filter", "src host 10.73.230.52"]).code(0);
+    let hosts = |capture: &str| {
+        let read = ["read", "--quiet", "--format", "jsonl", "--events", "episodes", "--model"];
+        let output = spiked().args(read).arg(&learned).arg(recording(capture)).assert().code(0);
+        let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let begun = events.filter(|e| e["spiked"]["state"] == "begin" && e["spiked"]["class"] == "private");
+        begun.map(|e| e["spiked"]["host"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let attackers = std::fs::read_to_string("fixtures/behaviours/episodes.csv").unwrap();
+    for capture in ["slow.http-2", "slow.http-4", "slow.http-8"] {
+        let row = attackers.lines().find(|line| line.starts_with(&format!("train/{capture}.pcap"))).unwrap();
+        let attacker = row.split(',').nth(2).unwrap();
+        assert!(hosts(capture).iter().any(|host| host == attacker), "{capture}: {attacker}");
+    }
+    assert_eq!(hosts("normal-1"), [""; 0]);
 }
 
 #[test]
