@@ -8,7 +8,7 @@ Parts:
   episodes  test recordings of fixtures/behaviours: attacks found by class and by family, seconds from the first attack packet to
             the episode, false episodes per hour
   paces     the same recordings with all times multiplied by 10 and by 0.1
-  learn     each class in turn: MODEL without it, and the class learned from the attacker's packets in its first training recording;
+  learn     each class in turn: MODEL without it, and the class learned from the attacker's flows in its first training recording;
             attacks of the class found in its other training recordings, false episodes in those without attacks
   benign    captures without attacks: wild, devices, ndpi; episodes there are false
   task      the attack task of ../shared: cross-validated by capture, with and without traces
@@ -166,7 +166,7 @@ def part_learn(args):
             others = [row for row in others if row["capture"] != shown["capture"]]
             # Of many attackers at once, their common victim is known.
             one = shown["attacker"].replace(".", "").replace(":", "").isalnum()
-            packets = f"src host {shown['attacker']}" if one else f"dst host {shown['victim']}"
+            packets = f"host {shown['attacker'] if one else shown['victim']}"
             learned.unlink(missing_ok=True)
             subprocess.run([args.spiked, "model", "remove", args.model, kind, "--out", without], check=True, capture_output=True)
             command = [args.spiked, "learn", "--model", without, "--from", RECORDINGS / shown["capture"], "--filter", packets,

@@ -252,7 +252,7 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
         report.push(format!("and {} more", used.len() - super::LISTED));
     }
     if found.more > 0 {
-        eprintln!("spiked: {} of the selected packets are not used: at most {MAX_PATTERNS} are read", found.more);
+        report.push(format!("the first {MAX_PATTERNS} of {} selected packets are used", MAX_PATTERNS + found.more));
     }
     report.extend(summary(args, &neurons));
     let mut learned = learner.with(&neurons)?;
@@ -268,7 +268,7 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
     }
     learned.save(out)?;
     report.push(format!("written: {}, {} classes", out.display(), learned.classes.len()));
-    Ok(if source.source().truncation().is_some() || found.more > 0 { Exit::Partly } else { Exit::Ok })
+    Ok(if source.source().truncation().is_some() { Exit::Partly } else { Exit::Ok })
 }
 
 /// Refuses a selection without packets, or one that names packets without payload.

@@ -124,10 +124,11 @@ pub fn patterns(
                     found.empty += 1;
                     return ControlFlow::Continue(());
                 }
-                if *selected == PACKETS_PER_DIRECTION {
+                // Of a flow with traces also the later packets that are scored: a flood may be one flow.
+                if *selected == PACKETS_PER_DIRECTION && packet.traces.later().is_none() {
                     return ControlFlow::Continue(());
                 }
-                *selected += 1;
+                *selected = (*selected + 1).min(PACKETS_PER_DIRECTION);
             }
             if !std::mem::replace(&mut stream.is_counted, true) {
                 found.flows.extend(FlowStart::of(packet.stream));

@@ -226,7 +226,7 @@ fn an_attack_of_one_capture_is_found_again_as_an_episode() {
         .arg(&without)
         .assert()
         .code(0);
-    learn_into(&without, &recording("slow.http-1"), &learned, &["--filter", "src host 10.73.230.52"]).code(0);
+    learn_into(&without, &recording("slow.http-1"), &learned, &["--filter", "host 10.73.230.52"]).code(0);
     let hosts = |capture: &str| {
         let read = ["read", "--quiet", "--format", "jsonl", "--events", "episodes", "--model"];
         let output = spiked().args(read).arg(&learned).arg(recording(capture)).assert().code(0);
