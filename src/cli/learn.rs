@@ -465,5 +465,8 @@ fn append(corpus: &mut Corpus, from: &Corpus, without: &str) {
         let class = place(corpus, &from.classes[stream.class.index()]);
         let slots: Vec<u16> = from.volleys_of(stream).flatten().copied().collect();
         corpus.push(class, &slots);
+        if let Some(added) = corpus.streams.last_mut() {
+            added.start.clone_from(&stream.start);
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! Addition of a class to a model from labelled streams: one neuron, trained against streams of other classes.
 //!
 //! Input: a model, streams of the new class and streams of others. Output: the model with the class. All other neurons stay bit for bit the
-//! same; the threshold and the acceptance of the new class are set on held-out streams ([`super::retrain()`]).
+//! same; the threshold and the acceptance of the new class are set on held-out streams ([`super::retrain()`]). In a model with traces the class
+//! has episodes, whose rules follow from its flows.
 
 use crate::model::{ClassSources, Model, PartsError};
 use crate::snn::{ClassId, Network};
 use crate::stream::{Assignments, Decision};
 
+use super::episodes::{flows_of, rules_of_flows};
 use super::{Corpus, TrainSettings, retrain};
 
 /// The model with a neuron for the new class `class`, trained on the streams of `corpus`, which hold the class and others. `corpus` is
@@ -25,6 +27,8 @@ pub fn add_class(
     if model.classes.iter().any(|c| c == class) {
         return Err(PartsError::ClassExists { model: model.name.clone(), class: class.into() });
     }
+    let own = corpus.classes.iter().position(|c| c == class).map(ClassId::from_index);
+    let flows = own.filter(|_| model.layout.has_traces()).map_or_else(Vec::new, |own| flows_of(corpus, own));
     let inputs = model.layout.input_count();
     let accept = model.decision.accept.iter().copied().fold(1.0, f32::min);
     let silent = Model {
@@ -36,6 +40,7 @@ pub fn add_class(
             accept: vec![accept],
             ..model.decision.clone()
         },
+        episodes: rules_of_flows(&flows, ClassId::new(0)),
         ..model.clone()
     };
     let silent =

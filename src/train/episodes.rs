@@ -86,7 +86,7 @@ pub fn rules_of_flows(flows: &[(u32, &FlowStart)], class: ClassId) -> Vec<Episod
 }
 
 /// The capture of each flow of a class, and where it began.
-fn flows_of(corpus: &Corpus, class: ClassId) -> Vec<(u32, &FlowStart)> {
+pub(super) fn flows_of(corpus: &Corpus, class: ClassId) -> Vec<(u32, &FlowStart)> {
     corpus.streams.iter().filter(|s| s.class == class).filter_map(|s| Some((s.capture, s.start.as_ref()?))).collect()
 }
 

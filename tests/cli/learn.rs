@@ -1,5 +1,6 @@
 //! Tests of one-shot learning: a private protocol is learned from one packet and found in streams of other hosts.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::common::{frames_of, json_lines, pcap, shared_data, spiked, tcp, udp};
@@ -216,32 +217,67 @@ fn packets_that_can_not_be_learned_are_reported() {
     spiked().args(again).arg(&model).arg("--from").arg(&shown).assert().code(2).stderr(contains("already has the class"));
 }
 
-#[test]
-fn an_attack_of_one_capture_is_found_again_as_an_episode() {
-    let folder = tempfile::tempdir().unwrap();
-    let (without, learned) = (folder.path().join("without.safetensors"), folder.path().join("learned.safetensors"));
-    let recording = |name: &str| PathBuf::from(format!("fixtures/behaviours/train/{name}.pcap.zst"));
+/// The path of a recording of behaviours.
+fn recording(name: &str) -> PathBuf {
+    PathBuf::from(format!("fixtures/behaviours/train/{name}.pcap.zst"))
+}
+
+/// The shipped behaviours model without slow HTTP attacks.
+fn without_slow_http(folder: &Path) -> PathBuf {
+    let without = folder.join("without.safetensors");
     spiked()
         .args(["model", "remove", "config/models/behaviours.safetensors", "slow.http", "--out"])
         .arg(&without)
         .assert()
         .code(0);
-    learn_into(&without, &recording("slow.http-1"), &learned, &["--filter", "host 10.73.230.52"]).code(0);
-    let hosts = |capture: &str| {
-        let read = ["read", "--quiet", "--format", "jsonl", "--events", "episodes", "--model"];
-        let output = spiked().args(read).arg(&learned).arg(recording(capture)).assert().code(0);
-        let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-        let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let begun = events.filter(|e| e["spiked"]["state"] == "begin" && e["spiked"]["class"] == "private");
-        begun.map(|e| e["spiked"]["host"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let attackers = std::fs::read_to_string("fixtures/behaviours/episodes.csv").unwrap();
-    for capture in ["slow.http-2", "slow.http-4", "slow.http-8"] {
-        let row = attackers.lines().find(|line| line.starts_with(&format!("train/{capture}.pcap"))).unwrap();
-        let attacker = row.split(',').nth(2).unwrap();
-        assert!(hosts(capture).iter().any(|host| host == attacker), "{capture}: {attacker}");
+    without
+}
+
+/// The hosts of the recording's episodes of the class `private`.
+fn hosts(model: &Path, capture: &str) -> Vec<String> {
+    let read = ["read", "--quiet", "--format", "jsonl", "--events", "episodes", "--model"];
+    let output = spiked().args(read).arg(model).arg(recording(capture)).assert().code(0);
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let begun = events.filter(|e| e["spiked"]["state"] == "begin" && e["spiked"]["class"] == "private");
+    begun.map(|e| e["spiked"]["host"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Asserts that the slow HTTP attacks of other recordings are episodes of the class `private`, and that a recording without attacks has none.
+fn finds_slow_http(model: &Path) {
+    for (capture, attacker) in
+        [("slow.http-2", "172.21.237.57"), ("slow.http-4", "10.76.244.47"), ("slow.http-8", "10.67.215.64")]
+    {
+        let hosts = hosts(model, capture);
+        assert!(hosts.iter().any(|host| host == attacker), "{capture}: {hosts:?}");
     }
-    assert_eq!(hosts("normal-1"), [""; 0]);
+    assert_eq!(hosts(model, "normal-1"), [""; 0]);
+}
+
+#[test]
+fn an_attack_of_one_capture_is_found_again_as_an_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let learned = folder.path().join("learned.safetensors");
+    let shown = ["--filter", "host 10.73.230.52"];
+    learn_into(&without_slow_http(folder.path()), &recording("slow.http-1"), &learned, &shown).code(0);
+    finds_slow_http(&learned);
+}
+
+#[test]
+fn a_labelled_attack_is_found_again_as_an_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let (labels, learned) = (folder.path().join("labels.csv"), folder.path().join("learned.safetensors"));
+    let mut text = String::new();
+    let packed = std::fs::File::open("fixtures/behaviours/labels.csv.gz").unwrap();
+    flate2::read::MultiGzDecoder::new(packed).read_to_string(&mut text).unwrap();
+    let shown = |line: &&str| ["capture,", "train/slow.http-1.", "train/normal-1."].iter().any(|start| line.starts_with(start));
+    let lines: Vec<String> = text.lines().filter(shown).map(|line| line.replace(",slow.http", ",private")).collect();
+    std::fs::write(&labels, lines.join("\n")).unwrap();
+    let add = ["learn", "--captures", "fixtures/behaviours", "--class", "private", "--labels"];
+    let add =
+        spiked().args(add).arg(&labels).arg("--model").arg(without_slow_http(folder.path())).arg("--out").arg(&learned).assert();
+    add.code(0);
+    finds_slow_http(&learned);
 }
 
 #[test]
