@@ -80,7 +80,8 @@ pub(super) fn rules(
     rules.map(|(rule, both)| raise(corpus, decision, calibration, without, rule, both)).collect()
 }
 
-/// Rules of a class of which these flows are known, each with the number of its capture. Their thresholds are the smallest.
+/// Episode rules of a class, derived from its flows: pairs of a capture's number and the begin of a flow in it. Each rule has the smallest
+/// threshold, 4 flows of full confidence.
 pub fn rules_of_flows(flows: &[(u32, &FlowStart)], class: ClassId) -> Vec<EpisodeRule> {
     roles(flows).into_iter().map(|role| rule(flows, class, role)).collect()
 }

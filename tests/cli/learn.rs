@@ -237,8 +237,7 @@ fn without_slow_http(folder: &Path) -> PathBuf {
 fn hosts(model: &Path, capture: &str) -> Vec<String> {
     let read = ["read", "--quiet", "--format", "jsonl", "--events", "episodes", "--model"];
     let output = spiked().args(read).arg(model).arg(recording(capture)).assert().code(0);
-    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-    let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let events = json_lines(&output.get_output().stdout).into_iter();
     let begun = events.filter(|e| e["spiked"]["state"] == "begin" && e["spiked"]["class"] == "private");
     begun.map(|e| e["spiked"]["host"].as_str().unwrap().to_owned()).collect()
 }
