@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Cost of a packet by the number of classes: CPU seconds and peak memory of reading a capture with every packet scored.
 
-usage: many_classes.py SPIKED DATA [--packets 100000] [--copies 1,4,16] [--rounds 3] [--against BINARY]
+usage: many_classes.py SPIKED DATA [--packets 500000] [--copies 1,4,16] [--varied] [--rounds 3] [--against BINARY]
 
 Makes models of several copies of each class of the shipped protocols model, whose copies have raised thresholds, and reads the capture of
-line_rate.py with each in one worker. The time of a model is also given relative to that of one copy, round by round.
+line_rate.py with each in one worker. The time of a model is also given relative to that of one copy, round by round. With --varied, copies lack
+30 % of the synapses, each others, and their weights differ by a fifth (one standard deviation). With --against, also counts the events, scored as
+usual, that differ between the two builds, and those with another class.
 """
-import argparse, json, multiprocessing, pathlib, statistics, struct, sys, tempfile, zlib
+import argparse, json, multiprocessing, pathlib, random, statistics, struct, subprocess, sys, tempfile, zlib
 
 import line_rate
 
@@ -29,8 +31,19 @@ def load(path):
     return tensors, metadata
 
 
-def multiplied(copies, path):
+# What --varied removes from each copy, and by how much it changes the rest.
+REMOVED, CHANGED = 0.3, 0.2
+
+
+def varied(row, chance):
+    """The weights of a copy's synapses; 0 if removed."""
+    kept = ((chance.random() >= REMOVED) * weight * chance.gauss(1, CHANGED) for weight in row)
+    return bytes(max(-127, min(127, round(weight))) & 255 for weight in kept)
+
+
+def multiplied(copies, vary, path):
     """Writes a model of so many copies of each class. Returns the number of classes."""
+    chance = random.Random(1)
     tensors, metadata = load(MODEL)
     model = json.loads(metadata["model"])
     names, decision = model["classes"], model["decision"]
@@ -50,7 +63,8 @@ def multiplied(copies, path):
     for begin, end in spans:
         row = tensors["neuron"][begin:end]
         neuron += struct.pack(f"<{len(row) * copies}H", *[of[at] for of in places for at in row])
-        weight += bytes(tensors["weight"][begin:end]) * copies
+        own = tensors["weight"][begin:end]
+        weight += bytes(own) + (b"".join(varied(own, chance) for _ in first[1:]) if vary else bytes(own) * (copies - 1))
         n += len(row) * copies
         starts += start.pack(n)
     gains = list(tensors["gain"])
@@ -71,11 +85,19 @@ def multiplied(copies, path):
     return len(model["classes"])
 
 
+def events(binary, model, capture):
+    """Detections by flow and time."""
+    call = [binary, "read", "--model", str(model), "--format", "jsonl", "--quiet", str(capture)]
+    lines = subprocess.run(call, stdout=subprocess.PIPE, check=True).stdout.splitlines()
+    return {(event["flow_id"], event["timestamp"]): event for event in map(json.loads, lines) if event["event_type"] == "detection"}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("spiked"), p.add_argument("data")
-    p.add_argument("--packets", type=int, default=100_000)
+    p.add_argument("--packets", type=int, default=500_000)
     p.add_argument("--copies", default="1,4,16")
+    p.add_argument("--varied", action="store_true")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--against", metavar="BINARY", help="another build, measured in the same rounds")
     o = p.parse_args()
@@ -88,7 +110,7 @@ def main():
         # In processes of their own, because a child's peak memory begins with that of its parent.
         with multiprocessing.Pool(1, maxtasksperchild=1) as pool:
             packets, _ = pool.apply(line_rate.make, (o.data, o.packets, capture, folder / "cut.pcap"))
-            classes = {n: pool.apply(multiplied, (n, path)) for n, path in models.items()}
+            classes = {n: pool.apply(multiplied, (n, o.varied, path)) for n, path in models.items()}
         # A capture of one packet, whose time is that of loading the model.
         with open(capture, "rb") as whole:
             head = whole.read(24 + 16)
@@ -108,6 +130,12 @@ def main():
             read, loading, memory = (min(column) for column in zip(*rows))
             relative = f"{ratios[0]:.2f} {statistics.median(ratios):.2f} {ratios[-1]:.2f}"
             print(f"{build:<14} {classes[n]:>8} {read:>8.2f} {loading:>8.2f} {memory:>6.0f} {relative:>24}")
+        for n in copies if o.against else []:
+            ours, others = (events(binary, models[n], capture) for binary in builds.values())
+            both = ours.keys() & others.keys()
+            named = sum(ours[key]["app_proto"] != others[key]["app_proto"] for key in both) + len(ours.keys() ^ others.keys())
+            other = sum(ours[key] != others[key] for key in both) + len(ours.keys() ^ others.keys())
+            print(f"{classes[n]} classes: {len(ours)} events, {other} differ, {named} in their class")
     return 0
 
 

@@ -468,7 +468,8 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
         (0..inputs as u32).flat_map(|i| (0..row).map(move |n| ((i * 31 + n * 797) % 16_384) as u16)).collect();
     neuron.chunks_exact_mut(row as usize).for_each(<[u16]>::sort_unstable);
     let weight: Vec<i8> = (0..neuron.len()).map(|i| (i % 120) as i8 + 1).collect();
-    let network = Network::from_sparse(&start, &neuron, &weight, vec![0.01; classes]).expect("in order");
+    let network =
+        Network::from_sparse(&start, weight.len(), |at| (neuron[at], weight[at]), vec![0.01; classes]).expect("in order");
     let decision = Decision {
         theta: vec![0.5; classes],
         assignments: Assignments::one_each(classes),

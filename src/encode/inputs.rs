@@ -36,6 +36,15 @@ impl Default for ActiveInputs {
 }
 
 impl ActiveInputs {
+    /// These inputs, of a packet with content, as if none depended on its ports or payload.
+    #[cfg(test)]
+    pub fn of(inputs: &[u32]) -> Self {
+        let mut active = Self::default();
+        active.all.inputs[..inputs.len()].copy_from_slice(inputs);
+        active.all.count = inputs.len();
+        active
+    }
+
     /// All of them.
     pub fn all(&self) -> &[u32] {
         self.all.as_slice()

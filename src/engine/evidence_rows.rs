@@ -21,10 +21,10 @@ const MAX_EVIDENCE_BYTES: usize = 256 << 20;
 
 /// A pool of rows. It holds as many rows as were ever needed at once, up to its limit.
 pub(super) struct EvidenceRows {
-    /// Sums in a row: one for each class.
+    /// Numbers of a row.
     width: usize,
     limit: usize,
-    /// Sums of all rows, `[row, class]`.
+    /// All rows, `[row, number]`.
     sums: Vec<f32>,
     /// The stream that each row belongs to.
     owners: Vec<StreamIndex>,
@@ -34,18 +34,18 @@ pub(super) struct EvidenceRows {
 }
 
 impl EvidenceRows {
-    /// An empty pool for `classes` classes and at most `streams` streams, decided or not.
-    pub fn new(classes: usize, streams: usize) -> Self {
-        let room = MAX_EVIDENCE_BYTES / (classes.max(1) * size_of::<f32>());
+    /// An empty pool of rows of `width` numbers, for at most `streams` streams, decided or not.
+    pub fn new(width: usize, streams: usize) -> Self {
+        let room = MAX_EVIDENCE_BYTES / (width.max(1) * size_of::<f32>());
         let limit = (streams / ROWS_SHARE).min(room).clamp(MIN_ROWS, MAX_ROWS);
-        Self { width: classes, limit, sums: Vec::new(), owners: Vec::new(), free: Vec::new(), next_compared: 0 }
+        Self { width, limit, sums: Vec::new(), owners: Vec::new(), free: Vec::new(), next_compared: 0 }
     }
 
-    /// Sets all sums to 0, for `classes` other classes. The rows keep their owners.
-    pub fn reset(&mut self, classes: usize) {
-        self.width = classes;
+    /// Sets all numbers to 0, of which each row has `width` from now on. The rows keep their owners.
+    pub fn reset(&mut self, width: usize) {
+        self.width = width;
         self.sums.clear();
-        self.sums.resize(self.owners.len() * classes, 0.0);
+        self.sums.resize(self.owners.len() * width, 0.0);
     }
 
     /// Records that the stream that owns `row` has moved to `owner`.
@@ -53,7 +53,7 @@ impl EvidenceRows {
         self.owners[row.index()] = owner;
     }
 
-    /// The sums of a row, `[class]`.
+    /// The evidence of a row.
     #[inline]
     pub fn sums(&mut self, row: EvidenceRow) -> &mut [f32] {
         &mut self.sums[row.index() * self.width..][..self.width]

@@ -13,6 +13,7 @@ mod deferred;
 mod episodes;
 mod evidence;
 mod evidence_rows;
+mod evidence_scorer;
 mod in_order;
 mod model_shard;
 mod observer;

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use crate::encode::{ActiveInputs, Context, Volley};
 use crate::model::Model;
 use crate::packet::{Address, Decoder};
-use crate::snn::Potentials;
-use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
+use crate::stream::{Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::deferred::DeferredPackets;
 use super::episodes::excites;
 use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
+use super::evidence_scorer::EvidenceScorer;
 use super::output::{BatchOutput, Spike};
 use super::stream_state::{StreamSnapshot, StreamState};
 use super::tunnels::TunnelTable;
@@ -30,37 +30,16 @@ struct PendingPacket {
     snapshot: StreamSnapshot,
 }
 
-/// Counts the neurons that spike at one packet, if that is wanted, and adds its margins to the evidence of its stream, whose leader so far is
-/// `before`. Returns the new leader.
-fn add_packet(
-    model: &Model,
-    active: &ActiveInputs,
-    spikes: Option<&mut Vec<u64>>,
-    potentials: &mut Potentials,
-    evidence: &mut [f32],
-    before: Option<Leader>,
-) -> Option<Leader> {
-    model.network.potentials(active.all(), potentials);
-    if let Some(spikes) = spikes {
-        model.decision.count_spikes(&model.network, potentials, spikes);
-    }
-    let leader = model.decision.accumulate(&model.network, potentials, evidence, before.as_ref(), active.has_content())?;
-    let neuron = model.decision.assignments.first_of(leader.class);
-    let potential = f32::from(potentials[neuron.index()]) * model.network.scale()[neuron.index()];
-    Some(model.decision.with_parts(leader, before.as_ref(), &model.network, potential, active))
-}
-
 /// A model, with the evidence of the undecided streams of one shard.
 pub(super) struct Scorer {
     model: Arc<Model>,
+    evidence: EvidenceScorer,
     /// Index of the model in the settings.
     number: usize,
     every_packet: bool,
     rows: EvidenceRows,
     deferred: DeferredPackets,
     buffer: EvidenceBuffer,
-    /// Spikes of each neuron, counted for live sources. Deferred packets that are never scored have none.
-    spikes: Option<Vec<u64>>,
     volley: Volley,
     /// Inputs of the packet that was prepared last.
     prepared: Box<ActiveInputs>,
@@ -73,21 +52,22 @@ pub(super) struct Scorer {
     late: Box<ActiveInputs>,
     /// What the streams are wrapped in.
     tunnels: TunnelTable,
-    potentials: Potentials,
-    /// Evidence of a packet that is scored on its own, `[class]`.
+    /// Evidence of a packet that is scored on its own.
     sums: Vec<f32>,
 }
 
 impl Scorer {
-    /// A scorer for at most `streams` streams. `every_packet`: score named streams too; `live`: count spikes.
+    /// A scorer for at most `streams` streams. `every_packet`: score named streams too; `live`: count spikes. Deferred packets that are never
+    /// scored have none.
     pub fn new(model: Arc<Model>, number: usize, streams: usize, every_packet: bool, live: bool) -> Self {
+        let evidence = EvidenceScorer::new(Arc::clone(&model), live);
         Self {
             number,
             every_packet,
-            rows: EvidenceRows::new(model.classes.len(), streams),
+            rows: EvidenceRows::new(evidence.width(), streams),
+            evidence,
             deferred: DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets),
             buffer: EvidenceBuffer::default(),
-            spikes: live.then(|| vec![0; model.network.neurons()]),
             volley: Volley::default(),
             prepared: Box::default(),
             is_ready: false,
@@ -95,7 +75,6 @@ impl Scorer {
             pending: None,
             late: Box::default(),
             tunnels: TunnelTable::new(streams),
-            potentials: model.network.buffer(),
             sums: Vec::new(),
             model,
         }
@@ -108,24 +87,19 @@ impl Scorer {
     /// Replaces the model by one of the same kind of key. If its classes differ, all evidence is reset. No packet may be pending
     /// or deferred.
     pub fn replace_model(&mut self, model: &Arc<Model>) {
-        if model.classes != self.model.classes {
-            self.rows.reset(model.classes.len());
-        }
         // The spikes so far were reported with the previous batch.
-        self.spikes = self.spikes.as_ref().map(|_| vec![0; model.network.neurons()]);
-        self.potentials = model.network.buffer();
+        let evidence = EvidenceScorer::new(Arc::clone(model), self.evidence.counts_spikes());
+        if !self.evidence.has_evidence_of(model) {
+            self.rows.reset(evidence.width());
+        }
+        self.evidence = evidence;
         self.deferred = DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets);
         self.model = Arc::clone(model);
     }
 
     /// The spikes since the last call; `None` if there were none.
     pub fn take_spikes(&mut self) -> Option<SpikeCounts> {
-        let spikes = self.spikes.as_mut().filter(|counts| counts.iter().any(|&n| n > 0))?;
-        let neurons = std::mem::replace(spikes, vec![0; self.model.network.neurons()]);
-        let mut counts = vec![0; self.model.classes.len()];
-        let classes = self.model.decision.assignments.classes_of_neurons();
-        classes.iter().zip(neurons).for_each(|(class, n)| counts[class.index()] += n);
-        Some(SpikeCounts { model: Arc::clone(&self.model), counts })
+        self.evidence.take_spikes()
     }
 
     /// The slot values of a packet, for learning.
@@ -198,7 +172,7 @@ impl Scorer {
         for number in 0..self.deferred.count(row) {
             self.model.layout.inputs_by_part(&self.deferred.volley(row, number), &mut self.late);
             let (sums, before) = (self.rows.sums(row), stream.state.leader());
-            let leader = add_packet(&self.model, &self.late, self.spikes.as_mut(), &mut self.potentials, sums, before);
+            let leader = self.evidence.add(&self.late, sums, before);
             leader.into_iter().for_each(|leader| stream.state.set_leader(leader));
         }
         self.deferred.clear(row);
@@ -264,8 +238,8 @@ impl Scorer {
         let model = &self.model;
         model.layout.inputs_by_part(&self.volley, &mut self.late);
         self.sums.clear();
-        self.sums.resize(model.classes.len(), 0.0);
-        let leader = add_packet(model, &self.late, self.spikes.as_mut(), &mut self.potentials, &mut self.sums, None);
+        self.sums.resize(self.evidence.width(), 0.0);
+        let leader = self.evidence.add(&self.late, &mut self.sums, None);
         let Some(leader) = leader else { return };
         let confidence = model.decision.confidence(&leader);
         if !excites(model, leader.class, confidence) {
@@ -311,7 +285,7 @@ impl Scorer {
             self.deferred.clear(row);
         }
         let (sums, before) = (self.rows.sums(row), stream.state.leader());
-        let leader = add_packet(model, &self.active, self.spikes.as_mut(), &mut self.potentials, sums, before);
+        let leader = self.evidence.add(&self.active, sums, before);
         let Some(leader) = leader else { return };
         stream.state.set_leader(leader);
         // A named stream that stays scored changes no further.

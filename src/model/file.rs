@@ -150,9 +150,12 @@ impl<'a> TensorViews<'a> {
     /// The network, with `scale` from [`TensorViews::scale`]; `None` if the tensors contradict each other.
     fn network(&self, scale: Vec<f32>) -> Option<Network> {
         let start: Vec<u32> = self.start.data().as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
-        let neuron: Vec<u16> = self.neuron.data().as_chunks().0.iter().map(|&b| u16::from_le_bytes(b)).collect();
-        let weight: Vec<i8> = self.weight.data().iter().map(|&b| (b as i8).max(-127)).collect();
-        Network::from_sparse(&start, &neuron, &weight, scale)
+        let (neuron, weight) = (self.neuron.data().as_chunks().0, self.weight.data());
+        if neuron.len() != weight.len() {
+            return None;
+        }
+        let synapse = |at: usize| (u16::from_le_bytes(neuron[at]), (weight[at] as i8).max(-127));
+        Network::from_sparse(&start, weight.len(), synapse, scale)
     }
 }
 

@@ -10,6 +10,62 @@ pub(super) const WIDE: usize = 64;
 /// Columns of the narrowest rows. Rows of fewer than [`WIDE`] columns are 16 or 32 long.
 pub(super) const NARROW: usize = 16;
 
+/// Which of 64 groups of neurons have a block of weights in a row, and the number of the first of these blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct BlockIndex {
+    /// A bit for each group.
+    pub groups: u64,
+    pub first: u32,
+}
+
+impl BlockIndex {
+    /// Groups of an index.
+    pub const GROUPS: usize = u64::BITS as usize;
+
+    /// The number of the block of a group, if it has one.
+    #[inline(always)]
+    pub fn block(self, group: usize) -> Option<usize> {
+        (self.groups >> group & 1 == 1).then(|| self.number(group) as usize)
+    }
+
+    /// The number that the block of a group has or would have.
+    #[inline(always)]
+    fn number(self, group: usize) -> u32 {
+        self.first + (self.groups & ((1 << group) - 1)).count_ones()
+    }
+}
+
+/// Finds the blocks of one of the 64 groups of `index` in the rows `active`; `index[row * words]` is of a row. Writes their numbers to `out`,
+/// which has room for one of each row, and returns those that exist.
+#[inline]
+pub(super) fn find_blocks<'a>(index: &[BlockIndex], words: usize, active: &[u32], group: usize, out: &'a mut [u32]) -> &'a [u32] {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("popcnt") {
+        // SAFETY: the CPU has the feature.
+        return unsafe { find_blocks_popcnt(index, words, active, group, out) };
+    }
+    find_blocks_portable(index, words, active, group, out)
+}
+
+/// [`find_blocks`] with the instruction that counts bits.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "popcnt")]
+fn find_blocks_popcnt<'a>(index: &[BlockIndex], words: usize, active: &[u32], group: usize, out: &'a mut [u32]) -> &'a [u32] {
+    find_blocks_portable(index, words, active, group, out)
+}
+
+#[inline(always)]
+fn find_blocks_portable<'a>(index: &[BlockIndex], words: usize, active: &[u32], group: usize, out: &'a mut [u32]) -> &'a [u32] {
+    let mut found = 0;
+    for &row in active {
+        // Written whether it exists or not: a branch would be mispredicted at every third row.
+        let entry = index[row as usize * words];
+        out[found] = entry.number(group);
+        found += (entry.groups >> group & 1) as usize;
+    }
+    &out[..found]
+}
+
 /// Writes the sum of the rows `active` of `weights`, `[row * stride + column]`, to `out[..stride]`. `stride` is a multiple of 64, or 16 or 32.
 #[inline]
 pub(super) fn sum_rows(weights: &[i8], stride: usize, active: &[u32], out: &mut [i16]) {

@@ -5,6 +5,7 @@
 
 mod assignments;
 mod basis;
+mod candidates;
 mod decision;
 mod evidence;
 mod fragments;
@@ -15,6 +16,7 @@ mod tracker;
 
 pub use assignments::{AssignmentError, Assignments};
 pub use basis::{Basis, UnknownReason};
+pub use candidates::CandidateScorer;
 pub use decision::Decision;
 pub use evidence::Contributions;
 pub use fragments::{FragmentTable, is_fragment};
