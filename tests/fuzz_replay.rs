@@ -3,12 +3,15 @@
 //! `SPIKED_FUZZ_SECONDS=600 cargo test --release --test fuzz_replay` runs each target for this time, from another seed each time.
 
 mod common;
+#[path = "common/label_seeds.rs"]
+mod label_seeds;
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
 use std::time::{Duration, Instant};
 
 use common::{fixture, shared_data};
+use label_seeds::label_seeds;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use safetensors::SafeTensors;
@@ -60,7 +63,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             .collect(),
         "decoder" => [after(&[1], frames()), after(&[6], frames().into_iter().map(|f| f[14..].to_vec()).collect())].concat(),
         "encoder" => after(&[1, 0, 3, 255], frames()),
-        "labels" => vec![read("fixtures/labels.csv")[..4000].to_vec(), b"capture,host,label\na.pcap,10.0.0.1,camera\n".to_vec()],
+        "labels" => [vec![read("fixtures/labels.csv")[..4000].to_vec()], label_seeds()].concat(),
         "settings" => vec![read("config/spiked.toml")],
         "models" => vec![small_model()],
         "http" => ["GET /", "GET /status", "GET /metrics", "POST /", "HEAD /page.js", "OPTIONS *", "GET //../etc/passwd"]
