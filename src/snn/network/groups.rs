@@ -45,8 +45,11 @@ pub struct NeuronGroups {
 }
 
 impl NeuronGroups {
-    /// Groups the neurons of a network; `None` if too few are similar. `row` yields the neurons and weights of an input, `scale` is of each neuron.
+    /// Groups the neurons of a network; `None` if too few are similar, or a scale is not positive, which has no bound. `row` yields the neurons and weights of an input, `scale` is of each neuron.
     pub(super) fn new<R: Iterator<Item = (usize, i8)>>(inputs: usize, scale: &[f32], row: impl Fn(usize) -> R) -> Option<Self> {
+        if scale.iter().any(|&scale| scale <= 0.0) {
+            return None;
+        }
         let (places, groups) = places_of_similar(inputs, scale.len(), &row)?;
         let words = groups.div_ceil(WORD);
         let mut largest_scale = vec![0f32; groups];
@@ -268,5 +271,13 @@ mod tests {
     fn a_network_of_neurons_that_are_not_similar_has_no_groups() {
         let weights: Vec<i8> = (0..600 * 600).map(|at| if at / 600 == at % 600 { 100 } else { 0 }).collect();
         assert!(Network::from_parts(600, 600, &weights, vec![0.01; 600]).groups().is_none());
+    }
+
+    #[test]
+    fn a_network_with_a_scale_that_has_no_bound_has_no_groups() {
+        let mut scale = vec![0.01; 600];
+        assert!(Network::from_parts(2, 600, &[1; 1200], scale.clone()).groups().is_some());
+        scale[7] = -0.01;
+        assert!(Network::from_parts(2, 600, &[1; 1200], scale).groups().is_none());
     }
 }
