@@ -41,7 +41,7 @@ impl EvidenceRows {
         Self { width, limit, sums: Vec::new(), owners: Vec::new(), free: Vec::new(), next_compared: 0 }
     }
 
-    /// Sets all numbers to 0, of which each row has `width` from now on. The rows keep their owners.
+    /// Sets the evidence of all rows to 0 and their length to `width`. The rows keep their owners.
     pub fn reset(&mut self, width: usize) {
         self.width = width;
         self.sums.clear();

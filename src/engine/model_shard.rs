@@ -66,7 +66,7 @@ impl ModelShard {
 
     /// Replaces the model and keeps the streams; no packet may be pending, as between batches. Returns `false`, without a change, if the new
     /// model has another kind of key (flow or host). Decided streams keep their class if the new model has it. The evidence of undecided
-    /// streams is kept if the list of classes is the same, in the same order, and is reset if not.
+    /// streams is kept if the list of classes is the same, in the same order, and so are the groups of neurons; it is reset if not.
     pub fn replace_model(&mut self, model: &Arc<Model>) -> bool {
         let old = self.scorer.model();
         if model.key != old.key {
@@ -74,7 +74,7 @@ impl ModelShard {
         }
         let (old, scorer) = (Arc::clone(old), &mut self.scorer);
         self.table.iter_mut().for_each(|stream| scorer.score_deferred(stream));
-        if model.classes != old.classes {
+        if !scorer.keeps_evidence(model) {
             let new_id = |class: ClassId| model.classes.iter().position(|c| *c == old.classes[class.index()]);
             let new_id = |class: ClassId| new_id(class).map(ClassId::from_index);
             self.table.iter_mut().for_each(|stream| stream.state.remap_classes(new_id));

@@ -84,12 +84,17 @@ impl Scorer {
         &self.model
     }
 
-    /// Replaces the model by one of the same kind of key. If its classes differ, all evidence is reset. No packet may be pending
-    /// or deferred.
+    /// Whether the evidence so far can be continued with another model.
+    pub fn keeps_evidence(&self, model: &Model) -> bool {
+        self.evidence.has_evidence_of(model)
+    }
+
+    /// Replaces the model by one of the same kind of key. All evidence is reset unless it can be [continued](Scorer::keeps_evidence). No packet
+    /// may be pending or deferred.
     pub fn replace_model(&mut self, model: &Arc<Model>) {
         // The spikes so far were reported with the previous batch.
         let evidence = EvidenceScorer::new(Arc::clone(model), self.evidence.counts_spikes());
-        if !self.evidence.has_evidence_of(model) {
+        if !self.keeps_evidence(model) {
             self.rows.reset(evidence.width());
         }
         self.evidence = evidence;

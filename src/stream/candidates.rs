@@ -300,7 +300,7 @@ impl CandidateScorer {
     }
 }
 
-/// The largest of some numbers, none of which is NaN; negative infinity without any.
+/// The maximum of a slice without NaN; negative infinity if it is empty.
 fn largest_of(numbers: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if a > b { a } else { b };
     let (chunks, rest) = numbers.as_chunks::<LANES>();

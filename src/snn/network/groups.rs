@@ -7,6 +7,7 @@
 use super::super::kernel::{self, BlockIndex};
 use super::rows::DenseRows;
 use super::{Network, Synapses};
+use crate::encode::MAX_ACTIVE;
 use crate::prefetch::prefetch;
 use crate::snn::NeuronId;
 
@@ -22,8 +23,6 @@ const MIN_MEAN_LANES: usize = 8;
 const FIRST_GROUPS: usize = 32;
 /// Part of a unit of weight that rounding may take from the upper bound of one synapse.
 const ROUNDING: f32 = 1e-3;
-/// Inputs that are active at once, at most.
-const MAX_ACTIVE: usize = 256;
 /// Words of the index in a cache line.
 const WORDS_OF_LINE: usize = 64 / size_of::<BlockIndex>();
 /// Groups of a word of the index of blocks.
@@ -45,7 +44,8 @@ pub struct NeuronGroups {
 }
 
 impl NeuronGroups {
-    /// Groups the neurons of a network; `None` if too few are similar, or a scale is not positive, which has no bound. `row` yields the neurons and weights of an input, `scale` is of each neuron.
+    /// Groups the neurons of a network; `None` if too few are similar, or a scale is not positive, which has no bound. `row` yields the neurons
+    /// and weights of an input, `scale` is of each neuron.
     pub(super) fn new<R: Iterator<Item = (usize, i8)>>(inputs: usize, scale: &[f32], row: impl Fn(usize) -> R) -> Option<Self> {
         if scale.iter().any(|&scale| scale <= 0.0) {
             return None;
