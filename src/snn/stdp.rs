@@ -60,6 +60,8 @@ pub trait Presentations: Sync {
     fn order(&self, pass: u32) -> Vec<u32>;
     /// Writes the active inputs of presentation `index`.
     fn present(&self, index: u32, active: &mut [u32; crate::encode::MAX_ACTIVE]) -> Presentation;
+    /// Prefetches what [`present`](Presentations::present) will read for presentation `soon`, and what this function will read for `later`.
+    fn prefetch(&self, _soon: u32, _later: u32) {}
     /// Weights of a class's learning: for its own presentations, and for those of other classes.
     fn class_weights(&self, class: ClassId) -> (f32, f32);
 }
@@ -205,6 +207,9 @@ fn integrate_blocks_avx512<const N: usize>(
 /// Neurons in one block of weights: one AVX-512 vector.
 const LANE: usize = 16;
 
+/// Presentations from the prefetch of one to its turn: memory answers within two or three.
+const PREFETCH: usize = 6;
+
 /// The class of a lane that has no neuron.
 const NO_CLASS: ClassId = ClassId::new(u16::MAX);
 
@@ -324,6 +329,9 @@ fn train_shard_with(shard: &Shard<'_>, integrate: impl Fn(&[[f32; LANE]], &[u32]
         for place in 0..order.len() {
             std::mem::swap(&mut active, &mut next_active);
             let Presentation { active: n, class, part } = next;
+            if let [soon, .., later] = order[place..].get(PREFETCH..=2 * PREFETCH).unwrap_or_default() {
+                presentations.prefetch(*soon, *later);
+            }
             if let Some(&index) = order.get(place + 1) {
                 next = presentations.present(index, next_active);
                 shard.prefetch(&next_active[..next.active]);

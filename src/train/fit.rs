@@ -10,6 +10,7 @@
 //! 5. The network of the model is trained on all streams.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::model::{Model, Provenance};
 use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
@@ -77,7 +78,7 @@ fn uses_unseen(corpus: &Corpus) -> bool {
     corpus.classes.len() >= MIN_CLASSES_WITH_UNSEEN && !corpus.layout.has_traces()
 }
 
-/// Number of calls of `tick` in [`fit()`]: one per pass over the corpus and thread.
+/// Largest number of calls of `tick` in [`fit()`]: one per pass over the corpus and thread.
 pub fn passes(corpus: &Corpus, settings: &TrainSettings) -> u64 {
     let unseen = usize::from(uses_unseen(corpus));
     let trainings = settings.folds * (ways(corpus).len() + 1 + unseen) + 1;
@@ -89,14 +90,14 @@ fn ways(corpus: &Corpus) -> &'static [bool] {
     if corpus.by_content() { &[false, true] } else { &[false] }
 }
 
-/// Trains on the streams for which `chosen` returns true. Calls `tick` as often as [`passes`] says.
+/// Trains on the streams for which `chosen` returns true. Calls `tick` no more often than [`passes`] says.
 pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> bool, tick: &(dyn Fn() + Sync)) -> FitResult {
     let classes = corpus.classes.len();
     let fitting = Fitting::new(corpus, settings, chosen, tick);
     let one = NeuronSpec::one_each(classes);
     let tried = ways(corpus).iter().map(|&ports_alone| {
         let settings = TrainSettings { ports_alone, ..settings.clone() };
-        let held_out = fitting.cross_fit(&settings, &one, false);
+        let held_out = fitting.cross_fit(&settings, &one, &|_| true, false);
         let theta = thresholds(corpus, &settings, &held_out, &one);
         let (decision, worth) = choose_bounds(corpus.by_content(), classes, &held_out, theta);
         (settings, held_out, decision, worth)
@@ -104,18 +105,19 @@ pub fn fit(corpus: &Corpus, settings: &TrainSettings, chosen: &dyn Fn(usize) -> 
     // The first of equals.
     let best = tried.reduce(|best, next| if next.3 > best.3 { next } else { best });
     let (settings, held_out, decision, _) = best.expect("one way is always tried");
+    let one = CrossFit { held_out, decision };
+    let candidates = split_by_direction::candidates(classes, &one);
     let every: Vec<ClassId> = ClassId::first(classes).collect();
     let pair = split_by_direction::specs(classes, &every);
-    let apart = fitting.cross_fit(&settings, &pair, false);
+    let apart = fitting.cross_fit(&settings, &pair, &|class| candidates.contains(&class), false);
     let theta = thresholds(corpus, &settings, &apart, &pair);
-    let one = CrossFit { held_out, decision };
     let assignments = split_by_direction::assignments(classes, &pair);
     let two = CrossFit { held_out: apart, decision: Decision { theta, assignments, ..one.decision.clone() } };
-    let split = split_by_direction::better_split(classes, &one, &two);
+    let split = split_by_direction::better_split(classes, &candidates, &one, &two);
     let specs = split_by_direction::specs(classes, &split);
     let CrossFit { mut held_out, decision } = split_by_direction::merged(one, &two, split);
     if uses_unseen(corpus) {
-        held_out.append(&mut fitting.cross_fit(&settings, &specs, true));
+        held_out.append(&mut fitting.cross_fit(&settings, &specs, &|_| true, true));
     }
     let network = fitting.train_on_all(&settings, &specs);
     let (decision, calibration) = calibrate(corpus.key, classes, &settings, &held_out, decision);
@@ -154,42 +156,79 @@ impl<'a> Fitting<'a> {
 
     /// Trains one network per fold without the streams of the fold, and returns the potentials of these streams. With `unseen`, the
     /// network of fold k is not trained on the classes c with c mod folds = k either, and the streams of these classes are returned
-    /// instead.
-    fn cross_fit(&self, settings: &TrainSettings, specs: &[NeuronSpec], unseen: bool) -> Vec<HeldOutPotentials> {
+    /// instead. Neurons of classes for which `needed` returns false have no weights.
+    fn cross_fit(
+        &self,
+        settings: &TrainSettings,
+        specs: &[NeuronSpec],
+        needed: &(dyn Fn(ClassId) -> bool + Sync),
+        unseen: bool,
+    ) -> Vec<HeldOutPotentials> {
         let (corpus, classes) = (self.corpus, self.corpus.classes.len());
         let assignments = split_by_direction::assignments(classes, specs);
-        let mut all = Vec::new();
-        for fold in 0..settings.folds {
+        // Folds side by side: threads that share the neurons of one network would each prepare all presentations.
+        let at_once = settings.threads.clamp(1, settings.folds);
+        let shared = TrainSettings { threads: settings.threads / at_once, ..settings.clone() };
+        let of_fold = |fold: usize| {
+            let settings = &shared;
             let left_out = |class: ClassId| unseen && class.index() % settings.folds == fold;
             let in_other_fold = |i: usize| self.fold_of[i].is_some_and(|f| f != fold);
             let shown = |i: usize| self.trained(i).filter(|&class| in_other_fold(i) && !left_out(class));
             let teacher = TeachingSchedule::new(corpus, settings, settings.seed ^ 1, shown);
             if teacher.is_empty() {
-                continue;
+                return Vec::new();
             }
             let mut known = vec![false; classes];
             self.streams.iter().filter_map(|&i| shown(i)).for_each(|class| known[class.index()] = true);
-            let network = self.train(settings, specs, &teacher);
+            // The potentials of the other classes' neurons are not used.
+            let network = self.train(settings, specs, &|class| known[class.index()] && needed(class), &teacher);
             let (most, seed) = (settings.packets_per_stream, settings.seed);
             let by = HeldOutPass { network: &network, assignments: &assignments, most, pool: &self.pool, seed };
             let is_unseen = |c: ClassId| !known[c.index()];
             let held_out = |i: usize| if unseen { left_out(corpus.streams[i].class) } else { self.fold_of[i] == Some(fold) };
-            for &i in self.streams.iter().filter(|&&i| held_out(i)) {
-                all.extend(Variant::all(corpus).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)));
-            }
-        }
-        all
+            let variants =
+                |&i: &usize| Variant::all(corpus).iter().filter_map(|&v| forward(corpus, &by, i, v, &is_unseen)).collect();
+            self.streams.iter().filter(|&&i| held_out(i)).flat_map::<Vec<_>, _>(variants).collect()
+        };
+        let next = AtomicUsize::new(0);
+        let work = || -> Vec<(usize, Vec<HeldOutPotentials>)> {
+            let folds = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&fold| fold < settings.folds));
+            folds.map(|fold| (fold, of_fold(fold))).collect()
+        };
+        let mut all: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().flat_map(|worker| worker.join().expect("a training thread panicked")).collect()
+        });
+        all.sort_unstable_by_key(|&(fold, _)| fold);
+        all.into_iter().flat_map(|(_, held_out)| held_out).collect()
     }
 
     /// The network trained on all chosen streams.
     fn train_on_all(&self, settings: &TrainSettings, specs: &[NeuronSpec]) -> Network {
         let shown = |i: usize| self.fold_of[i].and_then(|_| self.trained(i));
-        self.train(settings, specs, &TeachingSchedule::new(self.corpus, settings, settings.seed, shown))
+        self.train(settings, specs, &|_| true, &TeachingSchedule::new(self.corpus, settings, settings.seed, shown))
     }
 
-    fn train(&self, settings: &TrainSettings, specs: &[NeuronSpec], teacher: &TeachingSchedule<'_>) -> Network {
-        let inputs = self.corpus.layout.input_count();
-        Network::quantise(&snn::train(settings.rule, inputs, specs, settings.threads, teacher, self.tick), specs.len())
+    /// A network of the neurons `specs`, of which those of the classes in `trained` learn; what a neuron learns does not depend on the others.
+    fn train(
+        &self,
+        settings: &TrainSettings,
+        specs: &[NeuronSpec],
+        trained: &dyn Fn(ClassId) -> bool,
+        teacher: &TeachingSchedule<'_>,
+    ) -> Network {
+        let (inputs, neurons) = (self.corpus.layout.input_count(), specs.len());
+        let (places, learning): (Vec<usize>, Vec<NeuronSpec>) =
+            specs.iter().copied().enumerate().filter(|(_, spec)| trained(spec.class)).unzip();
+        let mut weights = vec![0.0; inputs * neurons];
+        if learning.is_empty() {
+            return Network::quantise(&weights, neurons);
+        }
+        let learned = snn::train(settings.rule, inputs, &learning, settings.threads, teacher, self.tick);
+        for (row, learned) in weights.chunks_exact_mut(neurons).zip(learned.chunks_exact(learning.len())) {
+            places.iter().zip(learned).for_each(|(&place, &weight)| row[place] = weight);
+        }
+        Network::quantise(&weights, neurons)
     }
 }
 

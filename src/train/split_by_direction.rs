@@ -37,8 +37,22 @@ pub(super) struct CrossFit {
     pub decision: Decision,
 }
 
-/// The classes that are better with two neurons. `one` has one neuron for each class, `two` has two.
-pub(super) fn better_split(classes: usize, one: &CrossFit, two: &CrossFit) -> Vec<ClassId> {
+/// The classes that may be better with two neurons. Only streams that are wrong with the neurons of `one`, and belong to the class or are taken for it, can
+/// become right; of the other classes they are too few to outnumber chance.
+pub(super) fn candidates(classes: usize, one: &CrossFit) -> Vec<ClassId> {
+    let mut wrong = vec![0u32; classes];
+    for held_out in one.held_out.iter().filter(|h| h.known && h.variant == Variant::AsIs) {
+        let leader = one.decision.leader(&held_out.evidence(&one.decision, classes), 1);
+        let Some(leader) = leader.filter(|leader| leader.class != held_out.truth) else { continue };
+        wrong[leader.class.index()] += 1;
+        wrong[held_out.truth.index()] += 1;
+    }
+    // Even if all become right and none wrong, n streams are more than the root of n, once for each deviation, only from here on.
+    ClassId::first(classes).filter(|class| f64::from(wrong[class.index()]) >= DEVIATIONS * DEVIATIONS).collect()
+}
+
+/// Those of the classes `candidates` that are better with two neurons. `one` has one neuron for each class, `two` has two.
+pub(super) fn better_split(classes: usize, candidates: &[ClassId], one: &CrossFit, two: &CrossFit) -> Vec<ClassId> {
     // For each stream its class, and the final evidence of all classes: with the neurons chosen so far, and with two neurons each.
     let mut ends: Vec<(ClassId, Vec<f32>, Vec<f32>)> = (one.held_out.iter().zip(&two.held_out))
         .filter(|(held_out, _)| held_out.known && held_out.variant == Variant::AsIs)
@@ -46,7 +60,7 @@ pub(super) fn better_split(classes: usize, one: &CrossFit, two: &CrossFit) -> Ve
         .collect();
     let right = |truth: ClassId, evidence: &[f32]| one.decision.leader(evidence, 1).is_some_and(|l| l.class == truth);
     let mut better = Vec::new();
-    for class in 0..classes {
+    for class in candidates.iter().map(|class| class.index()) {
         let (mut won, mut lost) = (0u32, 0u32);
         for (truth, now, two) in &mut ends {
             let before = right(*truth, now);

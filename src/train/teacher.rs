@@ -11,6 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
 use crate::packet::KeyKind;
+use crate::prefetch::{prefetch, prefetch_span};
 use crate::snn::{ClassId, Presentation, Presentations};
 
 use super::ports::{PortPool, Ports};
@@ -102,6 +103,32 @@ impl<'a> TeachingSchedule<'a> {
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
+
+    /// What the presentation `index` shows.
+    fn shown(&self, index: u32) -> ShownPacket<'_> {
+        let (variants, index) = (self.silent.len(), index as usize);
+        let ((volley, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
+            None => (self.packets[index / variants], &self.silent[index % variants], None),
+            Some(rest) => match rest.checked_sub(self.alone.len()) {
+                None => (self.alone[rest], &self.not_ports, None),
+                Some(other) => {
+                    let (volley, class, ports) = self.other_ports[other];
+                    ((volley, class), &[], Some(ports))
+                }
+            },
+        };
+        ShownPacket { volley: volley as usize, class, silent, ports }
+    }
+}
+
+/// A packet as it is presented.
+struct ShownPacket<'a> {
+    volley: usize,
+    class: ClassId,
+    /// Slots that are silent.
+    silent: &'a [SlotId],
+    /// Ports in place of its own.
+    ports: Option<Ports>,
 }
 
 /// For each packet with content, the ports of a packet of another class and the same transport. Packets of a handshake keep their ports:
@@ -129,25 +156,20 @@ impl Presentations for TeachingSchedule<'_> {
         order
     }
 
+    fn prefetch(&self, soon: u32, later: u32) {
+        prefetch_span(self.corpus.volley(self.shown(soon).volley));
+        self.packets.get(later as usize / self.silent.len()).into_iter().for_each(prefetch);
+    }
+
     fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Presentation {
-        let (variants, index) = (self.silent.len(), index as usize);
-        let ((volley_index, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
-            None => (self.packets[index / variants], &self.silent[index % variants], None),
-            Some(rest) => match rest.checked_sub(self.alone.len()) {
-                None => (self.alone[rest], &self.not_ports, None),
-                Some(other) => {
-                    let (volley, class, ports) = self.other_ports[other];
-                    ((volley, class), &[], Some(ports))
-                }
-            },
-        };
-        let slots = self.corpus.volley(volley_index as usize);
+        let ShownPacket { volley: volley_index, class, silent, ports } = self.shown(index);
+        let slots = self.corpus.volley(volley_index);
         let mut volley = Volley::default();
         volley.slots[..slots.len()].copy_from_slice(slots);
         for &slot in silent {
             volley.slots[slot.index()] = SILENT;
         }
-        let part = self.corpus.part(volley_index as usize);
+        let part = self.corpus.part(volley_index);
         if let (Some(ports), Some(transport)) = (ports, self.pool.transport_of(slots)) {
             self.pool.set(transport, ports, part, &mut volley.slots);
         }
