@@ -33,6 +33,10 @@ impl EvidenceScorer {
         Self { model, buffers, spikes }
     }
 
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     pub fn counts_spikes(&self) -> bool {
         self.spikes.is_some()
     }

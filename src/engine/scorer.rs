@@ -32,7 +32,6 @@ struct PendingPacket {
 
 /// A model, with the evidence of the undecided streams of one shard.
 pub(super) struct Scorer {
-    model: Arc<Model>,
     evidence: EvidenceScorer,
     /// Index of the model in the settings.
     number: usize,
@@ -60,13 +59,14 @@ impl Scorer {
     /// A scorer for at most `streams` streams. `every_packet`: score named streams too; `live`: count spikes. Deferred packets that are never
     /// scored have none.
     pub fn new(model: Arc<Model>, number: usize, streams: usize, every_packet: bool, live: bool) -> Self {
-        let evidence = EvidenceScorer::new(Arc::clone(&model), live);
+        let deferred = DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets);
+        let evidence = EvidenceScorer::new(model, live);
         Self {
             number,
             every_packet,
             rows: EvidenceRows::new(evidence.width(), streams),
             evidence,
-            deferred: DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets),
+            deferred,
             buffer: EvidenceBuffer::default(),
             volley: Volley::default(),
             prepared: Box::default(),
@@ -76,12 +76,11 @@ impl Scorer {
             late: Box::default(),
             tunnels: TunnelTable::new(streams),
             sums: Vec::new(),
-            model,
         }
     }
 
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        self.evidence.model()
     }
 
     /// Whether the evidence so far can be continued with another model.
@@ -99,7 +98,6 @@ impl Scorer {
         }
         self.evidence = evidence;
         self.deferred = DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets);
-        self.model = Arc::clone(model);
     }
 
     /// The spikes since the last call; `None` if there were none.
@@ -112,23 +110,23 @@ impl Scorer {
         self.encode(packet, context);
         TapSample {
             model_index: self.number,
-            model: Arc::clone(&self.model),
+            model: Arc::clone(self.model()),
             key: stream.key,
             stream: stream.number,
             first_direction: stream.first_direction(),
             position: context.position,
-            slots: self.volley.slots[..self.model.layout.slots().len()].to_vec(),
+            slots: self.volley.slots[..self.evidence.model().layout.slots().len()].to_vec(),
         }
     }
 
     fn encode(&mut self, packet: ShardPacket<'_>, context: Context) {
-        self.model.layout.encode(packet.headers(), packet.frame().bytes, context, packet.traces(), &mut self.volley);
+        self.evidence.model().layout.encode(packet.headers(), packet.frame().bytes, context, packet.traces(), &mut self.volley);
     }
 
     /// Whether packets without content may be deferred: their evidence is discarded when content arrives, and until then no one asks for it.
     /// Flows of an episode are reported earlier.
     fn may_defer(&self) -> bool {
-        self.model.decision.content_first && self.model.episodes.is_empty()
+        self.evidence.model().decision.content_first && self.evidence.model().episodes.is_empty()
     }
 
     /// Encodes a packet of a stream with this state, finds its active inputs and prefetches their weights, unless they may not be needed.
@@ -137,14 +135,14 @@ impl Scorer {
         let content = self.volley.content;
         self.is_ready = content || (!self.may_defer() && self.counts(state, content));
         if self.is_ready {
-            self.model.layout.inputs_by_part(&self.volley, &mut self.prepared);
-            self.model.network.prefetch(self.prepared.all());
+            self.evidence.model().layout.inputs_by_part(&self.volley, &mut self.prepared);
+            self.evidence.model().network.prefetch(self.prepared.all());
         }
     }
 
     /// Whether a packet adds to the evidence of its stream.
     fn counts(&self, state: &StreamState, content: bool) -> bool {
-        self.model.decision.counts(state.leader().as_ref(), content)
+        self.evidence.model().decision.counts(state.leader().as_ref(), content)
     }
 
     /// Makes the packet that was prepared last pending, or defers it, if it adds to the evidence of its stream. Returns whether it does. No
@@ -163,7 +161,7 @@ impl Scorer {
                     return false;
                 }
             }
-            self.model.layout.inputs_by_part(&self.volley, &mut self.prepared);
+            self.evidence.model().layout.inputs_by_part(&self.volley, &mut self.prepared);
         }
         std::mem::swap(&mut self.active, &mut self.prepared);
         let snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
@@ -175,7 +173,7 @@ impl Scorer {
     pub fn score_deferred(&mut self, stream: &mut Stream<StreamState>) {
         let Some(row) = stream.state.row() else { return };
         for number in 0..self.deferred.count(row) {
-            self.model.layout.inputs_by_part(&self.deferred.volley(row, number), &mut self.late);
+            self.evidence.model().layout.inputs_by_part(&self.deferred.volley(row, number), &mut self.late);
             let (sums, before) = (self.rows.sums(row), stream.state.leader());
             let leader = self.evidence.add(&self.late, sums, before);
             leader.into_iter().for_each(|leader| stream.state.set_leader(leader));
@@ -209,7 +207,7 @@ impl Scorer {
     /// was room.
     pub fn keep_evidence(&mut self, packet: ShardPacket<'_>, stream: &Stream<StreamState>, out: &mut BatchOutput) -> bool {
         if stream.state.is_named() {
-            out.packets.extend(evidence_packet(packet.number, &packet.frame(), self.number, &self.model, stream));
+            out.packets.extend(evidence_packet(packet.number, &packet.frame(), self.number, self.evidence.model(), stream));
             return true;
         }
         stream.state.row().is_none_or(|row| self.buffer.push(row, packet.number, &packet.frame()))
@@ -224,7 +222,7 @@ impl Scorer {
 
     /// Whether later packets of a stream are scored again.
     pub fn scores_again(&self) -> bool {
-        self.model.layout.has_packet_rates()
+        self.evidence.model().layout.has_packet_rates()
     }
 
     /// Scores a later packet of a stream on its own. It does not change the class of the stream; it excites the neuron of the stream's
@@ -240,12 +238,12 @@ impl Scorer {
     ) {
         self.score_pending(table, out);
         self.encode(packet, context);
-        let model = &self.model;
-        model.layout.inputs_by_part(&self.volley, &mut self.late);
+        self.evidence.model().layout.inputs_by_part(&self.volley, &mut self.late);
         self.sums.clear();
         self.sums.resize(self.evidence.width(), 0.0);
         let leader = self.evidence.add(&self.late, &mut self.sums, None);
         let Some(leader) = leader else { return };
+        let model = self.evidence.model();
         let confidence = model.decision.confidence(&leader);
         if !excites(model, leader.class, confidence) {
             return;
@@ -284,7 +282,6 @@ impl Scorer {
 
     /// Adds the pending packet's margins to the evidence of its stream, and reports the stream when that decides it.
     fn score(&mut self, stream: &mut Stream<StreamState>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
-        let model = &self.model;
         let row = stream.state.row().expect("the stream of a pending packet has a row");
         if self.active.has_content() {
             self.deferred.clear(row);
@@ -292,6 +289,7 @@ impl Scorer {
         let (sums, before) = (self.rows.sums(row), stream.state.leader());
         let leader = self.evidence.add(&self.active, sums, before);
         let Some(leader) = leader else { return };
+        let model = self.evidence.model();
         stream.state.set_leader(leader);
         // A named stream that stays scored changes no further.
         if stream.state.is_named() && self.every_packet {
@@ -310,7 +308,7 @@ impl Scorer {
             let detection = self.verdict(Event::Detection, stream, snapshot, confidence);
             if detection.class.is_some() {
                 stream.state.set_named();
-                self.buffer.release(row, self.number, &self.model, stream, &mut out.packets);
+                self.buffer.release(row, self.number, self.evidence.model(), stream, &mut out.packets);
                 out.verdicts.push(detection);
             }
         }
@@ -322,12 +320,12 @@ impl Scorer {
     /// Ends a stream that has left the table, at the packet `packet`. None of its packets may be pending.
     pub fn end(&mut self, mut stream: Stream<StreamState>, packet: u64, out: &mut BatchOutput) {
         self.score_deferred(&mut stream);
-        let confidence = stream.state.leader().map_or(0.0, |l| self.model.decision.confidence(&l));
+        let confidence = stream.state.leader().map_or(0.0, |l| self.evidence.model().decision.confidence(&l));
         let snapshot = StreamSnapshot::new(&stream, packet, stream.last);
         let end = self.verdict(Event::Stream, &stream, &snapshot, confidence);
         if end.class.is_some() && !stream.state.is_named() {
             if let Some(row) = stream.state.row() {
-                self.buffer.release(row, self.number, &self.model, &stream, &mut out.packets);
+                self.buffer.release(row, self.number, self.evidence.model(), &stream, &mut out.packets);
             }
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
         }
@@ -357,7 +355,7 @@ impl Scorer {
         Verdict {
             event,
             model_index: self.number,
-            model: Arc::clone(&self.model),
+            model: Arc::clone(self.model()),
             key: stream.key,
             number: stream.number,
             packet: snapshot.packet,
@@ -372,7 +370,7 @@ impl Scorer {
             interface: stream.interface,
             tunnel: self.tunnels.get(stream.number).map(|tunnels| Box::new(*tunnels)),
             leader,
-            class: leader.and_then(|l| self.model.decision.class_at(&l, confidence)),
+            class: leader.and_then(|l| self.evidence.model().decision.class_at(&l, confidence)),
             confidence,
         }
     }

@@ -173,8 +173,7 @@ impl CandidateScorer {
         let leader = decision.add_packet(evidence, before, active.has_content(), |evidence, packets| {
             let largest = self.add_margins(groups, decision, active.all(), evidence);
             place = largest.place;
-            let lead = if largest.second.is_finite() { largest.first - largest.second } else { largest.first.max(0.0) };
-            largest.first.is_finite().then(|| Leader::new(largest.class, largest.first, lead, packets))
+            largest.first.is_finite().then(|| Leader::ahead_of(largest.second, largest.class, largest.first, packets))
         })?;
         Some((leader, self.potential(place)))
     }

@@ -107,8 +107,7 @@ impl Decision {
     #[inline(always)]
     pub fn leader(&self, evidence: &[f32], packets: u32) -> Option<Leader> {
         let (class, first, second) = largest_two(evidence)?;
-        let lead = if second.is_finite() { first - second } else { first.max(0.0) };
-        Some(Leader::new(class, first, lead, packets))
+        Some(Leader::ahead_of(second, class, first, packets))
     }
 
     /// The leader with what parts of the last packet contribute to `potential`, which is the potential of the first neuron of the leader's

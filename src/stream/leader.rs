@@ -75,6 +75,13 @@ impl Leader {
         Self { class, evidence, lead, packets_and_flags, ..Self::NONE }
     }
 
+    /// A leader that is ahead of another class with the evidence `second`, which is -infinity if there is none.
+    #[inline(always)]
+    pub(super) fn ahead_of(second: f32, class: ClassId, evidence: f32, packets: u32) -> Self {
+        let lead = if second.is_finite() { evidence - second } else { evidence.max(0.0) };
+        Self::new(class, evidence, lead, packets)
+    }
+
     /// Packets that the evidence comes from.
     pub fn packets(&self) -> u32 {
         self.packets_and_flags >> FLAG_BITS

@@ -228,6 +228,56 @@ fn models_are_replaced_while_running_and_no_packet_is_lost() {
     }
 }
 
+/// A model of so many neurons that they are grouped, which never names a stream: 32 classes of the built-in model, and 31 copies of each. Its classes
+/// are named by their numbers. `sorted`: those of the first 16 classes come first.
+fn grouped(sorted: bool) -> Arc<Model> {
+    let whole = built_in();
+    let join = |one: &Model, other: &Model| {
+        let numbered = |from: usize, part: &Model| {
+            let classes = (from..from + part.classes.len()).map(|number| format!("{number:04}")).collect();
+            Model { classes, ..part.clone() }
+        };
+        numbered(0, one).join(&numbered(one.classes.len(), other)).unwrap()
+    };
+    let copied = |mut model: Model, classes: usize| {
+        while model.classes.len() < classes {
+            model = join(&model, &model);
+        }
+        model
+    };
+    let [first, second] = [0..16, 16..32].map(|kept| {
+        let others: Vec<String> = [&whole.classes[..kept.start], &whole.classes[kept.end..]].concat();
+        whole.without_classes(&others).unwrap()
+    });
+    let mut model = if sorted { join(&copied(first, 512), &copied(second, 512)) } else { copied(join(&first, &second), 1024) };
+    model.decision.accept.fill(1.1);
+    assert!(model.network.groups().is_some());
+    Arc::new(model)
+}
+
+#[test]
+fn evidence_starts_again_with_a_model_whose_neurons_are_in_other_groups() {
+    let (before, after) = (grouped(false), grouped(true));
+    assert_eq!(before.classes, after.classes);
+    for (next, packets) in [(after, 5), (Arc::clone(&before), 9)] {
+        let settings = EngineSettings::new(vec![Arc::clone(&before)]);
+        let swap = Arc::clone(&settings.models);
+        let batches = (0..9u64).map(|n| (1_700_000_000 + n, (0..20u8).map(dns).collect())).collect();
+        let mut source = Live::new(batches);
+        source.between = Box::new(move |now| {
+            if now == 1_700_000_004 {
+                swap.store(Arc::new(vec![Arc::new(Model::clone(&next))]));
+            }
+        });
+        let mut recorder = Recorder::default();
+        engine::run(&settings, &mut source, &mut recorder).unwrap();
+        let ends: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream).collect();
+        assert_eq!(ends.len(), 20);
+        let counts = ends.iter().map(|v| (v.packets, v.leader.map_or(0, |leader| leader.packets())));
+        assert_eq!(counts.collect::<Vec<_>>(), [(9, packets); 20]);
+    }
+}
+
 #[test]
 fn the_first_packets_of_named_streams_are_kept_with_their_class() {
     let count = |workers, keep_packets| {
