@@ -27,9 +27,10 @@ const LEAST: f32 = 4.0;
 const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
 const MARGIN: f32 = 1.25;
-/// Time constant as a multiple of the gap that nine in ten are shorter than, and its bounds in seconds.
-const GAPS: f32 = 10.0;
-const TAU: (f32, f32) = (30.0, 600.0);
+/// Time constant as a multiple of the gap that nine in ten are shorter than, and its bounds in seconds: ten gaps of flows that are ten times slower than
+/// recorded, which the network is trained to tell too.
+const GAPS: f32 = 100.0;
+const TAU: (f32, f32) = (30.0, 1200.0);
 
 /// A host that streams of other classes excited.
 struct Excited {
@@ -179,6 +180,22 @@ mod tests {
             stream.start = Some(FlowStart { source: address(source), target: address(target), time: Nanos(i as u64) });
         }
         roles(&flows_of(&corpus, ClassId::new(0)))
+    }
+
+    #[test]
+    fn the_time_constant_covers_flows_that_are_ten_times_slower_than_recorded() {
+        let tau = |gap: u64| {
+            let flow = |i: u64| FlowStart {
+                source: Address::from(std::net::IpAddr::from([10, 0, 0, 1])),
+                target: Address::from(std::net::IpAddr::from([10, 0, 0, 2])),
+                time: Nanos(i * gap * 1_000_000),
+            };
+            let flows: Vec<FlowStart> = (0..10).map(flow).collect();
+            let rules = rules_of_flows(&flows.iter().map(|flow| (0, flow)).collect::<Vec<_>>(), ClassId::new(0));
+            assert_eq!(rules.len(), 1);
+            rules[0].tau
+        };
+        assert_eq!([1, 1_000, 5_000, 60_000].map(tau), [30.0, 100.0, 500.0, 1_200.0], "by milliseconds between flows");
     }
 
     #[test]
