@@ -245,7 +245,8 @@ def protocols_model(options, spiked, extra):
     for row in recorded:
         row["capture"] = f"{RECORDINGS.name}/{row['capture']}"
     rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + recorded + extra
-    return spiked.train(rows, captures, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5)
+    masks = ["--mask", "ip.len", "--mask", "tcp.window"]
+    return spiked.train(rows, captures, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5, *masks)
 
 
 def wild(options, spiked, scratch):

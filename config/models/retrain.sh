@@ -21,7 +21,8 @@ ln -s "$data"/* "$fixtures/protocols" "$work/captures"
 sed '1!s#^#protocols/#' "$fixtures/protocols/labels.csv" > "$work/protocols.csv"
 protocols=(--captures "$work/captures" --labels "$data"/tasks/{ndpi,protocol-train,protocol-test,wild-licensed}.csv "$work/protocols.csv"
   --rename "$models/protocols.names.csv" --min-streams 5)
-train "${protocols[@]}" --reference "$work/wild.csv" --seed 1 --out "$out/protocols.safetensors"
+# Without the slots of fields that repeat the payload's length or show the host's system.
+train "${protocols[@]}" --mask ip.len --mask tcp.window --reference "$work/wild.csv" --seed 1 --out "$out/protocols.safetensors"
 train --captures "$data" --labels "$data"/tasks/{device-train,device-test}.csv --payload 32 --seed 1 --out "$out/devices.safetensors"
 # Behaviours: the recordings of this project, the attack task, and streams of ordinary protocols as normal ones.
 ln -s "$fixtures/behaviours/train" "$work/captures"
