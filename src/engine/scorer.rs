@@ -115,7 +115,7 @@ impl Scorer {
             stream: stream.number,
             first_direction: stream.first_direction(),
             position: context.position,
-            slots: self.volley.slots[..self.evidence.model().layout.slots().len()].to_vec(),
+            slots: self.volley.slots[..self.model().layout.slots().len()].to_vec(),
         }
     }
 
@@ -126,7 +126,8 @@ impl Scorer {
     /// Whether packets without content may be deferred: their evidence is discarded when content arrives, and until then no one asks for it.
     /// Flows of an episode are reported earlier.
     fn may_defer(&self) -> bool {
-        self.evidence.model().decision.content_first && self.evidence.model().episodes.is_empty()
+        let model = self.model();
+        model.decision.content_first && model.episodes.is_empty()
     }
 
     /// Encodes a packet of a stream with this state, finds its active inputs and prefetches their weights, unless they may not be needed.
@@ -135,14 +136,15 @@ impl Scorer {
         let content = self.volley.content;
         self.is_ready = content || (!self.may_defer() && self.counts(state, content));
         if self.is_ready {
-            self.evidence.model().layout.inputs_by_part(&self.volley, &mut self.prepared);
-            self.evidence.model().network.prefetch(self.prepared.all());
+            let model = self.evidence.model();
+            model.layout.inputs_by_part(&self.volley, &mut self.prepared);
+            model.network.prefetch(self.prepared.all());
         }
     }
 
     /// Whether a packet adds to the evidence of its stream.
     fn counts(&self, state: &StreamState, content: bool) -> bool {
-        self.evidence.model().decision.counts(state.leader().as_ref(), content)
+        self.model().decision.counts(state.leader().as_ref(), content)
     }
 
     /// Makes the packet that was prepared last pending, or defers it, if it adds to the evidence of its stream. Returns whether it does. No
@@ -222,7 +224,7 @@ impl Scorer {
 
     /// Whether later packets of a stream are scored again.
     pub fn scores_again(&self) -> bool {
-        self.evidence.model().layout.has_packet_rates()
+        self.model().layout.has_packet_rates()
     }
 
     /// Scores a later packet of a stream on its own. It does not change the class of the stream; it excites the neuron of the stream's
@@ -320,7 +322,7 @@ impl Scorer {
     /// Ends a stream that has left the table, at the packet `packet`. None of its packets may be pending.
     pub fn end(&mut self, mut stream: Stream<StreamState>, packet: u64, out: &mut BatchOutput) {
         self.score_deferred(&mut stream);
-        let confidence = stream.state.leader().map_or(0.0, |l| self.evidence.model().decision.confidence(&l));
+        let confidence = stream.state.leader().map_or(0.0, |l| self.model().decision.confidence(&l));
         let snapshot = StreamSnapshot::new(&stream, packet, stream.last);
         let end = self.verdict(Event::Stream, &stream, &snapshot, confidence);
         if end.class.is_some() && !stream.state.is_named() {
@@ -370,7 +372,7 @@ impl Scorer {
             interface: stream.interface,
             tunnel: self.tunnels.get(stream.number).map(|tunnels| Box::new(*tunnels)),
             leader,
-            class: leader.and_then(|l| self.evidence.model().decision.class_at(&l, confidence)),
+            class: leader.and_then(|l| self.model().decision.class_at(&l, confidence)),
             confidence,
         }
     }

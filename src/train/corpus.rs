@@ -14,7 +14,7 @@ use crate::trace::{TraceTable, TraceValues};
 use super::labels::{Labels, StreamName};
 
 /// Factors on the time between packets of the traces that training sees besides those of the capture: ten times slower and faster.
-const STRETCHES: [f64; 2] = [10.0, 0.1];
+pub(super) const STRETCHES: [f64; 2] = [10.0, 0.1];
 /// Besides the later packets that are scored again, training sees every 32nd packet of a flow, up to its 2,048th: a flood that is one flow
 /// has few others.
 const EXTRA: (u64, u64) = (32, 2048);

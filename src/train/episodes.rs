@@ -14,7 +14,7 @@ use crate::snn::ClassId;
 use crate::stream::{Decision, Leader};
 
 use super::Corpus;
-use super::corpus::FlowStart;
+use super::corpus::{FlowStart, STRETCHES};
 
 /// Spikes of one host within a capture from which its neuron can fire.
 const ENOUGH: usize = 5;
@@ -27,9 +27,9 @@ const LEAST: f32 = 4.0;
 const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
 const MARGIN: f32 = 1.25;
-/// Time constant as a multiple of the gap that nine in ten are shorter than, and its bounds in seconds: ten gaps of flows that are ten times slower than
-/// recorded, which the network is trained to tell too.
-const GAPS: f32 = 100.0;
+/// Time constant as a multiple of the gap that nine in ten are shorter than: ten gaps, at the slowest pace that training shows.
+const GAPS: f32 = 10.0 * STRETCHES[0] as f32;
+/// Bounds of the time constant, seconds.
 const TAU: (f32, f32) = (30.0, 1200.0);
 
 /// A host that streams of other classes excited.
@@ -167,17 +167,22 @@ mod tests {
     use crate::encode::{Layout, LayoutOptions};
     use crate::packet::KeyKind;
 
+    /// The begin of a flow between two hosts, which are given by the last bytes of their addresses.
+    fn flow(source: u8, target: u8, time: u64) -> FlowStart {
+        let [source, target] = [source, target].map(|last| Address::from(std::net::IpAddr::from([10, 0, 0, last])));
+        FlowStart { source, target, time: Nanos(time) }
+    }
+
     /// The roles for which a class has rules whose flows begin like this: capture, source, target.
     fn roles_of(flows: &[(u32, u8, u8)]) -> Vec<Role> {
         let layout = Layout::headers(&LayoutOptions { coincidence_bits: 0, traces: true, ..LayoutOptions::default() });
         let mut corpus = Corpus::new(KeyKind::Flow, layout, vec!["flood".into()]);
         let slots = vec![0; corpus.layout.slots().len()];
-        let address = |last: u8| Address::from(std::net::IpAddr::from([10, 0, 0, last]));
         for (i, &(capture, source, target)) in flows.iter().enumerate() {
             corpus.push(ClassId::new(0), &slots);
             let stream = corpus.streams.last_mut().unwrap();
             stream.capture = capture;
-            stream.start = Some(FlowStart { source: address(source), target: address(target), time: Nanos(i as u64) });
+            stream.start = Some(flow(source, target, i as u64));
         }
         roles(&flows_of(&corpus, ClassId::new(0)))
     }
@@ -185,12 +190,7 @@ mod tests {
     #[test]
     fn the_time_constant_covers_flows_that_are_ten_times_slower_than_recorded() {
         let tau = |gap: u64| {
-            let flow = |i: u64| FlowStart {
-                source: Address::from(std::net::IpAddr::from([10, 0, 0, 1])),
-                target: Address::from(std::net::IpAddr::from([10, 0, 0, 2])),
-                time: Nanos(i * gap * 1_000_000),
-            };
-            let flows: Vec<FlowStart> = (0..10).map(flow).collect();
+            let flows: Vec<FlowStart> = (0..10).map(|i| flow(1, 2, i * gap * 1_000_000)).collect();
             let rules = rules_of_flows(&flows.iter().map(|flow| (0, flow)).collect::<Vec<_>>(), ClassId::new(0));
             assert_eq!(rules.len(), 1);
             rules[0].tau

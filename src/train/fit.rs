@@ -209,7 +209,8 @@ impl<'a> Fitting<'a> {
         self.train(settings, specs, &|_| true, &TeachingSchedule::new(self.corpus, settings, settings.seed, shown))
     }
 
-    /// A network of the neurons `specs`, of which those of the classes in `trained` learn; what a neuron learns does not depend on the others.
+    /// Trains a network with the neurons `specs`. Neurons of classes for which `trained` returns false are not trained: all their weights are 0. The
+    /// weights of one neuron do not depend on the other neurons.
     fn train(
         &self,
         settings: &TrainSettings,

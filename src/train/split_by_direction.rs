@@ -37,8 +37,8 @@ pub(super) struct CrossFit {
     pub decision: Decision,
 }
 
-/// The classes that may be better with two neurons. Only streams that are wrong with the neurons of `one`, and belong to the class or are taken for it, can
-/// become right; of the other classes they are too few to outnumber chance.
+/// The classes that may be better with two neurons. A second neuron can only correct streams that are wrong with the neurons of `one` and that belong to
+/// its class or are taken for it; classes with too few such streams for a difference beyond chance are left out.
 pub(super) fn candidates(classes: usize, one: &CrossFit) -> Vec<ClassId> {
     let mut wrong = vec![0u32; classes];
     for held_out in one.held_out.iter().filter(|h| h.known && h.variant == Variant::AsIs) {
@@ -47,7 +47,7 @@ pub(super) fn candidates(classes: usize, one: &CrossFit) -> Vec<ClassId> {
         wrong[leader.class.index()] += 1;
         wrong[held_out.truth.index()] += 1;
     }
-    // Even if all become right and none wrong, n streams are more than the root of n, once for each deviation, only from here on.
+    // If n streams become right and none wrong, `n >= DEVIATIONS * sqrt(n)` holds from the square of DEVIATIONS on.
     ClassId::first(classes).filter(|class| f64::from(wrong[class.index()]) >= DEVIATIONS * DEVIATIONS).collect()
 }
 

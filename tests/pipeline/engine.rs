@@ -266,7 +266,7 @@ fn evidence_starts_again_with_a_model_whose_neurons_are_in_other_groups() {
         let mut source = Live::new(batches);
         source.between = Box::new(move |now| {
             if now == 1_700_000_004 {
-                swap.store(Arc::new(vec![Arc::new(Model::clone(&next))]));
+                swap.store(Arc::new(vec![Arc::clone(&next)]));
             }
         });
         let mut recorder = Recorder::default();
