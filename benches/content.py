@@ -20,14 +20,22 @@ A stream counts as the event with most of its packets; a stream without an event
 lacks are left out of all columns but `precision`, in which naming one is an error. `capture`: each capture counts once. `ece` is
 the expected calibration error of the confidence over ten bins.
 
---baselines adds a random forest and a linear SVM on the same slots (needs `pip install numpy scipy scikit-learn`), part protocol only.
+--baselines adds a random forest and a linear SVM on the same slots (needs `pip install numpy scipy scikit-learn`) to part protocol, and
+ndpiReader, if it is installed, to protocol and wild. Of its answers those count that config/models/protocols.names.csv gives a class.
 """
-import argparse, collections, csv, hashlib, ipaddress, json, pathlib, random, struct, subprocess, sys, tempfile
+import argparse, collections, csv, hashlib, ipaddress, json, pathlib, random, shutil, struct, subprocess, sys, tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 RECORDINGS = HERE / "fixtures/protocols"
+NAMES = HERE / "config/models/protocols.names.csv"
+# What the protocols model is trained without.
+MASKS = ["--mask", "ip.len", "--mask", "tcp.window"]
 TRAINING = ["ndpi", "protocol-train", "protocol-test"]
 PORTS = ["as-is", "odd", "swap"]
+# nDPI 4.2's names that are not in NAMES, which has those of later versions.
+NDPI_NAMES = {"SNMP": "snmp", "SMBv1": "smb", "VNC": "rfb", "DCE_RPC": "dcerpc", "DNP3": "dnp3", "GTP_U": "gtp", "GTP_C": "gtp", "GTP_PRIME": "gtp",
+              "COAP": "coap", "GRE": "gre", "IPsec": "ipsec", "Redis": "redis"}
+IP_PROTOCOLS = {"1": "ICMP", "2": "IGMP", "6": "TCP", "17": "UDP", "58": "ICMP", "132": "SCTP"}
 TWINS = [{"stun", "dtls"}, {"stun", "quic"}, {"netbios", "dns"}]
 PROBED = [21, 22, 23, 25, 53, 80, 88, 110, 111, 119, 135, 139, 143, 179, 389, 443, 445, 465, 502, 515, 554, 587, 631, 636, 873, 993, 995,
           1433, 1521, 1723, 1883, 2049, 3306, 3389, 5060, 5222, 5432, 5900, 6379, 8080]
@@ -127,6 +135,28 @@ def outcomes(spiked, model, root, rows):
     return [(at[0], label, a["best"], a["class"], a["confidence"]) for at, label, a in answers]
 
 
+def ndpi_outcomes(root, rows, scratch):
+    """The same by ndpiReader, which has no nearest class besides the named one and no confidence."""
+    root = pathlib.Path(root)
+    classes = {row["label"]: row["class"] for row in csv.DictReader(open(NAMES)) if row["class"]} | NDPI_NAMES
+    truth = collections.defaultdict(dict)
+    for r in rows:
+        truth[r["capture"]][key(r["proto"], r["src_ip"], r["src_port"], r["dst_ip"], r["dst_port"])] = r["label"]
+    found = []
+    for capture, streams in truth.items():
+        flows = scratch / "flows.csv"
+        flows.unlink(missing_ok=True)
+        subprocess.run(["ndpiReader", "-q", "-I", "-i", root / capture, "-C", flows], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        answers = {}
+        for flow in csv.DictReader(open(flows, errors="replace")) if flows.exists() else []:
+            at = key(IP_PROTOCOLS.get(flow["protocol"], flow["protocol"]), flow["src_ip"], flow["src_port"], flow["dst_ip"], flow["dst_port"])
+            names = [classes[name] for name in flow["ndpi_proto"].split(".") if name in classes]
+            # TLS.DoH_DoT and the like are right if either part is.
+            answers.setdefault(at, streams.get(at) if streams.get(at) in names else names[0] if names else None)
+        found += [(capture, label, answers.get(at), answers.get(at), None) for at, label in streams.items()]
+    return found
+
+
 def calibration_error(known):
     bins = collections.defaultdict(lambda: [0, 0.0, 0])
     for _, label, nearest, _, confidence in known:
@@ -192,18 +222,26 @@ def protocol(options, spiked, scratch):
         part = lambda rows, held: [r for r in rows if (fold_of[r["capture"]] == fold) == held]
         training = part(sets["as-is"][1], False)
         known = {r["label"] for r in training}
-        model = spiked.train(training, data)
-        for ports, (root, rows) in sets.items():
-            found = outcomes(spiked, model, root, part(rows, True))
-            answers[ports, "spiked"] += [(o, o[1] in known) for o in found]
+        model = spiked.train(training, data, *MASKS)
+        tests = {ports: (root, part(rows, True)) for ports, (root, rows) in sets.items()}
+        for ports, test in tests.items():
+            answers[ports, "spiked"] += [(o, o[1] in known) for o in outcomes(spiked, model, *test)]
         if options.baselines:
-            tests = {ports: (root, part(rows, True)) for ports, (root, rows) in sets.items()}
             for at, found in baselines(spiked, scratch, (data, training), tests).items():
                 answers[at] += [(o, o[1] in known) for o in found]
     for (ports, classifier), found in answers.items():
         values = figures(found)
         # `features` does not say which capture a packet is from, and the other classifiers have no confidence.
         show("protocol", ports, classifier, values if classifier == "spiked" else [*values[:5], "-", "-", "-"])
+    ndpi(options, "protocol", sets, {row["label"] for row in sets["as-is"][1]}, scratch)
+
+
+def ndpi(options, part, sets, known, scratch):
+    """Shows the figures of ndpiReader for streams of the classes `known`."""
+    if options.baselines and shutil.which("ndpiReader"):
+        for ports, (root, rows) in sets.items():
+            values = figures([(o, o[1] in known) for o in ndpi_outcomes(root, rows, scratch)])
+            show(part, ports, "ndpiReader", [values[0], "-", "-", *values[3:5], "-", values[6], "-"])
 
 
 def baselines(spiked, scratch, training, tests):
@@ -245,8 +283,7 @@ def protocols_model(options, spiked, extra):
     for row in recorded:
         row["capture"] = f"{RECORDINGS.name}/{row['capture']}"
     rows = load([options.data / f"tasks/{name}.csv" for name in TRAINING]) + recorded + extra
-    masks = ["--mask", "ip.len", "--mask", "tcp.window"]
-    return spiked.train(rows, captures, "--rename", HERE / "config/models/protocols.names.csv", "--min-streams", 5, *masks)
+    return spiked.train(rows, captures, "--rename", NAMES, "--min-streams", 5, *MASKS)
 
 
 def wild(options, spiked, scratch):
@@ -255,6 +292,7 @@ def wild(options, spiked, scratch):
     sets = other_ports(options, options.data, [options.data / "tasks/wild.csv"], scratch, "wild")
     for ports, (root, rows) in sets.items():
         show("wild", ports, "spiked", figures([(o, o[1] in known) for o in outcomes(spiked, model, root, rows)]))
+    ndpi(options, "wild", sets, known, scratch)
 
 
 def wild_folds(options, spiked, scratch):

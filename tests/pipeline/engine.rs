@@ -260,12 +260,16 @@ fn evidence_starts_again_with_a_model_whose_neurons_are_in_other_groups() {
     let (before, after) = (grouped(false), grouped(true));
     assert_eq!(before.classes, after.classes);
     for (next, packets) in [(after, 5), (Arc::clone(&before), 9)] {
-        let settings = EngineSettings::new(vec![Arc::clone(&before)]);
+        let (samples, taken) = crossbeam_channel::unbounded();
+        let tap = Some(Tap { samples, one_in: Arc::new(AtomicU32::new(1)), packets: [9; 2] });
+        let settings = EngineSettings { tap, ..EngineSettings::new(vec![Arc::clone(&before)]) };
         let swap = Arc::clone(&settings.models);
         let batches = (0..9u64).map(|n| (1_700_000_000 + n, (0..20u8).map(dns).collect())).collect();
         let mut source = Live::new(batches);
         source.between = Box::new(move |now| {
             if now == 1_700_000_004 {
+                // After the workers have read the packets before.
+                (0..80).for_each(|_| drop(taken.recv_timeout(Duration::from_secs(60)).unwrap()));
                 swap.store(Arc::new(vec![Arc::clone(&next)]));
             }
         });
