@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use spiked::encode::{Layout, LayoutOptions};
 use spiked::engine::{self, Counters, EngineSettings, Event, Observer, Output, Verdict};
 use spiked::model::{MAX_CLASSES, Model};
 use spiked::packet::{self, Decoder, StreamKey, Tunnel};
-use spiked::snn::Network;
+use spiked::snn::{Network, NeuronId, Synapse};
 use spiked::stream::{Assignments, Decision};
 
 /// Records what the engine reports of the streams.
@@ -461,15 +462,20 @@ fn a_model_of_the_largest_size_is_read_written_and_run() {
     let (inputs, classes) = (layout.input_count(), MAX_CLASSES);
     // Close to the gibibyte of synapses that a model may have: twice as many coincidences exceed it.
     assert!(inputs * classes > 960 << 20 && (inputs + (1 << 15)) * classes > 1 << 30, "{inputs} inputs");
-    let row = 20;
-    let start: Vec<u32> = (0..=inputs as u32).map(|input| input * row).collect();
     // Each input has synapses to 20 neurons, 797 apart.
-    let mut neuron: Vec<u16> =
-        (0..inputs as u32).flat_map(|i| (0..row).map(move |n| ((i * 31 + n * 797) % 16_384) as u16)).collect();
-    neuron.chunks_exact_mut(row as usize).for_each(<[u16]>::sort_unstable);
-    let weight: Vec<i8> = (0..neuron.len()).map(|i| (i % 120) as i8 + 1).collect();
-    let network =
-        Network::from_sparse(&start, weight.len(), |at| (neuron[at], weight[at]), vec![0.01; classes]).expect("in order");
+    let mut row: Vec<Synapse> = Vec::new();
+    let network = Network::from_rows::<Infallible>(inputs, vec![0.01; classes], |each| {
+        for input in 0..inputs {
+            row.clear();
+            row.extend(
+                (0..20).map(|n| (NeuronId::from_index((input * 31 + n * 797) % 16_384), ((input * 20 + n) % 120) as i8 + 1)),
+            );
+            row.sort_unstable();
+            each(input, &row);
+        }
+        Ok(())
+    });
+    let Ok(network) = network;
     let decision = Decision {
         theta: vec![0.5; classes],
         assignments: Assignments::one_each(classes),

@@ -8,12 +8,19 @@
 //!
 //! Metadata: `format`, `version`, `model` (JSON, a [`Description`]) and `checksum` (CRC-32 of the bytes of `start`, `neuron`, `weight`, `gain`
 //! and `model`, in this order).
+//!
+//! A file is not read into memory: the weights of many classes take twice as much there as the network that is made of them. They are read row
+//! by row, each time they are needed, and each time the checksum is compared, because somebody may write to the file meanwhile.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, Metadata, View};
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_CLASSES, Model, Provenance, is_class_name};
@@ -21,7 +28,7 @@ use crate::atomic_write::replace;
 use crate::encode::Layout;
 use crate::episode::EpisodeRule;
 use crate::packet::KeyKind;
-use crate::snn::Network;
+use crate::snn::{EachRow, Network, NeuronId};
 use crate::stream::{Decision, FEATURES};
 
 /// Files with a higher version are rejected. Models with one neuron per class have version 1.
@@ -30,6 +37,10 @@ const VERSION: u32 = 3;
 const FORMAT: &str = "spiked-model";
 /// Larger files are rejected before they are read: 2^20 coincidence inputs for 4,000 classes.
 const MAX_FILE: u64 = 4 << 30;
+/// Larger headers are rejected before they are read, as by the safetensors package.
+const MAX_HEADER: u64 = 100_000_000;
+/// Bytes of a tensor that are read at once.
+const CHUNK: usize = 1 << 16;
 /// Largest number of neurons of a model, because the file stores their numbers in 16 bits.
 const MAX_NEURONS: usize = 1 << 16;
 /// Largest number of synapses of a model: 1 GiB of weights.
@@ -114,48 +125,233 @@ impl TensorBytes {
     }
 }
 
-/// The tensors of a file.
-struct TensorViews<'a> {
-    start: TensorView<'a>,
-    neuron: TensorView<'a>,
-    weight: TensorView<'a>,
-    gain: TensorView<'a>,
+/// A file's bytes.
+trait ReadAt {
+    /// Fills the beginning of `to` with the bytes from position `at` on. Returns their number, 0 at the end.
+    ///
+    /// # Errors
+    /// Of the system.
+    fn read_at(&self, at: u64, to: &mut [u8]) -> io::Result<usize>;
 }
 
-impl<'a> TensorViews<'a> {
+impl ReadAt for File {
+    fn read_at(&self, at: u64, to: &mut [u8]) -> io::Result<usize> {
+        FileExt::read_at(self, to, at)
+    }
+}
+
+impl ReadAt for [u8] {
+    fn read_at(&self, at: u64, to: &mut [u8]) -> io::Result<usize> {
+        self.get(at as usize..).unwrap_or_default().read(to)
+    }
+}
+
+/// A part of a file, read from its beginning to its end.
+struct Part<'a, F: ?Sized> {
+    file: &'a F,
+    at: u64,
+    end: u64,
+    /// Checksum of what was read.
+    checksum: crc32fast::Hasher,
+}
+
+impl<F: ReadAt + ?Sized> Read for Part<'_, F> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let most = to.len().min((self.end - self.at) as usize);
+        let read = self.file.read_at(self.at, &mut to[..most])?;
+        self.checksum.update(&to[..read]);
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// A model file whose header was read.
+struct ModelFile<'a, F: ?Sized> {
+    bytes: &'a F,
+    path: &'a Path,
+    header: Metadata,
+    /// Position of the first tensor.
+    tensors_at: u64,
+}
+
+impl<'a, F: ReadAt + ?Sized> ModelFile<'a, F> {
+    /// Reads the header of a file of `size` bytes.
+    ///
     /// # Errors
-    /// What is wrong, if a tensor is missing or of another type.
-    fn new(tensors: &SafeTensors<'a>) -> Result<Self, String> {
-        let tensor = |name: &str, dtype| match tensors.tensor(name) {
-            Ok(t) if t.dtype() == dtype => Ok(t),
-            _ => Err(format!("tensor '{name}' is missing or of another type")),
+    /// If it cannot be read, is not a safetensors header, or describes a file of another size.
+    fn open(bytes: &'a F, size: u64, path: &'a Path) -> Result<Self, ModelError> {
+        let damaged = |e: SafeTensorError| damaged(path, e.to_string());
+        let part = |at, end| Part { file: bytes, at, end, checksum: crc32fast::Hasher::new() };
+        let room = size.checked_sub(8).ok_or_else(|| damaged(SafeTensorError::HeaderTooSmall))?;
+        let mut length = [0; 8];
+        part(0, 8).read_exact(&mut length).map_err(|e| unreadable(path, e))?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER {
+            return Err(damaged(SafeTensorError::HeaderTooLarge));
+        }
+        let room = room.checked_sub(length).ok_or_else(|| damaged(SafeTensorError::InvalidHeaderLength))?;
+        let tensors_at = 8 + length;
+        let mut text = vec![0; length as usize];
+        part(8, tensors_at).read_exact(&mut text).map_err(|e| unreadable(path, e))?;
+        let text = str::from_utf8(&text).map_err(|e| damaged(SafeTensorError::InvalidHeader(e)))?;
+        let header: Metadata = serde_json::from_str(text).map_err(|e| self::damaged(path, format!("its header: {e}")))?;
+        if header.data_len() as u64 != room {
+            return Err(damaged(SafeTensorError::MetadataIncompleteBuffer));
+        }
+        Ok(Self { bytes, path, header, tensors_at })
+    }
+
+    /// An entry of the metadata, empty if there is none.
+    fn entry(&self, name: &str) -> &str {
+        self.header.metadata().as_ref().and_then(|metadata| metadata.get(name)).map_or("", String::as_str)
+    }
+
+    /// The shape of a tensor, and its bytes.
+    ///
+    /// # Errors
+    /// If it is missing or of another type.
+    fn tensor(&self, name: &str, dtype: Dtype) -> Result<(&[usize], Part<'a, F>), ModelError> {
+        match self.header.info(name) {
+            Some(info) if info.dtype == dtype => {
+                let [at, end] = <[usize; 2]>::from(info.data_offsets).map(|offset| self.tensors_at + offset as u64);
+                Ok((&info.shape, Part { file: self.bytes, at, end, checksum: crc32fast::Hasher::new() }))
+            }
+            _ => Err(damaged(self.path, format!("tensor '{name}' is missing or of another type"))),
+        }
+    }
+
+    /// # Errors
+    /// If the description cannot be read or is inconsistent with the shapes of the tensors `start` and `gain`.
+    fn description(&self, start: &[usize], gain: &[usize]) -> Result<Description, ModelError> {
+        let description: Description =
+            serde_json::from_str(self.entry("model")).map_err(|e| damaged(self.path, format!("its description: {e}")))?;
+        description.check(start, gain).map_err(|what| inconsistent(self.path, what))?;
+        Ok(description)
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    fn model(&self) -> Result<Model, ModelError> {
+        if self.entry("format") != FORMAT {
+            return Err(ModelError::Foreign { path: self.path.into() });
+        }
+        match self.entry("version").parse::<u32>() {
+            Ok(version) if version <= VERSION => {}
+            _ => return Err(ModelError::Newer { path: self.path.into(), version: self.entry("version").into() }),
+        }
+        let synapses = Synapses::open(self)?;
+        let description = self.description(synapses.start_shape, synapses.gain_shape);
+        // Whatever else is wrong with a file that was changed, it is called damaged.
+        let d = description.or_else(|error| synapses.read(&mut |_, _| ()).and(Err(error)))?;
+        let network = Network::from_rows(d.layout.input_count(), synapses.gain.clone(), |each| synapses.read(each))?;
+        let name = self.path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        let Description { key, classes, layout, decision, episodes, provenance } = d;
+        Ok(Model { name, key, classes, layout, network, decision, episodes, provenance })
+    }
+}
+
+/// The tensors of a model file. Those of inputs and neurons are in memory, those of synapses are not.
+struct Synapses<'a, F: ?Sized> {
+    file: &'a ModelFile<'a, F>,
+    start_shape: &'a [usize],
+    start: Vec<u32>,
+    gain_shape: &'a [usize],
+    gain: Vec<f32>,
+    /// Checksums of `start` and `gain`.
+    checksums: [crc32fast::Hasher; 2],
+}
+
+impl<'a, F: ReadAt + ?Sized> Synapses<'a, F> {
+    /// # Errors
+    /// If a tensor is missing, of another type, or cannot be read.
+    fn open(file: &'a ModelFile<'a, F>) -> Result<Self, ModelError> {
+        let numbers = |name, dtype| {
+            let (shape, mut part) = file.tensor(name, dtype)?;
+            let mut bytes = vec![0; (part.end - part.at) as usize];
+            part.read_exact(&mut bytes).map_err(|e| unreadable(file.path, e))?;
+            Ok((shape, bytes, part.checksum))
         };
+        let (start_shape, start, start_checksum) = numbers("start", Dtype::U32)?;
+        let (gain_shape, gain, gain_checksum) = numbers("gain", Dtype::F32)?;
         Ok(Self {
-            start: tensor("start", Dtype::U32)?,
-            neuron: tensor("neuron", Dtype::U16)?,
-            weight: tensor("weight", Dtype::I8)?,
-            gain: tensor("gain", Dtype::F32)?,
+            file,
+            start_shape,
+            start: start.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect(),
+            gain_shape,
+            gain: gain.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            checksums: [start_checksum, gain_checksum],
         })
     }
 
-    fn checksum(&self, description: &str) -> String {
-        let [start, neuron] = [self.start.data(), self.neuron.data()];
-        checksum(&[start, neuron, self.weight.data(), self.gain.data(), description.as_bytes()])
-    }
-
-    fn scale(&self) -> Vec<f32> {
-        self.gain.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
-    }
-
-    /// The network, with `scale` from [`TensorViews::scale`]; `None` if the tensors contradict each other.
-    fn network(&self, scale: Vec<f32>) -> Option<Network> {
-        let start: Vec<u32> = self.start.data().as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
-        let (neuron, weight) = (self.neuron.data().as_chunks().0, self.weight.data());
-        if neuron.len() != weight.len() {
-            return None;
+    /// Reads the synapses from the file, as [`Network::from_rows`] wants them.
+    ///
+    /// # Errors
+    /// If they cannot be read, their checksum is wrong, or they contradict the other tensors.
+    fn read(&self, each: &mut EachRow<'_>) -> Result<(), ModelError> {
+        let path = self.file.path;
+        let (_, neuron) = self.file.tensor("neuron", Dtype::U16)?;
+        let (_, weight) = self.file.tensor("weight", Dtype::I8)?;
+        let (start, neurons) = (&self.start, self.gain.len());
+        let count = weight.end - weight.at;
+        let mut in_order = neuron.end - neuron.at == 2 * count
+            && start.first() == Some(&0)
+            && start.last().is_some_and(|&end| u64::from(end) == count)
+            && start.is_sorted_by(|a, b| a <= b && (b - a) as usize <= neurons);
+        let [mut neuron, mut weight] = [neuron, weight].map(|part| BufReader::with_capacity(CHUNK, part));
+        let (mut numbers, mut weights, mut row) = (Vec::new(), Vec::new(), Vec::new());
+        for (input, span) in start.windows(2).enumerate() {
+            if !in_order {
+                break;
+            }
+            let length = (span[1] - span[0]) as usize;
+            numbers.resize(length, [0; 2]);
+            weights.resize(length, 0);
+            neuron.read_exact(numbers.as_flattened_mut()).map_err(|e| unreadable(path, e))?;
+            weight.read_exact(&mut weights).map_err(|e| unreadable(path, e))?;
+            row.clear();
+            // Without -128, the weights of 256 active inputs do not overflow an i16.
+            let weights = weights.iter().map(|&weight| (weight as i8).max(-127));
+            row.extend(numbers.iter().map(|&number| NeuronId::new(u16::from_le_bytes(number).into())).zip(weights));
+            in_order = row.iter().all(|(neuron, _)| neuron.index() < neurons);
+            if in_order {
+                each(input, &row);
+            }
         }
-        let synapse = |at: usize| (u16::from_le_bytes(neuron[at]), (weight[at] as i8).max(-127));
-        Network::from_sparse(&start, weight.len(), synapse, scale)
+        // The rest, if it is not in order, for the checksum.
+        for part in [&mut neuron, &mut weight] {
+            io::copy(part, &mut io::sink()).map_err(|e| unreadable(path, e))?;
+        }
+        let [mut checksum, gain] = self.checksums.clone();
+        [&neuron.into_inner().checksum, &weight.into_inner().checksum, &gain].iter().for_each(|part| checksum.combine(part));
+        checksum.update(self.file.entry("model").as_bytes());
+        if format!("{:08x}", checksum.finalize()) != self.file.entry("checksum") {
+            return Err(damaged(path, "its checksum is wrong".into()));
+        }
+        if self.gain.iter().any(|gain| !gain.is_finite()) {
+            return Err(inconsistent(path, "a gain is not a finite number".into()));
+        }
+        if !in_order {
+            return Err(inconsistent(path, "its weights are out of order".into()));
+        }
+        Ok(())
+    }
+}
+
+fn damaged(path: &Path, what: String) -> ModelError {
+    ModelError::Damaged { path: path.into(), what }
+}
+
+fn inconsistent(path: &Path, what: String) -> ModelError {
+    ModelError::Inconsistent { path: path.into(), what }
+}
+
+/// The error of a file that cannot be read, or ends before the end that it had when it was opened.
+fn unreadable(path: &Path, source: io::Error) -> ModelError {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(path, SafeTensorError::MetadataIncompleteBuffer.to_string()),
+        _ => ModelError::Read { path: path.into(), source },
     }
 }
 
@@ -248,11 +444,18 @@ impl Model {
     /// If the file cannot be read or is not a valid model ([`ModelError`]).
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let broken = |source| ModelError::Read { path: path.into(), source };
-        let size = std::fs::metadata(path).map_err(broken)?.len();
-        if size > MAX_FILE {
-            return Err(ModelError::Damaged { path: path.into(), what: format!("{size} bytes are more than any model has") });
+        let mut file = File::open(path).map_err(broken)?;
+        let metadata = file.metadata().map_err(broken)?;
+        if metadata.len() > MAX_FILE {
+            return Err(damaged(path, format!("{} bytes are more than any model has", metadata.len())));
         }
-        Self::from_bytes(&std::fs::read(path).map_err(broken)?, path)
+        if metadata.is_file() {
+            return ModelFile::open(&file, metadata.len(), path)?.model();
+        }
+        // A pipe, which can be read once only.
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(broken)?;
+        Self::from_bytes(&bytes, path)
     }
 
     /// Reads a model from the bytes of a file. `path` is used in messages and for the name of the model.
@@ -260,34 +463,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
-        let damaged = |what: String| ModelError::Damaged { path: path.into(), what };
-        let wrong = |what: String| ModelError::Inconsistent { path: path.into(), what };
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
-        let empty = HashMap::new();
-        let metadata = header.metadata().as_ref().unwrap_or(&empty);
-        let entry = |name: &str| metadata.get(name).map_or("", String::as_str);
-        if entry("format") != FORMAT {
-            return Err(ModelError::Foreign { path: path.into() });
-        }
-        match entry("version").parse::<u32>() {
-            Ok(version) if version <= VERSION => {}
-            _ => return Err(ModelError::Newer { path: path.into(), version: entry("version").into() }),
-        }
-        let tensors = TensorViews::new(&tensors).map_err(damaged)?;
-        if tensors.checksum(entry("model")) != entry("checksum") {
-            return Err(damaged("its checksum is wrong".into()));
-        }
-        let d: Description = serde_json::from_str(entry("model")).map_err(|e| damaged(format!("its description: {e}")))?;
-        d.check(tensors.start.shape(), tensors.gain.shape()).map_err(wrong)?;
-        let scale = tensors.scale();
-        if scale.iter().any(|x| !x.is_finite()) {
-            return Err(wrong("a gain is not a finite number".into()));
-        }
-        let network = tensors.network(scale).ok_or_else(|| wrong("its weights are out of order".into()))?;
-        let name = path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
-        let Description { key, classes, layout, decision, episodes, provenance } = d;
-        Ok(Self { name, key, classes, layout, network, decision, episodes, provenance })
+        ModelFile::open(bytes, bytes.len() as u64, path)?.model()
     }
 
     /// Everything except the weights.

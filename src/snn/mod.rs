@@ -14,7 +14,7 @@ mod spinnaker;
 mod stdp;
 
 pub use ids::{ClassId, NeuronId};
-pub use network::{LANES, Network, NeuronGroups, Potentials};
+pub use network::{EachRow, LANES, Network, NeuronGroups, Potentials, Synapse};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};
 pub use spinnaker::SpinnakerNeuron;
 pub use stdp::{NeuronSpec, Presentation, Presentations, Stdp, train};

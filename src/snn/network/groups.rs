@@ -6,7 +6,7 @@
 
 use super::super::kernel::{self, BlockIndex};
 use super::rows::DenseRows;
-use super::{Network, Synapses};
+use super::{EachRow, Network, Synapses};
 use crate::encode::MAX_ACTIVE;
 use crate::prefetch::prefetch;
 use crate::snn::NeuronId;
@@ -44,13 +44,20 @@ pub struct NeuronGroups {
 }
 
 impl NeuronGroups {
-    /// Groups the neurons of a network; `None` if too few are similar, or a scale is not positive, which has no bound. `row` yields the neurons
-    /// and weights of an input, `scale` is of each neuron.
-    pub(super) fn new<R: Iterator<Item = (usize, i8)>>(inputs: usize, scale: &[f32], row: impl Fn(usize) -> R) -> Option<Self> {
+    /// Groups the neurons of a network; `None` if too few are similar, or a scale is not positive, which has no bound. `read` is as for
+    /// [`Network::from_rows`], `scale` is of each neuron.
+    ///
+    /// # Errors
+    /// Of `read`.
+    pub(super) fn new<E>(
+        inputs: usize,
+        scale: &[f32],
+        read: &mut impl FnMut(&mut EachRow<'_>) -> Result<(), E>,
+    ) -> Result<Option<Self>, E> {
         if scale.iter().any(|&scale| scale <= 0.0) {
-            return None;
+            return Ok(None);
         }
-        let (places, groups) = places_of_similar(inputs, scale.len(), &row)?;
+        let Some((places, groups)) = places_of_similar(scale.len(), read)? else { return Ok(None) };
         let words = groups.div_ceil(WORD);
         let mut largest_scale = vec![0f32; groups];
         let mut lanes = vec![0; groups];
@@ -69,9 +76,9 @@ impl NeuronGroups {
         let mut blocks: Vec<[i8; LANES]> = Vec::new();
         let mut bounds = DenseRows::zero(inputs, groups);
         let (mut dense, mut used) = (vec![[0i8; LANES]; groups], Vec::new());
-        for input in 0..inputs {
-            for (neuron, weight) in row(input).filter(|(_, weight)| *weight != 0) {
-                let (group, lane) = place_of(places[neuron]);
+        read(&mut |input, row| {
+            for &(neuron, weight) in row.iter().filter(|(_, weight)| *weight != 0) {
+                let (group, lane) = place_of(places[neuron.index()]);
                 let entry = &mut index[input * words + group / WORD];
                 if entry.groups & 1 << (group % WORD) == 0 {
                     entry.groups |= 1 << (group % WORD);
@@ -92,10 +99,10 @@ impl NeuronGroups {
                 bounds.row_mut(input)[group] = most.min(127.0) as i8;
                 blocks.push(block);
             }
-        }
+        })?;
         blocks.shrink_to_fit();
         let bounds = Box::new(Network { neurons: groups, inputs, synapses: Synapses::Dense(bounds), scale: largest_scale });
-        Some(Self { places, index, words, blocks, bounds })
+        Ok(Some(Self { places, index, words, blocks, bounds }))
     }
 
     /// Number of groups.
@@ -184,18 +191,17 @@ fn place_of(place: u32) -> (usize, usize) {
 /// those most similar to it. `None` if groups turn out to be small.
 ///
 /// Similarity is the cosine of count sketches of the weights (Charikar, Chen, Farach-Colton 2002): random projections to a few numbers.
-fn places_of_similar<R: Iterator<Item = (usize, i8)>>(
-    inputs: usize,
+fn places_of_similar<E>(
     neurons: usize,
-    row: impl Fn(usize) -> R,
-) -> Option<(Vec<u32>, usize)> {
+    read: &mut impl FnMut(&mut EachRow<'_>) -> Result<(), E>,
+) -> Result<Option<(Vec<u32>, usize)>, E> {
     let mut sketches = vec![[0f32; SKETCH]; neurons];
-    for input in 0..inputs {
+    read(&mut |input, row| {
         // A multiplicative hash: its lowest bits choose the number, the next one the sign.
         let hash = ((input as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize;
         let sign = if hash / SKETCH % 2 == 1 { 1.0 } else { -1.0 };
-        row(input).for_each(|(neuron, weight)| sketches[neuron][hash % SKETCH] += sign * f32::from(weight));
-    }
+        row.iter().for_each(|&(neuron, weight)| sketches[neuron.index()][hash % SKETCH] += sign * f32::from(weight));
+    })?;
     for sketch in &mut sketches {
         let length = sketch.iter().map(|x| x * x).sum::<f32>().sqrt();
         sketch.iter_mut().for_each(|x| *x /= length.max(f32::MIN_POSITIVE));
@@ -218,10 +224,10 @@ fn places_of_similar<R: Iterator<Item = (usize, i8)>>(
         groups += 1;
         let grouped = neurons - left.len();
         if (groups >= FIRST_GROUPS || left.is_empty()) && groups * MIN_MEAN_LANES > grouped {
-            return None;
+            return Ok(None);
         }
     }
-    Some((places, groups))
+    Ok(Some((places, groups)))
 }
 
 #[cfg(test)]
@@ -261,9 +267,7 @@ mod tests {
                 let bound = f32::from(bounds[group]) * groups.bounds().scale()[group] + groups.slack(group);
                 prop_assert!(want as f32 * network.scale()[neuron.index()] <= bound);
             }
-            let (start, neuron, weight) = network.sparse();
-            let again = Network::from_sparse(&start, weight.len(), |at| (neuron[at], weight[at]), network.scale().to_vec());
-            prop_assert_eq!(again.as_ref(), Some(&network));
+            prop_assert_eq!(&network.joined(&NeuronId::first(neurons).collect::<Vec<_>>(), None), &network);
         }
     }
 

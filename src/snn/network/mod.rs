@@ -8,6 +8,8 @@
 mod groups;
 mod rows;
 
+use std::convert::Infallible;
+
 pub use groups::{LANES, NeuronGroups};
 
 use super::NeuronId;
@@ -21,6 +23,12 @@ const GROUPED_NEURONS: usize = 512;
 
 /// Membrane potentials for one volley, `[neuron]`, in units of the weights: multiply by [`Network::scale`] for units of theta.
 pub type Potentials = Vec<i16>;
+
+/// The neuron and the weight of a synapse of an input.
+pub type Synapse = (NeuronId, i8);
+
+/// What takes the number of an input and its synapses.
+pub type EachRow<'a> = dyn FnMut(usize, &[Synapse]) + 'a;
 
 /// Independent output neurons over shared inputs, with int8 weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,16 +71,47 @@ impl Network {
     pub fn from_parts(inputs: usize, neurons: usize, weights: &[i8], scale: Vec<f32>) -> Self {
         assert_eq!(weights.len(), inputs * neurons);
         assert_eq!(scale.len(), neurons);
-        let row = |input: usize| weights[input * neurons..][..neurons].iter().copied().enumerate();
-        Self::from_rows(inputs, scale, row)
+        Self::from_iterators(inputs, scale, |input| {
+            NeuronId::first(neurons).zip(weights[input * neurons..][..neurons].iter().copied())
+        })
     }
 
-    /// A network whose rows yield the neurons and weights of their synapses; weights may be zero.
-    fn from_rows<R: Iterator<Item = (usize, i8)>>(inputs: usize, scale: Vec<f32>, row: impl Fn(usize) -> R) -> Self {
+    /// As [`Network::from_rows`], of synapses in memory: `row` yields those of an input.
+    fn from_iterators<R: Iterator<Item = Synapse>>(inputs: usize, scale: Vec<f32>, row: impl Fn(usize) -> R) -> Self {
+        let mut synapses = Vec::new();
+        let Ok(network) = Self::from_rows::<Infallible>(inputs, scale, |each| {
+            for input in 0..inputs {
+                synapses.clear();
+                synapses.extend(row(input));
+                each(input, &synapses);
+            }
+            Ok(())
+        });
+        network
+    }
+
+    /// A network of the synapses that `read` hands over, one row at a time, so that they need not be in memory: it calls its argument with every
+    /// input in order and the input's synapses, at most one for each neuron. Weights may be zero. `scale` is of each neuron.
+    ///
+    /// `read` is called twice if the neurons may be grouped, and must hand over the same.
+    ///
+    /// # Errors
+    /// Of `read`.
+    ///
+    /// # Panics
+    /// If there are not so many inputs or neurons.
+    pub fn from_rows<E>(
+        inputs: usize,
+        scale: Vec<f32>,
+        mut read: impl FnMut(&mut EachRow<'_>) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let neurons = scale.len();
-        let groups = if neurons < GROUPED_NEURONS { None } else { NeuronGroups::new(inputs, &scale, &row) };
-        let synapses = groups.map_or_else(|| Synapses::Dense(DenseRows::new(inputs, neurons, row)), Synapses::Grouped);
-        Self { neurons, inputs, synapses, scale }
+        let groups = if neurons < GROUPED_NEURONS { None } else { NeuronGroups::new(inputs, &scale, &mut read)? };
+        let synapses = match groups {
+            Some(groups) => Synapses::Grouped(groups),
+            None => Synapses::Dense(DenseRows::new(inputs, neurons, &mut read)?),
+        };
+        Ok(Self { neurons, inputs, synapses, scale })
     }
 
     /// Number of neurons.
@@ -152,7 +191,9 @@ impl Network {
     /// A network of neurons of one or several networks, which have the same inputs.
     fn of_neurons(inputs: usize, neurons: &[(&Self, NeuronId)]) -> Self {
         let scale = neurons.iter().map(|(of, neuron)| of.scale[neuron.index()]).collect();
-        Self::from_rows(inputs, scale, |input| neurons.iter().map(move |(of, neuron)| of.weight(input, *neuron)).enumerate())
+        Self::from_iterators(inputs, scale, |input| {
+            NeuronId::first(neurons.len()).zip(neurons.iter().map(move |(of, neuron)| of.weight(input, *neuron)))
+        })
     }
 
     /// The non-zero weights as compressed sparse rows: the start of each input's row (and the end of the last), `[input]`, then the neuron and
@@ -170,22 +211,6 @@ impl Network {
             start.push(weight.len() as u32);
         }
         (start, neuron, weight)
-    }
-
-    /// A network from compressed sparse rows, as of [`Network::sparse`], and one scale per neuron. `synapse` yields the neuron and the weight of
-    /// each of `count` synapses. `None` if the parts contradict each other.
-    pub fn from_sparse(start: &[u32], count: usize, synapse: impl Fn(usize) -> (u16, i8), scale: Vec<f32>) -> Option<Self> {
-        let inputs = start.len().checked_sub(1)?;
-        let whole = start[0] == 0 && start[inputs] as usize == count && start.is_sorted();
-        if !whole || (0..count).any(|at| usize::from(synapse(at).0) >= scale.len()) {
-            return None;
-        }
-        Some(Self::from_rows(inputs, scale, |input| {
-            (start[input] as usize..start[input + 1] as usize).map(|at| {
-                let (neuron, weight) = synapse(at);
-                (usize::from(neuron), weight)
-            })
-        }))
     }
 
     /// A buffer for [`Network::potentials`]: the number of neurons, padded to 16, 32 or a multiple of 64.

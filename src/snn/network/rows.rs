@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
+use super::EachRow;
 use crate::snn::kernel;
 
 /// Bytes of a cache line, at whose start the weights begin.
@@ -104,14 +105,17 @@ impl DenseRows {
         Self { stride, weights: Rows::zero(inputs * stride) }
     }
 
-    /// Rows that yield the neurons and weights of their synapses.
-    pub fn new<R: Iterator<Item = (usize, i8)>>(inputs: usize, neurons: usize, row: impl Fn(usize) -> R) -> Self {
+    /// Rows of the synapses that `read` hands over, as for [`Network::from_rows`](super::Network::from_rows).
+    ///
+    /// # Errors
+    /// Of `read`.
+    pub fn new<E>(inputs: usize, neurons: usize, read: &mut impl FnMut(&mut EachRow<'_>) -> Result<(), E>) -> Result<Self, E> {
         let mut rows = Self::zero(inputs, neurons);
-        for input in 0..inputs {
+        read(&mut |input, row| {
             let to = rows.row_mut(input);
-            row(input).for_each(|(neuron, weight)| to[neuron] = weight);
-        }
-        rows
+            row.iter().for_each(|&(neuron, weight)| to[neuron.index()] = weight);
+        })?;
+        Ok(rows)
     }
 
     /// A row, padded.
