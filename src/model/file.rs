@@ -111,18 +111,12 @@ impl View for Tensor<'_> {
     }
 }
 
-/// The bytes of the tensors, little-endian.
+/// The bytes of the tensors, little-endian, to write.
 struct TensorBytes {
     start: Vec<u8>,
     neuron: Vec<u8>,
     weight: Vec<u8>,
     gain: Vec<u8>,
-}
-
-impl TensorBytes {
-    fn checksum(&self, description: &str) -> String {
-        checksum(&[&self.start, &self.neuron, &self.weight, &self.gain, description.as_bytes()])
-    }
 }
 
 /// A file's bytes.
@@ -323,10 +317,9 @@ impl<'a, F: ReadAt + ?Sized> Synapses<'a, F> {
         for part in [&mut neuron, &mut weight] {
             io::copy(part, &mut io::sink()).map_err(|e| unreadable(path, e))?;
         }
-        let [mut checksum, gain] = self.checksums.clone();
-        [&neuron.into_inner().checksum, &weight.into_inner().checksum, &gain].iter().for_each(|part| checksum.combine(part));
-        checksum.update(self.file.entry("model").as_bytes());
-        if format!("{:08x}", checksum.finalize()) != self.file.entry("checksum") {
+        let [start, gain] = self.checksums.clone();
+        let tensors = [start, neuron.into_inner().checksum, weight.into_inner().checksum, gain];
+        if checksum(tensors, self.file.entry("model")) != self.file.entry("checksum") {
             return Err(damaged(path, "its checksum is wrong".into()));
         }
         if self.gain.iter().any(|gain| !gain.is_finite()) {
@@ -491,29 +484,55 @@ impl Model {
 
     /// The checksum in the model's file, which identifies the model.
     pub fn checksum(&self) -> String {
-        let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
-        self.tensors().checksum(&description)
+        let [mut start, mut neuron, mut weight, mut gain] = [(); 4].map(|()| crc32fast::Hasher::new());
+        let mut end = 0u32;
+        start.update(&end.to_le_bytes());
+        // Row by row: the tensors of many classes would take much memory for a moment.
+        self.each_encoded_row(|neurons, weights| {
+            neuron.update(neurons);
+            weight.update(weights);
+            end += weights.len() as u32;
+            start.update(&end.to_le_bytes());
+        });
+        self.network.scale().iter().for_each(|scale| gain.update(&scale.to_le_bytes()));
+        checksum([start, neuron, weight, gain], &self.description_text())
+    }
+
+    fn description_text(&self) -> String {
+        serde_json::to_string(&self.description()).expect("a description has only string keys")
+    }
+
+    /// Calls `each` with the bytes of each row in the tensors `neuron` and `weight`.
+    fn each_encoded_row(&self, mut each: impl FnMut(&[u8], &[u8])) {
+        let (mut neurons, mut weights) = (Vec::new(), Vec::new());
+        self.network.each_row(&mut |_, row| {
+            neurons.clear();
+            neurons.extend(row.iter().flat_map(|(neuron, _)| (neuron.index() as u16).to_le_bytes()));
+            weights.clear();
+            weights.extend(row.iter().map(|&(_, weight)| weight as u8));
+            each(&neurons, &weights);
+        });
     }
 
     fn tensors(&self) -> TensorBytes {
-        let (start, neuron, weight) = self.network.sparse();
-        TensorBytes {
-            start: start.iter().flat_map(|s| s.to_le_bytes()).collect(),
-            neuron: neuron.iter().flat_map(|n| n.to_le_bytes()).collect(),
-            weight: weight.iter().map(|&w| w as u8).collect(),
-            gain: self.network.scale().iter().flat_map(|g| g.to_le_bytes()).collect(),
-        }
+        let mut tensors = TensorBytes { start: vec![0; 4], neuron: Vec::new(), weight: Vec::new(), gain: Vec::new() };
+        self.each_encoded_row(|neurons, weights| {
+            tensors.neuron.extend_from_slice(neurons);
+            tensors.weight.extend_from_slice(weights);
+            tensors.start.extend((tensors.weight.len() as u32).to_le_bytes());
+        });
+        tensors.gain = self.network.scale().iter().flat_map(|gain| gain.to_le_bytes()).collect();
+        tensors
     }
 
     /// The bytes of the model's file, the same for the same model.
     pub fn to_bytes(&self) -> Vec<u8> {
         let tensors = self.tensors();
-        let description = serde_json::to_string(&self.description()).expect("a description has only string keys");
         let metadata: HashMap<String, String> = [
             ("format".to_string(), FORMAT.to_string()),
             ("version".into(), self.version().to_string()),
-            ("checksum".into(), tensors.checksum(&description)),
-            ("model".into(), description),
+            ("checksum".into(), self.checksum()),
+            ("model".into(), self.description_text()),
         ]
         .into();
         let TensorBytes { start, neuron, weight, gain } = &tensors;
@@ -536,11 +555,12 @@ impl Model {
     }
 }
 
-/// CRC-32 of all parts, as hexadecimal digits.
-fn checksum(parts: &[&[u8]]) -> String {
-    let mut crc = crc32fast::Hasher::new();
-    parts.iter().for_each(|part| crc.update(part));
-    format!("{:08x}", crc.finalize())
+/// The checksum of a model, as hexadecimal digits, from those of the tensors `start`, `neuron`, `weight` and `gain`.
+fn checksum(tensors: [crc32fast::Hasher; 4], description: &str) -> String {
+    let mut checksum = crc32fast::Hasher::new();
+    tensors.iter().for_each(|tensor| checksum.combine(tensor));
+    checksum.update(description.as_bytes());
+    format!("{:08x}", checksum.finalize())
 }
 
 /// Rewrites the JSON header with sorted keys. The serializer takes the metadata from a hash map, in a different order each time.
@@ -579,6 +599,147 @@ mod tests {
             assert!(Model::from_bytes(&file, &path).unwrap().to_bytes() == file, "{name}");
             let built_in = Model::open(Path::new(name)).unwrap();
             assert!(built_in.name == name && built_in.to_bytes() == file, "{name}");
+        }
+    }
+
+    /// The file of a model of two classes, the JSON of its header, and where its tensors begin.
+    fn small() -> (Vec<u8>, serde_json::Value, usize) {
+        let whole = Model::built_in().unwrap();
+        let file = whole.without_classes(&whole.classes[2..]).unwrap().to_bytes();
+        let end = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        let header = serde_json::from_slice(&file[8..end]).unwrap();
+        (file, header, end)
+    }
+
+    fn with_header(header: &serde_json::Value, tensors: &[u8]) -> Vec<u8> {
+        let text = header.to_string();
+        [&(text.len() as u64).to_le_bytes(), text.as_bytes(), tensors].concat()
+    }
+
+    fn error_of(bytes: &[u8]) -> String {
+        Model::from_bytes(bytes, Path::new("small")).map(drop).unwrap_err().to_string()
+    }
+
+    /// The file with the checksum of what it holds.
+    fn sealed(mut header: serde_json::Value, tensors: &[u8]) -> Vec<u8> {
+        let checksums = ["start", "neuron", "weight", "gain"].map(|name| {
+            let [at, end] = [0, 1].map(|i| header[name]["data_offsets"][i].as_u64().unwrap() as usize);
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&tensors[at..end]);
+            crc
+        });
+        let metadata = &mut header["__metadata__"];
+        metadata["checksum"] = checksum(checksums, metadata["model"].as_str().unwrap()).into();
+        with_header(&header, tensors)
+    }
+
+    #[test]
+    fn a_file_that_ends_early_or_late_is_damaged() {
+        let (file, _, tensors_at) = small();
+        // All places in the header and after it, and some in the tensors.
+        for length in (0..tensors_at + 64).chain((tensors_at..file.len()).step_by(4999)).chain(file.len() - 64..file.len()) {
+            let error = error_of(&file[..length]);
+            assert!(error.starts_with("small: not a safetensors file, or a damaged one"), "{length}: {error}");
+            // The same if it becomes shorter while it is read.
+            let shrinking = ModelFile::open(&file[..length], file.len() as u64, Path::new("small")).and_then(|file| file.model());
+            assert!(matches!(shrinking, Err(ModelError::Damaged { .. })), "{length}");
+        }
+        assert!(error_of(&[&file[..], b"\0"].concat()).contains("not fully covered"));
+    }
+
+    #[test]
+    fn a_header_that_does_not_describe_the_file_is_damaged() {
+        let (file, header, tensors_at) = small();
+        let tensors = &file[tensors_at..];
+        assert!(Model::from_bytes(&with_header(&header, tensors), Path::new("small")).is_ok());
+        let offsets = |name: &str, i: usize| header[name]["data_offsets"][i].as_u64().unwrap();
+        let lie = |name: &str, key: &str, value: serde_json::Value, why: &str| {
+            let mut header = header.clone();
+            header[name][key] = value;
+            let error = error_of(&with_header(&header, tensors));
+            assert!(error.contains("damaged one") && error.contains(why), "{name} {key}: {error}");
+        };
+        let (at, end) = (offsets("weight", 0), offsets("weight", 1));
+        for [at, end] in [[at - 1, end], [at + 1, end], [end, at], [at, end + (1 << 40)], [0, end], [at, u64::MAX]] {
+            lie("weight", "data_offsets", [at, end].into(), "offset");
+        }
+        lie("weight", "shape", [end - at + 1].into(), "invalid shape");
+        lie("weight", "shape", [1u64 << 40, 1 << 40].into(), "overflow");
+        lie("weight", "shape", [-1].into(), "its header");
+        lie("weight", "dtype", "U8".into(), "tensor 'weight' is missing or of another type");
+        lie("__metadata__", "model", "{}".into(), "checksum");
+        // A tensor that ends where another one begins, and lies about both.
+        let mut longer = header.clone();
+        longer["weight"] = serde_json::json!({"dtype": "I8", "shape": [end - at + 8], "data_offsets": [at, end + 8]});
+        assert!(error_of(&with_header(&longer, tensors)).contains("not fully covered"));
+        for length in [u64::MAX, u64::MAX - 7, 1 << 40, MAX_HEADER, file.len() as u64 - 7] {
+            let error = error_of(&[&length.to_le_bytes(), &file[8..]].concat());
+            assert!(error.contains("header too large") || error.contains("invalid header length"), "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn tensors_that_contradict_each_other_are_named() {
+        let (file, header, tensors_at) = small();
+        let offsets = |name: &str| [0, 1].map(|i| header[name]["data_offsets"][i].as_u64().unwrap() as usize);
+        let changed = |name: &str, at: usize, bytes: &[u8]| {
+            let mut tensors = file[tensors_at..].to_vec();
+            let at = offsets(name)[0] + at;
+            tensors[at..at + bytes.len()].copy_from_slice(bytes);
+            assert!(error_of(&with_header(&header, &tensors)).contains("its checksum is wrong"));
+            error_of(&sealed(header.clone(), &tensors))
+        };
+        let order = "small: the model contradicts itself: its weights are out of order";
+        assert_eq!(changed("start", 0, &1u32.to_le_bytes()), order);
+        assert_eq!(changed("start", 4, &u32::MAX.to_le_bytes()), order);
+        // An input with more synapses than there are neurons.
+        let [at, end] = offsets("start");
+        let most = u32::from_le_bytes(file[tensors_at + end - 4..][..4].try_into().unwrap());
+        assert_eq!(changed("start", 4, &most.to_le_bytes().repeat((end - at) / 4 - 1)), order);
+        assert_eq!(changed("neuron", 0, &9u16.to_le_bytes()), order);
+        assert!(changed("gain", 0, &f32::NAN.to_le_bytes()).ends_with("a gain is not a finite number"));
+    }
+
+    /// A file whose last byte changes after it was read a number of times.
+    struct Changing(Vec<u8>, std::cell::Cell<u32>);
+
+    impl ReadAt for Changing {
+        fn read_at(&self, at: u64, to: &mut [u8]) -> io::Result<usize> {
+            let read = self.0.as_slice().read_at(at, to)?;
+            if read > 0 && at as usize + read == self.0.len() {
+                match self.1.get() {
+                    0 => to[read - 1] ^= 1,
+                    left => self.1.set(left - 1),
+                }
+            }
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn weights_that_change_between_two_readings_are_noticed() {
+        let mut model = Model::built_in().unwrap();
+        let (inputs, classes) = (model.layout.input_count(), 600);
+        let row: Vec<_> = NeuronId::first(classes).map(|neuron| (neuron, 7)).collect();
+        let read = |each: &mut EachRow<'_>| {
+            (0..inputs).for_each(|input| each(input, if input < 9 { &row } else { &[] }));
+            Ok(())
+        };
+        model.network = Network::from_rows::<io::Error>(inputs, vec![0.01; classes], read).unwrap();
+        assert!(model.network.groups().is_some());
+        model.classes = (0..classes).map(|class| class.to_string()).collect();
+        model.decision.assignments = crate::stream::Assignments::one_each(classes);
+        model.decision.theta = vec![0.5; classes];
+        model.decision.accept = vec![0.5; classes];
+        let file = model.to_bytes();
+        let read = |times: u32| {
+            let bytes = Changing(file.clone(), times.into());
+            let file = ModelFile::open(&bytes, file.len() as u64, Path::new("protocols"))?;
+            file.model()
+        };
+        assert!(read(2).unwrap() == model);
+        for times in [0, 1] {
+            assert!(read(times).unwrap_err().to_string().contains("its checksum is wrong"), "{times}");
         }
     }
 

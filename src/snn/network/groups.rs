@@ -164,18 +164,36 @@ impl NeuronGroups {
         self.block(input, group).map_or(0, |block| block[lane])
     }
 
+    /// The groups that have a block of weights in a row, and the blocks.
+    fn blocks_of(&self, input: usize) -> impl Iterator<Item = (usize, &[i8; LANES])> {
+        self.index[input * self.words..][..self.words].iter().enumerate().flat_map(move |(word, entry)| {
+            let groups = (0..WORD).filter(|group| entry.groups >> group & 1 == 1);
+            groups.map(move |group| word * WORD + group).zip(&self.blocks[entry.first as usize..])
+        })
+    }
+
+    /// Calls `each` with every input and its synapses whose weight is not zero, in the order of the neurons.
+    pub(super) fn each_row(&self, inputs: usize, each: &mut EachRow<'_>) {
+        let mut neurons = vec![NeuronId::default(); self.count() * LANES];
+        NeuronId::first(self.places.len()).zip(&self.places).for_each(|(neuron, &place)| neurons[place as usize] = neuron);
+        let mut row = Vec::new();
+        for input in 0..inputs {
+            row.clear();
+            for (group, block) in self.blocks_of(input) {
+                let neurons = &neurons[group * LANES..];
+                row.extend(neurons.iter().copied().zip(block.iter().copied()).filter(|&(_, weight)| weight != 0));
+            }
+            row.sort_unstable_by_key(|(neuron, _)| *neuron);
+            each(input, &row);
+        }
+    }
+
     /// The sums of the rows `active`, `[neuron]`.
     pub(super) fn sum_rows(&self, active: &[u32], out: &mut [i16]) {
         let mut sums = vec![[0i16; LANES]; self.count()];
         for &input in active {
-            for (word, entry) in self.index[input as usize * self.words..][..self.words].iter().enumerate() {
-                let (mut groups, mut block) = (entry.groups, entry.first as usize);
-                while groups != 0 {
-                    let group = word * WORD + groups.trailing_zeros() as usize;
-                    sums[group].iter_mut().zip(&self.blocks[block]).for_each(|(sum, &weight)| *sum += i16::from(weight));
-                    groups &= groups - 1;
-                    block += 1;
-                }
+            for (group, block) in self.blocks_of(input as usize) {
+                sums[group].iter_mut().zip(block).for_each(|(sum, &weight)| *sum += i16::from(weight));
             }
         }
         let sums = sums.as_flattened();

@@ -196,20 +196,23 @@ impl Network {
         })
     }
 
+    /// Calls `each` with every input and its synapses whose weight is not zero, in the order of the neurons.
+    pub fn each_row(&self, each: &mut EachRow<'_>) {
+        match &self.synapses {
+            Synapses::Dense(rows) => rows.each_row(self.inputs, self.neurons, each),
+            Synapses::Grouped(groups) => groups.each_row(self.inputs, each),
+        }
+    }
+
     /// The non-zero weights as compressed sparse rows: the start of each input's row (and the end of the last), `[input]`, then the neuron and
     /// the weight of each synapse.
     pub fn sparse(&self) -> (Vec<u32>, Vec<u16>, Vec<i8>) {
         let (mut start, mut neuron, mut weight) = (vec![0], Vec::new(), Vec::new());
-        for input in 0..self.inputs {
-            for of in NeuronId::first(self.neurons) {
-                let w = self.weight(input, of);
-                if w != 0 {
-                    neuron.push(of.index() as u16);
-                    weight.push(w);
-                }
-            }
+        self.each_row(&mut |_, row| {
+            neuron.extend(row.iter().map(|(neuron, _)| neuron.index() as u16));
+            weight.extend(row.iter().map(|(_, weight)| weight));
             start.push(weight.len() as u32);
-        }
+        });
         (start, neuron, weight)
     }
 

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut, Range};
 
 use super::EachRow;
-use crate::snn::kernel;
+use crate::snn::{NeuronId, kernel};
 
 /// Bytes of a cache line, at whose start the weights begin.
 const LINE: usize = 64;
@@ -116,6 +116,16 @@ impl DenseRows {
             row.iter().for_each(|&(neuron, weight)| to[neuron.index()] = weight);
         })?;
         Ok(rows)
+    }
+
+    /// Calls `each` with every input and its synapses whose weight is not zero, in the order of the neurons.
+    pub fn each_row(&self, inputs: usize, neurons: usize, each: &mut EachRow<'_>) {
+        let mut row = Vec::new();
+        for input in 0..inputs {
+            row.clear();
+            row.extend(NeuronId::first(neurons).zip(self.row(input).iter().copied()).filter(|&(_, weight)| weight != 0));
+            each(input, &row);
+        }
     }
 
     /// A row, padded.
