@@ -285,7 +285,11 @@ mod tests {
                 let bound = f32::from(bounds[group]) * groups.bounds().scale()[group] + groups.slack(group);
                 prop_assert!(want as f32 * network.scale()[neuron.index()] <= bound);
             }
-            prop_assert_eq!(&network.joined(&NeuronId::first(neurons).collect::<Vec<_>>(), None), &network);
+            let Ok(again) = Network::from_rows::<std::convert::Infallible>(30, network.scale().to_vec(), |each| {
+                network.each_row(each);
+                Ok(())
+            });
+            prop_assert_eq!(&again, &network);
         }
     }
 
