@@ -84,7 +84,29 @@ fn stages(c: &mut Criterion) {
             let mut leader = None;
             let settled = (0..active.len()).filter(|_| {
                 leader = model.decision.accumulate(&model.network, black_box(&potentials), &mut evidence, leader.as_ref(), true);
-                leader.is_some_and(|l| model.decision.settled(&l))
+                leader.is_some_and(|l| model.decision.settled(&l).is_some())
+            });
+            settled.count()
+        });
+    });
+    group.bench_function("decide, streams of three packets", |b| {
+        // Packets of many kinds, as few as stay in the first-level cache. Above, all packets but the first few settle their stream.
+        let potentials: Vec<_> = active
+            .iter()
+            .step_by(active.len().div_ceil(64))
+            .map(|inputs| {
+                let mut potentials = model.network.buffer();
+                model.network.potentials(inputs, &mut potentials);
+                potentials
+            })
+            .collect();
+        let mut evidence = vec![0.0; model.classes.len()];
+        b.iter(|| {
+            let mut leader = None;
+            let settled = potentials.iter().cycle().take(active.len()).enumerate().filter(|(number, potentials)| {
+                let before = leader.as_ref().filter(|_| number % 3 > 0);
+                leader = model.decision.accumulate(&model.network, black_box(potentials), &mut evidence, before, true);
+                leader.is_some_and(|l| model.decision.settled(&l).is_some())
             });
             settled.count()
         });

@@ -20,23 +20,29 @@ pub(super) const PORTS: usize = 0;
 /// Number of the part that the payload is.
 pub(super) const PAYLOAD: usize = 1;
 
-/// The slots and the coincidences of a layout in chunks of [`WIDE`]; the last chunk of coincidences is padded with pairs that never spike.
+/// The slots and the coincidences of a layout in chunks of [`WIDE`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunks {
     /// Number of slots.
     slots: usize,
     /// Which slots are of each part, a bit each, `[chunk][part]`.
     slot_parts: [[u32; PARTS]; MAX_SLOTS / WIDE],
-    /// Which pairs involve each part, `[chunk][part]`.
-    pair_parts: Vec<[u32; PARTS]>,
+    pairs: Vec<Pairs>,
+}
+
+/// A chunk of coincidences; the last is padded with pairs that never spike.
+#[derive(Clone, Debug)]
+struct Pairs {
     /// First slots.
-    a: Vec<[u16; WIDE]>,
+    a: [u16; WIDE],
     /// Second slots.
-    b: Vec<[u16; WIDE]>,
+    b: [u16; WIDE],
     /// [`MIX`] combined with the number of the pair.
-    mix: Vec<[u32; WIDE]>,
+    mix: [u32; WIDE],
     /// One bit per pair, set unless it is padding.
-    real: Vec<u32>,
+    real: u32,
+    /// Which pairs involve each part, `[part]`.
+    parts: [u32; PARTS],
 }
 
 impl Chunks {
@@ -49,16 +55,13 @@ impl Chunks {
             }
         }
         for (at, chunk) in pairs.chunks(WIDE).enumerate() {
-            let (mut a, mut b, mut mix, mut parts) = ([0; WIDE], [0; WIDE], [0; WIDE], [0; PARTS]);
-            for (i, pair) in chunk.iter().enumerate() {
-                (a[i], b[i], mix[i]) = (pair.0.into(), pair.1.into(), (((at * WIDE + i) as u32) << 16) ^ MIX);
-                [pair.0, pair.1].into_iter().filter_map(&part).for_each(|part| parts[part] |= 1 << i);
+            let mut of_chunk = Pairs { a: [0; WIDE], b: [0; WIDE], mix: [0; WIDE], real: first(chunk.len()), parts: [0; PARTS] };
+            for (i, &(a, b)) in chunk.iter().enumerate() {
+                (of_chunk.a[i], of_chunk.b[i]) = (a.into(), b.into());
+                of_chunk.mix[i] = (((at * WIDE + i) as u32) << 16) ^ MIX;
+                [a, b].into_iter().filter_map(&part).for_each(|part| of_chunk.parts[part] |= 1 << i);
             }
-            all.a.push(a);
-            all.b.push(b);
-            all.mix.push(mix);
-            all.real.push(first(chunk.len()));
-            all.pair_parts.push(parts);
+            all.pairs.push(of_chunk);
         }
         all
     }
@@ -85,8 +88,12 @@ pub(super) fn inputs(
     parts: Option<&mut [InputList; PARTS]>,
 ) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
-        // SAFETY: the CPU has both features.
+    if std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("popcnt")
+        && std::arch::is_x86_feature_detected!("bmi2")
+    {
+        // SAFETY: the CPU has these features.
         return Some(unsafe { avx512::inputs(slots, chunks, base, bits, active, parts) });
     }
     let _ = (slots, chunks, base, bits, active, parts);
@@ -98,9 +105,10 @@ mod avx512 {
     use std::arch::x86_64::*;
 
     use super::super::{MAX_ACTIVE, MAX_SLOTS, SILENT};
-    use super::{Chunks, InputList, MULTIPLY, PARTS, WIDE, first};
+    use super::{Chunks, InputList, MULTIPLY, PARTS, Pairs, WIDE, first};
 
-    #[target_feature(enable = "avx512f,avx512bw")]
+    // To number the inputs that spike, bits are counted and masks made: with instructions of their own, which AVX-512 does not imply.
+    #[target_feature(enable = "avx512f,avx512bw,popcnt,bmi2")]
     pub(super) fn inputs(
         slots: &[u16; MAX_SLOTS],
         chunks: &Chunks,
@@ -136,8 +144,7 @@ mod avx512 {
             let top = _mm512_srl_epi32(twice, _mm_cvtsi32_si128(32 - bits as i32));
             _mm512_add_epi32(top, _mm512_set1_epi32(base as i32))
         };
-        let pairs = chunks.a.iter().zip(&chunks.b).zip(&chunks.mix).zip(&chunks.real).zip(&chunks.pair_parts);
-        for ((((a, b), mix), real), of_parts) in pairs {
+        for Pairs { a, b, mix, real, parts: of_parts } in &chunks.pairs {
             let (a, b) = (look_up(words(a)), look_up(words(b)));
             let spikes = _mm512_cmpneq_epi16_mask(a, silent) & _mm512_cmpneq_epi16_mask(b, silent) & real;
             let joint = _mm512_or_si512(_mm512_slli_epi16::<8>(a), _mm512_and_si512(b, low));
@@ -172,7 +179,7 @@ mod avx512 {
     }
 
     /// Appends the inputs, in two halves, that spike and are of a part to the list of that part.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,popcnt,bmi2")]
     #[inline]
     fn append_to_parts(
         parts: Option<&mut [InputList; PARTS]>,
@@ -181,14 +188,17 @@ mod avx512 {
         left: __m512i,
         right: __m512i,
     ) {
-        for (part, of_part) in parts.into_iter().flatten().zip(of_parts).filter(|(_, of_part)| *of_part & spikes != 0) {
-            append(&mut part.inputs, &mut part.count, spikes & of_part, left, right);
+        let Some(parts) = parts else { return };
+        for (part, of_part) in parts.iter_mut().zip(of_parts) {
+            if of_part & spikes != 0 {
+                append(&mut part.inputs, &mut part.count, of_part & spikes, left, right);
+            }
         }
     }
 
     /// Appends the inputs, in two halves, that `chosen` selects to the first `n` of a list.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,popcnt,bmi2")]
     #[expect(unsafe_code, reason = "stores through a pointer")]
     fn append(list: &mut [u32; MAX_ACTIVE], n: &mut usize, chosen: u32, left: __m512i, right: __m512i) {
         for (chosen, inputs) in [(chosen as u16, left), ((chosen >> 16) as u16, right)] {

@@ -6,14 +6,15 @@ use crate::capture::Nanos;
 use crate::episode::{Episode, EpisodeLayer, MIN_CONFIDENCE, NamedFlow};
 use crate::model::Model;
 use crate::packet::KeyKind;
-use crate::snn::ClassId;
+use crate::stream::Leader;
 
 use super::output::Spike;
 use super::{EpisodeOutput, Observer, Output};
 
-/// Whether a flow with this leading class and confidence excites a neuron of the model's episodes.
-pub(super) fn excites(model: &Model, class: ClassId, confidence: f32) -> bool {
-    model.key == KeyKind::Flow && confidence >= MIN_CONFIDENCE && model.episodes.iter().any(|rule| rule.class == class)
+/// The confidence in the leader of a flow if that excites a neuron of the model's episodes.
+pub(super) fn exciting(model: &Model, leader: &Leader) -> Option<f32> {
+    let has_episodes = model.key == KeyKind::Flow && model.episodes.iter().any(|rule| rule.class == leader.class);
+    has_episodes.then(|| model.decision.confidence_from(leader, MIN_CONFIDENCE)).flatten()
 }
 
 /// An observer that passes everything on to another, and episodes in addition.

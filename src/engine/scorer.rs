@@ -14,7 +14,7 @@ use crate::stream::{Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::deferred::DeferredPackets;
-use super::episodes::excites;
+use super::episodes::exciting;
 use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
 use super::evidence_scorer::EvidenceScorer;
@@ -245,11 +245,7 @@ impl Scorer {
         self.sums.resize(self.evidence.width(), 0.0);
         let leader = self.evidence.add(&self.late, &mut self.sums, None);
         let Some(leader) = leader else { return };
-        let model = self.evidence.model();
-        let confidence = model.decision.confidence(&leader);
-        if !excites(model, leader.class, confidence) {
-            return;
-        }
+        let Some(confidence) = exciting(self.model(), &leader) else { return };
         let stream = table.get_mut(at);
         // Each pair of hosts is a flow of its own in the stream of a host's ARP requests.
         let arp_hosts = packet.headers().arp_hosts(packet.frame().bytes).map(|hosts| hosts.map(Address::from));
@@ -297,15 +293,14 @@ impl Scorer {
         if stream.state.is_named() && self.every_packet {
             return;
         }
-        let confidence = model.decision.confidence(&leader);
-        if !stream.state.has_spiked() && excites(model, leader.class, confidence) {
+        if !stream.state.has_spiked()
+            && let Some(confidence) = exciting(model, &leader)
+        {
             stream.state.set_spiked();
             let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
             out.spikes.push(Spike { verdict, arp_hosts: None, again: false });
         }
-        if !model.decision.settled_at(&leader, confidence) {
-            return;
-        }
+        let Some(confidence) = model.decision.settled(&leader) else { return };
         if !stream.state.is_named() {
             let detection = self.verdict(Event::Detection, stream, snapshot, confidence);
             if detection.class.is_some() {

@@ -64,7 +64,7 @@ pub fn trace_streams(
     let open = |_: &_| OpenTrace { scored: Vec::new(), evidence: undecided.clone() };
     let mut count = 0;
     tracker.visit(source, open, |packet| {
-        if packet.stream.state.evidence.leader.is_some_and(|leader| model.decision.settled(&leader)) {
+        if packet.stream.state.evidence.leader.is_some_and(|leader| model.decision.settled(&leader).is_some()) {
             return ControlFlow::Continue(());
         }
         let mut volley = Volley::default();

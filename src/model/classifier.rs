@@ -39,7 +39,7 @@ impl<'a> Classifier<'a> {
     /// evidence of its stream, unless the stream is settled or the packet adds nothing to it. Returns whether it was added.
     pub fn observe(&mut self, slots: &[u16], content: bool, stream: &mut StreamEvidence) -> bool {
         let before = stream.leader.as_ref();
-        if before.is_some_and(|leader| self.decision.settled(leader)) || !self.decision.counts(before, content) {
+        if before.is_some_and(|leader| self.decision.settled(leader).is_some()) || !self.decision.counts(before, content) {
             return false;
         }
         self.forward.run(slots);

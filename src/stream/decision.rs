@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::exp_below;
 use super::{AssignmentError, Assignments, Leader};
 use crate::snn::ClassId;
 
@@ -87,16 +88,30 @@ impl Decision {
         1.0 / (1.0 + (-leader.weighted_features(&self.confidence)).exp())
     }
 
-    /// Whether scoring of the stream stops: the confidence is high enough, or the limit of packets is reached. Never before a packet with
-    /// content was scored.
-    pub fn settled(&self, leader: &Leader) -> bool {
-        self.settled_at(leader, self.confidence(leader))
+    /// The confidence in the leader if it is at least `least`. Most leaders are far below the confidence that is asked for: a bound without
+    /// logarithms shows it.
+    #[inline]
+    pub fn confidence_from(&self, leader: &Leader, least: f32) -> Option<f32> {
+        // More than what rounding changes in `confidence`.
+        const ROUNDING: f32 = 1e-6;
+        let odds_against = exp_below(-leader.most_weighted_features(&self.confidence));
+        if least * (1.0 + odds_against) > 1.0 + ROUNDING {
+            return None;
+        }
+        Some(self.confidence(leader)).filter(|&confidence| confidence >= least)
     }
 
-    /// [`Decision::settled`] with the leader's confidence as an argument.
-    pub fn settled_at(&self, leader: &Leader, confidence: f32) -> bool {
-        leader.content()
-            && (leader.packets() >= self.max_packets || confidence >= self.stop_confidence.max(self.accept[leader.class.index()]))
+    /// The confidence in the leader if scoring of the stream stops: the confidence is high enough, or the limit of packets is reached. Never
+    /// before a packet with content was scored.
+    #[inline]
+    pub fn settled(&self, leader: &Leader) -> Option<f32> {
+        if !leader.content() {
+            return None;
+        }
+        if leader.packets() >= self.max_packets {
+            return Some(self.confidence(leader));
+        }
+        self.confidence_from(leader, self.stop_confidence.max(self.accept[leader.class.index()]))
     }
 
     /// The class of the stream: the leader's, if the confidence reaches the threshold of that class and the leader [may be named](Self::is_class).
@@ -120,6 +135,8 @@ impl Decision {
 mod tests {
     use super::{Assignments, Decision};
     use crate::snn::ClassId;
+    use crate::stream::{FEATURES, Leader};
+    use proptest::prelude::*;
 
     /// A decision in a model file: three classes; the last and the first have a second neuron.
     const IN_A_FILE: &str = r#"{"theta":[1.0,0.9,1.1,1.2,0.8],"more":[2,0],"clip":[-0.3,1.5],"slope":0.02,"confidence":[0.5],"accept":[0.5,0.6,0.7],"stop":0.95,"give_up":16}"#;
@@ -135,5 +152,23 @@ mod tests {
         assert_eq!(serde_json::to_string(&decision).unwrap(), single);
         let error = serde_json::from_str::<Decision>(&IN_A_FILE.replace("[2,0]", "[2,3]")).unwrap_err();
         assert!(error.to_string().contains("class 3, and there are 3 classes"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_confidence_is_left_out_only_where_it_is_below_the_least(
+            weights in prop::collection::vec(-4f32..4.0, 0..=FEATURES),
+            (evidence, lead, packets, content) in (-9f32..30.0, 0f32..30.0, 1u32..40, any::<bool>()),
+            least in prop_oneof![0f32..1.01, 0.95f32..=1.0, Just(2.0)],
+            near in -2i32..=2,
+        ) {
+            let decision = Decision { confidence: weights, ..serde_json::from_str(IN_A_FILE).unwrap() };
+            let leader = Leader::new(ClassId::new(0), evidence, lead, packets).with_content(content);
+            let confidence = decision.confidence(&leader);
+            let beside = f32::from_bits(confidence.to_bits().saturating_add_signed(near));
+            for least in [least, beside] {
+                prop_assert_eq!(decision.confidence_from(&leader, least), (confidence >= least).then_some(confidence));
+            }
+        }
     }
 }

@@ -26,28 +26,86 @@ fn smaller(a: f32, b: f32) -> f32 {
 }
 
 /// The class with the largest evidence (the first if several are equal), that evidence, and the second largest.
-#[inline(always)]
-fn largest_two(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
-    // Of every sixteenth class: the largest evidence, where it is, and the second largest.
-    let (mut first, mut second) = ([f32::NEG_INFINITY; WIDE], [f32::NEG_INFINITY; WIDE]);
-    let mut chunk_of = [0u32; WIDE];
-    let (whole, rest) = evidence.as_chunks::<WIDE>();
-    let mut last = [f32::NEG_INFINITY; WIDE];
-    last[..rest.len()].copy_from_slice(rest);
-    for (number, chunk) in (0u32..).zip(whole.iter().chain([&last])) {
-        for i in 0..WIDE {
-            let e = chunk[i];
-            second[i] = larger(second[i], smaller(first[i], e));
-            chunk_of[i] = if e > first[i] { number } else { chunk_of[i] };
-            first[i] = larger(e, first[i]);
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct LargestTwo {
+    class: ClassId,
+    first: f32,
+    second: f32,
+}
+
+impl LargestTwo {
+    /// After the evidence of a class was raised to `evidence`.
+    #[inline(always)]
+    fn raised(self, class: ClassId, evidence: f32) -> Self {
+        if class == self.class {
+            Self { first: evidence, ..self }
+        } else if evidence > self.first || (evidence == self.first && class < self.class) {
+            Self { class, first: evidence, second: self.first }
+        } else {
+            Self { second: larger(self.second, evidence), ..self }
         }
     }
-    let most = first.iter().fold(f32::NEG_INFINITY, |most, &e| larger(e, most));
-    let class_of = |i: usize| chunk_of[i] as usize * WIDE + i;
-    let class = (0..WIDE).filter(|&i| first[i] == most).map(class_of).min().filter(|&class| class < evidence.len())?;
-    first[class % WIDE] = second[class % WIDE];
-    let second = first.iter().fold(f32::NEG_INFINITY, |most, &e| larger(e, most));
-    Some((ClassId::from_index(class), most, second))
+
+    #[inline(always)]
+    fn leader(self, packets: u32) -> Leader {
+        Leader::ahead_of(self.second, self.class, self.first, packets)
+    }
+}
+
+/// Of each lane of a vector: the largest evidence, its class, and the second largest evidence.
+struct Lanes<const N: usize> {
+    class: [u32; N],
+    first: [f32; N],
+    second: [f32; N],
+}
+
+impl<const N: usize> Lanes<N> {
+    /// The first half of the lanes compared with the second half, side by side: lane after lane, each would wait for the one before.
+    #[inline(always)]
+    fn halved<const HALF: usize>(&self) -> Lanes<HALF> {
+        let mut half = Lanes { class: [0; HALF], first: [0.0; HALF], second: [0.0; HALF] };
+        for i in 0..HALF {
+            let (a, b) = (self.first[i], self.first[i + HALF]);
+            let (class_of_a, class_of_b) = (self.class[i], self.class[i + HALF]);
+            let of_equal = class_of_a.min(class_of_b);
+            half.class[i] = if a > b { class_of_a } else { class_of_b };
+            half.class[i] = if a == b { of_equal } else { half.class[i] };
+            half.first[i] = larger(a, b);
+            half.second[i] = larger(smaller(a, b), larger(self.second[i], self.second[i + HALF]));
+        }
+        half
+    }
+}
+
+/// The largest two of the evidence, `[class]`; `None` without classes.
+#[inline(always)]
+fn largest_two(evidence: &[f32]) -> Option<LargestTwo> {
+    // Of each lane: the largest evidence, the class in the first lane of its chunk, and the second largest.
+    let (mut first, mut second) = ([f32::NEG_INFINITY; WIDE], [f32::NEG_INFINITY; WIDE]);
+    let mut chunk_of = [0u32; WIDE];
+    let mut compare = |start: usize, chunk: &[f32; WIDE], skipped: usize| {
+        for i in 0..WIDE {
+            let e = if i < skipped { f32::NEG_INFINITY } else { chunk[i] };
+            second[i] = larger(second[i], smaller(first[i], e));
+            chunk_of[i] = if e > first[i] { start as u32 } else { chunk_of[i] };
+            first[i] = larger(e, first[i]);
+        }
+    };
+    let (whole, rest) = evidence.as_chunks::<WIDE>();
+    whole.iter().enumerate().for_each(|(number, chunk)| compare(number * WIDE, chunk, 0));
+    // What remains is read with what is before it, so that it is a chunk too.
+    if let Some(last) = evidence.last_chunk() {
+        compare(evidence.len() - WIDE, last, WIDE - rest.len());
+    } else {
+        let mut few = [f32::NEG_INFINITY; WIDE];
+        few[..rest.len()].copy_from_slice(rest);
+        compare(0, &few, 0);
+    }
+    let lanes = Lanes { class: std::array::from_fn(|i| chunk_of[i] + i as u32), first, second };
+    let Lanes { class: [class], first: [first], second: [second] } =
+        lanes.halved::<8>().halved::<4>().halved::<2>().halved::<1>();
+    let class = class as usize;
+    (class < evidence.len()).then(|| LargestTwo { class: ClassId::from_index(class), first, second })
 }
 
 /// What parts of a packet contribute to the potential of a neuron, in units of its threshold theta.
@@ -82,18 +140,22 @@ impl Decision {
         self.bounded(f32::NEG_INFINITY)
     }
 
-    /// Adds one packet's margins, `potentials[neuron]`, to the evidence, `[class]`.
+    /// Adds one packet's margins, `potentials[neuron]`, to the evidence, `[class]`, and returns the leader after `packets` packets; `None`
+    /// without classes.
     #[inline(always)]
-    fn add_margins(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) {
+    fn add_margins(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
         for (((e, &u), scale), theta) in evidence.iter_mut().zip(potentials).zip(network.scale()).zip(&self.theta) {
             *e += self.bounded(f32::from(u) * scale - theta);
         }
-        let classes = evidence.len();
-        for (neuron, class) in (classes..).zip(self.assignments.extra()) {
-            let class = class.index();
+        // Extra neurons only raise the evidence, so they come last: what is written one by one is slow to be read again as a vector.
+        let mut largest = largest_two(evidence)?;
+        for (neuron, &class) in (evidence.len()..).zip(self.assignments.extra()) {
             let margin = |neuron: usize| f32::from(potentials[neuron]) * network.scale()[neuron] - self.theta[neuron];
-            evidence[class] += self.extra_margin(margin(class), margin(neuron));
+            let sum = &mut evidence[class.index()];
+            *sum += self.extra_margin(margin(class.index()), margin(neuron));
+            largest = largest.raised(class, *sum);
         }
+        Some(largest.leader(packets))
     }
 
     /// Adds 1 to `counts[neuron]` of each neuron that spikes at one packet: whose potential reaches its threshold.
@@ -106,8 +168,7 @@ impl Decision {
     /// The leader after `packets` packets; `None` without classes.
     #[inline(always)]
     pub fn leader(&self, evidence: &[f32], packets: u32) -> Option<Leader> {
-        let (class, first, second) = largest_two(evidence)?;
-        Some(Leader::ahead_of(second, class, first, packets))
+        largest_two(evidence).map(|largest| largest.leader(packets))
     }
 
     /// The leader with what parts of the last packet contribute to `potential`, which is the potential of the first neuron of the leader's
@@ -197,31 +258,25 @@ impl Decision {
                 return unsafe { self.accumulate_avx2(network, potentials, evidence, packets) };
             }
         }
-        self.accumulate_with(network, potentials, evidence, packets)
+        self.add_margins(network, potentials, evidence, packets)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     fn accumulate_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.accumulate_with(network, potentials, evidence, packets)
+        self.add_margins(network, potentials, evidence, packets)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn accumulate_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.accumulate_with(network, potentials, evidence, packets)
-    }
-
-    #[inline(always)]
-    fn accumulate_with(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.add_margins(network, potentials, evidence);
-        self.leader(evidence, packets)
+        self.add_margins(network, potentials, evidence, packets)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{MIN_MARGIN, largest_two};
+    use super::{LargestTwo, MIN_MARGIN, largest_two};
     use crate::snn::{ClassId, Network, NeuronId};
     use crate::stream::{Assignments, Decision, Leader};
     use proptest::prelude::*;
@@ -240,7 +295,7 @@ mod tests {
         }
     }
 
-    fn plain(evidence: &[f32]) -> Option<(ClassId, f32, f32)> {
+    fn plain(evidence: &[f32]) -> Option<LargestTwo> {
         let (mut first, mut second, mut class) = (f32::NEG_INFINITY, f32::NEG_INFINITY, None);
         for (c, &e) in (0u16..).zip(evidence) {
             if e > first {
@@ -249,13 +304,27 @@ mod tests {
                 second = e;
             }
         }
-        class.map(|class| (class, first, second))
+        class.map(|class| LargestTwo { class, first, second })
     }
 
     proptest! {
         #[test]
         fn the_largest_is_found_side_by_side_as_one_by_one(evidence in prop::collection::vec((-6i8..6).prop_map(|e| f32::from(e) / 3.0), 0..130)) {
             prop_assert_eq!(largest_two(&evidence), plain(&evidence));
+        }
+
+        #[test]
+        fn the_largest_follow_what_is_raised(
+            mut evidence in prop::collection::vec((-6i8..6).prop_map(|e| f32::from(e) / 3.0), 1..20),
+            raised in prop::collection::vec((0usize..20, (0u8..9).prop_map(|e| f32::from(e) / 3.0)), 1..5),
+        ) {
+            let mut largest = largest_two(&evidence).unwrap();
+            for (class, by) in raised {
+                let class = class % evidence.len();
+                evidence[class] += by;
+                largest = largest.raised(ClassId::from_index(class), evidence[class]);
+                prop_assert_eq!(largest, plain(&evidence).unwrap());
+            }
         }
 
         #[test]

@@ -1,5 +1,6 @@
 //! The leading class of a stream, and the features from which its confidence is computed.
 
+use super::bounds::{ABOVE_CHORD, BELOW_CHORD, chord_ln};
 use crate::snn::ClassId;
 
 /// Flag of a [`Leader`]: the evidence comes from packets with content.
@@ -19,6 +20,16 @@ pub const FEATURES: usize = 21;
 
 /// Features of streams with content and of those without, each; the others are of streams with payload bytes alone.
 const SHARED_FEATURES: usize = 9;
+
+/// Features of streams with payload bytes alone.
+const PAYLOAD_FEATURES: usize = FEATURES - 2 * SHARED_FEATURES;
+
+/// Which of the shared features are logarithms.
+const LOGARITHMS: [usize; 3] = [1, 5, 6];
+
+/// What rounding changes in a sum of weighted features at most, relative to the sum of their absolute values: 21 terms, each rounded three times
+/// to 2^-24, in the sum and in its bound.
+const ROUNDING: f32 = 1e-5;
 
 /// The features that are constant: of streams with content, and of streams without.
 pub const CONSTANT_FEATURES: [usize; 2] = [0, SHARED_FEATURES];
@@ -142,24 +153,46 @@ impl Leader {
     /// The sum of the [features](Leader::features), each multiplied by its weight. Missing weights are zero.
     pub(super) fn weighted_features(&self, weights: &[f32]) -> f32 {
         let (at, shared) = self.shared_features();
-        let from = |at: usize| weights.get(at..).unwrap_or(&[]);
-        let shared: f32 = shared.iter().zip(from(at)).map(|(x, w)| w * x).sum();
-        let payload = self.payload_features();
-        payload.iter().flatten().zip(from(2 * SHARED_FEATURES)).fold(shared, |sum, (x, w)| sum + w * x)
+        let sum = shared.iter().zip(weights_at::<SHARED_FEATURES>(weights, at)).map(|(x, w)| w * x).sum();
+        let Some(payload) = self.payload_features() else { return sum };
+        payload.iter().zip(weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES)).fold(sum, |sum, (x, w)| sum + w * x)
+    }
+
+    /// An upper bound of [`Leader::weighted_features`], 0.06 times the weights of logarithms above it at most, without logarithms.
+    pub(super) fn most_weighted_features(&self, weights: &[f32]) -> f32 {
+        let (at, shared) = self.shared_features_by(|x| chord_ln(1.0 + x), chord_ln);
+        let weights_of_shared = weights_at::<SHARED_FEATURES>(weights, at);
+        let (mut sum, mut size) = (0.0, 0.0);
+        let mut add = |x: f32, w: f32| {
+            sum += w * x;
+            size += (w * x).abs();
+        };
+        shared.iter().zip(weights_of_shared).for_each(|(&x, w)| add(x, w));
+        if let Some(payload) = self.payload_features() {
+            payload.iter().zip(weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES)).for_each(|(&x, w)| add(x, w));
+        }
+        let above = |w: f32| if w > 0.0 { w * ABOVE_CHORD } else { -w * BELOW_CHORD };
+        sum + LOGARITHMS.map(|i| above(weights_of_shared[i])).iter().sum::<f32>() + size * ROUNDING
     }
 
     /// Number of the first of the features that a stream with or without content has, and these features.
     fn shared_features(&self) -> (usize, [f32; SHARED_FEATURES]) {
+        self.shared_features_by(f32::ln_1p, f32::ln)
+    }
+
+    /// [`Leader::shared_features`] with these functions in place of the logarithms of 1 + x and x.
+    #[inline(always)]
+    fn shared_features_by(&self, ln_1p: impl Fn(f32) -> f32, ln: impl Fn(f32) -> f32) -> (usize, [f32; SHARED_FEATURES]) {
         let n = self.packets().max(1) as f32;
         let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
         let features = [
             1.0,
-            lead.ln_1p(),
+            ln_1p(lead),
             lead / n,
             mean,
             mean.min(0.0),
-            n.ln(),
-            self.evidence.max(0.0).ln_1p(),
+            ln(n),
+            ln_1p(self.evidence.max(0.0)),
             ports.max(0.0),
             ports.min(0.0),
         ];
@@ -167,10 +200,22 @@ impl Leader {
     }
 
     /// The features of a stream with payload bytes.
-    fn payload_features(&self) -> Option<[f32; FEATURES - 2 * SHARED_FEATURES]> {
+    fn payload_features(&self) -> Option<[f32; PAYLOAD_FEATURES]> {
         let payload = self.payload.get();
         (self.content() && self.has_payload()).then(|| [1.0, payload.max(0.0), payload.min(0.0)])
     }
+}
+
+/// The weights from number `at` on. Missing ones are zero.
+#[inline]
+fn weights_at<const N: usize>(weights: &[f32], at: usize) -> [f32; N] {
+    let from = weights.get(at..).unwrap_or(&[]);
+    if let Some(&whole) = from.first_chunk() {
+        return whole;
+    }
+    let mut some = [0.0; N];
+    some[..from.len()].copy_from_slice(from);
+    some
 }
 
 #[cfg(test)]
@@ -195,6 +240,8 @@ mod tests {
             let leader = leader.with_content(content);
             let product: f32 = weights.iter().zip(leader.features()).map(|(w, x)| w * x).sum();
             prop_assert_eq!(leader.weighted_features(&weights), product);
+            let (bound, weight_of_logarithms) = (leader.most_weighted_features(&weights), 3.0 * 4.0);
+            prop_assert!(product <= bound && bound <= product + weight_of_logarithms * 0.061, "{bound} of {product}");
         }
     }
 }

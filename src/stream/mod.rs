@@ -5,6 +5,7 @@
 
 mod assignments;
 mod basis;
+mod bounds;
 mod candidates;
 mod decision;
 mod evidence;

@@ -133,7 +133,7 @@ pub(super) fn set_acceptance(
         *accept = raise_acceptance(*accept, &claims, MIN_CLAIMS);
     }
     decision.stop_confidence = if key == KeyKind::Flow { stop_rule(settings, decision, trails) } else { NEVER };
-    let stopped = |leaders: &[Leader]| leaders.iter().find(|l| decision.settled(l)).or(leaders.last()).copied();
+    let stopped = |leaders: &[Leader]| leaders.iter().find(|l| decision.settled(l).is_some()).or(leaders.last()).copied();
     let as_is = trails.iter().filter(|trail| trail.variant == Variant::AsIs);
     as_is.filter_map(|trail| Some((trail.stream, trail.known, stopped(&trail.leaders)?))).collect()
 }
@@ -342,7 +342,8 @@ mod tests {
             assert!((mean(&scaled) - right).abs() < 0.01, "{unseen}: {} and {right}", mean(&scaled));
             assert!(unseen == 0 || mean(&plain) < right - 0.05, "{unseen}: {}", mean(&plain));
             let named = |decision: &Decision| trails.iter().map(|t| decision.class(&t.leaders[0]).is_some()).collect::<Vec<_>>();
-            let settled = |decision: &Decision| trails.iter().map(|t| decision.settled(&t.leaders[0])).collect::<Vec<_>>();
+            let settled =
+                |decision: &Decision| trails.iter().map(|t| decision.settled(&t.leaders[0]).is_some()).collect::<Vec<_>>();
             assert_eq!((named(&plain), settled(&plain)), (named(&scaled), settled(&scaled)));
             assert!(named(&plain).contains(&true) && named(&plain).contains(&false) && settled(&plain).contains(&true));
         }
