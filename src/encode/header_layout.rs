@@ -176,7 +176,7 @@ const PAIRS: [(&str, &str); 30] = [
 
 /// Slots that have a coincidence with each of [`TRACES_WITH_HEADERS`]: the same rate means different things of different packets.
 const TRACE_HEADERS: [&str; 3] = ["ip.proto", "tcp.flags", "payload.size"];
-const TRACES_WITH_HEADERS: [&str; 10] = [
+const TRACES_WITH_HEADERS: [&str; 11] = [
     "trace.source.begun.1s",
     "trace.source.ports.10s",
     "trace.source.peers.10s",
@@ -185,18 +185,21 @@ const TRACES_WITH_HEADERS: [&str; 10] = [
     "trace.destination.sources.10s",
     "trace.destination.answered.10s",
     "trace.service.flows.10s",
+    "trace.service.replies.10s",
     "trace.flow.forward.1s",
     "trace.destination.packets.1s",
 ];
 
 /// Pairs of traces that have a coincidence input.
-const TRACE_PAIRS: [(&str, &str); 10] = [
+const TRACE_PAIRS: [(&str, &str); 12] = [
     ("trace.source.ports.10s", "trace.source.peers.10s"),
     ("trace.source.begun.10s", "trace.source.answers.10s"),
     ("trace.source.begun.10s", "trace.destination.received.10s"),
     ("trace.destination.received.10s", "trace.destination.sources.10s"),
     ("trace.destination.received.10s", "trace.destination.answered.10s"),
     ("trace.service.flows.10s", "trace.source.begun.10s"),
+    ("trace.service.flows.10s", "trace.service.replies.10s"),
+    ("trace.service.flows.60s", "trace.service.replies.60s"),
     ("trace.service.flows.60s", "trace.service.regular"),
     ("trace.service.regular", "trace.service.gap"),
     ("trace.flow.forward.1s", "trace.flow.backward.1s"),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::vector::{Chunks, PAYLOAD, PORTS};
 use super::{SILENT, Shape};
 use crate::packet::{Network, Transport};
-use crate::trace::{DEFAULT_HOSTS, FIRST_RATE, TraceTable};
+use crate::trace::{DEFAULT_HOSTS, RATES, TraceTable};
 use crate::typed_index::typed_index;
 
 /// Largest number of slots of a layout, so that one volley stays within four cache lines.
@@ -381,7 +381,7 @@ impl Layout {
 
     /// Whether some slots hold packet rates, so that a flow whose packets go on is scored again.
     pub fn has_packet_rates(&self) -> bool {
-        self.places(Place::Trace).iter().any(|&(_, number)| usize::from(number) >= FIRST_RATE)
+        self.places(Place::Trace).iter().any(|&(_, number)| RATES.contains(&number.into()))
     }
 
     /// An empty table of traces, if some slots hold traces.

@@ -14,7 +14,7 @@ mod rates;
 mod service;
 mod values;
 
-pub use values::{FIRST_RATE, TRACES, TraceValues, trace_names};
+pub use values::{RATES, TRACES, TraceValues, trace_names};
 
 use std::hash::BuildHasher;
 
@@ -101,6 +101,10 @@ struct Flow {
     service: Handle,
     /// Saturating.
     packets: u32,
+    /// Replies that the service does not count yet.
+    replies: u8,
+    /// Whether the host that began the flow sent payload after the other's last.
+    asked: bool,
     /// Whether the smaller of its two endpoints began it.
     begun_by_smaller: bool,
     answered: bool,
@@ -213,6 +217,11 @@ impl TraceTable {
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
         flow.closed |= flags & (RST | FIN) != 0;
+        if headers.payload_wire_len > 0 {
+            let replies = !forward && flow.asked;
+            flow.replies = flow.replies.saturating_add(u8::from(replies));
+            flow.asked = forward;
+        }
         // To the stream table all ARP requests of a host are one stream, and so are segments with the same ports that are reset and repeated.
         let within_stream = reopened || headers.network == Network::Arp;
         let later = flow.packets > PACKETS || (flow.packets == 1 && within_stream);
@@ -279,6 +288,8 @@ impl TraceTable {
             destination,
             service,
             packets: 0,
+            replies: 0,
+            asked: false,
             answered: false,
             reset: false,
             closed: false,
@@ -297,7 +308,9 @@ impl TraceTable {
         let host = self.hosts.entry_of(&mut flow.destination, Host::default);
         host.add_weights(Count::Arrived, now, weights);
         let destination = host.levels();
-        let service = self.services.entry_of(&mut flow.service, Service::default).levels(now);
+        let service = self.services.entry_of(&mut flow.service, Service::default);
+        service.reply(now, std::mem::take(&mut flow.replies));
+        let service = service.levels(now);
         (since, TraceValues::new(&source, &destination, &service, &rates))
     }
 }

@@ -1,4 +1,4 @@
-//! Traces of what one host does with one service of another: a leaky count of its flows, and how regular they are.
+//! Traces of what one host does with one service of another: leaky counts of its flows and of the replies to it, and how regular the flows are.
 
 use crate::capture::Nanos;
 
@@ -16,11 +16,15 @@ const MOST_REGULAR: u8 = 15;
 
 /// Coded traces: flows `[tau]`, regular gaps in a row, mean gap.
 pub(super) type Levels = [u8; TAUS.len() + 2];
+/// Coded replies, `[tau]`.
+pub(super) type Replies = [u8; TAUS.len()];
 
 /// Flows from one host to one service (address, protocol and port) of another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Service {
     flows: [f32; TAUS.len()],
+    /// Payload of the service that follows payload of the host: a request that was answered.
+    replies: [f32; TAUS.len()],
     decay: Decay,
     /// Begin of the last burst of flows; `None` before the first.
     last: Option<Nanos>,
@@ -55,14 +59,23 @@ impl Service {
     fn decay(&mut self, now: Nanos) {
         if let Some(factors) = self.decay.factors(now) {
             self.flows.iter_mut().zip(factors).for_each(|(v, factor)| *v *= factor);
+            self.replies.iter_mut().zip(factors).for_each(|(v, factor)| *v *= factor);
+        }
+    }
+
+    /// Counts replies.
+    pub fn reply(&mut self, now: Nanos, replies: u8) {
+        if replies > 0 {
+            self.decay(now);
+            self.replies.iter_mut().for_each(|v| *v += f32::from(replies));
         }
     }
 
     /// The traces at `now`, coded. The mean gap has two levels per octave of seconds from 1/8 s.
-    pub fn levels(&mut self, now: Nanos) -> Levels {
+    pub fn levels(&mut self, now: Nanos) -> (Levels, Replies) {
         self.decay(now);
         let [a, b, c] = self.flows.map(level);
-        [a, b, c, self.regular, level(self.gap * 8.0)]
+        ([a, b, c, self.regular, level(self.gap * 8.0)], self.replies.map(level))
     }
 }
 

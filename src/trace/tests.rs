@@ -83,6 +83,29 @@ fn answers_and_resets_are_counted_once_for_a_flow() {
 }
 
 #[test]
+fn replies_are_payload_of_the_service_after_payload_of_the_host() {
+    let mut table = TraceTable::new(1000);
+    let (client, server) = ((CLIENT, 4000), (SERVER, 53));
+    let mut send = |from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).udp(from.1, to.1).write(&mut frame, payload).unwrap();
+        let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
+        value(&table.observe(&headers, &frame, Nanos(0)), "trace.service.replies.60s")
+    };
+    assert_eq!(send(client, server, b"?"), Some(0));
+    assert_eq!(send(client, server, b"?"), Some(0));
+    assert_eq!(send(server, client, b""), Some(0), "no payload");
+    assert_eq!(send(server, client, b"!"), Some(level(1.0)));
+    assert_eq!(send(server, client, b"!"), Some(level(1.0)), "the same reply goes on");
+    // Those of packets without values are counted with the next that has some: the thirty-second.
+    let sixteenth =
+        (0..11).map(|i| if i % 2 == 0 { send(client, server, b"?") } else { send(server, client, b"!") }).last().unwrap();
+    assert_eq!(sixteenth, Some(level(6.0)));
+    assert!((0..15).all(|i| if i % 2 == 0 { send(server, client, b"!") } else { send(client, server, b"?") }.is_none()));
+    assert_eq!(send(client, server, b"?"), Some(level(14.0)));
+}
+
+#[test]
 fn a_beacon_is_regular_and_people_are_not() {
     let regular = |gap: &dyn Fn(u64) -> u64| {
         let (mut table, mut time) = (TraceTable::new(1000), 0);

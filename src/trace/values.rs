@@ -1,5 +1,7 @@
 //! Trace values of one packet, and their names.
 
+use std::ops::Range;
+
 use super::host::{self, COUNTS, Count, TAUS};
 use super::rates::{self, RATE_TAUS};
 use super::service;
@@ -10,11 +12,13 @@ const SOURCE: [Count; 7] =
 /// Counts of its destination that are values.
 const DESTINATION: [Count; 4] = [Count::Received, Count::Sources, Count::Answered, Count::Begun];
 
-/// Number of the first value that is a packet rate. Models without a slot for any score the first packets of a flow only.
-pub const FIRST_RATE: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + TAUS.len() + 2;
+/// Numbers of the values that are packet rates: those of the two directions of the flow, of the source and of the destination. Models without a
+/// slot for any score the first packets of a flow only.
+pub const RATES: Range<usize> = FIRST_RATE..FIRST_RATE + 4 * RATE_TAUS;
+const FIRST_RATE: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + TAUS.len() + 2;
 
-/// Number of trace values of a packet: those of the two directions of the flow, of the source and of the destination are packet rates.
-pub const TRACES: usize = FIRST_RATE + 4 * RATE_TAUS;
+/// Number of trace values of a packet. New ones come last, since model files have the numbers of those that they use.
+pub const TRACES: usize = RATES.end + TAUS.len();
 
 /// The coded traces of the hosts of a packet's flow: levels of leaky counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +39,7 @@ impl TraceValues {
     pub(super) fn new(
         source: &host::Levels,
         destination: &host::Levels,
-        service: &service::Levels,
+        (service, replies): &(service::Levels, service::Replies),
         rates: &rates::Levels,
     ) -> Self {
         let (mut levels, mut count) = ([Self::NO_LEVEL; TRACES], 0);
@@ -49,6 +53,7 @@ impl TraceValues {
         add(rates.as_flattened());
         add(&source[Count::Sent as usize][..RATE_TAUS]);
         add(&destination[Count::Arrived as usize][..RATE_TAUS]);
+        add(replies);
         Self { levels, since: 0 }
     }
 
@@ -90,7 +95,7 @@ pub fn trace_names() -> impl Iterator<Item = String> {
     let rates = ["flow.forward", "flow.backward", "source.packets", "destination.packets"];
     let rates =
         rates.into_iter().flat_map(|rate| TAUS.into_iter().take(RATE_TAUS).map(move |tau| format!("trace.{rate}.{tau}s")));
-    source.chain(destination).chain(service).chain(rates)
+    source.chain(destination).chain(service).chain(rates).chain(timed("service.replies".into()))
 }
 
 const _: () = assert!(SOURCE.len() <= COUNTS && DESTINATION.len() <= COUNTS);
