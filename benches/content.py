@@ -20,8 +20,8 @@ A stream counts as the event with most of its packets; a stream without an event
 lacks are left out of all columns but `precision`, in which naming one is an error. `capture`: each capture counts once. `ece` is
 the expected calibration error of the confidence over ten bins.
 
---baselines adds a random forest and a linear SVM on the same slots (needs `pip install numpy scipy scikit-learn`) to part protocol, and
-ndpiReader, if it is installed, to protocol and wild. Of its answers those count that config/models/protocols.names.csv gives a class.
+--baselines adds to part protocol a random forest and a linear SVM on the same slots (needs `pip install numpy scipy scikit-learn`), and ndpiReader
+if it is installed; of its answers those count that config/models/protocols.names.csv gives a class. Wild has too little payload for it.
 """
 import argparse, collections, csv, hashlib, ipaddress, json, pathlib, random, shutil, struct, subprocess, sys, tempfile
 
@@ -233,15 +233,11 @@ def protocol(options, spiked, scratch):
         values = figures(found)
         # `features` does not say which capture a packet is from, and the other classifiers have no confidence.
         show("protocol", ports, classifier, values if classifier == "spiked" else [*values[:5], "-", "-", "-"])
-    ndpi(options, "protocol", sets, {row["label"] for row in sets["as-is"][1]}, scratch)
-
-
-def ndpi(options, part, sets, known, scratch):
-    """Shows the figures of ndpiReader for streams of the classes `known`."""
     if options.baselines and shutil.which("ndpiReader"):
+        labels = {row["label"] for row in sets["as-is"][1]}
         for ports, (root, rows) in sets.items():
-            values = figures([(o, o[1] in known) for o in ndpi_outcomes(root, rows, scratch)])
-            show(part, ports, "ndpiReader", [values[0], "-", "-", *values[3:5], "-", values[6], "-"])
+            values = figures([(o, o[1] in labels) for o in ndpi_outcomes(root, rows, scratch)])
+            show("protocol", ports, "ndpiReader", [values[0], "-", "-", *values[3:5], "-", values[6], "-"])
 
 
 def baselines(spiked, scratch, training, tests):
@@ -292,7 +288,6 @@ def wild(options, spiked, scratch):
     sets = other_ports(options, options.data, [options.data / "tasks/wild.csv"], scratch, "wild")
     for ports, (root, rows) in sets.items():
         show("wild", ports, "spiked", figures([(o, o[1] in known) for o in outcomes(spiked, model, root, rows)]))
-    ndpi(options, "wild", sets, known, scratch)
 
 
 def wild_folds(options, spiked, scratch):

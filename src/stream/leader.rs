@@ -24,8 +24,11 @@ const SHARED_FEATURES: usize = 9;
 /// Features of streams with payload bytes alone.
 const PAYLOAD_FEATURES: usize = FEATURES - 2 * SHARED_FEATURES;
 
-/// Which of the shared features are logarithms.
-const LOGARITHMS: [usize; 3] = [1, 5, 6];
+/// Number of features of one stream: the shared ones and those of payload.
+const TERMS: usize = SHARED_FEATURES + PAYLOAD_FEATURES;
+
+/// 1 for those of them that are logarithms.
+const IS_LOGARITHM: [f32; TERMS] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
 
 /// What rounding changes in a sum of weighted features at most, relative to the sum of their absolute values: 21 terms, each rounded three times
 /// to 2^-24, in the sum and in its bound.
@@ -158,21 +161,27 @@ impl Leader {
         payload.iter().zip(weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES)).fold(sum, |sum, (x, w)| sum + w * x)
     }
 
-    /// An upper bound of [`Leader::weighted_features`], 0.06 times the weights of logarithms above it at most, without logarithms.
+    /// An upper bound of [`Leader::weighted_features`], 0.06 times the weights of logarithms above it at most, without logarithms. The terms are
+    /// added in lanes, since their order does not matter here.
     pub(super) fn most_weighted_features(&self, weights: &[f32]) -> f32 {
         let (at, shared) = self.shared_features_by(|x| chord_ln(1.0 + x), chord_ln);
-        let weights_of_shared = weights_at::<SHARED_FEATURES>(weights, at);
-        let (mut sum, mut size) = (0.0, 0.0);
-        let mut add = |x: f32, w: f32| {
-            sum += w * x;
-            size += (w * x).abs();
-        };
-        shared.iter().zip(weights_of_shared).for_each(|(&x, w)| add(x, w));
+        let (mut features, mut of_features) = ([0.0; TERMS], [0.0; TERMS]);
+        features[..SHARED_FEATURES].copy_from_slice(&shared);
+        of_features[..SHARED_FEATURES].copy_from_slice(&weights_at::<SHARED_FEATURES>(weights, at));
         if let Some(payload) = self.payload_features() {
-            payload.iter().zip(weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES)).for_each(|(&x, w)| add(x, w));
+            features[SHARED_FEATURES..].copy_from_slice(&payload);
+            of_features[SHARED_FEATURES..].copy_from_slice(&weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES));
         }
-        let above = |w: f32| if w > 0.0 { w * ABOVE_CHORD } else { -w * BELOW_CHORD };
-        sum + LOGARITHMS.map(|i| above(weights_of_shared[i])).iter().sum::<f32>() + size * ROUNDING
+        let most: [f32; TERMS] = std::array::from_fn(|i| {
+            let (weight, term) = (of_features[i], of_features[i] * features[i]);
+            let above = (weight * ABOVE_CHORD).max(-weight * BELOW_CHORD);
+            term + term.abs() * ROUNDING + above * IS_LOGARITHM[i]
+        });
+        let mut sums = [0.0; 4];
+        for terms in most.as_chunks::<4>().0 {
+            sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        }
+        (sums[0] + sums[1]) + (sums[2] + sums[3])
     }
 
     /// Number of the first of the features that a stream with or without content has, and these features.
