@@ -49,16 +49,19 @@ impl PacketRates {
     pub fn update(&mut self, direction: usize, now: Nanos) -> (u32, [f32; TAUS.len()]) {
         let packets = self.pending();
         let passed = self.age(now) as f64 / 1e9;
+        let mut before = self.pending;
+        before[direction] = before[direction].saturating_sub(1);
         let mut weights = [[0f32; TAUS.len()]; 2];
-        for (tau, seconds) in TAUS.into_iter().enumerate() {
+        weights[direction] = [1.0; TAUS.len()];
+        // The flow has no counts of the last time constants, so that only packets before this one decay at them.
+        let taus = if before == [0; 2] { RATE_TAUS } else { TAUS.len() };
+        for (tau, &seconds) in TAUS[..taus].iter().enumerate() {
             let steps = passed / f64::from(seconds);
             let left = (-steps).exp();
             let mean = if steps > 1e-6 { (1.0 - left) / steps } else { 1.0 };
-            for (side, weights) in weights.iter_mut().enumerate() {
-                let last = u32::from(side == direction);
-                let before = self.pending[side].saturating_sub(last);
-                weights[tau] = (f64::from(before) * mean) as f32 + last as f32;
-                if let Some(count) = self.counts[side].get_mut(tau) {
+            for ((weights, counts), &before) in weights.iter_mut().zip(&mut self.counts).zip(&before) {
+                weights[tau] += (f64::from(before) * mean) as f32;
+                if let Some(count) = counts.get_mut(tau) {
                     *count = *count * left as f32 + weights[tau];
                 }
             }

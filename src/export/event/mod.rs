@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::Nanos;
 use crate::engine::{EpisodeOutput, Event, OuterEnd, Verdict};
-use crate::packet::KeyKind;
+use crate::packet::{Direction, KeyKind, StreamKey};
 use crate::snn::ClassId;
 use crate::stream::{Basis, UnknownReason};
 
@@ -63,17 +63,31 @@ const EVE_ZONE: &[u8] = b"+0000";
 /// Offset from UTC in RFC 3339.
 const RFC_3339_ZONE: &[u8] = b"Z";
 
-/// Formats times in UTC with microseconds. Caches the last date.
+/// Formats times in UTC with microseconds. Caches the last date and the last time: an event's times are often the same, and those of the event
+/// before.
 #[derive(Debug, Default)]
 struct TimeWriter {
     /// Days since 1970 of the cached date.
     day: Option<u64>,
     /// The date with the `T` after it.
     date: String,
+    /// The last time, and its text without the offset from UTC.
+    last: Option<Nanos>,
+    text: Vec<u8>,
 }
 
 impl TimeWriter {
     fn write(&mut self, out: &mut Vec<u8>, time: Nanos, zone: &[u8]) {
+        if self.last != Some(time) {
+            self.format(time);
+            self.last = Some(time);
+        }
+        out.extend_from_slice(&self.text);
+        out.extend_from_slice(zone);
+    }
+
+    /// Sets the text to that of a time.
+    fn format(&mut self, time: Nanos) {
         let (second, micros) = (time.0 / SECOND, time.0 % SECOND / 1000);
         let (day, second) = (second / DAY, second % DAY);
         if self.day != Some(day) {
@@ -82,7 +96,6 @@ impl TimeWriter {
             self.date = start.strftime("%Y-%m-%dT").to_string();
             self.day = Some(day);
         }
-        out.extend_from_slice(self.date.as_bytes());
         let mut text = *b"00:00:00.000000";
         let parts = [(0, second / 3600), (3, second / 60 % 60), (6, second % 60)];
         let fraction = [(9, micros / 10_000), (11, micros / 100 % 100), (13, micros % 100)];
@@ -90,8 +103,9 @@ impl TimeWriter {
             text[at] += (pair / 10) as u8;
             text[at + 1] += (pair % 10) as u8;
         }
-        out.extend_from_slice(&text);
-        out.extend_from_slice(zone);
+        self.text.clear();
+        self.text.extend_from_slice(self.date.as_bytes());
+        self.text.extend_from_slice(&text);
     }
 }
 
@@ -102,12 +116,44 @@ fn time_text(nanos: u64, zone: &[u8]) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Writes events of one format. Caches the last date and capture and all models as JSON, since consecutive events mostly share
+/// The fields that follow from a stream's key and own direction, as JSON. Several models mostly report a stream one after the other, and one of
+/// the fields, the Community ID, is a SHA-1.
+#[derive(Debug, Default)]
+struct StreamFields {
+    stream: Option<(StreamKey, Direction)>,
+    /// Addresses, ports, protocol and VLANs.
+    ends: Vec<u8>,
+    /// The Community ID.
+    id: Vec<u8>,
+}
+
+impl StreamFields {
+    /// The fields of the verdict's stream.
+    fn of(&mut self, verdict: &Verdict, suricata: bool) -> &Self {
+        let stream = Some((verdict.key, verdict.first_direction));
+        if self.stream != stream {
+            self.stream = stream;
+            self.ends.clear();
+            self.id.clear();
+            write_endpoints(verdict, suricata, &mut self.ends);
+            write_vlans(&verdict.key, &mut self.ends);
+            if let Some(id) = verdict.key.community_id(0) {
+                self.id.extend_from_slice(b",\"community_id\":\"");
+                self.id.extend_from_slice(&id);
+                self.id.push(b'"');
+            }
+        }
+        self
+    }
+}
+
+/// Writes events of one format. Caches the last date, stream and capture and all models as JSON, since consecutive events mostly share
 /// them.
 #[derive(Debug, Default)]
 pub struct EventWriter {
     format: EventFormat,
     times: TimeWriter,
+    stream: StreamFields,
     /// The last capture's name, plain and as JSON.
     capture: (String, Vec<u8>),
     names: JsonNames,
@@ -154,34 +200,21 @@ impl EventWriter {
 
     /// Appends an EVE event.
     fn eve(&mut self, verdict: &Verdict, context: EventContext<'_>, out: &mut Vec<u8>) {
-        let key = &verdict.key;
         let suricata = self.format == EventFormat::Suricata;
         self.time(out, b"{\"timestamp\":\"", verdict.timestamp);
         text(out, b",\"event_type\":\"", eve_type(verdict, context, suricata));
         out.extend_from_slice(b",\"flow_id\":");
-        json::number(out, key.flow_id(verdict.first.0));
+        json::number(out, verdict.key.flow_id(verdict.first.0));
         if let Some(interface) = context.interface {
             out.extend_from_slice(b",\"in_iface\":");
             json::string(out, interface);
         }
-        write_endpoints(verdict, suricata, out);
-        if !key.vlans().is_empty() {
-            let mut before: &[u8] = b",\"vlan\":[";
-            for vlan in key.vlans().ids() {
-                out.extend_from_slice(before);
-                json::number(out, vlan);
-                before = b",";
-            }
-            out.push(b']');
-        }
+        let stream = self.stream.of(verdict, suricata);
+        out.extend_from_slice(&stream.ends);
         if let Some((ends, proto)) = verdict.tunnel.as_ref().and_then(|tunnel| tunnel.ends()) {
             write_tunnel(&ends, &proto, verdict.tunnel.as_ref().map_or(0, |tunnel| tunnel.kinds().len()), out);
         }
-        if let Some(id) = key.community_id(0) {
-            out.extend_from_slice(b",\"community_id\":\"");
-            out.extend_from_slice(&id);
-            out.push(b'"');
-        }
+        out.extend_from_slice(&stream.id);
         if let Some(capture) = context.capture {
             out.extend_from_slice(b",\"pcap_filename\":");
             self.capture(out, capture);
@@ -301,6 +334,20 @@ fn write_endpoints(verdict: &Verdict, suricata: bool, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the VLANs of the stream, if it is in any.
+fn write_vlans(key: &StreamKey, out: &mut Vec<u8>) {
+    if key.vlans().is_empty() {
+        return;
+    }
+    let mut before: &[u8] = b",\"vlan\":[";
+    for vlan in key.vlans().ids() {
+        out.extend_from_slice(before);
+        json::number(out, vlan);
+        before = b",";
+    }
+    out.push(b']');
+}
+
 /// Appends the outermost IP packet around those of the stream, as Suricata has it. `depth`: number of tunnels.
 fn write_tunnel(ends: &[OuterEnd; 2], proto: &str, depth: usize, out: &mut Vec<u8>) {
     let names: [[&[u8]; 2]; 2] = [[b",\"tunnel\":{\"src_ip\":\"", b",\"src_port\":"], [b",\"dest_ip\":\"", b",\"dest_port\":"]];
@@ -379,7 +426,7 @@ mod tests {
 
     use crate::engine::OuterHeaders;
     use crate::model::Model;
-    use crate::packet::{Decoder, Direction, StreamKey};
+    use crate::packet::Decoder;
     use crate::stream::Leader;
     use proptest::prelude::*;
     use serde::Serialize;
@@ -702,13 +749,16 @@ mod tests {
                 if !suricata {
                     prop_assert_eq!(&event(&verdict, context), &want);
                 }
-                // What a writer caches must not leak into the next event.
-                let (mut writer, mut out) = (EventWriter::new(format), Vec::new());
+                // What a writer caches, of the same stream or of another, must not leak into the next event.
                 let other = Arc::new(Model { classes: vec!["ssh".into(); 3], ..small() });
-                writer.write(&Verdict { timestamp: verdict.first, model: other, ..verdict.clone() }, EventContext { capture: Some("x"), ..context }, &mut out);
-                out.clear();
-                writer.write(&verdict, context, &mut out);
-                prop_assert_eq!(out, want.into_bytes());
+                for first_direction in [Direction::Forward, Direction::Backward] {
+                    let (mut writer, mut out) = (EventWriter::new(format), Vec::new());
+                    let before = Verdict { timestamp: verdict.first, model: Arc::clone(&other), first_direction, ..verdict.clone() };
+                    writer.write(&before, EventContext { capture: Some("x"), ..context }, &mut out);
+                    out.clear();
+                    writer.write(&verdict, context, &mut out);
+                    prop_assert_eq!(out, want.as_bytes());
+                }
             }
         }
     }
