@@ -119,7 +119,8 @@ impl<'a> Raster<'a> {
 
     /// The raster as SVG.
     pub fn draw(&self) -> String {
-        let width = LABEL + self.packets.len().max(20) as f64 * COLUMN + 12.0;
+        // The caption of the axis needs as much as 44 packets.
+        let width = LABEL + self.packets.len().max(44) as f64 * COLUMN + 12.0;
         let x = |i: usize| LABEL + (i as f64 + 0.5) * COLUMN;
         let (mut y, mut out) = (14.0, String::new());
         out.push_str("<text class=\"t\" x=\"0\" y=\"10\">Streams</text>\n");
@@ -152,7 +153,7 @@ impl<'a> Raster<'a> {
             y + 36.0
         );
         format!(
-            "<svg class=\"raster\" viewBox=\"0 0 {width:.0} {:.0}\" role=\"img\" aria-label=\"Spike raster of {}; its streams are in the table below\">\n{out}</svg>\n",
+            "<svg class=\"raster\" viewBox=\"0 0 {width:.0} {:.0}\" style=\"--width: {width:.0}\" role=\"img\" aria-label=\"Spike raster of {}; its streams are in the table below\">\n{out}</svg>\n",
             y + 44.0,
             Text(&self.capture)
         )
