@@ -19,8 +19,10 @@ pub(crate) trait Activity {
     }
 }
 
-/// The key of an entry and where the entry was last, so that it is found again without a search unless it was evicted.
+/// The key of an entry and where the entry was last, so that it is found again without a search unless it was evicted. Packed, since a flow has three
+/// and there are many flows.
 #[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed(4))]
 pub(crate) struct Handle {
     key: u64,
     place: u32,

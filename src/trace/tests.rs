@@ -242,3 +242,9 @@ fn fragments_after_the_first_are_no_flows_and_vlans_may_be_left_out() {
         assert_eq!(value(&observe(&tagged, 2), "trace.source.begun.60s"), Some(level(begun)), "{by_vlan}");
     }
 }
+
+#[test]
+fn what_is_kept_of_hosts_flows_and_services_stays_small() {
+    // A million hosts, and a quarter as many flows and services, take some 200 MB.
+    assert!(size_of::<Host>() <= 192 && size_of::<Flow>() <= 88 && size_of::<Service>() <= 56);
+}
