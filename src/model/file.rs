@@ -149,6 +149,12 @@ struct Part<'a, F: ?Sized> {
     checksum: crc32fast::Hasher,
 }
 
+impl<'a, F: ?Sized> Part<'a, F> {
+    fn new(file: &'a F, at: u64, end: u64) -> Self {
+        Self { file, at, end, checksum: crc32fast::Hasher::new() }
+    }
+}
+
 impl<F: ReadAt + ?Sized> Read for Part<'_, F> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let most = to.len().min((self.end - self.at) as usize);
@@ -175,10 +181,9 @@ impl<'a, F: ReadAt + ?Sized> ModelFile<'a, F> {
     /// If it cannot be read, is not a safetensors header, or describes a file of another size.
     fn open(bytes: &'a F, size: u64, path: &'a Path) -> Result<Self, ModelError> {
         let damaged = |e: SafeTensorError| damaged(path, e.to_string());
-        let part = |at, end| Part { file: bytes, at, end, checksum: crc32fast::Hasher::new() };
         let room = size.checked_sub(8).ok_or_else(|| damaged(SafeTensorError::HeaderTooSmall))?;
         let mut length = [0; 8];
-        part(0, 8).read_exact(&mut length).map_err(|e| unreadable(path, e))?;
+        Part::new(bytes, 0, 8).read_exact(&mut length).map_err(|e| unreadable(path, e))?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER {
             return Err(damaged(SafeTensorError::HeaderTooLarge));
@@ -186,7 +191,7 @@ impl<'a, F: ReadAt + ?Sized> ModelFile<'a, F> {
         let room = room.checked_sub(length).ok_or_else(|| damaged(SafeTensorError::InvalidHeaderLength))?;
         let tensors_at = 8 + length;
         let mut text = vec![0; length as usize];
-        part(8, tensors_at).read_exact(&mut text).map_err(|e| unreadable(path, e))?;
+        Part::new(bytes, 8, tensors_at).read_exact(&mut text).map_err(|e| unreadable(path, e))?;
         let text = str::from_utf8(&text).map_err(|e| damaged(SafeTensorError::InvalidHeader(e)))?;
         let header: Metadata = serde_json::from_str(text).map_err(|e| self::damaged(path, format!("its header: {e}")))?;
         if header.data_len() as u64 != room {
@@ -208,7 +213,7 @@ impl<'a, F: ReadAt + ?Sized> ModelFile<'a, F> {
         match self.header.info(name) {
             Some(info) if info.dtype == dtype => {
                 let [at, end] = <[usize; 2]>::from(info.data_offsets).map(|offset| self.tensors_at + offset as u64);
-                Ok((&info.shape, Part { file: self.bytes, at, end, checksum: crc32fast::Hasher::new() }))
+                Ok((&info.shape, Part::new(self.bytes, at, end)))
             }
             _ => Err(damaged(self.path, format!("tensor '{name}' is missing or of another type"))),
         }

@@ -53,7 +53,7 @@ impl PacketRates {
         before[direction] = before[direction].saturating_sub(1);
         let mut weights = [[0f32; TAUS.len()]; 2];
         weights[direction] = [1.0; TAUS.len()];
-        // The flow has no counts of the last time constants, so that only packets before this one decay at them.
+        // At the time constants that the flow has no counts of, only packets before this one need an exponential.
         let taus = if before == [0; 2] { RATE_TAUS } else { TAUS.len() };
         for (tau, &seconds) in TAUS[..taus].iter().enumerate() {
             let steps = passed / f64::from(seconds);
