@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bounds::exp_below;
+use super::approximate::exp_below;
 use super::{AssignmentError, Assignments, Leader};
 use crate::snn::ClassId;
 
@@ -85,20 +85,20 @@ impl Decision {
 
     /// Confidence in the leader: the probability that its class is right, 0 to 1, for a stream of one of the classes.
     pub fn confidence(&self, leader: &Leader) -> f32 {
-        1.0 / (1.0 + (-leader.weighted_features(&self.confidence)).exp())
+        logistic(leader.weighted_features(&self.confidence))
     }
 
     /// The confidence in the leader if it is at least `least`. Most leaders are far below the confidence that is asked for: a bound without
-    /// logarithms shows it.
+    /// an exponential shows it.
     #[inline]
     pub fn confidence_from(&self, leader: &Leader, least: f32) -> Option<f32> {
-        // More than what rounding changes in `confidence`.
+        // More than what rounding changes in `logistic`.
         const ROUNDING: f32 = 1e-6;
-        let odds_against = exp_below(-leader.most_weighted_features(&self.confidence));
-        if least * (1.0 + odds_against) > 1.0 + ROUNDING {
+        let log_odds = leader.weighted_features(&self.confidence);
+        if least * (1.0 + exp_below(-log_odds)) > 1.0 + ROUNDING {
             return None;
         }
-        Some(self.confidence(leader)).filter(|&confidence| confidence >= least)
+        Some(logistic(log_odds)).filter(|&confidence| confidence >= least)
     }
 
     /// The confidence in the leader if scoring of the stream stops: the confidence is high enough, or the limit of packets is reached. Never
@@ -129,6 +129,11 @@ impl Decision {
     pub fn class_at(&self, leader: &Leader, confidence: f32) -> Option<ClassId> {
         (confidence >= self.accept[leader.class.index()] && Self::is_class(leader)).then_some(leader.class)
     }
+}
+
+/// The probability of what has these log odds.
+fn logistic(log_odds: f32) -> f32 {
+    1.0 / (1.0 + (-log_odds).exp())
 }
 
 #[cfg(test)]

@@ -52,60 +52,86 @@ impl LargestTwo {
     }
 }
 
-/// Of each lane of a vector: the largest evidence, its class, and the second largest evidence.
-struct Lanes<const N: usize> {
-    class: [u32; N],
-    first: [f32; N],
-    second: [f32; N],
+/// Of each lane of a vector: the largest evidence, the class in the first lane of its chunk, and the second largest evidence.
+#[derive(Clone, Copy)]
+struct Lanes {
+    chunk: [u32; WIDE],
+    first: [f32; WIDE],
+    second: [f32; WIDE],
 }
 
-impl<const N: usize> Lanes<N> {
-    /// The first half of the lanes compared with the second half, side by side: lane after lane, each would wait for the one before.
+impl Lanes {
+    const EMPTY: Self = Self { chunk: [0; WIDE], first: [f32::NEG_INFINITY; WIDE], second: [f32::NEG_INFINITY; WIDE] };
+
+    /// Compares a chunk of evidence, whose first lane is class `start`, without its first `skipped` lanes.
     #[inline(always)]
-    fn halved<const HALF: usize>(&self) -> Lanes<HALF> {
-        let mut half = Lanes { class: [0; HALF], first: [0.0; HALF], second: [0.0; HALF] };
-        for i in 0..HALF {
-            let (a, b) = (self.first[i], self.first[i + HALF]);
-            let (class_of_a, class_of_b) = (self.class[i], self.class[i + HALF]);
-            let of_equal = class_of_a.min(class_of_b);
-            half.class[i] = if a > b { class_of_a } else { class_of_b };
-            half.class[i] = if a == b { of_equal } else { half.class[i] };
-            half.first[i] = larger(a, b);
-            half.second[i] = larger(smaller(a, b), larger(self.second[i], self.second[i + HALF]));
+    fn compare(self, start: usize, chunk: [f32; WIDE], skipped: usize) -> Self {
+        let Self { chunk: mut of, mut first, mut second } = self;
+        for i in 0..WIDE {
+            let e = if i < skipped { f32::NEG_INFINITY } else { chunk[i] };
+            second[i] = larger(second[i], smaller(first[i], e));
+            of[i] = if e > first[i] { start as u32 } else { of[i] };
+            first[i] = larger(e, first[i]);
         }
-        half
+        Self { chunk: of, first, second }
     }
+
+    /// The largest two of all lanes.
+    #[inline(always)]
+    fn largest_two(self) -> LargestTwo {
+        // Evidence above, and below it the class, so that the first of equal classes is the largest.
+        let mut keys = [0u64; WIDE];
+        for i in 0..WIDE {
+            keys[i] = u64::from(ordered(self.first[i])) << 32 | u64::from(!(self.chunk[i] + i as u32));
+        }
+        let largest = reduce(keys, u64::max);
+        let mut others = [0u32; WIDE];
+        for i in 0..WIDE {
+            others[i] = if keys[i] == largest { ordered(self.second[i]) } else { ordered(self.first[i]) };
+        }
+        let class = ClassId::from_index(!(largest as u32) as usize);
+        LargestTwo { class, first: number((largest >> 32) as u32), second: number(reduce(others, u32::max)) }
+    }
+}
+
+/// The bit of the sign.
+const SIGN: u32 = 1 << 31;
+
+/// An integer that is larger for a larger number, which is not NaN; the same for both zeros.
+#[inline(always)]
+fn ordered(number: f32) -> u32 {
+    let bits = (number + 0.0).to_bits();
+    bits ^ ((bits as i32 >> 31) as u32 | SIGN)
+}
+
+/// The number with this [`ordered`].
+#[inline(always)]
+fn number(ordered: u32) -> f32 {
+    f32::from_bits(if ordered & SIGN == 0 { !ordered } else { ordered ^ SIGN })
+}
+
+/// Reduces the lanes to one by halves: lane after lane, each would wait for the one before.
+#[inline(always)]
+fn reduce<T: Copy>(lanes: [T; WIDE], choose: impl Fn(T, T) -> T) -> T {
+    let half: [T; 8] = std::array::from_fn(|i| choose(lanes[i], lanes[i + 8]));
+    let quarter: [T; 4] = std::array::from_fn(|i| choose(half[i], half[i + 4]));
+    choose(choose(quarter[0], quarter[2]), choose(quarter[1], quarter[3]))
 }
 
 /// The largest two of the evidence, `[class]`; `None` without classes.
 #[inline(always)]
 fn largest_two(evidence: &[f32]) -> Option<LargestTwo> {
-    // Of each lane: the largest evidence, the class in the first lane of its chunk, and the second largest.
-    let (mut first, mut second) = ([f32::NEG_INFINITY; WIDE], [f32::NEG_INFINITY; WIDE]);
-    let mut chunk_of = [0u32; WIDE];
-    let mut compare = |start: usize, chunk: &[f32; WIDE], skipped: usize| {
-        for i in 0..WIDE {
-            let e = if i < skipped { f32::NEG_INFINITY } else { chunk[i] };
-            second[i] = larger(second[i], smaller(first[i], e));
-            chunk_of[i] = if e > first[i] { start as u32 } else { chunk_of[i] };
-            first[i] = larger(e, first[i]);
-        }
-    };
+    let mut lanes = Lanes::EMPTY;
     let (whole, rest) = evidence.as_chunks::<WIDE>();
-    whole.iter().enumerate().for_each(|(number, chunk)| compare(number * WIDE, chunk, 0));
-    // What remains is read with what is before it, so that it is a chunk too.
-    if let Some(last) = evidence.last_chunk() {
-        compare(evidence.len() - WIDE, last, WIDE - rest.len());
-    } else {
-        let mut few = [f32::NEG_INFINITY; WIDE];
-        few[..rest.len()].copy_from_slice(rest);
-        compare(0, &few, 0);
+    for (number, &chunk) in whole.iter().enumerate() {
+        lanes = lanes.compare(number * WIDE, chunk, 0);
     }
-    let lanes = Lanes { class: std::array::from_fn(|i| chunk_of[i] + i as u32), first, second };
-    let Lanes { class: [class], first: [first], second: [second] } =
-        lanes.halved::<8>().halved::<4>().halved::<2>().halved::<1>();
-    let class = class as usize;
-    (class < evidence.len()).then(|| LargestTwo { class: ClassId::from_index(class), first, second })
+    if !rest.is_empty() {
+        let mut last = [f32::NEG_INFINITY; WIDE];
+        last[..rest.len()].copy_from_slice(rest);
+        lanes = lanes.compare(whole.len() * WIDE, last, 0);
+    }
+    (!evidence.is_empty()).then(|| lanes.largest_two())
 }
 
 /// What parts of a packet contribute to the potential of a neuron, in units of its threshold theta.
@@ -140,22 +166,52 @@ impl Decision {
         self.bounded(f32::NEG_INFINITY)
     }
 
-    /// Adds one packet's margins, `potentials[neuron]`, to the evidence, `[class]`, and returns the leader after `packets` packets; `None`
-    /// without classes.
+    /// Adds one packet's margins, `potentials[neuron]`, to the evidence, `[class]`, and returns the largest two; `None` without classes.
     #[inline(always)]
-    fn add_margins(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        for (((e, &u), scale), theta) in evidence.iter_mut().zip(potentials).zip(network.scale()).zip(&self.theta) {
-            *e += self.bounded(f32::from(u) * scale - theta);
-        }
+    fn add_margins(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) -> Option<LargestTwo> {
+        let mut largest = self.add_first_margins(potentials, network.scale(), evidence)?;
         // Extra neurons only raise the evidence, so they come last: what is written one by one is slow to be read again as a vector.
-        let mut largest = largest_two(evidence)?;
         for (neuron, &class) in (evidence.len()..).zip(self.assignments.extra()) {
             let margin = |neuron: usize| f32::from(potentials[neuron]) * network.scale()[neuron] - self.theta[neuron];
             let sum = &mut evidence[class.index()];
             *sum += self.extra_margin(margin(class.index()), margin(neuron));
             largest = largest.raised(class, *sum);
         }
-        Some(largest.leader(packets))
+        Some(largest)
+    }
+
+    /// Adds the margins of the first neuron of each class to the evidence, `[class]`, and returns the largest two.
+    #[inline(always)]
+    fn add_first_margins(&self, potentials: &[i16], scale: &[f32], evidence: &mut [f32]) -> Option<LargestTwo> {
+        let classes = evidence.len();
+        let (potentials, scale, theta) = (&potentials[..classes], &scale[..classes], &self.theta[..classes]);
+        let added = |e: f32, u: i16, scale: f32, theta: f32| e + self.bounded(f32::from(u) * scale - theta);
+        let added_to = |e: [f32; WIDE], u: [i16; WIDE], scale: [f32; WIDE], theta: [f32; WIDE]| {
+            let mut sums = [0.0; WIDE];
+            for i in 0..WIDE {
+                sums[i] = added(e[i], u[i], scale[i], theta[i]);
+            }
+            sums
+        };
+        let last = (evidence.last_chunk(), potentials.last_chunk(), scale.last_chunk(), theta.last_chunk());
+        let (Some(&last), Some(&last_potentials), Some(&last_scale), Some(&last_theta)) = last else {
+            for (((e, &u), &scale), &theta) in evidence.iter_mut().zip(potentials).zip(scale).zip(theta) {
+                *e = added(*e, u, scale, theta);
+            }
+            return largest_two(evidence);
+        };
+        // The last chunk overlaps the one before it, so that it is whole. It is read before that one is written, and written after it.
+        let last = added_to(last, last_potentials, last_scale, last_theta);
+        let mut lanes = Lanes::EMPTY;
+        let (whole, rest) = evidence.as_chunks_mut();
+        let neurons = potentials.as_chunks().0.iter().zip(scale.as_chunks().0).zip(theta.as_chunks().0);
+        for (number, (chunk, ((&potentials, &scale), &theta))) in whole.iter_mut().zip(neurons).enumerate() {
+            *chunk = added_to(*chunk, potentials, scale, theta);
+            lanes = lanes.compare(number * WIDE, *chunk, 0);
+        }
+        lanes = lanes.compare(classes - WIDE, last, WIDE - rest.len());
+        evidence[classes - WIDE..].copy_from_slice(&last);
+        Some(lanes.largest_two())
     }
 
     /// Adds 1 to `counts[neuron]` of each neuron that spikes at one packet: whose potential reaches its threshold.
@@ -237,7 +293,8 @@ impl Decision {
         before: Option<&Leader>,
         content: bool,
     ) -> Option<Leader> {
-        let add = |evidence: &mut [f32], packets| self.accumulate_widest(network, potentials, evidence, packets);
+        // The largest two are returned in registers: a leader would be stored in parts and read as a whole, for which the CPU waits.
+        let add = |evidence: &mut [f32], packets| Some(self.add_margins_widest(network, potentials, evidence)?.leader(packets));
         self.add_packet(evidence, before, content, add)
     }
 
@@ -246,31 +303,31 @@ impl Decision {
         expect(unsafe_code, reason = "calls functions compiled for features that the CPU was found to have")
     )]
     #[inline]
-    fn accumulate_widest(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
+    fn add_margins_widest(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) -> Option<LargestTwo> {
         #[cfg(target_arch = "x86_64")]
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
                 // SAFETY: the CPU has AVX-512F.
-                return unsafe { self.accumulate_avx512(network, potentials, evidence, packets) };
+                return unsafe { self.add_margins_avx512(network, potentials, evidence) };
             }
             if std::arch::is_x86_feature_detected!("avx2") {
                 // SAFETY: the CPU has AVX2.
-                return unsafe { self.accumulate_avx2(network, potentials, evidence, packets) };
+                return unsafe { self.add_margins_avx2(network, potentials, evidence) };
             }
         }
-        self.add_margins(network, potentials, evidence, packets)
+        self.add_margins(network, potentials, evidence)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn accumulate_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.add_margins(network, potentials, evidence, packets)
+    fn add_margins_avx512(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) -> Option<LargestTwo> {
+        self.add_margins(network, potentials, evidence)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn accumulate_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32], packets: u32) -> Option<Leader> {
-        self.add_margins(network, potentials, evidence, packets)
+    fn add_margins_avx2(&self, network: &Network, potentials: &[i16], evidence: &mut [f32]) -> Option<LargestTwo> {
+        self.add_margins(network, potentials, evidence)
     }
 }
 
@@ -325,6 +382,27 @@ mod tests {
                 largest = largest.raised(ClassId::from_index(class), evidence[class]);
                 prop_assert_eq!(largest, plain(&evidence).unwrap());
             }
+        }
+
+        #[test]
+        fn margins_are_added_side_by_side_as_one_by_one(
+            neurons in prop::collection::vec((-300i16..300, 0.001f32..0.02, -1f32..2.0), 1..140),
+            packets in 1u32..4,
+        ) {
+            let (scale, theta): (Vec<_>, Vec<_>) = neurons.iter().map(|&(_, scale, theta)| (scale, theta)).unzip();
+            let classes = neurons.len();
+            let decision = Decision { theta, assignments: Assignments::one_each(classes), accept: vec![0.5; classes], ..bounded(0.02) };
+            let network = Network::from_parts(1, classes, &vec![0; classes], scale);
+            let (mut evidence, mut want, mut leader) = (vec![9f32; classes], vec![0f32; classes], None);
+            for packet in 0..packets {
+                let potentials: Vec<i16> = neurons.iter().cycle().skip(packet as usize).take(classes).map(|n| n.0).collect();
+                leader = decision.accumulate(&network, &potentials, &mut evidence, leader.as_ref(), true);
+                for (class, sum) in want.iter_mut().enumerate() {
+                    *sum += decision.bounded(f32::from(potentials[class]) * neurons[class].1 - neurons[class].2);
+                }
+            }
+            prop_assert_eq!(leader, plain(&want).map(|largest| largest.leader(packets)));
+            prop_assert_eq!(evidence, want);
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! The leading class of a stream, and the features from which its confidence is computed.
 
-use super::bounds::{ABOVE_CHORD, BELOW_CHORD, chord_ln};
+use super::approximate::ln;
 use crate::snn::ClassId;
 
 /// Flag of a [`Leader`]: the evidence comes from packets with content.
@@ -26,13 +26,7 @@ const PAYLOAD_FEATURES: usize = FEATURES - 2 * SHARED_FEATURES;
 
 /// Number of features of one stream: the shared ones and those of payload.
 const TERMS: usize = SHARED_FEATURES + PAYLOAD_FEATURES;
-
-/// 1 for those of them that are logarithms.
-const IS_LOGARITHM: [f32; TERMS] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
-
-/// What rounding changes in a sum of weighted features at most, relative to the sum of their absolute values: 21 terms, each rounded three times
-/// to 2^-24, in the sum and in its bound.
-const ROUNDING: f32 = 1e-5;
+const _: () = assert!(TERMS == 12, "they are added in four lanes of three");
 
 /// The features that are constant: of streams with content, and of streams without.
 pub const CONSTANT_FEATURES: [usize; 2] = [0, SHARED_FEATURES];
@@ -147,84 +141,65 @@ impl Leader {
     /// and without content have weights of their own, so the features of the others are zero.
     pub fn features(&self) -> [f32; FEATURES] {
         let mut all = [0.0; FEATURES];
-        let (at, shared) = self.shared_features();
-        all[at..at + SHARED_FEATURES].copy_from_slice(&shared);
-        all[2 * SHARED_FEATURES..].copy_from_slice(&self.payload_features().unwrap_or_default());
+        all[self.first_shared()..][..SHARED_FEATURES].copy_from_slice(&self.shared_features());
+        all[2 * SHARED_FEATURES..].copy_from_slice(&self.payload_features());
         all
     }
 
     /// The sum of the [features](Leader::features), each multiplied by its weight. Missing weights are zero.
     pub(super) fn weighted_features(&self, weights: &[f32]) -> f32 {
-        let (at, shared) = self.shared_features();
-        let sum = shared.iter().zip(weights_at::<SHARED_FEATURES>(weights, at)).map(|(x, w)| w * x).sum();
-        let Some(payload) = self.payload_features() else { return sum };
-        payload.iter().zip(weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES)).fold(sum, |sum, (x, w)| sum + w * x)
-    }
-
-    /// An upper bound of [`Leader::weighted_features`], 0.06 times the weights of logarithms above it at most, without logarithms. The terms are
-    /// added in lanes, since their order does not matter here.
-    pub(super) fn most_weighted_features(&self, weights: &[f32]) -> f32 {
-        let (at, shared) = self.shared_features_by(|x| chord_ln(1.0 + x), chord_ln);
-        let (mut features, mut of_features) = ([0.0; TERMS], [0.0; TERMS]);
-        features[..SHARED_FEATURES].copy_from_slice(&shared);
-        of_features[..SHARED_FEATURES].copy_from_slice(&weights_at::<SHARED_FEATURES>(weights, at));
-        if let Some(payload) = self.payload_features() {
-            features[SHARED_FEATURES..].copy_from_slice(&payload);
-            of_features[SHARED_FEATURES..].copy_from_slice(&weights_at::<PAYLOAD_FEATURES>(weights, 2 * SHARED_FEATURES));
+        if let Some(all) = weights.first_chunk() {
+            return self.weighted_by_all(all);
         }
-        let most: [f32; TERMS] = std::array::from_fn(|i| {
-            let (weight, term) = (of_features[i], of_features[i] * features[i]);
-            let above = (weight * ABOVE_CHORD).max(-weight * BELOW_CHORD);
-            term + term.abs() * ROUNDING + above * IS_LOGARITHM[i]
-        });
-        let mut sums = [0.0; 4];
-        for terms in most.as_chunks::<4>().0 {
-            sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        let mut all = [0.0; FEATURES];
+        all[..weights.len()].copy_from_slice(weights);
+        self.weighted_by_all(&all)
+    }
+
+    #[inline]
+    fn weighted_by_all(&self, weights: &[f32; FEATURES]) -> f32 {
+        let (shared, payload) = (self.shared_features(), self.payload_features());
+        let mut terms = [0.0; TERMS];
+        for i in 0..SHARED_FEATURES {
+            terms[i] = weights[self.first_shared() + i] * shared[i];
         }
-        (sums[0] + sums[1]) + (sums[2] + sums[3])
+        for i in 0..PAYLOAD_FEATURES {
+            terms[SHARED_FEATURES + i] = weights[2 * SHARED_FEATURES + i] * payload[i];
+        }
+        // One after the other, each addition would wait for the one before.
+        let lane = |i: usize| terms[i] + terms[i + 4] + terms[i + 8];
+        (lane(0) + lane(1)) + (lane(2) + lane(3))
     }
 
-    /// Number of the first of the features that a stream with or without content has, and these features.
-    fn shared_features(&self) -> (usize, [f32; SHARED_FEATURES]) {
-        self.shared_features_by(f32::ln_1p, f32::ln)
+    /// Number of the first of the features that a stream with or without content has.
+    fn first_shared(&self) -> usize {
+        if self.content() { 0 } else { SHARED_FEATURES }
     }
 
-    /// [`Leader::shared_features`] with these functions in place of the logarithms of 1 + x and x.
+    /// The features that streams with and without content have.
     #[inline(always)]
-    fn shared_features_by(&self, ln_1p: impl Fn(f32) -> f32, ln: impl Fn(f32) -> f32) -> (usize, [f32; SHARED_FEATURES]) {
+    fn shared_features(&self) -> [f32; SHARED_FEATURES] {
         let n = self.packets().max(1) as f32;
-        let (lead, mean, ports) = (self.lead.max(0.0), self.evidence / n, self.ports.get());
-        let features = [
+        let (lead, share, ports) = (self.lead.max(0.0), 1.0 / n, self.ports.get());
+        let mean = self.evidence * share;
+        [
             1.0,
-            ln_1p(lead),
-            lead / n,
+            ln(1.0 + lead),
+            lead * share,
             mean,
             mean.min(0.0),
             ln(n),
-            ln_1p(self.evidence.max(0.0)),
+            ln(1.0 + self.evidence.max(0.0)),
             ports.max(0.0),
             ports.min(0.0),
-        ];
-        (if self.content() { 0 } else { SHARED_FEATURES }, features)
+        ]
     }
 
-    /// The features of a stream with payload bytes.
-    fn payload_features(&self) -> Option<[f32; PAYLOAD_FEATURES]> {
+    /// The features of a stream with payload bytes; zero for others.
+    fn payload_features(&self) -> [f32; PAYLOAD_FEATURES] {
         let payload = self.payload.get();
-        (self.content() && self.has_payload()).then(|| [1.0, payload.max(0.0), payload.min(0.0)])
+        if self.content() && self.has_payload() { [1.0, payload.max(0.0), payload.min(0.0)] } else { [0.0; PAYLOAD_FEATURES] }
     }
-}
-
-/// The weights from number `at` on. Missing ones are zero.
-#[inline]
-fn weights_at<const N: usize>(weights: &[f32], at: usize) -> [f32; N] {
-    let from = weights.get(at..).unwrap_or(&[]);
-    if let Some(&whole) = from.first_chunk() {
-        return whole;
-    }
-    let mut some = [0.0; N];
-    some[..from.len()].copy_from_slice(from);
-    some
 }
 
 #[cfg(test)]
@@ -247,10 +222,9 @@ mod tests {
         ) {
             let leader = Leader::new(ClassId::new(0), evidence, lead, packets).with_ports(ports, false).with_payload(None, payload);
             let leader = leader.with_content(content);
-            let product: f32 = weights.iter().zip(leader.features()).map(|(w, x)| w * x).sum();
-            prop_assert_eq!(leader.weighted_features(&weights), product);
-            let (bound, weight_of_logarithms) = (leader.most_weighted_features(&weights), 3.0 * 4.0);
-            prop_assert!(product <= bound && bound <= product + weight_of_logarithms * 0.061, "{bound} of {product}");
+            let products = weights.iter().zip(leader.features()).map(|(w, x)| f64::from(*w) * f64::from(x));
+            let product = leader.weighted_features(&weights);
+            prop_assert!((f64::from(product) - products.sum::<f64>()).abs() < 1e-4);
         }
     }
 }

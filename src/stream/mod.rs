@@ -3,9 +3,9 @@
 //! Input: packets with the key of their stream, and the potentials of a network. Output: each packet's [`Context`], and the stream's
 //! [`Leader`] and class. Time is the time of the packets.
 
+mod approximate;
 mod assignments;
 mod basis;
-mod bounds;
 mod candidates;
 mod decision;
 mod evidence;
