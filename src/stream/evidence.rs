@@ -79,15 +79,16 @@ impl Lanes {
     /// The largest two of all lanes.
     #[inline(always)]
     fn largest_two(self) -> LargestTwo {
-        // Evidence above, and below it the class, so that the first of equal classes is the largest.
+        // Evidence above, and below it the class, so that the first of equal classes is the largest. Loops become vectors, which
+        // `array::from_fn` does not.
         let mut keys = [0u64; WIDE];
-        for i in 0..WIDE {
-            keys[i] = u64::from(ordered(self.first[i])) << 32 | u64::from(!(self.chunk[i] + i as u32));
+        for (i, key) in keys.iter_mut().enumerate() {
+            *key = u64::from(ordered(self.first[i])) << 32 | u64::from(!(self.chunk[i] + i as u32));
         }
         let largest = reduce(keys, u64::max);
         let mut others = [0u32; WIDE];
         for i in 0..WIDE {
-            others[i] = if keys[i] == largest { ordered(self.second[i]) } else { ordered(self.first[i]) };
+            others[i] = ordered(if keys[i] == largest { self.second[i] } else { self.first[i] });
         }
         let class = ClassId::from_index(!(largest as u32) as usize);
         LargestTwo { class, first: number((largest >> 32) as u32), second: number(reduce(others, u32::max)) }
