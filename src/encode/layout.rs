@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::permute::Permutation;
 use super::vector::{Chunks, PAYLOAD, PORTS};
 use super::{SILENT, Shape};
 use crate::packet::{Network, Transport};
@@ -251,6 +252,8 @@ pub struct Layout {
     pub(super) shapes: Vec<ShapeInputs>,
     /// Slots and coincidences, for vector instructions.
     pub(super) chunks: Chunks,
+    /// Which byte each slot holds, for vector instructions; `None` if they have no room for an offset.
+    pub(super) permutation: Option<Permutation>,
     /// Slots that [`Layout::mask`] has masked.
     masked: Vec<SlotId>,
     /// The slot of the TCP flags.
@@ -294,20 +297,25 @@ impl ShapeInputs {
     }
 }
 
-/// Whether packets with these headers (a [`Network`] and a [`Transport`], as numbers) have bytes of a place.
-fn place_in(place: Place, network: usize, transport: usize) -> bool {
-    let (on, over) = (|n: Network| network == n as usize, |t: Transport| transport == t as usize);
-    match place {
-        Place::Derived | Place::Payload | Place::Trace => true,
-        Place::Ipv4 | Place::Ipv4Group => on(Network::Ipv4),
-        Place::Ipv6 | Place::Ipv6Group => on(Network::Ipv6),
-        Place::Arp => on(Network::Arp),
-        Place::Tcp | Place::TcpOption => over(Transport::Tcp),
-        Place::Udp => over(Transport::Udp),
-        Place::Sctp => over(Transport::Sctp),
-        Place::Icmp => over(Transport::Icmp),
-        Place::Icmpv6 => over(Transport::Icmpv6),
-        Place::Igmp => over(Transport::Igmp),
+impl Place {
+    /// Whether packets of a [`Shape`], by its number, have bytes of this place.
+    pub(super) fn is_in(self, shape: usize) -> bool {
+        let Some(headers) = shape.checked_sub(1) else { return true };
+        let on = |network: Network| headers / Transport::COUNT == network as usize;
+        let over = |transport: Transport| headers % Transport::COUNT == transport as usize;
+        match self {
+            Place::Derived | Place::Trace => true,
+            Place::Ipv4 | Place::Ipv4Group => on(Network::Ipv4),
+            Place::Ipv6 | Place::Ipv6Group => on(Network::Ipv6),
+            Place::Arp => on(Network::Arp),
+            Place::Tcp | Place::TcpOption => over(Transport::Tcp),
+            Place::Udp => over(Transport::Udp),
+            Place::Sctp => over(Transport::Sctp),
+            Place::Icmp => over(Transport::Icmp),
+            Place::Icmpv6 => over(Transport::Icmpv6),
+            Place::Igmp => over(Transport::Igmp),
+            Place::Payload => !on(Network::Arp),
+        }
     }
 }
 
@@ -345,20 +353,17 @@ impl TryFrom<LayoutData> for Layout {
             places[slot.place as usize].push((i, slot.offset));
         }
         let runs = std::array::from_fn(|place| Run::of(&places[place]));
-        let mut shapes = vec![ShapeInputs::new(&data, |_| true)];
-        for headers in 0..Shape::COUNT - 1 {
-            let (network, transport) = (headers / Transport::COUNT, headers % Transport::COUNT);
-            shapes.push(ShapeInputs::new(&data, |place| place_in(place, network, transport)));
-        }
+        let shapes = (0..Shape::COUNT).map(|shape| ShapeInputs::new(&data, |place| place.is_in(shape))).collect();
         let part = |slot: SlotId| match data.slots[slot.index()].group {
             Group::Ports => Some(PORTS),
             Group::Payload => Some(PAYLOAD),
             _ => None,
         };
         let chunks = Chunks::new(slots, &data.coincidences, part);
+        let permutation = Permutation::new(&data.slots);
         let find = |name: &str| data.slots.iter().position(|s| s.name == name).map(SlotId::from_index);
         let (tcp_flags, payload_size) = (find("tcp.flags"), find("payload.size"));
-        Ok(Self { data, places, runs, shapes, chunks, masked: Vec::new(), tcp_flags, payload_size })
+        Ok(Self { data, places, runs, shapes, chunks, permutation, masked: Vec::new(), tcp_flags, payload_size })
     }
 }
 

@@ -9,6 +9,7 @@ mod frame;
 mod header_layout;
 mod inputs;
 mod layout;
+mod permute;
 mod vector;
 
 pub use content::has_content;

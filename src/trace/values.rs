@@ -35,6 +35,12 @@ impl TraceValues {
     /// A packet without traces.
     pub const NONE: Self = Self { levels: [Self::NO_LEVEL; TRACES], since: 0 };
 
+    /// These levels, by their number.
+    #[cfg(test)]
+    pub(crate) fn of(levels: [u8; TRACES]) -> Self {
+        Self { levels, since: 0 }
+    }
+
     #[inline]
     pub(super) fn new(
         source: &host::Levels,
