@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{fixture, json_lines, pcap, shared_data, spiked, udp};
+use crate::common::skip::VARIABLES;
+use crate::common::{fixture, installed, json_lines, pcap, shared_data, spiked, udp};
+use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
 
@@ -31,6 +33,38 @@ fn the_built_in_model_names_the_streams_of_a_capture() {
     let table = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     for class in ["class", "dns", "snmp", "ssh", "http", "mqtt", "ntp", "unknown:"] {
         assert!(table.lines().any(|line| line.split_whitespace().next() == Some(class)), "no line {class} in\n{table}");
+    }
+}
+
+/// Of this CPU with its widest vectors, of one with AVX2 and without AVX-512, and of one with neither.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn events_are_the_same_byte_for_byte_whatever_vectors_the_cpu_has() {
+    if !installed("qemu-x86_64", "qemu-user") {
+        return;
+    }
+    let models = ["-m", "protocols", "-m", "behaviours", "-m", "config/models/devices.safetensors"];
+    for (capture, events) in [
+        ("fixtures/captures/mixed.pcapng", "streams"),
+        ("fixtures/behaviours/train/scan.port-1.pcap.zst", "streams"),
+        ("fixtures/behaviours/train/scan.port-1.pcap.zst", "episodes"),
+    ] {
+        let options = ["--format", "jsonl", "--events", events, "--workers", "1", "--quiet", capture];
+        let output = |command: &mut Command| {
+            let output = command.args(models).args(options).assert().code(0).get_output().stdout.clone();
+            String::from_utf8(output).unwrap()
+        };
+        let here = output(spiked().arg("read"));
+        assert!(here.lines().count() > 1, "{here}");
+        for cpu in ["max", "qemu64"] {
+            let mut emulated = Command::new("qemu-x86_64");
+            emulated.current_dir(env!("CARGO_MANIFEST_DIR"));
+            for variable in VARIABLES {
+                emulated.env_remove(variable);
+            }
+            let there = output(emulated.args(["-cpu", cpu, env!("CARGO_BIN_EXE_spiked"), "read"]));
+            assert!(there == here, "{capture}, {events}, {cpu}");
+        }
     }
 }
 
