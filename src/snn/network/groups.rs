@@ -94,9 +94,9 @@ impl NeuronGroups {
             }
             for group in used.drain(..) {
                 let block = std::mem::take(&mut dense[group]);
-                let in_units = |lane: usize| (f32::from(block[lane]) * units[group * LANES + lane] - ROUNDING).ceil();
+                let in_units = |lane: usize| f32::from(block[lane]) * units[group * LANES + lane];
                 let most = (0..lanes[group]).map(in_units).fold(f32::NEG_INFINITY, f32::max);
-                bounds.row_mut(input)[group] = most.min(127.0) as i8;
+                bounds.row_mut(input)[group] = (most - ROUNDING).ceil().min(127.0) as i8;
                 blocks.push(block);
             }
         })?;
