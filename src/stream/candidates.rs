@@ -62,6 +62,16 @@ pub struct CandidateScorer {
     exact: Vec<(usize, [f32; LANES])>,
 }
 
+/// A packet as it is added to the evidence of its stream, whose leader before it was `before`.
+struct Packet<'a> {
+    groups: &'a NeuronGroups,
+    decision: &'a Decision,
+    active: &'a ActiveInputs,
+    before: Option<&'a Leader>,
+    /// Spikes of each neuron so far, if they are counted.
+    spikes: Option<&'a mut Vec<u64>>,
+}
+
 /// The largest two evidences, and the class and the place of the largest.
 struct LargestTwo {
     first: f32,
@@ -155,6 +165,10 @@ impl CandidateScorer {
     ///
     /// # Panics
     /// If the network has no groups, or others than the one that this scorer was made for.
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(unsafe_code, reason = "calls functions compiled for features that the CPU was found to have")
+    )]
     pub fn accumulate(
         &mut self,
         network: &Network,
@@ -165,7 +179,39 @@ impl CandidateScorer {
         before: Option<&Leader>,
     ) -> Option<(Leader, f32)> {
         let groups = network.groups().expect("the network has groups");
-        self.bound_margins(groups, decision, active.all());
+        groups.bounds().potentials(active.all(), &mut self.bounds);
+        let packet = Packet { groups, decision, active, before, spikes };
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                // SAFETY: the CPU has AVX-512F.
+                return unsafe { self.accumulate_avx512(packet, evidence) };
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the CPU has AVX2.
+                return unsafe { self.accumulate_avx2(packet, evidence) };
+            }
+        }
+        self.accumulate_bounded(packet, evidence)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn accumulate_avx512(&mut self, packet: Packet<'_>, evidence: &mut [f32]) -> Option<(Leader, f32)> {
+        self.accumulate_bounded(packet, evidence)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn accumulate_avx2(&mut self, packet: Packet<'_>, evidence: &mut [f32]) -> Option<(Leader, f32)> {
+        self.accumulate_bounded(packet, evidence)
+    }
+
+    /// [`CandidateScorer::accumulate`] of a packet whose potentials are bounded by [`CandidateScorer::bounds`].
+    #[inline(always)]
+    fn accumulate_bounded(&mut self, packet: Packet<'_>, evidence: &mut [f32]) -> Option<(Leader, f32)> {
+        let Packet { groups, decision, active, before, spikes } = packet;
+        self.bound_margins(groups, decision);
         if let Some(spikes) = spikes {
             self.count_spikes(groups, active.all(), spikes);
         }
@@ -178,11 +224,10 @@ impl CandidateScorer {
         Some((leader, self.potential(place)))
     }
 
-    /// The bounds of a packet.
-    fn bound_margins(&mut self, groups: &NeuronGroups, decision: &Decision, active: &[u32]) {
-        let network = groups.bounds();
-        network.potentials(active, &mut self.bounds);
-        let bounds = self.bounds.iter().zip(network.scale()).zip(&self.least_theta);
+    /// The bounds of a packet's margins, from those of its potentials.
+    #[inline(always)]
+    fn bound_margins(&mut self, groups: &NeuronGroups, decision: &Decision) {
+        let bounds = self.bounds.iter().zip(groups.bounds().scale()).zip(&self.least_theta);
         self.margins.iter_mut().zip(bounds).for_each(|(margin, ((&u, scale), theta))| *margin = f32::from(u) * scale - theta);
         self.added.iter_mut().zip(&self.margins).for_each(|(added, &margin)| *added = decision.bounded(margin));
         for &(group, other) in &self.extra_groups {
@@ -231,6 +276,7 @@ impl CandidateScorer {
     }
 
     /// Adds the margins of all classes that may be among the first two, and to the others what bounds theirs.
+    #[inline(always)]
     fn add_margins(&mut self, groups: &NeuronGroups, decision: &Decision, active: &[u32], evidence: &mut [f32]) -> LargestTwo {
         let (most, details) = evidence.split_at_mut(self.groups);
         self.reach.iter_mut().zip(&*most).zip(&self.added).for_each(|((reach, most), added)| *reach = most + added);
@@ -300,6 +346,7 @@ impl CandidateScorer {
 }
 
 /// The maximum of a slice without NaN; negative infinity if it is empty.
+#[inline(always)]
 fn largest_of(numbers: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if a > b { a } else { b };
     let (chunks, rest) = numbers.as_chunks::<LANES>();
