@@ -5,35 +5,48 @@ use super::{Context, Layout, Place, SILENT, Shape, Volley, has_content, length_b
 use crate::packet::{Headers, Network, Transport};
 use crate::trace::TraceValues;
 
+/// What slot values are made of: a packet, and what its stream and its hosts did before.
+pub(super) struct Packet<'a> {
+    pub headers: &'a Headers,
+    pub frame: &'a [u8],
+    pub context: Context,
+    pub traces: &'a TraceValues,
+    /// Which bytes from the transport header on identify a flow, a bit each.
+    pub identifying: u64,
+}
+
 impl Layout {
     /// Fills `volley` from a frame. Slots whose byte the packet does not have stay silent, and so do the values of TCP timestamps and the low
     /// byte of ephemeral ports, which identify a flow.
     pub fn encode(&self, headers: &Headers, frame: &[u8], context: Context, traces: &TraceValues, volley: &mut Volley) {
         volley.shape = Shape::of(headers);
         volley.content = has_content(headers, frame);
-        let permuted = self.permutation.as_ref().is_some_and(|permutation| {
-            let identifying = self.identifying_bytes(headers, frame);
-            permutation.encode(headers, frame, identifying, context, traces, volley)
-        });
-        if !permuted {
-            self.encode_plain(headers, frame, context, traces, &mut volley.slots);
+        let packet = self.packet(headers, frame, context, traces);
+        if !self.permutation.as_ref().is_some_and(|permutation| permutation.encode(&packet, volley)) {
+            self.encode_plain(&packet, &mut volley.slots);
         }
         self.apply_mask(&mut volley.slots);
     }
 
-    /// Writes the values of the slots to `slots`, in plain loops.
-    pub(super) fn encode_plain(
+    /// A packet, with the bytes that identify a flow.
+    #[inline]
+    pub(super) fn packet<'a>(
         &self,
-        headers: &Headers,
-        frame: &[u8],
+        headers: &'a Headers,
+        frame: &'a [u8],
         context: Context,
-        traces: &TraceValues,
-        slots: &mut [u16],
-    ) {
+        traces: &'a TraceValues,
+    ) -> Packet<'a> {
+        Packet { headers, frame, context, traces, identifying: self.identifying_bytes(headers, frame) }
+    }
+
+    /// Writes the values of the slots to `slots`, in plain loops.
+    pub(super) fn encode_plain(&self, packet: &Packet<'_>, slots: &mut [u16]) {
+        let &Packet { headers, frame, traces, .. } = packet;
         slots[..self.slots().len()].fill(SILENT);
-        copy(&derived_values(headers, frame, context)[..DERIVED_VALUES], self.runs(Place::Derived), slots);
+        copy(&derived_values(packet)[..DERIVED_VALUES], self.runs(Place::Derived), slots);
         self.encode_network(headers, frame, slots);
-        self.encode_transport(headers, frame, slots);
+        self.encode_transport(packet, slots);
         if headers.network != Network::Arp {
             let end = (headers.payload_end as usize).min(frame.len());
             copy(tail(&frame[..end], headers.payload_at as usize), self.runs(Place::Payload), slots);
@@ -68,7 +81,8 @@ impl Layout {
     }
 
     #[inline]
-    fn encode_transport(&self, headers: &Headers, frame: &[u8], slots: &mut [u16]) {
+    fn encode_transport(&self, packet: &Packet<'_>, slots: &mut [u16]) {
+        let &Packet { headers, frame, identifying, .. } = packet;
         let at = usize::from(headers.transport_at);
         let header = tail(frame, at);
         match headers.transport {
@@ -84,7 +98,6 @@ impl Layout {
             Transport::Igmp => copy(header, self.runs(Place::Igmp), slots),
             Transport::None | Transport::Other => {}
         }
-        let identifying = self.identifying_bytes(headers, frame);
         for (place, start) in [(Place::Tcp, 0), (Place::Udp, 0), (Place::TcpOption, TCP_OPTIONS)] {
             for &(slot, offset) in self.places(place).iter().filter(|&&(_, offset)| may_identify(place, offset)) {
                 if (identifying >> start).checked_shr(offset.into()).is_some_and(|bits| bits & 1 != 0) {
@@ -152,7 +165,8 @@ pub(super) const DERIVED_VALUES: usize = 9;
 
 /// The values of the slots with [`Place::Derived`], by their offset: the first [`DERIVED_VALUES`].
 #[inline]
-pub(super) fn derived_values(headers: &Headers, frame: &[u8], context: Context) -> [u8; 16] {
+pub(super) fn derived_values(packet: &Packet<'_>) -> [u8; 16] {
+    let &Packet { headers, frame, context, .. } = packet;
     let length = headers.payload_wire_len;
     let mut values = [0; 16];
     let mut set = |which: u16, value: u8| values[usize::from(which)] = value;

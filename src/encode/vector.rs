@@ -3,6 +3,7 @@
 //! Only AVX-512 is faster than the plain loop: it holds the volley in four registers, looks slots up in them and writes only the inputs
 //! that spike. A property test compares it with the plain loop.
 
+use super::frame::lowest;
 use super::inputs::InputList;
 use super::{MAX_ACTIVE, MAX_SLOTS, SlotId};
 
@@ -55,7 +56,8 @@ impl Chunks {
             }
         }
         for (at, chunk) in pairs.chunks(WIDE).enumerate() {
-            let mut of_chunk = Pairs { a: [0; WIDE], b: [0; WIDE], mix: [0; WIDE], real: first(chunk.len()), parts: [0; PARTS] };
+            let mut of_chunk =
+                Pairs { a: [0; WIDE], b: [0; WIDE], mix: [0; WIDE], real: lowest(chunk.len()) as u32, parts: [0; PARTS] };
             for (i, &(a, b)) in chunk.iter().enumerate() {
                 (of_chunk.a[i], of_chunk.b[i]) = (a.into(), b.into());
                 of_chunk.mix[i] = (((at * WIDE + i) as u32) << 16) ^ MIX;
@@ -65,11 +67,6 @@ impl Chunks {
         }
         all
     }
-}
-
-/// A mask of the lowest `n` bits; all bits if there are not so many.
-fn first(n: usize) -> u32 {
-    1u32.checked_shl(n as u32).map_or(u32::MAX, |bit| bit - 1)
 }
 
 /// Writes the active inputs of a one-hot volley's slots and coincidences to `active` and returns their number, and those that depend on each
@@ -105,7 +102,7 @@ mod avx512 {
     use std::arch::x86_64::*;
 
     use super::super::{MAX_ACTIVE, MAX_SLOTS, SILENT};
-    use super::{Chunks, InputList, MULTIPLY, PARTS, Pairs, WIDE, first};
+    use super::{Chunks, InputList, MULTIPLY, PARTS, Pairs, WIDE, lowest};
 
     // To number the inputs that spike, bits are counted and masks made: with instructions of their own, which AVX-512 does not imply.
     #[target_feature(enable = "avx512f,avx512bw,popcnt,bmi2")]
@@ -124,7 +121,7 @@ mod avx512 {
         let table: [__m512i; MAX_SLOTS / WIDE] = std::array::from_fn(|i| words(&slots[i * WIDE..]));
         let numbers = _mm512_slli_epi32::<8>(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
         for (i, &values) in table.iter().enumerate().take(chunks.slots.div_ceil(WIDE)) {
-            let spikes = _mm512_cmpneq_epi16_mask(values, silent) & first(chunks.slots - i * WIDE);
+            let spikes = _mm512_cmpneq_epi16_mask(values, silent) & lowest(chunks.slots - i * WIDE) as u32;
             let (left, right) = halves(_mm512_and_si512(values, low));
             let slot = |half: usize| _mm512_add_epi32(numbers, _mm512_set1_epi32(((i * WIDE + half * 16) << 8) as i32));
             let (left, right) = (_mm512_or_si512(left, slot(0)), _mm512_or_si512(right, slot(1)));
@@ -206,7 +203,7 @@ mod avx512 {
             let room = &mut list[*n..*n + count];
             let dense = _mm512_maskz_compress_epi32(chosen, inputs);
             // SAFETY: the mask admits `count` elements, which `room` holds.
-            unsafe { _mm512_mask_storeu_epi32(room.as_mut_ptr().cast(), first(count) as u16, dense) };
+            unsafe { _mm512_mask_storeu_epi32(room.as_mut_ptr().cast(), lowest(count) as u16, dense) };
             *n += count;
         }
     }

@@ -5,6 +5,7 @@
 //! of each class is added, as [`Decision::accumulate`] does. So the two largest of one packet are exact. Of several packets, the evidence of a
 //! class that was behind at an earlier one is too large, by how far the bound was above its margin.
 
+use super::evidence::larger;
 use super::{Decision, Leader};
 use crate::encode::ActiveInputs;
 use crate::snn::{ClassId, LANES, Network, NeuronGroups, NeuronId};
@@ -348,7 +349,6 @@ impl CandidateScorer {
 /// The maximum of a slice without NaN; negative infinity if it is empty.
 #[inline(always)]
 fn largest_of(numbers: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if a > b { a } else { b };
     let (chunks, rest) = numbers.as_chunks::<LANES>();
     let mut most = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {

@@ -15,7 +15,7 @@ const MIN_MARGIN: f32 = -4.0;
 
 /// The larger of two numbers, neither of which is NaN: one instruction, where [`f32::max`] also tests for NaN.
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(super) fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
