@@ -5,48 +5,35 @@ use super::{Context, Layout, Place, SILENT, Shape, Volley, has_content, length_b
 use crate::packet::{Headers, Network, Transport};
 use crate::trace::TraceValues;
 
-/// What slot values are made of: a packet, and what its stream and its hosts did before.
-pub(super) struct Packet<'a> {
-    pub headers: &'a Headers,
-    pub frame: &'a [u8],
-    pub context: Context,
-    pub traces: &'a TraceValues,
-    /// Which bytes from the transport header on identify a flow, a bit each.
-    pub identifying: u64,
-}
-
 impl Layout {
     /// Fills `volley` from a frame. Slots whose byte the packet does not have stay silent, and so do the values of TCP timestamps and the low
     /// byte of ephemeral ports, which identify a flow.
     pub fn encode(&self, headers: &Headers, frame: &[u8], context: Context, traces: &TraceValues, volley: &mut Volley) {
         volley.shape = Shape::of(headers);
         volley.content = has_content(headers, frame);
-        let packet = self.packet(headers, frame, context, traces);
-        if !self.permutation.as_ref().is_some_and(|permutation| permutation.encode(&packet, volley)) {
-            self.encode_plain(&packet, &mut volley.slots);
+        let identifying = self.identifying_bytes(headers, frame);
+        let permuted = self.permutation.as_ref();
+        let permuted = permuted.is_some_and(|p| p.encode(headers, frame, identifying, context, traces, volley));
+        if !permuted {
+            self.encode_plain(headers, frame, identifying, context, traces, &mut volley.slots);
         }
         self.apply_mask(&mut volley.slots);
     }
 
-    /// A packet, with the bytes that identify a flow.
-    #[inline]
-    pub(super) fn packet<'a>(
+    /// Writes the values of the slots to `slots`, in plain loops. `identifying`: the [`Layout::identifying_bytes`].
+    pub(super) fn encode_plain(
         &self,
-        headers: &'a Headers,
-        frame: &'a [u8],
+        headers: &Headers,
+        frame: &[u8],
+        identifying: u64,
         context: Context,
-        traces: &'a TraceValues,
-    ) -> Packet<'a> {
-        Packet { headers, frame, context, traces, identifying: self.identifying_bytes(headers, frame) }
-    }
-
-    /// Writes the values of the slots to `slots`, in plain loops.
-    pub(super) fn encode_plain(&self, packet: &Packet<'_>, slots: &mut [u16]) {
-        let &Packet { headers, frame, traces, .. } = packet;
+        traces: &TraceValues,
+        slots: &mut [u16],
+    ) {
         slots[..self.slots().len()].fill(SILENT);
-        copy(&derived_values(packet)[..DERIVED_VALUES], self.runs(Place::Derived), slots);
+        copy(&derived_values(headers, frame, context)[..DERIVED_VALUES], self.runs(Place::Derived), slots);
         self.encode_network(headers, frame, slots);
-        self.encode_transport(packet, slots);
+        self.encode_transport(headers, frame, identifying, slots);
         if headers.network != Network::Arp {
             let end = (headers.payload_end as usize).min(frame.len());
             copy(tail(&frame[..end], headers.payload_at as usize), self.runs(Place::Payload), slots);
@@ -81,8 +68,7 @@ impl Layout {
     }
 
     #[inline]
-    fn encode_transport(&self, packet: &Packet<'_>, slots: &mut [u16]) {
-        let &Packet { headers, frame, identifying, .. } = packet;
+    fn encode_transport(&self, headers: &Headers, frame: &[u8], identifying: u64, slots: &mut [u16]) {
         let at = usize::from(headers.transport_at);
         let header = tail(frame, at);
         match headers.transport {
@@ -110,7 +96,7 @@ impl Layout {
     /// Which bytes from the transport header on identify a flow, a bit each: the low bytes of ephemeral ports, and the values of TCP timestamps
     /// if the layout has slots for options.
     #[inline]
-    fn identifying_bytes(&self, headers: &Headers, frame: &[u8]) -> u64 {
+    pub(super) fn identifying_bytes(&self, headers: &Headers, frame: &[u8]) -> u64 {
         let at = headers.transport_at as usize;
         let low_byte = |high: usize| u64::from(frame.get(at + high).is_some_and(|&byte| is_ephemeral(byte))) << (high + 1);
         match headers.transport {
@@ -165,8 +151,7 @@ pub(super) const DERIVED_VALUES: usize = 9;
 
 /// The values of the slots with [`Place::Derived`], by their offset: the first [`DERIVED_VALUES`].
 #[inline]
-pub(super) fn derived_values(packet: &Packet<'_>) -> [u8; 16] {
-    let &Packet { headers, frame, context, .. } = packet;
+pub(super) fn derived_values(headers: &Headers, frame: &[u8], context: Context) -> [u8; 16] {
     let length = headers.payload_wire_len;
     let mut values = [0; 16];
     let mut set = |which: u16, value: u8| values[usize::from(which)] = value;

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::frame::{self, DERIVED_VALUES, Packet};
-use super::{MAX_PAYLOAD, Place, Shape, Slot, Volley};
+use super::frame::{self, DERIVED_VALUES};
+use super::{Context, MAX_PAYLOAD, Place, Shape, Slot, Volley};
 use crate::packet::Headers;
 use crate::trace::{TRACES, TraceValues};
 
@@ -61,13 +61,22 @@ impl Permutation {
         Some(Self { chunks: slots.chunks(WIDE).map(Chunk::new).collect::<Option<_>>()? })
     }
 
-    /// Writes the slot values of a packet, whose shape `volley` has, to `volley`. Returns whether the CPU has the instructions.
+    /// Writes the slot values of a packet, whose shape `volley` has, to `volley`. `identifying`: which bytes from the transport header on
+    /// identify a flow, a bit each. Returns whether the CPU has the instructions.
     #[inline]
     #[cfg_attr(
         target_arch = "x86_64",
         expect(unsafe_code, reason = "calls a function compiled for features that the CPU was found to have")
     )]
-    pub fn encode(&self, packet: &Packet<'_>, volley: &mut Volley) -> bool {
+    pub fn encode(
+        &self,
+        headers: &Headers,
+        frame: &[u8],
+        identifying: u64,
+        context: Context,
+        traces: &TraceValues,
+        volley: &mut Volley,
+    ) -> bool {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx512f")
             && std::arch::is_x86_feature_detected!("avx512bw")
@@ -75,10 +84,10 @@ impl Permutation {
             && std::arch::is_x86_feature_detected!("avx512bitalg")
         {
             // SAFETY: the CPU has these features.
-            unsafe { avx512::encode(&self.chunks, packet, volley) };
+            unsafe { avx512::encode(&self.chunks, headers, frame, identifying, context, traces, volley) };
             return true;
         }
-        let _ = (packet, volley);
+        let _ = (headers, frame, identifying, context, traces, volley);
         false
     }
 }
@@ -109,14 +118,21 @@ mod avx512 {
     use super::*;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bitalg")]
-    pub(super) fn encode(chunks: &[Chunk], packet: &Packet<'_>, volley: &mut Volley) {
-        let &Packet { headers, frame, traces, identifying, .. } = packet;
+    pub(super) fn encode(
+        chunks: &[Chunk],
+        headers: &Headers,
+        frame: &[u8],
+        identifying: u64,
+        context: Context,
+        traces: &TraceValues,
+        volley: &mut Volley,
+    ) {
         let network = frame::tail(frame, headers.network_at.into());
         let transport = frame::tail(frame, headers.transport_at.into());
         let payload = frame::tail(&frame[..frame.len().min(headers.payload_end as usize)], headers.payload_at as usize);
         let ends = _mm512_set1_epi64(i64::from_le_bytes(ends(headers, network, transport, payload)));
         let identifying = _mm512_set1_epi64(identifying as i64);
-        let derived = u128::from_le_bytes(frame::derived_values(packet));
+        let derived = u128::from_le_bytes(frame::derived_values(headers, frame, context));
         let derived = _mm_set_epi64x((derived >> 64) as i64, derived as i64);
         let payload = _mm512_inserti32x4::<{ (DERIVED - PAYLOAD) as i32 / 16 }>(first_bytes(payload), derived);
         let (network, transport, traces) = (first_bytes(network), first_bytes(transport), first_bytes(traces.levels()));
@@ -184,7 +200,7 @@ mod avx512 {
 #[cfg(test)]
 mod tests {
     use super::super::layout::LayoutData;
-    use super::super::{Coding, Context, Group, Layout, LayoutOptions, MAX_SLOTS};
+    use super::super::{Coding, Group, Layout, LayoutOptions, MAX_SLOTS};
     use super::*;
     use crate::capture::{CaptureFile, FrameBatch, LinkType, Source};
     use crate::packet::Decoder;
@@ -269,7 +285,8 @@ mod tests {
         let (mut permuted, mut plain) = (Volley::default(), Volley::default());
         let traces = TraceValues::of(levels);
         layout.encode(&headers, frame, context, &traces, &mut permuted);
-        layout.encode_plain(&layout.packet(&headers, frame, context, &traces), &mut plain.slots);
+        let identifying = layout.identifying_bytes(&headers, frame);
+        layout.encode_plain(&headers, frame, identifying, context, &traces, &mut plain.slots);
         layout.apply_mask(&mut plain.slots);
         let slots = layout.slots().len();
         assert_eq!(permuted.slots[..slots], plain.slots[..slots], "{headers:?}");
