@@ -93,11 +93,13 @@ def match(rows, found, factor=1.0, firsts=None):
     for row in rows:
         first = firsts.get(row["capture"], float(row["start"]))
         start, end = (first + (float(row[which]) - first) * factor for which in ("start", "end"))
-        hosts = {row["attacker"], row["victim"]}
+        # Attacks that several hosts make on one are rows of their own: an episode about one of them does not find the others.
+        one_attacker = "*" not in row["attacker"] and "/" not in row["attacker"]
         by_class = by_family = None
         for number, (capture, event) in enumerate(found):
             details, time = event["spiked"], seconds(event["timestamp"])
-            if capture != row["capture"] or not start - 1 <= time <= end + GRACE or not hosts & {details["host"], details.get("peer")}:
+            about = details["host"] in (row["attacker"], row["victim"]) or (not one_attacker and details.get("peer") == row["victim"])
+            if capture != row["capture"] or not start - 1 <= time <= end + GRACE or not about:
                 continue
             if details["class"] == row["class"]:
                 by_class = min(time - start, by_class if by_class is not None else time)
@@ -116,7 +118,12 @@ def match(rows, found, factor=1.0, firsts=None):
     return results, wrong, false
 
 
-def show(results, wrong, false, hours):
+def period(row):
+    """Seconds between the connections of a beacon, the fourth word of how it was made."""
+    return float(row["tool"].split()[3])
+
+
+def show(results, wrong, false, hours, factor=1.0):
     named = [by_class for _, by_class, _ in results if by_class is not None]
     family = [by_family for _, _, by_family in results if by_family is not None]
     print(f"  attacks {len(results)}; found by class {len(named)} ({len(named) / len(results):.2f}), by family {len(family)} ({len(family) / len(results):.2f})")
@@ -124,6 +131,9 @@ def show(results, wrong, false, hours):
         of_kind = [(by_class, by_family) for row, by_class, by_family in results if row["class"] == kind]
         times = [by_class for by_class, _ in of_kind if by_class is not None]
         median = f"{statistics.median(times):.1f} s" if times else "-"
+        if kind == "beacon" and times:
+            periods = [by_class / (period(row) * factor) for row, by_class, _ in results if row["class"] == kind and by_class is not None]
+            median += f", {statistics.median(periods):.1f} periods"
         print(f"    {kind:<16} {len(times)} of {len(of_kind)}, family {sum(f is not None for _, f in of_kind)}; median {median}")
     for row, by_class, by_family in results:
         if by_class is None:
@@ -152,7 +162,7 @@ def part_paces(args):
                 found += [(name, event) for _, event in episodes_of(args, [capture])]
                 capture.unlink()
             print(f"  times x {factor}")
-            show(*match(attacks(), found, factor, firsts), sum(captures.values()) * factor / 3600)
+            show(*match(attacks(), found, factor, firsts), sum(captures.values()) * factor / 3600, factor)
 
 
 def part_learn(args):

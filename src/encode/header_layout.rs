@@ -191,7 +191,7 @@ const TRACES_WITH_HEADERS: [&str; 11] = [
 ];
 
 /// Pairs of traces that have a coincidence input.
-const TRACE_PAIRS: [(&str, &str); 12] = [
+const TRACE_PAIRS: [(&str, &str); 14] = [
     ("trace.source.ports.10s", "trace.source.peers.10s"),
     ("trace.source.begun.10s", "trace.source.answers.10s"),
     ("trace.source.begun.10s", "trace.destination.received.10s"),
@@ -201,6 +201,8 @@ const TRACE_PAIRS: [(&str, &str); 12] = [
     ("trace.service.flows.10s", "trace.service.replies.10s"),
     ("trace.service.flows.60s", "trace.service.replies.60s"),
     ("trace.service.flows.60s", "trace.service.regular"),
+    ("trace.service.flows.60s", "trace.service.open"),
+    ("trace.service.replies.60s", "trace.service.open"),
     ("trace.service.regular", "trace.service.gap"),
     ("trace.flow.forward.1s", "trace.flow.backward.1s"),
     ("trace.destination.packets.1s", "trace.destination.received.1s"),

@@ -216,7 +216,7 @@ impl TraceTable {
         flow.rates.add(usize::from(!forward));
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
-        flow.closed |= flags & (RST | FIN) != 0;
+        let closes = flags & (RST | FIN) != 0 && !std::mem::replace(&mut flow.closed, true);
         if headers.payload_wire_len > 0 {
             let replies = !forward && flow.asked;
             flow.replies = flow.replies.saturating_add(u8::from(replies));
@@ -226,7 +226,7 @@ impl TraceTable {
         let within_stream = reopened || headers.network == Network::Arp;
         let later = flow.packets > PACKETS || (flow.packets == 1 && within_stream);
         let due = due.unwrap_or(flow.packets <= PACKETS || flow.is_due(now));
-        if !due && !answers && !resets {
+        if !due && !answers && !resets && !closes {
             return TraceValues::NONE;
         }
         // Their cache misses overlap.
@@ -239,6 +239,9 @@ impl TraceTable {
         }
         if resets {
             self.hosts.entry_of(&mut flow.source, Host::default).add(Count::Resets, now, 1.0);
+        }
+        if closes {
+            self.services.entry_of(&mut flow.service, Service::default).close(now);
         }
         if !due {
             return TraceValues::NONE;

@@ -1,4 +1,5 @@
-//! Traces of what one host does with one service of another: leaky counts of its flows and of the replies to it, and how regular the flows are.
+//! Traces of what one host does with one service of another: leaky counts of its flows, of those that are open, and of the replies to it, and
+//! how regular the flows are.
 
 use crate::capture::Nanos;
 
@@ -19,18 +20,30 @@ pub(super) type Levels = [u8; TAUS.len() + 2];
 /// Coded replies, `[tau]`.
 pub(super) type Replies = [u8; TAUS.len()];
 
+/// Coded traces of a service. Those that were added later are apart, since trace values have numbers.
+pub(super) struct ServiceLevels {
+    pub flows: Levels,
+    pub replies: Replies,
+    /// Flows that were not closed.
+    pub open: u8,
+}
+
 /// Flows from one host to one service (address, protocol and port) of another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Service {
     flows: [f32; TAUS.len()],
     /// Payload of the service that follows payload of the host: a request that was answered.
     replies: [f32; TAUS.len()],
+    /// Flows that no segment with FIN or RST has closed, at the slowest time constant, so that those that just cease are forgotten.
+    open: f32,
     decay: Decay,
-    /// Begin of the last burst of flows; `None` before the first.
-    last: Option<Nanos>,
+    /// Begin of the last burst of flows.
+    last: Nanos,
     /// Mean of the gaps between bursts, seconds; 0 before the first gap.
     gap: f32,
     regular: u8,
+    /// Whether a flow has begun. Apart from `last`, where it would take eight bytes.
+    used: bool,
 }
 
 impl Service {
@@ -38,15 +51,16 @@ impl Service {
     pub fn begin(&mut self, now: Nanos) {
         self.decay(now);
         self.flows.iter_mut().for_each(|v| *v += 1.0);
-        let Some(last) = self.last else {
-            self.last = Some(now);
+        self.open += 1.0;
+        if !std::mem::replace(&mut self.used, true) {
+            self.last = now;
             return;
-        };
-        let gap = now.0.saturating_sub(last.0) as f32 / 1e9;
+        }
+        let gap = now.0.saturating_sub(self.last.0) as f32 / 1e9;
         if gap < BURST {
             return;
         }
-        self.last = Some(now);
+        self.last = now;
         if self.gap == 0.0 {
             self.gap = gap;
             return;
@@ -60,7 +74,14 @@ impl Service {
         if let Some(factors) = self.decay.factors(now) {
             self.flows.iter_mut().zip(factors).for_each(|(v, factor)| *v *= factor);
             self.replies.iter_mut().zip(factors).for_each(|(v, factor)| *v *= factor);
+            self.open *= factors[TAUS.len() - 1];
         }
+    }
+
+    /// Counts the end of a flow.
+    pub fn close(&mut self, now: Nanos) {
+        self.decay(now);
+        self.open = (self.open - 1.0).max(0.0);
     }
 
     /// Counts replies.
@@ -72,10 +93,14 @@ impl Service {
     }
 
     /// The traces at `now`, coded. The mean gap has two levels per octave of seconds from 1/8 s.
-    pub fn levels(&mut self, now: Nanos) -> (Levels, Replies) {
+    pub fn levels(&mut self, now: Nanos) -> ServiceLevels {
         self.decay(now);
         let [a, b, c] = self.flows.map(level);
-        ([a, b, c, self.regular, level(self.gap * 8.0)], self.replies.map(level))
+        ServiceLevels {
+            flows: [a, b, c, self.regular, level(self.gap * 8.0)],
+            replies: self.replies.map(level),
+            open: level(self.open),
+        }
     }
 }
 

@@ -106,6 +106,28 @@ fn replies_are_payload_of_the_service_after_payload_of_the_host() {
 }
 
 #[test]
+fn flows_are_open_until_the_first_segment_that_closes_them() {
+    let mut table = TraceTable::new(1000);
+    let server = (SERVER, 80);
+    let mut send = |from, to, flags| value(&segment(&mut table, from, to, flags, 0), "trace.service.open");
+    let clients = [4000, 4001, 4002, 4003].map(|port| (CLIENT, port));
+    for (number, client) in (1u8..).zip(clients) {
+        assert_eq!(send(client, server, SYN), Some(level(number.into())));
+        assert_eq!(send(server, client, SYN | ACK), Some(level(number.into())));
+    }
+    assert_eq!(send(clients[0], server, FIN | ACK), Some(level(3.0)));
+    assert_eq!(send(server, clients[0], FIN | ACK), Some(level(3.0)), "closed before");
+    assert_eq!(send(server, clients[1], RST | ACK), Some(level(2.0)));
+    assert_eq!(send((CLIENT, 5000), (SERVER, 81), SYN), Some(level(1.0)), "another service");
+    assert_eq!(send(clients[1], server, SYN), Some(level(3.0)), "opened again");
+    for _ in 0..PACKETS {
+        send(clients[2], server, ACK);
+    }
+    assert_eq!(send(clients[2], server, FIN | ACK), None, "a packet without values");
+    assert_eq!(send(clients[3], server, ACK), Some(level(2.0)), "counts nevertheless");
+}
+
+#[test]
 fn a_beacon_is_regular_and_people_are_not() {
     let regular = |gap: &dyn Fn(u64) -> u64| {
         let (mut table, mut time) = (TraceTable::new(1000), 0);

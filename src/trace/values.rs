@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::host::{self, COUNTS, Count, TAUS};
 use super::rates::{self, RATE_TAUS};
-use super::service;
+use super::service::ServiceLevels;
 
 /// Counts of the flow's source that are values.
 const SOURCE: [Count; 7] =
@@ -18,7 +18,7 @@ pub const RATES: Range<usize> = FIRST_RATE..FIRST_RATE + 4 * RATE_TAUS;
 const FIRST_RATE: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + TAUS.len() + 2;
 
 /// Number of trace values of a packet. New ones come last, since model files have the numbers of those that they use.
-pub const TRACES: usize = RATES.end + TAUS.len();
+pub const TRACES: usize = RATES.end + TAUS.len() + 1;
 
 /// The coded traces of the hosts of a packet's flow: levels of leaky counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +42,7 @@ impl TraceValues {
     }
 
     #[inline]
-    pub(super) fn new(
-        source: &host::Levels,
-        destination: &host::Levels,
-        (service, replies): &(service::Levels, service::Replies),
-        rates: &rates::Levels,
-    ) -> Self {
+    pub(super) fn new(source: &host::Levels, destination: &host::Levels, service: &ServiceLevels, rates: &rates::Levels) -> Self {
         let (mut levels, mut count) = ([Self::NO_LEVEL; TRACES], 0);
         let mut add = |values: &[u8]| {
             levels[count..][..values.len()].copy_from_slice(values);
@@ -55,11 +50,12 @@ impl TraceValues {
         };
         SOURCE.iter().for_each(|&count| add(&source[count as usize]));
         DESTINATION.iter().for_each(|&count| add(&destination[count as usize]));
-        add(service);
+        add(&service.flows);
         add(rates.as_flattened());
         add(&source[Count::Sent as usize][..RATE_TAUS]);
         add(&destination[Count::Arrived as usize][..RATE_TAUS]);
-        add(replies);
+        add(&service.replies);
+        add(&[service.open]);
         Self { levels, since: 0 }
     }
 
@@ -101,7 +97,8 @@ pub fn trace_names() -> impl Iterator<Item = String> {
     let rates = ["flow.forward", "flow.backward", "source.packets", "destination.packets"];
     let rates =
         rates.into_iter().flat_map(|rate| TAUS.into_iter().take(RATE_TAUS).map(move |tau| format!("trace.{rate}.{tau}s")));
-    source.chain(destination).chain(service).chain(rates).chain(timed("service.replies".into()))
+    let later = timed("service.replies".into()).into_iter().chain(["trace.service.open".into()]);
+    source.chain(destination).chain(service).chain(rates).chain(later)
 }
 
 const _: () = assert!(SOURCE.len() <= COUNTS && DESTINATION.len() <= COUNTS);
