@@ -86,6 +86,11 @@ def captures_of(kind):
     return {row["capture"]: float(row["seconds"]) for row in rows if row["set"] == kind}
 
 
+def is_one_host(address):
+    """Whether the attacker of a row is one host, and not a network or forged addresses."""
+    return address.replace(".", "").replace(":", "").isalnum()
+
+
 def match(rows, found, factor=1.0, firsts=None):
     """For each attack the first episode of its class, and of its family, in seconds after its start. Also the false episodes."""
     firsts = firsts or {}
@@ -94,7 +99,7 @@ def match(rows, found, factor=1.0, firsts=None):
         first = firsts.get(row["capture"], float(row["start"]))
         start, end = (first + (float(row[which]) - first) * factor for which in ("start", "end"))
         # Attacks that several hosts make on one are rows of their own: an episode about one of them does not find the others.
-        one_attacker = "*" not in row["attacker"] and "/" not in row["attacker"]
+        one_attacker = is_one_host(row["attacker"])
         by_class = by_family = None
         for number, (capture, event) in enumerate(found):
             details, time = event["spiked"], seconds(event["timestamp"])
@@ -128,13 +133,12 @@ def show(results, wrong, false, hours, factor=1.0):
     family = [by_family for _, _, by_family in results if by_family is not None]
     print(f"  attacks {len(results)}; found by class {len(named)} ({len(named) / len(results):.2f}), by family {len(family)} ({len(family) / len(results):.2f})")
     for kind in sorted({row["class"] for row, _, _ in results}):
-        of_kind = [(by_class, by_family) for row, by_class, by_family in results if row["class"] == kind]
-        times = [by_class for by_class, _ in of_kind if by_class is not None]
-        median = f"{statistics.median(times):.1f} s" if times else "-"
+        of_kind = [result for result in results if result[0]["class"] == kind]
+        times = [(row, by_class) for row, by_class, _ in of_kind if by_class is not None]
+        median = f"{statistics.median(time for _, time in times):.1f} s" if times else "-"
         if kind == "beacon" and times:
-            periods = [by_class / (period(row) * factor) for row, by_class, _ in results if row["class"] == kind and by_class is not None]
-            median += f", {statistics.median(periods):.1f} periods"
-        print(f"    {kind:<16} {len(times)} of {len(of_kind)}, family {sum(f is not None for _, f in of_kind)}; median {median}")
+            median += f", {statistics.median(time / (period(row) * factor) for row, time in times):.1f} periods"
+        print(f"    {kind:<16} {len(times)} of {len(of_kind)}, family {sum(f is not None for *_, f in of_kind)}; median {median}")
     for row, by_class, by_family in results:
         if by_class is None:
             print(f"    missed: {row['capture']} {row['class']} ({row['tool'][:60]}){' (family found)' if by_family is not None else ''}")
@@ -175,8 +179,7 @@ def part_learn(args):
             shown, *others = [row for row in rows if row["class"] == kind]
             others = [row for row in others if row["capture"] != shown["capture"]]
             # Of many attackers at once, their common victim is known.
-            one = shown["attacker"].replace(".", "").replace(":", "").isalnum()
-            packets = f"host {shown['attacker'] if one else shown['victim']}"
+            packets = f"host {shown['attacker'] if is_one_host(shown['attacker']) else shown['victim']}"
             learned.unlink(missing_ok=True)
             subprocess.run([args.spiked, "model", "remove", args.model, kind, "--out", without], check=True, capture_output=True)
             command = [args.spiked, "learn", "--model", without, "--from", RECORDINGS / shown["capture"], "--filter", packets,

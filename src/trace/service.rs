@@ -15,15 +15,16 @@ const NEWEST: f32 = 0.25;
 /// Regular gaps that are counted at most.
 const MOST_REGULAR: u8 = 15;
 
-/// Coded traces: flows `[tau]`, regular gaps in a row, mean gap.
-pub(super) type Levels = [u8; TAUS.len() + 2];
-/// Coded replies, `[tau]`.
-pub(super) type Replies = [u8; TAUS.len()];
-
-/// Coded traces of a service. Those that were added later are apart, since trace values have numbers.
-pub(super) struct ServiceLevels {
-    pub flows: Levels,
-    pub replies: Replies,
+/// Coded traces.
+pub(super) struct Levels {
+    /// Flows, `[tau]`.
+    pub flows: [u8; TAUS.len()],
+    /// Regular gaps in a row.
+    pub regular: u8,
+    /// Mean gap, two levels per octave of seconds from 1/8 s.
+    pub gap: u8,
+    /// Replies, `[tau]`.
+    pub replies: [u8; TAUS.len()],
     /// Flows that were not closed.
     pub open: u8,
 }
@@ -92,12 +93,13 @@ impl Service {
         }
     }
 
-    /// The traces at `now`, coded. The mean gap has two levels per octave of seconds from 1/8 s.
-    pub fn levels(&mut self, now: Nanos) -> ServiceLevels {
+    /// The traces at `now`, coded.
+    pub fn levels(&mut self, now: Nanos) -> Levels {
         self.decay(now);
-        let [a, b, c] = self.flows.map(level);
-        ServiceLevels {
-            flows: [a, b, c, self.regular, level(self.gap * 8.0)],
+        Levels {
+            flows: self.flows.map(level),
+            regular: self.regular,
+            gap: level(self.gap * 8.0),
             replies: self.replies.map(level),
             open: level(self.open),
         }

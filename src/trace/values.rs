@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::host::{self, COUNTS, Count, TAUS};
 use super::rates::{self, RATE_TAUS};
-use super::service::ServiceLevels;
+use super::service;
 
 /// Counts of the flow's source that are values.
 const SOURCE: [Count; 7] =
@@ -42,7 +42,12 @@ impl TraceValues {
     }
 
     #[inline]
-    pub(super) fn new(source: &host::Levels, destination: &host::Levels, service: &ServiceLevels, rates: &rates::Levels) -> Self {
+    pub(super) fn new(
+        source: &host::Levels,
+        destination: &host::Levels,
+        service: &service::Levels,
+        rates: &rates::Levels,
+    ) -> Self {
         let (mut levels, mut count) = ([Self::NO_LEVEL; TRACES], 0);
         let mut add = |values: &[u8]| {
             levels[count..][..values.len()].copy_from_slice(values);
@@ -51,6 +56,7 @@ impl TraceValues {
         SOURCE.iter().for_each(|&count| add(&source[count as usize]));
         DESTINATION.iter().for_each(|&count| add(&destination[count as usize]));
         add(&service.flows);
+        add(&[service.regular, service.gap]);
         add(rates.as_flattened());
         add(&source[Count::Sent as usize][..RATE_TAUS]);
         add(&destination[Count::Arrived as usize][..RATE_TAUS]);
