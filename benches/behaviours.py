@@ -7,6 +7,8 @@
 Parts:
   episodes  test recordings of fixtures/behaviours: attacks found by class and by family, seconds from the first attack packet to
             the episode, false episodes per hour
+  streams   the streams of these recordings, and those of attack-test of ../shared by a model trained on attack-train: named by their class,
+            how many of them by an episode
   paces     the same recordings with all times multiplied by 10 and by 0.1
   learn     each class in turn: MODEL without it, and the class learned from the attacker's flows in its first training recording;
             attacks of the class found in its other training recordings, false episodes in those without attacks
@@ -17,7 +19,9 @@ Parts:
 The test recordings were made with tools and options that the model was not trained on. Needs zstd.
 """
 import argparse
+import collections
 import csv
+import gzip
 import json
 import os
 import pathlib
@@ -155,6 +159,58 @@ def part_episodes(args):
     show(*match(attacks(), found), sum(captures.values()) / 3600)
 
 
+def stream_key(proto, *ends):
+    """A stream in labels and in events: its protocol and two ends, each an address and a port."""
+    ports = proto in ("TCP", "UDP", "SCTP")
+    return proto.replace("IPv6-", ""), frozenset((address.lower(), int(port or 0) if ports else 0) for address, port in ends)
+
+
+def show_streams(args, model, folder, rows, without):
+    """How many of the labelled streams are named by their class. without: classes that are no attacks, which are counted apart."""
+    labels = {}
+    for row in rows:
+        key = stream_key(row["proto"], (row["src_ip"], row["src_port"]), (row["dst_ip"], row["dst_port"]))
+        labels.setdefault(row["capture"], {})[key] = row["label"]
+    counts = collections.Counter()
+    for capture, streams in labels.items():
+        counts.update((label in without, "all") for label in streams.values())
+        command = [args.spiked, "read", "--model", model, "--format", "jsonl", "--events", "streams", "--quiet", str(folder / capture)]
+        # A stream counts as the event with most of its packets.
+        events = {}
+        for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
+            event = json.loads(line)
+            ends = [(event.get(f"{end}_ip") or event[f"{end}_mac"], event.get(f"{end}_port")) for end in ("src", "dest")]
+            key = stream_key(event["proto"].replace("ICMPv6", "ICMP"), *ends)
+            if key in streams and event["spiked"]["packets"] > events.get(key, {"packets": 0})["packets"]:
+                events[key] = event["spiked"]
+        for key, event in events.items():
+            if event["class"] is not None:
+                kind, right = streams[key] in without, event["class"] == streams[key]
+                counts[kind, "right" if right else "wrong"] += 1
+                if event.get("basis") == "episode":
+                    counts[kind, "right by episode" if right else "wrong by episode"] += 1
+    for kind in (False, True):
+        total, right, wrong, *by_episode = (counts[kind, which] for which in ("all", "right", "wrong", "right by episode", "wrong by episode"))
+        if total:
+            alone = [count - by for count, by in zip((right, wrong), by_episode)]
+            show = lambda right, wrong: f"named {right / total:.3f} at precision {right / max(1, right + wrong):.3f}"
+            print(f"    {'other' if kind else 'attack'} streams {total}: {show(right, wrong)}; without episodes {show(*alone)}")
+
+
+def part_streams(args):
+    rows = list(csv.DictReader(gzip.open(RECORDINGS / "labels.csv.gz", "rt")))
+    print("  test recordings")
+    show_streams(args, args.model, RECORDINGS, [row for row in rows if row["capture"].startswith("test/")], {"normal"})
+    tasks = args.data / "tasks"
+    with tempfile.TemporaryDirectory() as folder:
+        model = pathlib.Path(folder) / "attack.safetensors"
+        command = [args.spiked, "train", "--traces", "--quiet", "--captures", args.data, "--labels", tasks / "attack-train.csv", "--out", model]
+        subprocess.run(command, capture_output=True)
+        rows = list(csv.DictReader(open(tasks / "attack-test.csv")))
+        print("  attack-test, trained on attack-train")
+        show_streams(args, model, args.data, rows, {row["label"] for row in rows if row["label"].split(".")[0] in ("benign", "background")})
+
+
 def part_paces(args):
     captures = captures_of("test")
     with tempfile.TemporaryDirectory() as folder:
@@ -241,7 +297,7 @@ def main():
     parser.add_argument("spiked")
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--model", default="behaviours")
-    parser.add_argument("--parts", default="episodes,paces,benign,learn,task,cost")
+    parser.add_argument("--parts", default="episodes,streams,paces,benign,learn,task,cost")
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

@@ -10,6 +10,7 @@ use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
+use crate::stream::Basis;
 
 /// Action for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,12 +115,45 @@ pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], mo
                 "a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"
             ));
         }
-        let gives_basis = |m: &&Arc<Model>| m.decision.content_first && (class == "*" || learned || m.classes.contains(class));
-        (policy.basis.is_some() && !targets.iter().any(gives_basis)).then(|| {
-            format!(
-                "a policy for class '{class}' has a basis, and no model that has the class distinguishes bases; remove `basis`"
-            )
-        })
+        let is_class = |name: &String| class == "*" || learned || name == class;
+        let gives = |model: &Model, basis: &Basis| match basis {
+            Basis::Episode => model.episodes.iter().any(|rule| is_class(&model.classes[rule.class.index()])),
+            Basis::Content | Basis::Headers | Basis::Ports => model.decision.content_first && model.classes.iter().any(is_class),
+        };
+        let cannot = |bases: &Vec<Basis>| !targets.iter().any(|model| bases.iter().any(|basis| gives(model, basis)));
+        policy
+            .basis
+            .as_ref()
+            .is_some_and(cannot)
+            .then(|| format!("a policy for class '{class}' has a basis that no model gives for the class; remove `basis`"))
     };
     policies.iter().filter_map(wrong).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_needs_a_model_that_gives_its_basis() {
+        let models: Models = ["protocols", "behaviours"]
+            .map(|name| Arc::new(Model::open(std::path::Path::new(name)).expect("it is built in")))
+            .into();
+        let rejected = |class: &str, basis: &[Basis]| {
+            let policy = PolicyConfig {
+                class: class.into(),
+                model: None,
+                action: Action::Report,
+                severity: Severity::default(),
+                include_filter: None,
+                exclude_filter: None,
+                basis: Some(basis.to_vec()),
+            };
+            !unknown_targets(&[policy], &[], &models).is_empty()
+        };
+        assert!(!rejected("ssh", &[Basis::Content]) && rejected("ssh", &[Basis::Episode]));
+        assert!(!rejected("scan.port", &[Basis::Episode]) && rejected("scan.port", &[Basis::Content, Basis::Ports]));
+        assert!(!rejected("scan.port", &[Basis::Content, Basis::Episode]) && !rejected("*", &[Basis::Episode]));
+        assert!(rejected("normal", &[Basis::Episode]), "a class without episodes");
+    }
 }

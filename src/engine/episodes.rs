@@ -1,4 +1,7 @@
 //! The episode stage: feeds spikes of flows to the leaky neurons of their model, in the order of the packets, and passes episodes on.
+//!
+//! A flow that ends without a class, and that excited a neuron whose episode it is part of, is assigned the class of the episode: what many flows of
+//! a host do together says more about each than the flow alone.
 
 use std::sync::Arc;
 
@@ -6,10 +9,11 @@ use crate::capture::Nanos;
 use crate::episode::{Episode, EpisodeLayer, MIN_CONFIDENCE, NamedFlow};
 use crate::model::Model;
 use crate::packet::KeyKind;
+use crate::snn::ClassId;
 use crate::stream::Leader;
 
 use super::output::Spike;
-use super::{EpisodeOutput, Observer, Output};
+use super::{EpisodeOutput, Event, Observer, Output, Verdict, VerdictWriter};
 
 /// The confidence in the leader of a flow if that excites a neuron of the model's episodes.
 pub(super) fn exciting(model: &Model, leader: &Leader) -> Option<f32> {
@@ -17,9 +21,18 @@ pub(super) fn exciting(model: &Model, leader: &Leader) -> Option<f32> {
     has_episodes.then(|| model.decision.confidence_from(leader, MIN_CONFIDENCE)).flatten()
 }
 
+/// Whether a verdict may change: the stream has ended without a class, but excites a neuron of its leading class.
+pub(super) fn is_open(verdict: &Verdict) -> bool {
+    verdict.event == Event::Stream
+        && verdict.class.is_none()
+        && verdict.leader.is_some_and(|leader| exciting(&verdict.model, &leader).is_some())
+}
+
 /// An observer that passes everything on to another, and episodes in addition.
 pub(super) struct EpisodeObserver<'a> {
     inner: &'a mut dyn Observer,
+    /// Formats the verdicts that workers leave [open](is_open).
+    writer: Option<Box<dyn VerdictWriter>>,
     /// The neurons of each model, by the model's index.
     layers: Vec<Option<(Arc<Model>, EpisodeLayer)>>,
     found: Vec<Episode>,
@@ -27,8 +40,8 @@ pub(super) struct EpisodeObserver<'a> {
 
 impl<'a> EpisodeObserver<'a> {
     /// An observer without episodes so far.
-    pub fn new(inner: &'a mut dyn Observer) -> Self {
-        Self { inner, layers: Vec::new(), found: Vec::new() }
+    pub fn new(inner: &'a mut dyn Observer, writer: Option<Box<dyn VerdictWriter>>) -> Self {
+        Self { inner, writer, layers: Vec::new(), found: Vec::new() }
     }
 
     /// Ends all episodes, at the end of the source.
@@ -36,6 +49,39 @@ impl<'a> EpisodeObserver<'a> {
         for number in 0..self.layers.len() {
             self.emit(number, u64::MAX, EpisodeLayer::finish);
         }
+    }
+
+    /// Passes on a verdict with its text. An open one is completed first.
+    pub fn verdict(&mut self, verdict: &Verdict, text: &[u8]) {
+        if !is_open(verdict) {
+            return self.inner.observe(Output::Verdict { verdict, text });
+        }
+        let leader = verdict.leader.filter(|leader| self.is_part(leader.class, verdict));
+        let Some(leader) = leader else { return self.write(verdict) };
+        let named = Verdict { class: Some(leader.class), by_episode: true, ..verdict.clone() };
+        self.write(&Verdict { event: Event::Detection, ..named.clone() });
+        self.write(&named);
+    }
+
+    /// Whether the flow of a verdict is part of an episode of the class.
+    fn is_part(&self, class: ClassId, verdict: &Verdict) -> bool {
+        let layer = self.layers.get(verdict.model_index).and_then(Option::as_ref);
+        let [(source, _), (target, _)] = verdict.key.ends(verdict.first_direction);
+        layer.is_some_and(|(model, layer)| {
+            Arc::ptr_eq(model, &verdict.model) && layer.is_part(class, [source, target], [verdict.first, verdict.last])
+        })
+    }
+
+    /// Passes on a verdict. With a writer, one without text is left out.
+    fn write(&mut self, verdict: &Verdict) {
+        let mut text = Vec::new();
+        if let Some(writer) = &mut self.writer {
+            writer.write(verdict, &mut text);
+            if text.is_empty() {
+                return;
+            }
+        }
+        self.inner.observe(Output::Verdict { verdict, text: &text });
     }
 
     /// Excites the neuron of a flow whose leading class has episodes.

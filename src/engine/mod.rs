@@ -76,7 +76,7 @@ pub struct EngineSettings {
     pub keep_packets: u32,
     /// Sends samples of slot values to the learning thread.
     pub tap: Option<Tap>,
-    /// Creates each worker's [`VerdictWriter`]. With one, the observer receives only the verdicts that the writer wrote text for.
+    /// Creates each worker's [`VerdictWriter`], and one for the caller's thread. With one, the observer receives only the verdicts that the writer wrote text for.
     pub writer: Option<NewVerdictWriter>,
 }
 
@@ -109,7 +109,7 @@ const BATCHES_PER_WORKER: usize = 4;
 /// # Panics
 /// If the system can't start a thread, or if the observer panics.
 pub fn run(settings: &EngineSettings, source: &mut dyn Source, observer: &mut dyn Observer) -> Result<Counters, CaptureError> {
-    let mut observer = EpisodeObserver::new(observer);
+    let mut observer = EpisodeObserver::new(observer, settings.writer.as_ref().map(|new_writer| new_writer()));
     let counters = run_workers(settings, source, &mut observer);
     observer.finish();
     counters

@@ -16,7 +16,7 @@ use super::{Counters, OuterHeaders};
 /// What caused a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    /// A stream was assigned a class; at most once for each stream.
+    /// A stream was assigned a class; at most once for each stream. When it ends, if its class follows from an episode.
     Detection,
     /// A stream has ended.
     Stream,
@@ -59,8 +59,10 @@ pub struct Verdict {
     pub tunnel: Option<Box<OuterHeaders>>,
     /// The leading class; `None` if no packet was scored.
     pub leader: Option<Leader>,
-    /// The assigned class; `None` if the leading class does not reach its threshold.
+    /// The assigned class; `None` if the leading class does not reach its threshold, and the stream is part of no episode of it.
     pub class: Option<ClassId>,
+    /// Whether the class was assigned because the stream is part of an episode.
+    pub by_episode: bool,
     /// Calibrated confidence in the leading class, 0 to 1.
     pub confidence: f32,
 }
@@ -68,6 +70,9 @@ pub struct Verdict {
 impl Verdict {
     /// What the class rests on; `None` without a class, or for a model that does not distinguish content from handshakes.
     pub fn basis(&self) -> Option<Basis> {
+        if self.by_episode {
+            return Some(Basis::Episode);
+        }
         let leader = self.leader.filter(|_| self.class.is_some())?;
         self.model.decision.basis(&leader)
     }
@@ -145,7 +150,8 @@ pub struct Progress<'a> {
 /// One item of the engine's output.
 #[derive(Clone, Copy, Debug)]
 pub enum Output<'a> {
-    /// A stream was assigned a class, or has ended. Verdicts come in the order of the packets that caused them.
+    /// A stream was assigned a class, or has ended. Verdicts come in the order of the packets that caused them, each after the episodes of the
+    /// packets before.
     Verdict {
         /// The verdict.
         verdict: &'a Verdict,
@@ -183,7 +189,8 @@ impl<F: FnMut(&Verdict)> Observer for F {
     }
 }
 
-/// Formats verdicts on the worker's thread, so that the workers share that work. Each worker has its own.
+/// Formats verdicts on the worker's thread, so that the workers share that work. Each worker has its own, and so has the caller's thread, for
+/// streams that may be part of an episode.
 pub trait VerdictWriter: Send {
     /// Appends the text of a verdict to `out`. The observer receives only verdicts with text.
     fn write(&mut self, verdict: &Verdict, out: &mut Vec<u8>);

@@ -4,7 +4,7 @@ use crossbeam_channel::Receiver;
 
 use crate::packet::Address;
 
-use super::episodes::EpisodeObserver;
+use super::episodes::{EpisodeObserver, is_open};
 use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
 /// A flow whose leading class has episodes.
@@ -40,18 +40,22 @@ impl BatchOutput {
         self.verdicts.len() >= MAX_FINAL_VERDICTS
     }
 
-    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed.
+    /// Sorts the verdicts, then formats them. With a writer, verdicts without text are removed, except [open](is_open) ones: the caller's thread
+    /// formats those.
     pub fn complete(&mut self, writer: Option<&mut (dyn VerdictWriter + 'static)>) {
         self.verdicts.sort_by(|a, b| a.order().cmp(&b.order()));
         let (Some(writer), Self { verdicts, text, text_ends, .. }) = (writer, self) else { return };
         verdicts.retain(|verdict| {
             let start = text.len();
-            writer.write(verdict, text);
-            let has_text = text.len() > start;
-            if has_text {
+            let open = is_open(verdict);
+            if !open {
+                writer.write(verdict, text);
+            }
+            let is_kept = open || text.len() > start;
+            if is_kept {
                 text_ends.push(text.len());
             }
-            has_text
+            is_kept
         });
     }
 
@@ -63,18 +67,13 @@ impl BatchOutput {
         let verdict = &self.verdicts[self.observed];
         let start = self.observed.checked_sub(1).and_then(|before| self.text_ends.get(before)).map_or(0, |&end| end);
         let end = self.text_ends.get(self.observed).map_or(start, |&end| end);
-        observer.observe(Output::Verdict { verdict, text: &self.text[start..end] });
+        observer.verdict(verdict, &self.text[start..end]);
         self.observed += 1;
     }
 
     /// Passes everything to the observer; the output is empty afterwards.
     pub fn emit(&mut self, observer: &mut EpisodeObserver<'_>) {
-        while self.next().is_some() {
-            self.emit_next(observer);
-        }
-        emit_packets(std::mem::take(&mut self.packets), observer);
-        emit_spikes(std::mem::take(&mut self.spikes), observer);
-        self.clear();
+        merge(std::slice::from_mut(self), observer);
     }
 
     /// Empties the output and keeps its allocations.
@@ -88,30 +87,33 @@ impl BatchOutput {
     }
 }
 
-fn emit_spikes(mut spikes: Vec<Spike>, observer: &mut EpisodeObserver<'_>) {
-    spikes.sort_by(|a, b| a.verdict.order().cmp(&b.verdict.order()));
-    spikes.iter().for_each(|spike| observer.spike(spike));
-}
-
 fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut EpisodeObserver<'_>) {
     packets.sort_by_key(|p| (p.packet, p.model_index));
     packets.iter().for_each(|packet| observer.observe(Output::Packet(packet)));
 }
 
-/// Passes the first verdict of all outputs to the observer. Returns whether there was one.
-fn emit_first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>, observer: &mut EpisodeObserver<'_>) -> bool {
+/// The output whose next verdict is the first of all.
+fn first<'a>(outputs: impl Iterator<Item = &'a mut BatchOutput>) -> Option<&'a mut BatchOutput> {
     let order = |output: &&mut BatchOutput, other: &&mut BatchOutput| {
         output.next().map(Verdict::order).cmp(&other.next().map(Verdict::order))
     };
-    let first = outputs.filter(|output| output.next().is_some()).min_by(order);
-    first.map(|output| output.emit_next(observer)).is_some()
+    outputs.filter(|output| output.next().is_some()).min_by(order)
 }
 
 /// Merges the outputs of all shards for one batch. They are empty afterwards.
 pub(super) fn merge(outputs: &mut [BatchOutput], observer: &mut EpisodeObserver<'_>) {
-    while emit_first(outputs.iter_mut(), observer) {}
+    let mut spikes: Vec<Spike> = outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.spikes)).collect();
+    spikes.sort_by(|a, b| a.verdict.order().cmp(&b.verdict.order()));
+    let mut spikes = spikes.iter().peekable();
+    // Whether a stream is part of an episode when it ends depends on the spikes before, and not on where batches begin.
+    while let Some(output) = first(outputs.iter_mut()) {
+        while let Some(spike) = spikes.next_if(|spike| Some(spike.verdict.order()) < output.next().map(Verdict::order)) {
+            observer.spike(spike);
+        }
+        output.emit_next(observer);
+    }
+    spikes.for_each(|spike| observer.spike(spike));
     emit_packets(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.packets)).collect(), observer);
-    emit_spikes(outputs.iter_mut().flat_map(|output| std::mem::take(&mut output.spikes)).collect(), observer);
     outputs.iter_mut().for_each(BatchOutput::clear);
 }
 
@@ -129,9 +131,8 @@ pub(super) fn merge_final(shards: Vec<Receiver<BatchOutput>>, observer: &mut Epi
                 *part = next;
             }
         }
-        if !emit_first(parts.iter_mut().map(|(_, part)| part), observer) {
-            break;
-        }
+        let Some(output) = first(parts.iter_mut().map(|(_, part)| part)) else { break };
+        output.emit_next(observer);
     }
     emit_packets(packets, observer);
 }

@@ -368,6 +368,7 @@ impl Scorer {
             tunnel: self.tunnels.get(stream.number).map(|tunnels| Box::new(*tunnels)),
             leader,
             class: leader.and_then(|l| self.model().decision.class_at(&l, confidence)),
+            by_episode: false,
             confidence,
         }
     }

@@ -3,7 +3,7 @@
 //! Each flow that is named a class is an input spike, weighted by its confidence. A neuron that reaches its threshold fires once: its episode
 //! begins. Its potential is not reset then, and the episode lasts until no flow has come for the time constant.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
@@ -18,6 +18,8 @@ use crate::trace::{Activity, BoundedTable};
 const MAX_NEURONS: usize = 1 << 16;
 /// Episodes at once; further ones begin when others have ended.
 const MAX_EPISODES: usize = 1024;
+/// Episodes that have ended and are remembered, since streams end later than their last packet.
+const MAX_ENDED: usize = 1024;
 /// Peers of an episode that are counted at most, and ports.
 const MAX_DISTINCT: usize = 4096;
 /// Time between two updates of an episode: 60 s.
@@ -210,6 +212,8 @@ pub struct EpisodeLayer {
     neurons: BoundedTable<EpisodeNeuron>,
     /// Keys of the neurons whose episodes last, in the order in which these began.
     lasting: Vec<u64>,
+    /// The last episodes that have ended, the newest first: key of the neuron, time of the first and of the last flow.
+    ended: VecDeque<(u64, Nanos, Nanos)>,
     swept: Nanos,
 }
 
@@ -221,6 +225,7 @@ impl EpisodeLayer {
             hasher: RandomState::default(),
             neurons: BoundedTable::new(MAX_NEURONS),
             lasting: Vec::new(),
+            ended: VecDeque::new(),
             swept: Nanos(0),
         }
     }
@@ -244,7 +249,9 @@ impl EpisodeLayer {
         self.advance(flow.time, out);
         let mut of_class = (0..self.rules.len()).filter(|&rule| self.rules[rule].class == class);
         let rules = [of_class.next(), of_class.next()];
-        if let Some(rule) = rules.into_iter().flatten().find(|&rule| self.has_episode(rule, flow)) {
+        if let Some(rule) =
+            rules.into_iter().flatten().find(|&rule| self.lasting_neuron(self.key(rule, flow.source, flow.target)).is_some())
+        {
             return [Some(self.excite(rule, 1, flow, out)), None];
         }
         let both = rules[1].is_some();
@@ -259,21 +266,32 @@ impl EpisodeLayer {
         spikes
     }
 
-    /// The key of the neuron that a flow excites by a rule.
-    fn key(&self, rule: usize, flow: &NamedFlow) -> u64 {
-        self.hasher.hash_one((rule, self.rules[rule].role.of(flow.source, flow.target)))
+    /// Whether a flow from a source to a target, with its first and last packet at these times, is part of an episode of `class` that lasts, or
+    /// of one of the last 1,024 that have ended.
+    pub fn is_part(&self, class: ClassId, [source, target]: [Address; 2], [first, last]: [Nanos; 2]) -> bool {
+        let overlaps = |start: Nanos, end: Nanos| first <= end && start <= last;
+        (0..self.rules.len()).filter(|&rule| self.rules[rule].class == class).any(|rule| {
+            let key = self.key(rule, source, target);
+            self.lasting_neuron(key).is_some_and(|neuron| overlaps(neuron.start, neuron.last))
+                || self.ended.iter().any(|&(of, start, end)| of == key && overlaps(start, end))
+        })
     }
 
-    fn has_episode(&mut self, rule: usize, flow: &NamedFlow) -> bool {
-        let key = self.key(rule, flow);
-        self.neurons.get_mut(key).is_some_and(|neuron| neuron.reported.is_some())
+    /// The key of the neuron that a flow between two hosts excites by a rule.
+    fn key(&self, rule: usize, source: Address, target: Address) -> u64 {
+        self.hasher.hash_one((rule, self.rules[rule].role.of(source, target)))
+    }
+
+    /// The neuron of a key if its episode lasts.
+    fn lasting_neuron(&self, key: u64) -> Option<&EpisodeNeuron> {
+        self.neurons.get(key).filter(|neuron| neuron.reported.is_some())
     }
 
     /// Adds the spike of a flow to the neuron of one rule, which can fire if `least` peers or more have excited it.
     fn excite(&mut self, number: usize, least: usize, flow: &NamedFlow, out: &mut Vec<Episode>) -> InputSpike {
         let rule = &self.rules[number];
         let (host, peer) = (rule.role.of(flow.source, flow.target), rule.role.of(flow.target, flow.source));
-        let (key, peer_hash) = (self.key(number, flow), self.hasher.hash_one(peer));
+        let (key, peer_hash) = (self.key(number, flow.source, flow.target), self.hasher.hash_one(peer));
         let neuron = self.neurons.entry(key, || EpisodeNeuron::new(number, host, flow));
         neuron.potential *= rule.decay(neuron.last, flow.time);
         if neuron.reported.is_none() && neuron.potential < RESTING {
@@ -323,7 +341,7 @@ impl EpisodeLayer {
     }
 
     fn end(&mut self, out: &mut Vec<Episode>, over: impl Fn(&EpisodeNeuron, &EpisodeRule) -> bool) {
-        let (neurons, rules) = (&mut self.neurons, &self.rules);
+        let (neurons, rules, ended) = (&mut self.neurons, &self.rules, &mut self.ended);
         self.lasting.retain(|&key| {
             // Never `None`: there are more neurons than episodes, and those with an episode are not evicted.
             let Some(neuron) = neurons.get_mut(key) else { return false };
@@ -331,6 +349,8 @@ impl EpisodeLayer {
             let ends = over(neuron, rule);
             if ends {
                 out.push(neuron.episode(rule, EpisodeState::End, neuron.last));
+                ended.truncate(MAX_ENDED - 1);
+                ended.push_front((key, neuron.start, neuron.last));
                 neuron.potential = 0.0;
                 neuron.reported = None;
             }
@@ -459,6 +479,39 @@ mod tests {
             layer.observe(ClassId::new(1), &flow(5, 1, i, 50.0 + f64::from(i)), &mut out);
         }
         assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn flows_are_part_of_the_episodes_that_they_overlap() {
+        let (mut layer, mut out) = (layer(Role::Source), Vec::new());
+        let part = |layer: &EpisodeLayer, class: u16, source: u8, seconds: [u64; 2]| {
+            let NamedFlow { source, target, .. } = flow(source, 9, 80, 0.0);
+            layer.is_part(ClassId::new(class), [source, target], seconds.map(|second| Nanos(second * SECOND)))
+        };
+        for i in 0..10 {
+            assert_eq!(part(&layer, 1, 5, [0, 100]), i >= 4, "before flow {i}, of which the fourth begins the episode");
+            layer.observe(ClassId::new(1), &flow(5, 1, i, 10.0 + f64::from(i)), &mut out);
+        }
+        for lasting in [1, 0] {
+            assert_eq!(layer.lasting(), lasting);
+            assert!(part(&layer, 1, 5, [3, 10]) && part(&layer, 1, 5, [12, 13]) && part(&layer, 1, 5, [19, 50]));
+            assert!(!part(&layer, 1, 5, [3, 9]), "it ended before the episode began");
+            assert!(!part(&layer, 1, 5, [20, 21]), "it began after the last flow of the episode");
+            assert!(!part(&layer, 1, 6, [12, 13]), "another source");
+            assert!(!part(&layer, 0, 5, [12, 13]), "another class");
+            layer.advance(Nanos(60 * SECOND), &mut out);
+        }
+        // Many other episodes later it is forgotten.
+        for number in 0..MAX_ENDED as u32 {
+            let source = Address::from(std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes()));
+            let time = f64::from(number + 2) * 60.0;
+            for _ in 0..4 {
+                layer.observe(ClassId::new(1), &NamedFlow { source, ..flow(0, 1, 80, time) }, &mut out);
+            }
+            assert!(part(&layer, 1, 5, [12, 13]), "after {number} others");
+        }
+        layer.finish(&mut out);
+        assert!(!part(&layer, 1, 5, [12, 13]));
     }
 
     #[test]

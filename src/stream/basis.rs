@@ -11,11 +11,13 @@ pub enum Basis {
     Headers,
     /// The ports: without them the neuron would not have reached its threshold.
     Ports,
+    /// An episode of the class that the stream is part of: alone it would have no class.
+    Episode,
 }
 
 impl Basis {
-    /// All bases, from the strongest to the weakest.
-    pub const ALL: [Self; 3] = [Self::Content, Self::Headers, Self::Ports];
+    /// All bases: those of a stream alone, from the strongest to the weakest, and that of its episode.
+    pub const ALL: [Self; 4] = [Self::Content, Self::Headers, Self::Ports, Self::Episode];
 
     /// The name in events and in the settings of policies.
     pub fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Basis {
             Self::Content => "content",
             Self::Headers => "headers",
             Self::Ports => "ports",
+            Self::Episode => "episode",
         }
     }
 }

@@ -64,6 +64,10 @@ impl<V: Activity> BoundedTable<V> {
         std::mem::take(&mut self.evicted)
     }
 
+    pub fn get(&self, key: u64) -> Option<&V> {
+        self.place(key).map(|place| &self.entries[place].1)
+    }
+
     pub fn get_mut(&mut self, key: u64) -> Option<&mut V> {
         let place = self.place(key)?;
         Some(self.at(place))

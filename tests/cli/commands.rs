@@ -233,11 +233,21 @@ fn each_format_of_events_has_one_line_for_each_stream() {
 
 #[test]
 fn a_stream_is_detected_once_and_ends_once() {
-    let events = |kind: &str| {
-        let output =
-            spiked().args(["read", "--format", "jsonl", "--events", kind, "fixtures/captures/dns-1.pcap"]).assert().code(0);
-        json_lines(&output.get_output().stdout)
+    let of_episodes = "fixtures/behaviours/test/bruteforce.ssh-6.pcap.zst";
+    for (model, capture, all, by_episode) in
+        [("protocols", "fixtures/captures/dns-1.pcap", 26, false), ("behaviours", of_episodes, 200, true)]
+    {
+        detected_once_and_ended_once(model, capture, all, by_episode);
+    }
+}
+
+/// `all`: streams of the capture; `by_episode`: whether some are named because they are part of an episode.
+fn detected_once_and_ended_once(model: &str, capture: &str, all: usize, by_episode: bool) {
+    let read = |options: &[&str]| {
+        let output = spiked().args(["read", "--model", model, capture]).args(options).assert().code(0);
+        output.get_output().stdout.clone()
     };
+    let events = |kind: &str| json_lines(&read(&["--format", "jsonl", "--events", kind]));
     let ids = |events: &[serde_json::Value]| {
         let mut ids: Vec<u64> = events.iter().map(|e| e["flow_id"].as_u64().unwrap()).collect();
         let all = ids.len();
@@ -249,7 +259,14 @@ fn a_stream_is_detected_once_and_ends_once() {
     let (detections, streams) = (events("detections"), events("streams"));
     let named: Vec<_> = streams.iter().filter(|e| !e["spiked"]["class"].is_null()).cloned().collect();
     assert_eq!(ids(&detections), ids(&named));
-    assert_eq!(streams.len(), 26);
+    assert_eq!(streams.len(), all);
+    for events in [&detections, &named] {
+        assert_eq!(events.iter().any(|e| e["spiked"]["basis"] == "episode"), by_episode);
+    }
+    let table = String::from_utf8(read(&[])).unwrap();
+    assert!(table.contains(&format!("{} of {all} streams named", named.len())), "{table}");
+    let unknown = String::from_utf8(read(&["--unknown"])).unwrap();
+    assert_eq!(unknown.lines().count(), 1 + all - named.len(), "a header and the unknown streams:\n{unknown}");
 }
 
 #[test]

@@ -88,13 +88,16 @@ fn a_policy_names_one_basis_or_several() {
     for (basis, wanted) in [
         (
             "\"payload\"",
-            "spiked.toml:5:9: basis = 'payload' is not a valid basis; give one or several of content, headers, ports",
+            "spiked.toml:5:9: basis = 'payload' is not a valid basis; give one or several of content, headers, ports, episode",
         ),
         (
             "[\"content\", \"port\"]",
-            "spiked.toml:5:21: basis = 'port' is not a valid basis; give one or several of content, headers, ports",
+            "spiked.toml:5:21: basis = 'port' is not a valid basis; give one or several of content, headers, ports, episode",
         ),
-        ("[]", "spiked.toml:5:9: basis = [] matches no stream; give some of content, headers, ports, or leave the key out"),
+        (
+            "[]",
+            "spiked.toml:5:9: basis = [] matches no stream; give some of content, headers, ports, episode, or leave the key out",
+        ),
     ] {
         assert_eq!(bases(&format!("basis = {basis}\n")), Err(vec![wanted.to_string()]));
     }

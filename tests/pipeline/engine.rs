@@ -16,11 +16,11 @@ use crate::common::{fixture, frames_of, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, InterfaceId, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
-use spiked::episode::{Episode, EpisodeState, InputSpike};
+use spiked::episode::{Episode, EpisodeState, InputSpike, MIN_CONFIDENCE};
 use spiked::model::Model;
 use spiked::packet::{Direction, KeyKind, StreamKey};
 use spiked::snn::ClassId;
-use spiked::stream::{Intake, Leader, StreamLimits, StreamTracker};
+use spiked::stream::{Basis, Intake, Leader, StreamLimits, StreamTracker};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -417,7 +417,7 @@ proptest::proptest! {
     /// Hosts' flows lie in many shards, and their traces are the same in all of them.
     #[test]
     fn traces_and_episodes_do_not_depend_on_workers_or_batches(
-        capture in proptest::sample::select(vec!["train/scan.port-1", "train/flood.syn-2", "train/flood.icmp-1", "train/beacon-1", "test/scan.host-8"]),
+        capture in proptest::sample::select(vec!["train/scan.port-1", "train/flood.syn-2", "train/bruteforce.http-1", "train/beacon-1", "test/scan.host-8"]),
         lengths in proptest::collection::vec(1usize..=FrameBatch::CAPACITY, 1..6),
     ) {
         let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
@@ -436,6 +436,7 @@ proptest::proptest! {
         };
         let alone = run(1, vec![FrameBatch::CAPACITY]);
         proptest::prop_assert!(alone.1.iter().any(|e| e.state == EpisodeState::Begin), "no episode in {capture}");
+        proptest::prop_assert!(alone.0.iter().any(|verdict| verdict.by_episode), "no stream named by an episode in {capture}");
         for workers in [1, 2, 3, 7] {
             let (verdicts, episodes, spikes) = run(workers, lengths.clone());
             // Without the verdicts in the message, which hold the model.
@@ -455,6 +456,29 @@ fn a_slow_scan_is_found_within_ten_probes() {
     engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
     let scan = recorder.episodes.iter().find(|e| model.classes[e.class.index()] == "scan.port").expect("an episode");
     assert!(scan.state == EpisodeState::Begin && scan.flows <= 10, "{} flows", scan.flows);
+}
+
+/// Most connections of this attack resemble it too little to be named alone.
+#[test]
+fn streams_of_an_episode_are_named_by_it() {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let mut source = CaptureFile::open(&fixture("behaviours/test/bruteforce.ssh-6.pcap.zst")).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let episode = recorder.episodes.iter().rfind(|e| model.classes[e.class.index()] == "bruteforce.ssh").expect("an episode");
+    let (by_episode, alone): (Vec<_>, Vec<_>) =
+        recorder.verdicts.iter().filter(|v| v.class.is_some()).partition(|v| v.by_episode);
+    let (detections, ends): (Vec<&Verdict>, Vec<_>) = by_episode.iter().partition(|v| v.event == Event::Detection);
+    assert!(ends.len() >= 5, "{} named by an episode", ends.len());
+    let streams = |verdicts: &[&Verdict]| verdicts.iter().map(|v| v.number).collect::<Vec<_>>();
+    assert_eq!(streams(&detections), streams(&ends), "each is reported once");
+    for end in ends {
+        let [(source, _), _] = end.key.ends(end.first_direction);
+        assert_eq!((end.class, source, end.basis()), (Some(episode.class), episode.host, Some(Basis::Episode)));
+        assert_eq!(end.leader.map(|leader| leader.class), end.class);
+        assert!((MIN_CONFIDENCE..model.decision.accept[episode.class.index()]).contains(&end.confidence), "{}", end.confidence);
+    }
+    assert!(alone.iter().all(|v| v.basis() != Some(Basis::Episode)));
 }
 
 /// All requests of an ARP scan are one stream, and each is about another host.

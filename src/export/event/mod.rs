@@ -736,6 +736,7 @@ mod tests {
                     first_direction: direction,
                     leader: leader.map(|(class, evidence, packets)| Leader::new(ClassId::new(class), evidence, 0.0, packets)),
                     class: class.map(ClassId::new),
+                    by_episode: class.is_some() && counts.1 % 4 == 0,
                     confidence,
                 };
                 let context = EventContext {
