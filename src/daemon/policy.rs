@@ -3,8 +3,6 @@
 //! Input: a verdict. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs that
 //! run on a synthetic frame with the addresses and ports of the stream's first packet.
 
-use std::sync::Arc;
-
 use crate::capture::{CaptureError, Filter, LinkType};
 use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
 use crate::engine::{Models, Verdict};
@@ -132,6 +130,8 @@ pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], mo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

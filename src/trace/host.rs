@@ -69,6 +69,9 @@ impl Decay {
     }
 }
 
+/// A [`RecentSet`] of 64 bits has at least so many vacant ones.
+const VACANT: u32 = 4;
+
 /// A small set that forgets: 64 bits per generation.
 #[derive(Clone, Copy, Debug, Default)]
 struct RecentSet {
@@ -87,7 +90,13 @@ impl RecentSet {
 
     /// Adds an item. Returns its weight: 0 if it may have been in the set, else the inverse of the share of vacant bits, which
     /// makes the sum of weights an unbiased count of distinct items (Ting 2014, streamed approximate counting of distinct elements).
+    ///
+    /// An almost full set, of some 180 items, hardly ever tells that one is new and begins again: or else a long scan would look like one that has
+    /// stopped.
     fn add(&mut self, item: u128) -> f32 {
+        if (self.now | self.before).count_zeros() < VACANT {
+            *self = Self::default();
+        }
         let (bit, seen) = (1u64 << (spread(item) >> 58), self.now | self.before);
         self.now |= bit;
         if seen & bit != 0 { 0.0 } else { 64.0 / seen.count_zeros() as f32 }
@@ -175,9 +184,19 @@ impl Activity for Host {
     }
 }
 
-/// Two levels per octave: 0 below 0.75, 1 from 0.75, 2 from 1, 3 from 1.5, 4 from 2 ...; at most 47.
+/// The level of 256 and more. Attacks that a model is trained on have some hundred flows: of levels that only longer ones reach it would know
+/// nothing.
+const HIGHEST: u8 = 18;
+
+/// The level of a count: that of [`half_octaves`], at most 18.
 #[inline]
 pub(super) fn level(count: f32) -> u8 {
+    half_octaves(count).min(HIGHEST)
+}
+
+/// Two levels per octave: 0 below 0.75, 1 from 0.75, 2 from 1, 3 from 1.5, 4 from 2 ...; at most 47.
+#[inline]
+pub(super) fn half_octaves(count: f32) -> u8 {
     // Exponent and the first bit of the mantissa; at most 0 for what is below 0.75.
     ((count.to_bits() >> 22) as u16).saturating_sub((0.5f32.to_bits() >> 22) as u16).min(47) as u8
 }

@@ -4,7 +4,7 @@
 use crate::capture::Nanos;
 
 use super::bounded::Activity;
-use super::host::{Decay, TAUS, level};
+use super::host::{Decay, TAUS, half_octaves, level};
 
 /// Flows that follow another within this many seconds belong to it: 0.2 s.
 const BURST: f32 = 0.2;
@@ -99,7 +99,7 @@ impl Service {
         Levels {
             flows: self.flows.map(level),
             regular: self.regular,
-            gap: level(self.gap * 8.0),
+            gap: half_octaves(self.gap * 8.0),
             replies: self.replies.map(level),
             open: level(self.open),
         }

@@ -1,6 +1,6 @@
 use etherparse::PacketBuilder;
 
-use super::host::level;
+use super::host::{half_octaves, level};
 use super::*;
 use crate::capture::LinkType;
 use crate::packet::Decoder;
@@ -45,8 +45,9 @@ fn names_are_as_many_as_values_and_distinct() {
 
 #[test]
 fn levels_grow_two_an_octave() {
-    assert_eq!([0.0, 0.7, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 1000.0].map(level), [0, 0, 1, 2, 3, 4, 5, 6, 21]);
-    assert_eq!(level(f32::MAX), 47);
+    assert_eq!([0.0, 0.7, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 250.0].map(level), [0, 0, 1, 2, 3, 4, 5, 6, 17]);
+    assert_eq!([256.0, 1000.0, f32::MAX].map(level), [18; 3]);
+    assert_eq!([500.0, 1000.0, f32::MAX].map(half_octaves), [19, 21, 47]);
 }
 
 #[test]
@@ -64,6 +65,21 @@ fn a_scan_of_ports_raises_the_ports_of_its_source() {
     let later = segment(&mut table, (CLIENT, 4000), (SERVER, 9), SYN, 10_000 * MILLISECOND);
     assert_eq!(value(&later, "trace.source.begun.1s"), Some(level(1.0)));
     assert_eq!(value(&later, "trace.source.begun.10s"), Some(level(1.0 + 99.0 * (-1f32).exp())));
+}
+
+#[test]
+fn distinct_ports_of_a_long_scan_are_counted_to_its_end() {
+    let mut table = TraceTable::new(1000);
+    // 100 ports a second for five minutes.
+    for i in 0..30_000u16 {
+        let values = segment(&mut table, (CLIENT, 4000), (SERVER, 1 + i), SYN, u64::from(i) * 10 * MILLISECOND);
+        let [second, ten] = ["1s", "10s"].map(|tau| value(&values, &format!("trace.source.ports.{tau}")).unwrap());
+        if i > 6000 {
+            // 100 at 1 s: the estimate varies, since one port in some stands for all of them.
+            assert!((level(20.0)..=level(200.0)).contains(&second), "{second} at {i}");
+            assert!(ten >= level(200.0), "{ten} at {i}");
+        }
+    }
 }
 
 #[test]
