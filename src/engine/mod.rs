@@ -76,7 +76,8 @@ pub struct EngineSettings {
     pub keep_packets: u32,
     /// Sends samples of slot values to the learning thread.
     pub tap: Option<Tap>,
-    /// Creates each worker's [`VerdictWriter`], and one for the caller's thread. With one, the observer receives only the verdicts that the writer wrote text for.
+    /// Creates each worker's [`VerdictWriter`], and one for the caller's thread. With one, the observer receives only the verdicts that the
+    /// writer wrote text for.
     pub writer: Option<NewVerdictWriter>,
 }
 
