@@ -127,7 +127,7 @@ impl<'a> EpisodeObserver<'a> {
 
 /// The flow of a spike.
 fn named_flow(spike: &Spike) -> NamedFlow {
-    let &Spike { ref verdict, arp_hosts, again } = spike;
+    let &Spike { ref verdict, arp_hosts, again, replaces } = spike;
     let [(source, _), (target, port)] = verdict.key.ends(verdict.first_direction);
     let [source, target] = arp_hosts.unwrap_or([source, target]);
     NamedFlow {
@@ -139,6 +139,7 @@ fn named_flow(spike: &Spike) -> NamedFlow {
         bytes: verdict.bytes,
         confidence: verdict.confidence,
         again,
+        replaces,
     }
 }
 

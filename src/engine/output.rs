@@ -14,6 +14,8 @@ pub(super) struct Spike {
     pub arp_hosts: Option<[Address; 2]>,
     /// Whether the flow has spiked before: the packets and bytes of the verdict are those since then.
     pub again: bool,
+    /// What the last spike of the flow added if this one replaces it, 0 to 1; else 0.
+    pub replaces: f32,
 }
 
 /// What one shard found: in one batch, or among the streams that ended with the source.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::encode::{ActiveInputs, Context, Volley};
 use crate::model::Model;
 use crate::packet::{Address, Decoder};
-use crate::stream::{Stream, StreamIndex, StreamTable};
+use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::deferred::DeferredPackets;
@@ -259,7 +259,7 @@ impl Scorer {
             snapshot.packets = packets;
         }
         let verdict = Verdict { leader: Some(leader), ..self.verdict(Event::Detection, stream, &snapshot, confidence) };
-        out.spikes.push(Spike { verdict, arp_hosts, again });
+        out.spikes.push(Spike { verdict, arp_hosts, again, replaces: 0.0 });
     }
 
     /// Ends a stream whose record `at` the table has given to another stream, after scoring the pending packet.
@@ -293,12 +293,23 @@ impl Scorer {
         if stream.state.is_named() && self.every_packet {
             return;
         }
+        let excites = exciting(model, &leader);
+        if stream.state.has_spiked()
+            && let Some(before) = before
+            && let Some(replaces) = exciting(model, &before)
+        {
+            let confidence = excites.filter(|_| leader.class == before.class).unwrap_or(0.0);
+            out.spikes.push(self.replacing_spike(stream, snapshot, before, confidence, replaces));
+            if confidence == 0.0 {
+                stream.state.clear_spiked();
+            }
+        }
         if !stream.state.has_spiked()
-            && let Some(confidence) = exciting(model, &leader)
+            && let Some(confidence) = excites
         {
             stream.state.set_spiked();
             let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
-            out.spikes.push(Spike { verdict, arp_hosts: None, again: false });
+            out.spikes.push(Spike { verdict, arp_hosts: None, again: false, replaces: 0.0 });
         }
         let Some(confidence) = model.decision.settled(&leader) else { return };
         if !stream.state.is_named() {
@@ -312,6 +323,25 @@ impl Scorer {
         if !self.every_packet {
             self.release_row(stream);
         }
+    }
+
+    /// The spike by which a stream adds `confidence` instead of what it added as one of the class of `before`: the confidence in that class now, 0 if
+    /// another leads or the confidence is too low.
+    fn replacing_spike(
+        &self,
+        stream: &Stream<StreamState>,
+        snapshot: &StreamSnapshot,
+        before: Leader,
+        confidence: f32,
+        replaces: f32,
+    ) -> Spike {
+        let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
+        // What was counted before: all packets but this one.
+        let packets = snapshot.packets.saturating_sub(1).max(1);
+        let counted = Verdict { packets, bytes: snapshot.bytes * packets / snapshot.packets.max(1), ..verdict };
+        let since = |verdict: Verdict| Verdict { packets: 1, bytes: snapshot.bytes / snapshot.packets.max(1), ..verdict };
+        let verdict = if confidence > 0.0 { since(counted) } else { counted };
+        Spike { verdict: Verdict { leader: Some(before), ..verdict }, arp_hosts: None, again: true, replaces }
     }
 
     /// Ends a stream that has left the table, at the packet `packet`. None of its packets may be pending.

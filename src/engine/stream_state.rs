@@ -94,6 +94,11 @@ impl StreamState {
         self.row |= SPIKED;
     }
 
+    /// Records that what the stream added to the potential of neurons of episodes was taken back.
+    pub fn clear_spiked(&mut self) {
+        self.row &= !SPIKED;
+    }
+
     /// Records that the stream was reported to be of a class.
     pub fn set_named(&mut self) {
         self.row |= NAMED;

@@ -1,6 +1,7 @@
 //! The layer of leaky neurons, one for each host, class and role, and the episodes of those that have fired.
 //!
-//! Each flow that is named a class is an input spike, weighted by its confidence. A neuron that reaches its threshold fires once: its episode
+//! Each flow that is named a class is an input spike, weighted by its confidence. When that changes with the flow's next packets, another spike
+//! replaces it; if the flow is no longer of the class, nothing is left of it. A neuron that reaches its threshold fires once: its episode
 //! begins. Its potential is not reset then, and the episode lasts until no flow has come for the time constant.
 
 use std::collections::{HashSet, VecDeque};
@@ -48,6 +49,9 @@ pub struct NamedFlow {
     pub confidence: f32,
     /// Whether the flow was named before: its packets go on.
     pub again: bool,
+    /// What the last spike of the flow added if this one replaces it, 0 to 1; else 0. With a confidence of 0 the flow is no longer named, and
+    /// `packets` and `bytes` are what it counted for.
+    pub replaces: f32,
 }
 
 /// What a flow added to the potential of one neuron.
@@ -298,18 +302,25 @@ impl EpisodeLayer {
             *neuron = EpisodeNeuron::new(number, host, flow);
         }
         let before = neuron.potential;
-        neuron.potential += flow.confidence;
+        neuron.potential = (neuron.potential + flow.confidence - flow.replaces).max(0.0);
+        neuron.confidence = (neuron.confidence + f64::from(flow.confidence - flow.replaces)).max(0.0);
         neuron.last = neuron.last.max(flow.time);
-        neuron.spikes += 1;
-        // The flow may have excited the neuron of another class before.
-        neuron.flows += u64::from(!flow.again || neuron.flows == 0);
-        neuron.packets += flow.packets;
-        neuron.bytes += flow.bytes;
-        neuron.confidence += f64::from(flow.confidence);
-        neuron.peer = peer;
-        neuron.peers.insert(peer_hash);
-        neuron.ports.insert(u64::from(flow.port));
-        let fires = neuron.potential >= rule.threshold && neuron.peers.0.len() >= least;
+        if flow.confidence > 0.0 {
+            neuron.spikes += u64::from(flow.replaces == 0.0);
+            // The flow may have excited the neuron of another class before.
+            neuron.flows += u64::from(!flow.again || neuron.flows == 0);
+            neuron.packets += flow.packets;
+            neuron.bytes += flow.bytes;
+            neuron.peer = peer;
+            neuron.peers.insert(peer_hash);
+            neuron.ports.insert(u64::from(flow.port));
+        } else {
+            neuron.spikes = neuron.spikes.saturating_sub(1);
+            neuron.flows = neuron.flows.saturating_sub(1);
+            neuron.packets = neuron.packets.saturating_sub(flow.packets);
+            neuron.bytes = neuron.bytes.saturating_sub(flow.bytes);
+        }
+        let fires = flow.confidence > 0.0 && neuron.potential >= rule.threshold && neuron.peers.0.len() >= least;
         let state = match neuron.reported {
             None if fires && self.lasting.len() < MAX_EPISODES => Some(EpisodeState::Begin),
             Some(reported) if flow.time.0.saturating_sub(reported.0) >= UPDATE => Some(EpisodeState::Update),
@@ -379,6 +390,7 @@ mod tests {
             bytes: 100,
             confidence: 1.0,
             again: false,
+            replaces: 0.0,
         }
     }
 
@@ -479,6 +491,34 @@ mod tests {
             layer.observe(ClassId::new(1), &flow(5, 1, i, 50.0 + f64::from(i)), &mut out);
         }
         assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn what_a_flow_adds_follows_its_confidence() {
+        let (mut layer, mut out) = (layer(Role::Source), Vec::new());
+        let of_scan = |layer: &mut EpisodeLayer, port: u16, confidences: &[f32], out: &mut Vec<Episode>| {
+            let mut replaces = 0.0;
+            let mut after = 0.0;
+            for &confidence in confidences {
+                let again = replaces > 0.0;
+                let flow = NamedFlow { confidence, replaces, again, packets: 1, bytes: 50, ..flow(5, 1, port, 0.0) };
+                after = layer.observe(ClassId::new(1), &flow, out)[0].expect("the source has a rule").after;
+                replaces = confidence;
+            }
+            after
+        };
+        // A busy server: the first packets of each connection resemble the class, the next ones don't.
+        for port in 0..1000 {
+            assert!(of_scan(&mut layer, port, &[0.9, 0.6, 0.0], &mut out) < 1e-3, "connection {port}");
+        }
+        assert!(out.is_empty());
+        for port in 0..4 {
+            let after = of_scan(&mut layer, port, &[0.5, 0.7, 0.9], &mut out);
+            assert!((after - 0.9 * f32::from(port + 1)).abs() < 1e-3, "{after} after flow {port}");
+        }
+        let [begin] = &out[..] else { panic!("{} episodes", out.len()) };
+        assert_eq!((begin.state, begin.flows, begin.packets, begin.bytes), (EpisodeState::Begin, 4, 12, 600));
+        assert!((begin.confidence - 0.9).abs() < 1e-3, "{}", begin.confidence);
     }
 
     #[test]

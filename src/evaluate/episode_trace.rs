@@ -221,6 +221,7 @@ mod tests {
             bytes: 60,
             confidence,
             again: false,
+            replaces: 0.0,
         }
     }
 

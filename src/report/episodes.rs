@@ -55,7 +55,8 @@ fn explanation(model: &Model, capture: &str, picture: &Picture<'_>) -> String {
         "<p>An attack has many flows. The second layer of the model finds it with leaky neurons, one for each host, class and role: a source \
          begins flows, a target receives them. Each strip is one neuron over the time of the packets.</p>\n\
          <ul><li>A spike (tick below the strip) is a flow of the class, with a confidence of {MIN_CONFIDENCE} or more, or such a flow whose \
-         packets go on. It adds its confidence to the potential (line).</li>\n\
+         packets go on. It adds its confidence to the potential (line). As that changes with the next packets of the flow, so does what it has added; \
+         of a flow that is of another class by then, nothing stays.</li>\n\
          <li>Between spikes the potential decays, to 37 % within the time constant tau. Heights are logarithmic: log(1 + potential / threshold).</li>\n\
          <li>When the potential reaches the threshold (dashed), the neuron fires (dot): an episode begins.{sources}</li>\n\
          <li>The bar goes from the first flow of the episode to its last. The episode has ended when no flow has come for tau; the potential \
