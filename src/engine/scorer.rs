@@ -335,13 +335,12 @@ impl Scorer {
         confidence: f32,
         replaces: f32,
     ) -> Spike {
+        // A stream that is no longer of the class takes back all packets but this one.
+        let all = snapshot.packets.max(1);
+        let packets = if confidence > 0.0 { 1 } else { (all - 1).max(1) };
+        let bytes = snapshot.bytes * packets / all;
         let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
-        // What was counted before: all packets but this one.
-        let packets = snapshot.packets.saturating_sub(1).max(1);
-        let counted = Verdict { packets, bytes: snapshot.bytes * packets / snapshot.packets.max(1), ..verdict };
-        let since = |verdict: Verdict| Verdict { packets: 1, bytes: snapshot.bytes / snapshot.packets.max(1), ..verdict };
-        let verdict = if confidence > 0.0 { since(counted) } else { counted };
-        Spike { verdict: Verdict { leader: Some(before), ..verdict }, arp_hosts: None, again: true, replaces }
+        Spike { verdict: Verdict { leader: Some(before), packets, bytes, ..verdict }, arp_hosts: None, again: true, replaces }
     }
 
     /// Ends a stream that has left the table, at the packet `packet`. None of its packets may be pending.
