@@ -10,6 +10,7 @@ Parts:
   streams   the streams of these recordings, and those of attack-test of ../shared by a model trained on attack-train: named by their class,
             how many of them by an episode
   paces     the same recordings with all times multiplied by 10 and by 0.1
+  load      generated attacks longer than any recording, and servers busier than any: streams by class, and episodes
   learn     each class in turn: MODEL without it, and the class learned from the attacker's flows in its first training recording;
             attacks of the class found in its other training recordings, false episodes in those without attacks
   benign    captures without attacks: wild, devices, ndpi; episodes there are false
@@ -25,6 +26,7 @@ import gzip
 import json
 import os
 import pathlib
+import random
 import resource
 import statistics
 import struct
@@ -225,6 +227,86 @@ def part_paces(args):
             show(*match(attacks(), found, factor, firsts), sum(captures.values()) * factor / 3600, factor)
 
 
+def ip(source, destination, protocol, payload, ttl=64):
+    """An Ethernet frame with an IPv4 packet. Checksums are zero: they are not read."""
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, ttl, protocol, 0)
+    return bytes(11) + b"\1" + b"\x08\0" + header + bytes(source) + bytes(destination) + payload
+
+
+def tcp(source, destination, ports, sequence, flags, payload=b"", options=b"", window=502):
+    header = struct.pack(">HHIIBBHHH", *ports, sequence, 0, (20 + len(options)) // 4 << 4, flags, window, 0, 0)
+    return ip(source, destination, 6, header + options + payload)
+
+
+def udp(source, destination, ports, payload):
+    return ip(source, destination, 17, struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload)
+
+
+VICTIM, SCANNER = (10, 3, 4, 5), (192, 168, 7, 9)
+
+
+def syn_flood(rng, number):
+    source = [rng.randrange(1, 224), *(rng.randrange(1, 255) for _ in range(3))]
+    yield 0, tcp(source, VICTIM, (rng.randrange(1024, 65536), 443), rng.randrange(2**32), 2, window=512)
+
+
+def sweep(rng, number):
+    host = (10, number // 62500 % 250, number // 250 % 250, 1 + number % 250)
+    yield 0, tcp(SCANNER, host, (51234, 445), rng.randrange(2**32), 2, options=b"\2\4\5\xb4", window=1024)
+
+
+def client(rng):
+    return (10, 10 + rng.randrange(4), rng.randrange(256), rng.randrange(1, 255)), rng.randrange(32768, 61000)
+
+
+def web_request(rng, number):
+    (host, port), stamps = client(rng), b"\1\1\x08\x0a" + bytes(8)
+    first = b"\2\4\5\xb4\4\2\x08\x0a" + bytes(8) + b"\1\3\3\7"
+    request = b"GET /%08x HTTP/1.1\r\nHost: www.company.com\r\nUser-Agent: Mozilla/5.0\r\nAccept: */*\r\n\r\n" % rng.randrange(2**32)
+    answer = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: 900\r\n\r\n" + b"<html>" * 150
+    own, other = rng.randrange(2**31), rng.randrange(2**31)
+    # Microseconds after the first segment, whether the server sends it, flags, payload.
+    for after, back, flags, payload in ((0, 0, 2, b""), (500, 1, 18, b""), (900, 0, 16, b""), (1000, 0, 24, request), (1600, 1, 16, b""),
+                                        (3000, 1, 24, answer), (3500, 0, 16, b""), (9000, 0, 17, b""), (9500, 1, 17, b""), (9900, 0, 16, b"")):
+        options = first if flags & 2 else stamps
+        window = 64240 if flags & 2 else 502
+        ends = ((VICTIM, host, (80, port), other) if back else (host, VICTIM, (port, 80), own))
+        yield after, tcp(*ends, flags, payload, options, window)
+        own, other = (own, other + len(payload) + (flags & 3 > 0)) if back else (own + len(payload) + (flags & 3 > 0), other)
+
+
+def dns_query(rng, number):
+    host, port = client(rng)
+    labels = [rng.choice((b"www", b"mail", b"api", b"img")) + b"%d" % rng.randrange(50), b"company%d" % rng.randrange(300), b"com"]
+    question = b"".join(bytes([len(label)]) + label for label in labels) + b"\0" + struct.pack(">HH", rng.choice((1, 1, 1, 28)), 1)
+    identifier = rng.randrange(65536)
+    yield 0, udp(host, VICTIM, (port, 53), struct.pack(">HHHHHH", identifier, 0x0100, 1, 0, 0, 0) + question)
+    answer = question + b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 300, 4) + bytes(rng.randrange(256) for _ in range(4))
+    yield 400, udp(VICTIM, host, (53, port), struct.pack(">HHHHHH", identifier, 0x8180, 1, 1, 0, 0) + answer)
+
+
+# What is generated, flows a second, and how many of them.
+LOADS = [(syn_flood, 300, 90_000), (sweep, 400, 120_000), (web_request, 400, 20_000), (dns_query, 100, 12_000), (dns_query, 1_000, 60_000)]
+
+
+def part_load(args):
+    with tempfile.TemporaryDirectory() as folder:
+        capture = pathlib.Path(folder) / "load.pcap"
+        for flow, rate, count in LOADS:
+            rng = random.Random(1)
+            frames = [(number * 10**6 // rate + after, frame) for number in range(count) for after, frame in flow(rng, number)]
+            with open(capture, "wb") as file:
+                file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+                for time, frame in sorted(frames, key=lambda timed: timed[0]):
+                    file.write(struct.pack("<IIII", 1_700_000_000 + time // 10**6, time % 10**6, len(frame), len(frame)) + frame)
+            command = [args.spiked, "read", "--model", args.model, "--format", "jsonl", "--events", "streams", "--quiet", str(capture)]
+            streams = [json.loads(line)["spiked"] for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
+            classes = collections.Counter(stream["class"] or f"unknown, near {stream['best']}" for stream in streams)
+            begun = collections.Counter(event["spiked"]["class"] for _, event in episodes_of(args, [capture]))
+            shares = ", ".join(f"{name} {number / len(streams):.3f}" for name, number in classes.most_common(4))
+            print(f"  {flow.__name__}, {rate} a second for {count / rate:.0f} s: {shares}; episodes: {dict(begun) or 'none'}")
+
+
 def part_learn(args):
     benign = [RECORDINGS / c for c in captures_of("train") if c.startswith("train/normal-")]
     rows = attacks("train")
@@ -297,7 +379,7 @@ def main():
     parser.add_argument("spiked")
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--model", default="behaviours")
-    parser.add_argument("--parts", default="episodes,streams,paces,benign,learn,task,cost")
+    parser.add_argument("--parts", default="episodes,streams,paces,benign,load,learn,task,cost")
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
