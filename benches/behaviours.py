@@ -31,9 +31,11 @@ import resource
 import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 from datetime import datetime
+
+import line_rate
+from content import key, write_capture
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "fixtures" / "behaviours"
@@ -41,13 +43,16 @@ RECORDINGS = ROOT / "fixtures" / "behaviours"
 GRACE = 60
 
 
+def events_of(args, kind, capture, model=None):
+    """Events of one kind, such as streams, of a capture."""
+    command = [args.spiked, "read", "--model", model or args.model, "--format", "jsonl", "--events", kind, "--quiet", str(capture)]
+    return map(json.loads, subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
+
+
 def episodes_of(args, captures, model=None):
     """Episodes that begin in the captures, each read on its own."""
     for capture in captures:
-        command = [args.spiked, "read", "--model", model or args.model, "--format", "jsonl", "--events", "episodes", "--quiet", str(capture)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        for line in done.stdout.splitlines():
-            event = json.loads(line)
+        for event in events_of(args, "episodes", capture, model):
             if event["spiked"]["state"] == "begin":
                 yield capture, event
 
@@ -161,33 +166,25 @@ def part_episodes(args):
     show(*match(attacks(), found), sum(captures.values()) / 3600)
 
 
-def stream_key(proto, *ends):
-    """A stream in labels and in events: its protocol and two ends, each an address and a port."""
-    ports = proto in ("TCP", "UDP", "SCTP")
-    return proto.replace("IPv6-", ""), frozenset((address.lower(), int(port or 0) if ports else 0) for address, port in ends)
-
-
 def show_streams(args, model, folder, rows, without):
     """How many of the labelled streams are named by their class. without: classes that are no attacks, which are counted apart."""
     labels = {}
     for row in rows:
-        key = stream_key(row["proto"], (row["src_ip"], row["src_port"]), (row["dst_ip"], row["dst_port"]))
-        labels.setdefault(row["capture"], {})[key] = row["label"]
+        stream = key(row["proto"], row["src_ip"], row["src_port"], row["dst_ip"], row["dst_port"])
+        labels.setdefault(row["capture"], {})[stream] = row["label"]
     counts = collections.Counter()
     for capture, streams in labels.items():
         counts.update((label in without, "all") for label in streams.values())
-        command = [args.spiked, "read", "--model", model, "--format", "jsonl", "--events", "streams", "--quiet", str(folder / capture)]
         # A stream counts as the event with most of its packets.
         events = {}
-        for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
-            event = json.loads(line)
-            ends = [(event.get(f"{end}_ip") or event[f"{end}_mac"], event.get(f"{end}_port")) for end in ("src", "dest")]
-            key = stream_key(event["proto"].replace("ICMPv6", "ICMP"), *ends)
-            if key in streams and event["spiked"]["packets"] > events.get(key, {"packets": 0})["packets"]:
-                events[key] = event["spiked"]
-        for key, event in events.items():
+        for event in events_of(args, "streams", folder / capture, model):
+            source, target = (event.get(f"{end}_ip") or event[f"{end}_mac"] for end in ("src", "dest"))
+            stream = key(event["proto"], source, event.get("src_port"), target, event.get("dest_port"))
+            if stream in streams and event["spiked"]["packets"] > events.get(stream, {"packets": 0})["packets"]:
+                events[stream] = event["spiked"]
+        for stream, event in events.items():
             if event["class"] is not None:
-                kind, right = streams[key] in without, event["class"] == streams[key]
+                kind, right = streams[stream] in without, event["class"] == streams[stream]
                 counts[kind, "right" if right else "wrong"] += 1
                 if event.get("basis") == "episode":
                     counts[kind, "right by episode" if right else "wrong by episode"] += 1
@@ -295,12 +292,8 @@ def part_load(args):
         for flow, rate, count in LOADS:
             rng = random.Random(1)
             frames = [(number * 10**6 // rate + after, frame) for number in range(count) for after, frame in flow(rng, number)]
-            with open(capture, "wb") as file:
-                file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
-                for time, frame in sorted(frames, key=lambda timed: timed[0]):
-                    file.write(struct.pack("<IIII", 1_700_000_000 + time // 10**6, time % 10**6, len(frame), len(frame)) + frame)
-            command = [args.spiked, "read", "--model", args.model, "--format", "jsonl", "--events", "streams", "--quiet", str(capture)]
-            streams = [json.loads(line)["spiked"] for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
+            write_capture(capture, sorted(frames, key=lambda timed: timed[0]))
+            streams = [event["spiked"] for event in events_of(args, "streams", capture)]
             classes = collections.Counter(stream["class"] or f"unknown, near {stream['best']}" for stream in streams)
             begun = collections.Counter(event["spiked"]["class"] for _, event in episodes_of(args, [capture]))
             shares = ", ".join(f"{name} {number / len(streams):.3f}" for name, number in classes.most_common(4))
@@ -356,8 +349,6 @@ def part_task(args):
 
 
 def part_cost(args):
-    sys.path.insert(0, str(ROOT / "benches"))
-    import line_rate
     with tempfile.TemporaryDirectory() as folder:
         capture = pathlib.Path(folder) / "large.pcap"
         line_rate.make(str(args.data), args.packets, capture, pathlib.Path(folder) / "cut.pcap")

@@ -350,10 +350,11 @@ def segment(src, dst, sport, dport, sequence, acknowledged, flags, payload=b"", 
 
 
 def write_capture(path, frames):
+    """Writes Ethernet frames, each with its time in microseconds from the first on."""
     with open(path, "wb") as file:
         file.write(struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1))
-        for at, frame in enumerate(frames):
-            file.write(struct.pack("<IIII", 1_700_000_000 + at // 1000, at % 1000 * 1000, len(frame), len(frame)) + frame)
+        for time, frame in frames:
+            file.write(struct.pack("<IIII", 1_700_000_000 + time // 10**6, time % 10**6, len(frame), len(frame)) + frame)
     return path
 
 
@@ -378,7 +379,9 @@ def probes(options, spiked, scratch):
     syns = [segment(f"10.9.0.{i + 1}", "10.9.1.1", 40_000 + i, port, 1, 0, 0x02, options=SYN_OPTIONS) for i, port in enumerate(PROBED)]
     noise = [frame for source in range(20) for frame in random_stream(source, generator)]
     for name, frames in (("lone SYNs", syns), ("random bytes on 443", noise)):
-        events = spiked.events(options.model, [write_capture(scratch / f"{name}.pcap", frames)])
+        # A frame each millisecond.
+        timed = ((number * 1000, frame) for number, frame in enumerate(frames))
+        events = spiked.events(options.model, [write_capture(scratch / f"{name}.pcap", timed)])
         named = collections.Counter(e["spiked"]["class"] for e in events if e["spiked"]["class"] is not None)
         print(f"probes      {name}: {named.total()} of {len(events)} named {dict(named.most_common(5)) or ''}", flush=True)
 

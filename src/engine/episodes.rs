@@ -56,8 +56,9 @@ impl<'a> EpisodeObserver<'a> {
         if !is_open(verdict) {
             return self.inner.observe(Output::Verdict { verdict, text });
         }
-        let leader = verdict.leader.filter(|leader| self.is_part(leader.class, verdict));
-        let Some(leader) = leader else { return self.write(verdict) };
+        let Some(leader) = verdict.leader.filter(|leader| self.is_part(leader.class, verdict)) else {
+            return self.write(verdict);
+        };
         let named = Verdict { class: Some(leader.class), by_episode: true, ..verdict.clone() };
         self.write(&Verdict { event: Event::Detection, ..named.clone() });
         self.write(&named);

@@ -529,7 +529,7 @@ mod tests {
             layer.is_part(ClassId::new(class), [source, target], seconds.map(|second| Nanos(second * SECOND)))
         };
         for i in 0..10 {
-            assert_eq!(part(&layer, 1, 5, [0, 100]), i >= 4, "before flow {i}, of which the fourth begins the episode");
+            assert_eq!(part(&layer, 1, 5, [0, 100]), i >= 4, "after {i} flows; the fourth begins the episode");
             layer.observe(ClassId::new(1), &flow(5, 1, i, 10.0 + f64::from(i)), &mut out);
         }
         for lasting in [1, 0] {

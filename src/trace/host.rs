@@ -69,7 +69,7 @@ impl Decay {
     }
 }
 
-/// A [`RecentSet`] of 64 bits has at least so many vacant ones.
+/// A [`RecentSet`] with fewer vacant bits, of 64, is emptied before an item is added.
 const VACANT: u32 = 4;
 
 /// A small set that forgets: 64 bits per generation.
@@ -91,8 +91,8 @@ impl RecentSet {
     /// Adds an item. Returns its weight: 0 if it may have been in the set, else the inverse of the share of vacant bits, which
     /// makes the sum of weights an unbiased count of distinct items (Ting 2014, streamed approximate counting of distinct elements).
     ///
-    /// An almost full set, of some 180 items, hardly ever tells that one is new and begins again: or else a long scan would look like one that has
-    /// stopped.
+    /// A set with few vacant bits, after some 180 distinct items, is emptied first. A full one would count no item as new, and a long scan would look
+    /// like one that has stopped.
     fn add(&mut self, item: u128) -> f32 {
         if (self.now | self.before).count_zeros() < VACANT {
             *self = Self::default();
