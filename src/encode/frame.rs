@@ -1,5 +1,6 @@
 //! Encoding of a frame: header bytes and context to slot values.
 
+use super::icmp;
 use super::layout::{Run, derived};
 use super::{Context, Layout, Place, SILENT, Shape, Volley, has_content, length_bucket};
 use crate::packet::{Headers, Network, Transport};
@@ -147,7 +148,7 @@ fn copy(bytes: &[u8], runs: &[Run], slots: &mut [u16]) {
 }
 
 /// Number of derived values.
-pub(super) const DERIVED_VALUES: usize = 9;
+pub(super) const DERIVED_VALUES: usize = 12;
 
 /// The values of the slots with [`Place::Derived`], by their offset: the first [`DERIVED_VALUES`].
 #[inline]
@@ -164,6 +165,10 @@ pub(super) fn derived_values(headers: &Headers, frame: &[u8], context: Context) 
     set(derived::PAYLOAD_LEN_LOW, length as u8);
     set(derived::PAYLOAD_BUCKET, length_bucket(length));
     set(derived::PREVIOUS, context.previous);
+    let (protocol, [kind, code]) = icmp::protocol_and_message(headers, frame);
+    set(derived::PROTOCOL, protocol);
+    set(derived::ICMP_TYPE, kind);
+    set(derived::ICMP_CODE, code);
     values
 }
 

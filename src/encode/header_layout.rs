@@ -25,7 +25,7 @@ pub struct LayoutOptions {
     /// which has none.
     pub coincidence_bits: u32,
     /// Whether the traces of a flow's hosts (counts of recent events that decay, see [`crate::trace`]) have slots. Then the fields that show a
-    /// host's system have none.
+    /// host's system have none, and those of IPv4 and of IPv6 that say the same share one.
     pub traces: bool,
 }
 
@@ -102,7 +102,10 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     b.add(Place::Derived, Group::Context, "stream.position", &[derived::POSITION]);
     b.add(Place::Derived, Group::Context, "stream.previous", &[derived::PREVIOUS]);
     if traces {
-        b.slots.retain(|slot| !shows_host(slot));
+        b.slots.retain(|slot| !shows_host(slot) && !shows_ip_version(slot));
+        b.add(Place::Derived, Group::Network, "ip.proto", &[derived::PROTOCOL]);
+        b.add(Place::Derived, Group::Transport, "icmp.type", &[derived::ICMP_TYPE]);
+        b.add(Place::Derived, Group::Transport, "icmp.code", &[derived::ICMP_CODE]);
         for (number, name) in (0..).zip(trace_names()) {
             b.add(Place::Trace, Group::Trace, &name, &[number]);
         }
@@ -114,12 +117,23 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
 /// which these values would tell apart.
 fn shows_host(slot: &Slot) -> bool {
     const FIELDS: [&str; 7] = ["ip.ihl", "ip.tos", "ip.flags", "ipv6.class", "tcp.hdr_len", "tcp.window", "tcp.urgent"];
-    let field = slot.name.split('[').next().unwrap_or_default();
     match slot.group {
         Group::Ttl | Group::Options => true,
-        Group::Length => field != "payload.size",
-        _ => FIELDS.contains(&field),
+        Group::Length => field(slot) != "payload.size",
+        _ => FIELDS.contains(&field(slot)),
     }
+}
+
+/// Whether a slot shows the version of IP, or what the two versions say differently. Attacks are the same over both, and few training captures of
+/// attacks are of IPv6.
+fn shows_ip_version(slot: &Slot) -> bool {
+    const FIELDS: [&str; 7] = ["eth.type", "ip.proto", "ipv6.nxt", "icmp.type", "icmp.code", "icmpv6.type", "icmpv6.code"];
+    FIELDS.contains(&field(slot))
+}
+
+/// The name of a slot's field.
+fn field(slot: &Slot) -> &str {
+    slot.name.split('[').next().unwrap_or_default()
 }
 
 /// Neighbouring slots of one header, then the pairs of [`PAIRS`] and of traces. Pairs with a slot that the options leave out have none.

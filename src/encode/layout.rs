@@ -79,6 +79,10 @@ pub(super) mod derived {
     pub const PAYLOAD_BUCKET: u16 = 7;
     /// [`Context::previous`](super::super::Context::previous).
     pub const PREVIOUS: u16 = 8;
+    /// IP protocol, type and code of an ICMP message, the same for IPv4 and IPv6: see [`icmp`](super::super::icmp).
+    pub const PROTOCOL: u16 = 9;
+    pub const ICMP_TYPE: u16 = 10;
+    pub const ICMP_CODE: u16 = 11;
 }
 
 /// Slots that are masked together: at random in training (slot dropout), by `--mask` when reading.

@@ -7,6 +7,7 @@ mod content;
 mod contributors;
 mod frame;
 mod header_layout;
+mod icmp;
 mod inputs;
 mod layout;
 mod permute;

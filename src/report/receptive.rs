@@ -284,6 +284,7 @@ pub fn reading(field: &str, values: &[u8]) -> String {
         ("ip.proto" | "ipv6.nxt", &[6]) => "6 (TCP)".into(),
         ("ip.proto" | "ipv6.nxt", &[17]) => "17 (UDP)".into(),
         ("ipv6.nxt", &[58]) => "58 (ICMPv6)".into(),
+        ("icmp.type" | "icmp.code", &[255]) => "no message".into(),
         (field, &[value]) if field.starts_with("payload[") && value.is_ascii_graphic() => format!("{value} ‘{}’", value as char),
         (field, &[high]) if field.ends_with("port") => format!("{} – {}", u16::from(high) << 8, u16::from(high) << 8 | 255),
         (_, &[value]) => value.to_string(),
@@ -330,5 +331,6 @@ mod tests {
         assert_eq!(reading("eth.type", &[8, 0]), "0x0800");
         assert_eq!(reading("payload[0]", b"<"), "60 ‘<’");
         assert_eq!(reading("ip.group", &[224, 0, 0, 251]), "224.0.0.251");
+        assert_eq!(reading("icmp.type", &[255]), "no message");
     }
 }
