@@ -6,18 +6,41 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{CaptureError, Duplicates, Filtered, Nanos, Source};
 use crate::encode::{Layout, Volley};
-use crate::packet::{Address, KeyKind, Network, StreamKey};
+use crate::packet::{Address, Headers, KeyKind, Network, StreamKey};
 use crate::snn::ClassId;
 use crate::stream::{Intake, Stream, StreamLimits, StreamTracker};
 use crate::trace::{TraceTable, TraceValues};
 
 use super::labels::{Labels, StreamName};
 
-/// Factors on the time between packets of the traces that training sees besides those of the capture: ten times slower and faster.
+/// Factors on the time between packets of traces that training sees besides those of the capture: ten times slower and faster.
 pub(super) const STRETCHES: [f64; 2] = [10.0, 0.1];
+
 /// Besides the later packets that are scored again, training sees every 32nd packet of a flow, up to its 2,048th: a flood that is one flow
 /// has few others.
 const EXTRA: (u64, u64) = (32, 2048);
+
+/// A table of traces that training sees besides those of the capture.
+struct OtherTraces {
+    table: TraceTable,
+    /// Whether it sees ARP.
+    sees_arp: bool,
+}
+
+impl OtherTraces {
+    /// The tables: at other paces, and of a sensor behind a router, which sees no ARP. `new` makes an empty table, if the layout has traces.
+    fn all(new: impl Fn() -> Option<TraceTable>) -> Vec<Self> {
+        let table = |stretch, sees_arp| Some(Self { table: new()?.stretched(stretch), sees_arp });
+        let stretched = STRETCHES.iter().map(|&stretch| table(stretch, true));
+        stretched.chain([table(1.0, false)]).flatten().collect()
+    }
+
+    /// Counts a packet. Returns its trace values, [`TraceValues::NONE`] unless `due`; `None` if the table does not see the packet.
+    fn follow(&mut self, headers: &Headers, frame: &[u8], now: Nanos, due: bool) -> Option<TraceValues> {
+        let seen = self.sees_arp || headers.network != Network::Arp;
+        seen.then(|| self.table.follow(headers, frame, now, due))
+    }
+}
 
 /// Where and when a flow began.
 #[derive(Clone, Debug)]
@@ -59,8 +82,8 @@ pub struct LabelledStream {
     pub kept: usize,
     /// Where and when the flow began; `None` if that is not known, and for later packets that only training sees.
     pub start: Option<FlowStart>,
-    /// Volleys behind those that show the same packets with traces as at another pace. Only training uses them.
-    pub stretched: usize,
+    /// Volleys behind those that show the same packets with other traces: at another pace, or without ARP. Only training uses them.
+    pub others: usize,
     /// Whether this is a later packet of a flow whose first packets are another stream of the corpus. Such a packet is scored on its own.
     pub later: bool,
 }
@@ -138,17 +161,17 @@ pub enum CorpusError {
     Capture(#[from] CaptureError),
 }
 
-/// Slot values of packets, `[packet][slot]`, and of the same with traces as at other paces, `[packet][pace][slot]`.
+/// Slot values of packets, `[packet][slot]`, and of the same with [`OtherTraces`], `[packet][traces][slot]`.
 #[derive(Default)]
 struct Volleys {
     slots: Vec<u16>,
-    stretched: Vec<u16>,
+    others: Vec<u16>,
 }
 
 impl Volleys {
     fn append(&mut self, other: &Self) {
         self.slots.extend_from_slice(&other.slots);
-        self.stretched.extend_from_slice(&other.stretched);
+        self.others.extend_from_slice(&other.others);
     }
 }
 
@@ -286,7 +309,7 @@ impl Corpus {
             first,
             kept,
             start: None,
-            stretched: 0,
+            others: 0,
             later: false,
         });
         self.slots.extend_from_slice(slots);
@@ -309,7 +332,7 @@ impl Corpus {
         let traces = || Some(layout.traces()?.by_vlan(intake.vlan_in_key));
         let mut tracker = StreamTracker::new(self.key, intake, self.limits).with_traces(traces());
         let by_content = self.by_content();
-        let mut stretched: Vec<TraceTable> = STRETCHES.iter().filter_map(|&stretch| Some(traces()?.stretched(stretch))).collect();
+        let mut others = OtherTraces::all(traces);
         let mut extra_traces = traces().filter(|_| layout.has_packet_rates());
         tracker.visit(source, OpenStream::new, |packet| {
             if packet.stream.packets == 1 {
@@ -322,7 +345,8 @@ impl Corpus {
             let again = packet.traces.later().is_some_and(|since| since > 1 || headers.network == Network::Arp);
             let due = packet.traces != TraceValues::NONE || extra;
             let extra_values = extra_traces.as_mut().map(|table| table.follow(headers, bytes, time, due));
-            let paces: Vec<TraceValues> = stretched.iter_mut().map(|table| table.follow(headers, bytes, time, due)).collect();
+            let others: Vec<TraceValues> =
+                others.iter_mut().filter_map(|other| other.follow(headers, bytes, time, due)).collect();
             if packet.stream.state.class.is_none() {
                 return ControlFlow::Continue(());
             }
@@ -336,9 +360,9 @@ impl Corpus {
             layout.encode(headers, bytes, packet.context, &traces, &mut volley);
             volleys.slots.extend_from_slice(&volley.slots[..width]);
             let content = volley.content;
-            for traces in &paces {
+            for traces in &others {
                 layout.encode(headers, bytes, packet.context, traces, &mut volley);
-                volleys.stretched.extend_from_slice(&volley.slots[..width]);
+                volleys.others.extend_from_slice(&volley.slots[..width]);
             }
             let stream = &mut packet.stream.state;
             // Packets without payload add nothing to a flow that has content already.
@@ -365,7 +389,7 @@ impl Corpus {
                 first: 0,
                 kept: 0,
                 start: start.clone(),
-                stretched: 0,
+                others: 0,
                 later: false,
             };
             self.push_volleys(of.clone(), &first);
@@ -379,10 +403,10 @@ impl Corpus {
 
     fn push_volleys(&mut self, stream: LabelledStream, volleys: &Volleys) {
         let width = self.layout.slots().len();
-        let (first, kept, stretched) = (self.slots.len() / width, volleys.slots.len() / width, volleys.stretched.len() / width);
-        self.streams.push(LabelledStream { first, kept, stretched, ..stream });
+        let (first, kept, others) = (self.slots.len() / width, volleys.slots.len() / width, volleys.others.len() / width);
+        self.streams.push(LabelledStream { first, kept, others, ..stream });
         self.slots.extend_from_slice(&volleys.slots);
-        self.slots.extend_from_slice(&volleys.stretched);
+        self.slots.extend_from_slice(&volleys.others);
     }
 
     /// Removes the classes with fewer than `streams` streams; returns their names.
@@ -418,7 +442,7 @@ impl Corpus {
             };
             let (first, capture) = (self.slots.len() / width, captures + stream.capture);
             self.slots.extend(reference.volleys_of(stream).flatten());
-            self.streams.push(LabelledStream { capture, class, reference: true, first, stretched: 0, ..stream.clone() });
+            self.streams.push(LabelledStream { capture, class, reference: true, first, others: 0, ..stream.clone() });
         }
         self.captures.extend(reference.captures.iter().cloned());
         self.reference_captures += reference.captures.len();
@@ -453,7 +477,7 @@ impl Corpus {
     pub(super) fn packets_of(&self, stream: usize) -> impl Iterator<Item = (u32, ClassId)> + use<> {
         let s = &self.streams[stream];
         let class = s.class;
-        (s.first..s.first + s.kept + s.stretched).map(move |v| (v as u32, class))
+        (s.first..s.first + s.kept + s.others).map(move |v| (v as u32, class))
     }
 
     /// The slot values of a stream's volleys.
