@@ -10,6 +10,7 @@ Parts:
   streams   the streams of these recordings, and those of attack-test of ../shared by a model trained on attack-train: named by their class,
             how many of them by an episode
   paces     the same recordings with all times multiplied by 10 and by 0.1
+  sensors   the same recordings as other sensors would see them: over IPv6, without ARP, a fifth of the packets lost, one direction only
   load      generated attacks longer than any recording, and servers busier than any: streams by class, and episodes
   learn     each class in turn: MODEL without it, and the class learned from the attacker's flows in its first training recording;
             attacks of the class found in its other training recordings, false episodes in those without attacks
@@ -23,6 +24,7 @@ import argparse
 import collections
 import csv
 import gzip
+import ipaddress
 import json
 import os
 import pathlib
@@ -224,6 +226,83 @@ def part_paces(args):
             show(*match(attacks(), found, factor, firsts), sum(captures.values()) * factor / 3600, factor)
 
 
+# IPv4 addresses become the last four bytes of addresses with this prefix.
+PREFIX = ipaddress.ip_address("2001:db8::").packed[:12]
+
+
+def over_ipv6(frame, *_):
+    """An Ethernet frame with the IPv4 packet converted to IPv6, ICMP to ICMPv6. Checksums are not read."""
+    if frame[12:14] != b"\x08\0":
+        return frame
+    header, protocol = (frame[14] & 15) * 4, frame[23]
+    body, length = frame[14 + header:], int.from_bytes(frame[16:18], "big") - header
+    if protocol == 1:
+        kind, code = body[:2]
+        # Echo; time exceeded; unreachable: port, others.
+        kind, code = {8: (128, 0), 0: (129, 0), 11: (3, code), 3: (1, 4 if code == 3 else 3)}[kind]
+        inner = over_ipv6(frame[:14] + body[8:])[14:] if kind < 128 else body[8:]
+        protocol, length, body = 58, length + len(inner) - len(body[8:]), bytes([kind, code]) + body[2:8] + inner
+    addresses = PREFIX + frame[26:30] + PREFIX + frame[30:34]
+    return frame[:12] + b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, length, protocol, frame[22]) + addresses + body
+
+
+def of_ipv4(address):
+    """The IPv4 address that an address was converted from."""
+    packed = ipaddress.ip_address(address).packed
+    return str(ipaddress.ip_address(packed[12:])) if packed.startswith(PREFIX) else address
+
+
+def without_arp(frame, *_):
+    return None if frame[12:14] == b"\x08\x06" else frame
+
+
+def with_loss(frame, rng, _):
+    return None if rng.random() < 0.2 else frame
+
+
+def one_direction(frame, _, begun):
+    """Nothing but what the side sends that sent first."""
+    if frame[12:14] != b"\x08\0":
+        return frame
+    ports = 14 + (frame[14] & 15) * 4
+    ports = (frame[ports:ports + 2], frame[ports + 2:ports + 4]) if frame[23] in (6, 17) else (b"", b"")
+    ends = (frame[26:30], ports[0]), (frame[30:34], ports[1])
+    return frame if begun.setdefault((frame[23], frozenset(ends)), ends[0]) == ends[0] else None
+
+
+def as_seen(capture, sensor, folder):
+    """The capture (pcap, little-endian) as another sensor sees it."""
+    data, rng, begun, at = plain(capture, folder).read_bytes(), random.Random(1), {}, 24
+    out = folder / f"{sensor.__name__}-{capture.name.removesuffix('.zst')}"
+    with open(out, "wb") as file:
+        file.write(data[:at])
+        while at + 16 <= len(data):
+            *time, length, wire = struct.unpack_from("<IIII", data, at)
+            frame = data[at + 16:at + 16 + length]
+            at += 16 + length
+            seen = sensor(frame, rng, begun)
+            if seen is not None:
+                file.write(struct.pack("<IIII", *time, len(seen), wire + len(seen) - length) + seen)
+    return out
+
+
+def part_sensors(args):
+    captures = captures_of("test")
+    with tempfile.TemporaryDirectory() as folder:
+        for sensor in (over_ipv6, without_arp, with_loss, one_direction):
+            found = []
+            for name in captures:
+                capture = as_seen(RECORDINGS / name, sensor, pathlib.Path(folder))
+                for _, event in episodes_of(args, [capture]):
+                    event["spiked"] |= {key: of_ipv4(event["spiked"][key]) for key in ("host", "peer") if event["spiked"].get(key)}
+                    found.append((name, event))
+                capture.unlink()
+            results, wrong, false = match(attacks(), found)
+            missed = collections.Counter(row["class"] for row, by_class, _ in results if by_class is None)
+            print(f"  {sensor.__name__}: found by class {len(results) - missed.total()} of {len(results)}, {len(wrong)} wrong names, "
+                  f"{len(false)} false episodes; missed {dict(missed)}", flush=True)
+
+
 def ip(source, destination, protocol, payload, ttl=64):
     """An Ethernet frame with an IPv4 packet. Checksums are zero: they are not read."""
     header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, ttl, protocol, 0)
@@ -370,7 +449,7 @@ def main():
     parser.add_argument("spiked")
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--model", default="behaviours")
-    parser.add_argument("--parts", default="episodes,streams,paces,benign,load,learn,task,cost")
+    parser.add_argument("--parts", default="episodes,streams,paces,sensors,benign,load,learn,task,cost")
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

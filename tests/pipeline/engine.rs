@@ -379,15 +379,18 @@ fn pinned_workers_have_a_cpu_each() {
     }
 }
 
+/// A frame: link type, time, length on the wire, captured bytes.
+type TimedFrame = (LinkType, Nanos, u32, Vec<u8>);
+
 /// Frames in batches of the given lengths in turn.
 struct InBatches {
-    frames: Vec<(LinkType, Nanos, u32, Vec<u8>)>,
+    frames: Vec<TimedFrame>,
     at: usize,
     lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,
 }
 
 impl InBatches {
-    fn new(frames: Vec<(LinkType, Nanos, u32, Vec<u8>)>, lengths: Vec<usize>) -> Self {
+    fn new(frames: Vec<TimedFrame>, lengths: Vec<usize>) -> Self {
         Self { frames, at: 0, lengths: lengths.into_iter().cycle() }
     }
 
@@ -411,6 +414,16 @@ impl Source for InBatches {
     }
 }
 
+/// The frames of a recording of behaviours.
+fn recording(name: &str) -> Vec<TimedFrame> {
+    let mut source = CaptureFile::open(&fixture(&format!("behaviours/{name}.pcap.zst"))).unwrap();
+    let (mut frames, mut batch) = (Vec::new(), FrameBatch::new());
+    while source.fill(&mut batch).unwrap() {
+        frames.extend(batch.iter().map(|f| (f.link, f.timestamp, f.wire_len, f.bytes.to_vec())));
+    }
+    frames
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config { cases: 6, failure_persistence: None, ..Default::default() })]
 
@@ -421,12 +434,7 @@ proptest::proptest! {
         lengths in proptest::collection::vec(1usize..=FrameBatch::CAPACITY, 1..6),
     ) {
         let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
-        let mut frames = Vec::new();
-        let mut source = CaptureFile::open(&fixture(&format!("behaviours/{capture}.pcap.zst"))).unwrap();
-        let mut batch = FrameBatch::new();
-        while source.fill(&mut batch).unwrap() {
-            frames.extend(batch.iter().map(|f| (f.link, f.timestamp, f.wire_len, f.bytes.to_vec())));
-        }
+        let frames = recording(capture);
         let run = |workers, lengths: Vec<usize>| {
             let settings = EngineSettings { workers, ..EngineSettings::new(vec![Arc::clone(&model)]) };
             let mut source = InBatches::new(frames.clone(), lengths);
@@ -479,6 +487,49 @@ fn streams_of_an_episode_are_named_by_it() {
         assert!((MIN_CONFIDENCE..model.decision.accept[episode.class.index()]).contains(&end.confidence), "{}", end.confidence);
     }
     assert!(alone.iter().all(|v| v.basis() != Some(Basis::Episode)));
+}
+
+/// An Ethernet frame with the TCP segment or UDP datagram of an IPv4 packet over IPv6; `None` for other frames.
+fn over_ipv6(frame: &[u8]) -> Option<Vec<u8>> {
+    let ip = frame.get(14..34).filter(|ip| frame[12..14] == [0x08, 0x00] && matches!(ip[9], 6 | 17))?;
+    let (header, total) = (usize::from(ip[0] & 15) * 4, u16::from_be_bytes([ip[2], ip[3]]));
+    let address = |ipv4: &[u8]| [&[0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0], ipv4].concat();
+    let length = (total - header as u16).to_be_bytes();
+    let fixed = [0x60, 0, 0, 0, length[0], length[1], ip[9], ip[8]];
+    Some([&frame[..12], &[0x86, 0xdd], &fixed, &address(&ip[12..16]), &address(&ip[16..20]), &frame[14 + header..]].concat())
+}
+
+/// The model was trained on attacks over IPv4 alone.
+#[test]
+fn attacks_over_ipv6_are_found_as_over_ipv4() {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let episodes = |frames: Vec<TimedFrame>| {
+        let mut recorder = Recorder::default();
+        let mut source = InBatches::new(frames, vec![FrameBatch::CAPACITY]);
+        engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+        recorder.episodes
+    };
+    for name in ["test/scan.port-14", "test/flood.syn-7", "test/bruteforce.ssh-6"] {
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for (link, time, wire_len, bytes) in recording(name) {
+            let Some(converted) = over_ipv6(&bytes) else { continue };
+            let longer = (converted.len() - bytes.len()) as u32;
+            ipv6.push((link, time, wire_len + longer, converted));
+            ipv4.push((link, time, wire_len, bytes));
+        }
+        let ends = |frames| {
+            let ends = episodes(frames).into_iter().filter(|e| e.state == EpisodeState::End);
+            ends.map(|e| (e.class, e.role, e.flows)).collect::<Vec<_>>()
+        };
+        let (ipv4, ipv6) = (ends(ipv4), ends(ipv6));
+        assert!(!ipv4.is_empty(), "no episode in {name}");
+        assert_eq!(ipv4.len(), ipv6.len(), "episodes in {name}");
+        for ((class, role, flows), over_ipv6) in ipv4.into_iter().zip(ipv6) {
+            assert_eq!((class, role), (over_ipv6.0, over_ipv6.1), "in {name}");
+            // Sets of addresses count a little otherwise.
+            assert!(flows.abs_diff(over_ipv6.2) * 20 <= flows, "{flows} and {} flows in {name}", over_ipv6.2);
+        }
+    }
 }
 
 /// All requests of an ARP scan are one stream, and each is about another host.
