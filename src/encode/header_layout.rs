@@ -205,12 +205,13 @@ const TRACES_WITH_HEADERS: [&str; 11] = [
 ];
 
 /// Pairs of traces that have a coincidence input.
-const TRACE_PAIRS: [(&str, &str); 14] = [
+const TRACE_PAIRS: [(&str, &str); 15] = [
     ("trace.source.ports.10s", "trace.source.peers.10s"),
     ("trace.source.begun.10s", "trace.source.answers.10s"),
     ("trace.source.begun.10s", "trace.destination.received.10s"),
     ("trace.destination.received.10s", "trace.destination.sources.10s"),
     ("trace.destination.received.10s", "trace.destination.answered.10s"),
+    ("trace.destination.received.10s", "trace.destination.requested.10s"),
     ("trace.service.flows.10s", "trace.source.begun.10s"),
     ("trace.service.flows.10s", "trace.service.replies.10s"),
     ("trace.service.flows.60s", "trace.service.replies.60s"),

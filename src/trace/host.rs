@@ -40,8 +40,13 @@ pub(super) enum Count {
 
 pub(super) const COUNTS: usize = 11;
 
-/// Coded leaky counts, `[count][tau]`.
-pub(super) type Levels = [[u8; TAUS.len()]; COUNTS];
+/// Coded leaky counts.
+pub(super) struct Levels {
+    /// `[count][tau]`.
+    pub counts: [[u8; TAUS.len()]; COUNTS],
+    /// Flows that others began and in which they sent payload, at the middle time constant.
+    pub requested: u8,
+}
 
 /// Leaky counts, `[tau]`, which decay together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,7 +85,7 @@ struct RecentSet {
 }
 
 impl RecentSet {
-    fn age(&mut self, generations: u32) {
+    fn age(&mut self, generations: u64) {
         (self.now, self.before) = match generations {
             0 => return,
             1 => (0, self.now),
@@ -115,22 +120,27 @@ fn spread(item: u128) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Host {
     counts: [[f32; TAUS.len()]; COUNTS],
+    /// Flows that others began and in which they sent payload, at the middle time constant: few of a flood, most of a busy server. One
+    /// time constant, since there are many hosts.
+    requested: f32,
     decay: Decay,
     /// Ports, peers and sources seen lately.
     recent: [RecentSet; 3],
-    /// The interval of `recent`, counted from the epoch. 64 bits of nanoseconds have less than 2^30 of them.
-    generation: u32,
 }
 
 impl Host {
     /// The host with its counts decayed to `now`.
     pub fn at(&mut self, now: Nanos) -> &Self {
+        let generation = self.decay.last().0 / GENERATION;
         if let Some(factors) = self.decay.factors(now) {
             for counts in &mut self.counts {
                 for (count, factor) in counts.iter_mut().zip(factors) {
                     *count *= factor;
                 }
             }
+            self.requested *= factors[1];
+            let passed = now.0 / GENERATION - generation;
+            self.recent.iter_mut().for_each(|set| set.age(passed));
         }
         self
     }
@@ -149,10 +159,7 @@ impl Host {
     /// Adds to a count of distinct items if the item is new. `count`: [`Count::Ports`], [`Count::Peers`] or
     /// [`Count::Sources`].
     pub fn add_new(&mut self, count: Count, now: Nanos, item: u128) {
-        let generation = (now.0 / GENERATION) as u32;
-        let passed = generation.saturating_sub(self.generation);
-        self.generation = self.generation.max(generation);
-        self.recent.iter_mut().for_each(|set| set.age(passed));
+        self.at(now);
         let set = match count {
             Count::Ports => 0,
             Count::Peers => 1,
@@ -164,12 +171,18 @@ impl Host {
         }
     }
 
+    /// Counts a flow that another host began and in which it sent payload.
+    pub fn request(&mut self, now: Nanos) {
+        self.at(now);
+        self.requested += 1.0;
+    }
+
     /// The counts, coded.
     pub fn levels(&self) -> Levels {
-        let mut levels = [[0; TAUS.len()]; COUNTS];
+        let mut counts = [[0; TAUS.len()]; COUNTS];
         // Flat, so that the compiler codes several at once.
-        levels.as_flattened_mut().iter_mut().zip(self.counts.as_flattened()).for_each(|(coded, &count)| *coded = level(count));
-        levels
+        counts.as_flattened_mut().iter_mut().zip(self.counts.as_flattened()).for_each(|(coded, &count)| *coded = level(count));
+        Levels { counts, requested: level(self.requested) }
     }
 }
 

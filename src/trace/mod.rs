@@ -108,6 +108,8 @@ struct Flow {
     /// Whether the smaller of its two endpoints began it.
     begun_by_smaller: bool,
     answered: bool,
+    /// Whether the host that began the flow sent payload.
+    requested: bool,
     reset: bool,
     closed: bool,
 }
@@ -215,6 +217,7 @@ impl TraceTable {
         let forward = flow.begun_by_smaller == ends.is_from_smaller();
         flow.rates.add(usize::from(!forward));
         let answers = !forward && !std::mem::replace(&mut flow.answered, true);
+        let requests = forward && headers.payload_wire_len > 0 && !std::mem::replace(&mut flow.requested, true);
         let resets = flags & RST != 0 && !forward && !std::mem::replace(&mut flow.reset, true);
         let closes = flags & (RST | FIN) != 0 && !std::mem::replace(&mut flow.closed, true);
         if headers.payload_wire_len > 0 {
@@ -226,7 +229,7 @@ impl TraceTable {
         let within_stream = reopened || headers.network == Network::Arp;
         let later = flow.packets > PACKETS || (flow.packets == 1 && within_stream);
         let due = due.unwrap_or(flow.packets <= PACKETS || flow.is_due(now));
-        if !due && !answers && !resets && !closes {
+        if !due && !answers && !requests && !resets && !closes {
             return TraceValues::NONE;
         }
         // Their cache misses overlap.
@@ -236,6 +239,9 @@ impl TraceTable {
         if answers {
             self.hosts.entry_of(&mut flow.source, Host::default).add(Count::Answers, now, 1.0);
             self.hosts.entry_of(&mut flow.destination, Host::default).add(Count::Answered, now, 1.0);
+        }
+        if requests {
+            self.hosts.entry_of(&mut flow.destination, Host::default).request(now);
         }
         if resets {
             self.hosts.entry_of(&mut flow.source, Host::default).add(Count::Resets, now, 1.0);
@@ -294,6 +300,7 @@ impl TraceTable {
             replies: 0,
             asked: false,
             answered: false,
+            requested: false,
             reset: false,
             closed: false,
         };

@@ -25,6 +25,14 @@ fn segment(table: &mut TraceTable, from: ([u8; 4], u16), to: ([u8; 4], u16), fla
     table.observe(&headers, &frame, Nanos(time))
 }
 
+/// The values of a UDP datagram.
+fn datagram(table: &mut TraceTable, from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]) -> TraceValues {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).udp(from.1, to.1).write(&mut frame, payload).unwrap();
+    let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
+    table.observe(&headers, &frame, Nanos(0))
+}
+
 fn segment_level(values: &TraceValues, name: &str) -> u8 {
     value(values, name).unwrap_or_else(|| panic!("{name} has no value"))
 }
@@ -102,12 +110,7 @@ fn answers_and_resets_are_counted_once_for_a_flow() {
 fn replies_are_payload_of_the_service_after_payload_of_the_host() {
     let mut table = TraceTable::new(1000);
     let (client, server) = ((CLIENT, 4000), (SERVER, 53));
-    let mut send = |from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]| {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).udp(from.1, to.1).write(&mut frame, payload).unwrap();
-        let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).unwrap();
-        value(&table.observe(&headers, &frame, Nanos(0)), "trace.service.replies.60s")
-    };
+    let mut send = |from, to, payload| value(&datagram(&mut table, from, to, payload), "trace.service.replies.60s");
     assert_eq!(send(client, server, b"?"), Some(0));
     assert_eq!(send(client, server, b"?"), Some(0));
     assert_eq!(send(server, client, b""), Some(0), "no payload");
@@ -119,6 +122,21 @@ fn replies_are_payload_of_the_service_after_payload_of_the_host() {
     assert_eq!(sixteenth, Some(level(6.0)));
     assert!((0..15).all(|i| if i % 2 == 0 { send(server, client, b"!") } else { send(client, server, b"?") }.is_none()));
     assert_eq!(send(client, server, b"?"), Some(level(14.0)));
+}
+
+#[test]
+fn flows_are_requested_once_their_client_sent_payload() {
+    let mut table = TraceTable::new(1000);
+    let server = (SERVER, 53);
+    let mut send = |from, to, payload| value(&datagram(&mut table, from, to, payload), "trace.destination.requested.10s");
+    let clients = [4000, 4001, 4002].map(|port| (CLIENT, port));
+    assert_eq!(send(clients[0], server, b""), Some(0), "no payload");
+    assert_eq!(send(server, clients[0], b"!"), Some(0), "payload of the other side");
+    assert_eq!(send(clients[0], server, b"?"), Some(level(1.0)));
+    assert_eq!(send(clients[0], server, b"?"), Some(level(1.0)), "the same flow");
+    assert_eq!(send(clients[1], server, b"?"), Some(level(2.0)));
+    assert_eq!(send(clients[2], server, b"?"), Some(level(3.0)));
+    assert_eq!(send(server, (CLIENT, 5000), b"?"), Some(level(1.0)), "another host");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub const RATES: Range<usize> = FIRST_RATE..FIRST_RATE + 4 * RATE_TAUS;
 const FIRST_RATE: usize = (SOURCE.len() + DESTINATION.len()) * TAUS.len() + TAUS.len() + 2;
 
 /// Number of trace values of a packet. New ones come last, since model files have the numbers of those that they use.
-pub const TRACES: usize = RATES.end + TAUS.len() + 1;
+pub const TRACES: usize = RATES.end + TAUS.len() + 2;
 
 /// The coded traces of the hosts of a packet's flow: levels of leaky counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +53,15 @@ impl TraceValues {
             levels[count..][..values.len()].copy_from_slice(values);
             count += values.len();
         };
-        SOURCE.iter().for_each(|&count| add(&source[count as usize]));
-        DESTINATION.iter().for_each(|&count| add(&destination[count as usize]));
+        SOURCE.iter().for_each(|&count| add(&source.counts[count as usize]));
+        DESTINATION.iter().for_each(|&count| add(&destination.counts[count as usize]));
         add(&service.flows);
         add(&[service.regular, service.gap]);
         add(rates.as_flattened());
-        add(&source[Count::Sent as usize][..RATE_TAUS]);
-        add(&destination[Count::Arrived as usize][..RATE_TAUS]);
+        add(&source.counts[Count::Sent as usize][..RATE_TAUS]);
+        add(&destination.counts[Count::Arrived as usize][..RATE_TAUS]);
         add(&service.replies);
-        add(&[service.open]);
+        add(&[service.open, destination.requested]);
         Self { levels, since: 0 }
     }
 
@@ -103,7 +103,9 @@ pub fn trace_names() -> impl Iterator<Item = String> {
     let rates = ["flow.forward", "flow.backward", "source.packets", "destination.packets"];
     let rates =
         rates.into_iter().flat_map(|rate| TAUS.into_iter().take(RATE_TAUS).map(move |tau| format!("trace.{rate}.{tau}s")));
-    let later = timed("service.replies".into()).into_iter().chain(["trace.service.open".into()]);
+    let later = timed("service.replies".into())
+        .into_iter()
+        .chain(["trace.service.open".into(), "trace.destination.requested.10s".into()]);
     source.chain(destination).chain(service).chain(rates).chain(later)
 }
 
