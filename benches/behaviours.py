@@ -335,20 +335,41 @@ def client(rng):
     return (10, 10 + rng.randrange(4), rng.randrange(256), rng.randrange(1, 255)), rng.randrange(32768, 61000)
 
 
-def web_request(rng, number):
-    (host, port), stamps = client(rng), b"\1\1\x08\x0a" + bytes(8)
+def connection(rng, port, exchanges):
+    """A connection of a client to a port of VICTIM. exchanges: what the client sends, and what the server answers."""
+    (host, own_port), stamps = client(rng), b"\1\1\x08\x0a" + bytes(8)
     first = b"\2\4\5\xb4\4\2\x08\x0a" + bytes(8) + b"\1\3\3\7"
-    request = b"GET /%08x HTTP/1.1\r\nHost: www.company.com\r\nUser-Agent: Mozilla/5.0\r\nAccept: */*\r\n\r\n" % rng.randrange(2**32)
-    answer = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: 900\r\n\r\n" + b"<html>" * 150
-    own, other = rng.randrange(2**31), rng.randrange(2**31)
     # Microseconds after the first segment, whether the server sends it, flags, payload.
-    for after, back, flags, payload in ((0, 0, 2, b""), (500, 1, 18, b""), (900, 0, 16, b""), (1000, 0, 24, request), (1600, 1, 16, b""),
-                                        (3000, 1, 24, answer), (3500, 0, 16, b""), (9000, 0, 17, b""), (9500, 1, 17, b""), (9900, 0, 16, b"")):
+    segments, after = [(0, 0, 2, b""), (500, 1, 18, b""), (900, 0, 16, b"")], 1000
+    for request, answer in exchanges:
+        segments += [(after, 0, 24, request), (after + 600, 1, 16, b""), (after + 2000, 1, 24, answer), (after + 2500, 0, 16, b"")]
+        after += 3000
+    segments += [(after + 5000, 0, 17, b""), (after + 5500, 1, 17, b""), (after + 5900, 0, 16, b"")]
+    own, other = rng.randrange(2**31), rng.randrange(2**31)
+    for after, back, flags, payload in segments:
         options = first if flags & 2 else stamps
         window = 64240 if flags & 2 else 502
-        ends = ((VICTIM, host, (80, port), other) if back else (host, VICTIM, (port, 80), own))
+        ends = ((VICTIM, host, (port, own_port), other) if back else (host, VICTIM, (own_port, port), own))
         yield after, tcp(*ends, flags, payload, options, window)
         own, other = (own, other + len(payload) + (flags & 3 > 0)) if back else (own + len(payload) + (flags & 3 > 0), other)
+
+
+def web_request(rng, number):
+    request = b"GET /%08x HTTP/1.1\r\nHost: www.company.com\r\nUser-Agent: Mozilla/5.0\r\nAccept: */*\r\n\r\n" % rng.randrange(2**32)
+    answer = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: 900\r\n\r\n" + b"<html>" * 150
+    yield from connection(rng, 80, [(request, answer)])
+
+
+def tls_request(rng, number):
+    hello = b"\x16\3\1\2\0\1\0\1\xfc\3\3" + rng.randbytes(506)
+    server_hello = b"\x16\3\3\0\x7a\2\0\0\x76\3\3" + rng.randbytes(1200)
+    request, answer = (b"\x17\3\3" + struct.pack(">H", length) + rng.randbytes(length) for length in (120, 900))
+    yield from connection(rng, 443, [(hello, server_hello), (request, answer)])
+
+
+def ssh_session(rng, number):
+    version, keys, secret = b"SSH-2.0-OpenSSH_9.2p1\r\n", b"\0\0\5\xdc\x0a\x14" + rng.randbytes(1000), b"\0\0\0\x2c\6\x1e" + rng.randbytes(42)
+    yield from connection(rng, 22, [(version, version), (keys, keys), (secret, secret), (rng.randbytes(60), rng.randbytes(60))])
 
 
 def dns_query(rng, number):
@@ -362,7 +383,8 @@ def dns_query(rng, number):
 
 
 # What is generated, flows a second, and how many of them.
-LOADS = [(syn_flood, 300, 90_000), (sweep, 400, 120_000), (web_request, 400, 20_000), (dns_query, 100, 12_000), (dns_query, 1_000, 60_000)]
+LOADS = [(syn_flood, 300, 90_000), (sweep, 400, 120_000), (web_request, 400, 20_000),
+         (tls_request, 20, 3_000), (tls_request, 300, 9_000), (ssh_session, 5, 300), (ssh_session, 50, 1_500), (dns_query, 100, 12_000), (dns_query, 1_000, 60_000)]
 
 
 def part_load(args):
