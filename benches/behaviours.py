@@ -71,21 +71,27 @@ def plain(capture, folder):
     return out
 
 
-def stretched(capture, factor, folder):
-    """The capture (pcap, little-endian) with the time since its first packet multiplied by factor, and the first packet's time."""
-    data = bytearray(plain(capture, folder).read_bytes())
-    magic = struct.unpack_from("<I", data)[0]
-    unit = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}[magic]
-    at, first = 24, None
+def records(data):
+    """The records of a pcap (little-endian): seconds, parts of a second, length on the wire, frame."""
+    at = 24
     while at + 16 <= len(data):
-        second, part, length, _ = struct.unpack_from("<IIII", data, at)
-        time = second * unit + part
-        first = time if first is None else first
-        time = first + round((time - first) * factor)
-        struct.pack_into("<II", data, at, time // unit, time % unit)
+        second, part, length, wire = struct.unpack_from("<IIII", data, at)
+        yield second, part, wire, data[at + 16:at + 16 + length]
         at += 16 + length
-    out = folder / f"x{factor}-{capture.name.removesuffix('.zst')}"
-    out.write_bytes(data)
+
+
+def stretched(capture, factor, folder):
+    """The capture with the time since its first packet multiplied by factor, and the first packet's time."""
+    data = plain(capture, folder).read_bytes()
+    unit = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}[struct.unpack_from("<I", data)[0]]
+    out, first = folder / f"x{factor}-{capture.name.removesuffix('.zst')}", None
+    with open(out, "wb") as file:
+        file.write(data[:24])
+        for second, part, wire, frame in records(data):
+            time = second * unit + part
+            first = time if first is None else first
+            time = first + round((time - first) * factor)
+            file.write(struct.pack("<IIII", *divmod(time, unit), len(frame), wire) + frame)
     return out, first / unit
 
 
@@ -271,18 +277,15 @@ def one_direction(frame, _, begun):
 
 
 def as_seen(capture, sensor, folder):
-    """The capture (pcap, little-endian) as another sensor sees it."""
-    data, rng, begun, at = plain(capture, folder).read_bytes(), random.Random(1), {}, 24
+    """The capture as another sensor sees it."""
+    data, rng, begun = plain(capture, folder).read_bytes(), random.Random(1), {}
     out = folder / f"{sensor.__name__}-{capture.name.removesuffix('.zst')}"
     with open(out, "wb") as file:
-        file.write(data[:at])
-        while at + 16 <= len(data):
-            *time, length, wire = struct.unpack_from("<IIII", data, at)
-            frame = data[at + 16:at + 16 + length]
-            at += 16 + length
+        file.write(data[:24])
+        for second, part, wire, frame in records(data):
             seen = sensor(frame, rng, begun)
             if seen is not None:
-                file.write(struct.pack("<IIII", *time, len(seen), wire + len(seen) - length) + seen)
+                file.write(struct.pack("<IIII", second, part, len(seen), wire + len(seen) - len(frame)) + seen)
     return out
 
 
@@ -294,7 +297,7 @@ def part_sensors(args):
             for name in captures:
                 capture = as_seen(RECORDINGS / name, sensor, pathlib.Path(folder))
                 for _, event in episodes_of(args, [capture]):
-                    event["spiked"] |= {key: of_ipv4(event["spiked"][key]) for key in ("host", "peer") if event["spiked"].get(key)}
+                    event["spiked"] |= {end: of_ipv4(event["spiked"][end]) for end in ("host", "peer") if event["spiked"].get(end)}
                     found.append((name, event))
                 capture.unlink()
             results, wrong, false = match(attacks(), found)

@@ -131,16 +131,17 @@ pub(super) struct Host {
 impl Host {
     /// The host with its counts decayed to `now`.
     pub fn at(&mut self, now: Nanos) -> &Self {
-        let generation = self.decay.last().0 / GENERATION;
+        let last = self.decay.last();
         if let Some(factors) = self.decay.factors(now) {
             for counts in &mut self.counts {
                 for (count, factor) in counts.iter_mut().zip(factors) {
                     *count *= factor;
                 }
             }
-            self.requested *= factors[1];
-            let passed = now.0 / GENERATION - generation;
-            self.recent.iter_mut().for_each(|set| set.age(passed));
+            let [_, middle, _] = factors;
+            self.requested *= middle;
+            let generations = now.0 / GENERATION - last.0 / GENERATION;
+            self.recent.iter_mut().for_each(|set| set.age(generations));
         }
         self
     }

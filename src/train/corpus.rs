@@ -83,7 +83,7 @@ pub struct LabelledStream {
     /// Where and when the flow began; `None` if that is not known, and for later packets that only training sees.
     pub start: Option<FlowStart>,
     /// Volleys behind those that show the same packets with other traces: at another pace, or without ARP. Only training uses them.
-    pub others: usize,
+    pub other_traces: usize,
     /// Whether this is a later packet of a flow whose first packets are another stream of the corpus. Such a packet is scored on its own.
     pub later: bool,
 }
@@ -165,13 +165,13 @@ pub enum CorpusError {
 #[derive(Default)]
 struct Volleys {
     slots: Vec<u16>,
-    others: Vec<u16>,
+    other_traces: Vec<u16>,
 }
 
 impl Volleys {
     fn append(&mut self, other: &Self) {
         self.slots.extend_from_slice(&other.slots);
-        self.others.extend_from_slice(&other.others);
+        self.other_traces.extend_from_slice(&other.other_traces);
     }
 }
 
@@ -309,7 +309,7 @@ impl Corpus {
             first,
             kept,
             start: None,
-            others: 0,
+            other_traces: 0,
             later: false,
         });
         self.slots.extend_from_slice(slots);
@@ -362,7 +362,7 @@ impl Corpus {
             let content = volley.content;
             for traces in &others {
                 layout.encode(headers, bytes, packet.context, traces, &mut volley);
-                volleys.others.extend_from_slice(&volley.slots[..width]);
+                volleys.other_traces.extend_from_slice(&volley.slots[..width]);
             }
             let stream = &mut packet.stream.state;
             // Packets without payload add nothing to a flow that has content already.
@@ -389,7 +389,7 @@ impl Corpus {
                 first: 0,
                 kept: 0,
                 start: start.clone(),
-                others: 0,
+                other_traces: 0,
                 later: false,
             };
             self.push_volleys(of.clone(), &first);
@@ -403,10 +403,11 @@ impl Corpus {
 
     fn push_volleys(&mut self, stream: LabelledStream, volleys: &Volleys) {
         let width = self.layout.slots().len();
-        let (first, kept, others) = (self.slots.len() / width, volleys.slots.len() / width, volleys.others.len() / width);
-        self.streams.push(LabelledStream { first, kept, others, ..stream });
+        let (first, kept, other_traces) =
+            (self.slots.len() / width, volleys.slots.len() / width, volleys.other_traces.len() / width);
+        self.streams.push(LabelledStream { first, kept, other_traces, ..stream });
         self.slots.extend_from_slice(&volleys.slots);
-        self.slots.extend_from_slice(&volleys.others);
+        self.slots.extend_from_slice(&volleys.other_traces);
     }
 
     /// Removes the classes with fewer than `streams` streams; returns their names.
@@ -442,7 +443,7 @@ impl Corpus {
             };
             let (first, capture) = (self.slots.len() / width, captures + stream.capture);
             self.slots.extend(reference.volleys_of(stream).flatten());
-            self.streams.push(LabelledStream { capture, class, reference: true, first, others: 0, ..stream.clone() });
+            self.streams.push(LabelledStream { capture, class, reference: true, first, other_traces: 0, ..stream.clone() });
         }
         self.captures.extend(reference.captures.iter().cloned());
         self.reference_captures += reference.captures.len();
@@ -477,7 +478,7 @@ impl Corpus {
     pub(super) fn packets_of(&self, stream: usize) -> impl Iterator<Item = (u32, ClassId)> + use<> {
         let s = &self.streams[stream];
         let class = s.class;
-        (s.first..s.first + s.kept + s.others).map(move |v| (v as u32, class))
+        (s.first..s.first + s.kept + s.other_traces).map(move |v| (v as u32, class))
     }
 
     /// The slot values of a stream's volleys.
