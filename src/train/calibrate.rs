@@ -1,11 +1,12 @@
 //! Calibration of the decision: confidence, acceptance thresholds and the stop rule, from held-out streams.
 //!
 //! 1. Confidence: logistic regression of "the leader is right" on the leader's features.
-//! 2. Acceptance: the confidence from which naming streams is worth its false alarms, higher for a class that claims too much.
+//! 2. Acceptance: the confidence from which naming streams is worth its false alarms, lower for a class of many captures for which it is worth it
+//!    earlier, higher for a class that claims too much.
 //! 3. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
 //! 4. Scale: confidence becomes the share of right leaders among streams of known classes; the thresholds follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::packet::KeyKind;
 use crate::snn::ClassId;
@@ -18,6 +19,7 @@ use super::{FLOW_PACKETS, TrainSettings};
 /// The leading class of one calibration stream after each of its packets.
 pub(super) struct LeaderHistory {
     pub stream: usize,
+    pub capture: u32,
     /// The stream's class, and whether the network was trained on that class.
     pub truth: ClassId,
     pub known: bool,
@@ -43,6 +45,7 @@ pub(super) fn calibrate(
     let mut decision = Decision { accept: vec![1.0; classes], max_packets: settings.packets_per_stream as u32, ..given };
     let trail = |f: &HeldOutPotentials| LeaderHistory {
         stream: f.stream,
+        capture: f.capture,
         truth: f.truth,
         known: f.known,
         variant: f.variant,
@@ -118,11 +121,11 @@ pub(super) fn set_acceptance(
         .filter(|trail| trail.variant.shows_class())
         .filter_map(|trail| {
             let last = trail.leaders.last().filter(|leader| Decision::is_class(leader))?;
-            let &LeaderHistory { truth, known, weight, .. } = trail;
-            Some(FinalState { confidence: decision.confidence(last), leader: last.class, truth, known, weight })
+            let &LeaderHistory { capture, truth, known, weight, .. } = trail;
+            Some(FinalState { confidence: decision.confidence(last), leader: last.class, capture, truth, known, weight })
         })
         .collect();
-    decision.accept = vec![acceptance(&ends, settings.false_alarm_cost); classes];
+    decision.accept = acceptance(&ends, settings.false_alarm_cost, classes);
     for class in ClassId::first(classes) {
         let claims: Vec<Claim> = ends
             .iter()
@@ -151,6 +154,7 @@ fn weigh(trails: &mut [LeaderHistory]) {
 struct FinalState {
     confidence: f32,
     leader: ClassId,
+    capture: u32,
     truth: ClassId,
     known: bool,
     weight: f32,
@@ -166,6 +170,9 @@ impl FinalState {
 const NEVER: f32 = 2.0;
 /// Streams of unseen classes for each stream of a known class, as assumed of traffic.
 const UNSEEN_PER_KNOWN: f32 = 0.2;
+/// Number of captures for which the claims of all classes count in the acceptance of one. Streams of a capture resemble each other, so a class is
+/// judged by its own claims as far as it is right in many captures.
+const USUAL_CAPTURES: f64 = 10.0;
 /// Lowest acceptance threshold of a class.
 pub(super) const MIN_ACCEPTANCE: f32 = 0.5;
 /// Highest acceptance threshold of a class.
@@ -196,32 +203,53 @@ pub(super) fn raise_acceptance(mut level: f32, claims: &[Claim], few: f32) -> f3
     level
 }
 
-/// The confidence from which streams are named: where the share of known streams named correctly, minus `cost` times the share of negative
-/// streams named, is largest. Negative are the streams of unseen classes, each class counting once so that a flood or a twin of one class
-/// does not decide for all; without unseen classes, the known streams whose leader is wrong.
-fn acceptance(ends: &[FinalState], cost: f64) -> f32 {
+/// The confidence from which streams of each class are named, `[class]`: that from which naming streams is worth most, whatever their class. It is
+/// lower for a class if the class's own claims and those of all classes together, as those of [`USUAL_CAPTURES`] captures, are worth most at a
+/// lower confidence.
+fn acceptance(ends: &[FinalState], cost: f64, classes: usize) -> Vec<f32> {
+    let mut sorted: Vec<(&FinalState, f64)> = ends.iter().zip(worth(ends, cost)).collect();
+    sorted.sort_by(|(a, _), (b, _)| b.confidence.total_cmp(&a.confidence));
+    let usual = worth_most(sorted.iter().map(|&(end, worth)| (end.confidence, worth)));
+    let all: f64 = ends.iter().map(|end| f64::from(end.weight)).sum();
+    let of_class = |class: ClassId| {
+        let claims = || ends.iter().filter(move |end| end.leader == class);
+        let captures: BTreeSet<u32> = claims().filter(|end| end.right()).map(|end| end.capture).collect();
+        let own = captures.len() as f64 / claims().map(|end| f64::from(end.weight)).sum::<f64>();
+        let share = |end: &FinalState| USUAL_CAPTURES / all + if end.leader == class { own } else { 0.0 };
+        worth_most(sorted.iter().map(|&(end, worth)| (end.confidence, share(end) * worth))).min(usual)
+    };
+    ClassId::first(classes).map(of_class).collect()
+}
+
+/// What naming each stream is worth: its share of the known streams if its leader is right, minus `cost` times its share of the negative streams if
+/// it is negative. Negative are the streams of unseen classes, each class counting once so that a flood or a twin of one class does not decide for
+/// all; without unseen classes, the known streams whose leader is wrong.
+fn worth(ends: &[FinalState], cost: f64) -> impl Iterator<Item = f64> {
     let open = ends.iter().any(|e| !e.known);
     let mut of_class: BTreeMap<ClassId, f64> = BTreeMap::new();
-    let negative = |e: &FinalState| if open { !e.known } else { !e.right() };
+    let negative = move |e: &FinalState| if open { !e.known } else { !e.right() };
     ends.iter().filter(|e| negative(e)).for_each(|e| *of_class.entry(e.truth).or_default() += f64::from(e.weight));
     let negative_classes = of_class.len().max(1) as f64;
     let known: f64 = ends.iter().filter(|e| e.known).map(|e| f64::from(e.weight)).sum();
     // Without held-out streams of known classes the total is 0; the bound avoids a division by it.
     let share = |end: &FinalState, of: f64| f64::from(end.weight) / of.max(f64::MIN_POSITIVE);
-    let mut sorted: Vec<&FinalState> = ends.iter().collect();
-    sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    ends.iter().map(move |end| {
+        let gain = if end.right() { share(end, known) } else { 0.0 };
+        let loss = if negative(end) { cost * share(end, of_class[&end.truth] * negative_classes) } else { 0.0 };
+        gain - loss
+    })
+}
+
+/// The confidence from which streams are worth most together, of streams by falling confidence, each with its worth.
+fn worth_most(streams: impl ExactSizeIterator<Item = (f32, f64)>) -> f32 {
     // Without any calibration stream all streams are named.
-    let (mut worth, mut best, mut level) = (0.0, f64::MIN, if ends.is_empty() { MIN_ACCEPTANCE } else { MAX_ACCEPTANCE });
-    for (i, end) in sorted.iter().enumerate() {
-        if end.right() {
-            worth += share(end, known);
-        }
-        if negative(end) {
-            worth -= cost * share(end, of_class[&end.truth] * negative_classes);
-        }
+    let (mut sum, mut best, mut level) = (0.0, f64::MIN, if streams.len() == 0 { MIN_ACCEPTANCE } else { MAX_ACCEPTANCE });
+    let mut streams = streams.peekable();
+    while let Some((confidence, worth)) = streams.next() {
+        sum += worth;
         // Streams of equal confidence are named together.
-        if worth > best && sorted.get(i + 1).is_none_or(|next| next.confidence < end.confidence) {
-            (best, level) = (worth, end.confidence);
+        if sum > best && streams.peek().is_none_or(|&(next, _)| next < confidence) {
+            (best, level) = (sum, confidence);
         }
     }
     level.clamp(MIN_ACCEPTANCE, MAX_ACCEPTANCE)
@@ -305,6 +333,7 @@ mod tests {
     fn trails(unseen: usize) -> Vec<LeaderHistory> {
         let stream = |lead: f32, right: bool, known: bool| LeaderHistory {
             stream: 0,
+            capture: 0,
             truth: ClassId::from_index(usize::from(!right)),
             known,
             variant: Variant::AsIs,
@@ -347,6 +376,26 @@ mod tests {
             assert_eq!((named(&plain), settled(&plain)), (named(&scaled), settled(&scaled)));
             assert!(named(&plain).contains(&true) && named(&plain).contains(&false) && settled(&plain).contains(&true));
         }
+    }
+
+    #[test]
+    fn acceptance_is_lower_for_a_class_that_is_right_in_many_captures() {
+        let class = ClassId::from_index;
+        let stream = |leader: usize, confidence: f32, capture: u32, known: bool| {
+            let truth = class(if known { leader } else { 2 });
+            FinalState { confidence, leader: class(leader), capture, truth, known, weight: 1.0 }
+        };
+        // Streams of the classes 0 and 1 have confidences from 0.6 to 1; those of an unseen class up to 0.95, and all are taken for class 1.
+        let accept = |captures: u32| {
+            let known = (0..200).map(|i: u32| stream(i as usize % 2, 0.6 + 0.002 * i as f32, i / 2 % captures, true));
+            let unseen = (0..50).map(|i| stream(1, 0.6 + 0.007 * i as f32, 0, false));
+            acceptance(&known.chain(unseen).collect::<Vec<_>>(), 2.0, 3)
+        };
+        let [one, many] = [1, 50].map(accept);
+        assert!(one.iter().all(|&level| (0.93..0.96).contains(&level)), "{one:?}");
+        assert!((0.6..0.61).contains(&many[0]), "{many:?}");
+        assert_eq!(many[1..], one[1..]);
+        assert_eq!(acceptance(&[], 2.0, 2), [MIN_ACCEPTANCE; 2]);
     }
 
     #[test]

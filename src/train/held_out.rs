@@ -13,6 +13,7 @@ use super::variant::Variant;
 /// A stream's packets as a network that was not trained on it scored them.
 pub(super) struct HeldOutPotentials {
     pub stream: usize,
+    pub capture: u32,
     /// Potentials in units of theta, `[packet * width + neuron]`: one neuron of each class, then the others; those of unseen classes are
     /// at -infinity.
     pub potentials: Vec<f32>,
@@ -132,6 +133,7 @@ pub(super) fn forward(
     let truth = corpus.streams[stream].class;
     Some(HeldOutPotentials {
         stream,
+        capture: corpus.streams[stream].capture,
         potentials,
         width,
         packets,

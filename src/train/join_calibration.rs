@@ -51,6 +51,7 @@ pub fn calibrate_joined(model: &Model, parts: [&Model; 2], reference: &Corpus, s
             .map_or(Vec::new(), |p| p.trail(&model.decision, model.classes.len()));
         let trail = |truth: ClassId, weight: f32| LeaderHistory {
             stream,
+            capture: reference.streams[stream].capture,
             variant: Variant::AsIs,
             truth,
             known: truth != NONE,

@@ -47,7 +47,7 @@ const FLOW: [Variant; 7] = [
 const MOST_SKIPPED: usize = 4;
 
 /// Weight of [`Variant::RandomPayload`].
-const RANDOM: f32 = 0.1;
+const RANDOM: f32 = 0.15;
 /// Weight of [`Variant::HandshakeOtherPorts`], ten times that of [`Variant::Handshake`]: most connections without payload that a sensor sees
 /// are attempts to find out whether a port is open.
 const KNOCKS: f32 = 3.0;
