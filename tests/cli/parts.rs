@@ -41,16 +41,16 @@ fn retraining_a_neuron_changes_no_other_and_gives_the_neuron_of_full_training() 
     let [whole, other, again] = ["whole", "other", "again"].map(|n| folder.path().join(n));
     on(&["train", "--out", whole.to_str().unwrap()], &first).assert().code(0);
     let retrain = |from: &Path, to: &Path, more: &[&str]| {
-        let mut call = on(&["model", "retrain", from.to_str().unwrap(), "dns", "--out", to.to_str().unwrap()], &first);
-        call.args(more).assert().code(0).stdout(contains("dns: trained"));
+        let mut call = on(&["model", "retrain", from.to_str().unwrap(), "ssh", "--out", to.to_str().unwrap()], &first);
+        call.args(more).assert().code(0).stdout(contains("ssh: trained"));
         Model::load(to).unwrap()
     };
     let original = Model::load(&whole).unwrap();
     let changed = retrain(&whole, &other, &["--seed", "7"]);
     let back = retrain(&other, &again, &[]);
-    let dns = original.place("dns").unwrap();
-    assert_ne!(neuron(&original, dns), neuron(&changed, dns), "another seed makes another neuron");
-    for class in ClassId::first(original.classes.len()).filter(|&c| c != dns) {
+    let ssh = original.place("ssh").unwrap();
+    assert_ne!(neuron(&original, ssh), neuron(&changed, ssh), "another seed makes another neuron");
+    for class in ClassId::first(original.classes.len()).filter(|&c| c != ssh) {
         assert_eq!(neuron(&original, class), neuron(&changed, class), "{}", original.classes[class.index()]);
         assert_eq!(original.decision.accept[class.index()], changed.decision.accept[class.index()]);
     }
@@ -147,7 +147,7 @@ fn parts_joined_on_unlabelled_captures_name_what_the_parts_name_alone() {
         (one, kept, other)
     };
     let plain = path("plain.safetensors");
-    spiked().args(["model", "join", &a, &b, "--out", &plain]).assert().code(0);
+    spiked().args(["model", "join", &a, &b, "--force", "--out", &plain]).assert().code(0);
     let ((_, averaged, _), (one, kept, other)) = (together(&plain), together(&joined));
     println!(
         "{one} streams are named by one part alone; {kept} so by both on the captures, {averaged} averaged; {other} otherwise"
