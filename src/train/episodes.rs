@@ -23,6 +23,10 @@ const ENOUGH: usize = 5;
 const NEED_TARGET: usize = 4;
 /// The smallest threshold, in flows of full confidence.
 const LEAST: f32 = 4.0;
+/// The same for a class whose flows are far apart, since waiting for more takes long.
+const LEAST_SLOW: f32 = 2.0;
+/// Flows are far apart if one in ten comes so many seconds after the one before, or later.
+const SLOW_GAP: f32 = 10.0;
 /// The largest. A host whose potential is beyond it behaves like the class, and no threshold cures that: it does not raise the threshold.
 const MOST: f32 = 8.0;
 /// How much higher than the highest potential on other classes a threshold is, as a factor.
@@ -82,7 +86,7 @@ pub(super) fn rules(
 }
 
 /// Episode rules of a class, derived from its flows: pairs of a capture's number and the begin of a flow in it. Each rule has the smallest
-/// threshold, 4 flows of full confidence.
+/// threshold: 4 flows of full confidence, or 2 if the flows are 10 s or more apart.
 pub fn rules_of_flows(flows: &[(u32, &FlowStart)], class: ClassId) -> Vec<EpisodeRule> {
     roles(flows).into_iter().map(|role| rule(flows, class, role)).collect()
 }
@@ -98,7 +102,8 @@ fn rule(flows: &[(u32, &FlowStart)], class: ClassId, role: Role) -> EpisodeRule 
     let mut gaps: Vec<f64> = hosts.iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
     gaps.sort_by(f64::total_cmp);
     let long = gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(0.0) as f32;
-    EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold: LEAST }
+    let threshold = if long >= SLOW_GAP { LEAST_SLOW } else { LEAST };
+    EpisodeRule { class, role, tau: (GAPS * long).clamp(TAU.0, TAU.1), threshold }
 }
 
 /// The roles for which a class has rules; none without flows. Attackers with forged addresses have one flow each, so that only their target
@@ -158,7 +163,7 @@ fn raise(
     let can_fire = hosts.into_values().filter(|host| host.sources.len() >= least);
     let curable = can_fire.map(|host| host.highest).filter(|highest| highest * MARGIN <= MOST);
     let highest = curable.fold(0.0, f32::max);
-    EpisodeRule { threshold: (highest * MARGIN).clamp(LEAST, MOST), ..rule }
+    EpisodeRule { threshold: (highest * MARGIN).clamp(rule.threshold, MOST), ..rule }
 }
 
 #[cfg(test)]
@@ -189,13 +194,14 @@ mod tests {
 
     #[test]
     fn the_time_constant_covers_flows_that_are_ten_times_slower_than_recorded() {
-        let tau = |gap: u64| {
+        let rule = |gap: u64| {
             let flows: Vec<FlowStart> = (0..10).map(|i| flow(1, 2, i * gap * 1_000_000)).collect();
             let rules = rules_of_flows(&flows.iter().map(|flow| (0, flow)).collect::<Vec<_>>(), ClassId::new(0));
             assert_eq!(rules.len(), 1);
-            rules[0].tau
+            (rules[0].tau, rules[0].threshold)
         };
-        assert_eq!([1, 1_000, 5_000, 60_000].map(tau), [30.0, 100.0, 500.0, 1_200.0], "by milliseconds between flows");
+        let rules = [(30.0, 4.0), (100.0, 4.0), (500.0, 4.0), (1_000.0, 2.0), (1_200.0, 2.0)];
+        assert_eq!([1, 1_000, 5_000, 10_000, 60_000].map(rule), rules, "by milliseconds between flows");
     }
 
     #[test]
