@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_constant_covers_flows_that_are_ten_times_slower_than_recorded() {
+    fn time_constant_and_threshold_follow_the_gaps_between_flows() {
         let rule = |gap: u64| {
             let flows: Vec<FlowStart> = (0..10).map(|i| flow(1, 2, i * gap * 1_000_000)).collect();
             let rules = rules_of_flows(&flows.iter().map(|flow| (0, flow)).collect::<Vec<_>>(), ClassId::new(0));
