@@ -15,8 +15,8 @@ Parts:
   learn     each class in turn: MODEL without it, and the class learned from the attacker's flows in its first training recording;
             attacks of the class found in its other training recordings, false episodes in those without attacks
   benign    captures without attacks: wild, devices, ndpi; episodes there are false
-  task      the attack task of ../shared, cross-validated by capture: `spiked eval` with and without traces, in which classes of a single
-            capture are unseen; and read as captures, where the streams of these classes are dealt among the folds and the packets of those that
+  task      the attack task of ../shared, cross-validated by capture: with `spiked eval`, with and without traces, in which classes of a single
+            capture are unseen; and with `spiked read`, where the streams of these classes are spread over the folds and the packets of those that
             were trained on are removed from the capture
   cost      CPU of reading with both shipped models against protocols alone, paired, on a capture of benches/line_rate.py
 
@@ -267,26 +267,39 @@ def with_loss(frame, rng, _):
     return None if rng.random() < 0.2 else frame
 
 
+def ends_of(frame):
+    """IP protocol, and address and port of source and destination, of an Ethernet frame with an IPv4 packet; None for other frames."""
+    if frame[12:14] != b"\x08\0":
+        return None
+    protocol, at = frame[23], 14 + (frame[14] & 15) * 4
+    ports = struct.unpack_from(">HH", frame, at) if protocol in (6, 17) and len(frame) >= at + 4 else (0, 0)
+    return protocol, (frame[26:30], ports[0]), (frame[30:34], ports[1])
+
+
 def one_direction(frame, _, begun):
     """Nothing but what the side sends that sent first."""
-    if frame[12:14] != b"\x08\0":
+    ends = ends_of(frame)
+    if ends is None:
         return frame
-    ports = 14 + (frame[14] & 15) * 4
-    ports = (frame[ports:ports + 2], frame[ports + 2:ports + 4]) if frame[23] in (6, 17) else (b"", b"")
-    ends = (frame[26:30], ports[0]), (frame[30:34], ports[1])
-    return frame if begun.setdefault((frame[23], frozenset(ends)), ends[0]) == ends[0] else None
+    protocol, source, destination = ends
+    return frame if begun.setdefault((protocol, frozenset([source, destination])), source) == source else None
+
+
+def rewrite(data, change, out):
+    """Writes the capture (a pcap) with each frame as change gives it; frames for which it gives None are left out."""
+    with open(out, "wb") as file:
+        file.write(data[:24])
+        for second, part, wire, frame in records(data):
+            changed = change(frame)
+            if changed is not None:
+                file.write(struct.pack("<IIII", second, part, len(changed), wire + len(changed) - len(frame)) + changed)
 
 
 def as_seen(capture, sensor, folder):
     """The capture as another sensor sees it."""
-    data, rng, begun = plain(capture, folder).read_bytes(), random.Random(1), {}
+    rng, begun = random.Random(1), {}
     out = folder / f"{sensor.__name__}-{capture.name.removesuffix('.zst')}"
-    with open(out, "wb") as file:
-        file.write(data[:24])
-        for second, part, wire, frame in records(data):
-            seen = sensor(frame, rng, begun)
-            if seen is not None:
-                file.write(struct.pack("<IIII", second, part, len(seen), wire + len(seen) - len(frame)) + seen)
+    rewrite(plain(capture, folder).read_bytes(), lambda frame: sensor(frame, rng, begun), out)
     return out
 
 
@@ -465,14 +478,16 @@ def part_task(args):
 
 def read_task(args, rows, folds=5):
     """Label, nearest class, name, and whether training has the label, of each stream of the attack task."""
-    fold_of, captures, dealt = split(rows, lambda row: row["capture"], folds), collections.defaultdict(set), collections.Counter()
+    fold_of, captures, single = split(rows, lambda row: row["capture"], folds), collections.defaultdict(set), collections.Counter()
     for row in rows:
         captures[row["label"]].add(row["capture"])
     held = []
     for row in rows:
-        single = len(captures[row["label"]]) == 1
-        held.append(dealt[row["label"]] % folds if single else fold_of[row["capture"]])
-        dealt[row["label"]] += single
+        if len(captures[row["label"]]) == 1:
+            held.append(single[row["label"]] % folds)
+            single[row["label"]] += 1
+        else:
+            held.append(fold_of[row["capture"]])
     answers = []
     for fold in range(folds):
         trained, tested = ([row for row, f in zip(rows, held) if (f == fold) == test] for test in (False, True))
@@ -499,20 +514,13 @@ def stream_of_row(row):
 def write_without(capture, streams, out):
     """Writes the capture without the packets of some streams over IPv4."""
     data = subprocess.run(["tcpdump", "-r", str(capture), "-w", "-"], check=True, capture_output=True).stdout
-    with open(out, "wb") as file:
-        file.write(data[:24])
-        for second, part, wire, frame in records(data):
-            if stream_of(frame) not in streams:
-                file.write(struct.pack("<IIII", second, part, len(frame), wire) + frame)
+    rewrite(data, lambda frame: None if stream_of(frame) in streams else frame, out)
 
 
 def stream_of(frame):
     """The stream of an Ethernet frame, as `key` gives it; None if it is not over IPv4."""
-    if frame[12:14] != b"\x08\0":
-        return None
-    protocol, at = {1: "ICMP", 6: "TCP", 17: "UDP"}.get(frame[23]), 14 + (frame[14] & 15) * 4
-    ports = struct.unpack_from(">HH", frame, at) if protocol in ("TCP", "UDP") and len(frame) >= at + 4 else (0, 0)
-    return protocol, frozenset([(frame[26:30], ports[0]), (frame[30:34], ports[1])])
+    ends = ends_of(frame)
+    return ends and ({1: "ICMP", 6: "TCP", 17: "UDP"}.get(ends[0]), frozenset(ends[1:]))
 
 
 def part_cost(args):

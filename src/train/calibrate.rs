@@ -1,8 +1,8 @@
 //! Calibration of the decision: confidence, acceptance thresholds and the stop rule, from held-out streams.
 //!
 //! 1. Confidence: logistic regression of "the leader is right" on the leader's features.
-//! 2. Acceptance: the confidence from which naming streams is worth its false alarms, lower for a class of many captures for which it is worth it
-//!    earlier, higher for a class that claims too much.
+//! 2. Acceptance: the confidence from which naming streams is worth its false alarms, lower for a class that is right in many captures and rarely
+//!    wrong, higher for a class that claims too much.
 //! 3. Stop rule: the lowest confidence at which stopping costs no more accuracy than allowed.
 //! 4. Scale: confidence becomes the share of right leaders among streams of known classes; the thresholds follow.
 
@@ -170,8 +170,8 @@ impl FinalState {
 const NEVER: f32 = 2.0;
 /// Streams of unseen classes for each stream of a known class, as assumed of traffic.
 const UNSEEN_PER_KNOWN: f32 = 0.2;
-/// Number of captures for which the claims of all classes count in the acceptance of one. Streams of a capture resemble each other, so a class is
-/// judged by its own claims as far as it is right in many captures.
+/// Number of captures for which the streams of all classes count in the acceptance of one class. Streams of a capture resemble each other, so a class
+/// is judged by its own claims only as far as it is right in many captures.
 const USUAL_CAPTURES: f64 = 10.0;
 /// Lowest acceptance threshold of a class.
 pub(super) const MIN_ACCEPTANCE: f32 = 0.5;
@@ -203,9 +203,9 @@ pub(super) fn raise_acceptance(mut level: f32, claims: &[Claim], few: f32) -> f3
     level
 }
 
-/// The confidence from which streams of each class are named, `[class]`: that from which naming streams is worth most, whatever their class. It is
-/// lower for a class if the class's own claims and those of all classes together, as those of [`USUAL_CAPTURES`] captures, are worth most at a
-/// lower confidence.
+/// The confidence from which streams of each class are named, `[class]`: where naming the streams of all classes is worth most. That of a class is
+/// lower if its own claims speak for it: they are weighed against the streams of all classes as the number of captures in which the class is right
+/// against [`USUAL_CAPTURES`].
 fn acceptance(ends: &[FinalState], cost: f64, classes: usize) -> Vec<f32> {
     let mut sorted: Vec<(&FinalState, f64)> = ends.iter().zip(worth(ends, cost)).collect();
     sorted.sort_by(|(a, _), (b, _)| b.confidence.total_cmp(&a.confidence));
