@@ -118,6 +118,20 @@ fn the_table_groups_unknown_streams_and_shows_how_to_go_on() {
     for (got, wanted) in got.iter().zip(&wanted) {
         assert_eq!(got[..7], wanted[..7], "{capture}");
     }
+
+    // Of several models, the model is the first column.
+    let models = ["config/models/protocols.safetensors", "config/models/behaviours.safetensors"];
+    let both = text(&["--unknown", "--model", models[0], "--model", models[1]]);
+    let (both_header, both) = both.split_once('\n').unwrap();
+    assert_eq!(both_header, format!("model      {header}"));
+    let of = |model: &str| -> Vec<&str> { both.lines().filter_map(|line| line.strip_prefix(&format!("{model:<10} "))).collect() };
+    let sorted = |mut lines: Vec<&str>| {
+        lines.sort_unstable();
+        lines.join("\n")
+    };
+    assert_eq!(sorted(of("protocols")), sorted(lines.lines().collect()));
+    assert_eq!(of("protocols").len() + of("behaviours").len(), both.lines().count());
+    assert!(!of("behaviours").is_empty());
     spiked().args(["read", "--unknown", "--format", "jsonl", capture]).assert().code(2).stderr(contains("--unknown"));
 }
 
