@@ -174,6 +174,10 @@ fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports()
         [&views[0]["accuracy"], &views[0]["recall"]],
         "masked is the view without ports"
     );
+    assert_eq!(masked["on_ports"].as_array().unwrap().len(), 1, "ports that are masked can't be replaced");
+    let masked = eval(&["--mask", "ports"]);
+    assert!(masked.contains("without ports: nearest, named, precision"), "{masked}");
+    assert!(!masked.contains("odd port") && !masked.contains("others' ports"), "{masked}");
     let text = eval(&[]);
     let header: Vec<&str> = text.lines().take(2).collect();
     assert!(["as captured", "without ports", "odd port", "others' ports"].iter().all(|part| header[0].contains(part)), "{text}");
