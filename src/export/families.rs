@@ -150,9 +150,6 @@ fn models(status: &Status) -> Vec<Family> {
     vec![info, loaded, classes, threshold, accuracy]
 }
 
-/// Values of the label `outcome` of `spiked_learning_attempts_total`, with their keys in the status.
-const ATTEMPTS: [(&str, &str); 3] = [("accepted", "taken_over"), ("below_min_accuracy", "below_gate"), ("worse", "worse")];
-
 fn learning(status: &Status) -> Vec<Family> {
     let learning = &status.learning;
     let labels: &[&str] = &["model", "class", "outcome"];
@@ -177,8 +174,8 @@ fn learning(status: &Status) -> Vec<Family> {
         for outcome in ["shown", "held_back", "full", "rate", "frozen"] {
             streams.set(&[model, class, outcome], value(task.streams.get(outcome).copied().unwrap_or(0)));
         }
-        for (outcome, key) in ATTEMPTS {
-            attempts.set(&[model, class, outcome], value(task.attempts.get(key).copied().unwrap_or(0)));
+        for outcome in ["accepted", "below_min_accuracy", "worse"] {
+            attempts.set(&[model, class, outcome], value(task.attempts.get(outcome).copied().unwrap_or(0)));
         }
         if let Some(share) = task.held_back {
             held_back.set(&[model, class], share);

@@ -287,8 +287,7 @@ pub struct LearningTaskStatus {
     /// Labelled streams by what was done with them: "shown" (used for training), "held_back" (held out), "full" (the replay buffer was
     /// full), "rate" (over the rate limit), "frozen" (learning is frozen).
     pub streams: BTreeMap<&'static str, u64>,
-    /// Newly trained neurons by outcome: "taken_over" (accepted), "below_gate" (below the minimum accuracy), "worse" (worse than the
-    /// neuron in use).
+    /// Newly trained neurons by outcome: "accepted", "below_min_accuracy", "worse" (worse than the neuron in use).
     pub attempts: BTreeMap<&'static str, u64>,
 }
 
