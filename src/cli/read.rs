@@ -408,9 +408,12 @@ impl Reading<'_> {
     /// Notes the copies that a source held.
     fn note_copies(&self, (copies, examined): (u64, u64), packets: u64) {
         if copies > 0 {
-            let hint = if self.settings.intake.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
-            let of = if examined < packets { format!(" of {examined} that were compared") } else { String::new() };
-            self.summary.lock().note(format!("{copies} packets{of} are copies of one before (mirror port); {hint}"));
+            let compared = if examined < packets { " that were compared" } else { "" };
+            let hint = if self.settings.intake.drop_duplicates { "left out" } else { "--drop-duplicates leaves duplicates out" };
+            self.summary.lock().note(format!(
+                "duplicates: {copies} of {examined} packets{compared}, identical to one shortly before (a mirror port, or a program \
+                 that repeats itself); {hint}"
+            ));
         }
     }
 

@@ -75,8 +75,8 @@ fn interfaces(status: &Status) -> Vec<Family> {
     let mut copies = Family::counter(
         "spiked_interface_duplicate_frames_total",
         labels,
-        "Total number of compared frames that are copies of one of the few before them, as mirror ports make them. They are left out if \
-         engine.drop_duplicates is set.",
+        "Total number of compared frames that are identical to one of the few before them, from mirror ports or programs that repeat \
+         themselves. They are left out if engine.drop_duplicates is set.",
     );
     let mut compared = Family::counter(
         "spiked_interface_compared_frames_total",
