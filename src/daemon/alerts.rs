@@ -16,7 +16,7 @@ use crate::snn::ClassId;
 
 const MINUTE: u64 = 60_000_000_000;
 
-/// Model, class, and the host that sent the stream's first packet; `None`: all hosts that do not fit the table.
+/// Model, class, and the source of the stream; `None`: all hosts that do not fit the table.
 type Pair = (usize, Option<ClassId>, Option<Address>);
 
 /// Rate limiter of alerts.

@@ -1,7 +1,7 @@
 //! Policies: the action for a classified stream (report, alert or ignore). The first policy that matches applies.
 //!
 //! Input: a verdict. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs that
-//! run on a synthetic frame with the addresses and ports of the stream's first packet.
+//! run on a synthetic frame from the source of the stream to its destination.
 
 use crate::capture::{CaptureError, Filter, LinkType};
 use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};

@@ -56,7 +56,7 @@ impl GroupKey {
     }
 }
 
-/// Client and server of a stream: the sender of the first packet is the client, unless only its own port is one of a service. Both are the
+/// Client and server of a stream: its source is the client, unless only its own port is one of a service. Both are the
 /// host for a stream of a host.
 fn client_and_server(verdict: &Verdict) -> [Endpoint; 2] {
     let [source, destination] = endpoints(verdict);
@@ -77,7 +77,7 @@ pub fn unknown_server(verdict: &Verdict, reason: UnknownReason) -> String {
     server_text(&GroupKey::of(verdict, reason), &verdict.model.classes)
 }
 
-/// Both ends of a stream and its protocol: `10.0.0.2:34398 > 10.0.0.1:6379 TCP`, the sender of the first packet first; a host's address.
+/// Both ends of a stream and its protocol: `10.0.0.2:34398 > 10.0.0.1:6379 TCP`, the source first; a host's address.
 pub fn ends(verdict: &Verdict) -> String {
     let [source, destination] = endpoints(verdict);
     match verdict.key.kind() {
