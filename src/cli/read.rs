@@ -526,7 +526,7 @@ impl<'a> ReadObserver<'a> {
         self.summary.lock().episode(episode);
         let Some(writer) = &self.episodes else { return Ok(()) };
         let mut text = Vec::new();
-        let capture = self.captures.as_ref().and_then(|names| names.of(episode.packet));
+        let capture = self.captures.as_ref().and_then(|names| names.of(episode.episode.packet));
         let context = export::EventContext { capture: capture.as_deref(), ..Default::default() };
         writer.write_episode(episode, context, &mut text);
         text.push(b'\n');
