@@ -140,7 +140,7 @@ fn live(training: &Corpus, mask: &[&str], volleys: usize, seed: u64) -> Model {
             let (with, attempts) = learner.learn(&current);
             current = with.unwrap_or(current);
             if number + 1 == last {
-                for attempt in attempts.iter().filter(|a| a.outcome != AttemptOutcome::TakenOver) {
+                for attempt in attempts.iter().filter(|a| a.outcome != AttemptOutcome::Accepted) {
                     println!("  {}: {:?}, {:?} where it was {:?}", attempt.class, attempt.outcome, attempt.with, attempt.before);
                 }
             }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Most captures remembered ahead of the packet that was looked up last: far more than the engine has in flight.
+/// Most captures remembered: far more than have packets in streams that last.
 const MAX_CAPTURES: usize = 4096;
 
-/// The captures in flight, each with the number of its first packet in the source. The source writes it; readers look packets up
-/// later, in ascending order.
+/// The last captures, each with the number of its first packet in the source. The source writes it; readers look packets up later.
 #[derive(Debug, Default)]
 pub struct CaptureIndex(Mutex<VecDeque<(u64, Arc<str>)>>);
 
@@ -30,13 +29,11 @@ impl CaptureIndex {
         }
     }
 
-    /// The capture of packet number `packet`; captures before it are forgotten. `None` if the packet is not from a capture.
+    /// The capture of packet number `packet`. `None` if the packet is not from a capture, or from one that is no longer remembered.
     pub fn of(&self, packet: u64) -> Option<Arc<str>> {
-        let mut captures = self.0.lock();
-        while captures.get(1).is_some_and(|(first, _)| *first <= packet) {
-            captures.pop_front();
-        }
-        captures.front().map(|(_, capture)| Arc::clone(capture))
+        let captures = self.0.lock();
+        let after = captures.partition_point(|(first, _)| *first <= packet);
+        captures.get(after.checked_sub(1)?).map(|(_, capture)| Arc::clone(capture))
     }
 }
 
@@ -45,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_packet_has_its_capture_and_those_before_are_forgotten() {
+    fn each_packet_has_its_capture_and_the_oldest_are_forgotten() {
         let capture_index = CaptureIndex::default();
         assert_eq!(capture_index.of(0), None);
         capture_index.begin(0, "empty");
@@ -53,8 +50,7 @@ mod tests {
         capture_index.begin(3, "b");
         capture_index.begin(5, "c");
         let of = |packet| capture_index.of(packet).expect("a capture").to_string();
-        assert_eq!([0, 2, 3, 4, 5, 9, u64::MAX].map(of), ["a", "a", "b", "b", "c", "c", "c"]);
-        assert_eq!(capture_index.0.lock().len(), 1);
+        assert_eq!([9, 5, 4, 3, 2, 0, u64::MAX].map(of), ["c", "c", "b", "b", "a", "a", "c"]);
         (10..20_000).for_each(|first| capture_index.begin(first, &first.to_string()));
         assert_eq!(capture_index.0.lock().len(), MAX_CAPTURES);
     }

@@ -1,4 +1,5 @@
-//! Copies of frames in front of any source: mirror ports that see a frame where it enters and where it leaves hand it on twice.
+//! Copies of frames in front of any source: mirror ports that see a frame where it enters and where it leaves hand it on twice. Frames that a
+//! program sends again and again, as in a flood, can't be told from them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -135,7 +136,8 @@ impl<S> Duplicates<S> {
                     interface = input.name,
                     copies,
                     compared,
-                    "frames are copies of one before (mirror port); engine.drop_duplicates = true leaves them out"
+                    "duplicates: frames are identical to one shortly before (a mirror port, or a program that repeats itself); \
+                     engine.drop_duplicates = true leaves duplicates out"
                 );
             }
         }

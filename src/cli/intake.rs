@@ -32,7 +32,8 @@ pub struct IntakeOptions {
     /// those that a pcapng file names
     #[arg(long, help_heading = "Packets and streams")]
     interface_in_key: bool,
-    /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart (mirror ports)
+    /// Leaves out copies of one of the 5 frames before, as editcap -d: equal but for VLAN tags, at most 50 ms apart. For mirror ports; a
+    /// flood of identical packets loses most of them too
     #[arg(long, help_heading = "Packets and streams")]
     drop_duplicates: bool,
 }

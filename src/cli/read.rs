@@ -20,7 +20,7 @@ use crate::engine::{
     VerdictWriter,
 };
 use crate::export::pcapng::{self, PcapngWriter};
-use crate::export::{self, EventFormat, Summary, evidence};
+use crate::export::{self, EventFormat, Summary, UnknownList, evidence};
 use crate::model::Model;
 use crate::packet::Undecodable;
 
@@ -106,7 +106,8 @@ pub struct Args {
     /// Which events to write, with any --format but table
     #[arg(long, value_enum, default_value = "detections")]
     events: Events,
-    /// Lists the streams without a class instead of the table: ends, packets, reason, nearest class, confidence
+    /// Lists the streams without a class instead of the table: ends, packets, reason, nearest class, confidence; of several models, the
+    /// model first
     #[arg(long, conflicts_with_all = ["format", "events"])]
     unknown: bool,
     /// Reads only packets that match this BPF filter (tcpdump syntax)
@@ -184,14 +185,14 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
 }
 
 /// What is written of each stream with `format`.
-fn lines(args: &Args, format: Option<EventFormat>) -> Result<Lines> {
+fn lines(args: &Args, models: &Models, format: Option<EventFormat>) -> Result<Lines> {
     if args.events == Events::Episodes && args.format == Format::Csv {
         bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
     }
     Ok(match (format, args.events) {
         (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
         (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),
-        (None, _) if args.unknown => Lines::Unknown,
+        (None, _) if args.unknown => Lines::Unknown(UnknownList::new(models.iter().map(Arc::as_ref))),
         (None, _) | (Some(_), Events::Episodes) => Lines::None,
     })
 }
@@ -207,7 +208,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     let models = settings.models.load_full();
     // The table is printed from the summary.
     let format = args.format.of_events();
-    let lines = lines(args, format)?;
+    let lines = lines(args, &models, format)?;
     let packets_to = match &args.write {
         Some(path) => {
             let same = |capture: &PathBuf| path.canonicalize().is_ok_and(|p| capture.canonicalize().is_ok_and(|c| c == p));
@@ -225,8 +226,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
     if args.format == Format::Csv {
         writeln!(observer.out, "{}", export::CSV_HEADER)?;
     }
-    if args.unknown {
-        writeln!(observer.out, "{}", export::UNKNOWN_HEADER)?;
+    if let Lines::Unknown(list) = lines {
+        writeln!(observer.out, "{}", list.header())?;
     }
     let limits = Limits::new(live::stop_on_signals(), args.count, args.duration.map(Duration::from_secs));
     let mut reading = Reading {
@@ -407,9 +408,12 @@ impl Reading<'_> {
     /// Notes the copies that a source held.
     fn note_copies(&self, (copies, examined): (u64, u64), packets: u64) {
         if copies > 0 {
-            let hint = if self.settings.intake.drop_duplicates { "were left out" } else { "--drop-duplicates leaves them out" };
-            let of = if examined < packets { format!(" of {examined} that were compared") } else { String::new() };
-            self.summary.lock().note(format!("{copies} packets{of} are copies of one before (mirror port); {hint}"));
+            let compared = if examined < packets { " that were compared" } else { "" };
+            let hint = if self.settings.intake.drop_duplicates { "left out" } else { "--drop-duplicates leaves duplicates out" };
+            self.summary.lock().note(format!(
+                "duplicates: {copies} of {examined} packets{compared}, identical to one shortly before (a mirror port, or a program \
+                 that repeats itself); {hint}"
+            ));
         }
     }
 
@@ -522,7 +526,7 @@ impl<'a> ReadObserver<'a> {
         self.summary.lock().episode(episode);
         let Some(writer) = &self.episodes else { return Ok(()) };
         let mut text = Vec::new();
-        let capture = self.captures.as_ref().and_then(|names| names.of(episode.packet));
+        let capture = self.captures.as_ref().and_then(|names| names.of(episode.episode.packet));
         let context = export::EventContext { capture: capture.as_deref(), ..Default::default() };
         writer.write_episode(episode, context, &mut text);
         text.push(b'\n');
@@ -566,7 +570,7 @@ enum Lines {
     /// An event in a format.
     Events(EventFormat, Event),
     /// A line about each stream that ends without a class.
-    Unknown,
+    Unknown(UnknownList),
 }
 
 /// Writes one worker's lines of a source, or counts its streams for the table.
@@ -594,14 +598,14 @@ impl VerdictWriter for LineWriter {
                 self.writer.write(verdict, context, out);
                 out.push(b'\n');
             }
-            Lines::Unknown if verdict.event == Event::Stream => {
+            Lines::Unknown(list) if verdict.event == Event::Stream => {
                 if let Some(reason) = verdict.unknown_reason() {
                     let source = self.origin.capture(verdict).or_else(|| self.origin.interface(verdict));
                     let source = printable(Path::new(source.as_deref().unwrap_or("-")));
-                    out.extend_from_slice(export::unknown_line(verdict, reason, &source).as_bytes());
+                    out.extend_from_slice(list.line(verdict, reason, &source).as_bytes());
                 }
             }
-            Lines::None | Lines::Events(..) | Lines::Unknown => {}
+            Lines::None | Lines::Events(..) | Lines::Unknown(_) => {}
         }
     }
 }

@@ -320,6 +320,11 @@ fn summary(corpus: &Corpus, model: &Model, held_out: &Report) {
         }
     }
     warnings.extend(relies.iter().flat_map(evaluate::Reliance::warnings));
+    warnings.extend(evaluate::silent_classes(corpus, model).iter().map(|class| {
+        format!(
+            "{class}: none of its streams carries payload, and all of them stay unknown (no_payload); for behaviours use --traces"
+        )
+    }));
     if let Some(harm) = evaluate::harm_on_reference(&[], model).filter(evaluate::Harm::is_harmful) {
         warnings.push(format!("{}: {harm} (under the names that the built-in model uses)", super::harm::REFERENCE));
     }

@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use crate::capture::Nanos;
 use crate::config::AlertsConfig;
-use crate::engine::Verdict;
 use crate::export::status;
 use crate::packet::Address;
 use crate::snn::ClassId;
 
 const MINUTE: u64 = 60_000_000_000;
 
-/// Model, class, and the host that sent the stream's first packet; `None`: all hosts that do not fit the table.
-type Pair = (usize, Option<ClassId>, Option<Address>);
+/// Model, class, and the source of the stream or the host of the episode; `None`: all hosts that do not fit the table.
+type Pair = (usize, ClassId, Option<Address>);
 
 /// Rate limiter of alerts.
 pub struct Limiter {
@@ -36,19 +36,19 @@ impl Limiter {
         self.settings = settings;
     }
 
-    /// Whether the alert is within the limit; counts it.
-    pub fn admits(&mut self, verdict: &Verdict) -> bool {
+    /// Whether an alert of this time about a class of a model and a host is within the limit; counts it.
+    pub fn admits(&mut self, time: Nanos, model_index: usize, class: ClassId, host: Address) -> bool {
         if self.settings.per_minute == 0 {
             return true;
         }
         // With several capture threads and reordered packets, time may step back a little across the end of a minute: that does
         // not start a new minute.
-        let minute = verdict.timestamp.0 / MINUTE;
+        let minute = time.0 / MINUTE;
         if minute > self.minute || minute + 1 < self.minute {
             self.minute = minute;
             self.sent.clear();
         }
-        let mut pair = (verdict.model_index, verdict.class, Some(verdict.key.sender(verdict.first_direction)));
+        let mut pair = (model_index, class, Some(host));
         if self.sent.len() >= self.settings.hosts && !self.sent.contains_key(&pair) {
             pair.2 = None;
         }
@@ -88,42 +88,17 @@ impl AlertCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
-    use crate::capture::{CaptureFile, LinkType, Nanos};
-    use crate::engine::{self, EngineSettings};
-    use crate::model::Model;
-    use crate::packet::{Decoder, KeyKind, StreamKey};
-
-    /// A verdict that a model gave.
-    fn verdict() -> Verdict {
-        let capture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures/dns-1.pcap");
-        let mut source = CaptureFile::open(&capture).expect("a fixture");
-        let settings = EngineSettings::new(vec![Arc::new(Model::built_in().expect("it is built in"))]);
-        let mut verdicts = Vec::new();
-        engine::run(&settings, &mut source, &mut |v: &Verdict| verdicts.push(v.clone())).expect("a fixture");
-        verdicts.into_iter().find(|v| v.class.is_some()).expect("one is named")
-    }
-
-    /// The same of another host, in some second.
-    fn of_host(like: &Verdict, host: u32, second: u64) -> Verdict {
-        let mut frame = Vec::new();
-        etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
-            .ipv4(host.to_be_bytes(), [192, 0, 2, 1], 64)
-            .udp(5000, 53)
-            .write(&mut frame, &[0; 12])
-            .expect("writing to a vector succeeds");
-        let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("a whole frame");
-        let (key, first_direction) =
-            StreamKey::of(KeyKind::Flow, &headers, &frame).into_iter().flatten().next().expect("it has a key");
-        Verdict { key, first_direction, timestamp: Nanos(second * 1_000_000_000), ..like.clone() }
+    /// Whether an alert of some host in some second is admitted.
+    fn admits(limiter: &mut Limiter, host: u32, second: u64) -> bool {
+        let host = Address::from(std::net::IpAddr::from(host.to_be_bytes()));
+        limiter.admits(Nanos(second * 1_000_000_000), 0, ClassId::new(0), host)
     }
 
     #[test]
     fn each_host_has_its_share_every_minute() {
-        let like = verdict();
         let mut limiter = Limiter::new(AlertsConfig { per_minute: 2, hosts: 10 });
-        let mut admits = |host, second| limiter.admits(&of_host(&like, host, second));
+        let mut admits = |host, second| admits(&mut limiter, host, second);
         assert_eq!([admits(1, 600), admits(1, 610), admits(1, 659)], [true, true, false]);
         assert_eq!([admits(2, 659), admits(2, 659), admits(2, 659)], [true, true, false]);
         assert_eq!([admits(1, 660), admits(1, 661), admits(1, 662)], [true, true, false], "a new minute");
@@ -134,22 +109,20 @@ mod tests {
 
     #[test]
     fn a_flood_of_hosts_is_bounded_and_does_not_suppress_earlier_hosts() {
-        let like = verdict();
         let settings = AlertsConfig { per_minute: 3, hosts: 100 };
         let mut limiter = Limiter::new(settings.clone());
-        assert!(limiter.admits(&of_host(&like, 7, 600)));
-        let flood = (1_000_000..1_050_000).filter(|&host| limiter.admits(&of_host(&like, host, 610))).count();
+        assert!(admits(&mut limiter, 7, 600));
+        let flood = (1_000_000..1_050_000).filter(|&host| admits(&mut limiter, host, 610)).count();
         // One alert of each of those that it had room for, and the share of the one entry for all others.
         assert_eq!(flood, settings.hosts - 1 + 3);
         assert!(limiter.sent.len() <= settings.hosts + 1, "{} entries", limiter.sent.len());
-        assert!(limiter.admits(&of_host(&like, 7, 611)) && limiter.admits(&of_host(&like, 7, 612)));
-        assert!(!limiter.admits(&of_host(&like, 7, 613)));
+        assert!(admits(&mut limiter, 7, 611) && admits(&mut limiter, 7, 612));
+        assert!(!admits(&mut limiter, 7, 613));
     }
 
     #[test]
     fn a_limit_of_zero_admits_all() {
-        let like = verdict();
         let mut limiter = Limiter::new(AlertsConfig { per_minute: 0, hosts: 1 });
-        assert!((0..1000).all(|_| limiter.admits(&of_host(&like, 1, 600))));
+        assert!((0..1000).all(|_| admits(&mut limiter, 1, 600)));
     }
 }

@@ -24,7 +24,7 @@ use crate::model::Model;
 use crate::train::live::{Attempt, RecentStreams};
 
 use super::state::DaemonState;
-use super::teaching::OnTakenOver;
+use super::teaching::OnAccepted;
 
 /// Time within which a reload must end.
 const RELOAD: Duration = Duration::from_secs(30);
@@ -57,10 +57,10 @@ pub(super) fn start(
 }
 
 /// Starts the publisher of learned neurons if the settings name classes; also returns what the learning thread calls.
-pub(super) fn start_parts(config: &Config) -> io::Result<Option<(PartPublisher, OnTakenOver)>> {
+pub(super) fn start_parts(config: &Config) -> io::Result<Option<(PartPublisher, OnAccepted)>> {
     let Some(fleet) = config.fleet.clone().filter(|fleet| !fleet.teaches.is_empty()) else { return Ok(None) };
     let (publisher, queue) = PartPublisher::start(&fleet)?;
-    let on_taken_over = move |model: &Model, attempt: &Attempt, neuron: &Model| {
+    let on_accepted = move |model: &Model, attempt: &Attempt, neuron: &Model| {
         if !fleet.teaches.contains(&attempt.class) {
             return;
         }
@@ -81,7 +81,7 @@ pub(super) fn start_parts(config: &Config) -> io::Result<Option<(PartPublisher, 
             Err(error) => warn!(class = attempt.class, %error, "the neurons can't be published"),
         }
     };
-    Ok(Some((publisher, Box::new(on_taken_over))))
+    Ok(Some((publisher, Box::new(on_accepted))))
 }
 
 /// The recent streams, if the sensor takes models of a fleet.

@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::capture::InterfaceNames;
 use crate::config::{AlertsConfig, EventFormat, EventType, Severity, SinkConfig};
 use crate::engine::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Progress, Verdict};
+use crate::episode::{EpisodeState, Role};
 use crate::export::evidence::CommentedPacket;
 use crate::export::sink::{self, Line};
 use crate::export::{EventContext, EventWriter, Metrics};
-use crate::packet::StreamKey;
+use crate::packet::{Address, StreamKey};
+use crate::snn::ClassId;
 
 use super::PendingUpdate;
 use super::alerts::Limiter;
@@ -50,6 +52,8 @@ pub(super) struct EventObserver {
     /// One writer for each format in use.
     writers: Vec<(EventFormat, EventWriter)>,
     alerting: AlertDispatch,
+    /// Episodes that last and are ignored, by model, class, host and role.
+    ignored: HashSet<(usize, ClassId, Address, Role)>,
     /// Format and types of events of each sink, in the order of the sinks.
     wanted: Vec<(EventFormat, Vec<EventType>)>,
     /// Names of the interfaces that packets come in by.
@@ -78,6 +82,7 @@ impl EventObserver {
             limiter: Limiter::new(alerts),
             writers: formats.into_iter().map(|format| (format, EventWriter::new(format))).collect(),
             alerting: AlertDispatch::default(),
+            ignored: HashSet::new(),
             wanted: sinks.iter().map(|s| (s.format, s.events.clone())).collect(),
             interfaces,
             text: Vec::new(),
@@ -85,8 +90,8 @@ impl EventObserver {
         }
     }
 
-    /// Offers an event of this type to the sinks that want it, in the format of each. `packet`: number of the packet that caused it, by which
-    /// the capture is found; `write` appends its text; `line` makes the line of the text.
+    /// Offers an event of this type to the sinks that want it, in the format of each. `packet`: number of a packet of the capture that it
+    /// names; `write` appends its text; `line` makes the line of the text.
     fn offer(
         &mut self,
         event: EventType,
@@ -123,7 +128,22 @@ impl EventObserver {
             class: verdict.class.map(|c| verdict.model.classes[c.index()].as_str().into()),
         };
         let context = EventContext { interface: interface.as_deref(), alert, ..EventContext::default() };
-        self.offer(event, verdict.packet, context, |writer, context, text| writer.write(verdict, context, text), line);
+        self.offer(event, verdict.number, context, |writer, context, text| writer.write(verdict, context, text), line);
+    }
+
+    /// Sends an event about an episode.
+    fn send_episode(&mut self, output: &EpisodeOutput, event: EventType, alert: Option<Severity>) {
+        let alert = alert.map(sink_severity);
+        let line = |text| Line {
+            text,
+            timestamp: output.episode.time,
+            severity: alert.unwrap_or(sink::Severity::Warning),
+            event: event_name(event),
+            class: Some(output.model.classes[output.episode.class.index()].as_str().into()),
+        };
+        let write =
+            |writer: &mut EventWriter, context: EventContext<'_>, text: &mut Vec<u8>| writer.write_episode(output, context, text);
+        self.offer(event, output.episode.packet, EventContext { alert, ..EventContext::default() }, write, line);
     }
 }
 
@@ -174,7 +194,8 @@ impl EventObserver {
         self.send(verdict, EventType::Detection, None);
         if let (Judgement::Alert(severity), Some(class)) = (judgement, verdict.class) {
             self.alerting.add((verdict.model_index, verdict.key));
-            let admitted = self.limiter.admits(verdict);
+            let host = verdict.key.sender(verdict.first_direction);
+            let admitted = self.limiter.admits(verdict.timestamp, verdict.model_index, class, host);
             self.state.alerts.count(&verdict.model.name, &verdict.model.classes[class.index()], admitted);
             if admitted {
                 self.send(verdict, EventType::Alert, Some(severity));
@@ -186,16 +207,29 @@ impl EventObserver {
         if let Some(metrics) = &self.metrics {
             metrics.episode(output);
         }
-        let line = |text| Line {
-            text,
-            timestamp: output.episode.time,
-            severity: sink::Severity::Warning,
-            event: event_name(EventType::Episode),
-            class: Some(output.model.classes[output.episode.class.index()].as_str().into()),
+        let episode = &output.episode;
+        let about = (output.model_index, episode.class, episode.host, episode.role);
+        let judgement = match episode.state {
+            EpisodeState::Begin => self.policies.judge_episode(output),
+            EpisodeState::Update | EpisodeState::End => Judgement::Report,
         };
-        let write =
-            |writer: &mut EventWriter, context: EventContext<'_>, text: &mut Vec<u8>| writer.write_episode(output, context, text);
-        self.offer(EventType::Episode, output.packet, EventContext::default(), write, line);
+        if judgement == Judgement::Ignore {
+            self.ignored.insert(about);
+        }
+        if self.ignored.contains(&about) {
+            if episode.state == EpisodeState::End {
+                self.ignored.remove(&about);
+            }
+            return;
+        }
+        self.send_episode(output, EventType::Episode, None);
+        if let Judgement::Alert(severity) = judgement {
+            let admitted = self.limiter.admits(episode.time, output.model_index, episode.class, episode.host);
+            self.state.alerts.count(&output.model.name, &output.model.classes[episode.class.index()], admitted);
+            if admitted {
+                self.send_episode(output, EventType::Alert, Some(severity));
+            }
+        }
     }
 
     fn packet(&mut self, packet: &EvidencePacket) {

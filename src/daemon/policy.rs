@@ -1,16 +1,17 @@
-//! Policies: the action for a classified stream (report, alert or ignore). The first policy that matches applies.
+//! Policies: the action for a classified stream or an episode (report, alert or ignore). The first policy that matches applies.
 //!
-//! Input: a verdict. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter` are BPF programs that
-//! run on a synthetic frame with the addresses and ports of the stream's first packet.
+//! Input: a verdict, or an episode that begins. Output: a [`Judgement`]. The observer gets verdicts, not frames: `include_filter` and `exclude_filter`
+//! are BPF programs that run on a synthetic frame from the source of the stream to its destination; of an episode, of the stream at which it began.
 
 use crate::capture::{CaptureError, Filter, LinkType};
 use crate::config::{Action, PolicyConfig, Severity, TeacherConfig};
-use crate::engine::{Models, Verdict};
+use crate::engine::{EpisodeOutput, Models, Verdict};
 use crate::model::Model;
 use crate::packet::{Direction, StreamKey};
+use crate::snn::ClassId;
 use crate::stream::Basis;
 
-/// Action for a stream.
+/// Action for a stream or an episode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// Send events.
@@ -73,14 +74,30 @@ impl Policies {
     /// Returns the action for a stream. Streams without a class are reported.
     pub fn judge(&mut self, verdict: &Verdict) -> Judgement {
         let Some(class) = verdict.class else { return Judgement::Report };
-        let name = verdict.model.classes[class.index()].as_str();
+        self.judge_class(&verdict.model, class, verdict.basis(), (&verdict.key, verdict.first_direction))
+    }
+
+    /// Returns the action for an episode that begins. Others are reported: they have no stream at which filters could look.
+    pub fn judge_episode(&mut self, output: &EpisodeOutput) -> Judgement {
+        let Some((key, direction)) = &output.stream else { return Judgement::Report };
+        self.judge_class(&output.model, output.episode.class, Some(Basis::Episode), (key, *direction))
+    }
+
+    fn judge_class(
+        &mut self,
+        model: &Model,
+        class: ClassId,
+        basis: Option<Basis>,
+        (key, direction): (&StreamKey, Direction),
+    ) -> Judgement {
+        let name = model.classes[class.index()].as_str();
         let frame = &mut self.frame;
         let mut matches = |p: &mut CompiledPolicy| {
             (p.policy.class == "*" || p.policy.class == name)
-                && p.policy.model.as_ref().is_none_or(|m| *m == verdict.model.name)
-                && has_basis(&p.policy, verdict)
-                && p.include.as_mut().is_none_or(|f| f.admits(&verdict.key, verdict.first_direction, frame))
-                && !p.exclude.as_mut().is_some_and(|f| f.admits(&verdict.key, verdict.first_direction, frame))
+                && p.policy.model.as_ref().is_none_or(|m| *m == model.name)
+                && has_basis(&p.policy, basis)
+                && p.include.as_mut().is_none_or(|f| f.admits(key, direction, frame))
+                && !p.exclude.as_mut().is_some_and(|f| f.admits(key, direction, frame))
         };
         match self.policies.iter_mut().find_map(|p| matches(p).then_some((p.policy.action, p.policy.severity))) {
             None | Some((Action::Report, _)) => Judgement::Report,
@@ -91,8 +108,8 @@ impl Policies {
 }
 
 /// Whether the classification has a basis that the policy accepts; a policy that names none accepts any.
-fn has_basis(policy: &PolicyConfig, verdict: &Verdict) -> bool {
-    policy.basis.as_ref().is_none_or(|accepted| verdict.basis().is_some_and(|basis| accepted.contains(&basis)))
+fn has_basis(policy: &PolicyConfig, basis: Option<Basis>) -> bool {
+    policy.basis.as_ref().is_none_or(|accepted| basis.is_some_and(|basis| accepted.contains(&basis)))
 }
 
 /// Messages on policies whose model or class does not exist, and on those whose basis no model can give. The class may also be one that a

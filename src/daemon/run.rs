@@ -304,11 +304,11 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     };
     reloader.write_status_file();
     #[cfg(feature = "fleet")]
-    let (parts, on_taken_over) = super::fleet::start_parts(&config)?.unzip();
+    let (parts, on_accepted) = super::fleet::start_parts(&config)?.unzip();
     #[cfg(feature = "fleet")]
     let recent = super::fleet::recent_streams(&config);
     #[cfg(not(feature = "fleet"))]
-    let (on_taken_over, recent) = (None, None);
+    let (on_accepted, recent) = (None, None);
     #[cfg(feature = "fleet")]
     let trial_streams = recent.clone();
     let (tap, learning) = teaching::start(LearningContext {
@@ -318,7 +318,7 @@ pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
         teaching: learning,
         state: Arc::clone(&state),
         metrics: Some(Arc::clone(&metrics)),
-        on_taken_over,
+        on_accepted,
         recent,
     })?;
     settings.tap = Some(tap);

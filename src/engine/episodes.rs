@@ -3,17 +3,18 @@
 //! A flow that ends without a class, and that excited a neuron whose episode it is part of, is assigned the class of the episode: what many flows of
 //! a host do together says more about each than the flow alone.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::capture::Nanos;
-use crate::episode::{Episode, EpisodeLayer, MIN_CONFIDENCE, NamedFlow};
+use crate::episode::{Episode, EpisodeLayer, EpisodeState, MIN_CONFIDENCE, NamedFlow};
 use crate::model::Model;
-use crate::packet::KeyKind;
+use crate::packet::{Direction, KeyKind, StreamKey};
 use crate::snn::ClassId;
 use crate::stream::Leader;
 
 use super::output::Spike;
-use super::{EpisodeOutput, Event, Observer, Output, Verdict, VerdictWriter};
+use super::{EpisodeOutput, Event, EvidencePacket, Observer, Output, Verdict, VerdictWriter};
 
 /// The confidence in the leader of a flow if that excites a neuron of the model's episodes.
 pub(super) fn exciting(model: &Model, leader: &Leader) -> Option<f32> {
@@ -36,18 +37,20 @@ pub(super) struct EpisodeObserver<'a> {
     /// The neurons of each model, by the model's index.
     layers: Vec<Option<(Arc<Model>, EpisodeLayer)>>,
     found: Vec<Episode>,
+    /// Index of the model and number of the streams that were named by an episode since the last packets.
+    named: HashSet<(usize, u64)>,
 }
 
 impl<'a> EpisodeObserver<'a> {
     /// An observer without episodes so far.
     pub fn new(inner: &'a mut dyn Observer, writer: Option<Box<dyn VerdictWriter>>) -> Self {
-        Self { inner, writer, layers: Vec::new(), found: Vec::new() }
+        Self { inner, writer, layers: Vec::new(), found: Vec::new(), named: HashSet::new() }
     }
 
     /// Ends all episodes, at the end of the source.
     pub fn finish(&mut self) {
         for number in 0..self.layers.len() {
-            self.emit(number, u64::MAX, EpisodeLayer::finish);
+            self.emit(number, None, EpisodeLayer::finish);
         }
     }
 
@@ -59,9 +62,20 @@ impl<'a> EpisodeObserver<'a> {
         let Some(leader) = verdict.leader.filter(|leader| self.is_part(leader.class, verdict)) else {
             return self.write(verdict);
         };
+        self.named.insert((verdict.model_index, verdict.number));
         let named = Verdict { class: Some(leader.class), by_episode: true, ..verdict.clone() };
         self.write(&Verdict { event: Event::Detection, ..named.clone() });
         self.write(&named);
+    }
+
+    /// Passes on packets of streams whose verdicts came before; those of streams that were [open](is_open) only if an episode named them.
+    pub fn packets(&mut self, packets: &[EvidencePacket]) {
+        for packet in packets {
+            if !packet.is_open || self.named.contains(&(packet.model_index, packet.stream)) {
+                self.inner.observe(Output::Packet(packet));
+            }
+        }
+        self.named.clear();
     }
 
     /// Whether the flow of a verdict is part of an episode of the class.
@@ -94,34 +108,40 @@ impl<'a> EpisodeObserver<'a> {
             self.layers.resize_with(number + 1, || None);
         }
         if self.layers[number].as_ref().is_none_or(|(model, _)| !Arc::ptr_eq(model, &verdict.model)) {
-            self.emit(number, verdict.packet, EpisodeLayer::finish);
+            self.emit(number, None, EpisodeLayer::finish);
             self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
         }
         let flow = named_flow(spike);
         let mut spikes = [None; 2];
-        self.emit(number, verdict.packet, |layer, found| spikes = layer.observe(class, &flow, found));
+        let stream = Some((verdict.key, verdict.first_direction));
+        self.emit(number, stream, |layer, found| spikes = layer.observe(class, &flow, found));
         for spike in spikes.into_iter().flatten() {
             self.inner.observe(Output::Spike { spike, model_index: number });
         }
     }
 
-    /// Lets `step` work on the neurons of a model, and passes on the episodes that it finds.
-    fn emit(&mut self, number: usize, packet: u64, step: impl FnOnce(&mut EpisodeLayer, &mut Vec<Episode>)) {
+    /// Lets `step` work on the neurons of a model, and passes on the episodes that it finds. `stream`: the stream that may begin one.
+    fn emit(
+        &mut self,
+        number: usize,
+        stream: Option<(StreamKey, Direction)>,
+        step: impl FnOnce(&mut EpisodeLayer, &mut Vec<Episode>),
+    ) {
         let Some((model, layer)) = self.layers.get_mut(number).and_then(Option::as_mut) else { return };
         step(layer, &mut self.found);
         for episode in self.found.drain(..) {
             self.inner.observe(Output::Episode(&EpisodeOutput {
+                stream: stream.filter(|_| episode.state != EpisodeState::End),
                 episode,
                 model_index: number,
                 model: Arc::clone(model),
-                packet,
             }));
         }
     }
 
     fn advance(&mut self, now: Nanos) {
         for number in 0..self.layers.len() {
-            self.emit(number, u64::MAX, |layer, found| layer.advance(now, found));
+            self.emit(number, None, |layer, found| layer.advance(now, found));
         }
     }
 }
@@ -130,11 +150,13 @@ impl<'a> EpisodeObserver<'a> {
 fn named_flow(spike: &Spike) -> NamedFlow {
     let &Spike { ref verdict, arp_hosts, again, replaces } = spike;
     let [(source, _), (target, port)] = verdict.key.ends(verdict.first_direction);
+    let port = if verdict.key.has_ports() { port } else { 0 };
     let [source, target] = arp_hosts.unwrap_or([source, target]);
     NamedFlow {
         source,
         target,
         port,
+        packet: verdict.packet,
         time: verdict.timestamp,
         packets: verdict.packets,
         bytes: verdict.bytes,

@@ -29,8 +29,14 @@ impl BufferedPacket {
         Self { packet, timestamp, link, wire_len, bytes: bytes.to_vec() }
     }
 
-    /// The packet with the class of its stream; `None` without a class.
-    fn into_evidence(self, number: usize, model: &Arc<Model>, stream: &Stream<StreamState>) -> Option<EvidencePacket> {
+    /// The packet with the class of its stream, or the leading one if that `is_open`; `None` without a class.
+    fn into_evidence(
+        self,
+        number: usize,
+        model: &Arc<Model>,
+        stream: &Stream<StreamState>,
+        is_open: bool,
+    ) -> Option<EvidencePacket> {
         let leader = stream.state.leader()?;
         Some(EvidencePacket {
             packet: self.packet,
@@ -39,9 +45,11 @@ impl BufferedPacket {
             wire_len: self.wire_len,
             bytes: self.bytes,
             key: stream.key,
+            stream: stream.number,
             model_index: number,
             model: Arc::clone(model),
-            class: model.decision.class(&leader)?,
+            class: if is_open { leader.class } else { model.decision.class(&leader)? },
+            is_open,
             confidence: model.decision.confidence(&leader),
         })
     }
@@ -81,16 +89,18 @@ impl EvidenceBuffer {
         self.take(row);
     }
 
-    /// Moves the packets of a row to `out`, when its stream is assigned a class. `number`: index of the model.
+    /// Moves the packets of a row to `out`, when its stream is assigned a class, or ends and may be part of an episode (`is_open`). `number`:
+    /// index of the model.
     pub fn release(
         &mut self,
         row: EvidenceRow,
         number: usize,
         model: &Arc<Model>,
         stream: &Stream<StreamState>,
+        is_open: bool,
         out: &mut Vec<EvidencePacket>,
     ) {
-        out.extend(self.take(row).into_iter().filter_map(|p| p.into_evidence(number, model, stream)));
+        out.extend(self.take(row).into_iter().filter_map(|p| p.into_evidence(number, model, stream, is_open)));
     }
 }
 
@@ -102,5 +112,5 @@ pub(super) fn evidence_packet(
     model: &Arc<Model>,
     stream: &Stream<StreamState>,
 ) -> Option<EvidencePacket> {
-    BufferedPacket::copy(packet, frame).into_evidence(number, model, stream)
+    BufferedPacket::copy(packet, frame).into_evidence(number, model, stream, false)
 }

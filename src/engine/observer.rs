@@ -103,12 +103,16 @@ pub struct EvidencePacket {
     pub bytes: Vec<u8>,
     /// Key of the stream.
     pub key: StreamKey,
+    /// Number of the stream's first packet.
+    pub(super) stream: u64,
     /// Index of the model in [`super::EngineSettings::models`].
     pub model_index: usize,
     /// The model that classified the stream.
     pub model: Arc<Model>,
     /// The class of the stream.
     pub class: ClassId,
+    /// Whether the stream has the class only if it is part of an episode.
+    pub(super) is_open: bool,
     /// Calibrated confidence in the class, 0 to 1.
     pub confidence: f32,
 }
@@ -122,8 +126,8 @@ pub struct EpisodeOutput {
     pub model_index: usize,
     /// The model that classified the flows.
     pub model: Arc<Model>,
-    /// Number of the packet that caused the event; `u64::MAX` at the end of the source and for episodes that ended by the clock.
-    pub packet: u64,
+    /// The stream whose packet caused the event, with its own direction; `None` when the episode has ended.
+    pub stream: Option<(StreamKey, Direction)>,
 }
 
 /// The work of one worker since its last progress.

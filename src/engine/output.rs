@@ -5,7 +5,7 @@ use crossbeam_channel::Receiver;
 use crate::packet::Address;
 
 use super::episodes::{EpisodeObserver, is_open};
-use super::{EvidencePacket, Observer, Output, Verdict, VerdictWriter};
+use super::{EvidencePacket, Verdict, VerdictWriter};
 
 /// A flow whose leading class has episodes.
 pub(super) struct Spike {
@@ -91,7 +91,7 @@ impl BatchOutput {
 
 fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut EpisodeObserver<'_>) {
     packets.sort_by_key(|p| (p.packet, p.model_index));
-    packets.iter().for_each(|packet| observer.observe(Output::Packet(packet)));
+    observer.packets(&packets);
 }
 
 /// The output whose next verdict is the first of all.

@@ -14,7 +14,7 @@ use crate::stream::{Leader, Stream, StreamIndex, StreamTable};
 
 use super::batch::ShardPacket;
 use super::deferred::DeferredPackets;
-use super::episodes::exciting;
+use super::episodes::{exciting, is_open};
 use super::evidence::{EvidenceBuffer, evidence_packet};
 use super::evidence_rows::EvidenceRows;
 use super::evidence_scorer::EvidenceScorer;
@@ -28,6 +28,8 @@ struct PendingPacket {
     /// Its stream's record.
     at: StreamIndex,
     snapshot: StreamSnapshot,
+    /// Its bytes on the wire.
+    wire_len: u32,
 }
 
 /// A model, with the evidence of the undecided streams of one shard.
@@ -167,7 +169,7 @@ impl Scorer {
         }
         std::mem::swap(&mut self.active, &mut self.prepared);
         let snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
-        self.pending = Some(PendingPacket { at, snapshot });
+        self.pending = Some(PendingPacket { at, snapshot, wire_len: packet.arrival.wire_len });
         true
     }
 
@@ -217,8 +219,8 @@ impl Scorer {
 
     /// Scores the pending packet, if any.
     pub fn score_pending(&mut self, table: &mut StreamTable<StreamState>, out: &mut BatchOutput) {
-        if let Some(PendingPacket { at, snapshot }) = self.pending.take() {
-            self.score(table.get_mut(at), &snapshot, out);
+        if let Some(pending) = self.pending.take() {
+            self.score(table.get_mut(pending.at), &pending, out);
         }
     }
 
@@ -227,8 +229,8 @@ impl Scorer {
         self.model().layout.has_packet_rates()
     }
 
-    /// Scores a later packet of a stream on its own. It does not change the class of the stream; it excites the neuron of the stream's
-    /// host again. `since`: packets of the flow since the last that was scored.
+    /// Scores a later packet of a stream on its own. It excites the neuron of the stream's host again, and makes a stream that is not named
+    /// part of an episode that follows; it names no stream by itself. `since`: packets of the flow since the last that was scored.
     pub fn score_again(
         &mut self,
         packet: ShardPacket<'_>,
@@ -251,6 +253,9 @@ impl Scorer {
         let arp_hosts = packet.headers().arp_hosts(packet.frame().bytes).map(|hosts| hosts.map(Address::from));
         let again = stream.state.has_spiked() && arp_hosts.is_none();
         stream.state.set_spiked();
+        if arp_hosts.is_none() && !stream.state.is_named() && !stream.state.is_scored() {
+            stream.state.set_later_leader(leader);
+        }
         let mut snapshot = StreamSnapshot::new(stream, packet.number, packet.arrival.timestamp);
         if again || arp_hosts.is_some() {
             // Bytes of a stream are known in total only: those of the packets since are taken as of its mean length.
@@ -272,14 +277,15 @@ impl Scorer {
         out: &mut BatchOutput,
     ) {
         match self.pending.take_if(|pending| pending.at == at) {
-            Some(pending) => self.score(&mut stream, &pending.snapshot, out),
+            Some(pending) => self.score(&mut stream, &pending, out),
             None => self.score_pending(table, out),
         }
         self.end(stream, packet, out);
     }
 
     /// Adds the pending packet's margins to the evidence of its stream, and reports the stream when that decides it.
-    fn score(&mut self, stream: &mut Stream<StreamState>, snapshot: &StreamSnapshot, out: &mut BatchOutput) {
+    fn score(&mut self, stream: &mut Stream<StreamState>, pending: &PendingPacket, out: &mut BatchOutput) {
+        let snapshot = &pending.snapshot;
         let row = stream.state.row().expect("the stream of a pending packet has a row");
         if self.active.has_content() {
             self.deferred.clear(row);
@@ -299,7 +305,7 @@ impl Scorer {
             && let Some(replaces) = exciting(model, &before)
         {
             let confidence = excites.filter(|_| leader.class == before.class).unwrap_or(0.0);
-            out.spikes.push(self.replacing_spike(stream, snapshot, before, confidence, replaces));
+            out.spikes.push(self.replacing_spike(stream, pending, before, confidence, replaces));
             if confidence == 0.0 {
                 stream.state.clear_spiked();
             }
@@ -316,7 +322,7 @@ impl Scorer {
             let detection = self.verdict(Event::Detection, stream, snapshot, confidence);
             if detection.class.is_some() {
                 stream.state.set_named();
-                self.buffer.release(row, self.number, self.evidence.model(), stream, &mut out.packets);
+                self.buffer.release(row, self.number, self.evidence.model(), stream, false, &mut out.packets);
                 out.verdicts.push(detection);
             }
         }
@@ -330,15 +336,16 @@ impl Scorer {
     fn replacing_spike(
         &self,
         stream: &Stream<StreamState>,
-        snapshot: &StreamSnapshot,
+        &PendingPacket { ref snapshot, wire_len, .. }: &PendingPacket,
         before: Leader,
         confidence: f32,
         replaces: f32,
     ) -> Spike {
         // A stream that is no longer of the class takes back all packets but this one.
-        let all = snapshot.packets.max(1);
-        let packets = if confidence > 0.0 { 1 } else { (all - 1).max(1) };
-        let bytes = snapshot.bytes * packets / all;
+        let [packets, bytes] = match confidence > 0.0 {
+            true => [1, u64::from(wire_len)],
+            false => [snapshot.packets.saturating_sub(1), snapshot.bytes.saturating_sub(u64::from(wire_len))],
+        };
         let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
         Spike { verdict: Verdict { leader: Some(before), packets, bytes, ..verdict }, arp_hosts: None, again: true, replaces }
     }
@@ -349,10 +356,13 @@ impl Scorer {
         let confidence = stream.state.leader().map_or(0.0, |l| self.model().decision.confidence(&l));
         let snapshot = StreamSnapshot::new(&stream, packet, stream.last);
         let end = self.verdict(Event::Stream, &stream, &snapshot, confidence);
+        let open = is_open(&end);
+        if (open || end.class.is_some() && !stream.state.is_named())
+            && let Some(row) = stream.state.row()
+        {
+            self.buffer.release(row, self.number, self.evidence.model(), &stream, open, &mut out.packets);
+        }
         if end.class.is_some() && !stream.state.is_named() {
-            if let Some(row) = stream.state.row() {
-                self.buffer.release(row, self.number, self.evidence.model(), &stream, &mut out.packets);
-            }
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
         }
         self.release_row(&mut stream);
@@ -396,7 +406,9 @@ impl Scorer {
             interface: stream.interface,
             tunnel: self.tunnels.get(stream.number).map(|tunnels| Box::new(*tunnels)),
             leader,
-            class: leader.and_then(|l| self.model().decision.class_at(&l, confidence)),
+            class: leader
+                .filter(|_| !stream.state.is_led_by_later_packet())
+                .and_then(|l| self.model().decision.class_at(&l, confidence)),
             by_episode: false,
             confidence,
         }

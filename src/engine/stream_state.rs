@@ -10,10 +10,12 @@ use super::evidence_rows::EvidenceRow;
 const NAMED: u32 = 1 << 31;
 /// The bit that marks a stream that has excited the neurons of episodes.
 const SPIKED: u32 = 1 << 30;
-/// Both.
-const MARKS: u32 = NAMED | SPIKED;
+/// The bit that marks a stream whose leader is that of a later packet alone.
+const LATER: u32 = 1 << 29;
+/// All of them.
+const MARKS: u32 = NAMED | SPIKED | LATER;
 /// The other bits of [`StreamState::row`] of a stream without a row. An `Option` would make the record of each stream larger.
-const NO_ROW: u32 = SPIKED - 1;
+const NO_ROW: u32 = LATER - 1;
 
 /// The state of one stream of one model.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +83,18 @@ impl StreamState {
     /// Sets the leading class after a packet was scored.
     pub fn set_leader(&mut self, leader: Leader) {
         self.leader = leader;
+    }
+
+    /// Sets the leading class of a stream that is neither named nor scored any more by a later packet alone, which can make it part of an
+    /// episode but does not name it.
+    pub fn set_later_leader(&mut self, leader: Leader) {
+        self.leader = leader;
+        self.row |= LATER;
+    }
+
+    /// Whether the leading class is that of a later packet alone.
+    pub fn is_led_by_later_packet(&self) -> bool {
+        self.row & LATER != 0
     }
 
     /// Whether the stream has excited the neurons of episodes.

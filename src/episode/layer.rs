@@ -4,7 +4,8 @@
 //! replaces it; if the flow is no longer of the class, nothing is left of it. A neuron that reaches its threshold fires once: its episode
 //! begins. Its potential is not reset then, and the episode lasts until no flow has come for the time constant.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
@@ -27,6 +28,8 @@ const MAX_DISTINCT: usize = 4096;
 const UPDATE: u64 = 60_000_000_000;
 /// Time between two searches for episodes that have ended: 1 s.
 const SWEEP: u64 = 1_000_000_000;
+/// Searches in a row in which the last flow of an episode lies ahead by more than its time constant, after which the clock was set back.
+const SET_BACK: u8 = 60;
 /// A neuron without an episode whose potential has decayed below this begins again, with its next flow as the first.
 const RESTING: f32 = 0.25;
 
@@ -39,7 +42,9 @@ pub struct NamedFlow {
     pub target: Address,
     /// Destination port; 0 if the protocol has none.
     pub port: u16,
-    /// Time of the packet at which it was named.
+    /// Number of the packet at which it was named.
+    pub packet: u64,
+    /// Time of that packet.
     pub time: Nanos,
     /// Packets of the flow so far; if it was named before, those since the last spike.
     pub packets: u64,
@@ -112,28 +117,39 @@ pub struct Episode {
     pub end: Nanos,
     /// Time of the event; at its end that of the last flow.
     pub time: Nanos,
+    /// Number of the packet at that time.
+    pub packet: u64,
     /// Flows so far.
     pub flows: u64,
     /// Distinct other hosts so far, up to 4,096.
     pub peers: usize,
-    /// Distinct destination ports so far, up to 4,096.
+    /// Distinct destination ports so far, up to 4,096; 0 if the protocols of the flows have none.
     pub ports: usize,
-    /// Packets of the flows as far as they were scored.
+    /// Packets of the flows up to the last that was scored of each.
     pub packets: u64,
-    /// Bytes on the wire of the same packets.
+    /// Bytes on the wire of the same packets; of those between the scored ones of a long flow, as many as its mean length gives.
     pub bytes: u64,
     /// Mean confidence of the spikes, 0 to 1.
     pub confidence: f32,
 }
 
-/// Distinct items, counted up to a bound.
+/// Distinct items of flows, up to a bound, with the number of flows of each.
 #[derive(Debug, Default)]
-struct Distinct(HashSet<u64, RandomState>);
+struct Distinct(HashMap<u64, u32, RandomState>);
 
 impl Distinct {
     fn insert(&mut self, item: u64) {
-        if self.0.len() < MAX_DISTINCT {
-            self.0.insert(item);
+        if self.0.len() < MAX_DISTINCT || self.0.contains_key(&item) {
+            *self.0.entry(item).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, item: u64) {
+        if let Entry::Occupied(mut flows) = self.0.entry(item) {
+            *flows.get_mut() -= 1;
+            if *flows.get() == 0 {
+                flows.remove();
+            }
         }
     }
 }
@@ -146,16 +162,21 @@ struct EpisodeNeuron {
     potential: f32,
     start: Nanos,
     last: Nanos,
+    /// Number of the packet at the time `last`.
+    last_packet: u64,
     spikes: u64,
     flows: u64,
     packets: u64,
     bytes: u64,
     confidence: f64,
-    peer: Address,
+    /// The other host of the last flow that was counted, and its hash.
+    peer: (Address, u64),
     peers: Distinct,
     ports: Distinct,
     /// Time of the last event of its episode; `None` without an episode.
     reported: Option<Nanos>,
+    /// Searches for ended episodes since the last flow in which that lay ahead, up to [`SET_BACK`].
+    ahead: u8,
 }
 
 impl Activity for EpisodeNeuron {
@@ -169,6 +190,16 @@ impl Activity for EpisodeNeuron {
 }
 
 impl EpisodeNeuron {
+    /// Counts another flow; `peer`: the other host and its hash.
+    fn count(&mut self, flow: &NamedFlow, peer: (Address, u64)) {
+        self.flows += 1;
+        self.peer = peer;
+        self.peers.insert(peer.1);
+        if flow.port != 0 {
+            self.ports.insert(u64::from(flow.port));
+        }
+    }
+
     fn new(rule: usize, host: Address, flow: &NamedFlow) -> Self {
         Self {
             rule,
@@ -176,18 +207,21 @@ impl EpisodeNeuron {
             potential: 0.0,
             start: flow.time,
             last: flow.time,
+            last_packet: flow.packet,
             spikes: 0,
             flows: 0,
             packets: 0,
             bytes: 0,
             confidence: 0.0,
-            peer: flow.source,
+            peer: (flow.source, 0),
             peers: Distinct::default(),
             ports: Distinct::default(),
             reported: None,
+            ahead: 0,
         }
     }
 
+    /// The episode with the last flow as what happened last.
     fn episode(&self, rule: &EpisodeRule, state: EpisodeState, time: Nanos) -> Episode {
         let peers = self.peers.0.len();
         Episode {
@@ -195,10 +229,11 @@ impl EpisodeNeuron {
             class: rule.class,
             host: self.host,
             role: rule.role,
-            peer: (peers == 1).then_some(self.peer),
+            peer: (peers == 1 && self.peers.0.contains_key(&self.peer.1)).then_some(self.peer.0),
             start: self.start,
             end: self.last,
             time,
+            packet: self.last_packet,
             flows: self.flows,
             peers,
             ports: self.ports.0.len(),
@@ -304,19 +339,23 @@ impl EpisodeLayer {
         let before = neuron.potential;
         neuron.potential = (neuron.potential + flow.confidence - flow.replaces).max(0.0);
         neuron.confidence = (neuron.confidence + f64::from(flow.confidence - flow.replaces)).max(0.0);
-        neuron.last = neuron.last.max(flow.time);
+        if flow.time >= neuron.last {
+            (neuron.last, neuron.last_packet) = (flow.time, flow.packet);
+        }
+        neuron.ahead = 0;
         if flow.confidence > 0.0 {
             neuron.spikes += u64::from(flow.replaces == 0.0);
             // The flow may have excited the neuron of another class before.
-            neuron.flows += u64::from(!flow.again || neuron.flows == 0);
+            if !flow.again || neuron.flows == 0 {
+                neuron.count(flow, (peer, peer_hash));
+            }
             neuron.packets += flow.packets;
             neuron.bytes += flow.bytes;
-            neuron.peer = peer;
-            neuron.peers.insert(peer_hash);
-            neuron.ports.insert(u64::from(flow.port));
         } else {
             neuron.spikes = neuron.spikes.saturating_sub(1);
             neuron.flows = neuron.flows.saturating_sub(1);
+            neuron.peers.remove(peer_hash);
+            neuron.ports.remove(u64::from(flow.port));
             neuron.packets = neuron.packets.saturating_sub(flow.packets);
             neuron.bytes = neuron.bytes.saturating_sub(flow.bytes);
         }
@@ -337,13 +376,18 @@ impl EpisodeLayer {
         InputSpike { rule: number, host, time: neuron.last, before, after: neuron.potential, lasting }
     }
 
-    /// Ends the episodes whose last flow is more than their time constant before `now`; at most once a second.
+    /// Ends the episodes whose last flow is more than their time constant before `now`; at most once a second. Those whose last flow stays
+    /// ahead of `now` by more than that end too: the clock was set back, or a capture of an earlier time follows.
     pub fn advance(&mut self, now: Nanos, out: &mut Vec<Episode>) {
-        if now.0.saturating_sub(self.swept.0) < SWEEP {
+        if now.0.abs_diff(self.swept.0) < SWEEP {
             return;
         }
         self.swept = now;
-        self.end(out, |neuron, rule| now.0.saturating_sub(neuron.last.0) as f64 / 1e9 > f64::from(rule.tau));
+        self.end(out, |neuron, rule| {
+            let is_over = |nanos: u64| nanos as f64 / 1e9 > f64::from(rule.tau);
+            neuron.ahead = if is_over(neuron.last.0.saturating_sub(now.0)) { neuron.ahead + 1 } else { 0 };
+            is_over(now.0.saturating_sub(neuron.last.0)) || neuron.ahead == SET_BACK
+        });
     }
 
     /// Ends all episodes, at the end of the source.
@@ -351,7 +395,7 @@ impl EpisodeLayer {
         self.end(out, |_, _| true);
     }
 
-    fn end(&mut self, out: &mut Vec<Episode>, over: impl Fn(&EpisodeNeuron, &EpisodeRule) -> bool) {
+    fn end(&mut self, out: &mut Vec<Episode>, over: impl Fn(&mut EpisodeNeuron, &EpisodeRule) -> bool) {
         let (neurons, rules, ended) = (&mut self.neurons, &self.rules, &mut self.ended);
         self.lasting.retain(|&key| {
             // Never `None`: there are more neurons than episodes, and those with an episode are not evicted.
@@ -385,6 +429,7 @@ mod tests {
             source: Address::from(std::net::IpAddr::from([10, 0, 0, source])),
             target: Address::from(std::net::IpAddr::from([10, 0, 1, target])),
             port,
+            packet: 0,
             time: Nanos((seconds * SECOND as f64) as u64),
             packets: 2,
             bytes: 100,
@@ -519,6 +564,55 @@ mod tests {
         let [begin] = &out[..] else { panic!("{} episodes", out.len()) };
         assert_eq!((begin.state, begin.flows, begin.packets, begin.bytes), (EpisodeState::Begin, 4, 12, 600));
         assert!((begin.confidence - 0.9).abs() < 1e-3, "{}", begin.confidence);
+    }
+
+    #[test]
+    fn a_flow_that_is_taken_back_counts_for_nothing() {
+        let (mut layer, mut out) = (layer(Role::Source), Vec::new());
+        let of_scan = ClassId::new(1);
+        for i in 0..10 {
+            let named = NamedFlow { packet: u64::from(i) * 10, ..flow(5, i, 100 + u16::from(i), f64::from(i)) };
+            layer.observe(of_scan, &named, &mut out);
+            if i % 2 == 1 {
+                let back = NamedFlow { confidence: 0.0, replaces: 1.0, again: true, packet: named.packet + 1, ..named };
+                layer.observe(of_scan, &back, &mut out);
+            }
+        }
+        layer.finish(&mut out);
+        let end = out.last().expect("an episode");
+        assert_eq!((end.flows, end.peers, end.ports, end.packets, end.bytes), (5, 5, 5, 10, 500));
+        assert_eq!((end.time, end.packet), (Nanos(9 * SECOND), 91), "the last flow");
+    }
+
+    #[test]
+    fn flows_without_ports_have_none() {
+        let found = episodes(&mut layer(Role::Source), (0..9).map(|i| flow(5, i, 0, 0.0)));
+        assert_eq!(found.last().map(|e| (e.flows, e.peers, e.ports)), Some((9, 9, 0)));
+    }
+
+    #[test]
+    fn episodes_end_though_the_clock_was_set_back() {
+        let (mut layer, mut out) = (layer(Role::Source), Vec::new());
+        let scan = |layer: &mut EpisodeLayer, source: u8, seconds: f64, out: &mut Vec<Episode>| {
+            for port in 0..5 {
+                layer.observe(ClassId::new(1), &flow(source, 1, port, seconds), out);
+            }
+        };
+        scan(&mut layer, 5, 7200.0, &mut out);
+        scan(&mut layer, 6, 10.0, &mut out);
+        assert_eq!(layer.lasting(), 2);
+        (11..42).for_each(|second| layer.advance(Nanos(second * SECOND), &mut out));
+        assert_eq!(layer.lasting(), 1, "30 s after its last flow");
+        (42..90).for_each(|second| layer.advance(Nanos(second * SECOND), &mut out));
+        assert_eq!(layer.lasting(), 0, "a minute without a flow as late as its last");
+        // Two sensors whose clocks differ: the one that is behind does not end the episodes of the other.
+        out.clear();
+        for second in 0..200 {
+            scan(&mut layer, 7, 100.0 + f64::from(second), &mut out);
+            scan(&mut layer, 8, 3700.0 + f64::from(second), &mut out);
+        }
+        let of_later = |e: &&Episode| e.host.to_string() == "10.0.0.8" && e.state != EpisodeState::Update;
+        assert_eq!(out.iter().filter(of_later).count(), 1, "it has begun, and lasts");
     }
 
     #[test]

@@ -213,6 +213,7 @@ mod tests {
     fn flow(source: u32, millis: u64, confidence: f32) -> NamedFlow {
         let address = |number: u32| Address::from(std::net::IpAddr::from(number.to_be_bytes()));
         NamedFlow {
+            packet: 0,
             source: address(source),
             target: address(0x0a00_0001),
             port: 80,

@@ -206,7 +206,7 @@ pub struct Report {
     pub reasons: Vec<NamedBy>,
     /// Figures of each class.
     pub classes: Vec<ClassReport>,
-    /// Figures of the same streams on other ports; empty if they were not evaluated so.
+    /// Figures of the same streams on other ports; without the views in which no stream was evaluated, as if the ports are masked.
     pub on_ports: Vec<PortReport>,
 }
 
@@ -266,7 +266,8 @@ impl Report {
 
     /// The figures of an evaluation, with those on other ports.
     pub fn of(evaluation: &Evaluation) -> Self {
-        let on_ports = evaluation.on_ports.iter().map(|(ports, outcomes)| PortReport::new(*ports, outcomes)).collect();
+        let measured = evaluation.on_ports.iter().filter(|(_, outcomes)| !outcomes.is_empty());
+        let on_ports = measured.map(|(ports, outcomes)| PortReport::new(*ports, outcomes)).collect();
         Self { on_ports, ..Self::new(&evaluation.outcomes) }
     }
 }

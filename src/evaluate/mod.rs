@@ -26,4 +26,4 @@ pub use on_ports::{EvaluatedNetwork, Evaluation, PortView};
 pub use reference::reference;
 pub use reliance::{Reliance, reliance};
 pub use trace::{StreamTrace, TracePacket, trace_streams};
-pub use validate::{Split, cross_validate, cross_validate_on_ports, held_out, outcomes};
+pub use validate::{Split, cross_validate, cross_validate_on_ports, held_out, outcomes, silent_classes};

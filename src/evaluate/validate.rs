@@ -1,11 +1,14 @@
 //! Scoring of a corpus, and cross-validation of training.
 
+use std::collections::BTreeMap;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::encode::Layout;
+use crate::model::Model;
 use crate::snn::{ClassId, Network};
-use crate::stream::{Decision, Leader};
+use crate::stream::{Decision, Leader, UnknownReason};
 use crate::train::{self, Corpus, FitResult, PortVariants, TrainSettings};
 
 use super::{EvaluatedNetwork, Evaluation, StreamOutcome};
@@ -22,6 +25,17 @@ pub fn outcomes(
     which: impl Iterator<Item = usize>,
 ) -> Vec<StreamOutcome> {
     EvaluatedNetwork { corpus, network, decision, classes, layout, known }.outcomes(which)
+}
+
+/// The classes of which the model names no stream that it was trained on, since none carries payload ([`UnknownReason::NoPayload`]).
+pub fn silent_classes(corpus: &Corpus, model: &Model) -> Vec<String> {
+    let trained = (0..corpus.streams.len()).filter(|&i| !corpus.streams[i].reference);
+    let Model { network, decision, classes, layout, .. } = model;
+    let mut silent: BTreeMap<String, bool> = BTreeMap::new();
+    for outcome in outcomes(corpus, network, decision, classes, layout, &|_| true, trained) {
+        *silent.entry(outcome.label).or_insert(true) &= outcome.reason == Some(UnknownReason::NoPayload);
+    }
+    silent.into_iter().filter_map(|(class, silent)| silent.then_some(class)).collect()
 }
 
 /// Outcomes of the held-out streams of training, from calibration.

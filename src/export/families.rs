@@ -75,8 +75,8 @@ fn interfaces(status: &Status) -> Vec<Family> {
     let mut copies = Family::counter(
         "spiked_interface_duplicate_frames_total",
         labels,
-        "Total number of compared frames that are copies of one of the few before them, as mirror ports make them. They are left out if \
-         engine.drop_duplicates is set.",
+        "Total number of compared frames that are identical to one of the few before them, from mirror ports or programs that repeat \
+         themselves. They are left out if engine.drop_duplicates is set.",
     );
     let mut compared = Family::counter(
         "spiked_interface_compared_frames_total",
@@ -150,9 +150,6 @@ fn models(status: &Status) -> Vec<Family> {
     vec![info, loaded, classes, threshold, accuracy]
 }
 
-/// Values of the label `outcome` of `spiked_learning_attempts_total`, with their keys in the status.
-const ATTEMPTS: [(&str, &str); 3] = [("accepted", "taken_over"), ("below_min_accuracy", "below_gate"), ("worse", "worse")];
-
 fn learning(status: &Status) -> Vec<Family> {
     let learning = &status.learning;
     let labels: &[&str] = &["model", "class", "outcome"];
@@ -177,8 +174,8 @@ fn learning(status: &Status) -> Vec<Family> {
         for outcome in ["shown", "held_back", "full", "rate", "frozen"] {
             streams.set(&[model, class, outcome], value(task.streams.get(outcome).copied().unwrap_or(0)));
         }
-        for (outcome, key) in ATTEMPTS {
-            attempts.set(&[model, class, outcome], value(task.attempts.get(key).copied().unwrap_or(0)));
+        for outcome in ["accepted", "below_min_accuracy", "worse"] {
+            attempts.set(&[model, class, outcome], value(task.attempts.get(outcome).copied().unwrap_or(0)));
         }
         if let Some(share) = task.held_back {
             held_back.set(&[model, class], share);

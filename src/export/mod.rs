@@ -20,4 +20,4 @@ pub use event::{CSV_HEADER, EventContext, EventFormat, EventWriter, event};
 pub use families::StatusProvider;
 pub use metrics::Metrics;
 pub use table::{Summary, SummaryTotals, describe_episode, grouped};
-pub use unknown::{UNKNOWN_HEADER, ends, unknown_line, unknown_server};
+pub use unknown::{UnknownList, ends, unknown_server};

@@ -178,7 +178,7 @@ pub struct InterfaceStatus {
     /// Frames dropped, by reason: "kernel" (the capture buffer was full), "interface" (by the network card or its driver), "queue" (no
     /// worker was free).
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Frames that were found to be copies of one before, as mirror ports make them.
+    /// Frames that were found to be identical to one shortly before, from mirror ports or programs that repeat themselves.
     pub copies: u64,
     /// Frames among which copies were looked for: all if copies are left out, else a sample.
     pub compared: u64,
@@ -287,8 +287,7 @@ pub struct LearningTaskStatus {
     /// Labelled streams by what was done with them: "shown" (used for training), "held_back" (held out), "full" (the replay buffer was
     /// full), "rate" (over the rate limit), "frozen" (learning is frozen).
     pub streams: BTreeMap<&'static str, u64>,
-    /// Newly trained neurons by outcome: "taken_over" (accepted), "below_gate" (below the minimum accuracy), "worse" (worse than the
-    /// neuron in use).
+    /// Newly trained neurons by outcome: "accepted", "below_min_accuracy", "worse" (worse than the neuron in use).
     pub attempts: BTreeMap<&'static str, u64>,
 }
 

@@ -215,16 +215,17 @@ fn unknown_row(reason: UnknownReason) -> &'static str {
 /// Number of episodes that are listed.
 const MAX_EPISODES: usize = 50;
 
-/// One line about an episode: `10.12.0.5: scan.port, 192 flows to 10.12.2.1, 192 ports, in 3 s from 2026-01-01T12:00:00Z`.
+/// One line about an episode: `10.12.0.5: scan.port, 192 flows to 10.12.2.1, 192 ports, in 3 s from 2026-01-01T12:00:00Z`; without ports if
+/// the protocols of the flows have none.
 pub fn describe_episode(episode: &Episode, class: &str) -> String {
     let count = |n: u64, what: &str| format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" });
     let flows = count(episode.flows, "flow");
     let towards = if episode.role == Role::Source { "to" } else { "from" };
     let peers = episode.peer.map_or_else(|| count(episode.peers as u64, "host"), |peer| peer.to_string());
-    let ports = count(episode.ports as u64, "port");
+    let ports = if episode.ports == 0 { String::new() } else { format!(", {}", count(episode.ports as u64, "port")) };
     let seconds = episode.end.0.saturating_sub(episode.start.0).div_ceil(1_000_000_000).max(1);
     let start = episode.start.to_second();
-    format!("{}: {class}, {flows} {towards} {peers}, {ports}, in {} s from {start}", episode.host, grouped(seconds))
+    format!("{}: {class}, {flows} {towards} {peers}{ports}, in {} s from {start}", episode.host, grouped(seconds))
 }
 
 /// Formats 1234567 as "1,234,567".

@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Verdict;
+use crate::model::Model;
 use crate::packet::{Address, KeyKind};
 use crate::snn::ClassId;
 use crate::stream::UnknownReason;
@@ -26,6 +27,10 @@ const MANY: usize = 10;
 pub(super) const ROWS: usize = 10;
 /// Ports below this belong to services.
 const FIRST_USER_PORT: u16 = 1024;
+/// The column of the model in an [`UnknownList`], and those behind it.
+const MODEL: &str = "model";
+const COLUMNS: &str =
+    "source                    destination               proto   packets  reason      nearest class     confidence  capture";
 
 /// What the streams of a group have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,7 +56,7 @@ impl GroupKey {
     }
 }
 
-/// Client and server of a stream: the sender of the first packet is the client, unless only its own port is one of a service. Both are the
+/// Client and server of a stream: its source is the client, unless only its own port is one of a service. Both are the
 /// host for a stream of a host.
 fn client_and_server(verdict: &Verdict) -> [Endpoint; 2] {
     let [source, destination] = endpoints(verdict);
@@ -72,7 +77,7 @@ pub fn unknown_server(verdict: &Verdict, reason: UnknownReason) -> String {
     server_text(&GroupKey::of(verdict, reason), &verdict.model.classes)
 }
 
-/// Both ends of a stream and its protocol: `10.0.0.2:34398 > 10.0.0.1:6379 TCP`, the sender of the first packet first; a host's address.
+/// Both ends of a stream and its protocol: `10.0.0.2:34398 > 10.0.0.1:6379 TCP`, the source first; a host's address.
 pub fn ends(verdict: &Verdict) -> String {
     let [source, destination] = endpoints(verdict);
     match verdict.key.kind() {
@@ -187,21 +192,45 @@ fn targets(groups: &[(&GroupKey, &TableTotal)]) -> String {
     }
 }
 
-/// The columns of [`unknown_line`].
-pub const UNKNOWN_HEADER: &str =
-    "source                    destination               proto   packets  reason      nearest class     confidence  capture";
+/// Lists streams without a class, a line each. With several models, the model is the first column.
+#[derive(Clone, Copy)]
+pub struct UnknownList {
+    /// Width of the column of the model; 0 without it.
+    model_width: usize,
+}
 
-/// One line about a stream without a class, with a line feed: its ends, packets, the reason, the nearest class and the confidence in it.
-pub fn unknown_line(verdict: &Verdict, reason: UnknownReason, capture: &str) -> String {
-    let [source, destination] = endpoints(verdict).map(|end| end.to_string());
-    let flow = verdict.key.kind() == KeyKind::Flow;
-    let proto = if flow { verdict.key.proto_name() } else { "-".into() };
-    let destination = if flow { destination } else { "-".into() };
-    let nearest = verdict.leader.map_or("-", |leader| verdict.model.classes[leader.class.index()].as_str());
-    format!(
-        "{source:<25} {destination:<25} {proto:<6} {:>8}  {:<11} {nearest:<17} {:>10.4}  {capture}\n",
-        verdict.packets,
-        reason.name(),
-        verdict.confidence
-    )
+impl UnknownList {
+    /// A list of the streams of `models`.
+    pub fn new<'a>(models: impl ExactSizeIterator<Item = &'a Model>) -> Self {
+        let several = models.len() > 1;
+        let widest = models.map(|model| model.name.chars().count()).max().unwrap_or(0);
+        Self { model_width: if several { widest.max(MODEL.len()) } else { 0 } }
+    }
+
+    /// The names of the columns, without a line feed.
+    pub fn header(self) -> String {
+        self.model_cell(MODEL) + COLUMNS
+    }
+
+    /// One line about a stream, with a line feed: its ends, packets, the reason, the nearest class and the confidence in it.
+    pub fn line(self, verdict: &Verdict, reason: UnknownReason, capture: &str) -> String {
+        let model = self.model_cell(&verdict.model.name);
+        let [source, destination] = endpoints(verdict).map(|end| end.to_string());
+        let flow = verdict.key.kind() == KeyKind::Flow;
+        let proto = if flow { verdict.key.proto_name() } else { "-".into() };
+        let destination = if flow { destination } else { "-".into() };
+        let nearest = verdict.leader.map_or("-", |leader| verdict.model.classes[leader.class.index()].as_str());
+        format!(
+            "{model}{source:<25} {destination:<25} {proto:<6} {:>8}  {:<11} {nearest:<17} {:>10.4}  {capture}\n",
+            verdict.packets,
+            reason.name(),
+            verdict.confidence
+        )
+    }
+
+    /// The column of the model, empty with one model.
+    fn model_cell(self, text: &str) -> String {
+        let width = self.model_width;
+        if width == 0 { String::new() } else { format!("{text:<width$} ") }
+    }
 }

@@ -5,9 +5,9 @@ use super::{Decision, Leader};
 /// What a classification is based on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Basis {
-    /// Packets that show what the stream carries.
+    /// Bytes of payload.
     Content,
-    /// Headers of packets without content.
+    /// Headers alone: no packet of the stream had payload bytes, as of ARP or OSPF, or they were not captured.
     Headers,
     /// The ports: without them the neuron would not have reached its threshold.
     Ports,
@@ -61,7 +61,7 @@ impl Decision {
         if !self.content_first {
             return None;
         }
-        Some(match leader.content() {
+        Some(match leader.has_payload() {
             _ if leader.by_ports() => Basis::Ports,
             true => Basis::Content,
             false => Basis::Headers,

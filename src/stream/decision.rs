@@ -119,10 +119,10 @@ impl Decision {
         self.class_at(leader, self.confidence(leader))
     }
 
-    /// Whether the leader's class may be given to the stream at all: not if no packet had content and nothing but the ports suggests the class,
-    /// as with each probe of a well-known port.
+    /// Whether the leader's class may be given to the stream at all: not if no packet had content. How a connection is opened, and at which port,
+    /// does not tell what it would have carried.
     pub fn is_class(leader: &Leader) -> bool {
-        leader.content() || !leader.by_ports()
+        leader.content()
     }
 
     /// [`Decision::class`] with the leader's confidence as an argument.

@@ -133,7 +133,7 @@ impl Leader {
     }
 
     /// Whether a packet had payload bytes since the class leads.
-    fn has_payload(&self) -> bool {
+    pub fn has_payload(&self) -> bool {
         self.packets_and_flags & PAYLOAD != 0
     }
 

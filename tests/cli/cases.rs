@@ -105,17 +105,15 @@ fn shared_cases_give_the_expected_streams() {
 
 #[test]
 fn copies_of_mirror_ports_are_reported_and_left_out() {
+    let flood = "duplicates: 1166 of 2441 packets, identical to one shortly before";
+    spiked().args(["read", "fixtures/behaviours/test/flood.udp-7.pcap.zst"]).assert().code(0).stdout(contains(flood));
     let Some(folder) = shared_cases() else { return };
     let path = folder.join("span-duplicates.pcap");
-    let hint = "8 packets are copies of one before (mirror port); --drop-duplicates leaves them out";
+    let what = "duplicates: 8 of 16 packets, identical to one shortly before (a mirror port, or a program that repeats itself); ";
+    let hint = format!("{what}--drop-duplicates leaves duplicates out\n");
     spiked().arg("read").arg(&path).assert().code(0).stdout(contains(hint));
     assert_eq!(streams(&path, &["--drop-duplicates"]), (vec![format!("{HTTP}: 8")], Some(0)));
-    spiked()
-        .args(["read", "--drop-duplicates"])
-        .arg(&path)
-        .assert()
-        .code(0)
-        .stdout(contains("8 packets are copies").and(contains("were left out")));
+    spiked().args(["read", "--drop-duplicates"]).arg(&path).assert().code(0).stdout(contains(format!("{what}left out\n")));
 }
 
 #[test]

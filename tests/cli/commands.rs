@@ -118,6 +118,20 @@ fn the_table_groups_unknown_streams_and_shows_how_to_go_on() {
     for (got, wanted) in got.iter().zip(&wanted) {
         assert_eq!(got[..7], wanted[..7], "{capture}");
     }
+
+    // Of several models, the model is the first column.
+    let models = ["config/models/protocols.safetensors", "config/models/behaviours.safetensors"];
+    let both = text(&["--unknown", "--model", models[0], "--model", models[1]]);
+    let (both_header, both) = both.split_once('\n').unwrap();
+    assert_eq!(both_header, format!("model      {header}"));
+    let of = |model: &str| -> Vec<&str> { both.lines().filter_map(|line| line.strip_prefix(&format!("{model:<10} "))).collect() };
+    let sorted = |mut lines: Vec<&str>| {
+        lines.sort_unstable();
+        lines.join("\n")
+    };
+    assert_eq!(sorted(of("protocols")), sorted(lines.lines().collect()));
+    assert_eq!(of("protocols").len() + of("behaviours").len(), both.lines().count());
+    assert!(!of("behaviours").is_empty());
     spiked().args(["read", "--unknown", "--format", "jsonl", capture]).assert().code(2).stderr(contains("--unknown"));
 }
 
@@ -160,6 +174,10 @@ fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports()
         [&views[0]["accuracy"], &views[0]["recall"]],
         "masked is the view without ports"
     );
+    assert_eq!(masked["on_ports"].as_array().unwrap().len(), 1, "ports that are masked can't be replaced");
+    let masked = eval(&["--mask", "ports"]);
+    assert!(masked.contains("without ports: nearest, named, precision"), "{masked}");
+    assert!(!masked.contains("odd port") && !masked.contains("others' ports"), "{masked}");
     let text = eval(&[]);
     let header: Vec<&str> = text.lines().take(2).collect();
     assert!(["as captured", "without ports", "odd port", "others' ports"].iter().all(|part| header[0].contains(part)), "{text}");
@@ -473,6 +491,24 @@ fn whole_captures_are_labelled_by_an_option() {
         .stdout(contains("store"));
     spiked().args(["train", "--class", "nonsense"]).assert().code(2).stderr(contains("NAME=CAPTURE"));
     spiked().args(["train", "--class", "one=fixtures/captures/dns-1.pcap"]).assert().code(2).stderr(contains("at least two"));
+}
+
+#[test]
+fn training_warns_of_a_class_whose_streams_carry_no_payload_and_stay_unknown() {
+    let folder = folder();
+    let out = folder.path().join("silent.safetensors");
+    // The probes of a scan are named by their headers, pings by their content; connections to one port only by the port.
+    let classes = [("flood", "synflood"), ("probe", "scan"), ("ping", "icmp"), ("http", "http")];
+    let classes = classes.iter().flat_map(|(class, name)| ["--class".into(), format!("{class}=fixtures/captures/{name}-1.pcap")]);
+    let warnings = |traces: &[&str]| {
+        let trained = spiked().arg("train").args(classes.clone()).args(traces).arg("--out").arg(&out).assert().code(0);
+        let text = String::from_utf8(trained.get_output().stdout.clone()).unwrap();
+        text.lines().filter(|line| line.contains("no_payload")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let warning =
+        "  flood: none of its streams carries payload, and all of them stay unknown (no_payload); for behaviours use --traces";
+    assert_eq!(warnings(&[]), [warning]);
+    assert_eq!(warnings(&["--traces"]), [""; 0]);
 }
 
 #[test]

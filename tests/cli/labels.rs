@@ -1,6 +1,7 @@
 //! Tests of labels: every format of label file names the same streams, and wrong lines are reported together.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::common::{fixture, pcap, spiked, udp};
@@ -69,6 +70,18 @@ impl Folder {
 
 const TABLE: &str = "capture,proto,src_ip,src_port,dst_ip,dst_port,label\n\
     day/a.pcap,UDP,10.0.0.1,1000,10.0.0.9,53,x\nday/a.pcap,17,10.0.0.9,53,10.0.0.2,2000,y\n";
+
+#[test]
+fn labels_of_recordings_with_fragments_name_streams_only() {
+    let mut text = String::new();
+    let packed = std::fs::File::open("fixtures/behaviours/labels.csv.gz").unwrap();
+    flate2::read::MultiGzDecoder::new(packed).read_to_string(&mut text).unwrap();
+    let fragmented = ["capture,", "test/amplification-6.", "train/flood.udp-18."];
+    let rows: Vec<&str> = text.lines().filter(|line| fragmented.iter().any(|start| line.starts_with(start))).collect();
+    let labels = Folder::new().read(&rows.join("\n"), None).unwrap();
+    let (corpus, gathered) = gather(&labels, Path::new("fixtures/behaviours"));
+    assert_eq!((gathered.missing, corpus.streams.len()), (Vec::<String>::new(), rows.len() - 1));
+}
 
 #[test]
 fn tables_have_any_separator_and_protocols_by_number() {

@@ -89,7 +89,7 @@ fn a_reload_freezes_and_resumes_a_task_and_removes_the_teacher() {
     assert!(task(&frozen, "gearman").unwrap()["accuracy"] == 0.0, "no class is Gearman: {frozen}");
     with(GEARMAN);
     daemon.signal(libc::SIGHUP);
-    let taught = daemon.wait("it is learned", |s| task(s, "gearman").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    let taught = daemon.wait("it is learned", |s| task(s, "gearman").is_some_and(|l| l["attempts"]["accepted"].is_u64()));
     // On a busy machine fewer streams are sampled.
     assert!(streams(&taught, "shown") > 0 && taught["learning"]["one_in"].as_u64() >= Some(1));
     with("");
@@ -116,7 +116,7 @@ fn a_host_is_learned_by_its_address() {
     let models = format!("models = [\"config/models/devices.safetensors\"]\n{}", fs::read_to_string(&file).unwrap());
     fs::write(&file, models).unwrap();
     let mut daemon = Running::start(&file, |_| {});
-    let taught = daemon.wait("the host is learned", |s| task(s, "client").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    let taught = daemon.wait("the host is learned", |s| task(s, "client").is_some_and(|l| l["attempts"]["accepted"].is_u64()));
     assert_eq!(task(&taught, "client").unwrap()["model"], "devices");
     daemon.wait("it is named before it is learned once more", |s| {
         task(s, "client").is_some_and(|l| l["accuracy"].as_f64() > Some(0.5))
@@ -130,7 +130,7 @@ fn streams_that_arrive_faster_than_they_are_processed_are_sampled_more_rarely() 
     let captures = ["gearman-1.pcap", "http-1.pcap", "dns-1.pcap", "ntp-1.pcap", "snmp-1.pcap"];
     let mut daemon = Running::start(&settings(folder.path(), &captures, "speed = 0\nrepeat = 0", GEARMAN), |_| {});
     daemon.wait("one stream in some is sampled", |s| s["learning"]["one_in"].as_u64() > Some(1));
-    daemon.wait("it is learned nevertheless", |s| task(s, "gearman").is_some_and(|l| l["attempts"]["taken_over"].is_u64()));
+    daemon.wait("it is learned nevertheless", |s| task(s, "gearman").is_some_and(|l| l["attempts"]["accepted"].is_u64()));
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
@@ -172,7 +172,7 @@ fn trained_learner() -> (Learner, Model) {
     streams(&model, "gearman-1.pcap").into_iter().for_each(|s| _ = learner.observe(&model, s, Some(0)));
     assert_eq!(learner.prequential("gearman"), Some(0.0), "nothing knew Gearman before");
     let (with, attempts) = learner.learn(&model);
-    assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [AttemptOutcome::TakenOver]);
+    assert_eq!(attempts.iter().map(|a| a.outcome).collect::<Vec<_>>(), [AttemptOutcome::Accepted]);
     (learner, with.unwrap())
 }
 
@@ -205,7 +205,7 @@ fn junk_on_the_teachers_port_does_not_make_the_model_worse() {
             for attempt in attempts {
                 let (outcome, mean) = (attempt.outcome, attempt.with.mean());
                 eprintln!("{what}: {outcome:?}, {mean:.3} of the streams held back where it was {:?}", attempt.before);
-                assert!(outcome != AttemptOutcome::TakenOver || mean >= 0.8, "nothing below the gate is taken over");
+                assert!(outcome != AttemptOutcome::Accepted || mean >= 0.8, "nothing below the gate is taken over");
             }
             model = with.unwrap_or(model);
         }
@@ -241,7 +241,7 @@ fn the_replay_buffer_survives_a_restart() {
     let bare = model.without_classes(&["gearman".into()]).unwrap();
     assert!(restarted.is_ready());
     let attempt = restarted.learn(&bare).1.pop().expect("a try");
-    assert_eq!((attempt.class.as_str(), attempt.outcome), ("gearman", AttemptOutcome::TakenOver));
+    assert_eq!((attempt.class.as_str(), attempt.outcome), ("gearman", AttemptOutcome::Accepted));
 
     // A file that is cut at any place, or has any byte changed, is rejected or read as other data: loading never panics, and the buffer never
     // exceeds its capacity.
@@ -276,5 +276,5 @@ fn the_anchors_of_a_class_survive_a_restart() {
     assert_eq!(outcome_of_other_traffic(restored), AttemptOutcome::Worse);
     let part = learner.learned().part().unwrap();
     let unguarded = LearnedNeurons::of(&part, std::collections::BTreeMap::new());
-    assert_eq!(outcome_of_other_traffic(unguarded), AttemptOutcome::TakenOver, "the test would show nothing");
+    assert_eq!(outcome_of_other_traffic(unguarded), AttemptOutcome::Accepted, "the test would show nothing");
 }

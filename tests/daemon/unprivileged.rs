@@ -84,6 +84,59 @@ exclude_filter = "tcp port 22"
     assert!((streams..=streams * 5).contains(&packets), "{packets} packets of {streams} streams");
 }
 
+/// In the recording 10.58.224.58 sweeps the net from 08:39:56 on; most probes are named by the episode alone.
+#[test]
+fn policies_apply_to_episodes_and_keep_packets_of_the_streams_that_they_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let evidence = at("evidence");
+    let run = |policy: &str| {
+        let _ = fs::remove_dir_all(&evidence);
+        fs::create_dir(&evidence).unwrap();
+        let settings = format!(
+            "models = [\"behaviours\"]\n[replay]\ncaptures = [\"fixtures/behaviours/test/scan.host-10.pcap.zst\"]\nspeed = 0\n\
+             [[sinks]]\ntype = \"file\"\npath = {:?}\nevents = [\"detection\", \"alert\", \"episode\"]\n[evidence]\nfolder = {evidence:?}\n\
+             [metrics]\nenabled = false\n[process]\nstatus_file = {:?}\n[[policies]]\nclass = \"scan.host\"\n{policy}",
+            at("events.json"),
+            at("status"),
+        );
+        fs::write(folder.path().join("spiked.toml"), settings).unwrap();
+        let _ = fs::remove_file(folder.path().join("events.json"));
+        spiked().args(["run", "--config", &at("spiked.toml")]).assert().success();
+        let events = json_lines(&fs::read(folder.path().join("events.json")).unwrap());
+        let packets: usize = fs::read_dir(&evidence)
+            .unwrap()
+            .flatten()
+            .map(|file| {
+                let mut source = CaptureFile::open(&file.path()).unwrap();
+                let (mut batch, mut packets) = (FrameBatch::new(), 0);
+                while source.fill(&mut batch).unwrap() {
+                    packets += batch.len();
+                }
+                packets
+            })
+            .sum();
+        (events.into_iter().filter(|e| e["spiked"]["class"] == "scan.host").collect::<Vec<_>>(), packets)
+    };
+    let count = |events: &[serde_json::Value], kind: &str, of_episode: bool| {
+        events.iter().filter(|e| e["event_type"] == kind && e["spiked"]["state"].is_string() == of_episode).count()
+    };
+
+    let (events, packets) = run("action = \"alert\"\nseverity = \"high\"\n");
+    assert_eq!((count(&events, "episode", true), count(&events, "alert", true)), (2, 1), "begin and end, and one alert");
+    let alert = events.iter().find(|e| e["event_type"] == "alert" && e["spiked"]["state"] == "begin").expect("it begins");
+    assert_eq!((&alert["severity"], &alert["alert"]["severity"]), (&"high".into(), &1.into()));
+    assert!(alert["spiked"]["host"] == "10.58.224.58" && alert["src_ip"] == "10.58.224.58", "{alert}");
+    let by_episode = events.iter().filter(|e| e["event_type"] == "detection" && e["spiked"]["basis"] == "episode").count();
+    assert!(by_episode >= 50, "{by_episode} streams named by the episode");
+    assert!(packets >= by_episode, "{packets} packets of {by_episode} streams");
+
+    let ignored = run("action = \"ignore\"\ninclude_filter = \"src host 10.58.224.58\"\n").0;
+    assert!(ignored.is_empty(), "{ignored:?}");
+    let of_another = run("action = \"ignore\"\nexclude_filter = \"src host 10.58.224.58\"\n").0;
+    assert_eq!((count(&of_another, "episode", true), count(&of_another, "alert", true)), (2, 0));
+}
+
 /// SYNs from one host to each of `ports`, and the resets that closed ports answer with.
 fn scan(ports: impl Iterator<Item = u16>) -> Vec<Vec<u8>> {
     let (client, server) = ([10, 9, 0, 1], [10, 9, 1, 1]);

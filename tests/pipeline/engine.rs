@@ -484,9 +484,26 @@ fn streams_of_an_episode_are_named_by_it() {
         let [(source, _), _] = end.key.ends(end.first_direction);
         assert_eq!((end.class, source, end.basis()), (Some(episode.class), episode.host, Some(Basis::Episode)));
         assert_eq!(end.leader.map(|leader| leader.class), end.class);
-        assert!((MIN_CONFIDENCE..model.decision.accept[episode.class.index()]).contains(&end.confidence), "{}", end.confidence);
+        // Where a later packet alone leads, its confidence may be higher.
+        let alone = end.packets < 32 && end.confidence >= model.decision.accept[episode.class.index()];
+        assert!(end.confidence >= MIN_CONFIDENCE && !alone, "{} after {} packets", end.confidence, end.packets);
     }
     assert!(alone.iter().all(|v| v.basis() != Some(Basis::Episode)));
+}
+
+/// The first packets of a flood that is one flow do not show it; later ones begin an episode, which names the flow.
+#[test]
+fn the_only_flow_of_an_episode_is_named_by_it() {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let mut source = CaptureFile::open(&fixture("behaviours/test/flood.icmp-5.pcap.zst")).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let episode = recorder.episodes.last().expect("an episode");
+    assert_eq!((model.classes[episode.class.index()].as_str(), episode.flows, episode.ports), ("flood.icmp", 1, 0));
+    let named = |v: &&Verdict| v.event == Event::Stream && v.class == Some(episode.class);
+    let [flood] = recorder.verdicts.iter().filter(named).collect::<Vec<_>>()[..] else { panic!("not one stream") };
+    assert!(flood.basis() == Some(Basis::Episode) && flood.first <= episode.start);
+    assert!(flood.packets >= episode.packets && flood.bytes >= episode.bytes);
 }
 
 /// An Ethernet frame with the TCP segment or UDP datagram of an IPv4 packet over IPv6; `None` for other frames.

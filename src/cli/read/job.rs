@@ -49,8 +49,8 @@ impl JobOptions {
         if let Some(expression) = &args.filter {
             Filter::new(expression)?;
         }
-        engine_settings(&args, vec![Arc::new(Model::built_in()?)])?;
-        lines(&args, args.format.of_events())?;
+        let settings = engine_settings(&args, vec![Arc::new(Model::built_in()?)])?;
+        lines(&args, &settings.models.load(), args.format.of_events())?;
         Ok(Self(args))
     }
 
@@ -107,7 +107,7 @@ impl JobOptions {
             args: &args,
             settings: &settings,
             models: &models,
-            lines: lines(&args, args.format.of_events())?,
+            lines: lines(&args, &models, args.format.of_events())?,
             counted: true,
             summary: &summary,
             observer: ReadObserver::new(&args, out, &summary),

@@ -22,7 +22,7 @@ use crate::train::live::LearnedNeurons;
 use super::PendingUpdate;
 
 #[cfg_attr(not(feature = "fleet"), expect(unused_imports, reason = "parts are published to a fleet only"))]
-pub(super) use thread::{LearningContext, OnTakenOver, start};
+pub(super) use thread::{LearningContext, OnAccepted, start};
 
 /// State shared by the learning thread and the rest of the daemon.
 #[derive(Default)]

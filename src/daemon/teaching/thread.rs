@@ -56,14 +56,14 @@ pub(in crate::daemon) struct LearningContext {
     pub teaching: Arc<SharedLearning>,
     pub state: Arc<DaemonState>,
     pub metrics: Option<Arc<Metrics>>,
-    /// Called for each neuron that was taken over, once it is saved and runs; `None` if neurons are not published to a fleet.
-    pub on_taken_over: Option<OnTakenOver>,
+    /// Called for each neuron that was accepted, once it is saved and runs; `None` if neurons are not published to a fleet.
+    pub on_accepted: Option<OnAccepted>,
     /// Takes streams on which models of the fleet are tried; `None`: the sensor takes no models.
     pub recent: Option<Arc<RecentStreams>>,
 }
 
 /// Takes the model in which a neuron was learned, the attempt that it passed, and the neuron as a model of its class alone.
-pub(in crate::daemon) type OnTakenOver = Box<dyn Fn(&Model, &Attempt, &Model) + Send>;
+pub(in crate::daemon) type OnAccepted = Box<dyn Fn(&Model, &Attempt, &Model) + Send>;
 
 /// A teacher with its compiled filter and token bucket.
 struct ActiveTeacher {
@@ -305,8 +305,8 @@ impl TeachingThread {
             let installed = with.is_some() && self.context.save_and_install(name, learner);
             for attempt in attempts {
                 let outcome = match attempt.outcome {
-                    AttemptOutcome::TakenOver => "taken_over",
-                    AttemptOutcome::BelowGate => "below_gate",
+                    AttemptOutcome::Accepted => "accepted",
+                    AttemptOutcome::BelowMinAccuracy => "below_min_accuracy",
                     AttemptOutcome::Worse => "worse",
                 };
                 info!(
@@ -318,14 +318,14 @@ impl TeachingThread {
                     before = attempt.before.map(|a| a.mean()),
                     "neuron trained"
                 );
-                if let (Some(on_taken_over), AttemptOutcome::TakenOver) = (&self.context.on_taken_over, attempt.outcome)
+                if let (Some(on_accepted), AttemptOutcome::Accepted) = (&self.context.on_accepted, attempt.outcome)
                     && let Some(neuron) = learner.learned().neuron(&attempt.class).filter(|_| installed)
                 {
-                    on_taken_over(model, &attempt, neuron);
+                    on_accepted(model, &attempt, neuron);
                 }
                 let task = classes.entry(attempt.class).or_default();
                 *task.attempts.entry(outcome).or_default() += 1;
-                let running = if attempt.outcome == AttemptOutcome::TakenOver { Some(attempt.with) } else { attempt.before };
+                let running = if attempt.outcome == AttemptOutcome::Accepted { Some(attempt.with) } else { attempt.before };
                 task.held_back = running.map(|a| a.mean());
             }
         }

@@ -64,6 +64,8 @@ struct EcsEvent {
     kind: &'static str,
     category: [&'static str; 2],
     action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    severity: Option<u8>,
     dataset: &'static str,
     start: String,
     end: String,
@@ -89,6 +91,8 @@ struct EcsRule<'a> {
 /// The object `spiked`.
 #[derive(Serialize)]
 struct Details<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    severity: Option<&'static str>,
     class: &'a str,
     host: String,
     role: &'static str,
@@ -117,7 +121,11 @@ pub(super) fn write(output: &EpisodeOutput, format: EventFormat, context: EventC
         (Role::Source, ends) => ends,
         (Role::Target, [host, peer]) => [peer, host],
     };
+    let suricata = format == EventFormat::Suricata;
+    let is_alert = context.alert.is_some();
+    let severity = context.alert.map(super::Severity::alert_name);
     let spiked = Details {
+        severity: severity.filter(|_| suricata),
         class,
         host: episode.host.to_string(),
         role: episode.role.name(),
@@ -133,7 +141,6 @@ pub(super) fn write(output: &EpisodeOutput, format: EventFormat, context: EventC
         confidence: (f64::from(episode.confidence) * 1e4).round() / 1e4,
         model: &model.name,
     };
-    let suricata = format == EventFormat::Suricata;
     let written = match format {
         EventFormat::Csv => return,
         EventFormat::Ecs => serde_json::to_writer(
@@ -143,7 +150,8 @@ pub(super) fn write(output: &EpisodeOutput, format: EventFormat, context: EventC
                 event: EcsEvent {
                     kind: "alert",
                     category: ["network", "intrusion_detection"],
-                    action: "episode",
+                    action: if is_alert { "alert" } else { "episode" },
+                    severity: is_alert.then(|| severity_number(context.alert)),
                     dataset: "spiked.episode",
                     start: time(episode.start.0),
                     end: time(episode.end.0),
@@ -160,14 +168,14 @@ pub(super) fn write(output: &EpisodeOutput, format: EventFormat, context: EventC
             out,
             &EveEpisode {
                 timestamp: time(episode.time.0),
-                event_type: if suricata { "alert" } else { "episode" },
+                event_type: if suricata || is_alert { "alert" } else { "episode" },
                 src_ip: source,
                 dest_ip: target,
                 pcap_filename: context.capture,
                 sensor: context.sensor.filter(|_| !suricata),
                 host: context.sensor.filter(|_| suricata),
-                severity: context.alert.map(super::Severity::alert_name).filter(|_| !suricata),
-                alert: suricata.then(|| Alert {
+                severity: severity.filter(|_| !suricata),
+                alert: (suricata || is_alert).then(|| Alert {
                     action: "allowed",
                     gid: 1,
                     signature_id: signature_id(&model.name, class),

@@ -87,9 +87,9 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptOutcome {
     /// The neuron was added to the model.
-    TakenOver,
+    Accepted,
     /// Its accuracy is below [`LearnerSettings::min_accuracy`].
-    BelowGate,
+    BelowMinAccuracy,
     /// It is worse than the present neuron of the class.
     Worse,
 }
@@ -369,7 +369,7 @@ impl Learner {
                 Attempt { class: class.clone(), outcome, with: accuracy, before: was }
             };
             let attempts: Vec<Attempt> = neurons.keys().map(attempt).collect();
-            let (taken, out): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|a| a.outcome == AttemptOutcome::TakenOver);
+            let (taken, out): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|a| a.outcome == AttemptOutcome::Accepted);
             let stable = out.is_empty();
             out.iter().for_each(|a| _ = neurons.remove(&a.class));
             refused.extend(out);
@@ -383,9 +383,9 @@ impl Learner {
     /// Compares a model with the new neuron to the model before.
     fn outcome(&self, class: &str, with: Accuracy, was: Option<Accuracy>, (new, old): (&Model, &Model)) -> AttemptOutcome {
         if with.mean() < self.settings.min_accuracy {
-            return AttemptOutcome::BelowGate;
+            return AttemptOutcome::BelowMinAccuracy;
         }
-        let Some(was) = was else { return AttemptOutcome::TakenOver };
+        let Some(was) = was else { return AttemptOutcome::Accepted };
         // A neuron that came with the model is replaced only by a better one.
         let shipped = !self.learned.has(class);
         let anchors = self.learned.anchors_of(class);
@@ -395,6 +395,6 @@ impl Learner {
             || with.claimed > was.claimed.max(CLAIMS)
             || gate::count_named(new, class, anchors)
                 < gate::count_named(old, class, anchors).min(anchors.len() - anchors.len().div_ceil(10));
-        if worse || (shipped && with.mean() <= was.mean()) { AttemptOutcome::Worse } else { AttemptOutcome::TakenOver }
+        if worse || (shipped && with.mean() <= was.mean()) { AttemptOutcome::Worse } else { AttemptOutcome::Accepted }
     }
 }
