@@ -406,8 +406,8 @@ pub fn how(measured: Option<&Measurements>) -> String {
              those. TTL and ports often identify the hosts of one capture, but not those of other captures.</li>\n\
              <li>“Nearest” is the share of a class's streams whose nearest class is right, “named” the share that is given the class: its recall at \
              the confidence from which streams are named.</li>\n\
-             <li>The basis of a name is <code>content</code> (packets that show what the stream carries), <code>headers</code> (TCP segments without \
-             payload) or <code>ports</code> (without its ports the stream would not have the class). A stream is unknown because it carried \
+             <li>The basis of a name is <code>content</code> (payload), <code>headers</code> (headers alone, as of ARP) or \
+             <code>ports</code> (without its ports the stream would not have the class). A stream is unknown because it carried \
              <code>no_payload</code>, because the confidence is too low (<code>unsure</code>), or because it is near no class (<code>unlike_any</code>).</li>\n\
              <li>“Lead” is what a field adds to the class's potential minus what it adds to that of the class it is most easily confused with.</li>\n",
         );
