@@ -49,6 +49,8 @@ pub(super) struct EventObserver {
     pub new_policies: Arc<PendingUpdate<(Policies, AlertsConfig)>>,
     pub policies: Policies,
     pub limiter: Limiter,
+    /// Of alerts about episodes, which those about streams must not suppress.
+    episode_limiter: Limiter,
     /// One writer for each format in use.
     writers: Vec<(EventFormat, EventWriter)>,
     alerting: AlertDispatch,
@@ -79,7 +81,8 @@ impl EventObserver {
             metrics,
             new_policies,
             policies,
-            limiter: Limiter::new(alerts),
+            limiter: Limiter::new(alerts.clone()),
+            episode_limiter: Limiter::new(alerts),
             writers: formats.into_iter().map(|format| (format, EventWriter::new(format))).collect(),
             alerting: AlertDispatch::default(),
             ignored: HashSet::new(),
@@ -224,7 +227,7 @@ impl EventObserver {
         }
         self.send_episode(output, EventType::Episode, None);
         if let Judgement::Alert(severity) = judgement {
-            let admitted = self.limiter.admits(episode.time, output.model_index, episode.class, episode.host);
+            let admitted = self.episode_limiter.admits(episode.time, output.model_index, episode.class, episode.host);
             self.state.alerts.count(&output.model.name, &output.model.classes[episode.class.index()], admitted);
             if admitted {
                 self.send_episode(output, EventType::Alert, Some(severity));
@@ -247,7 +250,8 @@ impl EventObserver {
         }
         if let Some((policies, alerts)) = self.new_policies.take().map(|new| *new) {
             self.policies = policies;
-            self.limiter.set(alerts);
+            self.limiter.set(alerts.clone());
+            self.episode_limiter.set(alerts);
         }
         if let Some(metrics) = &self.metrics {
             metrics.progress(progress);
