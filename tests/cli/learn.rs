@@ -245,7 +245,7 @@ fn hosts(model: &Path, capture: &str) -> Vec<String> {
 /// Asserts that the slow HTTP attacks of other recordings are episodes of the class `private`, and that a recording without attacks has none.
 fn finds_slow_http(model: &Path) {
     for (capture, attacker) in
-        [("slow.http-2", "172.21.237.57"), ("slow.http-4", "10.76.244.47"), ("slow.http-8", "10.67.215.64")]
+        [("slow.http-2", "172.21.237.57"), ("slow.http-4", "10.76.244.47"), ("slow.http-8", "10.64.225.57")]
     {
         let hosts = hosts(model, capture);
         assert!(hosts.iter().any(|host| host == attacker), "{capture}: {hosts:?}");
