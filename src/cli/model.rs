@@ -41,7 +41,7 @@ struct Retrain {
     /// Random seed [default: the one that the model was trained with]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Model file to write [default: replaces the model file]
+    /// Model file to write [default: replaces the model file; required for a built-in model]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Writes the model even if it claims streams of other classes of the built-in reference
@@ -97,7 +97,7 @@ enum Command {
         file: PathBuf,
         #[command(flatten)]
         reference: Source,
-        /// Model file to write [default: replaces the model file]
+        /// Model file to write [default: replaces the model file; required for a built-in model]
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -169,7 +169,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
         Command::Retrain(args) => retrain(args),
         Command::Calibrate { file, reference, out } => {
-            let out = out.as_ref().unwrap_or(file);
+            let out = target(out.as_deref(), file)?;
             recalibrate(Model::open(file)?, reference, out, |model| write(model, out).map(drop))
         }
         Command::Remove { file, classes, out } => write(&Model::open(file)?.without_classes(classes)?, out),
@@ -250,6 +250,7 @@ fn without_hyperactive(mut model: Model, reference: &Corpus) -> Result<Model> {
 }
 
 fn retrain(args: &Retrain) -> Result<Exit> {
+    let out = target(args.out.as_deref(), &args.file)?;
     let model = Model::open(&args.file)?;
     let class = model.place(&args.which)?;
     let neurons = model.decision.assignments.neurons_of(class).count();
@@ -275,8 +276,16 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     bar.finish_and_clear();
     let retrained = model.with_neurons(&args.which, &neurons, (&theta, accept), sources)?;
     say!("{}: trained on {streams} streams, {packets} packets", args.which);
-    write_checked(&[&model], &retrained, args.out.as_ref().unwrap_or(&args.file), args.force)?;
+    write_checked(&[&model], &retrained, out, args.force)?;
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
+}
+
+/// The file to write: `out`, or the model file itself. A built-in model has none.
+fn target<'a>(out: Option<&'a Path>, file: &'a Path) -> Result<&'a Path> {
+    if out.is_none() && Model::is_built_in(file) {
+        bail!("{} is built in; name the file to write with --out", file.display());
+    }
+    Ok(out.unwrap_or(file))
 }
 
 /// The training settings recorded in a model.

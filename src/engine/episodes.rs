@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::capture::Nanos;
-use crate::episode::{Episode, EpisodeLayer, EpisodeState, MIN_CONFIDENCE, NamedFlow};
+use crate::episode::{Episode, EpisodeLayer, EpisodeRule, EpisodeState, MIN_CONFIDENCE, NamedFlow};
 use crate::model::Model;
 use crate::packet::{Direction, KeyKind, StreamKey};
 use crate::snn::ClassId;
@@ -83,7 +83,7 @@ impl<'a> EpisodeObserver<'a> {
         let layer = self.layers.get(verdict.model_index).and_then(Option::as_ref);
         let [(source, _), (target, _)] = verdict.key.ends(verdict.first_direction);
         layer.is_some_and(|(model, layer)| {
-            Arc::ptr_eq(model, &verdict.model) && layer.is_part(class, [source, target], [verdict.first, verdict.last])
+            have_same_episodes(model, &verdict.model) && layer.is_part(class, [source, target], [verdict.first, verdict.last])
         })
     }
 
@@ -107,7 +107,7 @@ impl<'a> EpisodeObserver<'a> {
         if self.layers.len() <= number {
             self.layers.resize_with(number + 1, || None);
         }
-        if self.layers[number].as_ref().is_none_or(|(model, _)| !Arc::ptr_eq(model, &verdict.model)) {
+        if self.layers[number].as_ref().is_none_or(|(model, _)| !have_same_episodes(model, &verdict.model)) {
             self.emit(number, None, EpisodeLayer::finish);
             self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
         }
@@ -146,6 +146,14 @@ impl<'a> EpisodeObserver<'a> {
     }
 }
 
+/// Whether the potentials of one model's neurons of episodes are those of the other's too: the same rules for classes of the same names, as after
+/// a reload of an unchanged file.
+fn have_same_episodes(a: &Arc<Model>, b: &Arc<Model>) -> bool {
+    let class = |model: &Model, rule: &EpisodeRule| model.classes[rule.class.index()].clone();
+    Arc::ptr_eq(a, b)
+        || (a.name == b.name && a.episodes == b.episodes && a.episodes.iter().all(|rule| class(a, rule) == class(b, rule)))
+}
+
 /// The flow of a spike.
 fn named_flow(spike: &Spike) -> NamedFlow {
     let &Spike { ref verdict, arp_hosts, again, replaces } = spike;
@@ -177,5 +185,20 @@ impl Observer for EpisodeObserver<'_> {
             }
             Output::Verdict { .. } | Output::Packet(_) | Output::Episode(_) | Output::Spike { .. } => self.inner.observe(output),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_loaded_again_has_the_same_episodes() {
+        let open = |name: &str| Arc::new(Model::open(std::path::Path::new(name)).expect("it is built in"));
+        let [one, again] = ["behaviours"; 2].map(open);
+        assert!(!Arc::ptr_eq(&one, &again) && have_same_episodes(&one, &again));
+        let without = Arc::new(one.without_classes(&["beacon".into()]).expect("it has the class"));
+        assert!(!have_same_episodes(&one, &without));
+        assert!(!have_same_episodes(&one, &open("protocols")));
     }
 }

@@ -12,8 +12,8 @@ typed_index! {
 const ROWS_SHARE: usize = 16;
 /// Smallest limit of rows, however few streams there may be.
 const MIN_ROWS: usize = 64;
-/// Largest limit of rows: 30 bits, without the largest number, which marks a stream without a row.
-const MAX_ROWS: usize = (u32::MAX >> 2) as usize - 1;
+/// Largest limit of rows: 29 bits, without the largest number, which marks a stream without a row.
+const MAX_ROWS: usize = (u32::MAX >> 3) as usize - 1;
 /// Rows compared to find one that is taken from its stream.
 const ROWS_COMPARED: usize = 16;
 /// Bytes of evidence of one model in one shard. Without this limit a model of 16,384 classes would take gigabytes.
@@ -67,8 +67,13 @@ impl EvidenceRows {
     }
 
     /// Allocates a row of zeros for the stream `owner`. When the pool is exhausted, the row is taken from another stream, which is
-    /// returned: of the next rows in turn, the one whose stream has the least evidence for any class, as streams of a flood have.
-    pub fn allocate(&mut self, owner: StreamIndex, evidence: impl Fn(StreamIndex) -> f32) -> (EvidenceRow, Option<StreamIndex>) {
+    /// returned: of the next rows in turn, one whose stream had no content yet, which would begin again with it, and of these or else of all the one
+    /// with the least evidence for any class, as streams of a flood have. `evidence`: whether it is of content, and how much.
+    pub fn allocate(
+        &mut self,
+        owner: StreamIndex,
+        evidence: impl Fn(StreamIndex) -> (bool, f32),
+    ) -> (EvidenceRow, Option<StreamIndex>) {
         let (row, previous_owner) = if let Some(row) = self.free.pop() {
             (row, None)
         } else if self.owners.len() < self.limit {
@@ -77,7 +82,10 @@ impl EvidenceRows {
             (EvidenceRow::from_index(self.owners.len() - 1), None)
         } else {
             let compared = (0..ROWS_COMPARED).map(|step| (self.next_compared + step) % self.limit);
-            let least = |a: &usize, b: &usize| evidence(self.owners[*a]).total_cmp(&evidence(self.owners[*b]));
+            let least = |a: &usize, b: &usize| {
+                let [a, b] = [a, b].map(|row| evidence(self.owners[*row]));
+                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+            };
             let row = compared.min_by(least).unwrap_or(self.next_compared);
             self.next_compared = (self.next_compared + ROWS_COMPARED) % self.limit;
             (EvidenceRow::from_index(row), Some(self.owners[row]))

@@ -63,9 +63,9 @@ impl StreamState {
         Some(self.leader).filter(|l| l.packets() > 0)
     }
 
-    /// Evidence of the leading class; 0 before the first scored packet.
-    pub fn evidence(&self) -> f32 {
-        self.leader.evidence
+    /// Whether the evidence is of content, and that of the leading class; 0 before the first scored packet.
+    pub fn evidence(&self) -> (bool, f32) {
+        (self.leader.content(), self.leader.evidence)
     }
 
     /// Sets the row of evidence.

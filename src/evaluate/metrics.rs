@@ -78,7 +78,7 @@ impl ClassCounts {
 /// The mean F1 of the classes that have streams.
 pub fn macro_f1(counts: &[ClassCounts]) -> f64 {
     let with: Vec<f64> = counts.iter().filter(|c| c.streams() > 0).map(|c| c.f1()).collect();
-    with.iter().sum::<f64>() / with.len().max(1) as f64
+    average(with.into_iter())
 }
 
 /// Figures of one class, by the nearest class (closed set).
@@ -188,7 +188,7 @@ pub struct Report {
     pub false_alarms: f64,
     /// Mean number of packets scored per stream.
     pub packets_used: f64,
-    /// Expected calibration error over ten equal-width bins.
+    /// Expected calibration error over ten equal-width bins, of the streams of known classes: confidence assumes one of them.
     pub calibration_error: f64,
     /// The bins of the calibration error.
     pub calibration: Vec<Bin>,
@@ -229,10 +229,10 @@ impl Report {
     pub fn new(outcomes: &[StreamOutcome]) -> Self {
         let (known, unseen): (Vec<&StreamOutcome>, Vec<&StreamOutcome>) = outcomes.iter().partition(|o| o.known);
         let (classes, macro_f1) = class_reports(&known);
-        let mean = |f: fn(&ClassReport) -> f64| classes.iter().map(f).sum::<f64>() / classes.len().max(1) as f64;
+        let mean = |f: fn(&ClassReport) -> f64| average(classes.iter().map(f));
         let named = outcomes.iter().filter(|o| o.class.is_some()).count();
         let named_right = outcomes.iter().filter(|o| o.named_rightly()).count();
-        let (calibration, calibration_error) = calibration(outcomes);
+        let (calibration, calibration_error) = calibration(&known);
         let wrong = known.iter().filter(|o| !o.right());
         let named_wrongly = outcomes.iter().filter(|o| !o.named_rightly());
         let false_names = named_wrongly.filter_map(|o| Some((o.label.as_str(), o.class.as_deref()?)));
@@ -311,9 +311,9 @@ fn class_reports(known: &[&StreamOutcome]) -> (Vec<ClassReport>, f64) {
 }
 
 /// The bins of confidence, and the expected calibration error.
-fn calibration(outcomes: &[StreamOutcome]) -> (Vec<Bin>, f64) {
+fn calibration(known: &[&StreamOutcome]) -> (Vec<Bin>, f64) {
     let mut bins = vec![Bin::default(); 10];
-    for o in outcomes {
+    for o in known {
         let bin = &mut bins[((o.confidence * 10.0) as usize).min(9)];
         bin.streams += 1;
         bin.right += usize::from(o.right());
@@ -323,7 +323,7 @@ fn calibration(outcomes: &[StreamOutcome]) -> (Vec<Bin>, f64) {
     for bin in &mut bins {
         bin.confidence /= bin.streams.max(1) as f64;
     }
-    (bins, off / outcomes.len().max(1) as f64)
+    (bins, off / known.len().max(1) as f64)
 }
 
 /// About twenty points of the risk-coverage curve.
@@ -347,7 +347,13 @@ fn capture_accuracy(known: &[&StreamOutcome]) -> f64 {
         let (right, all) = captures.entry(o.capture).or_default();
         (*right, *all) = (*right + usize::from(o.right()), *all + 1);
     }
-    captures.values().map(|&(right, all)| share(right, all)).sum::<f64>() / captures.len().max(1) as f64
+    average(captures.values().map(|&(right, all)| share(right, all)))
+}
+
+/// The mean of some values; 0 of none.
+fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let number = values.len().max(1);
+    values.fold(0.0, |sum, value| sum + value) / number as f64
 }
 
 impl std::fmt::Display for Report {
@@ -380,16 +386,18 @@ impl std::fmt::Display for Report {
             let (known, classes) = (self.streams - self.unseen, self.classes.len());
             writeln!(f, "{:<38} {known} of {classes} classes", "of known classes")?;
         }
-        writeln!(f, "{:<38} {:.4}", "accuracy (nearest class)", self.accuracy)?;
-        writeln!(f, "{:<38} {:.4}", "macro-F1", self.macro_f1)?;
-        writeln!(f, "{:<38} {:.4}", "macro recall", self.macro_recall)?;
-        writeln!(f, "{:<38} {:.4}", "accuracy, each capture counting once", self.capture_accuracy)?;
-        writeln!(f, "{:<38} {:.4}", "precision of the streams named", self.precision)?;
-        writeln!(f, "{:<38} {:.4}", "recall (named correctly)", self.recall)?;
+        if self.streams > self.unseen {
+            writeln!(f, "{:<38} {:.4}", "accuracy (nearest class)", self.accuracy)?;
+            writeln!(f, "{:<38} {:.4}", "macro-F1", self.macro_f1)?;
+            writeln!(f, "{:<38} {:.4}", "macro recall", self.macro_recall)?;
+            writeln!(f, "{:<38} {:.4}", "accuracy, each capture counting once", self.capture_accuracy)?;
+            writeln!(f, "{:<38} {:.4}", "precision of the streams named", self.precision)?;
+            writeln!(f, "{:<38} {:.4}", "recall (named correctly)", self.recall)?;
+            writeln!(f, "{:<38} {:.4}", "calibration error", self.calibration_error)?;
+        }
         if self.unseen > 0 {
             writeln!(f, "{:<38} {:.4} of {}", "false alarms on unseen classes", self.false_alarms, self.unseen)?;
         }
-        writeln!(f, "{:<38} {:.4}", "calibration error", self.calibration_error)?;
         writeln!(f, "{:<38} {:.2}", "packets used per stream", self.packets_used)?;
         self.write_kinds(f)
     }

@@ -118,7 +118,8 @@ impl Metrics {
                 episodes.lasting.inc();
             }
             EpisodeState::Update => {}
-            EpisodeState::End => episodes.lasting.dec(),
+            // The series may be newer than the episode, after models were reloaded.
+            EpisodeState::End => episodes.lasting.set((episodes.lasting.get() - 1).max(0)),
         }
     }
 

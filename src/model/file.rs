@@ -433,7 +433,7 @@ impl Model {
 
     /// Whether [`Model::open`] takes `path` for the name of a built-in model.
     pub fn is_built_in(path: &Path) -> bool {
-        Self::built_in_names().any(|name| Path::new(name) == path) && !path.exists()
+        Self::built_in_names().any(|name| Path::new(name) == path) && (path.is_dir() || !path.exists())
     }
 
     /// Reads a model file.

@@ -174,9 +174,11 @@ fn tables_of_ndpi_label_streams() {
     let folder = Folder::new();
     let ndpi = "#flow_id|protocol|first_seen|last_seen|duration|src_ip|src_port|dst_ip|dst_port|ndpi_proto_num|ndpi_proto|proto_by_ip|server_name_sni|\n\
         1|17|1700000000.000|1700000000.000|0.000|10.0.0.1|1000|10.0.0.9|53|5|DNS|Unknown||\n\
-        2|17|1700000001.000|1700000001.000|0.000|10.0.0.2|2000|10.0.0.9|53|5.1|DNS.Example|Unknown|x|||\n";
+        2|17|1700000001.000|1700000001.000|0.000|10.0.0.2|2000|10.0.0.9|53|5.1|DNS.Example|Unknown|x|||\n\
+        3|6|1700000002.000|1700000002.000|0.000|10.0.0.3|3000|10.0.0.9|99|0|Unknown|Unknown||\n";
     assert_eq!(folder.packets(ndpi, None), of(&[("DNS", 1), ("DNS.Example", 1)]));
-    assert_eq!(folder.packets(&ndpi.replace('|', ","), Some("ndpi_proto_num")), of(&[("5", 1), ("5.1", 1)]));
+    let numbers = ndpi.lines().take(3).collect::<Vec<_>>().join("\n").replace('|', ",");
+    assert_eq!(folder.packets(&numbers, Some("ndpi_proto_num")), of(&[("5", 1), ("5.1", 1)]));
 }
 
 #[test]

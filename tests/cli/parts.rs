@@ -192,3 +192,14 @@ fn a_hyperactive_neuron_is_found_and_its_threshold_raised() {
     let own = labels.lines().filter(|line| line.ends_with(",snmp")).count() as f64 / (labels.lines().count() - 1) as f64;
     assert!(loud < 0.5 && quiet >= sound - own, "{sound}, loud {loud}, quieted {quiet}, {own} of the streams are of its class");
 }
+
+#[test]
+fn the_name_of_a_built_in_model_is_no_file_to_write_and_a_folder_does_not_hide_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = labels(folder.path(), "labels.csv", |line| line.contains("dns-2.pcap"));
+    for command in [&["model", "calibrate", "protocols"][..], &["model", "retrain", "protocols", "dns"]] {
+        on(command, &labels).assert().code(2).stderr(contains("protocols is built in").and(contains("--out")));
+    }
+    std::fs::create_dir(folder.path().join("protocols")).unwrap();
+    spiked().current_dir(folder.path()).args(["model", "show", "protocols"]).assert().code(0).stdout(contains("quic"));
+}

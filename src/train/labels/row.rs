@@ -93,8 +93,8 @@ pub(super) fn row<'a>(
     if strict && (label.is_none() || (cell(Field::Capture).is_some() && capture.is_none())) {
         return Err("the capture or the label is empty".into());
     }
-    // Suricata's word for a protocol that it did not find.
-    let Some(label) = label.filter(|label| strict || label != "failed") else { return Ok(None) };
+    // The words of Suricata and nDPI for a protocol that they did not find.
+    let Some(label) = label.filter(|label| strict || !matches!(&**label, "failed" | "Unknown")) else { return Ok(None) };
     let name = if host {
         StreamName::host(&cell(Field::Host).unwrap_or_default())
     } else {
