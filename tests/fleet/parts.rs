@@ -312,7 +312,7 @@ fn steals(group: &Group, north: &Running) {
     // Its margin grows four times as fast, so that it is stronger than north's neuron, however often that has been trained by now.
     let scale = part.network.scale()[0];
     part.network = part.network.with_scale(4.0 * scale);
-    part.decision.theta[0] = 4.0 * 2.7;
+    part.decision.theta[0] = 4.0 * 2.4;
     group.publish_part("south", "thief", &part.to_bytes(), 1.0);
     let tried = wait_for("it is tried", || group.parts().into_iter().find(|part| part["class"] == "thief"));
     let reason = tried["reason"].as_str().unwrap_or_default();
