@@ -1,5 +1,5 @@
 //! Copies of frames in front of any source: mirror ports that see a frame where it enters and where it leaves hand it on twice. Frames that a
-//! program sends again and again, as in a flood, can't be told from them.
+//! program sends again and again, as in a flood, cannot be distinguished from them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

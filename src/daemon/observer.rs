@@ -212,10 +212,7 @@ impl EventObserver {
         }
         let episode = &output.episode;
         let about = (output.model_index, episode.class, episode.host, episode.role);
-        let judgement = match episode.state {
-            EpisodeState::Begin => self.policies.judge_episode(output),
-            EpisodeState::Update | EpisodeState::End => Judgement::Report,
-        };
+        let judgement = self.policies.judge_episode(output);
         if judgement == Judgement::Ignore {
             self.ignored.insert(about);
         }

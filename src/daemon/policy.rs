@@ -77,7 +77,7 @@ impl Policies {
         self.judge_class(&verdict.model, class, verdict.basis(), (&verdict.key, verdict.first_direction))
     }
 
-    /// Returns the action for an episode that begins. Others are reported: they have no stream at which filters could look.
+    /// Returns the action for an episode that begins. Its other events are reported.
     pub fn judge_episode(&mut self, output: &EpisodeOutput) -> Judgement {
         let Some((key, direction)) = &output.stream else { return Judgement::Report };
         self.judge_class(&output.model, output.episode.class, Some(Basis::Episode), (key, *direction))

@@ -107,16 +107,25 @@ impl<'a> EpisodeObserver<'a> {
         if self.layers.len() <= number {
             self.layers.resize_with(number + 1, || None);
         }
-        if self.layers[number].as_ref().is_none_or(|(model, _)| !have_same_episodes(model, &verdict.model)) {
-            self.emit(number, None, EpisodeLayer::finish);
-            self.layers[number] = Some((Arc::clone(&verdict.model), EpisodeLayer::new(&verdict.model.episodes)));
-        }
+        self.follow_model(number, &verdict.model);
         let flow = named_flow(spike);
         let mut spikes = [None; 2];
         let stream = Some((verdict.key, verdict.first_direction));
         self.emit(number, stream, |layer, found| spikes = layer.observe(class, &flow, found));
         for spike in spikes.into_iter().flatten() {
             self.inner.observe(Output::Spike { spike, model_index: number });
+        }
+    }
+
+    /// Has the neurons of the model that is in use. Those of another are kept if they [are the same](have_same_episodes), else its episodes end.
+    fn follow_model(&mut self, number: usize, model: &Arc<Model>) {
+        match &mut self.layers[number] {
+            Some((current, _)) if Arc::ptr_eq(current, model) => {}
+            Some((current, _)) if have_same_episodes(current, model) => *current = Arc::clone(model),
+            _ => {
+                self.emit(number, None, EpisodeLayer::finish);
+                self.layers[number] = Some((Arc::clone(model), EpisodeLayer::new(&model.episodes)));
+            }
         }
     }
 
@@ -131,7 +140,7 @@ impl<'a> EpisodeObserver<'a> {
         step(layer, &mut self.found);
         for episode in self.found.drain(..) {
             self.inner.observe(Output::Episode(&EpisodeOutput {
-                stream: stream.filter(|_| episode.state != EpisodeState::End),
+                stream: stream.filter(|_| episode.state == EpisodeState::Begin),
                 episode,
                 model_index: number,
                 model: Arc::clone(model),
@@ -149,9 +158,8 @@ impl<'a> EpisodeObserver<'a> {
 /// Whether the potentials of one model's neurons of episodes are those of the other's too: the same rules for classes of the same names, as after
 /// a reload of an unchanged file.
 fn have_same_episodes(a: &Arc<Model>, b: &Arc<Model>) -> bool {
-    let class = |model: &Model, rule: &EpisodeRule| model.classes[rule.class.index()].clone();
-    Arc::ptr_eq(a, b)
-        || (a.name == b.name && a.episodes == b.episodes && a.episodes.iter().all(|rule| class(a, rule) == class(b, rule)))
+    let same_class = |rule: &EpisodeRule| a.classes[rule.class.index()] == b.classes[rule.class.index()];
+    Arc::ptr_eq(a, b) || (a.name == b.name && a.episodes == b.episodes && a.episodes.iter().all(same_class))
 }
 
 /// The flow of a spike.

@@ -67,8 +67,8 @@ impl EvidenceRows {
     }
 
     /// Allocates a row of zeros for the stream `owner`. When the pool is exhausted, the row is taken from another stream, which is
-    /// returned: of the next rows in turn, one whose stream had no content yet, which would begin again with it, and of these or else of all the one
-    /// with the least evidence for any class, as streams of a flood have. `evidence`: whether it is of content, and how much.
+    /// returned. Of the next rows in turn, those whose streams had no content yet lose theirs first, since their evidence begins again with it; among
+    /// equals, the one with the least evidence for any class, as streams of a flood have. `evidence`: whether it is of content, and how much.
     pub fn allocate(
         &mut self,
         owner: StreamIndex,

@@ -126,7 +126,7 @@ pub struct EpisodeOutput {
     pub model_index: usize,
     /// The model that classified the flows.
     pub model: Arc<Model>,
-    /// The stream whose packet caused the event, with its own direction; `None` when the episode has ended.
+    /// The stream at which the episode begins, with its own direction; `None` for its other events.
     pub stream: Option<(StreamKey, Direction)>,
 }
 

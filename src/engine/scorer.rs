@@ -342,10 +342,9 @@ impl Scorer {
         replaces: f32,
     ) -> Spike {
         // A stream that is no longer of the class takes back all packets but this one.
-        let [packets, bytes] = match confidence > 0.0 {
-            true => [1, u64::from(wire_len)],
-            false => [snapshot.packets.saturating_sub(1), snapshot.bytes.saturating_sub(u64::from(wire_len))],
-        };
+        let own = u64::from(wire_len);
+        let [packets, bytes] =
+            if confidence > 0.0 { [1, own] } else { [snapshot.packets.saturating_sub(1), snapshot.bytes.saturating_sub(own)] };
         let verdict = self.verdict(Event::Detection, stream, snapshot, confidence);
         Spike { verdict: Verdict { leader: Some(before), packets, bytes, ..verdict }, arp_hosts: None, again: true, replaces }
     }

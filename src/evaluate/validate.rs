@@ -27,10 +27,13 @@ pub fn outcomes(
     EvaluatedNetwork { corpus, network, decision, classes, layout, known }.outcomes(which)
 }
 
-/// The classes of which the model names no stream that it was trained on, since none carries payload ([`UnknownReason::NoPayload`]).
+/// The classes of which the model can name no stream that it was trained on, because these carry no payload ([`UnknownReason::NoPayload`]).
 pub fn silent_classes(corpus: &Corpus, model: &Model) -> Vec<String> {
     let trained = (0..corpus.streams.len()).filter(|&i| !corpus.streams[i].reference);
     let Model { network, decision, classes, layout, .. } = model;
+    if !decision.content_first {
+        return Vec::new();
+    }
     let mut silent: BTreeMap<String, bool> = BTreeMap::new();
     for outcome in outcomes(corpus, network, decision, classes, layout, &|_| true, trained) {
         *silent.entry(outcome.label).or_insert(true) &= outcome.reason == Some(UnknownReason::NoPayload);

@@ -114,20 +114,15 @@ impl Decision {
         self.confidence_from(leader, self.stop_confidence.max(self.accept[leader.class.index()]))
     }
 
-    /// The class of the stream: the leader's, if the confidence reaches the threshold of that class and the leader [may be named](Self::is_class).
+    /// The class of the stream: the leader's, if the confidence reaches the threshold of that class and a packet had content. How a connection is
+    /// opened, and at which port, does not tell what it would have carried.
     pub fn class(&self, leader: &Leader) -> Option<ClassId> {
         self.class_at(leader, self.confidence(leader))
     }
 
-    /// Whether the leader's class may be given to the stream at all: not if no packet had content. How a connection is opened, and at which port,
-    /// does not tell what it would have carried.
-    pub fn is_class(leader: &Leader) -> bool {
-        leader.content()
-    }
-
     /// [`Decision::class`] with the leader's confidence as an argument.
     pub fn class_at(&self, leader: &Leader, confidence: f32) -> Option<ClassId> {
-        (confidence >= self.accept[leader.class.index()] && Self::is_class(leader)).then_some(leader.class)
+        (confidence >= self.accept[leader.class.index()] && leader.content()).then_some(leader.class)
     }
 }
 

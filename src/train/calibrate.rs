@@ -120,7 +120,7 @@ pub(super) fn set_acceptance(
         .iter()
         .filter(|trail| trail.variant.shows_class())
         .filter_map(|trail| {
-            let last = trail.leaders.last().filter(|leader| Decision::is_class(leader))?;
+            let last = trail.leaders.last().filter(|leader| leader.content())?;
             let &LeaderHistory { capture, truth, known, weight, .. } = trail;
             Some(FinalState { confidence: decision.confidence(last), leader: last.class, capture, truth, known, weight })
         })

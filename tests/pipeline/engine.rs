@@ -455,13 +455,19 @@ proptest::proptest! {
     }
 }
 
+/// The shipped behaviours model, and what it finds in a recording.
+fn behaviours_of(recording: &str) -> (Arc<Model>, Recorder) {
+    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let mut source = CaptureFile::open(&fixture(&format!("behaviours/{recording}.pcap.zst"))).unwrap();
+    let mut recorder = Recorder::default();
+    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    (model, recorder)
+}
+
 /// A scan of one probe in 2 s, by a tool that the model was not trained on.
 #[test]
 fn a_slow_scan_is_found_within_ten_probes() {
-    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
-    let mut source = CaptureFile::open(&fixture("behaviours/test/scan.port-14.pcap.zst")).unwrap();
-    let mut recorder = Recorder::default();
-    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let (model, recorder) = behaviours_of("test/scan.port-14");
     let scan = recorder.episodes.iter().find(|e| model.classes[e.class.index()] == "scan.port").expect("an episode");
     assert!(scan.state == EpisodeState::Begin && scan.flows <= 10, "{} flows", scan.flows);
 }
@@ -469,10 +475,7 @@ fn a_slow_scan_is_found_within_ten_probes() {
 /// Most connections of this attack resemble it too little to be named alone.
 #[test]
 fn streams_of_an_episode_are_named_by_it() {
-    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
-    let mut source = CaptureFile::open(&fixture("behaviours/test/bruteforce.ssh-6.pcap.zst")).unwrap();
-    let mut recorder = Recorder::default();
-    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let (model, recorder) = behaviours_of("test/bruteforce.ssh-6");
     let episode = recorder.episodes.iter().rfind(|e| model.classes[e.class.index()] == "bruteforce.ssh").expect("an episode");
     let (by_episode, alone): (Vec<_>, Vec<_>) =
         recorder.verdicts.iter().filter(|v| v.class.is_some()).partition(|v| v.by_episode);
@@ -494,10 +497,7 @@ fn streams_of_an_episode_are_named_by_it() {
 /// The first packets of a flood that is one flow do not show it; later ones begin an episode, which names the flow.
 #[test]
 fn the_only_flow_of_an_episode_is_named_by_it() {
-    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
-    let mut source = CaptureFile::open(&fixture("behaviours/test/flood.icmp-5.pcap.zst")).unwrap();
-    let mut recorder = Recorder::default();
-    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let (model, recorder) = behaviours_of("test/flood.icmp-5");
     let episode = recorder.episodes.last().expect("an episode");
     assert_eq!((model.classes[episode.class.index()].as_str(), episode.flows, episode.ports), ("flood.icmp", 1, 0));
     let named = |v: &&Verdict| v.event == Event::Stream && v.class == Some(episode.class);
@@ -552,10 +552,7 @@ fn attacks_over_ipv6_are_found_as_over_ipv4() {
 /// All requests of an ARP scan are one stream, and each is about another host.
 #[test]
 fn an_arp_scan_is_an_episode_of_the_host_that_asks() {
-    let model = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
-    let mut source = CaptureFile::open(&fixture("behaviours/train/scan.host-3.pcap.zst")).unwrap();
-    let mut recorder = Recorder::default();
-    engine::run(&EngineSettings::new(vec![Arc::clone(&model)]), &mut source, &mut recorder).unwrap();
+    let (model, recorder) = behaviours_of("train/scan.host-3");
     let scan = recorder.episodes.iter().rfind(|e| model.classes[e.class.index()] == "scan.host").expect("an episode");
     assert_eq!(scan.host.to_string(), "172.17.4.47");
     assert!(scan.peers > 100, "{} peers", scan.peers);
