@@ -2,7 +2,7 @@
 //!
 //! The fact is stated twice, on headers for the engine and on slot values for training, where only these are stored.
 
-use super::{Layout, SILENT, SlotId};
+use super::{Layout, Place, SILENT, SlotId};
 use crate::packet::{Headers, Transport};
 
 /// Offset of the flags in a TCP header (RFC 9293 section 3.1).
@@ -15,11 +15,14 @@ pub fn has_content(headers: &Headers, frame: &[u8]) -> bool {
 }
 
 impl Layout {
-    /// Whether the packet with these slot values, `[slot]`, has content. None of the slots may be masked. The same as [`has_content`] for the
-    /// built-in layout; always true for a layout without a slot for the TCP flags.
+    /// Whether the packet with these slot values, `[slot]`, has content: the same as [`has_content`] for the built-in layout. Where the slots that
+    /// show it are masked, other slots of the same header decide. Always true for a layout without slots of the TCP header.
     pub fn is_content(&self, slots: &[u16]) -> bool {
-        let has = |slot: Option<SlotId>, none: u16| slot.is_some_and(|slot| slots[slot.index()] != none);
-        !has(self.tcp_flags, SILENT) || has(self.payload_size, 0)
+        let value = |slot: SlotId| slots[slot.index()];
+        let any = |place: Place| self.places(place).iter().any(|&(slot, _)| value(slot) != SILENT);
+        let unmasked = |slot: Option<SlotId>| slot.filter(|slot| !self.masked().contains(slot));
+        let segment = unmasked(self.tcp_flags).map_or_else(|| any(Place::Tcp), |flags| value(flags) != SILENT);
+        !segment || unmasked(self.payload_size).map_or_else(|| any(Place::Payload), |size| value(size) != 0)
     }
 }
 
@@ -67,6 +70,19 @@ mod tests {
             layout.encode(&headers, &frame, Context::first(0), &crate::trace::TraceValues::NONE, &mut volley);
             prop_assert_eq!(volley.content, has_content(&headers, &frame));
             prop_assert_eq!(layout.is_content(&volley.slots[..layout.slots().len()]), volley.content);
+        }
+
+        #[test]
+        fn content_is_known_without_the_flags_and_the_size(transport in prop::collection::vec(any::<u8>(), 20..64), masked in prop::sample::select(&["transport", "length"])) {
+            let mut transport = transport;
+            transport[12] = 5 << 4;
+            let frame = frame(false, 6, &transport, usize::MAX);
+            let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("a whole frame");
+            let mut layout = Layout::headers(&LayoutOptions::default());
+            layout.mask(masked).expect("a group of slots");
+            let mut volley = Volley::default();
+            layout.encode(&headers, &frame, Context::first(0), &crate::trace::TraceValues::NONE, &mut volley);
+            prop_assert_eq!(layout.is_content(&volley.slots[..layout.slots().len()]), has_content(&headers, &frame));
         }
     }
 }

@@ -226,4 +226,25 @@ mod tests {
             assert_eq!(active[..shown.active], other[..shown.active]);
         }
     }
+
+    #[test]
+    fn of_a_flow_the_packets_up_to_the_fourth_with_content_are_shown() {
+        let layout = Layout::headers(&LayoutOptions::default());
+        let slot = |name| layout.slots().iter().position(|slot| slot.name == name).expect("a slot of the built-in layout");
+        let (flags, size) = (slot("tcp.flags"), slot("payload.size"));
+        let packet = |content: u16| {
+            let mut slots = vec![SILENT; layout.slots().len()];
+            (slots[flags], slots[size]) = (0x10, content);
+            slots
+        };
+        let packets: Vec<u16> = [0, 0, 0, 1, 1, 1, 1, 1, 1].into_iter().flat_map(packet).collect();
+        let shown = |key| {
+            let mut corpus = Corpus::new(key, layout.clone(), vec!["class".into()]);
+            corpus.push(ClassId::new(0), &packets);
+            let packets = corpus.packets_of(0).count() as u64;
+            assert_eq!(corpus.shown(ClassId::new(0)), (1, packets));
+            packets
+        };
+        assert_eq!((shown(KeyKind::Flow), shown(KeyKind::Host)), (7, 9), "all of a host");
+    }
 }
