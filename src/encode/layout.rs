@@ -409,7 +409,7 @@ impl Layout {
     }
 
     /// The slots of a place and their offsets.
-    pub(super) fn places(&self, place: Place) -> &[(SlotId, u16)] {
+    pub(crate) fn places(&self, place: Place) -> &[(SlotId, u16)] {
         &self.places[place as usize]
     }
 
@@ -429,6 +429,11 @@ impl Layout {
             Coding::OneHot => 256,
             Coding::DualRail => 16,
         }
+    }
+
+    /// The inputs of a slot.
+    pub(crate) fn slot_range(&self, slot: SlotId) -> Range<usize> {
+        slot.index() * self.slot_inputs()..(slot.index() + 1) * self.slot_inputs()
     }
 
     /// Number of inputs: those of the slots, then those of the coincidences.

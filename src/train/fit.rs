@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::model::{Model, Provenance};
-use crate::snn::{self, ClassId, Network, NeuronId, NeuronSpec};
+use crate::snn::{ClassId, Network, NeuronId, NeuronSpec};
 use crate::stream::{Assignments, Decision, Leader};
 
 use super::calibrate::calibrate;
@@ -225,7 +225,7 @@ impl<'a> Fitting<'a> {
         if learning.is_empty() {
             return Network::quantise(&weights, neurons);
         }
-        let learned = snn::train(settings.rule, inputs, &learning, settings.threads, teacher, self.tick);
+        let learned = teacher.train(settings.rule, &learning, settings.threads, self.tick);
         for (row, learned) in weights.chunks_exact_mut(neurons).zip(learned.chunks_exact(learning.len())) {
             places.iter().zip(learned).for_each(|(&place, &weight)| row[place] = weight);
         }

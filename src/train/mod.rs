@@ -19,6 +19,7 @@ pub(crate) mod random;
 mod retrain;
 mod split_by_direction;
 mod teacher;
+mod transports;
 mod variant;
 
 pub use add_class::add_class;

@@ -1,7 +1,7 @@
 //! Retraining of a part of a model: the neurons of one class, or the calibration of all classes on a reference.
 
 use crate::model::Model;
-use crate::snn::{self, ClassId, Network, NeuronId};
+use crate::snn::{ClassId, Network, NeuronId};
 use crate::stream::Decision;
 
 use super::calibrate::{Claim, MIN_CLAIMS, calibrate, raise_acceptance};
@@ -80,8 +80,7 @@ pub fn retrain(
     let neurons = |seed: u64, left_out: Option<usize>| {
         let shown = |i: usize| (fold_of[i] != left_out).then(|| corpus.streams[i].class);
         let teacher = TeachingSchedule::new(corpus, settings, seed, shown);
-        let inputs = corpus.layout.input_count();
-        Network::quantise(&snn::train(settings.rule, inputs, &specs(own), 1, &teacher, tick), places.len())
+        Network::quantise(&teacher.train(settings.rule, &specs(own), 1, tick), places.len())
     };
     let whole = neurons(settings.seed, None);
     let parts: Vec<Network> =

@@ -12,10 +12,11 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
 use crate::packet::KeyKind;
 use crate::prefetch::{prefetch, prefetch_span};
-use crate::snn::{ClassId, Presentation, Presentations};
+use crate::snn::{self, ClassId, NeuronSpec, Presentation, Presentations, Stdp};
 
 use super::ports::{PortPool, Ports};
 use super::random::below;
+use super::transports::inhibit;
 use super::{Corpus, TrainSettings};
 
 /// Groups of slots that are silent together, one set for each presentation.
@@ -92,6 +93,15 @@ impl<'a> TeachingSchedule<'a> {
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
         Self { corpus, packets, silent, alone, not_ports, other_ports, pool, gains, seed }
+    }
+
+    /// Trains neurons with `threads` threads and returns their weights, `[input * specs + spec]`: those of STDP ([`snn::train`]), and those that
+    /// [inhibit](super::transports) a neuron at other transports. What a neuron learns does not depend on the other neurons. `tick` is called after
+    /// each pass of each thread.
+    pub fn train(&self, rule: Stdp, specs: &[NeuronSpec], threads: usize, tick: &(dyn Fn() + Sync)) -> Vec<f32> {
+        let mut weights = snn::train(rule, self.corpus.layout.input_count(), specs, threads, self, tick);
+        inhibit(self.corpus, &self.packets, specs, &mut weights);
+        weights
     }
 
     /// Number of presentations per pass.

@@ -297,12 +297,12 @@ impl Learner {
         // Names are checked with the settings; a name for which this layout has no slot masks nothing.
         group[0].mask.iter().for_each(|name| _ = masked.mask(name));
         let width = self.memory.layout.slots().len();
-        let mut corpus = Corpus::new(self.memory.key, self.memory.layout.clone(), classes.clone());
+        let mut corpus = Corpus::new(self.memory.key, masked, classes.clone());
         for (class, label) in ClassId::first(classes.len()).zip(&classes) {
             let held = if all { self.memory.held.of(label) } else { &[] };
             for stream in self.memory.shown.of(label).iter().chain(held) {
                 let mut slots = stream.clone();
-                slots.chunks_exact_mut(width).for_each(|volley| masked.apply_mask(volley));
+                slots.chunks_exact_mut(width).for_each(|volley| corpus.layout.apply_mask(volley));
                 corpus.push(class, &slots);
             }
         }
@@ -310,8 +310,7 @@ impl Learner {
         let mut settings = train::TrainSettings::new(self.memory.key, seed);
         settings.rule.eta = group[0].eta;
         let teacher = TeachingSchedule::new(&corpus, &settings, seed, |i| Some(corpus.streams[i].class));
-        let (inputs, threads) = (self.memory.layout.input_count(), self.settings.threads);
-        let weights = snn::train(settings.rule, inputs, &NeuronSpec::one_each(own.len()), threads, &teacher, &|| ());
+        let weights = teacher.train(settings.rule, &NeuronSpec::one_each(own.len()), self.settings.threads, &|| ());
         let packets = ClassId::first(own.len()).map(|class| corpus.shown(class).1).collect();
         (Network::quantise(&weights, own.len()), packets)
     }
