@@ -53,7 +53,7 @@ pub(super) fn calibrate(
         leaders: f.trail(&decision, classes),
     };
     let mut trails: Vec<LeaderHistory> = held_out.iter().map(trail).collect();
-    weigh(&mut trails);
+    weigh(key, &mut trails);
     decision.confidence = confidence(&trails);
     let calibration = set_acceptance(key, settings, &trails, &mut decision);
     if decision.content_first {
@@ -143,10 +143,11 @@ pub(super) fn set_acceptance(
 
 /// Gives the streams of unseen classes the weight that they have in traffic. Each class was left out of one network, so there are as many
 /// unseen streams as known ones.
-fn weigh(trails: &mut [LeaderHistory]) {
+fn weigh(key: KeyKind, trails: &mut [LeaderHistory]) {
+    let per_known = if key == KeyKind::Host { UNSEEN_PER_KNOWN_HOST } else { UNSEEN_PER_KNOWN };
     let is_unseen = |t: &LeaderHistory| !t.known && t.variant.shows_class();
     let count = |of: &dyn Fn(&LeaderHistory) -> bool| trails.iter().filter(|t| of(t)).map(|t| t.weight).sum::<f32>();
-    let unseen = (UNSEEN_PER_KNOWN * count(&|t| t.known) / count(&is_unseen).max(1.0)).min(1.0);
+    let unseen = (per_known * count(&|t| t.known) / count(&is_unseen).max(1.0)).min(1.0);
     trails.iter_mut().filter(|t| is_unseen(t)).for_each(|t| t.weight *= unseen);
 }
 
@@ -169,7 +170,9 @@ impl FinalState {
 /// A confidence that no stream reaches.
 const NEVER: f32 = 2.0;
 /// Streams of unseen classes for each stream of a known class, as assumed of traffic.
-const UNSEEN_PER_KNOWN: f32 = 0.2;
+const UNSEEN_PER_KNOWN: f32 = 0.4;
+/// The same of hosts.
+const UNSEEN_PER_KNOWN_HOST: f32 = 0.2;
 /// Number of captures for which the streams of all classes count in the acceptance of one class. Streams of a capture resemble each other, so a class
 /// is judged by its own claims only as far as it is right in many captures.
 const USUAL_CAPTURES: f64 = 10.0;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::encode::{Place, SILENT, SlotId};
+use crate::encode::{Group, Place, SILENT, SlotId};
 use crate::snn::{ClassId, NeuronSpec};
 
 use super::Corpus;
@@ -14,8 +14,8 @@ use super::Corpus;
 const TRANSPORTS: [Place; 7] = [Place::Arp, Place::Tcp, Place::Udp, Place::Sctp, Place::Icmp, Place::Icmpv6, Place::Igmp];
 
 /// Sets weights, `[input * specs + spec]`, if streams are recognised by content: at the inputs of the transports that no packet of the neuron's
-/// class has, the weight becomes the largest of the neuron, negated. `shown` are the packets of all classes, `(volley, class)`. Masked slots are
-/// left alone.
+/// class has, the weight becomes the largest of the neuron, negated. Slots of ports, and masked ones, are left alone. `shown` are the packets of all
+/// classes, `(volley, class)`.
 pub(super) fn inhibit(corpus: &Corpus, shown: &[(u32, ClassId)], specs: &[NeuronSpec], weights: &mut [f32]) {
     if !corpus.by_content() || specs.is_empty() {
         return;
@@ -27,7 +27,8 @@ pub(super) fn inhibit(corpus: &Corpus, shown: &[(u32, ClassId)], specs: &[Neuron
     let layout = &corpus.layout;
     for place in TRANSPORTS {
         let slots = layout.places(place).iter().map(|&(slot, _)| slot);
-        let slots: Vec<SlotId> = slots.filter(|slot| !layout.masked().contains(slot)).collect();
+        let inhibits = |slot: &SlotId| !layout.masked().contains(slot) && layout.slots()[slot.index()].group != Group::Ports;
+        let slots: Vec<SlotId> = slots.filter(inhibits).collect();
         let has = |volley: u32| slots.iter().any(|slot| corpus.volley(volley as usize)[slot.index()] != SILENT);
         let classes: BTreeSet<ClassId> = shown.iter().filter(|&&(volley, _)| has(volley)).map(|&(_, class)| class).collect();
         for (neuron, _) in specs.iter().enumerate().filter(|(_, spec)| !classes.contains(&spec.class)) {
