@@ -431,9 +431,9 @@ impl Layout {
         }
     }
 
-    /// The inputs of a slot.
-    pub(crate) fn slot_range(&self, slot: SlotId) -> Range<usize> {
-        slot.index() * self.slot_inputs()..(slot.index() + 1) * self.slot_inputs()
+    /// The input of a value, 0 to 255, of a slot; `None` with dual-rail coding, where values share inputs.
+    pub(crate) fn input(&self, slot: SlotId, value: u16) -> Option<usize> {
+        (self.data.coding == Coding::OneHot).then(|| slot.index() * self.slot_inputs() + usize::from(value))
     }
 
     /// Number of inputs: those of the slots, then those of the coincidences.
