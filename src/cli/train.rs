@@ -57,7 +57,7 @@ pub struct Encoding {
     /// Also sees the traces of a stream's hosts: leaky counts of what they did recently; for scans, floods and other behaviours
     #[arg(long, help_heading = "Encoding")]
     traces: bool,
-    /// Packets per stream that are scored, and at most trained on [default: 16 for flows, 2048 for hosts]
+    /// Packets per stream used for training [default: 16 for flows, 2048 for hosts]
     #[arg(long, value_name = "N", help_heading = "Encoding")]
     packets: Option<usize>,
     /// Random seed

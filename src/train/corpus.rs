@@ -20,10 +20,6 @@ pub(super) const STRETCHES: [f64; 2] = [10.0, 0.1];
 /// has few others.
 const EXTRA: (u64, u64) = (32, 2048);
 
-/// Packets with content of a flow that networks are trained on. Later packets show what the stream carries rather than what it is: a network
-/// that was trained on all packets of SOCKS takes TLS for SOCKS where it does not know TLS.
-const TAUGHT: usize = 4;
-
 /// A table of traces that training sees besides those of the capture.
 struct OtherTraces {
     table: TraceTable,
@@ -472,25 +468,17 @@ impl Corpus {
 
     /// Number of streams of a class that networks are trained on, and number of their volleys.
     pub fn shown(&self, class: ClassId) -> (u64, u64) {
-        let own = self.streams.iter().filter(|s| s.class == class && !s.reference);
-        own.fold((0, 0), |(streams, volleys), s| (streams + u64::from(!s.later), volleys + self.taught(s) as u64))
-    }
-
-    /// Number of the volleys kept of a stream that networks are trained on: all, or if streams are recognised by content those up to its
-    /// [`TAUGHT`]th packet with content.
-    fn taught(&self, stream: &LabelledStream) -> usize {
-        if !self.by_content() {
-            return stream.kept;
-        }
-        let mut content = (0..stream.kept).filter(|&v| self.layout.is_content(self.volley(stream.first + v)));
-        content.nth(TAUGHT - 1).map_or(stream.kept, |last| last + 1)
+        self.streams
+            .iter()
+            .filter(|s| s.class == class && !s.reference)
+            .fold((0, 0), |(streams, volleys), s| (streams + u64::from(!s.later), volleys + s.kept as u64))
     }
 
     /// The indices of a stream's volleys for training, each with the stream's class.
     pub(super) fn packets_of(&self, stream: usize) -> impl Iterator<Item = (u32, ClassId)> + use<> {
         let s = &self.streams[stream];
         let class = s.class;
-        (s.first..s.first + self.taught(s) + s.other_traces).map(move |v| (v as u32, class))
+        (s.first..s.first + s.kept + s.other_traces).map(move |v| (v as u32, class))
     }
 
     /// The slot values of a stream's volleys.

@@ -1,7 +1,8 @@
 //! Order and form in which the packets of a corpus are presented to the network in training.
 //!
 //! Slot dropout: each packet is shown whole and once without each group of slots, so that neurons rely on the whole header and
-//! recognise a protocol on an unknown port. Slot noise: packets of flows that have content are also shown with the ports of a packet of
+//! recognise a protocol on an unknown port. Later packets of flows are shown whole alone: they show what a stream carries rather than what it
+//! is, and a network that relies on their payload takes TLS for SOCKS where it does not know TLS. Slot noise: packets of flows that have content are also shown with the ports of a packet of
 //! another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it ([`super::fit()`]),
 //! packets of classes with few streams are also shown with their ports alone: otherwise such a class relies on what only those few
 //! streams have in common.
@@ -40,11 +41,19 @@ const TRACE_DROPOUT: [&[Group]; 4] = [
 /// Largest number of streams of a class whose packets are shown with their ports alone.
 const FEW: u32 = 5;
 
+/// Packets with content of a flow, the first ones, behind which packets are later ones.
+const FIRST: usize = 4;
+
+/// Number of presentations of a later packet, for streams that are captured from the middle.
+const LATER: usize = 3;
+
 /// Presents the chosen streams of a corpus.
 pub struct TeachingSchedule<'a> {
     corpus: &'a Corpus,
-    /// (volley, class) of every packet shown.
+    /// (volley, class) of every packet shown whole and without groups of slots.
     packets: Vec<(u32, ClassId)>,
+    /// (volley, class) of every presentation of a later packet.
+    later: Vec<(u32, ClassId)>,
     /// Slots that are silent, for each presentation of a packet.
     silent: Vec<Vec<SlotId>>,
     /// (volley, class) of every packet shown with its ports alone, and all other slots.
@@ -61,12 +70,21 @@ impl<'a> TeachingSchedule<'a> {
     /// `shown` gives the class that the teacher forces for a stream, or `None` to leave the stream out.
     pub fn new(corpus: &'a Corpus, settings: &TrainSettings, seed: u64, mut shown: impl FnMut(usize) -> Option<ClassId>) -> Self {
         let classes = corpus.classes.len();
-        let mut packets = Vec::new();
+        let (mut packets, mut later) = (Vec::new(), Vec::new());
         let mut streams = vec![0u32; classes];
         for i in 0..corpus.streams.len() {
             if let Some(class) = shown(i) {
                 streams[class.index()] += 1;
-                packets.extend(corpus.packets_of(i).map(|(volley, _)| (volley, class)));
+                let mut content = 0;
+                for (volley, _) in corpus.packets_of(i) {
+                    let is_later = corpus.by_content() && content == FIRST;
+                    if is_later {
+                        later.extend([(volley, class); LATER])
+                    } else {
+                        packets.push((volley, class))
+                    }
+                    content += usize::from(!is_later && corpus.layout.is_content(corpus.volley(volley as usize)));
+                }
             }
         }
         let mut silent = vec![Vec::new()];
@@ -92,7 +110,7 @@ impl<'a> TeachingSchedule<'a> {
         }
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
-        Self { corpus, packets, silent, alone, not_ports, other_ports, pool, gains, seed }
+        Self { corpus, packets, later, silent, alone, not_ports, other_ports, pool, gains, seed }
     }
 
     /// Trains neurons with `threads` threads and returns their weights, `[input * specs + spec]`: those of STDP ([`snn::train`]), and those that
@@ -106,7 +124,7 @@ impl<'a> TeachingSchedule<'a> {
 
     /// Number of presentations per pass.
     pub fn len(&self) -> usize {
-        self.packets.len() * self.silent.len() + self.alone.len() + self.other_ports.len()
+        self.packets.len() * self.silent.len() + self.alone.len() + self.other_ports.len() + self.later.len()
     }
 
     /// Whether there are no presentations.
@@ -117,14 +135,19 @@ impl<'a> TeachingSchedule<'a> {
     /// What the presentation `index` shows.
     fn shown(&self, index: u32) -> ShownPacket<'_> {
         let (variants, index) = (self.silent.len(), index as usize);
-        let ((volley, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
-            None => (self.packets[index / variants], &self.silent[index % variants], None),
-            Some(rest) => match rest.checked_sub(self.alone.len()) {
-                None => (self.alone[rest], &self.not_ports, None),
-                Some(other) => {
-                    let (volley, class, ports) = self.other_ports[other];
-                    ((volley, class), &[], Some(ports))
-                }
+        let after = |index: usize, shown: usize| index.checked_sub(shown).ok_or(index);
+        let place = after(index, variants * self.packets.len());
+        let ((volley, class), silent, ports): (_, &[SlotId], _) = match place {
+            Err(packet) => (self.packets[packet / variants], &self.silent[packet % variants], None),
+            Ok(rest) => match after(rest, self.alone.len()) {
+                Err(alone) => (self.alone[alone], &self.not_ports, None),
+                Ok(rest) => match after(rest, self.other_ports.len()) {
+                    Err(other) => {
+                        let (volley, class, ports) = self.other_ports[other];
+                        ((volley, class), &[], Some(ports))
+                    }
+                    Ok(later) => (self.later[later], &[], None),
+                },
             },
         };
         ShownPacket { volley: volley as usize, class, silent, ports }
@@ -238,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_flow_the_packets_up_to_the_fourth_with_content_are_shown() {
+    fn packets_of_a_flow_behind_the_fourth_with_content_are_shown_whole_alone() {
         let layout = Layout::headers(&LayoutOptions::default());
         let slot = |name| layout.slots().iter().position(|slot| slot.name == name).expect("a slot of the built-in layout");
         let (flags, size) = (slot("tcp.flags"), slot("payload.size"));
@@ -248,13 +271,20 @@ mod tests {
             slots
         };
         let packets: Vec<u16> = [0, 0, 0, 1, 1, 1, 1, 1, 1].into_iter().flat_map(packet).collect();
+        // How often each packet is shown, whole and without groups of slots.
         let shown = |key| {
             let mut corpus = Corpus::new(key, layout.clone(), vec!["class".into()]);
             corpus.push(ClassId::new(0), &packets);
-            let packets = corpus.packets_of(0).count() as u64;
-            assert_eq!(corpus.shown(ClassId::new(0)), (1, packets));
-            packets
+            let settings = TrainSettings::new(key, 1);
+            let teacher = TeachingSchedule::new(&corpus, &settings, 1, |_| Some(ClassId::new(0)));
+            let mut counts = [(0, 0); 9];
+            for shown in (0..teacher.len() as u32).map(|index| teacher.shown(index)) {
+                let (whole, without) = &mut counts[shown.volley];
+                *if shown.silent.is_empty() { whole } else { without } += 1;
+            }
+            counts
         };
-        assert_eq!((shown(KeyKind::Flow), shown(KeyKind::Host)), (7, 9), "all of a host");
+        assert_eq!(shown(KeyKind::Host), [(1, DROPOUT.len()); 9]);
+        assert_eq!(shown(KeyKind::Flow), [[(1, DROPOUT.len()); 7].as_slice(), &[(LATER, 0); 2]].concat()[..]);
     }
 }
