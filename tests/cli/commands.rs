@@ -250,6 +250,13 @@ fn each_format_of_events_has_one_line_for_each_stream() {
 }
 
 #[test]
+fn episodes_of_models_without_episodes_are_refused() {
+    let read = ["read", "--format", "jsonl", "--events", "episodes", "fixtures/captures/scan-1.pcap"];
+    spiked().args(read).assert().code(2).stdout("").stderr(contains("no model has episodes"));
+    spiked().args(read).args(["--model", "protocols", "--model", "behaviours"]).assert().code(0).stderr("");
+}
+
+#[test]
 fn a_stream_is_detected_once_and_ends_once() {
     let of_episodes = "fixtures/behaviours/test/bruteforce.ssh-6.pcap.zst";
     for (model, capture, all, by_episode) in
