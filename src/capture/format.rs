@@ -246,10 +246,12 @@ fn snoop_record(window: &[u8], link: LinkType) -> Step {
 }
 
 /// Whether the first bytes are those of an ERF record, of [`HEADER_LEN`] bytes and more. The time and the file name in the header of a gzip
-/// file can look like one.
+/// file can look like one, and so can text; records have bytes that text does not, as the first of a length below 2304.
 fn looks_like_erf(window: &[u8]) -> bool {
     let (length, wire_len) = (usize::from(u16_at(window, 10, true)), u16_at(window, 14, true));
+    let text = window[..HEADER_LEN].iter().all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace());
     !is_compressed(window)
+        && !text
         && ERF_SECONDS.contains(&u32_at(window, 4, false))
         && ERF_TYPES.contains(&(window[8] & !ERF_EXTENDED))
         && length > ERF_ETHERNET_HEADER

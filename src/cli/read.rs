@@ -189,6 +189,9 @@ fn lines(args: &Args, models: &Models, format: Option<EventFormat>) -> Result<Li
     if args.events == Events::Episodes && args.format == Format::Csv {
         bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
     }
+    if args.events == Events::Episodes && format.is_some() && models.iter().all(|model| model.episodes.is_empty()) {
+        bail!("--events episodes: no model has episodes; the built-in one is --model behaviours");
+    }
     Ok(match (format, args.events) {
         (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
         (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),

@@ -374,7 +374,8 @@ impl std::fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        writeln!(f, "risk against coverage:")?;
+        let unseen = if self.unseen > 0 { " (streams of unseen classes count as wrong)" } else { "" };
+        writeln!(f, "risk against coverage{unseen}:")?;
         for target in [0.25, 0.5, 0.75, 0.9, 1.0] {
             if let Some((coverage, risk)) = self.risk_coverage.iter().find(|r| r.0 >= target) {
                 writeln!(f, "  {:>5.1} % of streams covered: {:.2} % wrong", coverage * 100.0, risk * 100.0)?;
@@ -468,6 +469,7 @@ mod tests {
         outcomes.extend([outcome("a", true, 1), outcome("b", false, 2)]);
         let report = Report::new(&outcomes);
         assert_eq!((report.capture_accuracy, report.unseen), (0.5, 1));
+        assert!(report.to_string().contains("risk against coverage (streams of unseen classes count as wrong):"));
         assert!((report.accuracy - 1.0 / 101.0).abs() < 1e-12);
         assert!(report.to_string().contains("of known classes                       101 of 1 classes"));
     }

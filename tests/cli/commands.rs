@@ -250,6 +250,25 @@ fn each_format_of_events_has_one_line_for_each_stream() {
 }
 
 #[test]
+fn episodes_of_models_without_episodes_are_refused() {
+    let read = ["read", "--format", "jsonl", "--events", "episodes", "fixtures/captures/scan-1.pcap"];
+    spiked().args(read).assert().code(2).stdout("").stderr(contains("no model has episodes"));
+    spiked().args(read).args(["--model", "protocols", "--model", "behaviours"]).assert().code(0).stderr("");
+}
+
+#[test]
+fn ends_of_streams_that_reading_lists_are_found_by_explaining() {
+    let capture = "fixtures/captures/mixed.pcapng";
+    let listed = spiked().args(["read", "--model", "behaviours", "--unknown", capture]).assert().code(0);
+    let listed = String::from_utf8(listed.get_output().stdout.clone()).unwrap();
+    let ends: Vec<&str> = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    for start in ["10.", "["] {
+        let end = *ends.iter().find(|end| end.starts_with(start)).unwrap();
+        spiked().args(["model", "explain", "behaviours", capture, end]).assert().code(0).stdout(contains(end));
+    }
+}
+
+#[test]
 fn a_stream_is_detected_once_and_ends_once() {
     let of_episodes = "fixtures/behaviours/test/bruteforce.ssh-6.pcap.zst";
     for (model, capture, all, by_episode) in

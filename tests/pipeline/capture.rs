@@ -135,6 +135,9 @@ fn what_is_not_a_capture_is_refused_with_its_name_and_reason() {
     let message = |bytes: &[u8]| from_bytes(bytes.to_vec()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message(b"").contains("test: the file is empty"));
     assert!(message(b"GET / HTTP/1.1\r\n").contains("test: begins with 474554202f204854: not a pcap"));
+    // The time, type and length of an ERF record, in ASCII.
+    let text = "# spiked\n\nspiked names the protocol of network streams.\n".repeat(1000);
+    assert!(message(text.as_bytes()).contains("test: begins with 23207370696b6564: not a pcap"));
     assert!(message(&[0x1f, 0x8b, 8, 0, 1, 2, 3]).contains("test"));
     let missing = CaptureFile::open(Path::new("no/such.pcap")).err().unwrap().to_string();
     assert!(missing.contains("no/such.pcap: can't open"), "{missing}");

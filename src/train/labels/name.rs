@@ -40,11 +40,16 @@ fn proto(text: &str) -> String {
     }
 }
 
+/// Whether label files give ports of the protocol.
+fn has_ports(proto: &str) -> bool {
+    matches!(proto, "TCP" | "UDP" | "SCTP")
+}
+
 impl StreamName {
     /// The flow between two ends, given in any order.
     pub(super) fn flow(protocol: &str, a: (&str, u16), b: (&str, u16)) -> Self {
         let proto = proto(protocol);
-        let ported = matches!(proto.as_str(), "TCP" | "UDP" | "SCTP");
+        let ported = has_ports(&proto);
         let end = |(address, port): (&str, u16)| (canonical(address), if ported { port } else { 0 });
         let (a, b) = (end(a), end(b));
         let (a, b) = if a <= b { (a, b) } else { (b, a) };
@@ -71,9 +76,17 @@ impl StreamName {
 }
 
 impl std::fmt::Display for StreamName {
+    /// Protocol and ends, spelled as `spiked read --unknown` spells them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Flow { proto, a, b } => write!(f, "{proto} {}:{} {}:{}", a.0, a.1, b.0, b.1),
+            Self::Flow { proto, a, b } if !has_ports(proto) => write!(f, "{proto} {} {}", a.0, b.0),
+            Self::Flow { proto, a, b } => {
+                let end = |(address, port): &(String, u16)| match address.contains(':') {
+                    true => format!("[{address}]:{port}"),
+                    false => format!("{address}:{port}"),
+                };
+                write!(f, "{proto} {} {}", end(a), end(b))
+            }
             Self::Host(host) => write!(f, "host {host}"),
         }
     }
@@ -82,4 +95,18 @@ impl std::fmt::Display for StreamName {
 fn canonical(address: &str) -> String {
     let bare = address.split('%').next().unwrap_or(address);
     bare.parse::<IpAddr>().map_or_else(|_| bare.to_ascii_lowercase(), |ip| ip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StreamName;
+
+    #[test]
+    fn streams_are_shown_as_reading_spells_their_ends() {
+        let shown = |proto, a, b| StreamName::flow(proto, a, b).to_string();
+        assert_eq!(shown("tcp", ("10.0.0.2", 80), ("10.0.0.1", 4000)), "TCP 10.0.0.1:4000 10.0.0.2:80");
+        assert_eq!(shown("17", ("fd00::1", 53), ("fd00::2", 4000)), "UDP [fd00::1]:53 [fd00::2]:4000");
+        assert_eq!(shown("58", ("fd00::1", 8), ("fd00::2", 0)), "ICMP fd00::1 fd00::2");
+        assert_eq!(shown("ARP", ("02:00:00:00:00:01", 0), ("ff:ff:ff:ff:ff:ff", 0)), "ARP 02:00:00:00:00:01 ff:ff:ff:ff:ff:ff");
+    }
 }
