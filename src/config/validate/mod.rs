@@ -26,6 +26,7 @@ pub(super) fn config(path: &Path, text: &str, overrides: &[Override]) -> Result<
     let mut check = Check { mistakes, places: Places { sources, offsets, left_out } };
     let config = raw.map(|raw| check.config(raw));
     check.mistakes.sort();
+    check.mistakes.dedup();
     match config {
         Some(config) if check.mistakes.is_empty() => Ok(config),
         _ => {
