@@ -26,15 +26,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
-    let (config, source) = args.settings.load()?;
-    let preflight = match daemon::preflight(&config) {
-        Ok(preflight) => preflight,
-        Err(wrong) => {
-            wrong.iter().for_each(|w| eprintln!("spiked: {}: {w}", source.path.display()));
-            return Ok(Exit::Misconfigured);
-        }
-    };
-    preflight.warnings.iter().for_each(|w| eprintln!("spiked: {}: {w}", source.path.display()));
+    let source = args.settings.source()?;
+    let (config, preflight) = daemon::check(&source)?;
+    preflight.warnings.iter().for_each(|warning| eprintln!("spiked: {warning}"));
     #[cfg(feature = "fleet")]
     if let Some(fleet) = &config.fleet {
         let exit = check_fleet(fleet, &source.path)?;

@@ -23,12 +23,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
-    let (config, source) = args.settings.load()?;
-    if let Err(wrong) = daemon::preflight(&config) {
-        wrong.iter().for_each(|w| eprintln!("spiked: {}: {w}", source.path.display()));
-        eprintln!("spiked: not reloaded");
-        return Ok(Exit::Misconfigured);
-    }
+    let (config, _) = daemon::check(&args.settings.source()?).context("not reloaded")?;
     let file = &config.process.status_file;
     let before = StatusFile::read(file).with_context(|| {
         format!("{}: can't read the daemon's status file (process.status_file); is the daemon running?", file.display())

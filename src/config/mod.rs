@@ -9,6 +9,7 @@ mod text;
 mod validate;
 
 pub use raw::{Action, EventType, Facility, LogFormat, LogLevel, Severity};
+pub(crate) use text::Places;
 pub use text::{Mistake, Override, keys};
 
 pub use crate::capture::live::{InterfaceSettings, LiveSettings};
@@ -33,7 +34,11 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     /// The settings have mistakes: all of them, in the order of their places.
     #[error("{}", list(mistakes))]
-    Mistakes { mistakes: Vec<Mistake> },
+    Mistakes {
+        mistakes: Vec<Mistake>,
+        /// The settings without those that are wrong; `None` if the rest can't be told.
+        rest: Option<Box<Config>>,
+    },
 }
 
 fn list(mistakes: &[Mistake]) -> String {
@@ -76,6 +81,8 @@ pub struct Config {
     pub log: LogConfig,
     /// User, hardening and status file of the process.
     pub process: ProcessConfig,
+    /// Places of the settings, for messages.
+    pub(crate) places: Places,
 }
 
 /// Source of a model.

@@ -2,6 +2,7 @@
 //!
 //! Each source is parsed at its own range of byte offsets, so that an offset identifies the source as well as the place in it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -19,6 +20,8 @@ pub struct Mistake {
     pub place: String,
     /// What is wrong, and what to do.
     pub what: String,
+    /// Byte offset of the place in the sources, which orders mistakes.
+    pub(crate) at: usize,
 }
 
 impl fmt::Display for Mistake {
@@ -98,12 +101,12 @@ impl Override {
                         || "not the name of a setting; unset it, or correct it: SPIKED_METRICS_ADDRESS is metrics.address".into(),
                         renamed,
                     );
-                    mistakes.push(Mistake { place: name, what });
+                    mistakes.push(Mistake { place: name, what, at: 0 });
                 }
             }
         }
         overrides.sort_by(|a, b| a.name.cmp(&b.name));
-        if mistakes.is_empty() { Ok(overrides) } else { Err(ConfigError::Mistakes { mistakes }) }
+        if mistakes.is_empty() { Ok(overrides) } else { Err(ConfigError::Mistakes { mistakes, rest: None }) }
     }
 }
 
@@ -128,6 +131,7 @@ fn first_override(text: &str) -> usize {
     text.len() + KEY.len()
 }
 
+#[derive(Clone, Debug)]
 struct Source {
     name: String,
     start: usize,
@@ -136,6 +140,7 @@ struct Source {
 }
 
 /// The texts of all sources, for the places of mistakes.
+#[derive(Clone, Debug)]
 pub(super) struct Sources(Vec<Source>);
 
 impl Sources {
@@ -149,8 +154,12 @@ impl Sources {
         Self(all)
     }
 
+    pub(super) fn mistake(&self, at: usize, what: String) -> Mistake {
+        Mistake { place: self.place(at), what, at }
+    }
+
     /// Place of a byte offset: file, line and column (from 1, in characters), or the name of the override.
-    pub(super) fn place(&self, at: usize) -> String {
+    fn place(&self, at: usize) -> String {
         let source = self.0.iter().rev().find(|s| s.start <= at).unwrap_or(&self.0[0]);
         if !source.is_file {
             return source.name.clone();
@@ -162,24 +171,99 @@ impl Sources {
     }
 }
 
+/// Places of all settings that are given.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(super) sources: Sources,
+    /// Byte offset of each value; a key is the path of names and indices, each after a dot: `.policies.0.class`.
+    pub(super) offsets: BTreeMap<String, usize>,
+    /// Keys that were removed because of a mistake.
+    pub(super) left_out: Vec<String>,
+}
+
+/// All places are equal: settings are the same wherever they are given.
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Places {
+    /// A mistake in the setting `key`, such as `policies.0.class`; its place is that of the table if the key is not given.
+    pub fn mistake(&self, key: &str, what: String) -> Mistake {
+        let mut key = format!(".{key}");
+        let at = loop {
+            match (self.offsets.get(&key), key.rfind('.')) {
+                (Some(at), _) => break *at,
+                (None, Some(dot)) => key.truncate(dot),
+                (None, None) => break 0,
+            }
+        };
+        self.sources.mistake(at, what)
+    }
+
+    /// Whether a key of this name was removed because of a mistake.
+    pub fn lacks(&self, name: &str) -> bool {
+        self.left_out.iter().any(|key| key == name)
+    }
+}
+
+/// Collects the byte offsets of all values below `key`.
+fn offsets(key: &str, value: &DeValue<'_>, found: &mut BTreeMap<String, usize>) {
+    let mut add = |name: &dyn fmt::Display, value: &Spanned<DeValue<'_>>| {
+        let key = format!("{key}.{name}");
+        offsets(&key, value.get_ref(), found);
+        found.insert(key, value.span().start);
+    };
+    match value {
+        DeValue::Table(table) => table.iter().for_each(|(name, value)| add(name.get_ref(), value)),
+        DeValue::Array(items) => items.iter().enumerate().for_each(|(index, value)| add(&index, value)),
+        _ => {}
+    }
+}
+
 /// Result of parsing.
 pub(super) struct Parsed {
-    pub raw: RawConfig,
+    /// The settings without those that are wrong; `None` if the rest can't be told.
+    pub raw: Option<RawConfig>,
+    /// Byte offset of each value, as in [`Places`].
+    pub offsets: BTreeMap<String, usize>,
     /// Mistakes with their byte offsets.
     pub mistakes: Vec<(usize, String)>,
     /// Keys that were removed because of a mistake.
     pub left_out: Vec<String>,
 }
 
+/// Blanks the lines at the byte offsets `errors`, which keeps the offsets of the others, and returns the keys of these lines; `None` unless
+/// all are of the form `key = value`.
+fn without_lines(text: &str, errors: impl Iterator<Item = usize>) -> Option<(String, Vec<String>)> {
+    let (mut rest, mut keys) = (text.to_string(), Vec::new());
+    for at in errors {
+        let start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text[start..].lines().next()?;
+        let key = line.split_once('=')?.0.trim();
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')) {
+            return None;
+        }
+        rest.replace_range(start..start + line.len(), &" ".repeat(line.len()));
+        keys.push(last(key).to_string());
+    }
+    Some((rest, keys))
+}
+
 /// Parses the file and applies the overrides. Finds all mistakes: each wrong entry is removed, and the rest is parsed again.
 pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
-    let (document, errors) = DeTable::parse_recoverable(text);
+    let (mut document, errors) = DeTable::parse_recoverable(text);
     let mut mistakes: Vec<(usize, String)> =
         errors.iter().map(|e| (e.span().map_or(0, |s| s.start), e.message().to_string())).collect();
-    let mut left_out = Vec::new();
+    let (rest, mut left_out) = without_lines(text, mistakes.iter().map(|(at, _)| *at)).unwrap_or_default();
     if !mistakes.is_empty() {
-        // After a syntax error the rest of the document is a guess: only the syntax errors are reported.
-        return Parsed { raw: RawConfig::default(), mistakes, left_out };
+        let (without, errors) = DeTable::parse_recoverable(&rest);
+        if left_out.is_empty() || !errors.is_empty() {
+            // The rest of the document is a guess: only the syntax errors are reported.
+            return Parsed { raw: None, offsets: BTreeMap::new(), mistakes, left_out };
+        }
+        document = without;
     }
     let mut root = document.into_inner();
     let mut start = first_override(text);
@@ -205,13 +289,18 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
     loop {
         let whole = Spanned::new(0..text.len(), root.clone());
         let error = match serde::Deserialize::deserialize(toml::Deserializer::from(whole)) {
-            Ok(raw) => return Parsed { raw, mistakes, left_out },
+            Ok(raw) => {
+                let mut found = BTreeMap::new();
+                offsets("", &DeValue::Table(root), &mut found);
+                return Parsed { raw: Some(raw), offsets: found, mistakes, left_out };
+            }
             Err(error) => error,
         };
         let place: Range<usize> = toml::de::Error::span(&error).unwrap_or(0..0);
         // A value that looks like a number may be meant as a string: `SPIKED_SENSOR=12`.
         if let Some(one) = overridden(overrides, first_override(text), place.start)
             && error.message().contains("expected a string")
+            && !error.message().contains("invalid type: map")
             && set(&mut root, &one.key, place.clone(), string(place.clone(), &one.value)).is_ok()
         {
             continue;
@@ -224,7 +313,7 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
         mistakes.push((place.start, what));
         match remove(&mut root, &place) {
             Some(key) => left_out.push(keys.map_or(key, |(_, new)| last(new).into())),
-            None => return Parsed { raw: RawConfig::default(), mistakes, left_out },
+            None => return Parsed { raw: None, offsets: BTreeMap::new(), mistakes, left_out },
         }
     }
 }

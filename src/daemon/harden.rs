@@ -110,9 +110,13 @@ fn drop_capabilities(keep: &[Capability]) -> Result<String, caps::errors::CapsEr
     Ok(if names.is_empty() { "none".into() } else { names.join(", ") })
 }
 
+/// Finds a user through NSS, so that users of LDAP or systemd-userdbd are found too.
+pub(super) fn find_user(name: &str) -> Result<nix::unistd::User, String> {
+    nix::unistd::User::from_name(name).map_err(|e| e.to_string())?.ok_or_else(|| "no such user".into())
+}
+
 fn switch_user(user: &str) -> Result<(), String> {
-    // Through NSS, so that users of LDAP or systemd-userdbd are found too.
-    let user = nix::unistd::User::from_name(user).map_err(|e| e.to_string())?.ok_or("no such user")?;
+    let user = find_user(user)?;
     let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
     let step = |what: &str, done: rustix::io::Result<()>| done.map_err(|error| format!("{what}: {error}; start it as root"));
     step("keep capabilities", rustix::thread::set_keep_capabilities(true))?;

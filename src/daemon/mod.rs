@@ -20,7 +20,7 @@ mod supervisor;
 mod teaching;
 
 pub use policy::{Judgement, Policies};
-pub use preflight::{Preflight, preflight};
+pub use preflight::{Preflight, check, preflight};
 pub use run::{DaemonError, End, run};
 pub use status_file::{ReloadOutcome, StatusFile};
 

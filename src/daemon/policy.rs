@@ -112,23 +112,27 @@ fn has_basis(policy: &PolicyConfig, basis: Option<Basis>) -> bool {
     policy.basis.as_ref().is_none_or(|accepted| basis.is_some_and(|basis| accepted.contains(&basis)))
 }
 
-/// Messages on policies whose model or class does not exist, and on those whose basis no model can give. The class may also be one that a
-/// teacher learns.
-pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<String> {
-    let wrong = |policy: &PolicyConfig| {
+/// Key and message of policies whose model or class does not exist, and of those whose basis no model can give. The class may also be one
+/// that a teacher learns.
+pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], models: &Models) -> Vec<(String, String)> {
+    let wrong = |(index, policy): (usize, &PolicyConfig)| {
+        let mistake = |key, what| Some((format!("policies.{index}.{key}"), what));
         let (class, model) = (&policy.class, &policy.model);
         if let Some(model) = model
             && !models.iter().any(|m| m.name == *model)
         {
-            return Some(format!("a policy for class '{class}' names model '{model}', which is not among `models`"));
+            let what = format!(
+                "the policy for class '{class}' names model '{model}', which is not among `models`; add it or correct the name"
+            );
+            return mistake("model", what);
         }
         let targets: Vec<_> = models.iter().filter(|m| model.as_ref().is_none_or(|name| m.name == *name)).collect();
         let learned = teachers.iter().any(|t| t.class == *class);
         let known = class == "*" || learned || targets.iter().any(|m| m.classes.contains(class));
         if !known {
-            return Some(format!(
-                "a policy names class '{class}', which no model has; `spiked model show` lists a model's classes"
-            ));
+            let what =
+                format!("the policy names class '{class}', which no model has; `spiked model show` lists a model's classes");
+            return mistake("class", what);
         }
         let is_class = |name: &String| class == "*" || learned || name == class;
         let gives = |model: &Model, basis: &Basis| match basis {
@@ -136,13 +140,10 @@ pub fn unknown_targets(policies: &[PolicyConfig], teachers: &[TeacherConfig], mo
             Basis::Content | Basis::Headers | Basis::Ports => model.decision.content_first && model.classes.iter().any(is_class),
         };
         let cannot = |bases: &Vec<Basis>| !targets.iter().any(|model| bases.iter().any(|basis| gives(model, basis)));
-        policy
-            .basis
-            .as_ref()
-            .is_some_and(cannot)
-            .then(|| format!("a policy for class '{class}' has a basis that no model gives for the class; remove `basis`"))
+        let what = || format!("the policy for class '{class}' has a basis that no model gives for the class; remove `basis`");
+        policy.basis.as_ref().filter(|bases| cannot(bases)).and_then(|_| mistake("basis", what()))
     };
-    policies.iter().filter_map(wrong).collect()
+    policies.iter().enumerate().filter_map(wrong).collect()
 }
 
 #[cfg(test)]

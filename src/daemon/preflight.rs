@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::capture;
-use crate::config::{Config, Disposition, Input, ModelSource, SinkKind};
+use crate::config::{Config, ConfigError, Disposition, Input, Mistake, ModelSource, Places, SinkKind};
 use crate::engine::Models;
 use crate::model::Model;
 
+use super::ConfigSource;
+use super::harden::find_user;
 use super::policy::{Policies, unknown_targets};
 
 /// What the settings refer to, loaded and checked.
@@ -19,125 +21,190 @@ pub struct Preflight {
     /// Compiled policies.
     pub policies: Policies,
     /// Problems that do not prevent the start, for example an interface that does not exist yet.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Mistake>,
 }
 
-/// Loads and checks what the settings refer to.
+/// Mistakes in what the settings refer to.
+struct Found<'a> {
+    places: &'a Places,
+    wrong: Vec<Mistake>,
+    warnings: Vec<Mistake>,
+}
+
+impl Found<'_> {
+    /// Reports a mistake in the setting `key`, such as `policies.0.class`.
+    fn wrong(&mut self, key: &str, what: String) {
+        self.wrong.push(self.places.mistake(key, what));
+    }
+
+    fn warning(&mut self, key: &str, what: String) {
+        self.warnings.push(self.places.mistake(key, what));
+    }
+
+    fn folder(&mut self, key: &str, path: &Path) {
+        // The setting without its index: sinks.path.
+        let setting: Vec<&str> = key.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+        let shown = format!("{}: {}", setting.join("."), path.display());
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => self.wrong(key, format!("{shown} is not a folder; give a folder")),
+            Err(error) => self.wrong(key, format!("{shown}: {error}; create it, writable for the user that spiked runs as")),
+        }
+    }
+
+    fn parent(&mut self, key: &str, path: &Path) {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.folder(key, parent);
+    }
+}
+
+/// Reads the settings and checks what they refer to, as far as that can be told if some of them are wrong.
 ///
 /// # Errors
-/// All mistakes, one message each.
-pub fn preflight(config: &Config) -> Result<Preflight, Vec<String>> {
-    let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
-    let models = load_models(config, &mut wrong);
-    let complete = models.len() == config.models.len();
+/// The file can't be read, or there are mistakes: all of them are returned.
+pub fn check(source: &ConfigSource) -> Result<(Config, Preflight), ConfigError> {
+    let (mut mistakes, rest) = match source.load() {
+        Ok(config) => {
+            let preflight = preflight(&config, true)?;
+            return Ok((config, preflight));
+        }
+        Err(ConfigError::Mistakes { mistakes, rest: Some(rest) }) => (mistakes, rest),
+        Err(error) => return Err(error),
+    };
+    if let Err(ConfigError::Mistakes { mistakes: mut more, .. }) = preflight(&rest, true) {
+        more.retain(|mistake| mistakes.iter().all(|known| known.at != mistake.at));
+        mistakes.append(&mut more);
+        mistakes.sort_by_key(|mistake| mistake.at);
+    }
+    Err(ConfigError::Mistakes { mistakes, rest: None })
+}
+
+/// Loads and checks what the settings refer to. `starting`: also what the start alone uses, out of reach of a hardened daemon.
+///
+/// # Errors
+/// All mistakes.
+pub fn preflight(config: &Config, starting: bool) -> Result<Preflight, ConfigError> {
+    let mut found = Found { places: &config.places, wrong: Vec::new(), warnings: Vec::new() };
+    let models = load_models(config, &mut found);
+    // Names can't be looked up if some are missing because of a mistake.
+    let complete =
+        models.len() == config.models.len() && !["models", "teachers", "class"].iter().any(|key| config.places.lacks(key));
     #[cfg(feature = "fleet")]
     let models = match &config.fleet {
-        Some(fleet) => super::fleet::with_good_copies(fleet, models, &mut warnings),
+        Some(fleet) => {
+            let mut warnings = Vec::new();
+            let models = super::fleet::with_good_copies(fleet, models, &mut warnings);
+            warnings.into_iter().for_each(|what| found.warning("fleet.models", what));
+            models
+        }
         None => models,
     };
     let policies = Policies::new(&config.policies).unwrap_or_else(|error| {
-        wrong.push(format!("policies: {error}"));
+        found.wrong("policies", error.to_string());
         Policies::default()
     });
     if complete {
-        wrong.extend(unknown_targets(&config.policies, &config.teachers, &models));
-        check_teachers(config, &models, &mut wrong, &mut warnings);
+        for (key, what) in unknown_targets(&config.policies, &config.teachers, &models) {
+            found.wrong(&key, what);
+        }
+        check_teachers(config, &models, &mut found);
     }
-    check_input(&config.input, &mut wrong, &mut warnings);
-    for sink in &config.sinks {
+    check_input(&config.input, &mut found);
+    for (index, sink) in config.sinks.iter().enumerate() {
         if let SinkKind::File { path } = &sink.kind {
-            parent(&format!("sink '{}'", sink.name), path, &mut wrong);
+            found.parent(&format!("sinks.{index}.path"), path);
         }
     }
-    if let Some(learned) = &config.learning.folder {
-        folder("learning.folder", learned, &mut wrong);
+    let fleet = config.fleet.as_ref();
+    for (key, path) in [
+        ("learning.folder", config.learning.folder.as_ref()),
+        ("fleet.spool", fleet.and_then(|fleet| fleet.spool.as_ref())),
+        ("fleet.model_folder", fleet.and_then(|fleet| fleet.model_folder.as_ref())),
+        ("evidence.folder", config.evidence.as_ref().map(|evidence| &evidence.folder)),
+    ] {
+        path.into_iter().for_each(|path| found.folder(key, path));
     }
-    if let Some(spool) = config.fleet.as_ref().and_then(|fleet| fleet.spool.as_ref()) {
-        folder("fleet.spool", spool, &mut wrong);
+    if let (true, Some(user)) = (starting, &config.process.user)
+        && let Err(error) = find_user(user)
+    {
+        found.wrong("process.user", format!("process.user = '{user}': {error}; create the user or correct the name"));
     }
-    if let Some(models) = config.fleet.as_ref().and_then(|fleet| fleet.model_folder.as_ref()) {
-        folder("fleet.model_folder", models, &mut wrong);
+    let Found { mut wrong, warnings, .. } = found;
+    wrong.sort_by_key(|mistake| mistake.at);
+    if wrong.is_empty() {
+        Ok(Preflight { models, policies, warnings })
+    } else {
+        Err(ConfigError::Mistakes { mistakes: wrong, rest: None })
     }
-    if let Some(evidence) = &config.evidence {
-        folder("evidence.folder", &evidence.folder, &mut wrong);
-    }
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
-    Ok(Preflight { models, policies, warnings })
 }
 
-fn load_models(config: &Config, wrong: &mut Vec<String>) -> Models {
+fn load_models(config: &Config, found: &mut Found<'_>) -> Models {
     let mut models = Models::new();
-    for source in &config.models {
+    for (index, source) in config.models.iter().enumerate() {
         let model = match source {
             ModelSource::BuiltIn => Model::built_in(),
             ModelSource::File(path) => Model::open(path),
         };
         match model {
             Ok(model) => models.push(Arc::new(model)),
-            Err(error) => wrong.push(format!("models: {error}")),
+            Err(error) => found.wrong(&format!("models.{index}"), format!("models: {error}")),
         }
     }
     models
 }
 
-fn check_teachers(config: &Config, models: &Models, wrong: &mut Vec<String>, warnings: &mut Vec<String>) {
-    for (number, teacher) in config.teachers.iter().enumerate() {
+fn check_teachers(config: &Config, models: &Models, found: &mut Found<'_>) {
+    for (index, teacher) in config.teachers.iter().enumerate() {
         let class = &teacher.class;
-        let first = config.teachers[..number].iter().find(|t| t.class == *class && t.model == teacher.model);
+        let first = config.teachers[..index].iter().find(|t| t.class == *class && t.model == teacher.model);
         if first.is_some_and(|first| {
             (&first.mask, first.learning_rate, first.freeze) != (&teacher.mask, teacher.learning_rate, teacher.freeze)
         }) {
-            warnings.push(format!("the teachers of '{class}' differ in mask, learning_rate or freeze; those of the first apply"));
+            let what = format!("the teachers of '{class}' differ in mask, learning_rate or freeze; those of the first apply");
+            found.warning(&format!("teachers.{index}"), what);
         }
         let Some(model) = models.iter().find(|m| teacher.model.as_ref().is_none_or(|name| m.name == *name)) else {
             let name = teacher.model.as_deref().unwrap_or_default();
-            wrong.push(format!("the teacher of '{class}' names model '{name}', which is not among `models`"));
+            let what =
+                format!("the teacher of '{class}' names model '{name}', which is not among `models`; add it or correct the name");
+            found.wrong(&format!("teachers.{index}.model"), what);
             continue;
         };
         let mut layout = model.layout.clone();
-        let unknown = teacher.mask.iter().filter_map(|name| layout.mask(name).err());
-        wrong.extend(unknown.map(|error| format!("the teacher of '{class}', mask: {error}")));
+        for (slot, name) in teacher.mask.iter().enumerate() {
+            if let Err(error) = layout.mask(name) {
+                let what = format!("the teacher of '{class}', mask: {error}");
+                found.wrong(&format!("teachers.{index}.mask.{slot}"), what);
+            }
+        }
     }
 }
 
-fn check_input(input: &Input, wrong: &mut Vec<String>, warnings: &mut Vec<String>) {
+fn check_input(input: &Input, found: &mut Found<'_>) {
     match input {
         Input::Interfaces(interfaces) => {
             let exists = |name: &str| name == "any" || Path::new("/sys/class/net").join(name).exists();
-            for missing in interfaces.iter().filter(|i| !exists(&i.name)) {
-                warnings.push(format!("interface {} does not exist; it will be opened when it appears", missing.name));
+            for (index, missing) in interfaces.iter().enumerate().filter(|(_, i)| !exists(&i.name)) {
+                let what = format!("interface {} does not exist; it will be opened when it appears", missing.name);
+                found.warning(&format!("interfaces.{index}.name"), what);
             }
         }
         Input::Replay(replay) => {
-            if let Err(error) = capture::expand(&replay.captures) {
-                wrong.push(format!("replay.captures: {error}"));
+            for (index, missing) in replay.captures.iter().enumerate().filter(|(_, c)| !c.exists()) {
+                let what = format!("replay.captures: {}: no such file or folder; correct or remove it", missing.display());
+                found.wrong(&format!("replay.captures.{index}"), what);
             }
-            for missing in replay.captures.iter().filter(|c| !c.exists()) {
-                wrong.push(format!("replay.captures: {}: no such file or folder", missing.display()));
+            if replay.captures.iter().all(|capture| capture.exists())
+                && let Err(error) = capture::expand(&replay.captures)
+            {
+                found.wrong("replay.captures", format!("replay.captures: {error}"));
             }
         }
         Input::Watch(watch) => {
-            folder("watch.folder", &watch.folder, wrong);
+            found.folder("watch.folder", &watch.folder);
             if let (Disposition::Move, Some(to)) = (watch.on_success, &watch.move_to) {
-                parent("watch.move_to", to, wrong);
+                found.parent("watch.move_to", to);
             }
         }
     }
-}
-
-fn folder(setting: &str, path: &Path, wrong: &mut Vec<String>) {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => wrong.push(format!("{setting}: {} is not a folder", path.display())),
-        Err(error) => {
-            wrong.push(format!("{setting}: {}: {error}; create it, writable for the user that spiked runs as", path.display()))
-        }
-    }
-}
-
-fn parent(setting: &str, path: &Path, wrong: &mut Vec<String>) {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    folder(setting, parent, wrong);
 }

@@ -101,13 +101,13 @@ impl Reloader {
     /// Loads, checks and applies; returns a summary, or what is wrong.
     fn attempt(&mut self) -> Result<String, String> {
         let new = self.source.load().map_err(|error| error.to_string())?;
-        let preflight = preflight(&new).map_err(|wrong| {
+        let preflight = preflight(&new, false).map_err(|error| {
             let hint = if self.config.process.harden && self.config.models != new.models {
                 " (a hardened daemon can only access the folders that its settings named at the start)"
             } else {
                 ""
             };
-            wrong.join("; ") + hint
+            format!("{error}{hint}")
         })?;
         let restart = need_restart(&self.config, &new);
         for name in &restart {

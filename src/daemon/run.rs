@@ -16,7 +16,7 @@ use crate::capture::live::{LiveSource, QueueDepth};
 use crate::capture::replay::ReplaySource;
 use crate::capture::watch::WatchSource;
 use crate::capture::{CaptureError, Duplicates, InterfaceNames, Source};
-use crate::config::{self, Config, Input, SinkKind};
+use crate::config::{self, Config, ConfigError, Input, SinkKind};
 use crate::engine::{self, Counters};
 use crate::export::evidence::{self, Evidence};
 use crate::export::http::{self, HttpError, Server};
@@ -41,9 +41,9 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// Error of the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The settings do not fit this system: all problems.
-    #[error("{}", .0.join("\n"))]
-    Settings(Vec<String>),
+    /// The settings do not fit this system.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     /// The source cannot be opened.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -189,8 +189,8 @@ fn nats_target(config: &Config) -> Result<Target, DaemonError> {
     if let Some(fleet) = &config.fleet {
         return Ok(Target::Nats(Box::new(fleet.clone())));
     }
-    let _ = config;
-    Err(DaemonError::Settings(vec!["a sink of type \"nats\" needs fleet.servers".into()]))
+    let mistake = config.places.mistake("fleet.servers", "a sink of type \"nats\" needs fleet.servers; set it".into());
+    Err(ConfigError::Mistakes { mistakes: vec![mistake], rest: None }.into())
 }
 
 fn evidence(config: &config::EvidenceConfig) -> Result<Evidence, DaemonError> {
@@ -268,7 +268,7 @@ fn remove_status_file(path: &Path) {
 /// ([`DaemonError::FolderReplaced`]) and an input that can't be read ([`DaemonError::Capture`]).
 pub fn run(config: Config, source: ConfigSource) -> Result<End, DaemonError> {
     let level = log::start(config.log).map_err(DaemonError::Log)?;
-    let mut preflight = preflight(&config).map_err(DaemonError::Settings)?;
+    let mut preflight = preflight(&config, true)?;
     preflight.warnings.iter().for_each(|warning| warn!("{warning}"));
     let learning = Arc::new(SharedLearning::restore(&config.learning, &preflight.models));
     let loaded = learning.hold().apply(&mut preflight.models);

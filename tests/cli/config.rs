@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use crate::common::spiked;
 use spiked::config::{Basis, Config, ConfigError, Input, ModelSource, Override, keys, raw};
 
 const SHIPPED: &str = include_str!("../../config/spiked.toml");
 
 fn parse(text: &str, overrides: &[Override]) -> Result<Config, Vec<String>> {
     Config::from_text(Path::new("spiked.toml"), text, overrides).map_err(|error| match error {
-        ConfigError::Mistakes { mistakes } => mistakes.iter().map(ToString::to_string).collect(),
+        ConfigError::Mistakes { mistakes, .. } => mistakes.iter().map(ToString::to_string).collect(),
         other @ ConfigError::Read { .. } => vec![other.to_string()],
     })
 }
@@ -47,6 +48,68 @@ fn all_mistakes_are_reported_at_once_with_line_and_column() {
         assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
     }
     assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+}
+
+/// The mistakes that `spiked check` reports, one a line.
+fn check(text: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s.toml"), text).unwrap();
+    let checked = spiked().current_dir(folder.path()).args(["check", "--config", "s.toml"]).assert().code(2);
+    String::from_utf8_lossy(&checked.get_output().stderr).lines().skip(1).map(String::from).collect()
+}
+
+#[test]
+fn mistakes_of_all_kinds_are_reported_in_one_run() {
+    let mistakes = check(
+        "models = [\"protocols\", \"none.safetensors\"]\n\
+        [[interfaces]]\nname = eth0\nthreads = 99\n\
+        [engine]\nworkers = = 1\nhosts = \"a\"\n\
+        [[sinks]]\nname = \"untyped\"\n[[sinks]]\ntype = \"file\"\npath = \"/no/such/eve.json\"\n\
+        [evidence]\nfolder = \"/no/such\"\n[process]\nuser = \"no-such-user\"\n",
+    );
+    let wanted = [
+        ("s.toml:1:24: ", "none.safetensors: can't read the model"),
+        ("s.toml:3:8: ", "string values must be quoted"),
+        ("s.toml:4:11: ", "threads = 99 is out of range"),
+        ("s.toml:6:11: ", "extra `=`"),
+        ("s.toml:6:13: ", ""),
+        ("s.toml:7:9: ", "invalid type: string"),
+        ("s.toml:8:1: ", "the sink has no type"),
+        ("s.toml:12:8: ", "sinks.path: /no/such: No such file"),
+        ("s.toml:14:10: ", "evidence.folder: /no/such: No such file"),
+        ("s.toml:16:8: ", "process.user = 'no-such-user': no such user"),
+    ];
+    assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+    for ((place, what), mistake) in wanted.iter().zip(&mistakes) {
+        assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
+    }
+}
+
+#[test]
+fn names_that_the_models_lack_have_their_lines() {
+    let text = format!(
+        "{ETH0}[[policies]]\naction = \"alert\"\n[[policies]]\nclass = \"sshh\"\n\
+        [[policies]]\nclass = \"ssh\"\nmodel = \"other\"\n\
+        [[teachers]]\nclass = \"a\"\nfilter = \"tcp\"\nmask = [\"ports\", \"prots\"]\n"
+    );
+    let mistakes = check(&text);
+    let wanted = [
+        "s.toml:3:1: the policy has no class",
+        "s.toml:6:9: the policy names class 'sshh'",
+        "s.toml:9:9: the policy for class 'ssh' names model 'other'",
+        "s.toml:13:18: the teacher of 'a', mask",
+    ];
+    assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+    assert!(wanted.into_iter().zip(&mistakes).all(|(wanted, mistake)| mistake.starts_with(wanted)), "{mistakes:#?}");
+    // A class that a teacher would learn can't be told from a wrong one.
+    let mistakes = check(&format!("{ETH0}[[policies]]\nclass = \"backup\"\n[[teachers]]\nclass = backup\nfilter = \"tcp\"\n"));
+    assert!(mistakes.len() == 1 && mistakes[0].starts_with("s.toml:6:9: "), "{mistakes:#?}");
+}
+
+#[test]
+fn an_override_of_a_key_below_a_string_is_a_mistake() {
+    let mistakes = parse(ETH0, &[set("sensor.x=1")]).expect_err("sensor is a string");
+    assert!(mistakes.len() == 1 && mistakes[0].starts_with("--set sensor.x: "), "{mistakes:?}");
 }
 
 #[test]

@@ -224,6 +224,21 @@ fn all_wrong_lines_are_reported_at_once() {
 }
 
 #[test]
+fn names_that_contradict_each_other_are_rejected() {
+    let folder = Folder::new();
+    let rename = |rows: &str| {
+        let mut labels = folder.read(TABLE, None).unwrap();
+        labels.rename(&folder.write("names.csv", &format!("label,class\n{rows}")))
+    };
+    assert!(rename("a,x\nb,x\na,x\n").is_ok(), "a repeated row agrees with the first");
+    let error = rename("a,x\nb,x\na,y\n").unwrap_err().to_string();
+    assert!(
+        error.ends_with("names.csv, line 4: label 'a' has class 'y', but class 'x' in line 2; remove one of the two"),
+        "{error}"
+    );
+}
+
+#[test]
 fn labels_come_from_standard_input() {
     let folder = Folder::new();
     let train = |text: &str| {

@@ -187,7 +187,7 @@ impl Check {
             } else if !has_teacher(class.get_ref()) {
                 let wrong =
                     format!("no [[teachers]] entry has the class '{class}' of fleet.teaches; add one or remove the class");
-                self.wrong(class.span().start, wrong);
+                self.missing(class.span().start, "class", &wrong);
             }
         }
         classes.into_iter().map(Spanned::into_inner).collect()

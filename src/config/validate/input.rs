@@ -86,7 +86,7 @@ impl Check {
         }
         if interfaces.is_empty() {
             for key in ["interfaces", "captures", "folder"] {
-                if self.left_out.iter().any(|k| k == key) {
+                if self.places.lacks(key) {
                     return Input::Interfaces(Vec::new());
                 }
             }

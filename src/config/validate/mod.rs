@@ -14,33 +14,32 @@ use std::time::Duration;
 use crate::capture::Filter;
 
 use super::raw::{self, Maybe, RawConfig};
-use super::text::{self, Sources};
-use super::{AlertsConfig, Config, ConfigError, EngineConfig, LogConfig, Mistake, Override, ProcessConfig};
+use super::text::{self, Places, Sources};
+use super::{AlertsConfig, Config, ConfigError, EngineConfig, LogConfig, Override, ProcessConfig};
 
 /// Seconds of a day, the upper limit of every duration in the settings.
 const DAY: u64 = 86_400;
 
 pub(super) fn config(path: &Path, text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
     let sources = Sources::new(path, text, overrides);
-    let text::Parsed { raw, mistakes, left_out } = text::parse(text, overrides);
-    // If the text is not valid TOML, its contents can't be validated.
-    let readable = mistakes.is_empty() || !left_out.is_empty();
-    let mut check = Check { mistakes, left_out };
-    let config = if readable { Some(check.config(raw)) } else { None };
+    let text::Parsed { raw, offsets, mistakes, left_out } = text::parse(text, overrides);
+    let mut check = Check { mistakes, places: Places { sources, offsets, left_out } };
+    let config = raw.map(|raw| check.config(raw));
     check.mistakes.sort();
+    check.mistakes.dedup();
     match config {
         Some(config) if check.mistakes.is_empty() => Ok(config),
         _ => {
-            let mistake = |(at, what): (usize, String)| Mistake { place: sources.place(at), what };
-            Err(ConfigError::Mistakes { mistakes: check.mistakes.into_iter().map(mistake).collect() })
+            let mistake = |(at, what)| check.places.sources.mistake(at, what);
+            Err(ConfigError::Mistakes { mistakes: check.mistakes.into_iter().map(mistake).collect(), rest: config.map(Box::new) })
         }
     }
 }
 
 struct Check {
     mistakes: Vec<(usize, String)>,
-    /// Keys that were given with a value that could not be parsed: they are not reported as missing.
-    left_out: Vec<String>,
+    /// Keys that were given with a value that could not be parsed are not reported as missing.
+    places: Places,
 }
 
 fn or<T: Copy>(typed: &Maybe<T>, default: T) -> T {
@@ -59,7 +58,7 @@ impl Check {
 
     /// Reports that `key` is missing, unless it was given with a value that could not be parsed.
     fn missing(&mut self, at: usize, key: &str, what: &str) {
-        if !self.left_out.iter().any(|k| k == key) {
+        if !self.places.lacks(key) {
             self.wrong(at, what);
         }
     }
@@ -85,10 +84,12 @@ impl Check {
         Duration::from_secs(self.number(key, typed, default.as_secs(), least..=DAY, "seconds"))
     }
 
+    /// A BPF filter; `None` if it is wrong.
     fn filter(&mut self, typed: Maybe<String>) -> Option<String> {
         let typed = typed?;
         if let Err(error) = Filter::new(typed.get_ref()) {
             self.wrong(typed.span().start, error.to_string());
+            return None;
         }
         Some(typed.into_inner())
     }
@@ -114,7 +115,7 @@ impl Check {
             fleet: self.fleet(typed.fleet, &typed.sinks, &typed.teachers, metrics.as_ref()),
             sinks: self.sinks(typed.sinks),
             metrics,
-            policies: typed.policies.into_iter().filter_map(|p| self.policy(p)).collect(),
+            policies: typed.policies.into_iter().map(|p| self.policy(p)).collect(),
             alerts: {
                 let default = AlertsConfig::default();
                 AlertsConfig {
@@ -145,6 +146,7 @@ impl Check {
                         .map_or(default.status_file, PathBuf::from),
                 }
             },
+            places: self.places.clone(),
         }
     }
 

@@ -17,8 +17,9 @@ impl Check {
         let mut sinks = Vec::new();
         for sink in typed {
             let at = sink.span().start;
-            let Some(sink) = self.sink(sink) else { continue };
-            if !names.insert(sink.name.clone()) {
+            let has_type = sink.get_ref().r#type.is_some();
+            let sink = self.sink(sink);
+            if has_type && !names.insert(sink.name.clone()) {
                 self.wrong(at, format!("two sinks have the name '{}'; rename one of them", sink.name));
             }
             sinks.push(sink);
@@ -26,23 +27,24 @@ impl Check {
         sinks
     }
 
-    fn sink(&mut self, typed: Spanned<raw::RawSink>) -> Option<SinkConfig> {
+    fn sink(&mut self, typed: Spanned<raw::RawSink>) -> SinkConfig {
         let at = typed.span().start;
         let typed = typed.into_inner();
-        let Some(kind) = typed.r#type else {
+        if typed.r#type.is_none() {
             self.missing(
                 at,
                 "type",
                 "the sink has no type; set type = \"file\", \"stdout\", \"unix\", \"syslog\", \"journald\" or \"nats\"",
             );
-            return None;
-        };
-        let place = kind.span().start;
-        let kind = *kind.get_ref();
-        if let (Some(facility), false) = (&typed.facility, kind == SinkType::Syslog) {
+        }
+        let place = typed.r#type.as_ref().map_or(at, |kind| kind.span().start);
+        if let (Some(facility), Some(kind)) = (&typed.facility, &typed.r#type)
+            && *kind.get_ref() != SinkType::Syslog
+        {
             self.wrong(facility.span().start, "facility applies to sinks of type \"syslog\" only; remove it");
         }
-        if let (Some(path), SinkType::Stdout | SinkType::Journald | SinkType::Nats) = (&typed.path, kind) {
+        let kind = typed.r#type.map(Spanned::into_inner);
+        if let (Some(path), Some(SinkType::Stdout | SinkType::Journald | SinkType::Nats)) = (&typed.path, kind) {
             self.wrong(path.span().start, "a sink of this type has no path; remove it");
         }
         let given = self.text("path", typed.path).map(PathBuf::from);
@@ -52,7 +54,7 @@ impl Check {
                 PathBuf::new()
             })
         };
-        let (default_name, kind) = match kind {
+        let (default_name, kind) = match kind.unwrap_or(SinkType::Stdout) {
             SinkType::File => ("file", SinkKind::File { path: needed(self, "file to append to") }),
             SinkType::Stdout => ("stdout", SinkKind::Stdout),
             SinkType::Unix => ("unix", SinkKind::Unix { path: needed(self, "socket on which the reader listens") }),
@@ -73,13 +75,13 @@ impl Check {
                 all.into_iter().collect()
             }
         };
-        Some(SinkConfig {
+        SinkConfig {
             name: self.text("name", typed.name).unwrap_or_else(|| default_name.into()),
             kind,
             events,
             format: or(&typed.format, EventFormat::default()),
             queue: self.number("queue", &typed.queue, 8192, 16..=1 << 20, "events"),
-        })
+        }
     }
 
     pub(super) fn metrics(&mut self, typed: raw::RawMetrics) -> Option<MetricsConfig> {
@@ -105,7 +107,7 @@ impl Check {
         or(&typed.enabled, true).then_some(metrics)
     }
 
-    pub(super) fn policy(&mut self, typed: Spanned<raw::RawPolicy>) -> Option<PolicyConfig> {
+    pub(super) fn policy(&mut self, typed: Spanned<raw::RawPolicy>) -> PolicyConfig {
         let at = typed.span().start;
         let typed = typed.into_inner();
         let class = self.text("class", typed.class);
@@ -118,18 +120,18 @@ impl Check {
         }
         let action = or(&typed.action, Action::default());
         if let (Some(severity), false) = (&typed.severity, action == Action::Alert) {
-            self.wrong(severity.span().start, "severity has no effect unless action = \"alert\"");
+            self.missing(severity.span().start, "action", "severity has no effect unless action = \"alert\"");
         }
         let basis = typed.basis.map(|basis| self.basis(basis));
-        Some(PolicyConfig {
+        PolicyConfig {
             basis,
-            class: class?,
+            class: class.unwrap_or_else(|| "*".into()),
             model: self.text("model", typed.model),
             action,
             severity: or(&typed.severity, Severity::default()),
             include_filter: self.filter(typed.include_filter),
             exclude_filter: self.filter(typed.exclude_filter),
-        })
+        }
     }
 
     /// The bases that a policy names, each once.

@@ -326,18 +326,29 @@ impl Labels {
     /// Renames labels after a CSV file with columns `label,class`; an empty class removes the label.
     ///
     /// # Errors
-    /// The file can't be read or lacks a column, or a class name is invalid.
+    /// The file can't be read, lacks a column or has lines that contradict each other, or a class name is invalid.
     pub fn rename(&mut self, path: &Path) -> Result<(), LabelError> {
         let broken = |source| LabelError::Read { path: path.to_path_buf(), source };
         let (mut reader, header) = open_table(path)?;
         let column = |name| find(&header, name).ok_or_else(|| LabelError::Rename { path: path.to_path_buf(), column: name });
         let (from, to) = (column("label")?, column("class")?);
-        let mut names: HashMap<String, String> = HashMap::new();
+        let (mut names, mut wrong) = (HashMap::new(), WrongLines::default());
         for record in reader.records() {
             let record = record.map_err(broken)?;
-            names.insert(record.get(from).unwrap_or("").into(), record.get(to).unwrap_or("").into());
+            let line = record.position().map_or(0, csv::Position::line);
+            let cell = |column| record.get(column).unwrap_or("").to_string();
+            let (label, class) = (cell(from), cell(to));
+            let (first, earlier) = names.entry(label.clone()).or_insert_with(|| (line, class.clone()));
+            if *earlier != class {
+                let what =
+                    format!("label '{label}' has class '{class}', but class '{earlier}' in line {first}; remove one of the two");
+                wrong.push(path, line, what);
+            }
         }
-        let renamed: Vec<&str> = self.classes.iter().map(|c| names.get(c).unwrap_or(c).as_str()).collect();
+        if !wrong.is_empty() {
+            return Err(LabelError::Rows(wrong));
+        }
+        let renamed: Vec<&str> = self.classes.iter().map(|c| names.get(c).map_or(c.as_str(), |(_, class)| class)).collect();
         let mut classes: Vec<String> = renamed.iter().filter(|c| !c.is_empty()).map(ToString::to_string).collect();
         classes.sort();
         classes.dedup();
