@@ -113,7 +113,7 @@ fn classes(model: &str, captures: &[String]) -> Vec<Option<String>> {
 fn parts_joined_on_unlabelled_captures_name_what_the_parts_name_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let few = ["dns", "ntp", "ssh", "redis"];
+    let few = ["http", "ntp", "redis", "ftp"];
     let of = |line: &str| few.iter().any(|class| line.ends_with(class));
     for (name, mine) in [("a", true), ("b", false)] {
         let labels = labels(folder.path(), name, |line| ordinary(line) && line.contains("-1.pcap") && of(line) == mine);
@@ -187,10 +187,15 @@ fn a_hyperactive_neuron_is_found_and_its_threshold_raised() {
         serde_json::from_slice::<serde_json::Value>(&printed.get_output().stdout).unwrap()["accuracy"].as_f64().unwrap()
     };
     let [sound, loud, quiet] = ["sound", "loud", "quiet"].map(accuracy);
-    // A threshold is raised until the neuron claims no more streams of other classes than of its own.
+    // A threshold is raised until the neuron claims no more streams of other classes than of its own. Calibration then changes when scoring
+    // stops, and with it the nearest class of a stream.
     let labels = std::fs::read_to_string(&second).unwrap();
-    let own = labels.lines().filter(|line| line.ends_with(",snmp")).count() as f64 / (labels.lines().count() - 1) as f64;
-    assert!(loud < 0.5 && quiet >= sound - own, "{sound}, loud {loud}, quieted {quiet}, {own} of the streams are of its class");
+    let one = 1.0 / (labels.lines().count() - 1) as f64;
+    let own = labels.lines().filter(|line| line.ends_with(",snmp")).count() as f64 * one;
+    assert!(
+        loud < 0.5 && quiet > sound - own - 1.5 * one,
+        "{sound}, loud {loud}, quieted {quiet}, {own} of the streams are of its class"
+    );
 }
 
 #[test]
