@@ -116,7 +116,7 @@ impl<'a> TeachingSchedule<'a> {
     /// Trains neurons with `threads` threads and returns their weights, `[input * specs + spec]`: those of STDP ([`snn::train`]), and those that
     /// [inhibit](super::transports) a neuron at other transports. What a neuron learns does not depend on the other neurons. `tick` is called after
     /// each pass of each thread.
-    pub fn train(&self, rule: Stdp, specs: &[NeuronSpec], threads: usize, tick: &(dyn Fn() + Sync)) -> Vec<f32> {
+    pub(super) fn train(&self, rule: Stdp, specs: &[NeuronSpec], threads: usize, tick: &(dyn Fn() + Sync)) -> Vec<f32> {
         let mut weights = snn::train(rule, self.corpus.layout.input_count(), specs, threads, self, tick);
         inhibit(self.corpus, &self.packets, specs, &mut weights);
         weights
