@@ -36,7 +36,7 @@ pub enum ConfigError {
     #[error("{}", list(mistakes))]
     Mistakes {
         mistakes: Vec<Mistake>,
-        /// The settings without those that are wrong; `None` if the rest can't be told.
+        /// The settings without those that are wrong; `None` if they cannot be parsed.
         rest: Option<Box<Config>>,
     },
 }

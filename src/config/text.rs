@@ -224,7 +224,7 @@ fn offsets(key: &str, value: &DeValue<'_>, found: &mut BTreeMap<String, usize>) 
 
 /// Result of parsing.
 pub(super) struct Parsed {
-    /// The settings without those that are wrong; `None` if the rest can't be told.
+    /// The settings without those that are wrong; `None` if they cannot be parsed.
     pub raw: Option<RawConfig>,
     /// Byte offset of each value, as in [`Places`].
     pub offsets: BTreeMap<String, usize>,

@@ -58,7 +58,7 @@ impl Found<'_> {
     }
 }
 
-/// Reads the settings and checks what they refer to, as far as that can be told if some of them are wrong.
+/// Reads the settings and checks what they refer to, as far as possible if some of them are wrong.
 ///
 /// # Errors
 /// The file can't be read, or there are mistakes: all of them are returned.

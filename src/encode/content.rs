@@ -73,8 +73,10 @@ mod tests {
         }
 
         #[test]
-        fn content_is_known_without_the_flags_and_the_size(transport in prop::collection::vec(any::<u8>(), 20..64), masked in prop::sample::select(&["transport", "length"])) {
-            let mut transport = transport;
+        fn content_is_known_without_the_flags_and_the_size(
+            mut transport in prop::collection::vec(any::<u8>(), 20..64),
+            masked in prop::sample::select(&["transport", "length"]),
+        ) {
             transport[12] = 5 << 4;
             let frame = frame(false, 6, &transport, usize::MAX);
             let headers = Decoder::default().decode(LinkType::ETHERNET, &frame).expect("a whole frame");

@@ -27,7 +27,7 @@ pub fn outcomes(
     EvaluatedNetwork { corpus, network, decision, classes, layout, known }.outcomes(which)
 }
 
-/// The classes of which the model can name no stream that it was trained on, because these carry no payload ([`UnknownReason::NoPayload`]).
+/// The classes whose training streams all carry no payload, so that the model names none of them ([`UnknownReason::NoPayload`]).
 pub fn silent_classes(corpus: &Corpus, model: &Model) -> Vec<String> {
     let trained = (0..corpus.streams.len()).filter(|&i| !corpus.streams[i].reference);
     let Model { network, decision, classes, layout, .. } = model;

@@ -14,7 +14,7 @@ mod spinnaker;
 mod stdp;
 
 pub use ids::{ClassId, NeuronId};
-pub use network::{EachRow, LANES, Network, NeuronGroups, Potentials, Synapse};
+pub use network::{EachRow, LANES, Network, NeuronGroups, Potentials, Synapse, largest_weights};
 pub use one_shot::{OneShot, POTENTIATION, firing_weight};
 pub use spinnaker::SpinnakerNeuron;
 pub use stdp::{NeuronSpec, Presentation, Presentations, Stdp, train};

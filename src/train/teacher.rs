@@ -2,8 +2,8 @@
 //!
 //! Slot dropout: each packet is shown whole and once without each group of slots, so that neurons rely on the whole header and
 //! recognise a protocol on an unknown port. Later packets of flows are shown whole alone: they show what a stream carries rather than what it
-//! is, and a network that relies on their payload takes TLS for SOCKS where it does not know TLS. Slot noise: packets of flows that have content are also shown with the ports of a packet of
-//! another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it ([`super::fit()`]),
+//! is, and a network that relies on their payload takes TLS for SOCKS where it does not know TLS. Slot noise: packets of flows that have
+//! content are also shown with the ports of a packet of another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it ([`super::fit()`]),
 //! packets of classes with few streams are also shown with their ports alone: otherwise such a class relies on what only those few
 //! streams have in common.
 
@@ -52,15 +52,13 @@ pub struct TeachingSchedule<'a> {
     corpus: &'a Corpus,
     /// (volley, class) of every packet shown whole and without groups of slots.
     packets: Vec<(u32, ClassId)>,
-    /// (volley, class) of every presentation of a later packet.
-    later: Vec<(u32, ClassId)>,
     /// Slots that are silent, for each presentation of a packet.
     silent: Vec<Vec<SlotId>>,
     /// (volley, class) of every packet shown with its ports alone, and all other slots.
     alone: Vec<(u32, ClassId)>,
     not_ports: Vec<SlotId>,
-    /// (volley, class, ports) of every packet that is shown with the ports of another class.
-    other_ports: Vec<(u32, ClassId, Ports)>,
+    /// (volley, class, ports) of every other presentation of a packet, whole: with the ports of another class, or as it is if it is a later one.
+    whole: Vec<(u32, ClassId, Option<Ports>)>,
     pool: PortPool,
     gains: Vec<(f32, f32)>,
     seed: u64,
@@ -77,13 +75,12 @@ impl<'a> TeachingSchedule<'a> {
                 streams[class.index()] += 1;
                 let mut content = 0;
                 for (volley, _) in corpus.packets_of(i) {
-                    let is_later = corpus.by_content() && content == FIRST;
-                    if is_later {
-                        later.extend([(volley, class); LATER])
-                    } else {
-                        packets.push((volley, class))
+                    if content == FIRST {
+                        later.extend([(volley, class, None); LATER]);
+                        continue;
                     }
-                    content += usize::from(!is_later && corpus.layout.is_content(corpus.volley(volley as usize)));
+                    packets.push((volley, class));
+                    content += usize::from(corpus.by_content() && corpus.layout.is_content(corpus.volley(volley as usize)));
                 }
             }
         }
@@ -101,7 +98,7 @@ impl<'a> TeachingSchedule<'a> {
         // The packets of a host have many different ports already.
         let noisy: &[_] = if corpus.key == KeyKind::Flow { &packets } else { &[] };
         let pool = PortPool::new(corpus, noisy);
-        let other_ports = other_ports(corpus, noisy, &pool, seed);
+        let whole = [other_ports(corpus, noisy, &pool, seed), later].concat();
         // Rare classes learn more from each of their packets, so that a class with a flood of packets does not outweigh them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
@@ -110,7 +107,7 @@ impl<'a> TeachingSchedule<'a> {
         }
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
-        Self { corpus, packets, later, silent, alone, not_ports, other_ports, pool, gains, seed }
+        Self { corpus, packets, silent, alone, not_ports, whole, pool, gains, seed }
     }
 
     /// Trains neurons with `threads` threads and returns their weights, `[input * specs + spec]`: those of STDP ([`snn::train`]), and those that
@@ -124,7 +121,7 @@ impl<'a> TeachingSchedule<'a> {
 
     /// Number of presentations per pass.
     pub fn len(&self) -> usize {
-        self.packets.len() * self.silent.len() + self.alone.len() + self.other_ports.len() + self.later.len()
+        self.packets.len() * self.silent.len() + self.alone.len() + self.whole.len()
     }
 
     /// Whether there are no presentations.
@@ -135,19 +132,14 @@ impl<'a> TeachingSchedule<'a> {
     /// What the presentation `index` shows.
     fn shown(&self, index: u32) -> ShownPacket<'_> {
         let (variants, index) = (self.silent.len(), index as usize);
-        let after = |index: usize, shown: usize| index.checked_sub(shown).ok_or(index);
-        let place = after(index, variants * self.packets.len());
-        let ((volley, class), silent, ports): (_, &[SlotId], _) = match place {
-            Err(packet) => (self.packets[packet / variants], &self.silent[packet % variants], None),
-            Ok(rest) => match after(rest, self.alone.len()) {
-                Err(alone) => (self.alone[alone], &self.not_ports, None),
-                Ok(rest) => match after(rest, self.other_ports.len()) {
-                    Err(other) => {
-                        let (volley, class, ports) = self.other_ports[other];
-                        ((volley, class), &[], Some(ports))
-                    }
-                    Ok(later) => (self.later[later], &[], None),
-                },
+        let ((volley, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
+            None => (self.packets[index / variants], &self.silent[index % variants], None),
+            Some(rest) => match rest.checked_sub(self.alone.len()) {
+                None => (self.alone[rest], &self.not_ports, None),
+                Some(whole) => {
+                    let (volley, class, ports) = self.whole[whole];
+                    ((volley, class), &[], ports)
+                }
             },
         };
         ShownPacket { volley: volley as usize, class, silent, ports }
@@ -166,14 +158,14 @@ struct ShownPacket<'a> {
 
 /// For each packet with content, the ports of a packet of another class and the same transport. Packets of a handshake keep their ports:
 /// they have nothing else that shows the class.
-fn other_ports(corpus: &Corpus, packets: &[(u32, ClassId)], pool: &PortPool, seed: u64) -> Vec<(u32, ClassId, Ports)> {
+fn other_ports(corpus: &Corpus, packets: &[(u32, ClassId)], pool: &PortPool, seed: u64) -> Vec<(u32, ClassId, Option<Ports>)> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     // Streams 0, 1, ... order the passes.
     random.set_stream(u64::MAX);
     let other = |&(packet, class): &(u32, ClassId)| {
         let values = corpus.volley(packet as usize);
         let transport = pool.transport_of(values).filter(|_| corpus.layout.is_content(values))?;
-        Some((packet, class, pool.other(transport, class, &mut random)?))
+        Some((packet, class, Some(pool.other(transport, class, &mut random)?)))
     };
     packets.iter().filter_map(other).collect()
 }

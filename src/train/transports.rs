@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::encode::{Place, SlotId};
-use crate::snn::{ClassId, NeuronSpec};
+use crate::snn::{ClassId, NeuronSpec, largest_weights};
 
 use super::Corpus;
 
@@ -27,10 +27,7 @@ pub(super) fn inhibit(corpus: &Corpus, shown: &[(u32, ClassId)], specs: &[Neuron
     if !corpus.by_content() || slots.is_empty() || specs.is_empty() {
         return;
     }
-    let mut largest = vec![0f32; specs.len()];
-    for row in weights.chunks_exact(specs.len()) {
-        largest.iter_mut().zip(row).for_each(|(largest, weight)| *largest = largest.max(weight.abs()));
-    }
+    let largest = largest_weights(weights, specs.len());
     for transport in TRANSPORTS {
         let over = |volley: u32| slots.iter().any(|slot| corpus.volley(volley as usize)[slot.index()] == transport);
         let classes: BTreeSet<ClassId> = shown.iter().filter(|&&(volley, _)| over(volley)).map(|&(_, class)| class).collect();

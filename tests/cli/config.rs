@@ -101,7 +101,7 @@ fn names_that_the_models_lack_have_their_lines() {
     ];
     assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
     assert!(wanted.into_iter().zip(&mistakes).all(|(wanted, mistake)| mistake.starts_with(wanted)), "{mistakes:#?}");
-    // A class that a teacher would learn can't be told from a wrong one.
+    // A class that a teacher would learn cannot be distinguished from a wrong one.
     let mistakes = check(&format!("{ETH0}[[policies]]\nclass = \"backup\"\n[[teachers]]\nclass = backup\nfilter = \"tcp\"\n"));
     assert!(mistakes.len() == 1 && mistakes[0].starts_with("s.toml:6:9: "), "{mistakes:#?}");
 }

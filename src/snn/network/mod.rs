@@ -46,16 +46,20 @@ enum Synapses {
     Grouped(NeuronGroups),
 }
 
+/// The largest absolute weight of each neuron, of `weights[input * neurons + neuron]`.
+pub fn largest_weights(weights: &[f32], neurons: usize) -> Vec<f32> {
+    let mut largest = vec![0f32; neurons];
+    for row in weights.chunks_exact(neurons.max(1)) {
+        largest.iter_mut().zip(row).for_each(|(largest, weight)| *largest = largest.max(weight.abs()));
+    }
+    largest
+}
+
 impl Network {
     /// A network with trained weights, `weights[input * neurons + neuron]`, quantised to int8 with one scale per neuron.
     pub fn quantise(weights: &[f32], neurons: usize) -> Self {
         let inputs = weights.len() / neurons.max(1);
-        let mut largest = vec![0f32; neurons];
-        for row in weights.chunks_exact(neurons.max(1)) {
-            for (l, w) in largest.iter_mut().zip(row) {
-                *l = l.max(w.abs());
-            }
-        }
+        let largest = largest_weights(weights, neurons);
         let scale: Vec<f32> = largest.iter().map(|l| if *l > 0.0 { l / 127.0 } else { 1.0 / 127.0 }).collect();
         let mut int8 = Vec::with_capacity(weights.len());
         for row in weights.chunks_exact(neurons.max(1)) {
