@@ -86,8 +86,10 @@ fn measure(train: &Path, test: &Path, folder: &Path) {
 fn corpus(file: &Path, folder: &Path) -> Corpus {
     let labels = labels::read(&[file.to_path_buf()]).expect("labels");
     let host = labels.key == KeyKind::Host;
-    let (payload, packets) = if host { (32, HOST_PACKETS) } else { (LayoutOptions::default().payload, train::FLOW_PACKETS) };
-    let layout = Layout::headers(&LayoutOptions { payload, ..LayoutOptions::default() });
+    let built_in = LayoutOptions::default();
+    let (payload, exact_payload, packets) =
+        if host { (32, 32, HOST_PACKETS) } else { (built_in.payload, built_in.exact_payload, train::FLOW_PACKETS) };
+    let layout = Layout::headers(&LayoutOptions { payload, exact_payload, ..built_in });
     Corpus::gather(&labels, folder, layout, packets, &Intake::default(), &|| ()).expect("captures").0
 }
 

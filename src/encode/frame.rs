@@ -37,7 +37,13 @@ impl Layout {
         self.encode_transport(headers, frame, identifying, slots);
         if headers.network != Network::Arp {
             let end = (headers.payload_end as usize).min(frame.len());
-            copy(tail(&frame[..end], headers.payload_at as usize), self.runs(Place::Payload), slots);
+            let payload = tail(&frame[..end], headers.payload_at as usize);
+            for place in [Place::Payload, Place::FoldedPayload] {
+                copy(payload, self.runs(place), slots);
+            }
+            for &(slot, _) in self.places(Place::FoldedPayload) {
+                slots[slot.index()] = folded(slots[slot.index()]);
+            }
         }
         copy(traces.levels(), self.runs(Place::Trace), slots);
         for &(slot, _) in self.places(Place::Trace) {
@@ -129,6 +135,14 @@ pub(super) fn is_ipv4_group(header: &[u8]) -> bool {
 #[inline]
 pub(super) fn is_ipv6_group(header: &[u8]) -> bool {
     header.get(IPV6_DESTINATION) == Some(&0xff)
+}
+
+/// Value of a slot with [`Place::FoldedPayload`] for all ASCII letters and digits.
+pub const FOLDED: u8 = b'x';
+
+/// The value of a slot with [`Place::FoldedPayload`] for this value of the payload's byte.
+fn folded(value: u16) -> u16 {
+    if u8::try_from(value).is_ok_and(|byte| byte.is_ascii_alphanumeric()) { FOLDED.into() } else { value }
 }
 
 /// The bytes from `at` on; none if there are not so many.

@@ -21,6 +21,10 @@ pub struct LayoutOptions {
     pub coding: Coding,
     /// Number of payload bytes with a slot, 0 to [`MAX_PAYLOAD`].
     pub payload: u16,
+    /// Number of payload bytes before the folded ones ([`Place::FoldedPayload`]). The first bytes of a payload show its format: a method, a version,
+    /// a type. Behind them text is mostly names of hosts, users and files, which differ from network to network, while binary fields still show
+    /// the format.
+    pub exact_payload: u16,
     /// Base-2 logarithm of the number of coincidence inputs, onto which pairs of values are hashed; 0 for none. Ignored with dual-rail coding,
     /// which has none.
     pub coincidence_bits: u32,
@@ -31,14 +35,14 @@ pub struct LayoutOptions {
 
 impl Default for LayoutOptions {
     fn default() -> Self {
-        Self { coding: Coding::OneHot, payload: 8, coincidence_bits: 16, traces: false }
+        Self { coding: Coding::OneHot, payload: 16, exact_payload: 8, coincidence_bits: 16, traces: false }
     }
 }
 
 impl Layout {
     /// The built-in header layout with `options`.
     pub fn headers(options: &LayoutOptions) -> Self {
-        let slots = header_slots(options.payload, options.traces);
+        let slots = header_slots(options);
         let one_hot = options.coding == Coding::OneHot && options.coincidence_bits > 0;
         let coincidences = if one_hot { coincidences(&slots) } else { Vec::new() };
         let data = LayoutData { coding: options.coding, slots, coincidences, coincidence_bits: options.coincidence_bits };
@@ -58,7 +62,7 @@ impl Layout {
 
 /// The slots of the built-in layout. Names are Wireshark's or close to them. The last argument of each line has the offsets of the bytes within
 /// the header or option list, or the numbers of derived values.
-fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
+fn header_slots(options: &LayoutOptions) -> Vec<Slot> {
     let mut b = SlotList::default();
     b.add(Place::Derived, Group::Link, "eth.type", &[derived::ETHER_TYPE_HIGH, derived::ETHER_TYPE_LOW]);
     b.add(Place::Derived, Group::Link, "frame.receiver", &[derived::RECEIVER]);
@@ -96,12 +100,11 @@ fn header_slots(payload: u16, traces: bool) -> Vec<Slot> {
     b.add(Place::Igmp, Group::Transport, "igmp.type", &[0]);
     b.add(Place::Derived, Group::Length, "payload.len", &[derived::PAYLOAD_LEN_HIGH, derived::PAYLOAD_LEN_LOW]);
     b.add(Place::Derived, Group::Length, "payload.size", &[derived::PAYLOAD_BUCKET]);
-    let payload: Vec<u16> = (0..payload.min(MAX_PAYLOAD)).collect();
-    b.add(Place::Payload, Group::Payload, "payload", &payload);
+    b.add_payload(options.payload.min(MAX_PAYLOAD), options.exact_payload);
     b.add(Place::Derived, Group::Context, "stream.direction", &[derived::DIRECTION]);
     b.add(Place::Derived, Group::Context, "stream.position", &[derived::POSITION]);
     b.add(Place::Derived, Group::Context, "stream.previous", &[derived::PREVIOUS]);
-    if traces {
+    if options.traces {
         b.slots.retain(|slot| !shows_host(slot) && !shows_ip_version(slot));
         b.add(Place::Derived, Group::Network, "ip.proto", &[derived::PROTOCOL]);
         b.add(Place::Derived, Group::Transport, "icmp.type", &[derived::ICMP_TYPE]);
@@ -139,9 +142,11 @@ fn field(slot: &Slot) -> &str {
 /// Neighbouring slots of one header, then the pairs of [`PAIRS`] and of traces. Pairs with a slot that the options leave out have none.
 fn coincidences(slots: &[Slot]) -> Vec<(SlotId, SlotId)> {
     let find = |name: &str| slots.iter().position(|s| s.name == name).map(SlotId::from_index);
+    let header = |slot: &Slot| if slot.place == Place::FoldedPayload { Place::Payload } else { slot.place };
     let mut coincidences = Vec::new();
     for i in 1..slots.len() {
-        if slots[i].place == slots[i - 1].place && slots[i].place != Place::Derived && slots[i].place != Place::Trace {
+        let one_header = header(&slots[i]) == header(&slots[i - 1]);
+        if one_header && !matches!(slots[i].place, Place::Derived | Place::Trace) {
             coincidences.push((SlotId::from_index(i - 1), SlotId::from_index(i)));
         }
     }
@@ -232,9 +237,18 @@ struct SlotList {
 impl SlotList {
     /// Adds one slot for each offset. The slots of a field with several are numbered from 0, whatever their offsets.
     fn add(&mut self, place: Place, group: Group, name: &str, offsets: &[u16]) {
-        let many = offsets.len() > 1 || place == Place::Payload;
         for (i, &offset) in offsets.iter().enumerate() {
-            let name = if many { format!("{name}[{i}]") } else { name.to_string() };
+            let name = if offsets.len() > 1 { format!("{name}[{i}]") } else { name.to_string() };
+            self.slots.push(Slot { name, place, offset, group, bits: ALL_BITS });
+        }
+    }
+
+    /// Adds slots for the first `bytes` bytes of the payload, folded ones behind the first `exact`.
+    fn add_payload(&mut self, bytes: u16, exact: u16) {
+        for offset in 0..bytes {
+            let (place, field) =
+                if offset < exact { (Place::Payload, "payload") } else { (Place::FoldedPayload, "payload.folded") };
+            let (name, group) = (format!("{field}[{offset}]"), Group::Payload);
             self.slots.push(Slot { name, place, offset, group, bits: ALL_BITS });
         }
     }

@@ -54,12 +54,14 @@ pub enum Place {
     Igmp,
     /// The payload of the transport protocol.
     Payload,
+    /// The same, with one value, that of `x`, for all ASCII letters and digits: the bytes show the format, and no names.
+    FoldedPayload,
     /// A trace of the flow's hosts and not a header byte; the offset is its number among [`trace_names`](crate::trace::trace_names).
     Trace,
 }
 
 /// Number of [`Place`]s.
-const PLACES: usize = 15;
+const PLACES: usize = 16;
 
 /// Offsets of the slots with [`Place::Derived`]. Model files hold them.
 pub(super) mod derived {
@@ -318,7 +320,7 @@ impl Place {
             Place::Icmp => over(Transport::Icmp),
             Place::Icmpv6 => over(Transport::Icmpv6),
             Place::Igmp => over(Transport::Igmp),
-            Place::Payload => !on(Network::Arp),
+            Place::Payload | Place::FoldedPayload => !on(Network::Arp),
         }
     }
 }

@@ -14,7 +14,7 @@ mod permute;
 mod vector;
 
 pub use content::has_content;
-pub use frame::is_ephemeral;
+pub use frame::{FOLDED, is_ephemeral};
 pub use header_layout::{LayoutOptions, MAX_PAYLOAD};
 pub use inputs::ActiveInputs;
 pub use layout::{Coding, Group, Layout, LayoutError, MAX_ACTIVE, MAX_SLOTS, Place, Slot, SlotId};

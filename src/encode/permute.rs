@@ -28,7 +28,7 @@ fn bytes_of(place: Place) -> (Range<usize>, u8) {
         Place::Ipv6Group => (frame::IPV6_DESTINATION..TRANSPORT, 2),
         Place::Tcp | Place::Udp | Place::Sctp | Place::Icmp | Place::Icmpv6 | Place::Igmp => (TRANSPORT..PAYLOAD, 3),
         Place::TcpOption => (TRANSPORT + frame::TCP_OPTIONS..PAYLOAD, 4),
-        Place::Payload => (PAYLOAD..DERIVED, 5),
+        Place::Payload | Place::FoldedPayload => (PAYLOAD..DERIVED, 5),
         Place::Derived => (DERIVED..TRACE, 6),
         Place::Trace => (TRACE..4 * WIDE, 7),
     }
@@ -53,6 +53,8 @@ struct Chunk {
     identifying: u64,
     /// The slots of traces.
     traces: u64,
+    /// The slots of folded payload bytes.
+    folded: u64,
 }
 
 impl Permutation {
@@ -101,6 +103,7 @@ impl Chunk {
             present: std::array::from_fn(|shape| set(&|slot| slot.place.is_in(shape))),
             identifying: set(&|slot| frame::may_identify(slot.place, slot.offset)),
             traces: set(&|slot| slot.place == Place::Trace),
+            folded: set(&|slot| slot.place == Place::FoldedPayload),
         };
         for (i, slot) in slots.iter().enumerate() {
             let (mut bytes, end) = bytes_of(slot.place);
@@ -143,7 +146,7 @@ mod avx512 {
             let (from, end) = (first_bytes(&chunk.from), _mm512_shuffle_epi8(ends, first_bytes(&chunk.ends)));
             let below = _mm512_permutex2var_epi8(network, from, transport);
             let above = _mm512_permutex2var_epi8(payload, from, traces);
-            let values = _mm512_mask_blend_epi8(_mm512_movepi8_mask(from), below, above);
+            let values = folded(chunk.folded, _mm512_mask_blend_epi8(_mm512_movepi8_mask(from), below, above));
             let captured = _mm512_mask_cmplt_epu8_mask(chunk.present[shape], from, end);
             let identifies = _mm512_mask_bitshuffle_epi64_mask(chunk.identifying, identifying, from);
             let without_level = _mm512_mask_cmpeq_epi8_mask(chunk.traces, values, no_level);
@@ -179,6 +182,17 @@ mod avx512 {
         ends.map(|end| end as u8)
     }
 
+    /// The values with those of the slots `which` folded ([`frame::folded`]).
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn folded(which: u64, values: __m512i) -> __m512i {
+        let every = |value: u8| _mm512_set1_epi8(value as i8);
+        let lowercase = _mm512_or_si512(values, every(b'a' - b'A'));
+        let is_letter = _mm512_mask_cmplt_epu8_mask(which, _mm512_sub_epi8(lowercase, every(b'a')), every(26));
+        let is_digit = _mm512_mask_cmplt_epu8_mask(which, _mm512_sub_epi8(values, every(b'0')), every(10));
+        _mm512_mask_blend_epi8(is_letter | is_digit, values, every(frame::FOLDED))
+    }
+
     /// The first 64 bytes, with zeros in place of those that `bytes` lacks.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
@@ -211,7 +225,7 @@ mod tests {
     /// Payload bytes of a layout with traces.
     const PAYLOAD_WITH_TRACES: u16 = 40;
 
-    const PLACES: [Place; 15] = [
+    const PLACES: [Place; 16] = [
         Place::Derived,
         Place::Ipv4,
         Place::Ipv4Group,
@@ -226,6 +240,7 @@ mod tests {
         Place::Icmpv6,
         Place::Igmp,
         Place::Payload,
+        Place::FoldedPayload,
         Place::Trace,
     ];
 

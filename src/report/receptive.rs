@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use crate::encode::{Group, SlotId, Volley, is_ephemeral};
+use crate::encode::{FOLDED, Group, SlotId, Volley, is_ephemeral};
 use crate::model::Model;
 use crate::snn::NeuronId;
 
@@ -266,9 +266,23 @@ fn header(field: &str) -> &str {
     }
 }
 
+/// Whether a slot holds a payload byte, folded or not.
+fn is_payload(slot: &str) -> bool {
+    slot.starts_with("payload[") || is_folded(slot)
+}
+
+/// Whether a slot holds a folded payload byte ([`Place::FoldedPayload`](crate::encode::Place::FoldedPayload)).
+fn is_folded(slot: &str) -> bool {
+    slot.starts_with("payload.folded[")
+}
+
 /// The value of a byte as a cell shows it: printable payload as a character, other values as numbers.
 fn glyph(slot: &str, value: u8) -> String {
-    if slot.starts_with("payload[") && value.is_ascii_graphic() { format!("‘{}’", value as char) } else { value.to_string() }
+    match value {
+        FOLDED if is_folded(slot) => "a–9".into(),
+        _ if is_payload(slot) && value.is_ascii_graphic() => format!("‘{}’", value as char),
+        _ => value.to_string(),
+    }
 }
 
 /// The value of a field as a table shows it.
@@ -285,7 +299,8 @@ pub fn reading(field: &str, values: &[u8]) -> String {
         ("ip.proto" | "ipv6.nxt", &[17]) => "17 (UDP)".into(),
         ("ipv6.nxt", &[58]) => "58 (ICMPv6)".into(),
         ("icmp.type" | "icmp.code", &[255]) => "no message".into(),
-        (field, &[value]) if field.starts_with("payload[") && value.is_ascii_graphic() => format!("{value} ‘{}’", value as char),
+        (field, &[FOLDED]) if is_folded(field) => "letter or digit".into(),
+        (field, &[value]) if is_payload(field) && value.is_ascii_graphic() => format!("{value} ‘{}’", value as char),
         (field, &[high]) if field.ends_with("port") => format!("{} – {}", u16::from(high) << 8, u16::from(high) << 8 | 255),
         (_, &[value]) => value.to_string(),
         (_, &[high, low]) => (u16::from(high) << 8 | u16::from(low)).to_string(),
@@ -330,6 +345,8 @@ mod tests {
         assert_eq!(reading("tcp.srcport", &[0xc0]), "49152 – 49407");
         assert_eq!(reading("eth.type", &[8, 0]), "0x0800");
         assert_eq!(reading("payload[0]", b"<"), "60 ‘<’");
+        assert_eq!(reading("payload.folded[8]", b"<"), "60 ‘<’");
+        assert_eq!(reading("payload.folded[8]", b"x"), "letter or digit");
         assert_eq!(reading("ip.group", &[224, 0, 0, 251]), "224.0.0.251");
         assert_eq!(reading("icmp.type", &[255]), "no message");
     }

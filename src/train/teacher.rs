@@ -1,16 +1,17 @@
 //! Order and form in which the packets of a corpus are presented to the network in training.
 //!
 //! Slot dropout: each packet is shown whole and once without each group of slots, so that neurons rely on the whole header and
-//! recognise a protocol on an unknown port. Later packets of flows are shown whole alone: they show what a stream carries rather than what it
-//! is, and a network that relies on their payload takes TLS for SOCKS where it does not know TLS. Slot noise: packets of flows that have
-//! content are also shown with the ports of a packet of another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it ([`super::fit()`]),
-//! packets of classes with few streams are also shown with their ports alone: otherwise such a class relies on what only those few
-//! streams have in common.
+//! recognise a protocol on an unknown port, and once without the folded payload bytes, which are random in encrypted messages and in cookies.
+//! Later packets of flows are shown whole alone: they show what a stream carries rather than what it is, and a network that relies on their
+//! payload takes TLS for SOCKS where it does not know TLS. Slot noise: packets of flows that have content are also shown with the ports of a
+//! packet of another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it
+//! ([`super::fit()`]), packets of classes with few streams are also shown with their ports alone: otherwise such a class relies on what only
+//! those few streams have in common.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::encode::{Group, MAX_ACTIVE, SILENT, SlotId, Volley};
+use crate::encode::{Group, MAX_ACTIVE, Place, SILENT, SlotId, Volley};
 use crate::packet::KeyKind;
 use crate::prefetch::{prefetch, prefetch_span};
 use crate::snn::{self, ClassId, NeuronSpec, Presentation, Presentations, Stdp};
@@ -91,6 +92,10 @@ impl<'a> TeachingSchedule<'a> {
             if !slots.is_empty() {
                 silent.push(slots);
             }
+        }
+        let folded: Vec<SlotId> = corpus.layout.places(Place::FoldedPayload).iter().map(|&(slot, _)| slot).collect();
+        if !folded.is_empty() {
+            silent.push(folded);
         }
         let few = |class: ClassId| settings.ports_alone && streams[class.index()] <= FEW;
         let alone = packets.iter().copied().filter(|&(_, class)| few(class)).collect();
@@ -276,7 +281,9 @@ mod tests {
             }
             counts
         };
-        assert_eq!(shown(KeyKind::Host), [(1, DROPOUT.len()); 9]);
-        assert_eq!(shown(KeyKind::Flow), [[(1, DROPOUT.len()); 7].as_slice(), &[(LATER, 0); 2]].concat()[..]);
+        // The groups, and the folded payload bytes.
+        let silenced = DROPOUT.len() + 1;
+        assert_eq!(shown(KeyKind::Host), [(1, silenced); 9]);
+        assert_eq!(shown(KeyKind::Flow), [[(1, silenced); 7].as_slice(), &[(LATER, 0); 2]].concat()[..]);
     }
 }
