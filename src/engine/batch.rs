@@ -1,4 +1,7 @@
-//! Decoded batches: the frames of a batch, their headers, and each packet filed under the shard that owns its stream.
+//! Decoded batches: the frames of a batch, the headers of their packets, and each packet filed under the shard that owns its stream.
+//!
+//! A frame of a tunnel holds several packets: one in each IP packet around the innermost, and that. Each is of a stream of its own, and is
+//! filed and traced in this order. All other frames hold one packet.
 //!
 //! One worker fills and routes a batch, then every worker reads its own shard's packets from it.
 
@@ -6,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::capture::{CaptureError, Frame, FrameBatch, Nanos, Source};
 use crate::encode::has_content;
-use crate::packet::{Direction, Headers, KeyKind, StreamKey};
+use crate::packet::{Headers, KeyKind, StreamKey};
 use crate::stream::{Arrival, FragmentTable, is_fragment};
 
 use super::in_order::Turn;
@@ -26,7 +29,17 @@ pub(super) struct Routing<'a> {
 #[derive(Debug)]
 pub(super) struct RoutedPacket {
     pub arrival: Arrival,
-    /// Index into the batch.
+    /// Index of its frame in the batch.
+    frame: u32,
+    /// Index of its headers in [`RoutedBatch::layers`].
+    layer: u32,
+}
+
+/// One packet of a frame: the innermost, or an IP packet around it.
+#[derive(Clone, Copy)]
+struct Layer {
+    headers: Headers,
+    /// Index of the frame in the batch.
     frame: u32,
 }
 
@@ -38,14 +51,14 @@ pub(super) struct RoutedBatch {
     batch: FrameBatch,
     /// The time at which the batch was complete, for live sources.
     pub clock: Option<Nanos>,
-    /// Headers of each frame; [`Headers::NONE`] for a frame that can't be decoded.
-    headers: Vec<Headers>,
-    /// Traces of each frame's hosts; empty if no model uses them.
+    /// The packets of each frame, outermost first; none of a frame that can't be decoded.
+    layers: Vec<Layer>,
+    /// Traces of the hosts of each layer; empty if no model uses them.
     traces: Vec<TraceValues>,
-    /// Bit of each frame with trace values after the first packets of its flow. Few frames have some, so the values of the others are not
-    /// fetched into the cache to find out.
+    /// Bit of each layer with trace values after the first packets of its flow. Few have some, so the values of the others are not fetched
+    /// into the cache to find out.
     later: Vec<u64>,
-    /// Packets by shard and kind of key. A frame has one packet for each stream that it belongs to.
+    /// Packets by shard and kind of key. A layer has one packet for each stream that it belongs to.
     packets: Vec<PacketsByKind>,
     /// The worker that fills the batch.
     pub owner: usize,
@@ -55,7 +68,7 @@ impl RoutedBatch {
     /// An empty batch that the worker `owner` fills, for `shards` shards.
     pub fn new(shards: usize, owner: usize) -> Self {
         let packets = (0..shards).map(|_| Default::default()).collect();
-        Self { batch: FrameBatch::new(), clock: None, headers: Vec::new(), traces: Vec::new(), later: Vec::new(), packets, owner }
+        Self { batch: FrameBatch::new(), clock: None, layers: Vec::new(), traces: Vec::new(), later: Vec::new(), packets, owner }
     }
 
     /// Reads the next frames from a source that has delivered `after` packets so far. Returns `false` at its end. A panic of the
@@ -71,56 +84,42 @@ impl RoutedBatch {
 
     /// Removes all routed packets; the frames stay.
     pub fn clear_packets(&mut self) {
-        self.headers.clear();
+        self.layers.clear();
         self.clear_traces();
         self.packets.iter_mut().flatten().for_each(Vec::clear);
     }
 
-    /// Decodes all frames and files each under its streams' shards.
-    pub fn route(&mut self, routing: &Routing<'_>, mut fragments: Turn<'_, FragmentTable>, counters: &mut Counters) {
-        let Routing { settings, kinds, hasher } = *routing;
+    /// Decodes all frames and files each packet under its streams' shards.
+    pub fn route(&mut self, routing: &Routing<'_>, fragments: Turn<'_, FragmentTable>, counters: &mut Counters) {
         self.clear_packets();
-        let Self { batch, headers: all_headers, packets, .. } = self;
+        let Self { batch, layers, packets, .. } = self;
+        let decoder = &routing.settings.intake.decoder;
+        let mut filing = Filing { routing, fragments, lone_fragments: 0, layers, packets };
         for (number, frame) in (0u32..).zip(batch.iter()) {
             counters.frames += 1;
             counters.bytes += u64::from(frame.wire_len);
-            let headers = match settings.intake.decoder.decode(frame.link, frame.bytes) {
-                Ok(headers) => headers,
-                Err(reason) => {
-                    all_headers.push(Headers::NONE);
-                    *counters.undecodable.entry(reason).or_default() += 1;
-                    continue;
-                }
-            };
-            if kinds[KeyKind::Flow as usize] {
-                let (mut key, mut direction) = StreamKey::flow(&headers, frame.bytes);
-                if is_fragment(&headers, frame.bytes) {
-                    match fragments.value().stream(key, direction, &headers, &frame) {
-                        Some(first) => (key, direction) = first,
-                        None => counters.lone_fragments += 1,
+            match decoder.decode(frame.link, frame.bytes) {
+                Ok(headers) => {
+                    if headers.tunnel_depth > 0 {
+                        filing.file_outer(headers.tunnel_depth, &frame, number);
                     }
+                    filing.file_layer(headers, &frame, number);
                 }
-                let key = settings.intake.key(key, frame.interface);
-                file(packets, hasher, key, direction, &headers, &frame, number);
+                Err(reason) => *counters.undecodable.entry(reason).or_default() += 1,
             }
-            if kinds[KeyKind::Host as usize] {
-                let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);
-                for (key, direction) in hosts.into_iter().flatten() {
-                    file(packets, hasher, key, direction, &headers, &frame, number);
-                }
-            }
-            all_headers.push(headers);
         }
+        counters.lone_fragments += filing.lone_fragments;
     }
 
-    /// Counts all frames in the traces of their hosts and notes the values. Batches must be traced in their order.
+    /// Counts all packets in the traces of their hosts and notes the values. Batches must be traced in their order.
     pub fn trace(&mut self, table: &mut TraceTable) {
-        let Self { batch, headers, traces, later, .. } = self;
+        let Self { batch, layers, traces, later, .. } = self;
         traces.clear();
         later.clear();
-        later.resize(batch.len().div_ceil(64), 0);
-        for (number, (frame, headers)) in batch.iter().zip(headers.iter()).enumerate() {
-            let values = table.observe(headers, frame.bytes, frame.timestamp);
+        later.resize(layers.len().div_ceil(64), 0);
+        for (number, layer) in layers.iter().enumerate() {
+            let frame = batch.frame(layer.frame as usize);
+            let values = table.observe(&layer.headers, frame.bytes, frame.timestamp);
             later[number / 64] |= u64::from(values.later().is_some()) << (number % 64);
             traces.push(values);
         }
@@ -132,7 +131,7 @@ impl RoutedBatch {
         self.later.clear();
     }
 
-    /// One shard's packets by one kind of key, in the order of the frames.
+    /// One shard's packets by one kind of key, in the order of the frames, those of one frame outermost first.
     pub fn packets(&self, shard: usize, kind: KeyKind) -> &[RoutedPacket] {
         &self.packets[shard][kind as usize]
     }
@@ -148,22 +147,57 @@ impl RoutedBatch {
     }
 }
 
-/// Files a frame under its stream's shard. Inlined, so that the key stays in registers: a processor can't forward several stores to one wider
-/// load, as a copy of the key would be.
-#[inline(always)]
-fn file(
-    packets: &mut [PacketsByKind],
-    hasher: &foldhash::fast::RandomState,
-    key: StreamKey,
-    direction: Direction,
-    headers: &Headers,
-    frame: &Frame<'_>,
-    number: u32,
-) {
-    let arrival = Arrival::new(key, hasher, direction, headers, frame);
-    // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
-    let shard = ((u64::from(arrival.hash) * packets.len() as u64) >> 32) as usize;
-    packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame: number });
+/// Files the packets of a batch's frames.
+struct Filing<'a, 'b> {
+    routing: &'a Routing<'a>,
+    fragments: Turn<'b, FragmentTable>,
+    lone_fragments: u64,
+    layers: &'a mut Vec<Layer>,
+    packets: &'a mut [PacketsByKind],
+}
+
+impl Filing<'_, '_> {
+    /// Files the IP packets around the innermost packet of a frame, which is within `depth` tunnels.
+    #[cold]
+    fn file_outer(&mut self, depth: u8, frame: &Frame<'_>, number: u32) {
+        for headers in self.routing.settings.intake.decoder.outer(frame.link, frame.bytes, depth) {
+            self.file_layer(headers, frame, number);
+        }
+    }
+
+    /// Files a packet of the frame `number` of the batch under its streams.
+    #[inline(always)]
+    fn file_layer(&mut self, headers: Headers, frame: &Frame<'_>, number: u32) {
+        let Routing { settings, kinds, .. } = *self.routing;
+        let layer = self.layers.len() as u32;
+        if kinds[KeyKind::Flow as usize] {
+            let (mut key, mut direction) = StreamKey::flow(&headers, frame.bytes);
+            if is_fragment(&headers, frame.bytes) {
+                match self.fragments.value().stream(key, direction, &headers, frame) {
+                    Some(first) => (key, direction) = first,
+                    None => self.lone_fragments += 1,
+                }
+            }
+            let key = settings.intake.key(key, frame.interface);
+            self.file(key, Arrival::new(key, self.routing.hasher, direction, &headers, frame), number, layer);
+        }
+        if kinds[KeyKind::Host as usize] {
+            let hosts = StreamKey::of(KeyKind::Host, &headers, frame.bytes);
+            for (key, direction) in hosts.into_iter().flatten() {
+                self.file(key, Arrival::new(key, self.routing.hasher, direction, &headers, frame), number, layer);
+            }
+        }
+        self.layers.push(Layer { headers, frame: number });
+    }
+
+    /// Files a packet under its stream's shard. Inlined, so that the key stays in registers: a processor can't forward several stores to one
+    /// wider load, as a copy of the key would be.
+    #[inline(always)]
+    fn file(&mut self, key: StreamKey, arrival: Arrival, frame: u32, layer: u32) {
+        // The upper half of a 32 x 32 bit product maps equal ranges of the hash to the shards.
+        let shard = ((u64::from(arrival.hash) * self.packets.len() as u64) >> 32) as usize;
+        self.packets[shard][key.kind() as usize].push(RoutedPacket { arrival, frame, layer });
+    }
 }
 
 /// One packet as a model's shard handles it.
@@ -172,7 +206,10 @@ pub(super) struct ShardPacket<'a> {
     /// Number of the frame in the source, from 0.
     pub number: u64,
     pub arrival: &'a Arrival,
-    index: usize,
+    /// Index of the frame in the batch.
+    frame: usize,
+    /// Index of the packet in [`RoutedBatch::layers`].
+    layer: usize,
     routed: &'a RoutedBatch,
 }
 
@@ -180,32 +217,32 @@ impl<'a> ShardPacket<'a> {
     /// A packet of a batch whose first frame has the number `first`.
     #[inline]
     pub fn new(routed: &'a RoutedBatch, packet: &'a RoutedPacket, first: u64) -> Self {
-        let RoutedPacket { ref arrival, frame } = *packet;
-        Self { number: first + u64::from(frame), arrival, index: frame as usize, routed }
+        let RoutedPacket { ref arrival, frame, layer } = *packet;
+        Self { number: first + u64::from(frame), arrival, frame: frame as usize, layer: layer as usize, routed }
     }
 
     /// The frame. Most packets are handled without it, because it may lie in another core's cache.
     #[inline]
     pub fn frame(&self) -> Frame<'a> {
-        self.routed.batch.frame(self.index)
+        self.routed.batch.frame(self.frame)
     }
 
-    /// The frame's headers; see [`ShardPacket::frame`] for their cost.
+    /// The packet's headers; see [`ShardPacket::frame`] for their cost.
     #[inline]
     pub fn headers(&self) -> &'a Headers {
-        &self.routed.headers[self.index]
+        &self.routed.layers[self.layer].headers
     }
 
     /// Traces of the packet's hosts.
     pub fn traces(&self) -> &'a TraceValues {
-        self.routed.traces.get(self.index).unwrap_or(&TraceValues::NONE)
+        self.routed.traces.get(self.layer).unwrap_or(&TraceValues::NONE)
     }
 
     /// The packets of the flow since its last trace values, if the packet is scored again ([`TraceValues::later`]).
     #[inline]
     pub fn later(&self) -> Option<u32> {
-        let bits = self.routed.later.get(self.index / 64)?;
-        if bits >> (self.index % 64) & 1 == 0 { None } else { self.traces().later() }
+        let bits = self.routed.later.get(self.layer / 64)?;
+        if bits >> (self.layer % 64) & 1 == 0 { None } else { self.traces().later() }
     }
 
     /// Whether the packet shows what its stream carries.

@@ -37,8 +37,8 @@ pub(super) struct EpisodeObserver<'a> {
     /// The neurons of each model, by the model's index.
     layers: Vec<Option<(Arc<Model>, EpisodeLayer)>>,
     found: Vec<Episode>,
-    /// Index of the model and number of the streams that were named by an episode since the last packets.
-    named: HashSet<(usize, u64)>,
+    /// Index of the model, number and key of the streams that were named by an episode since the last packets.
+    named: HashSet<(usize, u64, StreamKey)>,
 }
 
 impl<'a> EpisodeObserver<'a> {
@@ -62,7 +62,7 @@ impl<'a> EpisodeObserver<'a> {
         let Some(leader) = verdict.leader.filter(|leader| self.is_part(leader.class, verdict)) else {
             return self.write(verdict);
         };
-        self.named.insert((verdict.model_index, verdict.number));
+        self.named.insert((verdict.model_index, verdict.number, verdict.key));
         let named = Verdict { class: Some(leader.class), by_episode: true, ..verdict.clone() };
         self.write(&Verdict { event: Event::Detection, ..named.clone() });
         self.write(&named);
@@ -71,7 +71,7 @@ impl<'a> EpisodeObserver<'a> {
     /// Passes on packets of streams whose verdicts came before; those of streams that were [open](is_open) only if an episode named them.
     pub fn packets(&mut self, packets: &[EvidencePacket]) {
         for packet in packets {
-            if !packet.is_open || self.named.contains(&(packet.model_index, packet.stream)) {
+            if !packet.is_open || self.named.contains(&(packet.model_index, packet.stream, packet.key)) {
                 self.inner.observe(Output::Packet(packet));
             }
         }

@@ -33,7 +33,7 @@ pub struct Verdict {
     pub model: Arc<Model>,
     /// Key of the stream.
     pub key: StreamKey,
-    /// Number of the stream's first packet.
+    /// Number of the stream's first packet: that of its frame, in which streams of other keys may begin too.
     pub number: u64,
     /// Number of the packet that caused the verdict; `u64::MAX` at the end of the source.
     pub packet: u64,

@@ -90,7 +90,7 @@ impl BatchOutput {
 }
 
 fn emit_packets(mut packets: Vec<EvidencePacket>, observer: &mut EpisodeObserver<'_>) {
-    packets.sort_by_key(|p| (p.packet, p.model_index));
+    packets.sort_by(|a, b| (a.packet, a.model_index, &a.key).cmp(&(b.packet, b.model_index, &b.key)));
     observer.packets(&packets);
 }
 

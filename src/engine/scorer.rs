@@ -204,7 +204,7 @@ impl Scorer {
     pub fn keep_tunnels(&mut self, decoder: &Decoder, packet: ShardPacket<'_>, stream: &Stream<StreamState>) -> bool {
         let own = packet.arrival.direction == stream.first_direction();
         let tunnels = OuterHeaders::of(decoder, packet.headers(), &packet.frame(), own);
-        tunnels.is_none_or(|tunnels| self.tunnels.insert(stream.number, tunnels))
+        tunnels.is_none_or(|tunnels| self.tunnels.insert(stream, tunnels))
     }
 
     /// Keeps a packet as evidence: in the output if its stream is named, in the buffer while it is undecided. Returns whether there
@@ -365,7 +365,7 @@ impl Scorer {
             out.verdicts.push(Verdict { event: Event::Detection, ..end.clone() });
         }
         self.release_row(&mut stream);
-        self.tunnels.remove(stream.number);
+        self.tunnels.remove(&stream);
         out.verdicts.push(end);
     }
 
@@ -403,7 +403,7 @@ impl Scorer {
             own_bytes: snapshot.own_bytes,
             first_direction: stream.first_direction(),
             interface: stream.interface,
-            tunnel: self.tunnels.get(stream.number).map(|tunnels| Box::new(*tunnels)),
+            tunnel: self.tunnels.get(stream).map(|tunnels| Box::new(*tunnels)),
             leader,
             class: leader
                 .filter(|_| !stream.state.is_led_by_later_packet())

@@ -1,6 +1,7 @@
 //! What the packets of live streams are wrapped in, for the events that report them.
 //!
-//! Most streams are in no tunnel, so this is beside their records. The number of streams in tunnels that are remembered is bounded.
+//! Most streams are in no tunnel, so this is beside their records. The number of streams in tunnels that are remembered is bounded. The stream
+//! of an outer packet has the tunnels around that packet only: the outermost one has none.
 
 use std::collections::HashMap;
 
@@ -8,6 +9,7 @@ use foldhash::fast::RandomState;
 
 use crate::capture::Frame;
 use crate::packet::{Address, Decoder, Direction, Headers, MAX_TUNNEL_DEPTH, StreamKey, Tunnel};
+use crate::stream::Stream;
 
 /// Streams in tunnels that are remembered, as a share of all streams: 1 in this many, at least [`MIN_STREAMS`].
 const SHARE: usize = 16;
@@ -28,16 +30,15 @@ pub struct OuterHeaders {
 }
 
 impl OuterHeaders {
-    /// What a packet is wrapped in; `own`: it goes in its stream's own direction. `None` if it is in no tunnel.
+    /// What the packet of a frame that has these headers is wrapped in; `own`: it goes in its stream's own direction. `None` if it is in no
+    /// tunnel.
     pub fn of(decoder: &Decoder, headers: &Headers, frame: &Frame<'_>, own: bool) -> Option<Self> {
         let depth = headers.tunnel_depth;
-        let outer = |depth: u8| {
-            let headers = decoder.with_depth(depth).decode(frame.link, frame.bytes).ok()?;
-            let (key, direction) = StreamKey::flow(&headers, frame.bytes);
-            key.ip_version()?;
-            Some((key, if own { direction } else { direction.reverse() }))
-        };
-        (depth > 0).then(|| Self { kinds: headers.tunnels, depth, flow: (0..depth).find_map(outer) })
+        let flow = decoder.outer(frame.link, frame.bytes, depth).next().map(|outermost| {
+            let (key, direction) = StreamKey::flow(&outermost, frame.bytes);
+            (key, if own { direction } else { direction.reverse() })
+        });
+        (depth > 0).then_some(Self { kinds: headers.tunnels, depth, flow })
     }
 
     /// Kinds of tunnels, outermost first.
@@ -54,9 +55,9 @@ impl OuterHeaders {
     }
 }
 
-/// The tunnels of live streams, by the number of the stream's first packet.
+/// The tunnels of live streams, by the number of the stream's first frame and its key: several streams may begin with one frame.
 pub(super) struct TunnelTable {
-    streams: HashMap<u64, OuterHeaders, RandomState>,
+    streams: HashMap<(u64, StreamKey), OuterHeaders, RandomState>,
     most: usize,
 }
 
@@ -67,23 +68,23 @@ impl TunnelTable {
     }
 
     /// Remembers the tunnels of a stream. Returns whether there was room.
-    pub fn insert(&mut self, number: u64, tunnels: OuterHeaders) -> bool {
+    pub fn insert<T>(&mut self, stream: &Stream<T>, tunnels: OuterHeaders) -> bool {
         let room = self.streams.len() < self.most;
         if room {
-            self.streams.insert(number, tunnels);
+            self.streams.insert((stream.number, stream.key), tunnels);
         }
         room
     }
 
     /// The tunnels of a stream.
-    pub fn get(&self, number: u64) -> Option<&OuterHeaders> {
-        if self.streams.is_empty() { None } else { self.streams.get(&number) }
+    pub fn get<T>(&self, stream: &Stream<T>) -> Option<&OuterHeaders> {
+        if self.streams.is_empty() { None } else { self.streams.get(&(stream.number, stream.key)) }
     }
 
     /// Forgets the tunnels of a stream that has ended.
-    pub fn remove(&mut self, number: u64) {
+    pub fn remove<T>(&mut self, stream: &Stream<T>) {
         if !self.streams.is_empty() {
-            self.streams.remove(&number);
+            self.streams.remove(&(stream.number, stream.key));
         }
     }
 }

@@ -119,7 +119,7 @@ fn plain(tunnels: &TunnelSettings, link_type: LinkType, frame: &[u8]) -> Option<
 }
 
 impl Decoder {
-    /// Finds the headers of a frame.
+    /// Finds the headers of a frame's innermost packet.
     ///
     /// # Errors
     /// If the link type is not supported, or the frame ends within the link header.
@@ -129,6 +129,25 @@ impl Decoder {
             Some(headers) => Ok(headers),
             None => self.any(link_type, frame),
         }
+    }
+
+    /// Headers of all packets of a frame: of the IP packets that hold a tunnel, outermost first, and of the innermost packet. None if the frame
+    /// can't be decoded.
+    pub fn decode_all(&self, link_type: LinkType, frame: &[u8]) -> impl Iterator<Item = Headers> {
+        let innermost = self.decode(link_type, frame).ok();
+        innermost.into_iter().flat_map(move |headers| self.outer(link_type, frame, headers.tunnel_depth).chain([headers]))
+    }
+
+    /// Headers of the IP packets of a frame that are within fewer than `depth` tunnels, outermost first. A tunnel in no IP packet of its own, as
+    /// an Ethernet pseudowire, has none.
+    #[inline]
+    pub fn outer(&self, link_type: LinkType, frame: &[u8], depth: u8) -> impl Iterator<Item = Headers> {
+        (0..depth).filter_map(move |depth| {
+            let headers = self.with_depth(depth).decode(link_type, frame).ok()?;
+            // A tunnel that leads to another link header only is not opened without the tunnel behind that.
+            let own = headers.tunnel_depth == depth && matches!(headers.network, Network::Ipv4 | Network::Ipv6);
+            own.then_some(headers)
+        })
     }
 
     /// [`Decoder::decode`] for every kind of frame.

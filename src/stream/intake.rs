@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::capture::{CaptureError, CaptureFile, Duplicates, InterfaceId};
+use crate::capture::{CaptureError, CaptureFile, Duplicates, Frame, InterfaceId};
 use crate::packet::{Decoder, KeyKind, StreamKey};
 
 /// How packets are read and become streams. Training and classification agree if theirs is equal.
@@ -39,6 +39,13 @@ impl Intake {
             Some(interface) => key.on_interface(interface.index()),
             None => key,
         }
+    }
+
+    /// Keys of the streams that a frame is of; a later fragment has no ports in its key.
+    pub fn keys(&self, kind: KeyKind, frame: &Frame<'_>) -> impl Iterator<Item = StreamKey> {
+        let Frame { link, interface, bytes, .. } = *frame;
+        let keys = move |headers| StreamKey::of(kind, &headers, bytes).into_iter().flatten();
+        self.decoder.decode_all(link, bytes).flat_map(keys).map(move |(key, _)| self.key(key, interface))
     }
 
     /// Opens a capture, with the interfaces of its packets if they are in the key.

@@ -18,11 +18,12 @@ use crate::trace::{TraceTable, TraceValues};
 /// One packet of one stream.
 #[derive(Debug)]
 pub struct TrackedPacket<'a, T> {
-    /// Number of the frame in the source, from 0. With [`KeyKind::Host`] a frame is a packet of two streams.
+    /// Number of the frame in the source, from 0. With [`KeyKind::Host`] a frame is a packet of two streams; one of a tunnel has packets of the
+    /// streams of the tunnel too, which come first.
     pub number: u64,
     /// The frame.
     pub frame: Frame<'a>,
-    /// Its headers.
+    /// The packet's headers.
     pub headers: &'a Headers,
     /// What the stream knew before this packet.
     pub context: Context,
@@ -93,23 +94,25 @@ impl<T> StreamTracker<T> {
         open: &mut impl FnMut(&StreamKey) -> T,
         visit: &mut impl FnMut(TrackedPacket<'_, T>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let number = self.frames;
-        self.frames += 1;
-        let Ok(headers) = self.intake.decoder.decode(frame.link, frame.bytes) else { return ControlFlow::Continue(()) };
-        let traces = self.traces.as_mut().map_or(TraceValues::NONE, |t| t.observe(&headers, frame.bytes, frame.timestamp));
-        for (key, direction) in StreamKey::of(self.key, &headers, frame.bytes).into_iter().flatten() {
-            let (key, direction) = match self.key {
-                KeyKind::Flow if is_fragment(&headers, frame.bytes) => {
-                    self.fragments.stream(key, direction, &headers, &frame).unwrap_or((key, direction))
-                }
-                _ => (key, direction),
-            };
-            let key = self.intake.key(key, frame.interface);
-            let arrival = self.table.arrival(key, direction, &headers, &frame);
-            let place = self.table.packet(&arrival, number, |_| true, || open(&key));
-            self.ended.extend(place.ended.map(|(stream, _)| stream));
-            let stream = self.table.get_mut(place.at);
-            visit(TrackedPacket { number, frame, headers: &headers, context: place.context, traces, stream })?;
+        let Self { key: kind, intake, table, traces, frames, ended, fragments } = self;
+        let number = *frames;
+        *frames += 1;
+        for headers in intake.decoder.decode_all(frame.link, frame.bytes) {
+            let traces = traces.as_mut().map_or(TraceValues::NONE, |t| t.observe(&headers, frame.bytes, frame.timestamp));
+            for (key, direction) in StreamKey::of(*kind, &headers, frame.bytes).into_iter().flatten() {
+                let (key, direction) = match kind {
+                    KeyKind::Flow if is_fragment(&headers, frame.bytes) => {
+                        fragments.stream(key, direction, &headers, &frame).unwrap_or((key, direction))
+                    }
+                    _ => (key, direction),
+                };
+                let key = intake.key(key, frame.interface);
+                let arrival = table.arrival(key, direction, &headers, &frame);
+                let place = table.packet(&arrival, number, |_| true, || open(&key));
+                ended.extend(place.ended.map(|(stream, _)| stream));
+                let stream = table.get_mut(place.at);
+                visit(TrackedPacket { number, frame, headers: &headers, context: place.context, traces, stream })?;
+            }
         }
         ControlFlow::Continue(())
     }
@@ -118,7 +121,7 @@ impl<T> StreamTracker<T> {
     pub fn finish(mut self) -> Vec<Stream<T>> {
         let mut streams = self.ended;
         streams.append(&mut self.table.take());
-        // Stable: the two hosts of one packet stay in the order sender, receiver.
+        // Stable: the streams of one frame stay in the order outermost first, sender before receiver.
         streams.sort_by_key(|stream| stream.number);
         streams
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::common::{fixture, pcap, spiked, udp};
+use crate::common::{fixture, in_gtp, pcap, spiked, udp};
 use predicates::prelude::*;
 use predicates::str::contains;
 use spiked::encode::{Layout, LayoutOptions};
@@ -99,6 +99,18 @@ fn tables_have_any_separator_and_protocols_by_number() {
     let capture = folder.0.path().join("day/a.pcap");
     let options = LabelOptions { captures: capture.clone(), ..LabelOptions::default() };
     assert_eq!(packets(&options.read(&[folder.write("one", &anywhere)]).unwrap(), &capture), expected);
+}
+
+#[test]
+fn rows_label_a_tunnel_and_the_streams_in_it() {
+    let folder = Folder::new();
+    let frames = [1, 1, 2].map(|source| in_gtp(&udp([10, 0, 0, source], 1000, [10, 0, 0, 9], 53, b"a query")));
+    std::fs::write(folder.0.path().join("tunnel.pcap"), pcap(1, &frames)).unwrap();
+    let rows = [("203.0.113.2,2152,203.0.113.1,2152,gtp", 3), ("10.0.0.1,1000,10.0.0.9,53,dns", 2)];
+    for (row, packets) in rows {
+        let table = format!("capture,proto,src_ip,src_port,dst_ip,dst_port,label\ntunnel.pcap,UDP,{row}\n");
+        assert_eq!(folder.packets(&table, None), of(&[(row.rsplit(',').next().unwrap(), packets)]));
+    }
 }
 
 #[test]

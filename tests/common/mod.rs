@@ -100,6 +100,22 @@ pub fn udp(source: [u8; 4], sport: u16, destination: [u8; 4], dport: u16, payloa
     frame
 }
 
+/// The IP packet of an Ethernet frame in GTP-U, from 203.0.113.1 to 203.0.113.2.
+pub fn in_gtp(frame: &[u8]) -> Vec<u8> {
+    let packet = &frame[14..];
+    let length = (packet.len() as u16).to_be_bytes();
+    udp([203, 0, 113, 1], 2152, [203, 0, 113, 2], 2152, &[&[0x30, 0xff], &length[..], &[0, 0, 0, 1], packet].concat())
+}
+
+/// The IP packet of an Ethernet frame in GRE, from 203.0.113.3 to 203.0.113.4.
+pub fn in_gre(frame: &[u8]) -> Vec<u8> {
+    let mut outer = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([203, 0, 113, 3], [203, 0, 113, 4], 64);
+    let packet = [&[0, 0, 8, 0], &frame[14..]].concat();
+    builder.write(&mut outer, etherparse::IpNumber::GRE, &packet).expect("a vector takes all bytes");
+    outer
+}
+
 /// A TCP segment in an Ethernet frame, with the flags of `flags`: `S` and `A`.
 pub fn tcp(
     (source, sport): ([u8; 4], u16),

@@ -6,7 +6,7 @@ use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 
 use crate::common::{pcap, udp};
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Source};
-use spiked::packet::{Decoder, Direction, StreamKey, Tunnel, Undecodable, VlanTags};
+use spiked::packet::{Decoder, Direction, Headers, StreamKey, Tunnel, Undecodable, VlanTags};
 
 const SOURCE: [u8; 4] = [192, 0, 2, 10];
 const DESTINATION: [u8; 4] = [198, 51, 100, 20];
@@ -45,13 +45,16 @@ fn over_udp(ports: [u16; 2], parts: &[&[u8]]) -> Vec<u8> {
     udp(OUTER[0], ports[0], OUTER[1], ports[1], &parts.concat())
 }
 
-/// Protocol and endpoints of a frame's flow, the sender first.
+/// Protocol and endpoints of the flow of a frame's innermost packet, the sender first.
 fn flow(decoder: &Decoder, link: LinkType, frame: &[u8]) -> Result<String, Undecodable> {
-    let headers = decoder.decode(link, frame)?;
-    let (key, direction) = StreamKey::flow(&headers, frame);
+    Ok(flow_of(&decoder.decode(link, frame)?, frame))
+}
+
+fn flow_of(headers: &Headers, frame: &[u8]) -> String {
+    let (key, direction) = StreamKey::flow(headers, frame);
     let ends = [(key.addr_a(), key.port_a()), (key.addr_b(), key.port_b())];
     let [(from, sport), (to, dport)] = if direction == Direction::Forward { ends } else { [ends[1], ends[0]] };
-    Ok(format!("{} {from}:{sport} {to}:{dport}", key.proto_name()))
+    format!("{} {from}:{sport} {to}:{dport}", key.proto_name())
 }
 
 /// Asserts that a frame leads to the innermost packet, and that nothing breaks when it is truncated or bytes change.
@@ -178,6 +181,26 @@ fn tags_and_frames_within_frames_are_opened() {
     assert_eq!((vlan(0), vlan(7)), (VlanTags::NONE, VlanTags::NONE.with(7)));
     let lite = ether(0x0800, &[&ip[..9], &[136], &ip[10..]]);
     leads("UDP-Lite", LinkType::ETHERNET, &lite, &WANT.replace("UDP", "UDP-Lite"));
+}
+
+#[test]
+fn the_ip_packets_around_a_tunnel_have_headers_of_their_own() {
+    let (frame, _) = inner();
+    let vxlan = |frame: &[u8]| over_udp([50000, 4789], &[&[8, 0, 0, 0, 0, 0, 1, 0], frame]);
+    let [gre, udp] = ["GRE 203.0.113.1:0 203.0.113.2:0", "UDP 203.0.113.1:50000 203.0.113.2:4789"];
+    let (decoder, bridged) = (Decoder::default(), ether(0x6558, &[&frame]));
+    for (name, packet, flows) in [
+        ("no tunnel", frame.clone(), vec![WANT]),
+        ("VXLAN", vxlan(&frame), vec![udp, WANT]),
+        ("VXLAN in GRE", over_ip(47, &[&[0, 0, 8, 0], &vxlan(&frame)[14..]]), vec![gre, udp, WANT]),
+        ("a tunnel in no IP packet", bridged.clone(), vec![WANT]),
+        ("such a tunnel in VXLAN", vxlan(&bridged), vec![udp, WANT]),
+        ("VXLAN in such a tunnel", ether(0x6558, &[&vxlan(&frame)]), vec![udp, WANT]),
+    ] {
+        let all = decoder.decode_all(LinkType::ETHERNET, &packet);
+        assert_eq!(all.map(|headers| flow_of(&headers, &packet)).collect::<Vec<_>>(), flows, "{name}");
+    }
+    assert_eq!(decoder.decode_all(LinkType::ETHERNET, &[0; 4]).count(), 0);
 }
 
 #[test]

@@ -12,13 +12,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::common;
-use crate::common::{fixture, frames_of, pcap, udp};
+use crate::common::{fixture, frames_of, in_gre, in_gtp, pcap, udp};
 use spiked::capture::{CaptureError, CaptureFile, FrameBatch, InterfaceId, LinkType, Nanos, Source, watch};
 use spiked::encode::Volley;
 use spiked::engine::{self, EngineSettings, Event, EvidencePacket, Models, Observer, Output, Tap, Verdict};
 use spiked::episode::{Episode, EpisodeState, InputSpike, MIN_CONFIDENCE};
 use spiked::model::Model;
-use spiked::packet::{Direction, KeyKind, StreamKey};
+use spiked::packet::{Decoder, Direction, KeyKind, StreamKey, Tunnel};
 use spiked::snn::ClassId;
 use spiked::stream::{Basis, Intake, Leader, StreamLimits, StreamTracker};
 
@@ -768,6 +768,93 @@ fn fragments_belong_to_the_stream_of_the_first_whatever_the_batches() {
     let late: Vec<_> =
         [fragment(1, 0, None)].into_iter().chain((2..40).map(|n| fragment(n, 0, None))).chain([fragment(1, 3, None)]).collect();
     assert_eq!(streams_of_frames(&late, 1, vec![5], true), (vec![39, 1], 1));
+}
+
+/// Protocol and lower port, packets, and the names of the tunnels around it, of each stream of the frames, sorted.
+fn tunnelled_streams(frames: &[Vec<u8>], depth: u8, workers: usize, length: usize) -> Vec<String> {
+    let intake = Intake { decoder: Decoder::default().with_depth(depth), ..Intake::default() };
+    let settings = EngineSettings { workers, intake, ..EngineSettings::new(vec![built_in()]) };
+    let mut source = InBatches::ethernet((1_700_000_000..).zip(frames.iter().cloned()), vec![length]);
+    let mut recorder = Recorder::default();
+    let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+    let ends = recorder.verdicts.iter().filter(|v| v.event == Event::Stream);
+    let mut streams: Vec<_> = ends
+        .map(|v| {
+            let tunnels: Vec<_> = v.tunnel.iter().flat_map(|tunnel| tunnel.kinds()).map(|kind| kind.name()).collect();
+            format!("{} {}: {} in {tunnels:?}", v.key.proto_name(), v.key.port_a().min(v.key.port_b()), v.packets)
+        })
+        .collect();
+    streams.sort();
+    assert_eq!((counters.frames, counters.opened), (frames.len() as u64, streams.len() as u64));
+    assert_eq!((counters.lone_fragments, counters.dropped_tunnels), (0, 0));
+    streams
+}
+
+#[test]
+fn a_tunnel_is_a_stream_and_so_is_each_within_it() {
+    let gtp: Vec<_> = (0..40).map(|n| in_gtp(&dns(n % 2))).collect();
+    let deep: Vec<_> = gtp.iter().map(|frame| in_gre(frame)).collect();
+    for (workers, length) in [(1, 1024), (2, 1), (3, 7), (7, 1024)] {
+        let of = |frames, depth| tunnelled_streams(frames, depth, workers, length);
+        let inner = "UDP 53: 20 in [\"gtp\"]";
+        assert_eq!(of(&gtp, 4), ["UDP 2152: 40 in []", inner, inner]);
+        assert_eq!(of(&gtp, 0), ["UDP 2152: 40 in []"]);
+        let inner = "UDP 53: 20 in [\"gre\", \"gtp\"]";
+        assert_eq!(of(&deep, 4), ["GRE 0: 40 in []", "UDP 2152: 40 in [\"gre\"]", inner, inner]);
+        assert_eq!(of(&deep, 1), ["GRE 0: 40 in []", "UDP 2152: 40 in [\"gre\"]"]);
+    }
+}
+
+/// The first fragment holds the begin of the inner packet, the others only bytes of it.
+#[test]
+fn later_fragments_of_a_tunnel_s_packet_are_of_the_tunnel() {
+    let whole = in_gtp(&udp([10, 0, 0, 1], 40_000, [10, 0, 0, 9], 53, &[7; 160]));
+    let fragment = |from: usize, to: usize| {
+        let mut frame = [&whole[..34], &whole[34 + from..34 + to]].concat();
+        let more = if 34 + to < whole.len() { 0x2000 } else { 0 };
+        frame[16..18].copy_from_slice(&((20 + to - from) as u16).to_be_bytes());
+        frame[20..22].copy_from_slice(&((from / 8) as u16 | more).to_be_bytes());
+        frame
+    };
+    let frames = [fragment(0, 80), fragment(80, 160), fragment(160, whole.len() - 34), whole.clone()];
+    for workers in [1, 2, 3, 7] {
+        assert_eq!(tunnelled_streams(&frames, 4, workers, 1), ["UDP 2152: 4 in []", "UDP 53: 2 in [\"gtp\"]"]);
+    }
+}
+
+/// A flood within a tunnel: hosts of both packets have traces, streams of both begin with one frame, and packets of both are kept.
+#[test]
+fn results_of_tunnels_do_not_depend_on_workers_or_batches() {
+    let behaviours = Arc::new(Model::load(&fixture("../config/models/behaviours.safetensors")).unwrap());
+    let devices = Arc::new(Model::load(&fixture("../config/models/devices.safetensors")).unwrap());
+    let is_ip = |frame: &&TimedFrame| frame.0 == LinkType::ETHERNET && frame.3[12..14] == [8, 0];
+    let in_tunnel = |&(link, time, _, ref frame): &TimedFrame| {
+        let frame = in_gtp(frame);
+        (link, time, frame.len() as u32, frame)
+    };
+    let frames: Vec<_> = recording("train/flood.syn-5").iter().filter(is_ip).take(3000).map(in_tunnel).collect();
+    let run = |workers, lengths: Vec<usize>| {
+        let models = vec![built_in(), Arc::clone(&behaviours), Arc::clone(&devices)];
+        let settings = EngineSettings { workers, keep_packets: 2, ..EngineSettings::new(models) };
+        let mut recorder = Recorder::default();
+        engine::run(&settings, &mut InBatches::new(frames.clone(), lengths), &mut recorder).unwrap();
+        let mut kept: Vec<_> = recorder.kept.iter().map(|p| (p.packet, p.model_index, p.key, p.class)).collect();
+        // Packets are passed on batch by batch, when their stream is named.
+        kept.sort_unstable_by_key(|p| (p.0, p.1, p.2));
+        (recorder.verdicts, recorder.episodes, recorder.input_spikes, kept)
+    };
+    let alone = run(1, vec![FrameBatch::CAPACITY]);
+    let outer = alone.0.iter().filter(|v| v.event == Event::Stream && v.key.port_a() == 2152);
+    let outer: Vec<_> = outer.map(|v| (v.packets, v.tunnel.as_deref())).collect();
+    assert_eq!(outer, [(frames.len() as u64, None); 2], "of the two models of flows");
+    let inner = |v: &&Verdict| v.tunnel.as_ref().is_some_and(|tunnel| tunnel.kinds() == [Tunnel::Gtp]);
+    assert!(alone.0.iter().filter(inner).count() > 100 && !alone.3.is_empty());
+    for (workers, length) in [(1, 1), (2, 100), (3, 7), (7, 1000)] {
+        let other = run(workers, vec![length]);
+        assert!(other.0 == alone.0, "other verdicts with {workers} workers");
+        assert_eq!((&other.1, &other.3), (&alone.1, &alone.3), "{workers} workers");
+        assert!(other.2 == alone.2, "other spikes with {workers} workers");
+    }
 }
 
 #[test]

@@ -68,10 +68,9 @@ impl Tape {
             self.counted_since = Instant::now();
         }
         for frame in batch.iter() {
-            let Ok(headers) = self.intake.decoder.decode(frame.link, frame.bytes) else { continue };
             let mut wanted = false;
-            for (key, _) in StreamKey::of(self.kind, &headers, frame.bytes).into_iter().flatten() {
-                let count = &mut self.counters[self.hasher.hash_one(self.intake.key(key, frame.interface)) as usize % COUNTERS];
+            for key in self.intake.keys(self.kind, &frame) {
+                let count = &mut self.counters[self.hasher.hash_one(key) as usize % COUNTERS];
                 wanted |= *count < PACKETS;
                 *count = count.saturating_add(1);
             }
@@ -168,9 +167,7 @@ impl Source for OneStream<'_> {
             return Ok(false);
         }
         for frame in all.iter().filter(|frame| frame.timestamp >= self.first) {
-            let Ok(headers) = self.intake.decoder.decode(frame.link, frame.bytes) else { continue };
-            let mut keys = StreamKey::of(self.key.kind(), &headers, frame.bytes).into_iter().flatten();
-            if self.left > 0 && keys.any(|(key, _)| self.intake.key(key, frame.interface) == self.key) {
+            if self.left > 0 && self.intake.keys(self.key.kind(), &frame).any(|key| key == self.key) {
                 batch.push(frame.timestamp, frame.link, frame.wire_len, frame.bytes);
                 batch.set_interface(frame.interface);
                 self.left -= 1;

@@ -60,7 +60,7 @@ impl Finder {
             &mut tape
         };
         let mut one = OneStream { source, intake: self.intake, key: stream.key, first: stream.first, left: PACKETS };
-        // A packet of hosts belongs to two streams.
+        // A frame may be of other streams too: those of the other host, or of a tunnel.
         let traced = trace_streams(model, &mut one, &self.intake, usize::MAX)?;
         let name = crate::train::labels::StreamName::of(&stream.key);
         let Some(trace) = traced.iter().find(|trace| trace.name == name) else {
