@@ -25,6 +25,8 @@ pub struct TrackedPacket<'a, T> {
     pub frame: Frame<'a>,
     /// The packet's headers.
     pub headers: &'a Headers,
+    /// Whether it is the innermost packet of its frame: no tunnel, or what the innermost tunnel carries.
+    pub innermost: bool,
     /// What the stream knew before this packet.
     pub context: Context,
     /// Traces of the flow's hosts, if the tracker has them.
@@ -97,7 +99,9 @@ impl<T> StreamTracker<T> {
         let Self { key: kind, intake, table, traces, frames, ended, fragments } = self;
         let number = *frames;
         *frames += 1;
-        for headers in intake.decoder.decode_all(frame.link, frame.bytes) {
+        let mut packets = intake.decoder.decode_all(frame.link, frame.bytes).peekable();
+        while let Some(headers) = packets.next() {
+            let innermost = packets.peek().is_none();
             let traces = traces.as_mut().map_or(TraceValues::NONE, |t| t.observe(&headers, frame.bytes, frame.timestamp));
             for (key, direction) in StreamKey::of(*kind, &headers, frame.bytes).into_iter().flatten() {
                 let (key, direction) = match kind {
@@ -111,7 +115,7 @@ impl<T> StreamTracker<T> {
                 let place = table.packet(&arrival, number, |_| true, || open(&key));
                 ended.extend(place.ended.map(|(stream, _)| stream));
                 let stream = table.get_mut(place.at);
-                visit(TrackedPacket { number, frame, headers: &headers, context: place.context, traces, stream })?;
+                visit(TrackedPacket { number, frame, headers: &headers, innermost, context: place.context, traces, stream })?;
             }
         }
         ControlFlow::Continue(())

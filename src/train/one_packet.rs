@@ -28,13 +28,13 @@ pub const MAX_PATTERNS: usize = 256;
 
 /// Selection of packets in a capture.
 pub enum PacketSelection {
-    /// Numbers in the capture, from 1.
+    /// Numbers in the capture, from 1; of the frame of a tunnel the innermost packet.
     Packets(Vec<u64>),
     /// The first packets with content, in each direction, of the first stream whose name contains this text.
     Stream(String),
     /// The first packets with content, in each direction, of the streams of this key.
     Key(StreamKey),
-    /// The first packets with content, in each direction, of all streams that match a BPF filter.
+    /// The first packets with content, in each direction, of all streams that match a BPF filter; of the frame of a tunnel the innermost packet.
     Matching(Filter),
 }
 
@@ -100,10 +100,10 @@ pub fn patterns(
             let (key, number, direction) = (packet.stream.key, packet.number + 1, usize::from(packet.context.direction & 1));
             let by_number = matches!(selection, PacketSelection::Packets(_));
             let wanted = match selection {
-                PacketSelection::Packets(numbers) => numbers.contains(&number),
+                PacketSelection::Packets(numbers) => packet.innermost && numbers.contains(&number),
                 PacketSelection::Stream(text) => is_chosen(&mut chosen, key, text),
                 PacketSelection::Key(wanted) => *wanted == key,
-                PacketSelection::Matching(filter) => filter.admits(packet.frame.link, packet.frame.bytes),
+                PacketSelection::Matching(filter) => packet.innermost && filter.admits(packet.frame.link, packet.frame.bytes),
             };
             let stream = &mut packet.stream.state;
             if !wanted && !stream.wants_content {

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::common::{frames_of, json_lines, pcap, shared_data, spiked, tcp, udp};
+use crate::common::{frames_of, in_gtp, json_lines, pcap, shared_data, spiked, tcp, udp};
 use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 use spiked::model::Model;
@@ -193,6 +193,18 @@ fn one_packet_teaches_a_class_that_is_found_on_other_hosts_and_ports() {
     assert!(!classes(&strict, &later).contains(&"private".to_string()));
     learn(&shown, &strict, &["--stream", "192.0.2.1:40001", "--mask", "none"]).code(0);
     assert_eq!(classes(&strict, &shown), ["private"]);
+}
+
+#[test]
+fn a_packet_of_a_tunnel_teaches_what_the_tunnel_carries() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));
+    std::fs::write(&shown, pcap(1, &[in_gtp(&message(1, 7777, 1))])).unwrap();
+    for selection in [["--packet", "1"], ["--filter", "udp port 2152"], ["--stream", "192.0.2.1:40001"]] {
+        learn(&shown, &model, &selection).code(0);
+        let found = classes(&model, &shown);
+        assert_eq!((found.len(), found.iter().filter(|c| *c == "private").count()), (2, 1), "{selection:?}: {found:?}");
+    }
 }
 
 #[test]
