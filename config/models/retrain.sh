@@ -27,9 +27,10 @@ train --captures "$data" --labels "$data"/tasks/{device-train,device-test}.csv -
 # Behaviours: the recordings of this project, the attack task, and streams of ordinary protocols as normal ones.
 ln -s "$fixtures/behaviours/train" "$work/captures"
 gzip -dc "$fixtures/behaviours/labels.csv.gz" | grep -E '^(capture|train)' > "$work/recordings.csv"
-# Captures of scans and tunnels among them are left out.
+# Captures of scans and tunnels among them are left out, and the streams of tunnels: the streams that these carry are among them.
 for task in ndpi protocol-train wild-licensed; do
-  awk -F, -v OFS=, '$1 ~ /dns-tunnel-iodine|dns2tcp_tunnel|icmp-tunnel|tcp_scan/ { next } FNR > 1 { $7 = "normal" } 1' \
+  awk -F, -v OFS=, '$1 ~ /dns-tunnel-iodine|dns2tcp_tunnel|icmp-tunnel|tcp_scan/ { next }
+    FNR > 1 && tolower($7) ~ /^(gtp|teredo|capwap)$/ { next } FNR > 1 { $7 = "normal" } 1' \
     "$data/tasks/$task.csv" > "$work/normal-$task.csv"
 done
 train --traces --packets 4 --captures "$work/captures" --rename "$models/behaviours.names.csv" --seed 1 --out "$out/behaviours.safetensors" \

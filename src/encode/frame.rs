@@ -2,7 +2,7 @@
 
 use super::icmp;
 use super::layout::{Run, derived};
-use super::{Context, Layout, Place, SILENT, Shape, Volley, has_content, length_bucket};
+use super::{Context, Layout, Place, SILENT, Shape, SlotId, Volley, has_content, length_bucket};
 use crate::packet::{Headers, Network, Transport};
 use crate::trace::TraceValues;
 
@@ -42,7 +42,8 @@ impl Layout {
                 copy(payload, self.runs(place), slots);
             }
             for &(slot, _) in self.places(Place::FoldedPayload) {
-                slots[slot.index()] = folded(slots[slot.index()]);
+                let value = &mut slots[slot.index()];
+                *value = u8::try_from(*value).map_or(SILENT, |byte| self.payload_value(slot, byte));
             }
         }
         copy(traces.levels(), self.runs(Place::Trace), slots);
@@ -51,6 +52,12 @@ impl Layout {
                 slots[slot.index()] = SILENT;
             }
         }
+    }
+
+    /// The value of a slot of the payload for a byte.
+    pub fn payload_value(&self, slot: SlotId, byte: u8) -> u16 {
+        let is_folded = self.slots()[slot.index()].place == Place::FoldedPayload && byte.is_ascii_alphanumeric();
+        u16::from(if is_folded { FOLDED } else { byte })
     }
 
     #[inline]
@@ -139,11 +146,6 @@ pub(super) fn is_ipv6_group(header: &[u8]) -> bool {
 
 /// Value of a slot with [`Place::FoldedPayload`] for all ASCII letters and digits.
 pub const FOLDED: u8 = b'x';
-
-/// The value of a slot with [`Place::FoldedPayload`] for this value of the payload's byte.
-fn folded(value: u16) -> u16 {
-    if u8::try_from(value).is_ok_and(|byte| byte.is_ascii_alphanumeric()) { FOLDED.into() } else { value }
-}
 
 /// The bytes from `at` on; none if there are not so many.
 #[inline]

@@ -182,7 +182,7 @@ mod avx512 {
         ends.map(|end| end as u8)
     }
 
-    /// The values with those of the slots `which` folded ([`frame::folded`]).
+    /// The values with those of the slots `which` folded, as [`Layout::payload_value`](super::super::Layout::payload_value) does.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn folded(which: u64, values: __m512i) -> __m512i {

@@ -48,8 +48,8 @@ impl NeuronSpec {
 pub struct Presentation {
     /// Number of active inputs.
     pub active: usize,
-    /// The class whose neurons the teacher forces.
-    pub class: ClassId,
+    /// The class whose neurons the teacher forces; `None` for none.
+    pub class: Option<ClassId>,
     /// The part of the class.
     pub part: u8,
 }
@@ -212,6 +212,8 @@ const PREFETCH: usize = 6;
 
 /// The class of a lane that has no neuron.
 const NO_CLASS: ClassId = ClassId::new(u16::MAX);
+/// The class that is forced where the teacher forces none.
+const UNFORCED: ClassId = ClassId::new(u16::MAX - 1);
 
 /// The learning weights of a shard, in blocks of [`LANE`] neurons.
 struct ShardWeights<'a> {
@@ -340,6 +342,7 @@ fn train_shard_with(shard: &Shard<'_>, integrate: impl Fn(&[[f32; LANE]], &[u32]
             if n == 0 {
                 continue;
             }
+            let class = class.unwrap_or(UNFORCED);
             let step = Step { active: &active[..n], class, part, rate: eta / n as f32, time: time as f32 / total as f32 };
             integrate(&shard.weights, step.active, &mut shard.potentials);
             for block in 0..shard.blocks {

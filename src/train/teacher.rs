@@ -4,9 +4,9 @@
 //! recognise a protocol on an unknown port, and once without the folded payload bytes, which are random in encrypted messages and in cookies.
 //! Later packets of flows are shown whole alone: they show what a stream carries rather than what it is, and a network that relies on their
 //! payload takes TLS for SOCKS where it does not know TLS. Slot noise: packets of flows that have content are also shown with the ports of a
-//! packet of another class, so that neurons do not rely on ports that contradict the content. If cross-validation favours it
-//! ([`super::fit()`]), packets of classes with few streams are also shown with their ports alone: otherwise such a class relies on what only
-//! those few streams have in common.
+//! packet of another class, so that neurons do not rely on ports that contradict the content, and some with random payload, for no class, so
+//! that ports alone do not name whatever comes over them. If cross-validation favours it ([`super::fit()`]), packets of classes with few streams
+//! are also shown with their ports alone: otherwise such a class relies on what only those few streams have in common.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -17,7 +17,7 @@ use crate::prefetch::{prefetch, prefetch_span};
 use crate::snn::{self, ClassId, NeuronSpec, Presentation, Presentations, Stdp};
 
 use super::ports::{PortPool, Ports};
-use super::random::below;
+use super::random::{below, randomise_payload};
 use super::transports::inhibit;
 use super::{Corpus, TrainSettings};
 
@@ -48,6 +48,9 @@ const FIRST: usize = 4;
 /// Number of presentations of a later packet, for streams that are captured from the middle.
 const LATER: usize = 3;
 
+/// Of this many packets with payload, one is shown with random payload.
+const NOISE: usize = 2;
+
 /// Presents the chosen streams of a corpus.
 pub struct TeachingSchedule<'a> {
     corpus: &'a Corpus,
@@ -60,6 +63,8 @@ pub struct TeachingSchedule<'a> {
     not_ports: Vec<SlotId>,
     /// (volley, class, ports) of every other presentation of a packet, whole: with the ports of another class, or as it is if it is a later one.
     whole: Vec<(u32, ClassId, Option<Ports>)>,
+    /// Volleys of the packets shown with random payload bytes, for no class.
+    noise: Vec<u32>,
     pool: PortPool,
     gains: Vec<(f32, f32)>,
     seed: u64,
@@ -104,6 +109,15 @@ impl<'a> TeachingSchedule<'a> {
         let noisy: &[_] = if corpus.key == KeyKind::Flow { &packets } else { &[] };
         let pool = PortPool::new(corpus, noisy);
         let whole = [other_ports(corpus, noisy, &pool, seed), later].concat();
+        let has_payload = |volley: &u32| {
+            let values = corpus.volley(*volley as usize);
+            pool.transport_of(values).is_some() && corpus.layout.group(Group::Payload).any(|slot| values[slot.index()] != SILENT)
+        };
+        let noise = if corpus.by_content() {
+            noisy.iter().map(|&(volley, _)| volley).filter(has_payload).step_by(NOISE).collect()
+        } else {
+            Vec::new()
+        };
         // Rare classes learn more from each of their packets, so that a class with a flood of packets does not outweigh them.
         let mean = packets.len() as f32 / classes.max(1) as f32;
         let mut shown_packets = vec![0u32; classes];
@@ -112,7 +126,7 @@ impl<'a> TeachingSchedule<'a> {
         }
         let gains =
             shown_packets.iter().map(|&n| ((mean / n.max(1) as f32).powf(settings.balance).clamp(0.5, 4.0), 1.0)).collect();
-        Self { corpus, packets, silent, alone, not_ports, whole, pool, gains, seed }
+        Self { corpus, packets, silent, alone, not_ports, whole, noise, pool, gains, seed }
     }
 
     /// Trains neurons with `threads` threads and returns their weights, `[input * specs + spec]`: those of STDP ([`snn::train`]), and those that
@@ -126,7 +140,7 @@ impl<'a> TeachingSchedule<'a> {
 
     /// Number of presentations per pass.
     pub fn len(&self) -> usize {
-        self.packets.len() * self.silent.len() + self.alone.len() + self.whole.len()
+        self.packets.len() * self.silent.len() + self.alone.len() + self.whole.len() + self.noise.len()
     }
 
     /// Whether there are no presentations.
@@ -137,24 +151,28 @@ impl<'a> TeachingSchedule<'a> {
     /// What the presentation `index` shows.
     fn shown(&self, index: u32) -> ShownPacket<'_> {
         let (variants, index) = (self.silent.len(), index as usize);
-        let ((volley, class), silent, ports): (_, &[SlotId], _) = match index.checked_sub(variants * self.packets.len()) {
-            None => (self.packets[index / variants], &self.silent[index % variants], None),
-            Some(rest) => match rest.checked_sub(self.alone.len()) {
-                None => (self.alone[rest], &self.not_ports, None),
-                Some(whole) => {
-                    let (volley, class, ports) = self.whole[whole];
-                    ((volley, class), &[], ports)
-                }
-            },
+        let shown = |(volley, class): (u32, ClassId), silent, ports| ShownPacket {
+            volley: volley as usize,
+            class: Some(class),
+            silent,
+            ports,
         };
-        ShownPacket { volley: volley as usize, class, silent, ports }
+        let Some(rest) = index.checked_sub(variants * self.packets.len()) else {
+            return shown(self.packets[index / variants], &self.silent[index % variants], None);
+        };
+        let Some(rest) = rest.checked_sub(self.alone.len()) else { return shown(self.alone[rest], &self.not_ports, None) };
+        match self.whole.get(rest) {
+            Some(&(volley, class, ports)) => shown((volley, class), &[], ports),
+            None => ShownPacket { volley: self.noise[rest - self.whole.len()] as usize, class: None, silent: &[], ports: None },
+        }
     }
 }
 
 /// A packet as it is presented.
 struct ShownPacket<'a> {
     volley: usize,
-    class: ClassId,
+    /// `None` for a packet with random payload bytes.
+    class: Option<ClassId>,
     /// Slots that are silent.
     silent: &'a [SlotId],
     /// Ports in place of its own.
@@ -200,6 +218,12 @@ impl Presentations for TeachingSchedule<'_> {
             volley.slots[slot.index()] = SILENT;
         }
         let part = self.corpus.part(volley_index);
+        if class.is_none() {
+            let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+            // The streams before order the passes.
+            random.set_stream(1 << 32 | u64::from(index));
+            randomise_payload(&self.corpus.layout, &mut volley.slots, &mut random);
+        }
         if let (Some(ports), Some(transport)) = (ports, self.pool.transport_of(slots)) {
             self.pool.set(transport, ports, part, &mut volley.slots);
         }
@@ -245,10 +269,11 @@ mod tests {
         let common = with.packets.len() * with.silent.len();
         for index in common..common + few {
             let shown = with.present(index as u32, &mut active);
-            assert_eq!((shown.active, shown.class), (inputs, ClassId::new(0)));
+            assert_eq!((shown.active, shown.class), (inputs, Some(ClassId::new(0))));
             assert_eq!(active[..inputs], expected[..inputs]);
         }
-        for index in 0..without.len() {
+        // The random payload differs.
+        for index in 0..without.len() - without.noise.len() {
             let mut other = [0; MAX_ACTIVE];
             let shown = without.present(index as u32, &mut other);
             let same = if index < common { index } else { index + few };
@@ -285,5 +310,41 @@ mod tests {
         let silenced = DROPOUT.len() + 1;
         assert_eq!(shown(KeyKind::Host), [(1, silenced); 9]);
         assert_eq!(shown(KeyKind::Flow), [[(1, silenced); 7].as_slice(), &[(LATER, 0); 2]].concat()[..]);
+    }
+
+    #[test]
+    fn one_in_two_packets_with_payload_is_shown_with_random_payload_for_no_class() {
+        let layout = Layout::headers(&LayoutOptions::default());
+        let slot = |name| layout.slots().iter().position(|slot| slot.name == name).expect("a slot of the built-in layout");
+        let mut packet = vec![SILENT; layout.slots().len()];
+        (packet[slot("udp.srcport[0]")], packet[slot("payload[0]")], packet[slot("payload.folded[15]")]) = (1, 7, 7);
+        let empty = layout.group(Group::Payload).fold(packet.clone(), |mut packet, slot| {
+            packet[slot.index()] = SILENT;
+            packet
+        });
+        let shown = |key| {
+            let mut corpus = Corpus::new(key, layout.clone(), vec!["class".into()]);
+            (0..200).for_each(|_| corpus.push(ClassId::new(0), &packet));
+            corpus.push(ClassId::new(0), &empty);
+            let settings = TrainSettings::new(key, 1);
+            let teacher = TeachingSchedule::new(&corpus, &settings, 1, |_| Some(ClassId::new(0)));
+            let mut inputs = [0; MAX_ACTIVE];
+            let shown = (0..teacher.len() as u32).map(|index| (teacher.present(index, &mut inputs), inputs));
+            let noise = shown.filter(|(presentation, _)| presentation.class.is_none());
+            noise.map(|(presentation, inputs)| inputs[..presentation.active].to_vec()).collect::<Vec<_>>()
+        };
+        assert!(shown(KeyKind::Host).is_empty());
+        let noise = shown(KeyKind::Flow);
+        assert_eq!(noise.len(), 100);
+        let values =
+            |slot| noise.iter().flatten().filter(move |&&input| input as usize / 256 == slot).map(|&input| input as usize % 256);
+        assert!(values(slot("udp.srcport[0]")).all(|value| value == 1));
+        let folded: Vec<usize> = values(slot("payload.folded[15]")).collect();
+        assert_eq!(folded.len(), 100);
+        let alike = folded.iter().filter(|&&value| value == usize::from(b'x')).count();
+        assert!((10..40).contains(&alike), "62 of 256 bytes are letters or digits: {alike}");
+        assert!(
+            !values(slot("payload.folded[15]")).any(|value| value != usize::from(b'x') && (value as u8).is_ascii_alphanumeric())
+        );
     }
 }

@@ -6,11 +6,11 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::encode::{Group, NO_PREVIOUS, SILENT, SlotId};
+use crate::encode::NO_PREVIOUS;
 
 use super::Corpus;
 use super::ports::PortPool;
-use super::random::below;
+use super::random::{below, randomise_payload};
 
 /// How a calibration stream differs from the captured one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +107,7 @@ impl Variant {
             Self::RandomPayload => {
                 let mut any = false;
                 for (values, _) in packets.iter_mut().filter(|(values, _)| pool.transport_of(values).is_some()) {
-                    let payload = |slot: &SlotId| values[slot.index()] != SILENT;
-                    for slot in corpus.layout.group(Group::Payload).filter(payload).collect::<Vec<_>>() {
-                        values[slot.index()] = below(256, &mut random) as u16;
-                        any = true;
-                    }
+                    any |= randomise_payload(&corpus.layout, values, &mut random);
                 }
                 if !any {
                     return None;
