@@ -110,7 +110,8 @@ fn a_model_scored_in_numpy_finds_the_same_classes() {
         assert_eq!(scored["nearest"], event["spiked.best"], "{scored:?} {event:?}");
         assert_eq!(scored["class"], event["spiked.class"], "{scored:?} {event:?}");
         let [ours, theirs] = [&scored["confidence"], &event["spiked.confidence"]].map(|text| text.parse::<f64>().unwrap());
-        assert!((ours - theirs).abs() < 0.001, "{scored:?} {event:?}");
+        // Both are rounded to three digits, so that equal ones may differ by one in the last.
+        assert!((ours - theirs).abs() < 0.0015, "{scored:?} {event:?}");
     }
 }
 
