@@ -193,7 +193,7 @@ impl Presentations for Synthetic {
     }
     fn present(&self, index: u32, active: &mut [u32; MAX_ACTIVE]) -> Presentation {
         active[..SLOTS].copy_from_slice(&self.active[index as usize]);
-        Presentation { active: SLOTS, class: ClassId::from_index(index as usize % CLASSES), part: 0 }
+        Presentation { active: SLOTS, class: Some(ClassId::from_index(index as usize % CLASSES)), part: 0 }
     }
     fn class_weights(&self, _: ClassId) -> (f32, f32) {
         (1.0, 1.0)
