@@ -379,7 +379,8 @@ pub fn fields(cards: &[Card<'_>]) -> String {
         "<p>One card per class. Each cell is one byte of the header; its upper half shows the value that excites the class's neuron \
          most (<span class=\"key\"><span class=\"e2\">weakly</span> <span class=\"e5\">strongly</span></span>), its lower half the value that \
          inhibits it most (<span class=\"key\"><span class=\"i2\">weakly</span> <span class=\"i5\">strongly</span></span>). Colours are relative to the \
-         neuron's strongest weight; weights below a tenth of it are left blank, headers without a strong weight are left out.</p>\n<div class=\"cards\">\n",
+         neuron's strongest weight; weights below a tenth of it are left blank, headers without a strong weight are left out. In folded payload bytes \
+         a–9 is any letter or digit.</p>\n<div class=\"cards\">\n",
     );
     for card in cards {
         out += &card.draw();
