@@ -114,7 +114,7 @@ impl Encoding {
             bail!("--payload {payload} is out of range (0 to {MAX_PAYLOAD} bytes)");
         }
         let built_in = LayoutOptions::default();
-        // The names that devices send tell them apart: with folded ones 0.87 of hosts are right.
+        // The names that devices send show which kind they are: with folded bytes 0.87 of hosts are right.
         let exact_payload = if key == KeyKind::Host { payload } else { built_in.exact_payload };
         Ok(Layout::headers(&LayoutOptions { payload, exact_payload, traces: self.traces, ..built_in }))
     }

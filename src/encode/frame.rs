@@ -38,12 +38,11 @@ impl Layout {
         if headers.network != Network::Arp {
             let end = (headers.payload_end as usize).min(frame.len());
             let payload = tail(&frame[..end], headers.payload_at as usize);
-            for place in [Place::Payload, Place::FoldedPayload] {
-                copy(payload, self.runs(place), slots);
-            }
-            for &(slot, _) in self.places(Place::FoldedPayload) {
-                let value = &mut slots[slot.index()];
-                *value = u8::try_from(*value).map_or(SILENT, |byte| self.payload_value(slot, byte));
+            copy(payload, self.runs(Place::Payload), slots);
+            for &(slot, offset) in self.places(Place::FoldedPayload) {
+                if let Some(&byte) = payload.get(usize::from(offset)) {
+                    slots[slot.index()] = self.payload_value(slot, byte);
+                }
             }
         }
         copy(traces.levels(), self.runs(Place::Trace), slots);

@@ -318,10 +318,8 @@ mod tests {
         let slot = |name| layout.slots().iter().position(|slot| slot.name == name).expect("a slot of the built-in layout");
         let mut packet = vec![SILENT; layout.slots().len()];
         (packet[slot("udp.srcport[0]")], packet[slot("payload[0]")], packet[slot("payload.folded[15]")]) = (1, 7, 7);
-        let empty = layout.group(Group::Payload).fold(packet.clone(), |mut packet, slot| {
-            packet[slot.index()] = SILENT;
-            packet
-        });
+        let mut empty = packet.clone();
+        layout.group(Group::Payload).for_each(|slot| empty[slot.index()] = SILENT);
         let shown = |key| {
             let mut corpus = Corpus::new(key, layout.clone(), vec!["class".into()]);
             (0..200).for_each(|_| corpus.push(ClassId::new(0), &packet));
