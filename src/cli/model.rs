@@ -20,6 +20,7 @@ use super::{Exit, progress, report_unused};
 /// Inspects and edits model files
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
+    spiked model list\n  \
     spiked model show protocols\n  \
     spiked model explain mine.safetensors capture.pcap 10.0.0.1:5432\n  \
     spiked model join mine.safetensors theirs.safetensors --out both.safetensors\n  \
@@ -51,6 +52,8 @@ struct Retrain {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Lists the built-in models: what they classify, and their number of classes
+    List,
     /// Shows a model's classes, thresholds and provenance
     Show {
         /// Model file, or the name of a built-in model
@@ -144,6 +147,7 @@ enum Command {
 
 pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
+        Command::List => list(),
         Command::Show { file, json } => show(&Model::open(file)?, *json),
         Command::Join { a, b, out, reference, labelled, force } => {
             let (a, b) = (Model::open(a)?, Model::open(b)?);
@@ -312,15 +316,28 @@ fn export(_: &Model, _: &Path) -> Result<Exit> {
     bail!("this build has no NIR export; rebuild with: cargo build --release --features nir")
 }
 
+fn list() -> Result<Exit> {
+    say!("{:<18} {:<10} {:>8}", "model", "classifies", "classes");
+    for name in Model::built_in_names() {
+        let model = Model::open(Path::new(name))?;
+        say!("{name:<18} {:<10} {:>8}", classifies(&model), model.classes.len());
+    }
+    Ok(Exit::Ok)
+}
+
+/// What a model's streams are.
+fn classifies(model: &Model) -> &'static str {
+    if model.key == KeyKind::Host { "hosts" } else { "flows" }
+}
+
 fn show(model: &Model, json: bool) -> Result<Exit> {
     if json {
         say!("{}", serde_json::to_string_pretty(&model.description())?);
         return Ok(Exit::Ok);
     }
     let p = &model.provenance;
-    let key = if model.key == KeyKind::Host { "hosts" } else { "flows" };
     say!("{:<18} {}", "model", model.name);
-    say!("{:<18} {key}", "classifies");
+    say!("{:<18} {}", "classifies", classifies(model));
     say!("{:<18} {} neurons over {} inputs", "network", model.network.neurons(), model.network.inputs());
     say!("{:<18} {} slots, {} coincidences", "layout", model.layout.slots().len(), model.layout.coincidences().len());
     say!("{:<18} confidence {:.3}, at most {} packets", "stops at", model.decision.stop_confidence, model.decision.max_packets);

@@ -98,7 +98,7 @@ pub struct Args {
     /// Ends after this time
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     duration: Option<u64>,
-    /// Model file; repeat it to read with several [default: the built-in protocols model]
+    /// Model file, or the name of a built-in model (`spiked model list`); repeat it to read with several [default: protocols]
     #[arg(long, short, value_name = "FILE")]
     model: Vec<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]

@@ -72,6 +72,9 @@ pub enum ModelError {
     /// The file cannot be read.
     #[error("{path}: can't read the model: {source}")]
     Read { path: PathBuf, source: std::io::Error },
+    /// There is neither a file nor a built-in model of this name.
+    #[error("{path}: no such model file; the built-in models are {}", Model::built_in_names().collect::<Vec<_>>().join(", "))]
+    NotFound { path: PathBuf },
     /// The file is not in the safetensors format, or its content was changed.
     #[error("{path}: not a safetensors file, or a damaged one ({what}); copy it again or retrain the model")]
     Damaged { path: PathBuf, what: String },
@@ -423,11 +426,14 @@ impl Model {
     /// Reads the model file at `path`. If there is no such file and `path` is the name of a built-in model, that model.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// As [`Model::load`]; [`ModelError::NotFound`] if there is neither.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         match BUILT_IN.iter().find(|(name, _)| Path::new(name) == path) {
             Some((_, bytes)) if Self::is_built_in(path) => Self::from_bytes(bytes, path),
-            _ => Self::load(path),
+            _ => Self::load(path).map_err(|error| match error {
+                ModelError::Read { path, source } if source.kind() == io::ErrorKind::NotFound => ModelError::NotFound { path },
+                error => error,
+            }),
         }
     }
 

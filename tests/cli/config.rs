@@ -68,7 +68,7 @@ fn mistakes_of_all_kinds_are_reported_in_one_run() {
         [evidence]\nfolder = \"/no/such\"\n[process]\nuser = \"no-such-user\"\n",
     );
     let wanted = [
-        ("s.toml:1:24: ", "none.safetensors: can't read the model"),
+        ("s.toml:1:24: ", "none.safetensors: no such model file"),
         ("s.toml:3:8: ", "string values must be quoted"),
         ("s.toml:4:11: ", "threads = 99 is out of range"),
         ("s.toml:6:11: ", "extra `=`"),

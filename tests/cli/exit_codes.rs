@@ -43,7 +43,12 @@ fn misconfigured_is_2() {
     let good = fixture("captures/dns-1.pcap");
     spiked().args(["read", "--no-such-option"]).arg(&good).assert().code(2).stderr(contains("--no-such-option"));
     spiked().args(["read", "--filter", "udp prot 53"]).arg(&good).assert().code(2).stderr(contains("man pcap-filter"));
-    spiked().args(["read", "--model", "none.safetensors"]).arg(&good).assert().code(2).stderr(contains("can't read the model"));
+    spiked()
+        .args(["read", "--model", "none.safetensors"])
+        .arg(&good)
+        .assert()
+        .code(2)
+        .stderr(contains("none.safetensors: no such model file; the built-in models are protocols, "));
     let twice = ["read", "--model", "config/models/devices.safetensors", "--model", "config/models/devices.safetensors"];
     spiked().args(twice).arg(&good).assert().code(2).stderr(contains("two models would be called 'devices'"));
     spiked().args(["read", "--workers", "0"]).arg(&good).assert().code(2).stderr(contains("out of range (1 or more)"));

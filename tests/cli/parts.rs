@@ -203,3 +203,18 @@ fn the_name_of_a_built_in_model_is_no_file_to_write_and_a_folder_does_not_hide_i
     std::fs::create_dir(folder.path().join("protocols")).unwrap();
     spiked().current_dir(folder.path()).args(["model", "show", "protocols"]).assert().code(0).stdout(contains("quic"));
 }
+
+#[test]
+fn the_built_in_models_are_listed_with_what_they_classify() {
+    let output = spiked().args(["model", "list"]).assert().code(0);
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let row = |name: &str, classifies: &str| {
+        let classes = Model::open(Path::new(name)).unwrap().classes.len().to_string();
+        assert!(rows.contains(&vec![name, classifies, &classes]), "{name} is not in\n{text}");
+    };
+    row("protocols", "flows");
+    row("devices", "hosts");
+    row("behaviours", "flows");
+    assert_eq!(rows.len(), 1 + Model::built_in_names().count());
+}
