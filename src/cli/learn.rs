@@ -3,7 +3,7 @@
 //! Nothing is written if the new class claims streams of other classes: those of the reference built into the program, and those of the
 //! capture that the model names already.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,14 +11,14 @@ use clap::{ArgGroup, Args as ClapArgs};
 
 use crate::capture::{Filter, Nanos};
 use crate::encode::Layout;
-use crate::evaluate::{Before, Harm, reference};
+use crate::evaluate::{Before, Harm, names_of, reference};
 use crate::model::{ClassSources, Model, PartsError, is_class_name};
 use crate::packet::{KeyKind, StreamKey};
 use crate::snn::{ClassId, OneShot};
 use crate::stream::{Intake, Leader, StreamLimits};
 use crate::train::labels::StreamName;
 use crate::train::one_packet::{self, DEFAULT_MASK, MAX_PATTERNS, PacketSelection, Pattern, SelectedPackets, TOLERANCE};
-use crate::train::{self, Corpus, FLOW_PACKETS, TrainSettings};
+use crate::train::{self, Corpus, FLOW_PACKETS, LabelledStream, TrainSettings};
 
 use super::harm::{REFERENCE, Refusal, accept, write_checked};
 use super::intake::IntakeOptions;
@@ -129,16 +129,27 @@ impl Args {
 
 pub fn run(args: &Args) -> Result<Exit> {
     let mut report = Vec::new();
-    let exit = learn(args, &mut report);
+    let learned = learn(args, &mut report);
     report.iter().for_each(|line| say!("{line}"));
-    exit
+    let Learned { exit, warning } = learned?;
+    if let Some(warning) = warning {
+        eprintln!("spiked: {warning}");
+    }
+    Ok(exit)
+}
+
+/// A class that was learned and written.
+pub struct Learned {
+    exit: Exit,
+    /// That the class names none of the streams that taught it.
+    pub warning: Option<String>,
 }
 
 /// Learns and writes the model. What is to be shown is appended to `report`, also if it fails.
 ///
 /// # Errors
 /// If an argument is invalid, the capture can't be read, the class does harm, or the model can't be written.
-pub fn learn(args: &Args, report: &mut Vec<String>) -> Result<Exit> {
+pub fn learn(args: &Args, report: &mut Vec<String>) -> Result<Learned> {
     if !(args.tolerance >= 1.0 && args.tolerance.is_finite()) {
         bail!(
             "--tolerance {} is out of range (1 or more; at 1 only packets identical to those shown fire the neuron)",
@@ -212,7 +223,7 @@ impl Checks<'_> {
     }
 }
 
-fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mut Vec<String>) -> Result<Exit> {
+fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mut Vec<String>) -> Result<Learned> {
     let layout = masked(args, model, &DEFAULT_MASK)?;
     let intake = args.intake.intake()?;
     if intake.drop_duplicates && !args.packet.is_empty() {
@@ -268,7 +279,26 @@ fn from_packets(args: &Args, model: &Model, from: &Path, out: &Path, report: &mu
     }
     learned.save(out)?;
     report.push(format!("written: {}, {} classes", out.display(), learned.classes.len()));
-    Ok(if source.source().truncation().is_some() { Exit::Partly } else { Exit::Ok })
+    let exit = if source.source().truncation().is_some() { Exit::Partly } else { Exit::Ok };
+    let taught = |stream: &LabelledStream| shown.contains(&stream.name);
+    Ok(Learned { exit, warning: capture.as_ref().and_then(|corpus| unnamed(&args.class, &learned, corpus, taught)) })
+}
+
+/// A warning if the learned model gives `class` to none of the streams of `corpus` that taught it. Of models with traces there is none: an
+/// episode may name streams that are unknown by themselves.
+fn unnamed(class: &str, learned: &Model, corpus: &Corpus, taught: impl Fn(&LabelledStream) -> bool) -> Option<String> {
+    let names = names_of(learned, corpus, taught);
+    if learned.layout.has_traces() || names.is_empty() || names.iter().flatten().any(|name| name == class) {
+        return None;
+    }
+    let mut counts = BTreeMap::<&str, usize>::new();
+    names.iter().for_each(|name| *counts.entry(name.as_deref().unwrap_or("unknown")).or_default() += 1);
+    let instead: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    Some(format!(
+        "{class} names none of the streams that it was taught from ({}): teach it from packets with payload, from more streams or from \
+         another capture",
+        instead.join(", ")
+    ))
 }
 
 /// Refuses a selection without packets, or one that names packets without payload.
@@ -417,7 +447,7 @@ fn describe(model: &Model, pattern: &Pattern) -> String {
     }
 }
 
-fn from_labels(args: &Args, model: &Model, out: &Path) -> Result<Exit> {
+fn from_labels(args: &Args, model: &Model, out: &Path) -> Result<Learned> {
     let source = Source::of_files(&args.labels, &args.captures, args.intake.clone());
     let labels = source.read_labels()?;
     same_kind(model, &labels, &args.model)?;
@@ -449,7 +479,8 @@ fn from_labels(args: &Args, model: &Model, out: &Path) -> Result<Exit> {
     bar.finish_and_clear();
     say!("{}: trained on {streams} streams, {packets} packets", args.class);
     write_checked(&[model], &learned, out, args.force)?;
-    Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
+    let exit = if gathered.is_whole() { Exit::Ok } else { Exit::Partly };
+    Ok(Learned { exit, warning: unnamed(&args.class, &learned, &corpus, |stream| Some(stream.class) == own) })
 }
 
 /// Adds the streams of `from` to a corpus with the same slots, except those of the class `without`.

@@ -9,8 +9,8 @@ use std::fmt;
 
 use crate::model::Model;
 use crate::packet::KeyKind;
-use crate::train::Corpus;
 use crate::train::labels::StreamName;
+use crate::train::{Corpus, LabelledStream};
 
 use super::{outcomes, reference};
 
@@ -117,8 +117,13 @@ pub fn harm_on_reference(before: &[&Model], after: &Model) -> Option<Harm> {
 
 /// The class that a model gives each stream of a corpus.
 fn names(model: &Model, corpus: &Corpus) -> Vec<Option<String>> {
-    let all = 0..corpus.streams.len();
-    let outcomes = outcomes(corpus, &model.network, &model.decision, &model.classes, &model.layout, &|_| true, all);
+    names_of(model, corpus, |_| true)
+}
+
+/// The class that a model gives each of the streams of a corpus that `which` chooses; `None` for unknown.
+pub fn names_of(model: &Model, corpus: &Corpus, which: impl Fn(&LabelledStream) -> bool) -> Vec<Option<String>> {
+    let chosen = (0..corpus.streams.len()).filter(|&i| which(&corpus.streams[i]));
+    let outcomes = outcomes(corpus, &model.network, &model.decision, &model.classes, &model.layout, &|_| true, chosen);
     outcomes.into_iter().map(|outcome| outcome.class).collect()
 }
 

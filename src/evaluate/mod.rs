@@ -17,7 +17,7 @@ mod validate;
 
 pub use contribution::{Contribution, contributions};
 pub use episode_trace::{EpisodeTrace, NeuronTrace, SpikeGroup, TracedEpisode, join_groups, trace_episodes};
-pub use harm::{Before, Harm, MAX_CLAIMED, MAX_SILENCED, harm_on_reference};
+pub use harm::{Before, Harm, MAX_CLAIMED, MAX_SILENCED, harm_on_reference, names_of};
 pub use hyperactive::{Claims, HyperactiveNeuron, hyperactive};
 pub use interval::{Interval, ResamplingUnit, macro_f1_interval, wilson};
 pub use learning::{LearningPoint, learning_curve, learning_passes};

@@ -146,6 +146,30 @@ fn a_class_that_claims_other_streams_is_not_written_unless_forced() {
 }
 
 #[test]
+fn a_class_that_names_none_of_its_own_streams_gives_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("m.safetensors");
+    let warning = "private names none of the streams that it was taught from (";
+    // Without payload they stay unknown; those of DNS keep their class.
+    let flood = Path::new("fixtures/captures/synflood-1.pcap");
+    learn(flood, &model, &["--packet", "1", "--force"]).code(0).stderr(contains(warning).and(contains("(unknown 1): teach it")));
+    let dns = Path::new("fixtures/captures/dns-1.pcap");
+    learn(dns, &model, &["--packet", "1"]).code(0).stderr(contains(warning).and(contains("(dns 1): teach it")));
+    let labels = folder.path().join("labels.csv");
+    std::fs::write(
+        &labels,
+        "capture,proto,src_ip,src_port,dst_ip,dst_port,label\nsynflood-1.pcap,TCP,10.11.1.21,1325,10.11.1.1,9,private\n",
+    )
+    .unwrap();
+    let mut command = spiked();
+    command.args(["learn", "--class", "private", "--captures", "fixtures/captures", "--force", "--labels"]).arg(&labels);
+    command.arg("--out").arg(&model).assert().code(0).stderr(contains(warning));
+    let shown = folder.path().join("a.pcap");
+    std::fs::write(&shown, pcap(1, &[message(1, 7777, 1)])).unwrap();
+    learn(&shown, &model, &["--packet", "1"]).code(0).stderr("");
+}
+
+#[test]
 fn learn_replaces_its_model_only_when_asked() {
     let folder = tempfile::tempdir().unwrap();
     let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use crate::capture::{CaptureFile, InterfaceNames};
 use crate::cli::harm::Refusal;
 use crate::cli::intake::IntakeOptions;
-use crate::cli::{Exit, describe, learn, model};
+use crate::cli::learn::Learned;
+use crate::cli::{describe, learn, model};
 use crate::evaluate::trace_streams;
 use crate::model::Model;
 use crate::stream::Intake;
@@ -75,7 +76,10 @@ impl Finder {
         let mut lines = Vec::new();
         let title = format!("learn {}", lesson.class);
         match self.learn(model, &lesson, intake, &mut lines) {
-            Ok(_) => Finished { screen: TextScreen { title, lines, ..TextScreen::default() }, learned: Some(lesson.out) },
+            Ok(learned) => {
+                lines.extend(learned.warning);
+                Finished { screen: TextScreen { title, lines, ..TextScreen::default() }, learned: Some(lesson.out) }
+            }
             Err(error) => {
                 lines.push(describe(&error));
                 let refused = error.is::<Refusal>().then_some(lesson);
@@ -84,7 +88,7 @@ impl Finder {
         }
     }
 
-    fn learn(&self, model: &Path, lesson: &Lesson, intake: IntakeOptions, report: &mut Vec<String>) -> Result<Exit> {
+    fn learn(&self, model: &Path, lesson: &Lesson, intake: IntakeOptions, report: &mut Vec<String>) -> Result<Learned> {
         let Lesson { stream, class, out, force } = lesson;
         if out != model && out.exists() {
             bail!("{}: exists already; type another name", out.display());
