@@ -108,6 +108,12 @@ pub fn run(args: &Args) -> Result<Exit> {
         (None, None) => bail!("give --model FILE or --cross-validate K"),
     };
     let report = Report::of(&evaluation);
+    if report.has_no_known_class() {
+        eprintln!(
+            "spiked: no stream is of a class that was trained, so only false alarms are measured; `spiked model show` lists a model's \
+             classes, --rename gives labels their names"
+        );
+    }
     if args.json {
         say!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -264,6 +264,11 @@ impl Report {
         }
     }
 
+    /// Whether no stream is of a class that was trained: figures of known classes can't be measured, and are 0.
+    pub fn has_no_known_class(&self) -> bool {
+        self.unseen == self.streams
+    }
+
     /// The figures of an evaluation, with those on other ports.
     pub fn of(evaluation: &Evaluation) -> Self {
         let measured = evaluation.on_ports.iter().filter(|(_, outcomes)| !outcomes.is_empty());
@@ -358,8 +363,10 @@ fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.write_classes(f)?;
-        writeln!(f)?;
+        if !self.has_no_known_class() {
+            self.write_classes(f)?;
+            writeln!(f)?;
+        }
         let lists = [
             ("most confused (truth -> nearest class):".to_string(), &self.confusions),
             ("of unseen classes, but named (truth -> class):".into(), &self.alarms),
@@ -387,7 +394,7 @@ impl std::fmt::Display for Report {
             let (known, classes) = (self.streams - self.unseen, self.classes.len());
             writeln!(f, "{:<38} {known} of {classes} classes", "of known classes")?;
         }
-        if self.streams > self.unseen {
+        if !self.has_no_known_class() {
             writeln!(f, "{:<38} {:.4}", "accuracy (nearest class)", self.accuracy)?;
             writeln!(f, "{:<38} {:.4}", "macro-F1", self.macro_f1)?;
             writeln!(f, "{:<38} {:.4}", "macro recall", self.macro_recall)?;
@@ -427,7 +434,7 @@ impl Report {
 
     /// Totals on other ports, and streams by basis and reason.
     fn write_kinds(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for p in &self.on_ports {
+        for p in self.on_ports.iter().filter(|_| !self.has_no_known_class()) {
             let (title, figures) = (p.ports.title(), [p.accuracy, p.recall, p.precision]);
             writeln!(
                 f,

@@ -186,6 +186,18 @@ fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports()
 }
 
 #[test]
+fn evaluation_on_no_class_of_the_model_measures_false_alarms_alone() {
+    let eval = |labels: &str| {
+        let mut command = spiked();
+        command.args(["eval", "--model", "protocols", "--class", labels]).assert().code(0)
+    };
+    eval("names=fixtures/captures/dns-1.pcap")
+        .stderr(contains("no stream is of a class that was trained"))
+        .stdout(contains("false alarms on unseen classes").and(contains("as captured").not()).and(contains("0.0000").not()));
+    eval("dns=fixtures/captures/dns-1.pcap").stderr("").stdout(contains("accuracy (nearest class)"));
+}
+
+#[test]
 fn events_have_the_promised_fields() {
     let output =
         spiked().args(["read", "--format", "jsonl", "--events", "streams", "fixtures/captures/http-2.pcap"]).assert().code(0);
