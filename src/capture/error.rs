@@ -10,7 +10,7 @@ pub enum CaptureError {
     #[error("{path}: can't open the capture: {source}")]
     Open { path: String, source: io::Error },
     /// The file has no bytes.
-    #[error("{path}: the file is empty (0 bytes); is the capture still being written?")]
+    #[error("{}", empty(path))]
     Empty { path: String },
     /// The file has an unknown format.
     #[error("{path}: begins with {begins}: not a pcap, pcapng, snoop or ERF file, nor one compressed with gzip, zstd, xz or lz4")]
@@ -35,6 +35,13 @@ pub enum CaptureError {
         "the packet source panicked after packet {after}; this is a bug in spiked: please report it with the panic message above"
     )]
     Panicked { after: u64 },
+}
+
+fn empty(path: &str) -> String {
+    match path {
+        "-" => "standard input is empty (0 bytes); did the program that writes to it fail?".into(),
+        _ => format!("{path}: the file is empty (0 bytes); is the capture still being written?"),
+    }
 }
 
 impl CaptureError {
