@@ -1,4 +1,4 @@
-//! Parser of pcap and pcapng records, over a window of bytes that may grow.
+//! Parser of records of capture files, over a window of bytes that may grow.
 //!
 //! One parser serves memory maps and streams. Formats:
 //! - pcap (draft-ietf-opsawg-pcap): both byte orders, micro- and nanoseconds, the modified form with longer record headers, and the

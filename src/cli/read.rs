@@ -86,7 +86,7 @@ enum Events {
     S3 takes its settings from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n\
     AWS_ENDPOINT_URL, and AWS_ALLOW_HTTP=true for an endpoint without TLS. This needs a build with the feature fleet.")]
 pub struct Args {
-    /// Captures (pcap, pcapng; plain, gzip, zstd, xz, lz4), folders of them, s3://BUCKET/KEY, or - for standard input
+    /// Captures (pcap, pcapng, snoop, ERF; plain, gzip, zstd, xz, lz4), folders of them, s3://BUCKET/KEY, or - for standard input
     #[arg(required_unless_present = "interface", value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
     /// Reads from this interface until a signal or a limit ends it; may be repeated

@@ -395,6 +395,8 @@ fn bad_captures_are_reported_and_the_rest_is_read() {
     let radio = write("radio.pcap", &pcap(187, &[vec![0; 60], vec![0; 60]]));
     spiked().arg("read").arg(&text).assert().code(4).stderr(contains("notes.txt").and(contains("not a pcap")));
     spiked().arg("read").arg(&empty).assert().code(3).stderr(contains("empty.pcap: the file is empty"));
+    let formats = contains("pcap, pcapng, snoop, ERF; plain, gzip, zstd, xz, lz4");
+    spiked().args(["read", "--help"]).assert().code(0).stdout(formats);
     spiked().args(["read", "-"]).write_stdin("").assert().code(3).stderr(contains("spiked: standard input is empty"));
     spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: truncated after packet 0"));
     spiked()
