@@ -56,7 +56,8 @@ pub struct Args {
     /// Packet number, counted from 1 as Wireshark does; may be repeated
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..), help_heading = "What to learn")]
     packet: Vec<u64>,
-    /// First packets with payload of the first stream whose description contains this text
+    /// First packets with payload of the first stream with these words: an address, a port (":7777"), a protocol, or both ends as `spiked
+    /// read --unknown` prints them
     #[arg(long, value_name = "TEXT", help_heading = "What to learn")]
     stream: Option<String>,
     /// First packets with payload of each stream that match a BPF filter

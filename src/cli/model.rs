@@ -132,7 +132,7 @@ enum Command {
         file: PathBuf,
         /// Capture
         capture: PathBuf,
-        /// Only streams whose description contains this text: an address, a port ("10.0.0.1:5432"), a protocol
+        /// Only streams with these words: an address, a port (":5432"), a protocol, or both ends as `spiked read --unknown` prints them
         stream: Option<String>,
         /// Maximum number of streams
         #[arg(long, value_name = "N", default_value_t = 3)]
@@ -374,8 +374,7 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, [most, fields]: 
     let streams = trace_streams(model, &mut source, intake, usize::MAX)?;
     let mut shown = 0;
     for stream in &streams {
-        let name = stream.name.to_string();
-        let Some(leader) = stream.leader.filter(|_| wanted.is_none_or(|w| name.contains(w))) else { continue };
+        let Some(leader) = stream.leader.filter(|_| wanted.is_none_or(|text| stream.name.matches(text))) else { continue };
         if shown == most {
             say!("more streams are not shown (--most)");
             break;

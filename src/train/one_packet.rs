@@ -30,7 +30,7 @@ pub const MAX_PATTERNS: usize = 256;
 pub enum PacketSelection {
     /// Numbers in the capture, from 1; of the frame of a tunnel the innermost packet.
     Packets(Vec<u64>),
-    /// The first packets with content, in each direction, of the first stream whose name contains this text.
+    /// The first packets with content, in each direction, of the first stream whose name has the words of this text ([`StreamName::matches`]).
     Stream(String),
     /// The first packets with content, in each direction, of the streams of this key.
     Key(StreamKey),
@@ -146,9 +146,9 @@ pub fn patterns(
     Ok(found)
 }
 
-/// Whether `key` is the first stream whose name contains `text`; `chosen` is that stream once it was found.
+/// Whether `key` is the first stream whose name matches `text`; `chosen` is that stream once it was found.
 fn is_chosen(chosen: &mut Option<StreamKey>, key: StreamKey, text: &str) -> bool {
-    if chosen.is_none() && StreamName::of(&key).to_string().contains(text) {
+    if chosen.is_none() && StreamName::of(&key).matches(text) {
         *chosen = Some(key);
     }
     *chosen == Some(key)

@@ -170,6 +170,20 @@ fn a_class_that_names_none_of_its_own_streams_gives_a_warning() {
 }
 
 #[test]
+fn a_stream_is_found_by_its_ends_as_the_list_of_unknown_streams_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));
+    std::fs::write(&shown, pcap(1, &connections(7777, 30))).unwrap();
+    let listed = spiked().args(["read", "--unknown"]).arg(&shown).assert().code(0);
+    let listed = String::from_utf8(listed.get_output().stdout.clone()).unwrap();
+    let line = listed.lines().last().unwrap();
+    let ends = &line[..line.find("TCP").unwrap() + 3];
+    let port = ends.split_whitespace().next().unwrap();
+    learn(&shown, &model, &["--stream", ends]).code(0).stdout(contains(port));
+    spiked().args(["model", "explain", "protocols"]).arg(&shown).arg(ends).assert().code(0).stdout(contains(port));
+}
+
+#[test]
 fn learn_replaces_its_model_only_when_asked() {
     let folder = tempfile::tempdir().unwrap();
     let (shown, model) = (folder.path().join("a.pcap"), folder.path().join("m.safetensors"));

@@ -75,6 +75,26 @@ impl StreamName {
     }
 }
 
+impl StreamName {
+    /// Whether the name has every word of `text`, in any order: an address, a port (`:80`), a protocol, or both ends as events and lists
+    /// have them (`10.0.0.2:34398 > 10.0.0.1:80 TCP`). A word matches whole numbers and names only: `:80` is not in `:8080`.
+    pub fn matches(&self, text: &str) -> bool {
+        let name = self.to_string();
+        let is_proto = |word: &str| matches!(self, Self::Flow { proto: own, .. } if proto(word) == *own);
+        text.split_whitespace().filter(|&word| word != ">").all(|word| has_word(&name, word) || is_proto(word))
+    }
+}
+
+/// Whether `name` contains `word`, and neither a letter nor a digit of the word goes on in the name.
+fn has_word(name: &str, word: &str) -> bool {
+    let goes_on =
+        |inside: Option<char>, outside: Option<char>| [inside, outside].iter().all(|c| c.is_some_and(char::is_alphanumeric));
+    name.match_indices(word).any(|(at, _)| {
+        let (before, after) = (name[..at].chars().next_back(), name[at + word.len()..].chars().next());
+        !goes_on(word.chars().next(), before) && !goes_on(word.chars().next_back(), after)
+    })
+}
+
 impl std::fmt::Display for StreamName {
     /// Protocol and ends, spelled as `spiked read --unknown` spells them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -100,6 +120,23 @@ fn canonical(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::StreamName;
+
+    #[test]
+    fn streams_are_found_by_their_ends_as_events_and_lists_have_them() {
+        let http = StreamName::flow("TCP", ("10.0.0.2", 34398), ("10.0.0.1", 80));
+        let found = [
+            "10.0.0.2:34398 > 10.0.0.1:80 TCP",
+            "10.0.0.2:34398          10.0.0.1:80   tcp",
+            "TCP 10.0.0.1:80",
+            ":80",
+            "10.0.0.2",
+        ];
+        found.iter().for_each(|text| assert!(http.matches(text), "{text}"));
+        let others = ["10.0.0.2:34398 > 10.0.0.1:8 TCP", "0.0.0.1:80", "10.0.0.2:3439", "10.0.0.1:80 UDP", "10.0.0.3"];
+        others.iter().for_each(|text| assert!(!http.matches(text), "{text}"));
+        let ping = StreamName::flow("58", ("fd00::1", 8), ("fd00::2", 0));
+        assert!(ping.matches("fd00::2 > fd00::1 IPv6-ICMP") && !ping.matches("fd00::2 > fd00::1 TCP"));
+    }
 
     #[test]
     fn streams_are_shown_as_reading_spells_their_ends() {
