@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
     let classes: usize = preflight.models.iter().map(|m| m.classes.len()).sum();
     say!(
-        "{}: ok: {} models with {classes} classes, {} policies, {} sinks",
+        "{}: ok (models: {}, classes: {classes}, policies: {}, sinks: {})",
         source.path.display(),
         preflight.models.len(),
         config.policies.len(),

@@ -63,6 +63,30 @@ fn new_key(message: &str) -> Option<(&'static str, &'static str)> {
     RENAMED.into_iter().find(|(old, new)| last(old) == unknown && expected.contains(&format!("`{}`", last(new))))
 }
 
+/// A message of the parser in the words of the settings: `expected a table` instead of `expected struct RawReplay`.
+fn in_words_of_settings(message: &str) -> String {
+    if message == "wanted string or table" {
+        return "invalid type: expected a string".into();
+    }
+    let Some((found, expected)) = message.strip_prefix("invalid type: ").and_then(|types| types.rsplit_once(", expected "))
+    else {
+        return message.replacen("unknown field", "unknown key", 1).replacen("unknown variant", "unknown value", 1);
+    };
+    let found = match found {
+        "map" => "table",
+        "sequence" => "list",
+        other => other,
+    };
+    let expected = match expected {
+        "a sequence" => "a list",
+        "i64" => "an integer",
+        "f64" => "a number",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("invalid type: {found}, expected {expected}")
+}
+
 fn renamed((old, new): (&str, &str)) -> String {
     format!("the key {old} is now {new}; rename it")
 }
@@ -234,19 +258,29 @@ pub(super) struct Parsed {
     pub left_out: Vec<String>,
 }
 
-/// Blanks the lines at the byte offsets `errors`, which keeps the offsets of the others, and returns the keys of these lines; `None` unless
-/// all are of the form `key = value`.
+/// Last part of the key of a line of the form `key = value`.
+fn key_of(line: &str) -> Option<&str> {
+    let key = line.split_once('=')?.0.trim();
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    is_bare.then(|| last(key))
+}
+
+/// Blanks the lines at the byte offsets `errors`, which keeps the offsets of the others, and returns the keys of these lines; of the header of
+/// a table the whole table. `None` unless all are headers or of the form `key = value`.
 fn without_lines(text: &str, errors: impl Iterator<Item = usize>) -> Option<(String, Vec<String>)> {
     let (mut rest, mut keys) = (text.to_string(), Vec::new());
     for at in errors {
         let start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
         let line = text[start..].lines().next()?;
-        let key = line.split_once('=')?.0.trim();
-        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')) {
-            return None;
+        let mut wrong = line;
+        if let Some(header) = line.trim_start().strip_prefix('[') {
+            keys.push(last(header.trim_matches(|c: char| matches!(c, '[' | ']') || c.is_whitespace())).to_string());
+            wrong = text[start..].find("\n[").map_or(&text[start..], |next| &text[start..start + next]);
+            keys.extend(wrong.lines().filter_map(key_of).map(String::from));
+        } else {
+            keys.push(key_of(line)?.to_string());
         }
-        rest.replace_range(start..start + line.len(), &" ".repeat(line.len()));
-        keys.push(last(key).to_string());
+        rest.replace_range(start..start + wrong.len(), &" ".repeat(wrong.len()));
     }
     Some((rest, keys))
 }
@@ -306,10 +340,7 @@ pub(super) fn parse(text: &str, overrides: &[Override]) -> Parsed {
             continue;
         }
         let keys = new_key(error.message());
-        let what = keys.map_or_else(
-            || error.message().replacen("unknown field", "unknown key", 1).replacen("unknown variant", "unknown value", 1),
-            renamed,
-        );
+        let what = keys.map_or_else(|| in_words_of_settings(error.message()), renamed);
         mistakes.push((place.start, what));
         match remove(&mut root, &place) {
             Some(key) => left_out.push(keys.map_or(key, |(_, new)| last(new).into())),

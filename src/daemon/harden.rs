@@ -126,7 +126,8 @@ fn switch_user(user: &str) -> Result<(), String> {
     step("user", rustix::thread::set_thread_res_uid(uid, uid, uid))
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+/// The folder that holds a file.
+pub(super) fn folder_of(path: &Path) -> PathBuf {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).into()
 }
 

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::capture;
-use crate::config::{Config, ConfigError, Disposition, Input, Mistake, ModelSource, Places, SinkKind};
+use crate::config::{Config, ConfigError, Disposition, Input, Mistake, ModelSource, Places, ProcessConfig, SinkKind};
 use crate::engine::Models;
 use crate::model::Model;
 
 use super::ConfigSource;
-use super::harden::find_user;
+use super::harden::{find_user, folder_of};
 use super::policy::{Policies, unknown_targets};
 
 /// What the settings refer to, loaded and checked.
@@ -42,19 +42,21 @@ impl Found<'_> {
     }
 
     fn folder(&mut self, key: &str, path: &Path) {
-        // The setting without its index: sinks.path.
-        let setting: Vec<&str> = key.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
-        let shown = format!("{}: {}", setting.join("."), path.display());
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => self.wrong(key, format!("{shown} is not a folder; give a folder")),
-            Err(error) => self.wrong(key, format!("{shown}: {error}; create it, writable for the user that spiked runs as")),
+        if let Some(what) = folder_problem(key, path) {
+            self.wrong(key, what);
         }
     }
+}
 
-    fn parent(&mut self, key: &str, path: &Path) {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        self.folder(key, parent);
+/// Why `path`, which the setting `key` gives or which holds a file that it gives, is not a folder; `None` if it is one.
+fn folder_problem(key: &str, path: &Path) -> Option<String> {
+    // The setting without its index: sinks.path.
+    let setting: Vec<&str> = key.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+    let shown = format!("{}: {}", setting.join("."), path.display());
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => None,
+        Ok(_) => Some(format!("{shown} is not a folder; give a folder")),
+        Err(error) => Some(format!("{shown}: {error}; create it, writable for the user that spiked runs as")),
     }
 }
 
@@ -112,7 +114,7 @@ pub fn preflight(config: &Config, starting: bool) -> Result<Preflight, ConfigErr
     check_input(&config.input, &mut found);
     for (index, sink) in config.sinks.iter().enumerate() {
         if let SinkKind::File { path } = &sink.kind {
-            found.parent(&format!("sinks.{index}.path"), path);
+            found.folder(&format!("sinks.{index}.path"), &folder_of(path));
         }
     }
     let fleet = config.fleet.as_ref();
@@ -123,6 +125,13 @@ pub fn preflight(config: &Config, starting: bool) -> Result<Preflight, ConfigErr
         ("evidence.folder", config.evidence.as_ref().map(|evidence| &evidence.folder)),
     ] {
         path.into_iter().for_each(|path| found.folder(key, path));
+    }
+    // A daemon without a status file runs. systemd creates the folder of the default one.
+    let status_file = &config.process.status_file;
+    if *status_file != ProcessConfig::default().status_file
+        && let Some(what) = folder_problem("process.status_file", &folder_of(status_file))
+    {
+        found.warning("process.status_file", what);
     }
     if let (true, Some(user)) = (starting, &config.process.user)
         && let Err(error) = find_user(user)
@@ -203,7 +212,7 @@ fn check_input(input: &Input, found: &mut Found<'_>) {
         Input::Watch(watch) => {
             found.folder("watch.folder", &watch.folder);
             if let (Disposition::Move, Some(to)) = (watch.on_success, &watch.move_to) {
-                found.parent("watch.move_to", to);
+                found.folder("watch.move_to", &folder_of(to));
             }
         }
     }

@@ -86,6 +86,57 @@ fn mistakes_of_all_kinds_are_reported_in_one_run() {
 }
 
 #[test]
+fn wrong_types_are_told_in_the_words_of_the_settings() {
+    let mistakes = parse(
+        "models = 4\ninterfaces = 5\nsinks = [\"x\"]\nreplay = 3\n[policies]\n[engine]\nworkers = \"two\"\n\
+        [learning]\nmin_accuracy = \"x\"\n[log]\nlevel = 3\n",
+        &[],
+    );
+    let wanted = [
+        "1:10: invalid type: integer `4`, expected a list",
+        "2:14: invalid type: integer `5`, expected a list",
+        "3:10: invalid type: string \"x\", expected a table",
+        "4:10: invalid type: integer `3`, expected a table",
+        "5:1: invalid type: table, expected a list",
+        "7:11: invalid type: string \"two\", expected an integer",
+        "9:16: invalid type: string \"x\", expected a number",
+        "11:9: invalid type: expected a string",
+    ];
+    assert_eq!(mistakes.expect_err("all are wrong"), wanted.map(|mistake| format!("spiked.toml:{mistake}")));
+}
+
+#[test]
+fn a_header_without_its_bracket_hides_no_mistake_in_other_tables() {
+    let mistakes = check(
+        "[[interfaces]\nname = \"eth0\"\nthreads = 99\n[engine]\nworkers = -1\n\
+        [capture\nqueue = 3\n[[sinks]]\ntype = \"kafka\"\n[process]\nuser = \"no-such-user\"\n",
+    );
+    let wanted = [
+        ("s.toml:1:14: ", "unclosed array table"),
+        ("s.toml:5:11: ", "workers = -1"),
+        ("s.toml:6:9: ", "unclosed table"),
+        ("s.toml:9:8: ", "unknown value `kafka`"),
+        ("s.toml:11:8: ", "no such user"),
+    ];
+    assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
+    for ((place, what), mistake) in wanted.iter().zip(&mistakes) {
+        assert!(mistake.starts_with(place) && mistake.contains(what), "{mistake}\nis not {place}...{what}");
+    }
+}
+
+#[test]
+fn check_counts_what_it_loaded_and_warns_of_a_status_file_without_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[[interfaces]]\nname = \"lo\"\n[process]\nstatus_file = \"/no/such/status.json\"\n";
+    std::fs::write(folder.path().join("s.toml"), text).unwrap();
+    let checked = spiked().current_dir(folder.path()).args(["check", "--config", "s.toml"]).assert().success();
+    let output = checked.get_output();
+    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(out.starts_with("s.toml: ok (models: 1, classes: ") && out.ends_with(", policies: 0, sinks: 0)\n"), "{out}");
+    assert!(errors.starts_with("spiked: s.toml:4:15: process.status_file: /no/such: No such file"), "{errors}");
+}
+
+#[test]
 fn names_that_the_models_lack_have_their_lines() {
     let text = format!(
         "{ETH0}[[policies]]\naction = \"alert\"\n[[policies]]\nclass = \"sshh\"\n\
