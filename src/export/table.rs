@@ -193,9 +193,19 @@ impl Summary {
         self.notes.push(note);
     }
 
-    /// The notes about skipped or truncated input, one line each.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// What was lost, and the notes about skipped or truncated input, one line each.
+    pub fn notes(&self) -> Vec<String> {
+        let counters = &self.counters;
+        let losses = [
+            (counters.evicted, "streams ended early: the stream table was full (--streams)"),
+            (counters.dropped_undecided, "streams left undecided early: too many were undecided at once (--streams)"),
+            (counters.dropped_tunnels, "streams in tunnels whose events do not name the tunnel: too many at once (--streams)"),
+            (counters.evicted_hosts, "hosts whose traces were dropped early: the table of hosts was full"),
+            (counters.panic_lost_streams, "streams lost: a worker panicked; please report this"),
+            (counters.panic_lost_packets, "packets lost: a worker panicked; please report this"),
+        ];
+        let losses = losses.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{} {what}", grouped(count)));
+        losses.chain(self.notes.iter().cloned()).collect()
     }
 }
 
@@ -314,19 +324,7 @@ impl fmt::Display for Summary {
             };
             writeln!(f, "skipped: {} packets: {what}", grouped(count))?;
         }
-        for (count, what) in [
-            (counters.evicted, "streams ended early: the stream table was full (--streams)"),
-            (counters.dropped_undecided, "streams left undecided early: too many were undecided at once (--streams)"),
-            (counters.dropped_tunnels, "streams in tunnels whose events do not name the tunnel: too many at once (--streams)"),
-            (counters.evicted_hosts, "hosts whose traces were dropped early: the table of hosts was full"),
-            (counters.panic_lost_streams, "streams lost: a worker panicked; please report this"),
-            (counters.panic_lost_packets, "packets lost: a worker panicked; please report this"),
-        ] {
-            if count > 0 {
-                writeln!(f, "{} {what}", grouped(count))?;
-            }
-        }
-        for note in &self.notes {
+        for note in self.notes() {
             writeln!(f, "{note}")?;
         }
         if self.models.iter().any(|table| table.counts()[1..] != [0, 0]) {

@@ -357,6 +357,20 @@ fn folders_standard_input_and_compressed_captures_are_read() {
 }
 
 #[test]
+fn streams_that_a_full_table_ended_are_told_with_every_format() {
+    let what = "streams ended early: the stream table was full (--streams)";
+    let read = |options: &[&str]| {
+        let capture = "fixtures/captures/scan-1.pcap";
+        spiked().args(["read", "--workers", "1", "--streams", "2"]).args(options).arg(capture).assert().code(0)
+    };
+    read(&[]).stdout(contains(what));
+    for options in [&["--format", "jsonl"][..], &["--format", "csv", "--events", "streams"], &["--unknown"]] {
+        read(options).stderr(contains(what));
+    }
+    read(&["--format", "jsonl", "--quiet"]).stderr("");
+}
+
+#[test]
 fn a_filter_selects_packets() {
     spiked()
         .args(["read", "--filter", "udp port 53", "fixtures/captures/mixed.pcapng"])
