@@ -68,6 +68,8 @@ pub struct Summary {
     models: Vec<ModelTable>,
     captures: u64,
     counters: Counters,
+    /// Whether streams went through tunnels that are streams too, so that rows count packets again.
+    tunnels: bool,
     notes: Vec<String>,
     /// Descriptions of the first episodes that ended.
     episodes: Vec<String>,
@@ -90,6 +92,7 @@ impl Summary {
     /// Counts a stream that has ended; other events are ignored.
     pub fn count(&mut self, verdict: &Verdict) {
         if verdict.event == Event::Stream {
+            self.tunnels |= verdict.tunnel.as_ref().is_some_and(|tunnel| tunnel.ends().is_some());
             let table = &mut self.models[verdict.model_index];
             let reason = verdict.unknown_reason();
             let row = reason.map_or(0, |reason| reason as usize);
@@ -113,6 +116,7 @@ impl Summary {
 
     /// Adds the streams of another summary of the same models.
     pub fn add(&mut self, other: &Self) {
+        self.tunnels |= other.tunnels;
         for (table, more) in self.models.iter_mut().zip(&other.models) {
             table.sums.iter_mut().zip(&more.sums).for_each(|(sum, more)| sum.add(more));
             table.unknown.iter_mut().zip(&more.unknown).for_each(|(groups, more)| groups.add(more));
@@ -316,6 +320,9 @@ impl fmt::Display for Summary {
         let counters = &self.counters;
         let captures = if self.captures == 1 { "1 capture".into() } else { format!("{} captures", grouped(self.captures)) };
         writeln!(f, "\n{} packets, {} bytes in {captures}", grouped(counters.frames), grouped(counters.bytes))?;
+        if self.tunnels {
+            writeln!(f, "packets in tunnels are counted above in the tunnel's stream and in those that it carries")?;
+        }
         for (reason, &count) in &counters.undecodable {
             let what = match reason {
                 Undecodable::UnsupportedLink(link) => format!("link type {} is not supported", link),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{json_lines, pcap, skip, spiked, tcp};
+use crate::common::{in_gtp, json_lines, pcap, skip, spiked, tcp, udp};
 use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 
@@ -173,6 +173,20 @@ fn pcapng(interfaces: &[Option<&str>], packets: &[u32], first: u64) -> Vec<u8> {
         file.extend(block(6, &body));
     }
     file
+}
+
+#[test]
+fn the_table_says_that_packets_in_tunnels_count_in_several_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain: Vec<_> = (0..4).map(|n| udp([10, 0, 0, 1], 4000, [10, 0, 0, 2], 53, &[n; 20])).collect();
+    let told = contains("\n4 packets, 392 bytes in 1 capture\npackets in tunnels are counted above in the tunnel's stream");
+    let read = |name: &str, frames: &[Vec<u8>]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pcap(1, frames)).unwrap();
+        spiked().arg("read").arg(path).assert().code(0)
+    };
+    read("gtp.pcap", &plain.iter().map(|frame| in_gtp(frame)).collect::<Vec<_>>()).stdout(told);
+    read("plain.pcap", &plain).stdout(contains("tunnel").not());
 }
 
 /// Interface and packets of each stream.
