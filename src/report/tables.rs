@@ -133,7 +133,7 @@ pub struct ClassLine<'a> {
 pub fn classes(lines: &[ClassLine<'_>], on_ports: &[PortReport]) -> String {
     let tested = lines.iter().any(|l| l.tested.is_some());
     let mut out = String::from(
-        "<div class=\"wide\" role=\"region\" aria-label=\"Classes\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">class</th>\
+        "<div class=\"wide\" role=\"region\" aria-label=\"Classes\" tabindex=\"0\"><table class=\"classes\">\n<thead><tr><th scope=\"col\">class</th>\
          <th scope=\"col\" class=\"n\">training streams</th>",
     );
     if tested {
