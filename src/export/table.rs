@@ -69,6 +69,7 @@ pub struct Summary {
     captures: u64,
     counters: Counters,
     /// Whether streams went through tunnels that are streams too, so that rows count packets again.
+    #[serde(default)]
     tunnels: bool,
     notes: Vec<String>,
     /// Descriptions of the first episodes that ended.
