@@ -4,10 +4,9 @@
 //! `evidence-NUMBER-TIME.pcapng` in a folder, TIME that of capture of the first packet in UTC. Their number and size are limited, and that with the
 //! lowest number is deleted first. A packet is written whole or not at all: after an error the file is cut to its whole blocks.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,7 +16,8 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use super::pcapng::{PcapngPacket, PcapngWriter};
-use super::{sink, status};
+use super::sink::DropReason;
+use super::status;
 use crate::capture::{LinkType, Nanos};
 use crate::engine::EvidencePacket;
 
@@ -84,16 +84,25 @@ pub struct EvidenceCounts {
 #[derive(Debug, Default)]
 struct AtomicCounts {
     written: AtomicU64,
-    dropped: AtomicU64,
-    failed: AtomicU64,
+    /// By [`DropReason`].
+    dropped: [AtomicU64; DropReason::ALL.len()],
     /// Why the last packet could not be written; `None` if it was.
     last_error: Mutex<Option<String>>,
 }
 
 impl AtomicCounts {
     fn counts(&self) -> EvidenceCounts {
-        let read = |count: &AtomicU64| count.load(Relaxed);
-        EvidenceCounts { written: read(&self.written), dropped: read(&self.dropped), failed: read(&self.failed) }
+        let dropped = self.dropped(DropReason::QueueFull);
+        let all: u64 = DropReason::ALL.into_iter().map(|reason| self.dropped(reason)).sum();
+        EvidenceCounts { written: self.written.load(Relaxed), dropped, failed: all - dropped }
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize].load(Relaxed)
+    }
+
+    fn drop_packet(&self, reason: DropReason) {
+        self.dropped[reason as usize].fetch_add(1, Relaxed);
     }
 }
 
@@ -123,7 +132,7 @@ impl Evidence {
     /// Queues a packet, or drops and counts it if the queue is full. Never blocks.
     pub fn offer(&self, packet: CommentedPacket) {
         if self.queue.try_send(packet).is_err() {
-            self.shared.dropped.fetch_add(1, Relaxed);
+            self.shared.drop_packet(DropReason::QueueFull);
         }
     }
 
@@ -134,12 +143,14 @@ impl Evidence {
 
     /// The state of the evidence captures as that of a sink: metrics and the page list it among the sinks.
     pub fn status(&self) -> status::SinkStatus {
-        let EvidenceCounts { written, dropped, failed } = self.counts();
-        let mut by_reason: BTreeMap<&'static str, u64> = sink::DropReason::ALL.iter().map(|r| (r.name(), 0)).collect();
-        by_reason.insert(sink::DropReason::QueueFull.name(), dropped);
-        by_reason.insert(sink::DropReason::Other.name(), failed);
-        let (queued, last_error) = (self.queue.len() as u64, self.shared.last_error.lock().clone());
-        status::SinkStatus { name: NAME.into(), written, dropped: by_reason, queued, last_error }
+        let dropped = |reason: DropReason| (reason.name(), self.shared.dropped(reason));
+        status::SinkStatus {
+            name: NAME.into(),
+            written: self.shared.written.load(Relaxed),
+            dropped: DropReason::ALL.into_iter().map(dropped).collect(),
+            queued: self.queue.len() as u64,
+            last_error: self.shared.last_error.lock().clone(),
+        }
     }
 
     /// Writes the queued packets and stops the thread. Returns the final counts.
@@ -159,7 +170,7 @@ fn write(packets: &Receiver<CommentedPacket>, files: &mut EvidenceFiles, shared:
                 *shared.last_error.lock() = None;
             }
             Err(error) => {
-                shared.failed.fetch_add(1, Relaxed);
+                shared.drop_packet(DropReason::from_error(&error));
                 let error = format!("can't write evidence into {}: {error}", files.options.folder.display());
                 let before = shared.last_error.lock().replace(error.clone());
                 if before.as_ref() != Some(&error) {
@@ -182,6 +193,13 @@ struct EvidenceFiles {
 
 impl EvidenceFiles {
     fn packet(&mut self, commented: &CommentedPacket) -> io::Result<()> {
+        if let Some(writer) = &mut self.open
+            && writer.get_mut().metadata()?.nlink() == 0
+        {
+            // It was removed: nobody could find packets in a file without a name.
+            self.open = None;
+            self.names.retain(|path| path.exists());
+        }
         // Upper limit of what a packet adds: 128 bytes hold the fixed parts of its block and of an interface block for its link type.
         let size = (commented.bytes.len() + commented.comment.len() + 128) as u64;
         if self.open.as_ref().is_none_or(|w| w.written() + size > self.options.file_bytes) {

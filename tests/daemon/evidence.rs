@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::tiny::Tiny;
-use crate::common::{fixture, skip, spiked};
+use crate::common::{fixture, skip, spiked, wait_for};
 use predicates::str::contains;
 use spiked::capture::{CaptureFile, FrameBatch, LinkType, Nanos, Source};
 use spiked::export::evidence::{CommentedPacket, Evidence, Options};
@@ -139,10 +139,31 @@ fn evidence_that_cannot_be_written_is_counted_and_the_files_stay_whole() {
     let options = Options { folder: folder.path().into(), file_bytes: 1 << 20, files: 3 };
     let evidence = Evidence::start(options).unwrap();
     (0..200).for_each(|n| evidence.offer(kept(n)));
+    let status = wait_for("all are counted", || {
+        let status = evidence.status();
+        (status.written + status.dropped.values().sum::<u64>() == 200).then_some(status)
+    });
     let counts = evidence.close();
+    assert_eq!(status.dropped["disk_full"], counts.failed, "{status:?}");
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
     let packets: usize = files.iter().map(|file| read(file).len()).sum();
     assert!(counts.failed > 0 && counts.written > 40, "{counts:?}");
     assert_eq!(counts.written + counts.failed, 200);
     assert_eq!(packets as u64, counts.written);
+}
+
+#[test]
+fn evidence_continues_in_a_new_file_if_the_open_one_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { folder: folder.path().into(), file_bytes: 1 << 20, files: 3 };
+    let evidence = Evidence::start(options).unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    evidence.offer(kept(1));
+    wait_for("the first packet is written", || (evidence.counts().written == 1).then_some(()));
+    files().iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    evidence.offer(kept(2));
+    let counts = evidence.close();
+    assert_eq!((counts.written, counts.failed), (2, 0));
+    let numbers: Vec<_> = files().iter().flat_map(|file| read(file)).map(|packet| packet.3[0]).collect();
+    assert_eq!(numbers, [2]);
 }

@@ -104,7 +104,8 @@ impl DropReason {
         }
     }
 
-    fn from_error(error: &io::Error) -> Self {
+    /// The reason for an error of a write.
+    pub(in crate::export) fn from_error(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::DiskFull,
