@@ -70,7 +70,7 @@ fn interfaces(status: &Status) -> Vec<Family> {
     let mut reopened = Family::counter(
         "spiked_interface_reopens_total",
         labels,
-        "Total number of times the interface was reopened after it had disappeared.",
+        "Total number of times the interface was reopened after it had disappeared or been set down.",
     );
     let mut copies = Family::counter(
         "spiked_interface_duplicate_frames_total",

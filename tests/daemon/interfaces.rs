@@ -167,6 +167,29 @@ fn an_interface_that_vanishes_is_reopened_and_the_others_are_not_affected() {
     assert_eq!(daemon.stop(), Some(0), "{log}");
 }
 
+#[test]
+fn an_interface_that_is_set_down_is_down_until_it_is_set_up() {
+    let Some(net) = Net::new() else { return };
+    net.shell("ip link set dev b down");
+    let settings = net.settings(&["b"], "");
+    let mut daemon = Daemon::start(&net, &settings);
+    assert!(daemon.log().contains("can't open the interface; will retry interface=\"b\""), "{}", daemon.log());
+    let capture = common::fixture("captures/dns-1.pcap");
+    let mut sent = 0;
+    for reopened in 0..2 {
+        net.shell("ip link set dev b up");
+        let status = daemon.wait("it is up", |s| s["interfaces"][0]["up"] == true);
+        assert_eq!(status["interfaces"][0]["reopened"], reopened, "{status}");
+        sent += net.replay("a", &capture, &["--topspeed"]);
+        net.shell("ip link set dev b down");
+        let status = daemon.wait("it is down", |s| s["interfaces"][0]["up"] == false);
+        assert!(status["interfaces"][0]["trouble"].to_string().contains("b: can't capture on the interface"), "{status}");
+        // The frames before it was set down are not lost.
+        assert_eq!(counted(&status["interfaces"][0]), (sent, 0), "{status}");
+    }
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
 /// The number after the first occurrence of a text that is followed by a number.
 fn number_after(log: &str, text: &str) -> u64 {
     let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tracing::warn;
+
 use super::{CaptureError, FrameBatch, InputCounters, InterfaceId, Nanos, Source};
 use queue::QueueConsumer;
 use thread::CaptureThread;
@@ -51,6 +53,9 @@ impl LiveSource {
                 let socket = match socket::open(interface, settings.batch) {
                     Ok(socket) => Some(socket),
                     Err(error @ CaptureError::Interface { .. }) => {
+                        if number == 0 {
+                            warn!(interface = interface.name, %error, "can't open the interface; will retry");
+                        }
                         shared.set_last_error(Some(error.to_string()));
                         None
                     }

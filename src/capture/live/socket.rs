@@ -57,6 +57,25 @@ pub(super) fn open(interface: &InterfaceSettings, batch: Duration) -> Result<Soc
     Ok(Socket { capture, link, joining })
 }
 
+impl Socket {
+    /// Whether the interface `name` is set up. Names that are not of network devices, such as "any", are always up.
+    #[expect(unsafe_code, reason = "asks for the flags of an interface, which the pcap crate does not offer")]
+    pub fn is_up(&self, name: &str) -> bool {
+        // SAFETY: zero is a valid value of every field of the structure.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // The last byte stays zero, as the end of the name.
+        for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+            *to = from.cast_signed();
+        }
+        // SAFETY: the descriptor is open as long as `self` is borrowed. The pointer is to a local variable of the type that the call
+        // reads and writes.
+        let done = unsafe { libc::ioctl(self.capture.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) };
+        // SAFETY: the call has filled in this field of the union, and any value of it is valid.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        done != 0 || i32::from(flags) & libc::IFF_UP != 0
+    }
+}
+
 /// Makes NET_RAW effective if it is only permitted: by a file capability without the effective flag, with which the program also starts
 /// where nobody may have the capability.
 fn raise_net_raw() {

@@ -122,6 +122,10 @@ impl CaptureThread {
             if now >= next_statistics {
                 self.statistics(&mut socket, &mut seen);
                 next_statistics = now + STATISTICS;
+                // libpcap reports only an interface that has disappeared. The kernel still holds the last frames for a while.
+                if taken == 0 && !socket.is_up(&self.interface.name) && !self.wait(&socket, &wait) {
+                    return Err(CaptureError::Interface { name: self.interface.name.clone(), why: "it is set down".into() });
+                }
             }
             if self.stop.load(Relaxed) {
                 let end = *end.get_or_insert(now + DRAIN);
