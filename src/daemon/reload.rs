@@ -65,7 +65,9 @@ impl Reloader {
                 ReloadOutcome { ok: true, what }
             }
             Err(what) => {
-                error!("reload failed, keeping the old settings and models: {what}");
+                error!("reload failed, keeping the old settings and models");
+                // A line for each mistake: a line feed in a message is escaped.
+                what.lines().for_each(|line| error!("{line}"));
                 ReloadOutcome { ok: false, what }
             }
         };

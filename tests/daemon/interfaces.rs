@@ -127,7 +127,10 @@ fn reload_under_load_loses_nothing_and_a_bad_file_changes_nothing() {
     daemon.signal(libc::SIGHUP);
     let status = daemon.wait("the failed reload is reported", |s| s["reloads"]["failed"] == 1);
     assert!(status["reloads"]["trouble"].to_string().contains("workerz"), "{status}");
-    assert!(daemon.log().contains("reload failed"), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.contains("reload failed"), "{log}");
+    let line = log.lines().find(|line| line.contains("workerz")).expect("the mistake");
+    assert!(line.contains(&format!(" ERROR {}:", settings.display())) && !line.contains("\\n"), "{line}");
     // The next command compares with the status file, which is written after the status page.
     let file = net.path("status.json");
     common::wait_for("the status file reports it", || fs::read_to_string(&file).ok().filter(|text| text.contains("workerz")));
