@@ -23,7 +23,7 @@ impl Datagrams {
 
     fn connect(&self) -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
-        socket.connect(&self.path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
+        socket.connect(&self.path)?;
         socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(socket)
     }

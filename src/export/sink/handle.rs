@@ -103,7 +103,14 @@ impl SinkHandle {
             last_error: Mutex::new(None),
             deadline: Mutex::new(None),
         });
-        let writer = SinkWriter { name: name.into(), sink, lines, shared: Arc::clone(&shared), pending: Vec::new() };
+        let writer = SinkWriter {
+            name: name.into(),
+            target: target.to_string(),
+            sink,
+            lines,
+            shared: Arc::clone(&shared),
+            pending: Vec::new(),
+        };
         let thread = thread::Builder::new()
             .name(format!("sink-{name}"))
             .spawn(move || writer.run())
@@ -177,6 +184,8 @@ impl SinkHandle {
 /// The consumer of a sink's queue, on the sink's thread.
 struct SinkWriter {
     name: String,
+    /// The path, for messages.
+    target: String,
     sink: Box<dyn Sink>,
     lines: Receiver<Arc<Line>>,
     shared: Arc<SinkShared>,
@@ -191,7 +200,13 @@ impl SinkWriter {
             if self.shared.reopen.swap(false, Relaxed) {
                 match self.sink.reopen() {
                     Ok(()) => tracing::info!(sink = self.name, "reopened"),
-                    Err(error) => tracing::error!(sink = self.name, "can't reopen, continuing with the open file: {error}"),
+                    Err(error) => {
+                        tracing::error!(
+                            sink = self.name,
+                            "{}: can't reopen, continuing with the open file: {error}",
+                            self.target
+                        );
+                    }
                 }
             }
             // Read the deadline before the queue, so that every line offered before `close` is seen.
@@ -254,9 +269,13 @@ impl SinkWriter {
     /// Records why a write failed; returns whether the write before it succeeded.
     fn record_error(&self, error: &std::io::Error) -> bool {
         let reason = DropReason::from_error(error);
-        let before = self.shared.last_error().replace((reason, error.to_string()));
+        let message = match reason {
+            DropReason::Slow => format!("{}: the reader does not read, or reads too slowly", self.target),
+            _ => format!("{}: {error}", self.target),
+        };
+        let before = self.shared.last_error().replace((reason, message.clone()));
         if before.as_ref().is_none_or(|(r, _)| *r != reason) {
-            tracing::warn!(sink = self.name, reason = reason.name(), "can't write events, will retry: {error}");
+            tracing::warn!(sink = self.name, reason = reason.name(), "can't write events, will retry: {message}");
         }
         before.is_none()
     }

@@ -22,6 +22,7 @@ pub use delivery::Delivery;
 pub use handle::SinkHandle;
 pub use lines::{Line, Severity};
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +67,19 @@ impl Target {
                 Box::new(nats::Nats::open(config).map_err(|source| SinkError::File { path, source })?)
             }
         })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) | Self::Socket(path) | Self::Syslog { socket: path, .. } | Self::Journald(path) => {
+                path.display().fmt(f)
+            }
+            Self::Stdout => f.write_str("standard output"),
+            #[cfg(feature = "fleet")]
+            Self::Nats(config) => config.spool.as_deref().unwrap_or("".as_ref()).display().fmt(f),
+        }
     }
 }
 

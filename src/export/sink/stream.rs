@@ -61,8 +61,7 @@ impl StreamSocket {
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
-        let connection = UnixStream::connect(&self.path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
+        let connection = UnixStream::connect(&self.path)?;
         connection.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(connection)
     }
