@@ -37,6 +37,7 @@ struct Totals {
     frames: u64,
     bytes: u64,
     streams: u64,
+    detections: u64,
     named: u64,
     unknown: u64,
     /// Unknown streams by the reason, as in events.
@@ -83,6 +84,7 @@ impl Metrics {
             frames: self.instruments.frames.get(),
             bytes: self.instruments.bytes.get(),
             streams: self.instruments.created.get(),
+            detections: models.iter().flat_map(|m| &m.classes).map(|c| c.detections.get()).sum(),
             named: models.iter().map(|m| m.named.get()).sum(),
             unknown: models.iter().map(|m| m.unknown.get()).sum(),
             unknown_reasons: UnknownReason::ALL.map(|r| (r.name(), self.unknown_reasons[r as usize].load(Relaxed))).into(),

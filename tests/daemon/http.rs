@@ -45,6 +45,7 @@ fn each_path_has_its_status_and_content_type() {
     assert_eq!(status["models"][0]["name"], "protocols");
     assert_eq!(status["interfaces"][0]["dropped"]["kernel"], 18);
     assert_eq!(status["classes"][0]["class"], "dns");
+    assert_eq!(status["totals"]["detections"], status["classes"][0]["detections"]);
     assert_eq!(status["detections"][0]["class"], "dns");
     assert_eq!(status["detections"][0]["basis"], "content");
     let reasons = status["totals"]["unknown_reasons"].as_object().unwrap();

@@ -88,7 +88,7 @@ function show(s) {
   $("bits").textContent = bits(s.rates.bytes_per_second * 8);
   $("bytes").textContent = bytes(s.totals.bytes) + ", " + count(s.totals.frames) + " packets";
   $("detections").textContent = rate(s.rates.detections_per_second);
-  $("named").textContent = count(s.totals.named) + " streams classified";
+  $("total").textContent = count(s.totals.detections) + " since the start";
   const ended = s.totals.named + s.totals.unknown;
   $("unknown").textContent = ended ? share(s.totals.unknown / ended) : "–";
   $("reasons").replaceChildren("of ended streams", reasons(s.totals.unknown_reasons) ?? "");
