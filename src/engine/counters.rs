@@ -37,6 +37,9 @@ pub struct Counters {
     pub timed_out: u64,
     /// Streams that were removed from a full table.
     pub evicted: u64,
+    /// Streams whose model was removed, or replaced by one with another kind of key, while they were open.
+    #[serde(default)]
+    pub model_removed: u64,
     /// Streams whose scoring was stopped before they were decided, because too many streams were undecided at once.
     pub dropped_undecided: u64,
     /// Streams in tunnels whose events do not name the tunnel, because too many streams were in tunnels at once.
@@ -69,6 +72,7 @@ impl Counters {
         self.opened += other.opened;
         self.timed_out += other.timed_out;
         self.evicted += other.evicted;
+        self.model_removed += other.model_removed;
         self.dropped_undecided += other.dropped_undecided;
         self.dropped_tunnels += other.dropped_tunnels;
         self.evicted_hosts += other.evicted_hosts;

@@ -198,8 +198,9 @@ impl ModelShard {
         streams
     }
 
-    /// Ends all streams, after the last packet.
-    pub fn end_all(&mut self, out: &mut BatchOutput) {
+    /// Ends all streams, because the model is removed.
+    pub fn end_all(&mut self, counters: &mut Counters, out: &mut BatchOutput) {
+        counters.model_removed += self.live() as u64;
         self.take_streams().into_iter().for_each(|stream| self.end(stream, u64::MAX, out));
     }
 }

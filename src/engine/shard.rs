@@ -183,14 +183,16 @@ impl<'a> Shard<'a> {
             let model = &self.models[number];
             if let Some(model_shard) = self.model_shards.get_mut(number) {
                 if !model_shard.replace_model(model) {
-                    model_shard.end_all(out);
+                    model_shard.end_all(&mut self.counters, out);
                     self.model_shards[number] = self.new_model_shard(number);
                 }
             } else {
                 self.model_shards.push(self.new_model_shard(number));
             }
         }
-        self.model_shards.drain(self.models.len()..).for_each(|mut model_shard| model_shard.end_all(out));
+        for mut model_shard in self.model_shards.drain(self.models.len()..) {
+            model_shard.end_all(&mut self.counters, out);
+        }
     }
 
     /// Handles this shard's packets of a batch whose first frame has the number `first`. If that panics, the shard's streams and

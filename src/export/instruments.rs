@@ -31,6 +31,8 @@ pub(super) mod reason {
     pub const TIMEOUT: &str = "timeout";
     /// Streams that made room in a full stream table.
     pub const EVICTED: &str = "evicted";
+    /// Streams whose model was removed by a reload, or replaced by one with another kind of key.
+    pub const MODEL_REMOVED: &str = "model_removed";
     /// Streams in the table of a worker that panicked.
     pub const LOST: &str = "lost";
     /// Packets for evidence captures that the evidence buffer had no room for.
@@ -181,8 +183,8 @@ impl Instruments {
             created: add.counter("spiked_streams_created_total", "Total number of streams created, over all models."),
             ended: add.by_reason(
                 "spiked_streams_ended_total",
-                &[reason::TIMEOUT, reason::EVICTED, reason::LOST],
-                "Total number of streams ended, over all models, by reason.",
+                &[reason::TIMEOUT, reason::EVICTED, reason::MODEL_REMOVED, reason::LOST],
+                "Total number of streams ended, over all models, by reason: timeout, evicted (from a full table), model_removed (by a reload), lost (their worker panicked).",
             ),
             streams_dropped: add.by_reason(
                 "spiked_streams_dropped_total",

@@ -167,6 +167,7 @@ impl Metrics {
             (&instruments.packets_dropped, reason::WORKER_PANIC, counters.panic_lost_packets),
             (&instruments.ended, reason::TIMEOUT, counters.timed_out),
             (&instruments.ended, reason::EVICTED, counters.evicted),
+            (&instruments.ended, reason::MODEL_REMOVED, counters.model_removed),
             (&instruments.ended, reason::LOST, counters.panic_lost_streams),
             (&instruments.streams_dropped, reason::UNDECIDED_LIMIT, counters.dropped_undecided),
         ] {

@@ -182,7 +182,7 @@ pub struct InterfaceStatus {
     pub copies: u64,
     /// Frames among which copies were looked for: all if copies are left out, else a sample.
     pub compared: u64,
-    /// Number of times that it was reopened after it had disappeared.
+    /// Number of times that it was reopened after it had disappeared or been set down.
     pub reopened: u64,
     /// Captures of a replay or a watched folder that were read.
     pub captures_read: u64,

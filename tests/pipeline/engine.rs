@@ -219,6 +219,7 @@ fn models_are_replaced_while_running_and_no_packet_is_lost() {
         let mut recorder = Recorder::default();
         let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
         assert_eq!(counters.frames, 3000);
+        assert_eq!((counters.opened, counters.model_removed), (200, 100), "those of the second model end with it");
         let ends: Vec<_> = recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.model_index == 0).collect();
         assert_eq!(ends.len(), 100, "each stream goes on through both swaps ({workers} workers)");
         assert!(ends.iter().all(|v| v.packets == 30), "and has all its packets");
