@@ -50,6 +50,15 @@ fn all_mistakes_are_reported_at_once_with_line_and_column() {
     assert_eq!(mistakes.len(), wanted.len(), "{mistakes:#?}");
 }
 
+#[test]
+fn names_of_sinks_differ_from_each_other_and_from_that_of_evidence_captures() {
+    let sink = "[[sinks]]\ntype = \"stdout\"\n";
+    for (name, wanted) in [("stdout", "two sinks have the name 'stdout'"), ("evidence", "have the sink name 'evidence'")] {
+        let mistakes = parse(&format!("{ETH0}{sink}{sink}name = \"{name}\"\n"), &[]).expect_err("the name is taken");
+        assert!(mistakes.len() == 1 && mistakes[0].contains(wanted), "{mistakes:?}");
+    }
+}
+
 /// The mistakes that `spiked check` reports, one a line.
 fn check(text: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use super::super::{
     Action, Basis, EventFormat, EventType, EvidenceConfig, MetricsConfig, PolicyConfig, Severity, SinkConfig, SinkKind,
 };
 use super::{Check, or, path};
+use crate::export::evidence;
 
 impl Check {
     pub(super) fn sinks(&mut self, typed: Vec<Spanned<raw::RawSink>>) -> Vec<SinkConfig> {
@@ -21,6 +22,9 @@ impl Check {
             let sink = self.sink(sink);
             if has_type && !names.insert(sink.name.clone()) {
                 self.wrong(at, format!("two sinks have the name '{}'; rename one of them", sink.name));
+            }
+            if sink.name == evidence::NAME {
+                self.wrong(at, "the metrics of evidence captures have the sink name 'evidence'; rename this sink");
             }
             sinks.push(sink);
         }
