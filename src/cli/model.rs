@@ -1,5 +1,6 @@
 //! `spiked model`: inspects and edits model files.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -135,8 +136,8 @@ enum Command {
         /// Only streams with these words: an address, a port (":5432"), a protocol, or both ends as `spiked read --unknown` prints them
         stream: Option<String>,
         /// Maximum number of streams
-        #[arg(long, value_name = "N", default_value_t = 3)]
-        most: usize,
+        #[arg(long, value_name = "N", default_value = "3")]
+        most: NonZeroUsize,
         /// Number of fields per stream
         #[arg(long, value_name = "N", default_value_t = 12)]
         fields: usize,
@@ -179,7 +180,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         Command::Remove { file, classes, out } => write(&Model::open(file)?.without_classes(classes)?, out),
         Command::Export { file, nir } => export(&Model::open(file)?, nir),
         Command::Explain { file, capture, stream, most, fields, intake } => {
-            explain(&Model::open(file)?, capture, stream.as_deref(), [*most, *fields], &intake.intake()?)
+            explain(&Model::open(file)?, capture, stream.as_deref(), [most.get(), *fields], &intake.intake()?)
         }
     }
 }

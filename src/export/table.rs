@@ -218,6 +218,12 @@ impl Summary {
 const NEXT: &str = "next: spiked read --unknown CAPTURE lists the unknown streams\n      \
                     spiked learn --from CAPTURE --stream ADDRESS:PORT --class NAME --out FILE teaches one";
 
+/// A number and what it counts, such as "1 packet" and "1,746 packets".
+fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(count))
+}
+
 /// The name of a row of unknown streams.
 fn unknown_row(reason: UnknownReason) -> &'static str {
     match reason {
@@ -319,8 +325,8 @@ impl fmt::Display for Summary {
             table.write(f)?;
         }
         let counters = &self.counters;
-        let captures = if self.captures == 1 { "1 capture".into() } else { format!("{} captures", grouped(self.captures)) };
-        writeln!(f, "\n{} packets, {} bytes in {captures}", grouped(counters.frames), grouped(counters.bytes))?;
+        let [packets, captures] = [counted(counters.frames, "packet"), counted(self.captures, "capture")];
+        writeln!(f, "\n{packets}, {} bytes in {captures}", grouped(counters.bytes))?;
         if self.tunnels {
             writeln!(f, "packets in tunnels are counted above in the tunnel's stream and in those that it carries")?;
         }
@@ -330,7 +336,7 @@ impl fmt::Display for Summary {
                 Undecodable::Truncated => "truncated within the link header".into(),
                 Undecodable::NoPacket(link) => format!("frames of link type {link} without a packet that can be read"),
             };
-            writeln!(f, "skipped: {} packets: {what}", grouped(count))?;
+            writeln!(f, "skipped: {}: {what}", counted(count, "packet"))?;
         }
         for note in self.notes() {
             writeln!(f, "{note}")?;

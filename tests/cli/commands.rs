@@ -720,3 +720,15 @@ fn a_time_range_reads_a_part_of_a_capture() {
     let read = ["read", "--time-range", "1..2", "fixtures/captures/mixed.pcapng"];
     spiked().args(read).assert().code(0).stdout(contains("1746 packets are outside the time range"));
 }
+
+#[test]
+fn one_packet_in_one_capture_has_no_plural() {
+    let output = spiked().args(["read", "--count", "1", "fixtures/captures/dns-1.pcap"]).assert().code(0);
+    output.stdout(contains("\n1 packet, 100 bytes in 1 capture\n"));
+}
+
+#[test]
+fn explaining_no_stream_is_wrong_usage() {
+    let explain = ["model", "explain", "protocols", "fixtures/captures/dns-1.pcap", "--most", "0"];
+    spiked().args(explain).assert().code(2).stderr(contains("--most"));
+}
