@@ -214,7 +214,7 @@ impl Source {
         }
         let left_out = corpus.keep_classes(self.min_streams);
         if !left_out.is_empty() && !self.quiet {
-            eprintln!("spiked: {} classes with fewer than {} streams are dropped", left_out.len(), self.min_streams);
+            eprintln!("spiked: classes dropped, with fewer than {} streams: {}", self.min_streams, left_out.join(", "));
         }
         Ok((corpus, gathered))
     }

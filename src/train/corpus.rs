@@ -151,11 +151,12 @@ impl GatherReport {
 /// Reason why no corpus could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
-    /// None of the labelled streams was found: their number, and the folder of the captures.
+    /// None of the labelled streams was found: their number, the folder of the captures, and the captures that could not be read.
     #[error(
-        "none of the {0} labelled streams was found in its capture below {1}; check --captures (paths in label files are relative to it)"
+        "none of the {0} labelled streams was found in its capture below {1}; check --captures (paths in label files are relative to it){lines}",
+        lines = .2.iter().map(|error| format!("\n  {error}")).collect::<String>()
     )]
-    Nothing(usize, PathBuf),
+    Nothing(usize, PathBuf, Vec<String>),
     /// A capture cannot be read.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -235,7 +236,7 @@ impl Corpus {
         missing.sort();
         gathered.missing.extend(missing.iter().map(|name| format!("{}: no stream {name} in any capture", folder.display())));
         if corpus.streams.is_empty() {
-            return Err(CorpusError::Nothing(labels.rows, folder.to_path_buf()));
+            return Err(CorpusError::Nothing(labels.rows, folder.to_path_buf(), gathered.unreadable));
         }
         Ok((corpus, gathered))
     }
