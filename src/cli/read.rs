@@ -130,8 +130,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     streams: usize,
     /// Worker threads [default: one per allowed CPU]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
     /// Pins each worker to its own CPU
     #[arg(long)]
     pin: bool,
@@ -176,10 +176,7 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
     if let Some(workers) = args.workers {
-        if workers == 0 {
-            bail!("--workers 0 is out of range (1 or more)");
-        }
-        settings.workers = workers;
+        settings.workers = workers.into();
     }
     Ok(settings)
 }

@@ -51,7 +51,9 @@ fn misconfigured_is_2() {
         .stderr(contains("none.safetensors: no such model file; the built-in models are protocols, "));
     let twice = ["read", "--model", "config/models/devices.safetensors", "--model", "config/models/devices.safetensors"];
     spiked().args(twice).arg(&good).assert().code(2).stderr(contains("two models would be called 'devices'"));
-    spiked().args(["read", "--workers", "0"]).arg(&good).assert().code(2).stderr(contains("out of range (1 or more)"));
+    for workers in ["0", "257"] {
+        spiked().args(["read", "--workers", workers]).arg(&good).assert().code(2).stderr(contains("is not in 1..=256"));
+    }
 }
 
 #[test]
