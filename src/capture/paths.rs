@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 use super::format::Format;
 use super::{CaptureError, s3};
 
-/// Folders are followed this deep, since symbolic links may form cycles.
-const MAX_DEPTH: usize = 32;
-
 /// A path in messages: control characters, which would change a terminal's state, are escaped.
 pub fn printable(path: &Path) -> String {
     let text = path.display().to_string();
@@ -38,7 +35,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
             expanded.captures.extend(objects.captures);
             expanded.skipped.extend(objects.skipped);
         } else if path.is_dir() {
-            walk(path, MAX_DEPTH, &mut expanded)?;
+            walk(path, &mut Vec::new(), &mut expanded)?;
         } else {
             expanded.captures.push(path.clone());
         }
@@ -49,22 +46,28 @@ pub fn expand(paths: &[PathBuf]) -> Result<ExpandedPaths, CaptureError> {
     Ok(expanded)
 }
 
-fn walk(folder: &Path, depth: usize, expanded: &mut ExpandedPaths) -> Result<(), CaptureError> {
+/// Adds what is below `folder`. Symbolic links are followed, but not one to a folder that the walk is in, `within`: its captures would be read
+/// again and again.
+fn walk(folder: &Path, within: &mut Vec<PathBuf>, expanded: &mut ExpandedPaths) -> Result<(), CaptureError> {
     let open_error = |source| CaptureError::Open { path: printable(folder), source };
+    let itself = folder.canonicalize().map_err(open_error)?;
+    if within.contains(&itself) {
+        return Ok(());
+    }
     let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(open_error)?.map(|e| e.map(|e| e.path())).collect();
     let mut entries = entries.map_err(open_error)?;
     entries.sort();
+    within.push(itself);
     for path in entries {
         if path.is_dir() {
-            if depth > 0 {
-                walk(&path, depth - 1, expanded)?;
-            }
+            walk(&path, within, expanded)?;
         } else if path.is_file() && looks_like_a_capture(&path) {
             expanded.captures.push(path);
         } else {
             expanded.skipped.push(path);
         }
     }
+    within.pop();
     Ok(())
 }
 
@@ -83,4 +86,26 @@ pub(super) fn has_capture_name(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let name = [".gz", ".zst", ".xz", ".lz4"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
     [".pcap", ".pcapng", ".cap", ".ntar", ".dmp", ".erf"].iter().any(|ending| name.ends_with(ending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_to_a_folder_above_are_not_followed_and_depth_is_not_limited() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let top = folder.path().join("top");
+        let deep = (0..40).fold(top.clone(), |path, _| path.join("d"));
+        fs::create_dir_all(&deep).expect("created");
+        for capture in [top.join("a.pcap"), deep.join("b.pcap"), folder.path().join("c.pcap")] {
+            fs::write(capture, "").expect("written");
+        }
+        for (link, target) in [("self", "."), ("again", "."), ("d/up", "../..")] {
+            std::os::unix::fs::symlink(target, top.join(link)).expect("linked");
+        }
+        let captures = expand(std::slice::from_ref(&top)).expect("readable").captures;
+        // Through `d/up` the folder above is reached, once, and `top` not again.
+        assert_eq!(captures, [top.join("a.pcap"), deep.join("b.pcap"), top.join("d/up/c.pcap")]);
+    }
 }
