@@ -12,11 +12,21 @@ const HALF: &str = ".half";
 const STALE: Duration = Duration::from_secs(3600);
 
 /// Replaces the file at `path` by one with the content `bytes` and the permissions `mode`: writes a temporary file in the same folder, syncs
-/// it to disk and renames it. Also removes stale temporary files of `path`.
+/// it to disk and renames it. Also removes stale temporary files of `path`. A symbolic link stays, and the file that it names is replaced.
 ///
 /// # Errors
-/// If the folder cannot be written to; the old file is then unchanged.
+/// If the folder cannot be written to, or `path` is a folder, a device, a pipe or a socket, which a rename would remove; what is there is then
+/// unchanged.
 pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let target = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(io::Error::other("not a regular file, which replacing would remove; give the name of a file"));
+        }
+        Ok(_) => path.canonicalize()?,
+        Err(_) => path.to_path_buf(),
+    };
+    let path = target.as_path();
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let mut prefix = std::ffi::OsString::from(".");
@@ -68,6 +78,21 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o640);
         assert_eq!([left, young, other].map(|file| file.exists()), [false, true, true]);
         assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 3, "nothing else is left");
+    }
+
+    #[test]
+    fn a_link_stays_and_what_is_not_a_file_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [file, link, socket] = ["file", "link", "socket"].map(|name| folder.path().join(name));
+        fs::write(&file, "old").expect("written");
+        std::os::unix::fs::symlink("file", &link).expect("linked");
+        replace(&link, 0o644, b"new").expect("room");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(fs::read(&file).expect("there"), b"new");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        let error = replace(&socket, 0o644, b"new").expect_err("refused");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        assert!(!fs::metadata(&socket).expect("still there").is_file());
     }
 
     #[test]
