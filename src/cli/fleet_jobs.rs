@@ -65,7 +65,7 @@ pub struct WorkArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: u16,
     /// Worker threads for each capture
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
 }
 
@@ -98,7 +98,7 @@ pub struct ResultsArgs {
 
 /// Reads captures as `spiked read` does.
 struct CaptureReader {
-    workers: usize,
+    workers: u16,
 }
 
 impl JobReader for CaptureReader {
@@ -231,7 +231,7 @@ pub async fn work(args: &WorkArgs) -> Result<Exit> {
         jobs: args.jobs.into(),
         stop: stop_on_signals(),
     };
-    let totals = work::work(&connection, &settings, Arc::new(CaptureReader { workers: args.workers.into() })).await?;
+    let totals = work::work(&connection, &settings, Arc::new(CaptureReader { workers: args.workers })).await?;
     let all = totals.done + totals.partly + totals.failed;
     say!("{} captures: {} could not be read", grouped(all), grouped(totals.failed));
     Ok(match all {

@@ -95,7 +95,7 @@ impl JobOptions {
         options: &[String],
         capture: &Path,
         models: Vec<Arc<Model>>,
-        workers: usize,
+        workers: u16,
         out: Box<dyn Write + '_>,
         stop: Arc<AtomicBool>,
     ) -> Result<JobReading> {
