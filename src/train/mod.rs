@@ -55,8 +55,6 @@ pub struct TrainSettings {
     pub folds: usize,
     /// Target share of other classes' packets for which a neuron fires, 0 to 1; its threshold is set to reach it, within bounds.
     pub false_alarm_rate: f64,
-    /// Number of correctly named streams that weigh as much as one falsely named stream when the acceptance threshold is chosen.
-    pub false_alarm_cost: f64,
     /// Largest loss of accuracy on the calibration streams that stopping early may cost, 0 to 1.
     pub stop_loss: f64,
 }
@@ -82,7 +80,6 @@ impl TrainSettings {
             ports_alone: false,
             folds: 4,
             false_alarm_rate: FALSE_ALARM_RATE,
-            false_alarm_cost: 2.0,
             stop_loss: 0.002,
         }
     }
