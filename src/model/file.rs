@@ -46,11 +46,11 @@ const MAX_NEURONS: usize = 1 << 16;
 /// Largest number of synapses of a model: 1 GiB of weights.
 const MAX_SYNAPSES: usize = 1 << 30;
 
-/// The models that are built into the program, by name; the first is the default.
+/// The models that are built into the program, by name, as `build.rs` has compressed them (Zstandard); the first is the default.
 const BUILT_IN: [(&str, &[u8]); 3] = [
-    ("protocols", include_bytes!("../../config/models/protocols.safetensors")),
-    ("devices", include_bytes!("../../config/models/devices.safetensors")),
-    ("behaviours", include_bytes!("../../config/models/behaviours.safetensors")),
+    ("protocols", include_bytes!(concat!(env!("OUT_DIR"), "/protocols.zst"))),
+    ("devices", include_bytes!(concat!(env!("OUT_DIR"), "/devices.zst"))),
+    ("behaviours", include_bytes!(concat!(env!("OUT_DIR"), "/behaviours.zst"))),
 ];
 
 /// The part of a model file that is not tensors.
@@ -414,8 +414,13 @@ impl Model {
     /// # Errors
     /// If the program was built with a damaged model.
     pub fn built_in() -> Result<Self, ModelError> {
-        let (name, bytes) = BUILT_IN[0];
-        Self::from_bytes(bytes, Path::new(name))
+        let (name, compressed) = BUILT_IN[0];
+        Self::decompress(compressed, Path::new(name))
+    }
+
+    fn decompress(model: &[u8], path: &Path) -> Result<Self, ModelError> {
+        let bytes = zstd::decode_all(model).map_err(|source| ModelError::Read { path: path.into(), source })?;
+        Self::from_bytes(&bytes, path)
     }
 
     /// Names of the models that are built into the program.
@@ -429,7 +434,7 @@ impl Model {
     /// As [`Model::load`]; [`ModelError::NotFound`] if there is neither.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         match BUILT_IN.iter().find(|(name, _)| Path::new(name) == path) {
-            Some((_, bytes)) if Self::is_built_in(path) => Self::from_bytes(bytes, path),
+            Some((_, compressed)) if Self::is_built_in(path) => Self::decompress(compressed, path),
             _ => Self::load(path).map_err(|error| match error {
                 ModelError::Read { path, source } if source.kind() == io::ErrorKind::NotFound => ModelError::NotFound { path },
                 error => error,
