@@ -10,7 +10,7 @@ fn main() -> std::io::Result<()> {
     for model in ["protocols", "devices", "behaviours"] {
         let path = format!("config/models/{model}.safetensors");
         println!("cargo::rerun-if-changed={path}");
-        std::fs::write(Path::new(&to).join(format!("{model}.zst")), zstd::encode_all(&*std::fs::read(path)?, LEVEL)?)?;
+        std::fs::write(Path::new(&to).join(format!("{model}.zst")), zstd::bulk::compress(&std::fs::read(path)?, LEVEL)?)?;
     }
     println!("cargo::rerun-if-changed=build.rs");
     Ok(())
