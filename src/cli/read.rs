@@ -103,9 +103,9 @@ pub struct Args {
     model: Vec<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Which events to write, with any --format but table
-    #[arg(long, value_enum, default_value = "detections")]
-    events: Events,
+    /// Which events to write, with any --format but table [default: detections]
+    #[arg(long, value_enum)]
+    events: Option<Events>,
     /// Lists the streams without a class instead of the table: ends, packets, reason, nearest class, confidence; of several models, the
     /// model first
     #[arg(long, conflicts_with_all = ["format", "events"])]
@@ -183,17 +183,20 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
 
 /// What is written of each stream with `format`.
 fn lines(args: &Args, models: &Models, format: Option<EventFormat>) -> Result<Lines> {
-    if args.events == Events::Episodes && args.format == Format::Csv {
+    if args.events.is_some() && format.is_none() {
+        bail!("--events needs --format jsonl, suricata, ecs or csv");
+    }
+    if args.events == Some(Events::Episodes) && args.format == Format::Csv {
         bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
     }
-    if args.events == Events::Episodes && format.is_some() && models.iter().all(|model| model.episodes.is_empty()) {
+    if args.events == Some(Events::Episodes) && models.iter().all(|model| model.episodes.is_empty()) {
         bail!("--events episodes: no model has episodes; the built-in one is --model behaviours");
     }
     Ok(match (format, args.events) {
-        (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
-        (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),
+        (Some(format), None | Some(Events::Detections)) => Lines::Events(format, Event::Detection),
+        (Some(format), Some(Events::Streams)) => Lines::Events(format, Event::Stream),
         (None, _) if args.unknown => Lines::Unknown(UnknownList::new(models.iter().map(Arc::as_ref))),
-        (None, _) | (Some(_), Events::Episodes) => Lines::None,
+        (None, _) | (Some(_), Some(Events::Episodes)) => Lines::None,
     })
 }
 
@@ -518,7 +521,7 @@ impl Observer for ReadObserver<'_> {
 
 impl<'a> ReadObserver<'a> {
     fn new(args: &Args, out: Box<dyn Write + 'a>, summary: &Arc<Mutex<Summary>>) -> Self {
-        let episodes = args.format.of_events().filter(|_| args.events == Events::Episodes).map(export::EventWriter::new);
+        let episodes = args.format.of_events().filter(|_| args.events == Some(Events::Episodes)).map(export::EventWriter::new);
         Self { out, live: false, packets_to: None, episodes, captures: None, summary: Arc::clone(summary), written: Ok(()) }
     }
 

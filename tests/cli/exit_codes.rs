@@ -51,6 +51,11 @@ fn misconfigured_is_2() {
         .stderr(contains("none.safetensors: no such model file; the built-in models are protocols, "));
     let twice = ["read", "--model", "config/models/devices.safetensors", "--model", "config/models/devices.safetensors"];
     spiked().args(twice).arg(&good).assert().code(2).stderr(contains("two models would be called 'devices'"));
+    // The table has no events.
+    for format in [&[][..], &["--format", "table"]] {
+        let read = spiked().args(["read", "--events", "streams"]).args(format).arg(&good).assert();
+        read.code(2).stdout("").stderr(contains("--events needs --format jsonl, suricata, ecs or csv"));
+    }
     for workers in ["0", "257"] {
         spiked().args(["read", "--workers", workers]).arg(&good).assert().code(2).stderr(contains("is not in 1..=256"));
     }
