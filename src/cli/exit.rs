@@ -55,9 +55,7 @@ impl fmt::Display for OutputError {
 impl Exit {
     /// The exit code for an error.
     pub fn of(error: &anyhow::Error) -> Self {
-        // An I/O error without context comes from standard output: input has error types of its own.
-        let bare = |e: &(dyn std::error::Error + 'static)| e.is::<io::Error>() || e.is::<csv::Error>();
-        let mut output = error.is::<OutputError>() || error.chain().next().is_some_and(bare);
+        let mut output = error.is::<OutputError>() || is_of_standard_output(error);
         for cause in error.chain() {
             if let Some(error) = cause.downcast_ref::<CaptureError>() {
                 return Self::of_capture(error);
@@ -128,6 +126,11 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// Whether the error comes from writing to standard output, as an I/O error without context does: input has error types of its own.
+pub fn is_of_standard_output(error: &anyhow::Error) -> bool {
+    error.chain().next().is_some_and(|e| e.is::<io::Error>() || e.is::<csv::Error>())
 }
 
 /// `println!` that ends the program with a message and [`Exit::Unreadable`] where standard output can't be written, instead of panicking.

@@ -219,7 +219,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
                 bail!("--write {}: is one of the captures to read", path.display());
             }
             let file = File::create(path).with_context(|| OutputError::to(path, "packets"))?;
-            Some(PcapngWriter::new(BufWriter::new(file))?)
+            let writer = PcapngWriter::new(BufWriter::new(file)).with_context(|| OutputError::to(path, "packets"))?;
+            Some((writer, path.as_path()))
         }
         None => None,
     };
@@ -265,7 +266,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         return Ok(exit);
     }
     let ReadObserver { mut out, packets_to, .. } = observer;
-    if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
+    if let Some((mut packets_to, path)) = packets_to {
         packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets"))?;
     }
     let summary = summary.lock();
@@ -490,14 +491,15 @@ struct ReadObserver<'a> {
     out: Box<dyn Write + 'a>,
     /// Whether packets arrive as they are captured, so that events are written at once.
     live: bool,
-    packets_to: Option<PcapngWriter<BufWriter<File>>>,
+    /// Writes packets to the file of this name.
+    packets_to: Option<(PcapngWriter<BufWriter<File>>, &'a Path)>,
     /// Writes episodes; `None` if they are not wanted.
     episodes: Option<export::EventWriter>,
     /// Names of the captures that are read.
     captures: Option<Arc<FileNames>>,
     summary: Arc<Mutex<Summary>>,
     /// The first write error; nothing is written after it.
-    written: io::Result<()>,
+    written: Result<()>,
 }
 
 impl Observer for ReadObserver<'_> {
@@ -507,13 +509,11 @@ impl Observer for ReadObserver<'_> {
         }
         match output {
             Output::Verdict { text, .. } => {
-                self.written = self.out.write_all(text);
-                if self.live && self.written.is_ok() {
-                    self.written = self.out.flush();
-                }
+                let written = self.out.write_all(text);
+                self.written = written.and_then(|()| if self.live { self.out.flush() } else { Ok(()) }).map_err(Into::into);
             }
             Output::Packet(packet) => self.written = self.write_packet(packet),
-            Output::Episode(episode) => self.written = self.episode(episode),
+            Output::Episode(episode) => self.written = self.episode(episode).map_err(Into::into),
             Output::Progress(_) | Output::Spike { .. } => {}
         }
     }
@@ -537,10 +537,12 @@ impl<'a> ReadObserver<'a> {
         if self.live { self.out.flush() } else { Ok(()) }
     }
 
-    fn write_packet(&mut self, packet: &EvidencePacket) -> io::Result<()> {
-        let Some(writer) = &mut self.packets_to else { return Ok(()) };
+    fn write_packet(&mut self, packet: &EvidencePacket) -> Result<()> {
+        let Some((writer, path)) = &mut self.packets_to else { return Ok(()) };
         let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
-        writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) })
+        let written =
+            writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
+        written.with_context(|| OutputError::to(path, "packets"))
     }
 }
 

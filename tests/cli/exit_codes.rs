@@ -98,7 +98,7 @@ fn what_cannot_be_written_is_4_and_named() {
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(4), "{arguments:?}: {text}");
-        assert!(text.contains("No space left on device"), "{arguments:?}: {text}");
+        assert!(text.contains("spiked: standard output: No space left on device"), "{arguments:?}: {text}");
     };
     full(&["read", "fixtures/captures/dns-1.pcap"]);
     full(&["read", "--format", "jsonl", "fixtures/captures/dns-1.pcap"]);
@@ -114,6 +114,13 @@ fn what_cannot_be_written_is_4_and_named() {
         }
         command.assert().code(4).stderr(contains("no/such/folder/out: can't write"));
     }
+    // A file that may not grow, as on a full disk.
+    let packets = folder.path().join("packets.pcapng");
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" read --write \"$1\" fixtures/captures"]);
+    limited.arg(assert_cmd::cargo::cargo_bin("spiked")).arg(&packets).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let written = assert_cmd::Command::from_std(limited).assert().code(4);
+    written.stderr(contains("packets.pcapng: can't write packets: File too large"));
     spiked()
         .args(["model", "remove", "config/models/devices.safetensors", "Aria", "--out"])
         .arg(&nowhere)
