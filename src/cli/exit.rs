@@ -19,7 +19,7 @@ pub enum Exit {
     Partly = 1,
     /// Wrong usage, or an invalid setting, filter, model or label file. Nothing was done.
     Misconfigured = 2,
-    /// No input: no capture in the folder, or no packet in the captures.
+    /// No input: no capture in the folder, no packet in the captures, or no stream to explain.
     Nothing = 3,
     /// No capture could be read, or an interface, address or output could not be opened.
     Unreadable = 4,
@@ -32,7 +32,7 @@ pub const HELP: &str = "Exit codes, the same for every command:\n  \
     0  ok\n  \
     1  done in part: something was cut short, unreadable or missing; the rest was processed\n  \
     2  misconfigured: wrong usage, setting, filter, model or label file; nothing was done\n  \
-    3  no input: no capture in the folder, no packet in the captures\n  \
+    3  no input: no capture in the folder, no packet in the captures, no stream to explain\n  \
     4  unreadable: no capture could be read, or an interface, address or output could not be opened\n  \
     5  no privilege: capturing, reading or writing is not permitted";
 

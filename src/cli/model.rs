@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::capture::printable;
 use crate::evaluate::{self, Claims, Contribution, StreamTrace, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
 use crate::packet::KeyKind;
@@ -384,13 +385,18 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, [most, fields]: 
         explanation(model, stream, &leader, fields, WIDTHS).iter().for_each(|line| say!("{line}"));
         say!("");
     }
+    let name = printable(capture);
     if shown == 0 {
         match wanted {
-            Some(wanted) => bail!("{}: no stream contains '{wanted}'", capture.display()),
-            None => bail!("{}: no stream could be decoded", capture.display()),
+            Some(wanted) => eprintln!("spiked: {name}: no stream contains {wanted:?}"),
+            None => eprintln!("spiked: {name}: no stream could be decoded"),
         }
     }
-    Ok(Exit::Ok)
+    if let Some(cut) = source.source().truncation() {
+        eprintln!("spiked: {name}: {cut}; packets before the cut are used");
+        return Ok(Exit::Partly);
+    }
+    Ok(if shown == 0 { Exit::Nothing } else { Exit::Ok })
 }
 
 /// Characters of the columns "field" and "value" of an explanation.

@@ -31,6 +31,9 @@ fn cut_short_or_read_in_part_is_1() {
     let whole = one_packet();
     let cut = write(folder.path(), "cut.pcap", &whole[..whole.len() - 1]);
     spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: truncated after packet 0"));
+    let two = write(folder.path(), "two.pcap", &[&whole[..], &[0; 5]].concat());
+    let explained = spiked().args(["model", "explain", "protocols"]).arg(&two).assert().code(1).stdout(contains("10.0.0.1"));
+    explained.stderr(contains("two.pcap: truncated after packet 1"));
     let good = fixture("captures/dns-1.pcap");
     let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
     spiked().arg("read").args([&good, &text]).assert().code(1).stderr(contains("not a pcap"));
@@ -71,6 +74,10 @@ fn nothing_in_it_is_3() {
     let hollow = folder.path().join("hollow");
     std::fs::create_dir(&hollow).unwrap();
     spiked().arg("read").arg(&hollow).assert().code(3).stderr(contains("the folder holds no capture"));
+    let explain = ["model", "explain", "protocols"];
+    spiked().args(explain).arg(&none).assert().code(3).stderr(contains("none.pcap: no stream could be decoded"));
+    let absent = spiked().args(explain).arg(fixture("captures/dns-1.pcap")).arg(":9").assert();
+    absent.code(3).stdout("").stderr(contains("dns-1.pcap: no stream contains \":9\""));
     // A capture without packets beside others, which tcpdump -G writes when there is no traffic, is not a failure.
     spiked().arg("read").arg(&none).arg(fixture("captures/dns-1.pcap")).assert().code(0).stdout(contains("no packets"));
 }
