@@ -127,8 +127,8 @@ pub struct Args {
     #[arg(long, conflicts_with = "interface")]
     each_file: bool,
     /// Size of the stream table, per model
-    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
-    streams: usize,
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    streams: u32,
     /// Worker threads [default: one per allowed CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -171,7 +171,7 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
     }
     let mut settings = EngineSettings::new(models);
     settings.intake = args.intake.intake()?;
-    settings.limits.streams = args.streams.max(1);
+    settings.limits.streams = args.streams as usize;
     settings.pin = args.pin;
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };

@@ -59,6 +59,7 @@ fn misconfigured_is_2() {
         let read = spiked().args(["read", "--events", "streams"]).args(format).arg(&good).assert();
         read.code(2).stdout("").stderr(contains("--events needs --format jsonl, suricata, ecs or csv"));
     }
+    spiked().args(["read", "--streams", "0"]).arg(&good).assert().code(2).stderr(contains("--streams"));
     for workers in ["0", "257"] {
         spiked().args(["read", "--workers", workers]).arg(&good).assert().code(2).stderr(contains("is not in 1..=256"));
     }
