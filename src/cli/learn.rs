@@ -171,6 +171,7 @@ pub fn learn(args: &Args, report: &mut Vec<String>) -> Result<Learned> {
         return Err(PartsError::ClassExists { model: model.name, class: args.class.clone() }.into());
     }
     let out = output(args)?;
+    Model::check_writable(out)?;
     match &args.from {
         Some(from) => from_packets(args, &model, from, out, report),
         None => from_labels(args, &model, out),

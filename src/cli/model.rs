@@ -286,12 +286,14 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
-/// The file to write: `out`, or the model file itself. A built-in model has none.
+/// The file to write, which can be written: `out`, or the model file itself. A built-in model has none.
 fn target<'a>(out: Option<&'a Path>, file: &'a Path) -> Result<&'a Path> {
     if out.is_none() && Model::is_built_in(file) {
         bail!("{} is built in; name the file to write with --out", file.display());
     }
-    Ok(out.unwrap_or(file))
+    let target = out.unwrap_or(file);
+    Model::check_writable(target)?;
+    Ok(target)
 }
 
 /// The training settings recorded in a model.

@@ -135,6 +135,13 @@ fn what_cannot_be_written_is_4_and_named() {
         .assert()
         .code(4)
         .stderr(contains("can't write the model"));
+    // Before the work is done: the captures are not read.
+    let train = ["train", "--class", "a=absent.pcap", "--class", "b=absent.pcap", "--out"];
+    let learn = ["learn", "--from", "absent.pcap", "--packet", "1", "--class", "odd", "--out"];
+    for (arguments, out) in [(&train[..], &nowhere), (&learn[..], &nowhere), (&learn[..], &folder.path().to_path_buf())] {
+        let written = spiked().args(arguments).arg(out).assert().code(4);
+        written.stderr(contains(format!("{}: can't write the model", out.display())).and(contains("absent.pcap").not()));
+    }
     // A missing input file has another code: the command was wrong.
     spiked().args(["eval", "--model", "none.safetensors", "--labels", "none.csv"]).assert().code(2);
 }
