@@ -103,7 +103,10 @@ impl Exit {
                 _ => Self::Unreadable,
             },
             CaptureError::Empty { .. } | CaptureError::EmptyFolder { .. } => Self::Nothing,
-            CaptureError::NotACapture { .. } | CaptureError::Interface { .. } | CaptureError::Panicked { .. } => Self::Unreadable,
+            CaptureError::NotACapture { .. }
+            | CaptureError::CutHeader { .. }
+            | CaptureError::Interface { .. }
+            | CaptureError::Panicked { .. } => Self::Unreadable,
             CaptureError::Privilege { .. } => Self::NoPrivilege,
             CaptureError::Filter { .. } => Self::Misconfigured,
         }

@@ -88,6 +88,8 @@ fn unreadable_is_4() {
     let folder = tempfile::tempdir().unwrap();
     let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
     spiked().arg("read").arg(&text).assert().code(4).stderr(contains("unreadable: no capture could be read"));
+    let cut = write(folder.path(), "cut.pcap", &one_packet()[..20]);
+    spiked().arg("read").arg(&cut).assert().code(4).stderr(contains("cut.pcap: ends after 20 bytes, within its file header"));
     spiked().arg("read").arg(folder.path().join("absent.pcap")).assert().code(4).stderr(contains("absent.pcap"));
     let empty = write(folder.path(), "empty.pcap", b"");
     spiked().arg("read").args([&empty, &text]).assert().code(4);
