@@ -186,6 +186,25 @@ fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports()
 }
 
 #[test]
+fn more_folds_than_captures_or_streams_are_refused() {
+    for (split, what) in [("capture", "captures with labelled streams"), ("stream", "labelled streams")] {
+        let eval = [
+            "eval",
+            "--cross-validate",
+            "1000000",
+            "--split-by",
+            split,
+            "--labels",
+            "fixtures/labels.csv",
+            "--captures",
+            "fixtures",
+        ];
+        let said = predicates::str::is_match(format!("--cross-validate 1000000: there are only [0-9]+ {what} to split")).unwrap();
+        spiked().args(eval).assert().code(2).stderr(said);
+    }
+}
+
+#[test]
 fn evaluation_on_no_class_of_the_model_measures_false_alarms_alone() {
     let eval = |labels: &str| {
         let mut command = spiked();
