@@ -470,7 +470,7 @@ fn a_model_trained_on_fixtures_classifies_other_captures() {
         .assert()
         .code(0)
         .stdout(contains("ssh; nearest class ssh").and(contains("all fields, per packet")));
-    spiked().args(["model", "explain"]).arg(&model).args(["fixtures/captures/ssh-2.pcap", "9.9.9.9"]).assert().code(2);
+    spiked().args(["model", "explain"]).arg(&model).args(["fixtures/captures/ssh-2.pcap", "9.9.9.9"]).assert().code(3);
 }
 
 #[test]
