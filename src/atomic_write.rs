@@ -1,10 +1,13 @@
 //! Atomic replacement of a file: readers, and processes that start after a crash, see the old file or the new one, never a part.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tempfile::NamedTempFile;
 
 /// Suffix of the temporary files. Their names begin with a dot and the name of the file.
 const HALF: &str = ".half";
@@ -18,28 +21,51 @@ const STALE: Duration = Duration::from_secs(3600);
 /// If the folder cannot be written to, or `path` is a folder, a device, a pipe or a socket, which a rename would remove; what is there is then
 /// unchanged.
 pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let target = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(io::Error::other("not a regular file, which replacing would remove; give the name of a file"));
-        }
-        Ok(_) => path.canonicalize()?,
-        Err(_) => path.to_path_buf(),
-    };
-    let path = target.as_path();
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
-    let mut half = tempfile::Builder::new().prefix(&prefix).suffix(HALF).tempfile_in(folder)?;
+    let Temporary { target, folder, prefix, mut half } = Temporary::beside(path)?;
     half.write_all(bytes)?;
     half.as_file().set_permissions(Permissions::from_mode(mode))?;
     half.as_file().sync_all()?;
-    half.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()?;
-    remove_stale(folder, &prefix.to_string_lossy());
+    half.persist(target).map_err(|error| error.error)?;
+    File::open(&folder)?.sync_all()?;
+    remove_stale(&folder, &prefix.to_string_lossy());
     Ok(())
+}
+
+/// Checks that [`replace`] can write to `path`, by a temporary file that is removed at once.
+///
+/// # Errors
+/// As [`replace`].
+pub fn check(path: &Path) -> io::Result<()> {
+    Temporary::beside(path).map(drop)
+}
+
+/// A temporary file in the folder of the file that it is to replace.
+struct Temporary {
+    target: PathBuf,
+    folder: PathBuf,
+    /// What the names of all temporary files of `target` begin with.
+    prefix: OsString,
+    half: NamedTempFile,
+}
+
+impl Temporary {
+    fn beside(path: &Path) -> io::Result<Self> {
+        let target = match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(io::Error::other("not a regular file, which replacing would remove; give the name of a file"));
+            }
+            Ok(_) => path.canonicalize()?,
+            Err(_) => path.to_path_buf(),
+        };
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let mut prefix = OsString::from(".");
+        prefix.push(name);
+        prefix.push(".");
+        let half = tempfile::Builder::new().prefix(&prefix).suffix(HALF).tempfile_in(&folder)?;
+        Ok(Self { target, folder, prefix, half })
+    }
 }
 
 /// Removes stale temporary files. One that cannot be removed does no harm.
@@ -99,5 +125,16 @@ mod tests {
     fn a_missing_folder_is_an_error() {
         assert!(replace(Path::new("/proc/none/a"), 0o644, b"x").is_err());
         assert!(replace(Path::new("/"), 0o644, b"x").is_err());
+    }
+
+    #[test]
+    fn a_check_fails_as_writing_does_and_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        check(&folder.path().join("a")).expect("can be written");
+        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+        for path in [folder.path(), &folder.path().join("none/a"), Path::new("/")] {
+            let [checked, written] = [check(path), replace(path, 0o644, b"x")].map(|done| done.expect_err("refused").kind());
+            assert_eq!(checked, written, "{}", path.display());
+        }
     }
 }

@@ -15,6 +15,9 @@ pub enum CaptureError {
     /// The file has an unknown format.
     #[error("{path}: begins with {begins}: not a pcap, pcapng, snoop or ERF file, nor one compressed with gzip, zstd, xz or lz4")]
     NotACapture { path: String, begins: String },
+    /// The file ends within the file header of its format.
+    #[error("{path}: ends after {bytes} bytes, within its file header; is the capture still being written?")]
+    CutHeader { path: String, bytes: usize },
     /// The BPF filter cannot be compiled.
     #[error("'{expression}' is not a valid BPF filter: {why}; see `man pcap-filter` for the syntax")]
     Filter { expression: String, why: String },

@@ -193,6 +193,9 @@ impl CaptureFile {
         let mut window = Vec::new();
         reader.by_ref().take(HEADER_LEN as u64).read_to_end(&mut window).map_err(read_error)?;
         let Some((format, at)) = Format::detect(&window) else {
+            if Format::is_cut(&window) {
+                return Err(CaptureError::CutHeader { path: name, bytes: window.len() });
+            }
             let begins = window.iter().take(8).map(|b| format!("{b:02x}")).collect();
             return Err(CaptureError::NotACapture { path: name, begins });
         };

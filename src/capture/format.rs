@@ -175,6 +175,12 @@ impl Format {
             || magic.is_some_and(|magic| magic == SECTION_HEADER || pcap_variant(magic).is_some())
     }
 
+    /// Whether a whole file, in which no format was detected, is a pcap or snoop file that ends within the file header.
+    pub(super) fn is_cut(file: &[u8]) -> bool {
+        let magic = file.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+        magic.is_some_and(|magic| pcap_variant(magic).is_some()) || file.starts_with(&SNOOP_MAGIC)
+    }
+
     /// Returns the format by a file's first bytes, and the length of the file header. `None` if they are not a capture's, or end
     /// within the file header.
     pub(super) fn detect(window: &[u8]) -> Option<(Self, usize)> {

@@ -1,5 +1,6 @@
 //! `spiked eval`: accuracy of a model on labelled captures, or of training in cross-validation.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -7,7 +8,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::evaluate::{self, EvaluatedNetwork, Evaluation, Report};
 use crate::model::Model;
-use crate::train::{self, PortVariants};
+use crate::train::{self, Corpus, PortVariants};
 
 use super::train::{Choices, Source, same_kind};
 use super::{Exit, mask, progress};
@@ -59,6 +60,20 @@ pub struct Args {
     json: bool,
 }
 
+/// Refuses more folds than there are captures or streams to split.
+fn check_folds(folds: usize, split_by: Split, corpus: &Corpus) -> Result<()> {
+    let (count, what) = match split_by {
+        Split::Capture => {
+            (corpus.streams.iter().map(|stream| stream.capture).collect::<HashSet<_>>().len(), "captures with labelled streams")
+        }
+        Split::Stream => (corpus.streams.len(), "labelled streams"),
+    };
+    if folds > count {
+        bail!("--cross-validate {folds}: there are only {count} {what} to split");
+    }
+    Ok(())
+}
+
 /// Seed of the ports that the streams get in place of their own.
 const VARIANT_SEED: u64 = 1;
 
@@ -84,6 +99,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             }
             let settings = args.choices.settings(labels.key)?;
             let (corpus, _) = args.source.gather(&labels, args.choices.layout(labels.key)?, settings.packets_per_stream)?;
+            check_folds(folds, args.split_by, &corpus)?;
             let mut layout = corpus.layout.clone();
             mask(&mut layout, &args.mask)?;
             let all: Vec<usize> = (0..corpus.streams.len()).collect();

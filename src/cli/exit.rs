@@ -19,7 +19,7 @@ pub enum Exit {
     Partly = 1,
     /// Wrong usage, or an invalid setting, filter, model or label file. Nothing was done.
     Misconfigured = 2,
-    /// No input: no capture in the folder, or no packet in the captures.
+    /// No input: no capture in the folder, no packet in the captures, or no stream to explain.
     Nothing = 3,
     /// No capture could be read, or an interface, address or output could not be opened.
     Unreadable = 4,
@@ -32,7 +32,7 @@ pub const HELP: &str = "Exit codes, the same for every command:\n  \
     0  ok\n  \
     1  done in part: something was cut short, unreadable or missing; the rest was processed\n  \
     2  misconfigured: wrong usage, setting, filter, model or label file; nothing was done\n  \
-    3  no input: no capture in the folder, no packet in the captures\n  \
+    3  no input: no capture in the folder, no packet in the captures, no stream to explain\n  \
     4  unreadable: no capture could be read, or an interface, address or output could not be opened\n  \
     5  no privilege: capturing, reading or writing is not permitted";
 
@@ -55,9 +55,7 @@ impl fmt::Display for OutputError {
 impl Exit {
     /// The exit code for an error.
     pub fn of(error: &anyhow::Error) -> Self {
-        // An I/O error without context comes from standard output: input has error types of its own.
-        let bare = |e: &(dyn std::error::Error + 'static)| e.is::<io::Error>() || e.is::<csv::Error>();
-        let mut output = error.is::<OutputError>() || error.chain().next().is_some_and(bare);
+        let mut output = error.is::<OutputError>() || is_of_standard_output(error);
         for cause in error.chain() {
             if let Some(error) = cause.downcast_ref::<CaptureError>() {
                 return Self::of_capture(error);
@@ -105,7 +103,10 @@ impl Exit {
                 _ => Self::Unreadable,
             },
             CaptureError::Empty { .. } | CaptureError::EmptyFolder { .. } => Self::Nothing,
-            CaptureError::NotACapture { .. } | CaptureError::Interface { .. } | CaptureError::Panicked { .. } => Self::Unreadable,
+            CaptureError::NotACapture { .. }
+            | CaptureError::CutHeader { .. }
+            | CaptureError::Interface { .. }
+            | CaptureError::Panicked { .. } => Self::Unreadable,
             CaptureError::Privilege { .. } => Self::NoPrivilege,
             CaptureError::Filter { .. } => Self::Misconfigured,
         }
@@ -128,6 +129,11 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// Whether the error comes from writing to standard output, as an I/O error without context does: input has error types of its own.
+pub fn is_of_standard_output(error: &anyhow::Error) -> bool {
+    error.chain().next().is_some_and(|e| e.is::<io::Error>() || e.is::<csv::Error>())
 }
 
 /// `println!` that ends the program with a message and [`Exit::Unreadable`] where standard output can't be written, instead of panicking.

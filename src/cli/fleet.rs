@@ -451,7 +451,7 @@ fn server_config(args: &ServerConfigArgs) -> Result<Exit> {
             Identity::Certificates { certificate: certificate.clone(), key: key.clone(), ca_certificate: ca_certificate.clone() }
         }
         _ if args.password_variables => Identity::Variables,
-        _ => Identity::Passwords(clients.iter().map(|_| password()).collect::<io::Result<_>>()?),
+        _ => Identity::Passwords(clients.iter().map(|_| password()).collect::<io::Result<_>>().context("/dev/urandom")?),
     };
     let failed = || OutputError::to(&args.out, "the settings of nats-server");
     write_private(&args.out, &setup::server_settings(&clients, &identity)).with_context(failed)?;

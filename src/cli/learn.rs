@@ -163,11 +163,15 @@ pub fn learn(args: &Args, report: &mut Vec<String>) -> Result<Learned> {
     if args.class.is_empty() {
         bail!("--class: the name is empty");
     }
+    if let Some(text) = args.stream.as_ref().filter(|text| text.split_whitespace().all(|word| word == ">")) {
+        bail!("--stream {text:?}: give an address, a port or a protocol of the stream");
+    }
     let model = Model::open(&args.model)?;
     if model.classes.contains(&args.class) {
         return Err(PartsError::ClassExists { model: model.name, class: args.class.clone() }.into());
     }
     let out = output(args)?;
+    Model::check_writable(out)?;
     match &args.from {
         Some(from) => from_packets(args, &model, from, out, report),
         None => from_labels(args, &model, out),

@@ -123,7 +123,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("spiked: {}", escaped(&describe(&error)));
+            let place = if exit::is_of_standard_output(&error) { "standard output: " } else { "" };
+            eprintln!("spiked: {place}{}", escaped(&describe(&error)));
             Exit::of(&error).into()
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::capture::printable;
 use crate::evaluate::{self, Claims, Contribution, StreamTrace, contributions, trace_streams};
 use crate::model::{ClassSources, Model};
 use crate::packet::KeyKind;
@@ -285,12 +286,14 @@ fn retrain(args: &Retrain) -> Result<Exit> {
     Ok(if gathered.is_whole() { Exit::Ok } else { Exit::Partly })
 }
 
-/// The file to write: `out`, or the model file itself. A built-in model has none.
+/// The file to write, which can be written: `out`, or the model file itself. A built-in model has none.
 fn target<'a>(out: Option<&'a Path>, file: &'a Path) -> Result<&'a Path> {
     if out.is_none() && Model::is_built_in(file) {
         bail!("{} is built in; name the file to write with --out", file.display());
     }
-    Ok(out.unwrap_or(file))
+    let target = out.unwrap_or(file);
+    Model::check_writable(target)?;
+    Ok(target)
 }
 
 /// The training settings recorded in a model.
@@ -384,13 +387,18 @@ fn explain(model: &Model, capture: &Path, wanted: Option<&str>, [most, fields]: 
         explanation(model, stream, &leader, fields, WIDTHS).iter().for_each(|line| say!("{line}"));
         say!("");
     }
+    let name = printable(capture);
     if shown == 0 {
         match wanted {
-            Some(wanted) => bail!("{}: no stream contains '{wanted}'", capture.display()),
-            None => bail!("{}: no stream could be decoded", capture.display()),
+            Some(wanted) => eprintln!("spiked: {name}: no stream contains {wanted:?}"),
+            None => eprintln!("spiked: {name}: no stream could be decoded"),
         }
     }
-    Ok(Exit::Ok)
+    if let Some(cut) = source.source().truncation() {
+        eprintln!("spiked: {name}: {cut}; packets before the cut are used");
+        return Ok(Exit::Partly);
+    }
+    Ok(if shown == 0 { Exit::Nothing } else { Exit::Ok })
 }
 
 /// Characters of the columns "field" and "value" of an explanation.

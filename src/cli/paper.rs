@@ -162,8 +162,9 @@ struct Decisions {
 }
 
 fn decisions(path: &Path) -> Result<Vec<Decisions>> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("{}: can't read the decisions", path.display()))?;
-    let header = reader.headers()?.clone();
+    let unreadable = || format!("{}: can't read the decisions", path.display());
+    let mut reader = csv::Reader::from_path(path).with_context(unreadable)?;
+    let header = reader.headers().with_context(unreadable)?.clone();
     let column = |name: &str| match header.iter().position(|c| c == name) {
         Some(at) => Ok(at),
         None => bail!("{}: column '{name}' is missing", path.display()),
@@ -171,7 +172,7 @@ fn decisions(path: &Path) -> Result<Vec<Decisions>> {
     let (trained, factor, fired) = (column("trained_patterns")?, column("homeostatic_factor")?, column("fired_words_hex")?);
     let mut rows = Vec::new();
     for record in reader.records() {
-        let record = record?;
+        let record = record.with_context(unreadable)?;
         let line = record.position().map_or(0, csv::Position::line);
         let bad = |what: &str| format!("{}, line {line}: {what}", path.display());
         let cell = |at: usize| record.get(at).unwrap_or("");

@@ -103,9 +103,9 @@ pub struct Args {
     model: Vec<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Which events to write, with any --format but table
-    #[arg(long, value_enum, default_value = "detections")]
-    events: Events,
+    /// Which events to write, with any --format but table [default: detections]
+    #[arg(long, value_enum)]
+    events: Option<Events>,
     /// Lists the streams without a class instead of the table: ends, packets, reason, nearest class, confidence; of several models, the
     /// model first
     #[arg(long, conflicts_with_all = ["format", "events"])]
@@ -127,8 +127,8 @@ pub struct Args {
     #[arg(long, conflicts_with = "interface")]
     each_file: bool,
     /// Size of the stream table, per model
-    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
-    streams: usize,
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    streams: u32,
     /// Worker threads [default: one per allowed CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -171,7 +171,7 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
     }
     let mut settings = EngineSettings::new(models);
     settings.intake = args.intake.intake()?;
-    settings.limits.streams = args.streams.max(1);
+    settings.limits.streams = args.streams as usize;
     settings.pin = args.pin;
     settings.every_packet = args.every_packet;
     settings.keep_packets = if args.write.is_some() { args.write_packets } else { 0 };
@@ -183,17 +183,20 @@ fn engine_settings(args: &Args, mut models: Vec<Arc<Model>>) -> Result<EngineSet
 
 /// What is written of each stream with `format`.
 fn lines(args: &Args, models: &Models, format: Option<EventFormat>) -> Result<Lines> {
-    if args.events == Events::Episodes && args.format == Format::Csv {
+    if args.events.is_some() && format.is_none() {
+        bail!("--events needs --format jsonl, suricata, ecs or csv");
+    }
+    if args.events == Some(Events::Episodes) && args.format == Format::Csv {
         bail!("--events episodes has no --format csv; use jsonl, suricata or ecs");
     }
-    if args.events == Events::Episodes && format.is_some() && models.iter().all(|model| model.episodes.is_empty()) {
+    if args.events == Some(Events::Episodes) && models.iter().all(|model| model.episodes.is_empty()) {
         bail!("--events episodes: no model has episodes; the built-in one is --model behaviours");
     }
     Ok(match (format, args.events) {
-        (Some(format), Events::Detections) => Lines::Events(format, Event::Detection),
-        (Some(format), Events::Streams) => Lines::Events(format, Event::Stream),
+        (Some(format), None | Some(Events::Detections)) => Lines::Events(format, Event::Detection),
+        (Some(format), Some(Events::Streams)) => Lines::Events(format, Event::Stream),
         (None, _) if args.unknown => Lines::Unknown(UnknownList::new(models.iter().map(Arc::as_ref))),
-        (None, _) | (Some(_), Events::Episodes) => Lines::None,
+        (None, _) | (Some(_), Some(Events::Episodes)) => Lines::None,
     })
 }
 
@@ -216,7 +219,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
                 bail!("--write {}: is one of the captures to read", path.display());
             }
             let file = File::create(path).with_context(|| OutputError::to(path, "packets"))?;
-            Some(PcapngWriter::new(BufWriter::new(file))?)
+            let writer = PcapngWriter::new(BufWriter::new(file)).with_context(|| OutputError::to(path, "packets"))?;
+            Some((writer, path.as_path()))
         }
         None => None,
     };
@@ -262,7 +266,7 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
         return Ok(exit);
     }
     let ReadObserver { mut out, packets_to, .. } = observer;
-    if let (Some(mut packets_to), Some(path)) = (packets_to, &args.write) {
+    if let Some((mut packets_to, path)) = packets_to {
         packets_to.get_mut().flush().with_context(|| OutputError::to(path, "packets"))?;
     }
     let summary = summary.lock();
@@ -487,14 +491,15 @@ struct ReadObserver<'a> {
     out: Box<dyn Write + 'a>,
     /// Whether packets arrive as they are captured, so that events are written at once.
     live: bool,
-    packets_to: Option<PcapngWriter<BufWriter<File>>>,
+    /// Writes packets to the file of this name.
+    packets_to: Option<(PcapngWriter<BufWriter<File>>, &'a Path)>,
     /// Writes episodes; `None` if they are not wanted.
     episodes: Option<export::EventWriter>,
     /// Names of the captures that are read.
     captures: Option<Arc<FileNames>>,
     summary: Arc<Mutex<Summary>>,
     /// The first write error; nothing is written after it.
-    written: io::Result<()>,
+    written: Result<()>,
 }
 
 impl Observer for ReadObserver<'_> {
@@ -504,13 +509,11 @@ impl Observer for ReadObserver<'_> {
         }
         match output {
             Output::Verdict { text, .. } => {
-                self.written = self.out.write_all(text);
-                if self.live && self.written.is_ok() {
-                    self.written = self.out.flush();
-                }
+                let written = self.out.write_all(text);
+                self.written = written.and_then(|()| if self.live { self.out.flush() } else { Ok(()) }).map_err(Into::into);
             }
             Output::Packet(packet) => self.written = self.write_packet(packet),
-            Output::Episode(episode) => self.written = self.episode(episode),
+            Output::Episode(episode) => self.written = self.episode(episode).map_err(Into::into),
             Output::Progress(_) | Output::Spike { .. } => {}
         }
     }
@@ -518,7 +521,7 @@ impl Observer for ReadObserver<'_> {
 
 impl<'a> ReadObserver<'a> {
     fn new(args: &Args, out: Box<dyn Write + 'a>, summary: &Arc<Mutex<Summary>>) -> Self {
-        let episodes = args.format.of_events().filter(|_| args.events == Events::Episodes).map(export::EventWriter::new);
+        let episodes = args.format.of_events().filter(|_| args.events == Some(Events::Episodes)).map(export::EventWriter::new);
         Self { out, live: false, packets_to: None, episodes, captures: None, summary: Arc::clone(summary), written: Ok(()) }
     }
 
@@ -534,10 +537,12 @@ impl<'a> ReadObserver<'a> {
         if self.live { self.out.flush() } else { Ok(()) }
     }
 
-    fn write_packet(&mut self, packet: &EvidencePacket) -> io::Result<()> {
-        let Some(writer) = &mut self.packets_to else { return Ok(()) };
+    fn write_packet(&mut self, packet: &EvidencePacket) -> Result<()> {
+        let Some((writer, path)) = &mut self.packets_to else { return Ok(()) };
         let EvidencePacket { timestamp, link, wire_len, ref bytes, .. } = *packet;
-        writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) })
+        let written =
+            writer.packet(&pcapng::PcapngPacket { timestamp, link, wire_len, bytes, comment: &evidence::comment(packet) });
+        written.with_context(|| OutputError::to(path, "packets"))
     }
 }
 

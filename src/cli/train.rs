@@ -229,6 +229,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let settings = args.choices.settings(labels.key)?;
     let mut layout = args.choices.layout(labels.key)?;
     mask(&mut layout, &args.mask)?;
+    Model::check_writable(&args.out)?;
     let (mut corpus, mut gathered) = args.source.gather(&labels, layout.clone(), settings.packets_per_stream)?;
     if corpus.classes.len() < 2 {
         bail!(

@@ -24,7 +24,7 @@ use safetensors::tensor::{Dtype, Metadata, View};
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_CLASSES, Model, Provenance, is_class_name};
-use crate::atomic_write::replace;
+use crate::atomic_write::{self, replace};
 use crate::encode::Layout;
 use crate::episode::EpisodeRule;
 use crate::packet::KeyKind;
@@ -564,6 +564,14 @@ impl Model {
         ];
         let bytes = safetensors::serialize(tensors, Some(metadata)).expect("the shapes follow from the data");
         sort_header(bytes)
+    }
+
+    /// Checks that [`Model::save`] can write to `path`, for commands that would learn it after their work.
+    ///
+    /// # Errors
+    /// As [`Model::save`].
+    pub fn check_writable(path: &Path) -> Result<(), ModelError> {
+        atomic_write::check(path).map_err(|source| ModelError::Write { path: path.into(), source })
     }
 
     /// Writes the model's file atomically, readable for everybody.

@@ -186,6 +186,25 @@ fn evaluation_shows_each_class_named_and_nearest_on_its_own_and_on_other_ports()
 }
 
 #[test]
+fn more_folds_than_captures_or_streams_are_refused() {
+    for (split, what) in [("capture", "captures with labelled streams"), ("stream", "labelled streams")] {
+        let eval = [
+            "eval",
+            "--cross-validate",
+            "1000000",
+            "--split-by",
+            split,
+            "--labels",
+            "fixtures/labels.csv",
+            "--captures",
+            "fixtures",
+        ];
+        let said = predicates::str::is_match(format!("--cross-validate 1000000: there are only [0-9]+ {what} to split")).unwrap();
+        spiked().args(eval).assert().code(2).stderr(said);
+    }
+}
+
+#[test]
 fn evaluation_on_no_class_of_the_model_measures_false_alarms_alone() {
     let eval = |labels: &str| {
         let mut command = spiked();
@@ -451,7 +470,7 @@ fn a_model_trained_on_fixtures_classifies_other_captures() {
         .assert()
         .code(0)
         .stdout(contains("ssh; nearest class ssh").and(contains("all fields, per packet")));
-    spiked().args(["model", "explain"]).arg(&model).args(["fixtures/captures/ssh-2.pcap", "9.9.9.9"]).assert().code(2);
+    spiked().args(["model", "explain"]).arg(&model).args(["fixtures/captures/ssh-2.pcap", "9.9.9.9"]).assert().code(3);
 }
 
 #[test]
@@ -729,10 +748,12 @@ fn one_packet_in_one_capture_has_no_plural() {
 
 #[test]
 fn training_names_the_captures_that_cannot_be_read_and_the_classes_that_are_dropped() {
-    let absent = spiked().args(["train", "--class", "web=absent.pcap", "--out", "/proc/none"]).assert().code(2);
+    let folder = folder();
+    let none = folder.path().join("none.safetensors");
+    let absent = spiked().args(["train", "--class", "web=absent.pcap", "--out"]).arg(&none).assert().code(2);
     absent.stderr(contains("absent.pcap: can't open the capture: No such file"));
     let [web, shell] = ["web=fixtures/captures/http-1.pcap:port 99", "shell=fixtures/captures/ssh-1.pcap"];
-    let dropped = spiked().args(["train", "--class", web, "--class", shell, "--out", "/proc/none"]).assert().code(2);
+    let dropped = spiked().args(["train", "--class", web, "--class", shell, "--out"]).arg(&none).assert().code(2);
     dropped.stderr(contains("classes dropped, with fewer than 1 streams: web"));
 }
 

@@ -31,6 +31,9 @@ fn cut_short_or_read_in_part_is_1() {
     let whole = one_packet();
     let cut = write(folder.path(), "cut.pcap", &whole[..whole.len() - 1]);
     spiked().arg("read").arg(&cut).assert().code(1).stdout(contains("cut.pcap: truncated after packet 0"));
+    let two = write(folder.path(), "two.pcap", &[&whole[..], &[0; 5]].concat());
+    let explained = spiked().args(["model", "explain", "protocols"]).arg(&two).assert().code(1).stdout(contains("10.0.0.1"));
+    explained.stderr(contains("two.pcap: truncated after packet 1"));
     let good = fixture("captures/dns-1.pcap");
     let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
     spiked().arg("read").args([&good, &text]).assert().code(1).stderr(contains("not a pcap"));
@@ -51,6 +54,12 @@ fn misconfigured_is_2() {
         .stderr(contains("none.safetensors: no such model file; the built-in models are protocols, "));
     let twice = ["read", "--model", "config/models/devices.safetensors", "--model", "config/models/devices.safetensors"];
     spiked().args(twice).arg(&good).assert().code(2).stderr(contains("two models would be called 'devices'"));
+    // The table has no events.
+    for format in [&[][..], &["--format", "table"]] {
+        let read = spiked().args(["read", "--events", "streams"]).args(format).arg(&good).assert();
+        read.code(2).stdout("").stderr(contains("--events needs --format jsonl, suricata, ecs or csv"));
+    }
+    spiked().args(["read", "--streams", "0"]).arg(&good).assert().code(2).stderr(contains("--streams"));
     for workers in ["0", "257"] {
         spiked().args(["read", "--workers", workers]).arg(&good).assert().code(2).stderr(contains("is not in 1..=256"));
     }
@@ -66,6 +75,10 @@ fn nothing_in_it_is_3() {
     let hollow = folder.path().join("hollow");
     std::fs::create_dir(&hollow).unwrap();
     spiked().arg("read").arg(&hollow).assert().code(3).stderr(contains("the folder holds no capture"));
+    let explain = ["model", "explain", "protocols"];
+    spiked().args(explain).arg(&none).assert().code(3).stderr(contains("none.pcap: no stream could be decoded"));
+    let absent = spiked().args(explain).arg(fixture("captures/dns-1.pcap")).arg(":9").assert();
+    absent.code(3).stdout("").stderr(contains("dns-1.pcap: no stream contains \":9\""));
     // A capture without packets beside others, which tcpdump -G writes when there is no traffic, is not a failure.
     spiked().arg("read").arg(&none).arg(fixture("captures/dns-1.pcap")).assert().code(0).stdout(contains("no packets"));
 }
@@ -75,6 +88,8 @@ fn unreadable_is_4() {
     let folder = tempfile::tempdir().unwrap();
     let text = write(folder.path(), "text", b"no capture at all, but long enough to be one");
     spiked().arg("read").arg(&text).assert().code(4).stderr(contains("unreadable: no capture could be read"));
+    let cut = write(folder.path(), "cut.pcap", &one_packet()[..20]);
+    spiked().arg("read").arg(&cut).assert().code(4).stderr(contains("cut.pcap: ends after 20 bytes, within its file header"));
     spiked().arg("read").arg(folder.path().join("absent.pcap")).assert().code(4).stderr(contains("absent.pcap"));
     let empty = write(folder.path(), "empty.pcap", b"");
     spiked().arg("read").args([&empty, &text]).assert().code(4);
@@ -93,7 +108,7 @@ fn what_cannot_be_written_is_4_and_named() {
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(4), "{arguments:?}: {text}");
-        assert!(text.contains("No space left on device"), "{arguments:?}: {text}");
+        assert!(text.contains("spiked: standard output: No space left on device"), "{arguments:?}: {text}");
     };
     full(&["read", "fixtures/captures/dns-1.pcap"]);
     full(&["read", "--format", "jsonl", "fixtures/captures/dns-1.pcap"]);
@@ -109,12 +124,26 @@ fn what_cannot_be_written_is_4_and_named() {
         }
         command.assert().code(4).stderr(contains("no/such/folder/out: can't write"));
     }
+    // A file that may not grow, as on a full disk.
+    let packets = folder.path().join("packets.pcapng");
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" read --write \"$1\" fixtures/captures"]);
+    limited.arg(assert_cmd::cargo::cargo_bin("spiked")).arg(&packets).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let written = assert_cmd::Command::from_std(limited).assert().code(4);
+    written.stderr(contains("packets.pcapng: can't write packets: File too large"));
     spiked()
         .args(["model", "remove", "config/models/devices.safetensors", "Aria", "--out"])
         .arg(&nowhere)
         .assert()
         .code(4)
         .stderr(contains("can't write the model"));
+    // Before the work is done: the captures are not read.
+    let train = ["train", "--class", "a=absent.pcap", "--class", "b=absent.pcap", "--out"];
+    let learn = ["learn", "--from", "absent.pcap", "--packet", "1", "--class", "odd", "--out"];
+    for (arguments, out) in [(&train[..], &nowhere), (&learn[..], &nowhere), (&learn[..], &folder.path().to_path_buf())] {
+        let written = spiked().args(arguments).arg(out).assert().code(4);
+        written.stderr(contains(format!("{}: can't write the model", out.display())).and(contains("absent.pcap").not()));
+    }
     // A missing input file has another code: the command was wrong.
     spiked().args(["eval", "--model", "none.safetensors", "--labels", "none.csv"]).assert().code(2);
 }

@@ -252,6 +252,9 @@ fn packets_that_can_not_be_learned_are_reported() {
     std::fs::write(&shown, pcap(1, &[message(1, 7777, 1)])).unwrap();
     learn(&shown, &model, &["--packet", "2"]).code(2).stderr(contains("no packet with that number"));
     learn(&shown, &model, &["--stream", "nowhere"]).code(2).stderr(contains("no stream contains 'nowhere'"));
+    for empty in ["", " > "] {
+        learn(&shown, &model, &["--stream", empty]).code(2).stderr(contains("give an address, a port or a protocol"));
+    }
     learn(&shown, &model, &["--filter", "tcp"]).code(2).stderr(contains("matches the filter"));
     learn(&shown, &model, &["--packet", "1", "--tolerance", "0.5"]).code(2).stderr(contains("out of range (1 or more"));
     learn(&shown, &model, &[]).code(2);

@@ -54,4 +54,6 @@ fn a_difference_other_than_a_tie_is_reported_and_damaged_files_are_rejected() {
         .assert()
         .code(2)
         .stderr(contains("line 2").and(contains("256 hexadecimal digits")));
+    std::fs::write(&path, row("0,0".into())).unwrap();
+    spiked().args(["paper", "--compare"]).arg(&path).assert().code(2).stderr(contains("d.csv: can't read the decisions"));
 }

@@ -134,6 +134,11 @@ fn every_prefix_gives_its_whole_frames_and_where_it_is_truncated() {
 fn what_is_not_a_capture_is_refused_with_its_name_and_reason() {
     let message = |bytes: &[u8]| from_bytes(bytes.to_vec()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message(b"").contains("test: the file is empty"));
+    for start in [&pcap(1, &[])[..23], b"snoop\0\0\0\0\0\0\x02"] {
+        let cut = format!("test: ends after {} bytes, within its file header", start.len());
+        assert!(message(start).contains(&cut), "{}", message(start));
+    }
+    assert!(message(b"snoopy").contains("not a pcap"));
     assert!(message(b"GET / HTTP/1.1\r\n").contains("test: begins with 474554202f204854: not a pcap"));
     // The time, type and length of an ERF record, in ASCII.
     let text = "# spiked\n\nspiked names the protocol of network streams.\n".repeat(1000);
