@@ -20,8 +20,6 @@ mod live;
 mod model;
 mod paper;
 mod read;
-mod read_files;
-mod read_progress;
 mod reload;
 mod report;
 mod run;

@@ -10,7 +10,7 @@ use crate::capture::{
     CaptureError, CaptureFile, Duplicates, Filtered, FrameBatch, InTimeRange, LinkType, Nanos, Source, Truncation, printable, s3,
 };
 
-use super::read_progress::ReadProgress;
+use super::progress::ReadProgress;
 
 /// Part of a file's duration that the next one may begin before its end and still follow it, and the most in nanoseconds: what is captured on
 /// several processors is not quite in order. Copies of a file do not follow it.
