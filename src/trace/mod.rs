@@ -29,10 +29,10 @@ use host::{Count, Host};
 use rates::PacketRates;
 use service::Service;
 
-/// Packets of a flow, from its first, that all receive trace values. Of those after them the 8th, 16th, 32nd, ... does.
-const PACKETS: u32 = 4;
-/// Another packet receives trace values if so many came since the last that received some, a second or more ago. From the packet of this
-/// number on, packets with trace values are scored again.
+/// Packets of a flow, from its first, that receive trace values.
+const PACKETS: u32 = 16;
+/// A later packet receives trace values if it is the 32nd, 64th, ... of its flow, or if so many packets came since the last that received
+/// some, a second or more ago. So at most one later packet in this many has values, besides one per doubling.
 const BUSY: u32 = 32;
 /// Time between two such packets of a busy flow: 1 s.
 const BUSY_GAP: u64 = 1_000_000_000;
@@ -115,10 +115,10 @@ struct Flow {
 }
 
 impl Flow {
-    /// Whether its newest packet receives trace values.
+    /// Whether a packet after the first ones receives trace values.
     fn is_due(&self, now: Nanos) -> bool {
-        let first = self.packets <= PACKETS || self.packets.is_power_of_two();
-        first || (self.rates.pending() >= BUSY && self.rates.age(now) >= BUSY_GAP)
+        let doubled = self.packets >= BUSY && self.packets.is_power_of_two();
+        doubled || (self.rates.pending() >= BUSY && self.rates.age(now) >= BUSY_GAP)
     }
 
     /// Whether a packet with these TCP flags begins another flow of the same addresses and ports, because this one was closed.
@@ -227,8 +227,8 @@ impl TraceTable {
         }
         // To the stream table all ARP requests of a host are one stream, and so are segments with the same ports that are reset and repeated.
         let within_stream = reopened || headers.network == Network::Arp;
-        let later = flow.packets >= BUSY || (flow.packets == 1 && within_stream);
-        let due = due.unwrap_or_else(|| flow.is_due(now));
+        let later = flow.packets > PACKETS || (flow.packets == 1 && within_stream);
+        let due = due.unwrap_or(flow.packets <= PACKETS || flow.is_due(now));
         if !due && !answers && !requests && !resets && !closes {
             return TraceValues::NONE;
         }
