@@ -64,10 +64,15 @@ impl ModelShard {
         self.scorer.take_spikes()
     }
 
-    /// Replaces the model and keeps the streams; no packet may be pending, as between batches. Returns `false`, without a change, if the new
+    /// The model in use.
+    pub fn model(&self) -> &Arc<Model> {
+        self.scorer.model()
+    }
+
+    /// Replaces the model, with the index `number` in the settings, and keeps the streams; no packet may be pending, as between batches. Returns `false`, without a change, if the new
     /// model has another kind of key (flow or host). Decided streams keep their class if the new model has it. The evidence of undecided
     /// streams is kept if the list of classes is the same, in the same order, and so are the groups of neurons; it is reset if not.
-    pub fn replace_model(&mut self, model: &Arc<Model>) -> bool {
+    pub fn replace_model(&mut self, model: &Arc<Model>, number: usize) -> bool {
         let old = self.scorer.model();
         if model.key != old.key {
             return false;
@@ -79,7 +84,7 @@ impl ModelShard {
             let new_id = |class: ClassId| new_id(class).map(ClassId::from_index);
             self.table.iter_mut().for_each(|stream| stream.state.remap_classes(new_id));
         }
-        self.scorer.replace_model(model);
+        self.scorer.replace_model(model, number);
         true
     }
 

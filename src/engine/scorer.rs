@@ -92,12 +92,13 @@ impl Scorer {
 
     /// Replaces the model by one of the same kind of key. All evidence is reset unless it can be [continued](Scorer::keeps_evidence). No packet
     /// may be pending or deferred.
-    pub fn replace_model(&mut self, model: &Arc<Model>) {
+    pub fn replace_model(&mut self, model: &Arc<Model>, number: usize) {
         // The spikes so far were reported with the previous batch.
         let evidence = EvidenceScorer::new(Arc::clone(model), self.evidence.counts_spikes());
         if !self.keeps_evidence(model) {
             self.rows.reset(evidence.width());
         }
+        self.number = number;
         self.evidence = evidence;
         self.deferred = DeferredPackets::new(model.layout.slots().len(), model.decision.max_packets);
     }

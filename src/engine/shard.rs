@@ -171,7 +171,8 @@ impl<'a> Shard<'a> {
         self.counters.evicted_hosts += table.take_evicted();
     }
 
-    /// Switches to the models that the settings hold now, if they have changed. A batch that was routed before has no packets for a kind of key
+    /// Switches to the models that the settings hold now, if they have changed. A model keeps the streams of that of its name, or of one whose name
+    /// is gone. A batch that was routed before has no packets for a kind of key
     /// that only the new models use, and no traces for the first model that uses them.
     fn update_models(&mut self, out: &mut BatchOutput) {
         let models = self.settings.models.load();
@@ -179,20 +180,25 @@ impl<'a> Shard<'a> {
             return;
         }
         self.models = Arc::clone(&models);
-        for number in 0..self.models.len() {
-            let model = &self.models[number];
-            if let Some(model_shard) = self.model_shards.get_mut(number) {
-                if !model_shard.replace_model(model) {
-                    model_shard.end_all(&mut self.counters, out);
-                    self.model_shards[number] = self.new_model_shard(number);
-                }
-            } else {
-                self.model_shards.push(self.new_model_shard(number));
+        let mut old: Vec<_> = self.model_shards.drain(..).map(Some).collect();
+        let named = |shard: &Option<ModelShard>, name: &str| shard.as_ref().is_some_and(|shard| shard.model().name == name);
+        let mut kept: Vec<_> =
+            models.iter().map(|model| old.iter_mut().find(|shard| named(shard, &model.name))?.take()).collect();
+        // A model that has another name now, such as that of a later version.
+        let mut renamed = old.into_iter().flatten();
+        for shard in kept.iter_mut().filter(|shard| shard.is_none()) {
+            *shard = renamed.next();
+        }
+        let mut ended: Vec<_> = renamed.collect();
+        for (number, mut shard) in kept.into_iter().enumerate() {
+            if let Some(kept) = &mut shard
+                && !kept.replace_model(&models[number], number)
+            {
+                ended.extend(shard.take());
             }
+            self.model_shards.push(shard.unwrap_or_else(|| self.new_model_shard(number)));
         }
-        for mut model_shard in self.model_shards.drain(self.models.len()..) {
-            model_shard.end_all(&mut self.counters, out);
-        }
+        ended.iter_mut().for_each(|shard| shard.end_all(&mut self.counters, out));
     }
 
     /// Handles this shard's packets of a batch whose first frame has the number `first`. If that panics, the shard's streams and

@@ -229,6 +229,39 @@ fn models_are_replaced_while_running_and_no_packet_is_lost() {
     }
 }
 
+#[test]
+fn models_keep_their_streams_in_another_order_without_others_and_under_another_name() {
+    let whole = built_in();
+    let no_dns = whole.without_classes(&["dns".into()]).unwrap();
+    let named = |name: &str, model: &Model| Arc::new(Model { name: name.into(), ..model.clone() });
+    let (a, b, other_a) = (named("a", &whole), named("b", &no_dns), named("c", &whole));
+    for (next, removed, kept) in [
+        (vec![Arc::clone(&b), Arc::clone(&a)], 0, ["b", "a"].as_slice()),
+        (vec![Arc::clone(&b)], 20, &["b"]),
+        (vec![Arc::clone(&b), other_a], 0, &["b", "c"]),
+    ] {
+        let settings = EngineSettings { workers: 2, ..EngineSettings::new(vec![Arc::clone(&a), Arc::clone(&b)]) };
+        let swap = Arc::clone(&settings.models);
+        let batches = (0..10u64).map(|n| (1_700_000_000 + n, (0..20u8).map(dns).collect())).collect();
+        let mut source = Live::new(batches);
+        source.between = Box::new(move |now| {
+            if now == 1_700_000_005 {
+                swap.store(Arc::new(next.clone()));
+            }
+        });
+        let mut recorder = Recorder::default();
+        let counters = engine::run(&settings, &mut source, &mut recorder).unwrap();
+        assert_eq!((counters.opened, counters.model_removed), (40, removed), "{kept:?}");
+        for (model_index, name) in kept.iter().enumerate() {
+            let ends =
+                recorder.verdicts.iter().filter(|v| v.event == Event::Stream && v.packets == 10 && v.model_index == model_index);
+            let ends: Vec<_> = ends.collect();
+            assert_eq!(ends.len(), 20, "{name}");
+            assert!(ends.iter().all(|v| v.model.name == *name && v.class.is_some() == (*name != "b")), "{name}");
+        }
+    }
+}
+
 /// A model of so many neurons that they are grouped, which never names a stream: 32 classes of the built-in model, and 31 copies of each. Its classes
 /// are named by their numbers. `sorted`: those of the first 16 classes come first.
 fn grouped(sorted: bool) -> Arc<Model> {

@@ -17,7 +17,6 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sampled packets of a stream.
 pub(super) struct SampledStream {
-    pub model_index: usize,
     pub model: Arc<Model>,
     pub key: StreamKey,
     pub first_direction: Direction,
@@ -44,8 +43,8 @@ impl SampledStreams {
                 self.crowded += 1;
                 return None;
             }
-            let TapSample { model, model_index, key, first_direction, slots, .. } = sample;
-            self.open.insert(name, SampledStream { model, model_index, key, first_direction, slots, last: now });
+            let TapSample { model, key, first_direction, slots, .. } = sample;
+            self.open.insert(name, SampledStream { model, key, first_direction, slots, last: now });
         } else {
             // Unknown if its first packet was not sampled, or if the stream is already complete.
             let stream = self.open.get_mut(&name)?;

@@ -239,7 +239,8 @@ impl TeachingThread {
     /// admits it, if that teacher's rate allows; without a teacher as a counterexample.
     fn add_stream(&mut self, stream: SampledStream) {
         let models = self.context.models.load_full();
-        let Some(model) = models.get(stream.model_index).filter(|m| m.layout == stream.model.layout && m.key == stream.model.key)
+        let then = &stream.model;
+        let Some(model) = models.iter().find(|now| now.name == then.name && now.layout == then.layout && now.key == then.key)
         else {
             return;
         };
