@@ -117,6 +117,13 @@ impl DaemonState {
         stuck.then(|| format!("worker {worker} has made no progress for {} s", stalled.as_secs()))
     }
 
+    /// Why no input is up; `None` if one is.
+    fn all_down(&self) -> Option<String> {
+        let why = |c: &Arc<InputCounters>| c.last_error().map(|error| format!("{}: {error}", c.name));
+        let reasons: Option<Vec<String>> = self.counters.iter().map(why).collect();
+        reasons.filter(|reasons| !reasons.is_empty()).map(|reasons| reasons.join("; "))
+    }
+
     pub fn status(&self) -> Status {
         let interface = |c: &Arc<InputCounters>| InterfaceStatus {
             name: c.name.clone(),
@@ -140,7 +147,7 @@ impl DaemonState {
         let not_ready = if self.stop.load(Relaxed) {
             Some("stopping".to_string())
         } else if self.ready.load(Relaxed) {
-            unhealthy.clone()
+            unhealthy.clone().or_else(|| self.all_down())
         } else {
             Some("starting".to_string())
         };

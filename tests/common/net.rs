@@ -121,7 +121,7 @@ impl<'a> Daemon<'a> {
         let child =
             net.inside(env!("CARGO_BIN_EXE_spiked")).args(["run", "--config"]).arg(settings).stderr(log).spawn().expect("spiked");
         let daemon = Self { net, child };
-        daemon.wait("it is ready", |s| s["not_ready"].is_null());
+        daemon.wait("it has started", |s| s["not_ready"] != "starting");
         daemon
     }
 

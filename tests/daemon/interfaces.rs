@@ -187,6 +187,7 @@ fn an_interface_that_is_set_down_is_down_until_it_is_set_up() {
         net.shell("ip link set dev b down");
         let status = daemon.wait("it is down", |s| s["interfaces"][0]["up"] == false);
         assert!(status["interfaces"][0]["trouble"].to_string().contains("b: can't capture on the interface"), "{status}");
+        assert!(status["not_ready"].to_string().contains("b: can't capture on the interface"), "{status}");
         // The frames before it was set down are not lost.
         assert_eq!(counted(&status["interfaces"][0]), (sent, 0), "{status}");
     }
