@@ -63,6 +63,8 @@ impl Temporary {
         let mut prefix = OsString::from(".");
         prefix.push(name);
         prefix.push(".");
+        // Its own error does not name a temporary file.
+        fs::metadata(&folder)?;
         let half = tempfile::Builder::new().prefix(&prefix).suffix(HALF).tempfile_in(&folder)?;
         Ok(Self { target, folder, prefix, half })
     }

@@ -103,14 +103,15 @@ impl Metrics {
         }
     }
 
-    /// Counts an episode when it begins, and the episodes that last.
+    /// Counts an episode when it begins, and the episodes that last, and stores it for the page.
     pub fn episode(&self, output: &EpisodeOutput) {
         let models = self.models.lock();
-        let known = models.get(output.model_index).filter(|m| *m.name == *output.model.name);
-        let Some(class) = known.and_then(|m| m.class(output.episode.class, &output.model)) else {
+        let model = models.get(output.model_index).filter(|m| *m.name == *output.model.name);
+        let Some((model, class)) = model.and_then(|m| Some((m, m.class(output.episode.class, &output.model)?))) else {
             self.instruments.replaced.inc();
             return;
         };
+        self.recent.lock().episode(&output.episode, &model.name, &class.name);
         let Some(episodes) = &class.episodes else { return };
         match output.episode.state {
             EpisodeState::Begin => {

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use super::metrics::Metrics;
-use super::recent::{Detection, Rates};
+use super::recent::{Detection, EpisodeSummary, Rates};
 use super::status::{Status, unix};
 use crate::stream::UnknownReason;
 
@@ -29,6 +29,8 @@ pub struct Overview {
     classes: Vec<ClassCount>,
     /// The last detections, newest first.
     detections: Vec<Detection>,
+    /// The last episodes: those that last, then those that have ended, each newest first.
+    episodes: Vec<EpisodeSummary>,
 }
 
 /// Totals since the start of the daemon.
@@ -65,7 +67,7 @@ impl Metrics {
     /// The response of `/status`.
     pub fn overview(&self) -> Overview {
         let mut recent = self.recent.lock();
-        let (rates, detections) = (recent.rates(Instant::now()), recent.detections());
+        let (rates, detections, episodes) = (recent.rates(Instant::now()), recent.detections(), recent.episodes());
         drop(recent);
         let models = self.models.lock();
         let mut classes: Vec<ClassCount> = models
@@ -98,6 +100,16 @@ impl Metrics {
             .map(|w| WorkerStatus { busy_ratio: w.busy_ratio.get(), since_progress: (now - w.series.progress.get()).max(0.0) })
             .collect();
         drop(workers);
-        Overview { status: self.status(), now, totals, streams_live, rates, workers: worker_states, classes, detections }
+        Overview {
+            status: self.status(),
+            now,
+            totals,
+            streams_live,
+            rates,
+            workers: worker_states,
+            classes,
+            detections,
+            episodes,
+        }
     }
 }

@@ -1,17 +1,21 @@
-//! Recent activity for the page: the last detections, rates over the last two minutes, and the workers' share of busy time.
+//! Recent activity for the page: the last detections and episodes, rates over the last two minutes, and the workers' share of busy time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::capture::Nanos;
 use crate::engine::Verdict;
+use crate::episode::{Episode, EpisodeState};
 use crate::packet::{Direction, StreamKey};
 use crate::stream::Basis;
 
 /// Number of detections kept.
 const DETECTIONS: usize = 50;
+/// Number of episodes kept. Of more, those that have ended are forgotten first.
+const EPISODES: usize = 50;
 /// Length of the history of rates, in seconds.
 const SECONDS: usize = 120;
 /// Number of whole seconds over which a rate is averaged.
@@ -25,8 +29,8 @@ struct LastDetection {
     timestamp: Nanos,
     key: StreamKey,
     first_direction: Direction,
-    class: std::sync::Arc<str>,
-    model: std::sync::Arc<str>,
+    class: Arc<str>,
+    model: Arc<str>,
     confidence: f32,
     basis: Option<Basis>,
     packets: u64,
@@ -47,6 +51,35 @@ pub struct Detection {
     destination: Option<String>,
     proto: Option<String>,
     packets: u64,
+}
+
+/// An episode as it is stored.
+struct LastEpisode {
+    class: Arc<str>,
+    model: Arc<str>,
+    episode: Episode,
+}
+
+/// An episode, formatted for the page.
+#[derive(Debug, Serialize)]
+pub struct EpisodeSummary {
+    class: String,
+    model: String,
+    host: String,
+    role: &'static str,
+    /// The other host, if there is only one.
+    peer: Option<String>,
+    /// As in its last event: `end` once it has ended.
+    state: &'static str,
+    /// Times of its first and of its last flow, in seconds since the Unix epoch.
+    start: f64,
+    end: f64,
+    flows: u64,
+    peers: usize,
+    ports: usize,
+    packets: u64,
+    bytes: u64,
+    confidence: f32,
 }
 
 /// Totals of one second.
@@ -75,12 +108,14 @@ pub(super) struct Recent {
     /// Totals of the seconds before it, oldest first.
     past: VecDeque<Second>,
     detected: VecDeque<LastDetection>,
+    /// In the order in which they began.
+    episodes: Vec<LastEpisode>,
 }
 
 impl Recent {
     pub fn new() -> Self {
         let (past, detected) = (VecDeque::with_capacity(SECONDS), VecDeque::with_capacity(DETECTIONS));
-        Self { started: Instant::now(), now: (0, Second::default()), past, detected }
+        Self { started: Instant::now(), now: (0, Second::default()), past, detected, episodes: Vec::new() }
     }
 
     /// Totals of the second of `now`, after moving seconds that have passed into the history.
@@ -105,7 +140,7 @@ impl Recent {
     }
 
     /// Stores a detection of `class` by `model`.
-    pub fn detection(&mut self, verdict: &Verdict, model: &std::sync::Arc<str>, class: &std::sync::Arc<str>) {
+    pub fn detection(&mut self, verdict: &Verdict, model: &Arc<str>, class: &Arc<str>) {
         self.second(Instant::now()).detections += 1;
         if self.detected.len() == DETECTIONS {
             self.detected.pop_front();
@@ -125,6 +160,27 @@ impl Recent {
     /// The last detections, newest first.
     pub fn detections(&self) -> Vec<Detection> {
         self.detected.iter().rev().map(LastDetection::format).collect()
+    }
+
+    /// Stores an episode of `class` by `model` when it begins, and what has come to it later.
+    pub fn episode(&mut self, episode: &Episode, model: &Arc<str>, class: &Arc<str>) {
+        let new = LastEpisode { class: class.clone(), model: model.clone(), episode: episode.clone() };
+        if episode.state == EpisodeState::Begin {
+            if self.episodes.len() == EPISODES {
+                let ended = self.episodes.iter().position(|last| last.episode.state == EpisodeState::End);
+                self.episodes.remove(ended.unwrap_or(0));
+            }
+            self.episodes.push(new);
+        } else if let Some(last) = self.episodes.iter_mut().rev().find(|last| last.is_before(&new)) {
+            *last = new;
+        }
+    }
+
+    /// The last episodes: those that last, then those that have ended, each newest first.
+    pub fn episodes(&self) -> Vec<EpisodeSummary> {
+        let (ended, lasting): (Vec<_>, Vec<_>) =
+            self.episodes.iter().rev().partition(|last| last.episode.state == EpisodeState::End);
+        lasting.into_iter().chain(ended).map(LastEpisode::format).collect()
     }
 
     /// Mean rates, and frames per second over the history.
@@ -171,6 +227,34 @@ impl LastDetection {
     }
 }
 
+impl LastEpisode {
+    /// Whether it lasts, and the other one is the same episode later.
+    fn is_before(&self, later: &Self) -> bool {
+        let name = |last: &Self| (last.class.clone(), last.model.clone(), last.episode.host, last.episode.role);
+        self.episode.state != EpisodeState::End && name(self) == name(later)
+    }
+
+    fn format(&self) -> EpisodeSummary {
+        let episode = &self.episode;
+        EpisodeSummary {
+            class: self.class.to_string(),
+            model: self.model.to_string(),
+            host: episode.host.to_string(),
+            role: episode.role.name(),
+            peer: episode.peer.map(|peer| peer.to_string()),
+            state: episode.state.name(),
+            start: episode.start.0 as f64 / 1e9,
+            end: episode.end.0 as f64 / 1e9,
+            flows: episode.flows,
+            peers: episode.peers,
+            ports: episode.ports,
+            packets: episode.packets,
+            bytes: episode.bytes,
+            confidence: episode.confidence,
+        }
+    }
+}
+
 /// Share of its time that a worker was busy, averaged over [`BUSY_RATIO_OVER`].
 #[derive(Default)]
 pub(super) struct BusyRatio {
@@ -201,6 +285,10 @@ impl BusyRatio {
 
 #[cfg(test)]
 mod tests {
+    use crate::episode::Role;
+    use crate::packet::Address;
+    use crate::snn::ClassId;
+
     use super::*;
 
     #[test]
@@ -215,6 +303,44 @@ mod tests {
         recent.count(later, 1, 1);
         assert_eq!(recent.rates(later).frames, [0; SECONDS]);
         assert_eq!(recent.now.1.frames, 1);
+    }
+
+    #[test]
+    fn episodes_that_last_come_first_and_are_kept_longest() {
+        let (model, class) = (Arc::from("behaviours"), Arc::from("scan.port"));
+        let episode = |host: u8, state, flows| Episode {
+            state,
+            class: ClassId::from_index(0),
+            host: Address::from(std::net::IpAddr::from([10, 0, 0, host])),
+            role: Role::Source,
+            peer: None,
+            start: Nanos(u64::from(host)),
+            end: Nanos(u64::from(host) + 1),
+            time: Nanos(u64::from(host) + 1),
+            packet: 0,
+            flows,
+            peers: 1,
+            ports: 1,
+            packets: flows,
+            bytes: flows,
+            confidence: 1.0,
+        };
+        let mut recent = Recent::new();
+        let mut add = |host, state, flows| recent.episode(&episode(host, state, flows), &model, &class);
+        add(1, EpisodeState::Begin, 4);
+        add(2, EpisodeState::Begin, 4);
+        add(1, EpisodeState::Update, 7);
+        add(2, EpisodeState::End, 5);
+        add(2, EpisodeState::Begin, 6);
+        add(3, EpisodeState::Update, 9);
+        let shown = |recent: &Recent| recent.episodes().iter().map(|e| (e.host.clone(), e.state, e.flows)).collect::<Vec<_>>();
+        let host = |number: u8| format!("10.0.0.{number}");
+        assert_eq!(shown(&recent), [(host(2), "begin", 6), (host(1), "update", 7), (host(2), "end", 5)]);
+        (10..58).for_each(|number| recent.episode(&episode(number, EpisodeState::Begin, 4), &model, &class));
+        let hosts: Vec<_> = shown(&recent).into_iter().map(|(host, ..)| host).collect();
+        assert_eq!((hosts.len(), &hosts[48..]), (EPISODES, [host(2), host(1)].as_slice()), "the ended one is forgotten");
+        recent.episode(&episode(58, EpisodeState::Begin, 4), &model, &class);
+        assert!(!shown(&recent).iter().any(|(of, ..)| *of == host(1)), "then the oldest");
     }
 
     #[test]

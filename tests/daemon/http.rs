@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::Arc;
 
 use crate::common::telemetry::Telemetry;
@@ -226,6 +227,40 @@ fn an_address_in_use_is_reported_and_a_dropped_server_frees_it() {
     assert!(TcpStream::connect(address).is_err());
 }
 
+/// What a browser makes of the page after its script has run; `None` without a browser.
+fn in_browser(server: &Server) -> Option<Output> {
+    let profile = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/", server.address());
+    let chromium = Command::new("timeout")
+        .args(["120", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=1500"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--dump-dom", &url])
+        .output();
+    let chromium = chromium.ok().filter(|c| c.status.code() != Some(127));
+    if chromium.is_none() {
+        skip("chromium (Debian package chromium)");
+    }
+    chromium
+}
+
+/// In the recording one host sweeps the net.
+#[test]
+fn episodes_are_in_the_status_and_on_the_page() {
+    let telemetry = Telemetry::new(vec![Arc::new(Model::open(Path::new("behaviours")).unwrap())]);
+    telemetry.replay("../behaviours/test/scan.host-10.pcap.zst");
+    let server = start(&telemetry);
+    let answer = get(&server, "/status");
+    let status: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let episode = &status["episodes"][0];
+    assert!(episode["class"] == "scan.host" && episode["host"] == "10.58.224.58" && episode["role"] == "source", "{episode}");
+    assert!(episode["state"] == "end" && episode["peers"].as_u64() > Some(10), "the capture ends: {episode}");
+    let Some(chromium) = in_browser(&server) else { return };
+    let page = String::from_utf8_lossy(&chromium.stdout);
+    assert!(page.contains("10.58.224.58<span class=\"why\">begins the flows</span>"), "{page}");
+    assert!(page.contains(">ended after ") && !page.contains("id=\"attacks\" hidden"), "{page}");
+}
+
 /// The page in a browser: hostile names are text in it, and its script ran.
 #[test]
 fn the_page_shows_hostile_names_as_text() {
@@ -248,18 +283,7 @@ fn the_page_shows_hostile_names_as_text() {
     }
     telemetry.replay("dns-1.pcap");
     let server = start(&telemetry);
-    let profile = tempfile::tempdir().unwrap();
-    let url = format!("http://{}/", server.address());
-    let chromium = Command::new("timeout")
-        .args(["120", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=1500"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(["--dump-dom", &url])
-        .output();
-    let Some(chromium) = chromium.ok().filter(|c| c.status.code() != Some(127)) else {
-        skip("chromium (Debian package chromium)");
-        return;
-    };
+    let Some(chromium) = in_browser(&server) else { return };
     let page = String::from_utf8_lossy(&chromium.stdout);
     let text = hostile.replace('<', "&lt;").replace('>', "&gt;");
     assert!(

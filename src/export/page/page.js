@@ -138,6 +138,20 @@ function show(s) {
     cell("n", count(sum(l.streams)), reasons(l.streams)),
     cell("n", count(sum(l.attempts)), reasons(l.attempts)),
   ]);
+  $("attacks").hidden = !s.episodes.length;
+  $("episodes").parentElement.classList.toggle("one", !several);
+  rows("episodes", s.episodes, 10, "none", (e) => [
+    cell("quiet time", clock(e.start, s.now)),
+    cell("", e.state === "end" ? "ended after " + span(e.end - e.start) : element("span", "tag bad", "lasting")),
+    titled(cell("name", e.class), e.class),
+    cell("outside", e.host, element("span", "why", e.role === "source" ? "begins the flows" : "is their target")),
+    cell("n", e.peer ?? count(e.peers)),
+    cell("n", e.ports ? count(e.ports) : "–"),
+    cell("n", count(e.flows)),
+    cell("n", count(e.packets)),
+    cell("n", share(e.confidence)),
+    cell("quiet outside", e.model),
+  ]);
   $("last").parentElement.classList.toggle("one", !several);
   rows("last", s.detections, 9, "none yet", (d) => [
     cell("quiet time", clock(d.timestamp, s.now)),
