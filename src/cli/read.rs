@@ -220,8 +220,8 @@ fn read(args: &Args, settings: &EngineSettings) -> Result<Exit> {
             if inputs.captures.iter().any(same) {
                 bail!("--write {}: is one of the captures to read", path.display());
             }
-            let file = File::create(path).with_context(|| OutputError::to(path, "packets"))?;
-            let writer = PcapngWriter::new(BufWriter::new(file)).with_context(|| OutputError::to(path, "packets"))?;
+            let writer = File::create(path).and_then(|file| PcapngWriter::new(BufWriter::new(file)));
+            let writer = writer.with_context(|| OutputError::to(path, "packets"))?;
             Some((writer, path.as_path()))
         }
         None => None,

@@ -273,8 +273,8 @@ mod tests {
         assert!(may_sniff());
         for (input, sniffs) in [("[[interfaces]]\nname = \"lo\"\n", true), ("[replay]\ncaptures = [\"a.pcap\"]\n", false)] {
             hardened(input, |root, steps| {
-                let told = if sniffs { "capabilities: all dropped but CAP_NET_RAW" } else { "capabilities: all dropped" };
-                assert!(steps.iter().any(|step| step == told), "{steps:?}");
+                let expected = if sniffs { "capabilities: all dropped but CAP_NET_RAW" } else { "capabilities: all dropped" };
+                assert!(steps.iter().any(|step| step == expected), "{steps:?}");
                 assert_eq!(may_sniff(), sniffs, "{input}");
                 for capability in caps::all().into_iter().filter(|c| !(sniffs && *c == Capability::CAP_NET_RAW)) {
                     assert!(caps::raise(None, CapSet::Effective, capability).is_err(), "{capability} is still to be had");

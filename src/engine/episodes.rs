@@ -120,6 +120,9 @@ impl<'a> EpisodeObserver<'a> {
     /// Has the neurons of the model that is in use. Those of another are kept if they [are the same](have_same_episodes), else its episodes end.
     /// The neurons of a model move with it if its index has changed.
     fn follow_model(&mut self, number: usize, model: &Arc<Model>) {
+        if self.layers[number].as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, model)) {
+            return;
+        }
         let named = |layer: &Option<(Arc<Model>, _)>| layer.as_ref().is_some_and(|(current, _)| current.name == model.name);
         if !named(&self.layers[number])
             && let Some(before) = self.layers.iter().position(named)
@@ -127,7 +130,6 @@ impl<'a> EpisodeObserver<'a> {
             self.layers.swap(number, before);
         }
         match &mut self.layers[number] {
-            Some((current, _)) if Arc::ptr_eq(current, model) => {}
             Some((current, _)) if have_same_episodes(current, model) => *current = Arc::clone(model),
             _ => {
                 self.emit(number, None, EpisodeLayer::finish);

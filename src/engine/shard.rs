@@ -171,9 +171,9 @@ impl<'a> Shard<'a> {
         self.counters.evicted_hosts += table.take_evicted();
     }
 
-    /// Switches to the models that the settings hold now, if they have changed. A model keeps the streams of that of its name, or of one whose name
-    /// is gone. A batch that was routed before has no packets for a kind of key
-    /// that only the new models use, and no traces for the first model that uses them.
+    /// Switches to the models that the settings hold now, if they have changed. A model keeps the streams of the one of its name, or else of one
+    /// whose name is gone. A batch that was routed before has no packets for a kind of key that only the new models use, and no traces for the
+    /// first model that uses them.
     fn update_models(&mut self, out: &mut BatchOutput) {
         let models = self.settings.models.load();
         if Arc::ptr_eq(&models, &self.models) {

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::capture::Nanos;
 use crate::engine::Verdict;
-use crate::episode::{Episode, EpisodeState};
-use crate::packet::{Direction, StreamKey};
+use crate::episode::{Episode, EpisodeState, Role};
+use crate::packet::{Address, Direction, StreamKey};
 use crate::stream::Basis;
 
 /// Number of detections kept.
@@ -230,8 +230,12 @@ impl LastDetection {
 impl LastEpisode {
     /// Whether it lasts, and the other one is the same episode later.
     fn is_before(&self, later: &Self) -> bool {
-        let name = |last: &Self| (last.class.clone(), last.model.clone(), last.episode.host, last.episode.role);
-        self.episode.state != EpisodeState::End && name(self) == name(later)
+        self.episode.state != EpisodeState::End && self.subject() == later.subject()
+    }
+
+    /// What tells it from other episodes that last: its class and model, the host and its role.
+    fn subject(&self) -> (&str, &str, Address, Role) {
+        (&self.class, &self.model, self.episode.host, self.episode.role)
     }
 
     fn format(&self) -> EpisodeSummary {
@@ -285,8 +289,6 @@ impl BusyRatio {
 
 #[cfg(test)]
 mod tests {
-    use crate::episode::Role;
-    use crate::packet::Address;
     use crate::snn::ClassId;
 
     use super::*;

@@ -176,8 +176,8 @@ const UNSEEN_PER_KNOWN: f32 = 0.4;
 const UNSEEN_PER_KNOWN_HOST: f32 = 0.2;
 /// Correctly named streams that weigh as much as a falsely named one when acceptance is chosen.
 const FALSE_NAME_COST: f64 = 2.0;
-/// The same where streams are named by their content. Fewer streams of unseen classes resemble a class then: at 2 hardly fewer of them are named
-/// than at 1, but fewer of known classes.
+/// The same where streams are named by their content. Few streams of unseen classes resemble a class there: with a cost of 2 hardly fewer of them
+/// are named, but clearly fewer of known classes.
 const FALSE_NAME_COST_BY_CONTENT: f64 = 1.0;
 /// Number of captures for which the streams of all classes count in the acceptance of one class. Streams of a capture resemble each other, so a class
 /// is judged by its own claims only as far as it is right in many captures.

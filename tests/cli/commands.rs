@@ -199,8 +199,9 @@ fn more_folds_than_captures_or_streams_are_refused() {
             "--captures",
             "fixtures",
         ];
-        let said = predicates::str::is_match(format!("--cross-validate 1000000: there are only [0-9]+ {what} to split")).unwrap();
-        spiked().args(eval).assert().code(2).stderr(said);
+        let message =
+            predicates::str::is_match(format!("--cross-validate 1000000: there are only [0-9]+ {what} to split")).unwrap();
+        spiked().args(eval).assert().code(2).stderr(message);
     }
 }
 
